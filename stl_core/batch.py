@@ -1,0 +1,132 @@
+"""
+What flows through training: targets, batches and network outputs, as tensors.
+
+Shape letters: B batch, N object slots of an image, C channels, H W image, h w grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stl_core.images import InputSpec
+from stl_core.types import Array, ImageObjects
+
+M = TypeVar('M', 'Targets', 'Batch')
+
+
+@dataclass(frozen=True)
+class Targets:
+    """
+    ImageObjects of B images, padded to N slots; only slots with valid set mean anything.
+
+    :param class_id: (B, N) int64.
+    :param center_px: (B, N, 2) projected 3D centre, network pixels.
+    :param depth_m: (B, N).
+    :param size_hwl_m: (B, N, 3).
+    :param alpha: (B, N).
+    :param box_px: (B, N, 4) network pixels.
+    :param valid: (B, N) bool.
+    """
+
+    class_id: Tensor
+    center_px: Tensor
+    depth_m: Tensor
+    size_hwl_m: Tensor
+    alpha: Tensor
+    box_px: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    B prepared images with their projections and targets.
+
+    :param image: (B, H, W, 3) uint8 RGB.
+    :param P: (B, 3, 4) float32, projection of the prepared image.
+    :param targets: what the detector should say.
+    :param ids: B frame names.
+    """
+
+    image: Tensor
+    P: Tensor
+    targets: Targets
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """
+    What a detector's forward returns.
+
+    :param features: backbone maps (B, C, h, w), finest first, one for each of its strides.
+    :param heads: raw head maps by name, before any sigmoid.
+    """
+
+    features: tuple[Tensor, ...]
+    heads: dict[str, Tensor]
+
+
+def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
+    """
+    Stack the objects of B images.
+
+    :param objects: B sets of image objects, network pixels.
+    :param slots: N; an image with more keeps its nearest objects.
+    :return: targets on the CPU, float32.
+    """
+
+    def column(name: str, dtype: torch.dtype) -> Tensor:
+        width = ImageObjects.WIDTHS[name]
+        out = torch.zeros(len(objects), slots, *width, dtype=dtype)
+        for row, kept in enumerate(nearest):
+            out[row, : len(kept)] = torch.as_tensor(np.array(getattr(kept, name)), dtype=dtype)
+        return out
+
+    nearest = [each[np.argsort(each.depth_m, kind='stable')[:slots]] for each in objects]
+    counts = torch.tensor([len(kept) for kept in nearest])
+    return Targets(
+        class_id=column('class_id', torch.int64),
+        center_px=column('center_px', torch.float32),
+        depth_m=column('depth_m', torch.float32),
+        size_hwl_m=column('size_hwl_m', torch.float32),
+        alpha=column('alpha', torch.float32),
+        box_px=column('box_px', torch.float32),
+        valid=torch.arange(slots)[None] < counts[:, None],
+    )
+
+
+def to_device(value: M, device: torch.device) -> M:
+    """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
+    moved = {}
+    for field in fields(value):
+        part = getattr(value, field.name)
+        if isinstance(part, Tensor):
+            moved[field.name] = part.to(device, non_blocking=True)
+        elif isinstance(part, Targets):
+            moved[field.name] = to_device(part, device)
+    return replace(value, **moved)
+
+
+def to_input(image: Tensor, spec: InputSpec) -> Tensor:
+    """
+    Normalise colour on the image's own device.
+
+    :param image: (B, H, W, 3) uint8 RGB.
+    :param spec: mean and std.
+    :return: (B, 3, H, W) float32; channels_last in memory, since the pixels never move.
+    """
+    mean = torch.tensor(spec.mean, device=image.device) * 255.0
+    scale = 1.0 / (torch.tensor(spec.std, device=image.device) * 255.0)
+    return ((image.float() - mean) * scale).permute(0, 3, 1, 2)
+
+
+def as_image_objects(read: dict[str, Tensor], row: int) -> ImageObjects:
+    """Take one image out of a detector's read (B, N, ...) -> ImageObjects, numpy."""
+    columns: dict[str, Array] = {name: value[row].cpu().numpy() for name, value in read.items()}
+    return ImageObjects(**columns)

@@ -1,0 +1,1 @@
+"""Datasets: files to types and batches."""

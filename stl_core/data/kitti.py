@@ -1,0 +1,234 @@
+"""
+KITTI object files <-> types. Only here: bottom centres, column order, DontCare's -1000.
+
+A label line is: name truncated occluded alpha x0 y0 x1 y1 h w l x y z rotation_y [score], where
+x y z is the centre of the box's bottom face in the camera frame (the KITTI object devkit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stl_core.types import Array, Labels, Objects3D
+
+CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+
+
+class DataError(ValueError):
+    """A file that is missing or is not what it should be; the message names it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """
+    The parts of a calib file that the project needs.
+
+    :param P2: (3, 4) projection of the left colour camera (P0 where a file has no P2).
+    :param cam_T_velo: (4, 4) LiDAR frame -> rectified camera frame; identity where absent.
+    """
+
+    P2: Array
+    cam_T_velo: Array
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Where the parts of a KITTI-layout data set lie; relative to nothing, so give full paths.
+
+    :param image_2: folder of images, ID.png or ID.jpg.
+    :param calib: folder of ID.txt, or one file for all frames.
+    :param label_2: folder of ID.txt, or empty for unlabelled data.
+    :param velodyne: folder of ID.bin, or empty.
+    """
+
+    image_2: str
+    calib: str
+    label_2: str = ''
+    velodyne: str = ''
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of one frame; label_2 and velodyne are None where the data set has none."""
+
+    id: str
+    image_2: Path
+    calib: Path
+    label_2: Path | None
+    velodyne: Path | None
+
+
+def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
+    """
+    List the frames of a source.
+
+    :param source: the folders.
+    :param ids: the frames wanted; all images of the folder when empty.
+    :return: frames in order of id, or of ids where given.
+    :raises DataError: for a missing folder, image, calib or label, naming it.
+    """
+    folder = _existing(Path(source.image_2), 'a folder of images')
+    images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in ('.png', '.jpg')}
+    if not images:
+        raise DataError(f'{folder}: no .png or .jpg image in this folder')
+    frames = []
+    for frame_id in ids or tuple(images):
+        if frame_id not in images:
+            raise DataError(f'{folder / frame_id}.png: listed but missing')
+        calib = Path(source.calib)
+        calib = calib if calib.is_file() else calib / f'{frame_id}.txt'
+        label = Path(source.label_2) / f'{frame_id}.txt' if source.label_2 else None
+        cloud = Path(source.velodyne) / f'{frame_id}.bin' if source.velodyne else None
+        frames.append(
+            FrameFiles(
+                id=frame_id,
+                image_2=images[frame_id],
+                calib=_existing(calib, 'a KITTI calib file'),
+                label_2=_existing(label, 'a KITTI label file') if label else None,
+                velodyne=cloud if cloud and cloud.exists() else None,
+            )
+        )
+    return frames
+
+
+def read_split(path: str | Path) -> tuple[str, ...]:
+    """Read an ImageSets file: one frame id a line."""
+    return tuple(_existing(Path(path), 'a list of frame ids').read_text().split())
+
+
+def read_image(path: str | Path) -> Array:
+    """Read an image file -> (H, W, 3) uint8 RGB; DataError when it does not decode."""
+    data = np.frombuffer(_existing(Path(path), 'an image').read_bytes(), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if image is None:
+        raise DataError(f'{path}: not a readable PNG or JPEG image')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_calib(path: str | Path) -> Calibration:
+    """
+    Read a calib file of the object or the tracking benchmark.
+
+    :param path: a file with lines such as 'P2: <12 numbers>'.
+    :return: P2 and the LiDAR pose.
+    :raises DataError: naming the file and the line or key that is wrong.
+    """
+    rows: dict[str, Array] = {}
+    for number, line in enumerate(_text(Path(path), 'a KITTI calib file').splitlines(), 1):
+        key, *values = line.replace(':', ' ').split() or ['']
+        if key:
+            rows[key] = _floats(values, f'{path}:{number}: {key}')
+    projection = rows.get('P2', rows.get('P0'))
+    if projection is None or projection.shape != (12,):
+        raise DataError(f'{path}: expected a line "P2:" with 12 numbers')
+    if not np.isfinite(projection).all() or projection[0] <= 0:
+        raise DataError(f'{path}: P2 must be finite with a positive focal length')
+    cam_T_velo = np.eye(4)
+    rect = rows.get('R0_rect', rows.get('R_rect', np.eye(3).ravel()))
+    velo = rows.get('Tr_velo_to_cam', rows.get('Tr_velo_cam', np.eye(3, 4).ravel()))
+    if rect.shape != (9,) or velo.shape != (12,):
+        raise DataError(f'{path}: expected 9 numbers in R0_rect and 12 in Tr_velo_to_cam')
+    cam_T_velo[:3] = rect.reshape(3, 3) @ velo.reshape(3, 4)
+    return Calibration(projection.reshape(3, 4), cam_T_velo)
+
+
+def read_labels(path: str | Path) -> Labels:
+    """
+    Read a label or result file.
+
+    :param path: lines of 15 columns, or 16 with a score.
+    :return: every object of the file in its order; centres moved from the bottom to the middle.
+    :raises DataError: naming the file and line that is wrong.
+    """
+    names, table = [], []
+    for number, line in enumerate(_text(Path(path), 'a KITTI label file').splitlines(), 1):
+        name, *values = line.split() or ['']
+        if not name:
+            continue
+        if len(values) not in (14, 15):
+            raise DataError(
+                f'{path}:{number}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
+            )
+        row = _floats(values, f'{path}:{number}')
+        if not np.isfinite(row).all():
+            raise DataError(f'{path}:{number}: expected finite numbers')
+        names.append(name)
+        table.append(row if len(row) == 15 else np.append(row, 1.0))
+    columns = np.array(table).reshape(-1, 15)
+    center_m = columns[:, 10:13].copy()
+    center_m[:, 1] -= columns[:, 7] / 2
+    return Labels(
+        name=np.array(names, np.str_),
+        truncated=columns[:, 0],
+        occluded=columns[:, 1],
+        alpha=columns[:, 2],
+        score=columns[:, 14],
+        center_m=center_m,
+        size_hwl_m=columns[:, 7:10],
+        rotation_y=columns[:, 13],
+        box_px=columns[:, 3:7],
+    )
+
+
+def read_velodyne(path: str | Path) -> Array:
+    """Read a LiDAR scan -> (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
+    data = _existing(Path(path), 'a velodyne scan').read_bytes()
+    if len(data) % 16:
+        raise DataError(f'{path}: {len(data)} bytes are not a whole number of 16-byte points')
+    return np.frombuffer(data, np.float32).reshape(-1, 4)
+
+
+def to_labels(objects: Objects3D, classes: tuple[str, ...]) -> Labels:
+    """Name predicted objects, so that they can be written or evaluated like labels."""
+    count = len(objects)
+    bearing = np.arctan2(objects.center_m[:, 0], objects.center_m[:, 2])
+    alpha = (objects.rotation_y - bearing + np.pi) % (2 * np.pi) - np.pi
+    return Labels(
+        name=np.array([classes[i] for i in objects.class_id], np.str_),
+        truncated=np.full(count, -1.0),
+        occluded=np.full(count, -1),
+        alpha=alpha,
+        score=objects.score,
+        center_m=objects.center_m,
+        size_hwl_m=objects.size_hwl_m,
+        rotation_y=objects.rotation_y,
+        box_px=objects.box_px,
+    )
+
+
+def format_results(labels: Labels) -> str:
+    """Write objects as the lines of a result file, 16 columns, the score last."""
+    bottom = labels.center_m.copy()
+    bottom[:, 1] += labels.size_hwl_m[:, 0] / 2
+    lines = []
+    for i, name in enumerate(labels.name):
+        numbers = [*labels.box_px[i], *labels.size_hwl_m[i], *bottom[i], labels.rotation_y[i]]
+        text = ' '.join(f'{value:.4f}' for value in numbers)
+        head = f'{name} {labels.truncated[i]:.2f} {labels.occluded[i]} {labels.alpha[i]:.4f}'
+        lines.append(f'{head} {text} {labels.score[i]:.6f}\n')
+    return ''.join(lines)
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.exists():
+        raise DataError(f'{path}: no such file or folder; expected {what}')
+    return path
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return _existing(path, what).read_text()
+    except (UnicodeDecodeError, IsADirectoryError) as err:
+        raise DataError(f'{path}: not a text file; expected {what}') from err
+
+
+def _floats(values: list[str], where: str) -> Array:
+    try:
+        return np.array([float(value) for value in values])
+    except ValueError as err:
+        raise DataError(f'{where}: expected numbers ({err})') from err

@@ -1,0 +1,208 @@
+"""
+The nouns of the house: a camera, objects in the world, objects in an image, labels of an image.
+
+Every array is numpy, owned by a frozen dataclass, one row an object. N is the number of objects.
+The camera frame is x right, y down, z forward, metres. Pixels count from the centre of the
+top-left pixel, u to the right and v down. A box is x0 y0 x1 y1. Angles are radians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+T = TypeVar('T', bound='Rows')
+
+
+@dataclass(frozen=True)
+class Camera:
+    """
+    A rectified camera and the size of its image.
+
+    :param P: (3, 4) projection from the camera frame to pixels of this very image.
+    :param width_px: image width.
+    :param height_px: image height.
+    """
+
+    P: Array
+    width_px: int
+    height_px: int
+
+    def __post_init__(self) -> None:
+        """Refuse anything that is not a finite (3, 4) projection and a positive size."""
+        P = np.asarray(self.P, np.float64)
+        if P.shape != (3, 4) or not np.isfinite(P).all():
+            raise ValueError(f'P must be a finite (3, 4) matrix, got shape {P.shape}')
+        if self.width_px < 1 or self.height_px < 1:
+            raise ValueError(f'image size must be positive, got {self.width_px}x{self.height_px}')
+        object.__setattr__(self, 'P', P)
+
+
+class Rows:
+    """Struct of arrays with one row an object; the shape of each field is told by WIDTHS."""
+
+    WIDTHS: dict[str, tuple[int, ...]] = {}
+    DTYPES: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse fields whose shape or length does not fit."""
+        count = None
+        for name, width in self.WIDTHS.items():
+            value = np.asarray(getattr(self, name), self.DTYPES.get(name, np.float64))
+            if value.ndim != 1 + len(width) or value.shape[1:] != width:
+                raise ValueError(f'{name} must have shape {("N", *width)}, got {value.shape}')
+            count = len(value) if count is None else count
+            if len(value) != count:
+                raise ValueError(f'{name} has {len(value)} rows where others have {count}')
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(getattr(self, next(iter(self.WIDTHS))))
+
+    def __getitem__(self: T, rows: Any) -> T:
+        """Return the objects at the given index array, slice or boolean mask."""
+        if isinstance(rows, (int, np.integer)):
+            rows = [rows]
+        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}  # type: ignore
+        return type(self)(**picked)
+
+    @classmethod
+    def empty(cls: type[T]) -> T:
+        """Return no objects at all."""
+        return cls(
+            **{
+                name: np.zeros((0, *width), cls.DTYPES.get(name, np.float64))
+                for name, width in cls.WIDTHS.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Objects3D(Rows):
+    """
+    N objects in the camera frame.
+
+    :param class_id: (N,) index into the class list at hand, -1 for a class outside it.
+    :param score: (N,) confidence, 0 to 1; 1 for labels.
+    :param center_m: (N, 3) geometric centre of the box.
+    :param size_hwl_m: (N, 3) height, width, length.
+    :param rotation_y: (N,) yaw about camera y, 0 = length along +x, in [-pi, pi).
+    :param box_px: (N, 4) the object's 2D box in the image it was seen in.
+    :param depth_sigma_m: (N,) Laplace scale of the depth error; 0 for labels.
+    """
+
+    class_id: Array
+    score: Array
+    center_m: Array
+    size_hwl_m: Array
+    rotation_y: Array
+    box_px: Array
+    depth_sigma_m: Array
+
+    WIDTHS = {
+        'class_id': (),
+        'score': (),
+        'center_m': (3,),
+        'size_hwl_m': (3,),
+        'rotation_y': (),
+        'box_px': (4,),
+        'depth_sigma_m': (),
+    }
+    DTYPES = {'class_id': np.int64}
+
+
+@dataclass(frozen=True)
+class ImageObjects(Rows):
+    """
+    The same N objects as one image shows them: what a monocular network predicts.
+
+    :param class_id: (N,) index into the class list at hand.
+    :param score: (N,) confidence, 0 to 1.
+    :param center_px: (N, 2) projection of the 3D centre.
+    :param depth_m: (N,) z of the 3D centre in the camera frame.
+    :param size_hwl_m: (N, 3) height, width, length.
+    :param alpha: (N,) observation angle, rotation_y less the bearing of the centre, [-pi, pi).
+    :param box_px: (N, 4) 2D box.
+    :param depth_log_sigma: (N,) log of the Laplace scale of the depth error in metres.
+    """
+
+    class_id: Array
+    score: Array
+    center_px: Array
+    depth_m: Array
+    size_hwl_m: Array
+    alpha: Array
+    box_px: Array
+    depth_log_sigma: Array
+
+    WIDTHS = {
+        'class_id': (),
+        'score': (),
+        'center_px': (2,),
+        'depth_m': (),
+        'size_hwl_m': (3,),
+        'alpha': (),
+        'box_px': (4,),
+        'depth_log_sigma': (),
+    }
+    DTYPES = {'class_id': np.int64}
+
+
+@dataclass(frozen=True)
+class Labels(Rows):
+    """
+    The annotated (or detected) objects of one image, every class and DontCare included.
+
+    :param name: (N,) class name, such as 'Car', 'Van' or 'DontCare'.
+    :param truncated: (N,) fraction outside the image, 0 to 1; -1 where unknown.
+    :param occluded: (N,) 0 visible, 1 partly, 2 largely occluded, 3 unknown; -1 where absent.
+    :param alpha: (N,) observation angle as annotated; -10 where absent.
+    :param score: (N,) confidence of a detection; 1 for annotations.
+    :param center_m: (N, 3) geometric centre, camera frame.
+    :param size_hwl_m: (N, 3) height, width, length.
+    :param rotation_y: (N,) yaw about camera y.
+    :param box_px: (N, 4) 2D box.
+    """
+
+    name: Array
+    truncated: Array
+    occluded: Array
+    alpha: Array
+    score: Array
+    center_m: Array
+    size_hwl_m: Array
+    rotation_y: Array
+    box_px: Array
+
+    WIDTHS = {
+        'name': (),
+        'truncated': (),
+        'occluded': (),
+        'alpha': (),
+        'score': (),
+        'center_m': (3,),
+        'size_hwl_m': (3,),
+        'rotation_y': (),
+        'box_px': (4,),
+    }
+    DTYPES = {'name': np.str_, 'occluded': np.int64}
+
+    def select(self, classes: tuple[str, ...]) -> Objects3D:
+        """Return the objects of the listed classes, class_id being the place in that list."""
+        place = {name: i for i, name in enumerate(classes)}
+        class_id = np.array([place.get(str(name), -1) for name in self.name], np.int64)
+        keep = class_id >= 0
+        return Objects3D(
+            class_id=class_id[keep],
+            score=self.score[keep],
+            center_m=self.center_m[keep],
+            size_hwl_m=self.size_hwl_m[keep],
+            rotation_y=self.rotation_y[keep],
+            box_px=self.box_px[keep],
+            depth_sigma_m=np.zeros(int(keep.sum())),
+        )

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stl_core.images import InputSpec
 from stl_core.types import Array, ImageObjects
 
 M = TypeVar('M', 'Targets', 'Batch')
@@ -113,17 +112,18 @@ def to_device(value: M, device: torch.device) -> M:
     return replace(value, **moved)
 
 
-def to_input(image: Tensor, spec: InputSpec) -> Tensor:
+def to_input(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """
     Normalise colour on the image's own device.
 
     :param image: (B, H, W, 3) uint8 RGB.
-    :param spec: mean and std.
+    :param mean: of each channel, 0 to 1.
+    :param std: of each channel.
     :return: (B, 3, H, W) float32; channels_last in memory, since the pixels never move.
     """
-    mean = torch.tensor(spec.mean, device=image.device) * 255.0
-    scale = 1.0 / (torch.tensor(spec.std, device=image.device) * 255.0)
-    return ((image.float() - mean) * scale).permute(0, 3, 1, 2)
+    shift = torch.tensor(mean, device=image.device) * 255.0
+    scale = torch.tensor(std, device=image.device) * 255.0
+    return ((image.float() - shift) / scale).permute(0, 3, 1, 2)
 
 
 def as_image_objects(read: dict[str, Tensor], row: int) -> ImageObjects:

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
@@ -187,12 +188,11 @@ def to_labels(objects: Objects3D, classes: tuple[str, ...]) -> Labels:
     """Name predicted objects, so that they can be written or evaluated like labels."""
     count = len(objects)
     bearing = np.arctan2(objects.center_m[:, 0], objects.center_m[:, 2])
-    alpha = (objects.rotation_y - bearing + np.pi) % (2 * np.pi) - np.pi
     return Labels(
         name=np.array([classes[i] for i in objects.class_id], np.str_),
         truncated=np.full(count, -1.0),
         occluded=np.full(count, -1),
-        alpha=alpha,
+        alpha=wrap_angle(objects.rotation_y - bearing),
         score=objects.score,
         center_m=objects.center_m,
         size_hwl_m=objects.size_hwl_m,

@@ -1,0 +1,187 @@
+"""
+The numbers of a CameraInfo -> P of the image that came with it, rectifying it where needed.
+
+Two doors, one for each kind of stream: as_rectified for image_rect topics, rectify for raw ones
+with lens distortion. Behind them only an image and its P exist. CameraInfo counts in pixels of
+the full sensor; region of interest, binning and resizing are mapped onto P here (REP 104).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from stl_core.types import Array
+
+#: (H, W, 3) image and its numbers -> the rectified image and its (3, 4) P.
+Door = Callable[[Array, 'Intrinsics'], 'tuple[Array, Array]']
+
+
+class Uncalibrated(ValueError):
+    """A camera that says of itself that it was never calibrated."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """
+    A CameraInfo as plain numbers, matrices row by row; can be compared and hashed.
+
+    :param width_px: width of the full sensor image; 0 where the driver does not say.
+    :param height_px: its height.
+    :param distortion_model: a key of MODELS; only needed where D is not zero.
+    :param D: distortion.
+    :param K: 9 numbers, of the raw image.
+    :param R: 9 numbers, rectifying rotation.
+    :param P: 12 numbers, of the rectified image.
+    :param binning: pixels joined in x and y; 0 means 1.
+    :param roi_px: x, y, width, height of the part that was sent; width 0 means all.
+    """
+
+    width_px: int
+    height_px: int
+    distortion_model: str
+    D: tuple[float, ...]
+    K: tuple[float, ...]
+    R: tuple[float, ...]
+    P: tuple[float, ...]
+    binning: tuple[int, int] = (0, 0)
+    roi_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def as_rectified(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
+    """
+    Take an image as it is: the stream is rectified already, or has no distortion.
+
+    :param image: (H, W, 3) uint8.
+    :param intrinsics: of its camera.
+    :return: the image and its (3, 4) P.
+    :raises Uncalibrated: where K or P is empty.
+    :raises ValueError: where the image is not the one that the numbers describe.
+    """
+    A = delivered(intrinsics, image.shape[1], image.shape[0])
+    return image, A @ projection(intrinsics)
+
+
+def rectify(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
+    """
+    Rectify a raw image; the maps are computed once for each camera and size.
+
+    :param image: (H, W, 3) uint8.
+    :param intrinsics: of its camera.
+    :return: the rectified image and its (3, 4) P.
+    :raises Uncalibrated: where K is empty.
+    :raises ValueError: for an unknown distortion model, or as as_rectified does.
+    """
+    if _nothing_to_rectify(intrinsics):
+        return as_rectified(image, intrinsics)
+    maps = _rectify_maps(intrinsics, image.shape[1], image.shape[0])
+    A = delivered(intrinsics, image.shape[1], image.shape[0])
+    return cv2.remap(image, *maps, cv2.INTER_LINEAR), A @ _rectified_projection(intrinsics)
+
+
+def projection(intrinsics: Intrinsics) -> Array:
+    """
+    Return the (3, 4) P of the full rectified image.
+
+    A driver of an ideal camera may leave P empty; then K says the same.
+
+    :raises Uncalibrated: where K is empty, or P is while the lens has distortion.
+    """
+    if intrinsics.P[0] == 0 and any(intrinsics.D):
+        _check_K(intrinsics)
+        raise Uncalibrated('P of camera_info is empty though D is not')
+    return _rectified_projection(intrinsics)
+
+
+def delivered(intrinsics: Intrinsics, width_px: int, height_px: int) -> Array:
+    """
+    Map pixels of the full sensor image to pixels of the image that was sent.
+
+    Pixel centres are kept, so joining pixels moves them by half of what joins.
+
+    :param width_px: width of the image that was sent.
+    :param height_px: its height.
+    :return: (3, 3).
+    :raises ValueError: where neither ROI, binning nor one scale explain the size.
+    """
+    x, y, roi_width, roi_height = intrinsics.roi_px
+    width, height = roi_width or intrinsics.width_px, roi_height or intrinsics.height_px
+    if width == 0 or height == 0:  # the driver does not say: believe that they belong together
+        return np.eye(3)
+    bin_x, bin_y = (max(1, each) for each in intrinsics.binning)
+    width, height = width // bin_x, height // bin_y
+    scale_x, scale_y = width_px / width, height_px / height
+    # a resized image keeps its shape but for the rounding of its size to whole pixels
+    off_px = min(abs(height_px - height * scale_x), abs(width_px - width * scale_y))
+    if off_px > 1.0:
+        raise ValueError(
+            f'image is {width_px}x{height_px} but camera_info is of {width}x{height} pixels'
+        )
+    crop = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y], [0.0, 0.0, 1.0]])
+    return _scaling(scale_x, scale_y) @ _scaling(1 / bin_x, 1 / bin_y) @ crop
+
+
+def _scaling(scale_x: float, scale_y: float) -> Array:
+    """(3, 3) new = scale * (old + 0.5) - 0.5."""
+    return np.array(
+        [
+            [scale_x, 0.0, (scale_x - 1.0) / 2],
+            [0.0, scale_y, (scale_y - 1.0) / 2],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+
+
+def _check_K(intrinsics: Intrinsics) -> None:
+    numbers = (*intrinsics.K, *intrinsics.P, *intrinsics.D)
+    if intrinsics.K[0] == 0:
+        raise Uncalibrated('K[0] of camera_info is 0: this camera is not calibrated')
+    if not np.isfinite(numbers).all():
+        raise Uncalibrated('camera_info has numbers that are not finite')
+
+
+def _rectified_projection(intrinsics: Intrinsics) -> Array:
+    """(3, 4) P, or K where P is empty: then rectifying keeps the raw image's K."""
+    _check_K(intrinsics)
+    if intrinsics.P[0] != 0:
+        return np.array(intrinsics.P, np.float64).reshape(3, 4)
+    return np.hstack([np.array(intrinsics.K, np.float64).reshape(3, 3), np.zeros((3, 1))])
+
+
+def _rotation(intrinsics: Intrinsics) -> Array:
+    """(3, 3) R, the identity where the driver left it empty."""
+    return np.array(intrinsics.R, np.float64).reshape(3, 3) if any(intrinsics.R) else np.eye(3)
+
+
+def _nothing_to_rectify(intrinsics: Intrinsics) -> bool:
+    """Tell whether raw and rectified image are the same."""
+    same_K = np.allclose(_rectified_projection(intrinsics)[:, :3].ravel(), intrinsics.K)
+    return not any(intrinsics.D) and same_K and np.allclose(_rotation(intrinsics), np.eye(3))
+
+
+@lru_cache(maxsize=16)
+def _rectify_maps(intrinsics: Intrinsics, width_px: int, height_px: int) -> tuple[Array, Array]:
+    """Compute where each pixel of the rectified image lies in the raw one."""
+    if any(intrinsics.D) and intrinsics.distortion_model not in MODELS:
+        known = ', '.join(MODELS)
+        raise ValueError(
+            f'distortion_model {intrinsics.distortion_model!r} is not known; known are {known}'
+        )
+    A = delivered(intrinsics, width_px, height_px)
+    K = A @ np.array(intrinsics.K, np.float64).reshape(3, 3)
+    new_K = A @ _rectified_projection(intrinsics)[:, :3]
+    D, size = np.array(intrinsics.D, np.float64), (width_px, height_px)
+    model = MODELS.get(intrinsics.distortion_model, cv2.initUndistortRectifyMap)
+    return model(K, D, _rotation(intrinsics), new_K, size, cv2.CV_16SC2)
+
+
+#: How each distortion model computes its maps; OpenCV tells the first two by the length of D.
+MODELS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
+    'plumb_bob': cv2.initUndistortRectifyMap,
+    'rational_polynomial': cv2.initUndistortRectifyMap,
+    'equidistant': cv2.fisheye.initUndistortRectifyMap,
+}

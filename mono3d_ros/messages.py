@@ -1,0 +1,213 @@
+"""
+Message fields <-> Frame and FrameResult, for ROS and for bags alike.
+
+No message class is imported: new('visualization_msgs/msg/Marker', **fields) makes one, from ROS
+in node.py, from rosbags in bag.py, and fields that are not given take the defaults of ROS.
+Messages that come in are read by field name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mono3d_ros.calibration import Door, Intrinsics
+from mono3d_ros.decoding import RawImage, decode, decode_compressed
+from mono3d_ros.stream import Frame, FrameResult
+from stl_core.geometry import BOX_EDGES, corners
+from stl_core.types import Array
+
+#: Makes a message: type name and fields -> message.
+New = Callable[..., Any]
+
+# visualization_msgs/msg/Marker
+ARROW, LINE_LIST, TEXT_VIEW_FACING = 0, 5, 9
+ADD, DELETE = 0, 2
+
+#: Kinds of marker that each object is drawn with, the last part of their namespace.
+KINDS = ('boxes', 'heading', 'labels')
+
+#: Red, green, blue of each class, in lower case as vision_msgs' RViz plugin has them.
+COLOURS: Mapping[str, tuple[float, float, float]] = {
+    'car': (0.20, 0.75, 1.00),
+    'van': (0.20, 0.75, 1.00),
+    'truck': (0.35, 0.45, 1.00),
+    'bus': (0.35, 0.45, 1.00),
+    'pedestrian': (1.00, 0.45, 0.20),
+    'cyclist': (0.45, 0.95, 0.35),
+    'bicycle': (0.45, 0.95, 0.35),
+    'motorcycle': (0.95, 0.85, 0.25),
+}
+OTHER_COLOUR = (0.75, 0.75, 0.75)
+
+LINE_WIDTH_M = 0.08
+TEXT_HEIGHT_M = 0.6
+#: How far the label floats above the box.
+TEXT_GAP_M = 0.5
+#: How far the heading arrow reaches beyond the front of the box.
+ARROW_REACH_M = 1.0
+
+
+def stamp_ns(header: Any) -> int:
+    """Return a header's stamp in nanoseconds."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+def to_frame(message: Any, info: Any, camera: str, door: Door) -> Frame:
+    """
+    Read an image message and its camera_info.
+
+    :param message: sensor_msgs Image or CompressedImage.
+    :param info: sensor_msgs CameraInfo.
+    :param camera: our name of the camera.
+    :param door: calibration.as_rectified or calibration.rectify.
+    :return: a frame with the image's own stamp and frame.
+    :raises Uncalibrated: where camera_info says so.
+    :raises ValueError: for an image that cannot be read or does not fit camera_info.
+    """
+    image, P = door(to_image(message), to_intrinsics(info))
+    frame_id = message.header.frame_id or info.header.frame_id
+    return Frame(camera, image, P, stamp_ns(message.header), frame_id)
+
+
+def to_image(message: Any) -> Array:
+    """(H, W, 3) uint8 RGB of a sensor_msgs Image or CompressedImage."""
+    if hasattr(message, 'format'):  # only a CompressedImage has one
+        return decode_compressed(message.format, message.data)
+    raw = RawImage(
+        message.data, message.height, message.width, message.step, bool(message.is_bigendian)
+    )
+    return decode(message.encoding, raw)
+
+
+def to_intrinsics(info: Any) -> Intrinsics:
+    """Read the numbers of a sensor_msgs CameraInfo."""
+    roi = info.roi
+    return Intrinsics(
+        width_px=info.width,
+        height_px=info.height,
+        distortion_model=info.distortion_model,
+        D=_floats(info.d),
+        K=_floats(info.k),
+        R=_floats(info.r),
+        P=_floats(info.p),
+        binning=(info.binning_x, info.binning_y),
+        roi_px=(roi.x_offset, roi.y_offset, roi.width, roi.height),
+    )
+
+
+def markers(
+    result: FrameResult, previous_ids: Iterable[int], new: New, *, lifetime_s: float = 0.3
+) -> Any:
+    """
+    Draw a result: outline, heading and label of each object, in the camera's own frame.
+
+    The first marker of every array, objects or not, is a DELETE in '<camera>/frame' that carries
+    the image's stamp and frame: viewers ignore it, and recorders and tests find by it which
+    image was answered.
+
+    :param result: what was found.
+    :param previous_ids: result.ids of the camera's previous array; what is no longer there is
+        deleted in this same array, so nothing flickers and nothing stays behind.
+    :param new: maker of messages.
+    :param lifetime_s: after this a viewer takes the boxes away by itself; 0 means never.
+    :return: visualization_msgs MarkerArray.
+    """
+    header = _header(result, new)
+    gone = sorted(set(previous_ids) - set(result.ids))
+    drawn = [_delete(f'{result.camera}/frame', 0, header, new)]
+    lifetime = _duration(lifetime_s, new)
+    for row in range(len(result.objects)):
+        drawn += _object_markers(result, row, header, lifetime, new)
+    drawn += [_delete(f'{result.camera}/{k}', id, header, new) for id in gone for k in KINDS]
+    return new('visualization_msgs/msg/MarkerArray', markers=drawn)
+
+
+def _object_markers(
+    result: FrameResult, row: int, header: Any, lifetime: Any, new: New
+) -> list[Any]:
+    """Return one marker of each of KINDS."""
+    objects = result.objects[row]
+    name = result.classes[int(objects.class_id[0])]
+    box = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)[0]
+    front, back = box[[0, 1, 4, 5]].mean(0), box[[2, 3, 6, 7]].mean(0)
+    tip = front + (front - back) * (ARROW_REACH_M / max(objects.size_hwl_m[0, 2], 1e-6))
+    above = box.mean(0) - [0.0, objects.size_hwl_m[0, 0] / 2 + TEXT_GAP_M, 0.0]  # y is down
+    label = f'{name} {objects.score[0]:.2f} {objects.center_m[0, 2]:.1f} m'
+    drawn: tuple[dict[str, Any], ...] = (
+        {
+            'type': LINE_LIST,
+            'points': [_point(box[corner], new) for edge in BOX_EDGES for corner in edge],
+            'scale': _vector(LINE_WIDTH_M, 0.0, 0.0, new),
+        },
+        {
+            'type': ARROW,
+            'points': [_point(front, new), _point(tip, new)],
+            'scale': _vector(LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M, new),
+        },
+        {
+            'type': TEXT_VIEW_FACING,
+            'text': label,
+            'pose': _pose(above, new),
+            'scale': _vector(0.0, 0.0, TEXT_HEIGHT_M, new),
+        },
+    )
+    shared = {
+        'header': header,
+        'id': result.ids[row],
+        'action': ADD,
+        'color': _colour(name, new),
+        'lifetime': lifetime,
+        'frame_locked': False,
+    }
+    return [
+        new(
+            'visualization_msgs/msg/Marker',
+            **{'pose': _pose((0.0, 0.0, 0.0), new), **shared, **fields},
+            ns=f'{result.camera}/{kind}',
+        )
+        for kind, fields in zip(KINDS, drawn, strict=True)
+    ]
+
+
+def _delete(ns: str, id: int, header: Any, new: New) -> Any:
+    """Return a marker that takes another one away."""
+    pose = _pose((0.0, 0.0, 0.0), new)
+    return new(
+        'visualization_msgs/msg/Marker', header=header, ns=ns, id=id, action=DELETE, pose=pose
+    )
+
+
+def _header(result: FrameResult, new: New) -> Any:
+    sec, nanosec = divmod(result.stamp_ns, 1_000_000_000)
+    stamp = new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+    return new('std_msgs/msg/Header', stamp=stamp, frame_id=result.frame_id)
+
+
+def _duration(seconds: float, new: New) -> Any:
+    sec, nanosec = divmod(round(seconds * 1e9), 1_000_000_000)
+    return new('builtin_interfaces/msg/Duration', sec=sec, nanosec=nanosec)
+
+
+def _point(xyz: Any, new: New) -> Any:
+    x, y, z = (float(each) for each in xyz)
+    return new('geometry_msgs/msg/Point', x=x, y=y, z=z)
+
+
+def _vector(x: float, y: float, z: float, new: New) -> Any:
+    return new('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
+
+
+def _pose(xyz: Any, new: New) -> Any:
+    """Return a pose without rotation; RViz warns of a quaternion of zeros."""
+    orientation = new('geometry_msgs/msg/Quaternion', x=0.0, y=0.0, z=0.0, w=1.0)
+    return new('geometry_msgs/msg/Pose', position=_point(xyz, new), orientation=orientation)
+
+
+def _colour(name: str, new: New) -> Any:
+    r, g, b = COLOURS.get(name.lower(), OTHER_COLOUR)
+    return new('std_msgs/msg/ColorRGBA', r=r, g=g, b=b, a=1.0)
+
+
+def _floats(numbers: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)

@@ -1,0 +1,60 @@
+"""Install mono3d_ros and stl_core, by colcon (ament_python) or by pip."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = 'mono3d_ros'
+ROS = [
+    'ros-rclpy[fastrtps]; platform_machine == "x86_64"',
+    'ros-std-msgs; platform_machine == "x86_64"',
+    'ros-sensor-msgs; platform_machine == "x86_64"',
+    'ros-visualization-msgs; platform_machine == "x86_64"',
+    'ros-diagnostic-msgs; platform_machine == "x86_64"',
+    'ros-std-srvs; platform_machine == "x86_64"',
+]
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Camera-only 3D object detection for ROS 2, taught by depth',
+    license='Apache-2.0',
+    maintainer='mono3d_ros maintainers',
+    maintainer_email='mono3d_ros@example.org',
+    packages=find_packages(include=[NAME, f'{NAME}.*', 'stl_core', 'stl_core.*']),
+    package_data={'stl_core': ['py.typed'], NAME: ['py.typed']},
+    python_requires='>=3.10',
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', glob('launch/*.launch.py')),
+        (f'share/{NAME}/config', glob('config/*.yaml')),
+        (f'share/{NAME}/config/train', glob('config/train/*.yaml')),
+    ],
+    install_requires=[
+        'setuptools',
+        'torch>=2.4',
+        'torchvision',
+        'timm>=1.0',
+        'numpy>=1.21',
+        'opencv-python-headless',
+        'rosbags>=0.10',
+        'safetensors',
+        'pyyaml',
+        'rich',
+        'matplotlib',
+        'scipy',
+    ],
+    extras_require={
+        'ros': ROS,
+        'dev': ['pytest>=7', 'hypothesis', 'ruff', 'mypy', 'types-PyYAML', 'shapely>=2'],
+    },
+    zip_safe=True,
+    entry_points={
+        'console_scripts': [
+            'stl = stl_core.cli:main',
+            'detector = mono3d_ros.node:main',
+            'kitti_to_bag = mono3d_ros.kitti_to_bag:main',
+        ],
+    },
+)

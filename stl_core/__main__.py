@@ -1,0 +1,5 @@
+"""Run `python -m stl_core`, which is the command `stl`."""
+
+from stl_core.cli import main
+
+main()

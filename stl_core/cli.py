@@ -1,0 +1,178 @@
+"""
+The command `stl`: train, evaluate, kitti-ap, predict, inspect.
+
+Bad input ends with one line that names it and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from stl_core import config, draw, evaluate, predict, train
+from stl_core.data import kitti
+from stl_core.types import Labels
+
+#: What a user can mend: told in one line, without a traceback.
+BAD_INPUT = (kitti.DataError, config.ConfigError, predict.StudentError, train.TrainError)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exit code 2 with one line for bad input."""
+    parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    for add in (_add_train, _add_evaluate, _add_kitti_ap, _add_predict, _add_inspect):
+        add(commands)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        args.run(args)
+    except BAD_INPUT as err:
+        print(f'stl: {err}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('stl: stopped; the same command goes on where it was', file=sys.stderr)
+        sys.exit(130)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser('train', help='train a detector, or go on with a stopped run')
+    parser.add_argument('config', help='YAML file')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
+    _add_json(parser)
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    run = config.load(args.config, tuple(args.overrides))
+    metrics = train.fit(run)
+    print(evaluate.table(metrics))
+    print(f'student: {Path(run.out) / "student.safetensors"}')
+    _write_json(args.json, metrics)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser('evaluate', help="a student's AP on labelled frames")
+    parser.add_argument('student', help='.safetensors file')
+    _add_frames(parser)
+    parser.add_argument('--results', help='folder for KITTI result files, one a frame')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    _add_json(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    frames = _frames(args, labelled=True)
+    predictor = predict.load(args.student, args.device)
+    found = train.detect(predictor, frames)
+    truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
+    metrics = evaluate.evaluate(truth, found)
+    print(evaluate.table(metrics))
+    points = {
+        name: asdict(evaluate.best_min_score(truth, found, name, evaluate.MODERATE, min_iou))
+        for name, min_iou in zip(
+            evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True
+        )
+    }
+    for name, point in points.items():
+        print(
+            f'{name}: at score {point["min_score"]:.3f} precision {point["precision"]:.3f}'
+            f' recall {point["recall"]:.3f} (moderate, 3D, strict IoU)'
+        )
+    if args.results:
+        _write_results(Path(args.results), [each.id for each in frames], found)
+    _write_json(args.json, {'ap': metrics, 'best_threshold': points})
+
+
+def _add_kitti_ap(commands: Any) -> None:
+    parser = commands.add_parser('kitti-ap', help='AP of KITTI result files')
+    parser.add_argument('labels', help='folder of label files')
+    parser.add_argument('results', help='folder of result files; its names choose the frames')
+    _add_json(parser)
+    parser.set_defaults(run=_kitti_ap)
+
+
+def _kitti_ap(args: argparse.Namespace) -> None:
+    results = sorted(Path(args.results).glob('*.txt'))
+    if not results:
+        raise kitti.DataError(f'{args.results}: no result file (ID.txt) in this folder')
+    found = [kitti.read_labels(path) for path in results]
+    truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
+    metrics = evaluate.evaluate(truth, found)
+    print(evaluate.table(metrics))
+    _write_json(args.json, metrics)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser('predict', help='result files and pictures of a folder of images')
+    parser.add_argument('student', help='.safetensors file')
+    _add_frames(parser)
+    parser.add_argument('--out', default='runs/predict', help='folder for results/ and pictures/')
+    parser.add_argument('--score', type=float, default=0.3, help='least score drawn')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    parser.set_defaults(run=_predict)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    frames, out = _frames(args, labelled=False), Path(args.out)
+    predictor = predict.load(args.student, args.device)
+    classes = predictor.spec.classes
+    (out / 'pictures').mkdir(parents=True, exist_ok=True)
+    found = []
+    for files in frames:
+        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
+        (objects,) = predictor([image], [P])
+        found.append(kitti.to_labels(objects, classes))
+        sure = objects[objects.score >= args.score]
+        colours = [draw.class_colour(classes[i]) for i in sure.class_id]
+        texts = draw.box_labels(sure, classes)
+        picture = draw.scene(image, P, draw.box_edges(sure), colours, texts)
+        path = out / 'pictures' / f'{files.id}.png'
+        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    _write_results(out / 'results', [each.id for each in frames], found)
+    print(f'{len(frames)} frames: {out}/results, {out}/pictures')
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser('inspect', help='what a student file says of itself')
+    parser.add_argument('student', help='.safetensors file')
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    print(json.dumps(asdict(predict.read_spec(args.student)), indent=1, sort_keys=True))
+
+
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('root', help='folder with image_2, calib and, to evaluate, label_2')
+    parser.add_argument('--split', help='file of frame ids; all frames without it')
+
+
+def _frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
+    root = Path(args.root)
+    label_2 = str(root / 'label_2') if labelled else ''
+    source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), label_2)
+    return kitti.find_frames(source, kitti.read_split(args.split) if args.split else ())
+
+
+def _write_results(folder: Path, ids: list[str], found: list[Labels]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for frame_id, labels in zip(ids, found, strict=True):
+        (folder / f'{frame_id}.txt').write_text(kitti.format_results(labels))
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--json', metavar='FILE', help='write the figures here as well')
+
+
+def _write_json(path: str | None, figures: Any) -> None:
+    if path:
+        train.write_atomically(Path(path), json.dumps(figures, indent=1).encode())

@@ -1,0 +1,417 @@
+"""
+KITTI object evaluation: average precision of boxes in the image, from above and in 3D, and AOS.
+
+A detection is a true positive when it overlaps a labelled object of its class by more than the
+class's minimum IoU: of 2D boxes ('bbox'), of rectangles on the ground ('bev') or of boxes ('3d').
+Each object takes one detection, each detection serves one object. Precision is read at up to 41
+scores, those at which recall comes nearest to 0, 1/40, 2/40, ..., 1, and raised at each of them
+to the best precision at that recall or a higher one. AP40 is the mean over the 40 recalls above 0,
+AP11 over the 11 recalls 0, 0.1, ..., 1. AOS ('aos') weighs every true positive of 'bbox' by
+(1 + cos(error of alpha)) / 2.
+
+A difficulty tells which objects must be found; others of the class, and objects of the class that
+resembles it (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
+difficulty's height cost nothing, whatever their class; nor, in 'bbox', do those in DontCare areas.
+
+All this follows evaluate_object.cpp of the KITTI object devkit, its order of matching and its
+rounding included. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40
+recalls: Simonelli et al., 'Disentangling monocular 3D object detection', ICCV 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stl_core.geometry import overlap_bev, overlap_height
+from stl_core.types import Array, Labels
+
+CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+
+#: Classes so alike that finding one for the other is no mistake.
+NEIGHBOURS = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}
+
+#: The IoU that a match must exceed, for each of CLASSES.
+MIN_IOU = {
+    'strict': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.7, 0.5, 0.5), '3d': (0.7, 0.5, 0.5)},
+    'loose': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.5, 0.25, 0.25), '3d': (0.5, 0.25, 0.25)},
+}
+
+RECALL_STEPS = 40
+NO_ALPHA = -10.0
+PAIRS_AT_ONCE = 4096  # so that the polygons being clipped stay in the processor's cache
+
+#: {class: {'bbox'|'bev'|'3d'|'aos': {'AP40'|'AP11': {'strict'|'loose': [easy, moderate, hard]}}}}
+Result = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """
+    Which labelled objects must be found.
+
+    :param min_height_px: least height of the 2D box.
+    :param max_occluded: greatest occlusion state.
+    :param max_truncated: greatest fraction outside the image.
+    """
+
+    min_height_px: float
+    max_occluded: int
+    max_truncated: float
+
+
+EASY = Difficulty(min_height_px=40, max_occluded=0, max_truncated=0.15)
+MODERATE = Difficulty(min_height_px=25, max_occluded=1, max_truncated=0.30)
+HARD = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.50)
+DIFFICULTIES = (EASY, MODERATE, HARD)
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """Precision and recall, 0 to 1, when only detections of at least min_score are used."""
+
+    min_score: float
+    precision: float
+    recall: float
+
+
+def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Result:
+    """
+    Score detections as the KITTI benchmark does.
+
+    A class that has nothing to be found gets 0, as in the devkit; so does the AOS of a class with
+    a detection that has no alpha (-10), where the devkit prints no AOS at all.
+
+    :param ground_truth: the labels of each frame, DontCare included.
+    :param detections: the detections of the same frames in the same order.
+    :return: percentages, see Result.
+    :raises ValueError: when the two differ in length.
+    """
+    frames = _compare(ground_truth, detections)
+    result: Result = {}
+    for place, class_name in enumerate(CLASSES):
+        scores: dict[str, dict[str, dict[str, list[float]]]]
+        scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
+        own = frames.found.name == class_name.lower()
+        has_alpha = not (frames.found.alpha[own] == NO_ALPHA).any()
+        for criterion, metrics in MIN_IOU.items():
+            for metric, min_iou in metrics.items():
+                curves = np.stack(
+                    [
+                        _curves(_contest(frames, class_name, difficulty, metric, min_iou[place]))
+                        for difficulty in DIFFICULTIES
+                    ],
+                    -1,
+                )
+                for kind, points in (('AP40', slice(1, None)), ('AP11', slice(0, None, 4))):
+                    precision, similarity = 100 * curves[:, points].mean(1)
+                    scores[metric][kind][criterion] = precision.tolist()
+                    if metric == 'bbox':
+                        scores['aos'][kind][criterion] = (similarity * has_alpha).tolist()
+        result[class_name] = scores
+    return result
+
+
+def table(result: Result) -> str:
+    """Lay out a result as text, one line for each class, metric, kind of AP and least IoU."""
+    lines = ['class       metric  AP    IoU             easy  moderate    hard']
+    for class_name, metrics in result.items():
+        for metric, kinds in metrics.items():
+            for kind, criteria in kinds.items():
+                for criterion, (easy, moderate, hard) in criteria.items():
+                    min_iou = MIN_IOU[criterion]['bbox' if metric == 'aos' else metric]
+                    lines.append(
+                        f'{class_name:<12}{metric:<8}{kind:<6}'
+                        f'{min_iou[CLASSES.index(class_name)]:<5.2f}{criterion:<7}'
+                        f'{easy:8.2f}{moderate:10.2f}{hard:8.2f}'
+                    )
+    return '\n'.join(lines)
+
+
+def precision_recall(
+    ground_truth: Sequence[Labels],
+    detections: Sequence[Labels],
+    class_name: str,
+    difficulty: Difficulty,
+    min_score: float,
+    min_iou3d: float,
+) -> tuple[float, float]:
+    """
+    Measure one class in 3D at one score, by the benchmark's rules.
+
+    :param class_name: any class that the labels name.
+    :param difficulty: which objects must be found.
+    :param min_score: detections below it are left out.
+    :param min_iou3d: 3D IoU that a true positive must exceed.
+    :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
+    """
+    frames = _compare(ground_truth, detections)
+    contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
+    true, false, missed, _ = _count(contest, np.array([min_score]))
+    return float(_ratio(true, true + false)[0]), float(_ratio(true, true + missed)[0])
+
+
+def best_min_score(
+    ground_truth: Sequence[Labels],
+    detections: Sequence[Labels],
+    class_name: str,
+    difficulty: Difficulty,
+    min_iou3d: float,
+) -> WorkingPoint:
+    """
+    Find the one score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
+
+    The scores of true positives are tried, evenly picked ones where there are more than 500:
+    between two of them only false positives come and go. Parameters as in precision_recall.
+
+    :return: the lowest of equally good thresholds; all 0 when there is no true positive.
+    """
+    frames = _compare(ground_truth, detections)
+    contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
+    scores = np.unique(_true_scores(contest))
+    if not len(scores):
+        return WorkingPoint(0.0, 0.0, 0.0)
+    scores = scores[np.linspace(0, len(scores) - 1, min(len(scores), 500)).astype(int)]
+    true, false, missed, _ = _count(contest, scores)
+    best = int(np.argmax(_ratio(2 * true, 2 * true + false + missed)))
+    precision, recall = _ratio(true, true + false)[best], _ratio(true, true + missed)[best]
+    return WorkingPoint(float(scores[best]), float(precision), float(recall))
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """
+    All frames in one: G labelled objects, D detections, and how they overlap.
+
+    :param truth: G objects, frame by frame, DontCare left out.
+    :param frame: (G,) number of the frame.
+    :param found: D detections, frame by frame.
+    :param overlaps: for each metric the pairs that meet, in order of truth, then of found:
+        (P,) row of truth, (P,) row of found, (P,) IoU.
+    :param dont_care: (D,) greatest fraction of the 2D box that one DontCare area covers.
+    """
+
+    truth: Labels
+    frame: Array
+    found: Labels
+    overlaps: dict[str, tuple[Array, Array, Array]]
+    dont_care: Array
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """
+    What can match for one class, difficulty, metric and IoU: E pairs that overlap enough.
+
+    :param label: (E,) number of the label, ascending.
+    :param turn: (E,) place of that label among those of its frame.
+    :param detection: (E,) number of the detection.
+    :param score: (E,) of the detection.
+    :param dislike: (E,) lowest for the pair with the best overlap; highest, and equal, for all
+        detections that are ignored: of them the devkit takes the first.
+    :param worth: (4, E) what a match adds: true positives, detections that are no false
+        positives after all, labels that had to be found, similarity of the alphas.
+    :param to_find: how many labels must be found.
+    :param suspects: ascending scores of the detections that are false unless they match.
+    """
+
+    label: Array
+    turn: Array
+    detection: Array
+    score: Array
+    dislike: Array
+    worth: Array
+    to_find: int
+    suspects: Array
+
+
+def _compare(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> _Frames:
+    """Join the frames and find every overlap, once for all classes and difficulties."""
+    if len(ground_truth) != len(detections):
+        raise ValueError(
+            f'{len(ground_truth)} frames of labels but {len(detections)} of detections'
+        )
+    truth, frame = _join(ground_truth)
+    found, found_frame = _join(detections)
+    is_area = truth.name == 'dontcare'
+    area, inside = _same_frame(frame[is_area], found_frame)
+    covered = _shared_px(truth.box_px[is_area][area], found.box_px[inside])
+    dont_care = np.zeros(len(found))
+    np.maximum.at(dont_care, inside, _ratio(covered, _area_px(found.box_px[inside])))
+    truth, frame = truth[~is_area], frame[~is_area]
+    return _Frames(truth, frame, found, _overlaps(truth, frame, found, found_frame), dont_care)
+
+
+def _join(frames: Sequence[Labels]) -> tuple[Labels, Array]:
+    """Put N objects of all frames into one, names in lower case; and (N,) their frame numbers."""
+    columns = {
+        name: np.concatenate([getattr(labels, name) for labels in (Labels.empty(), *frames)])
+        for name in Labels.WIDTHS
+    }
+    columns['name'] = np.char.lower(columns['name'])  # the devkit takes CAR for Car
+    return Labels(**columns), np.repeat(np.arange(len(frames)), [len(labels) for labels in frames])
+
+
+def _same_frame(a_frame: Array, b_frame: Array) -> tuple[Array, Array]:
+    """Pair every row of a with every row of b of the same frame; frame numbers ascend."""
+    first = np.searchsorted(b_frame, a_frame)
+    a = np.repeat(np.arange(len(a_frame)), np.searchsorted(b_frame, a_frame, 'right') - first)
+    return a, first[a] + _place(a)
+
+
+def _place(key: Array) -> Array:
+    """Count up within each run of equal keys: 5 5 5 8 9 9 -> 0 1 2 0 0 1."""
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    return np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Divide; 0 where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _area_px(box: Array) -> Array:
+    return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+
+
+def _shared_px(a: Array, b: Array) -> Array:
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    return np.maximum(sides, 0.0).prod(1)
+
+
+def _overlaps(
+    truth: Labels, frame: Array, found: Labels, found_frame: Array
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Intersect all pairs of one frame in the image, from above and in 3D; see _Frames."""
+    a, b = _same_frame(frame, found_frame)
+    shared = _shared_px(truth.box_px[a], found.box_px[b])
+    bbox = _ratio(shared, _area_px(truth.box_px)[a] + _area_px(found.box_px)[b] - shared)
+    seen = bbox > 0
+    overlaps = {'bbox': (a[seen], b[seen], bbox[seen])}
+
+    reach, found_reach = (np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (truth, found))
+    apart = truth.center_m[a] - found.center_m[b]
+    near = np.hypot(apart[:, 0], apart[:, 2]) < reach[a] + found_reach[b]
+    a, b = a[near], b[near]
+    one, two = truth[a], found[b]
+    flat, tall = [], []
+    for x in (one, two):
+        flat.append(np.column_stack([x.center_m[:, ::2], x.size_hwl_m[:, 1:], x.rotation_y]))
+        tall.append(np.column_stack([x.center_m[:, 1], x.size_hwl_m[:, 0]]))
+    starts = range(0, len(a), PAIRS_AT_ONCE)
+    shared = np.concatenate(
+        [np.zeros(0), *(overlap_bev(*(x[i : i + PAIRS_AT_ONCE] for x in flat)) for i in starts)]
+    )
+    ground = [x.size_hwl_m[:, 1:].prod(1) for x in (one, two)]
+    overlaps['bev'] = a, b, _ratio(shared, ground[0] + ground[1] - shared)
+    shared = shared * overlap_height(*tall)
+    volume = [x.size_hwl_m.prod(1) for x in (one, two)]
+    overlaps['3d'] = a, b, _ratio(shared, volume[0] + volume[1] - shared)
+    return overlaps
+
+
+def _contest(
+    frames: _Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
+) -> _Contest:
+    """Pick the pairs that can match, and tell what each match is worth."""
+    truth, found = frames.truth, frames.found
+    own = truth.name == class_name.lower()
+    wanted = (
+        own
+        & (truth.box_px[:, 3] - truth.box_px[:, 1] >= difficulty.min_height_px)
+        & (truth.occluded <= difficulty.max_occluded)
+        & (truth.truncated <= difficulty.max_truncated)
+    )
+    may_match = own | (truth.name == NEIGHBOURS.get(class_name, class_name).lower())
+    # A low detection is ignored whatever its class, and then it can take an object of this class.
+    ignored = np.abs(found.box_px[:, 3] - found.box_px[:, 1]) < difficulty.min_height_px
+    counted = (found.name == class_name.lower()) & ~ignored
+    suspect = counted & (frames.dont_care <= min_iou) if metric == 'bbox' else counted
+    a, b, iou = frames.overlaps[metric]
+    can = (iou > min_iou) & may_match[a] & (counted | ignored)[b]
+    a, b, iou = a[can], b[can], iou[can]
+    true = wanted[a] & counted[b]
+    similarity = true * (1 + np.cos(truth.alpha[a] - found.alpha[b])) / 2
+    rows, label = np.unique(a, return_inverse=True)
+    return _Contest(
+        label=label,
+        turn=_place(frames.frame[rows])[label],
+        detection=np.unique(b, return_inverse=True)[1],
+        score=found.score[b],
+        dislike=np.where(ignored[b], 0.0, -iou),
+        worth=np.array([true, suspect[b], wanted[a], similarity], np.float64),
+        to_find=int(wanted.sum()),
+        suspects=np.sort(found.score[suspect]),
+    )
+
+
+def _match(contest: _Contest, dislike: Array, allowed: Array) -> Array:
+    """
+    Let each label in turn take the detection it likes best of those that are left.
+
+    :param dislike: (E,) a label takes the lowest; of equals, the first in the file.
+    :param allowed: (E, T) whether the pair may match, in each of T separate trials.
+    :return: (E, T) the pairs that match.
+    """
+    order = np.lexsort((dislike, contest.label))
+    choice = np.empty_like(order)
+    choice[order] = _place(contest.label)  # ascending, so the order leaves it as it is
+    # A round is the n-th choice of the m-th label of every frame: no two of its pairs share a
+    # label or a detection, so all frames and trials go at once.
+    number = contest.turn * (choice.max(initial=0) + 1) + choice
+    rounds = np.argsort(number, kind='stable')
+    match = np.zeros_like(allowed)
+    served = np.zeros((contest.label.max(initial=-1) + 1, allowed.shape[1]), bool)
+    taken = np.zeros((contest.detection.max(initial=-1) + 1, allowed.shape[1]), bool)
+    for pairs in np.split(rounds, np.flatnonzero(np.diff(number[rounds])) + 1):
+        label, detection = contest.label[pairs], contest.detection[pairs]
+        won = allowed[pairs] & ~(served[label] | taken[detection])
+        match[pairs] = won
+        served[label] |= won
+        taken[detection] |= won
+    return match
+
+
+def _true_scores(contest: _Contest) -> Array:
+    """Match by best score and return the scores of the true positives."""
+    match = _match(contest, -contest.score, np.ones((len(contest.score), 1), bool))[:, 0]
+    return contest.score[match & (contest.worth[0] > 0)]
+
+
+def _count(contest: _Contest, min_scores: Array) -> tuple[Array, Array, Array, Array]:
+    """
+    Match by best overlap, with the detections of at least each of T scores.
+
+    :return: (T,) true positives, false positives, labels missed, summed similarity.
+    """
+    match = _match(contest, contest.dislike, contest.score[:, None] >= min_scores)
+    true, excused, hit, similarity = contest.worth @ match.astype(np.float64)
+    suspects = len(contest.suspects) - np.searchsorted(contest.suspects, min_scores)
+    return true, suspects - excused, contest.to_find - hit, similarity
+
+
+def _scores_to_read(true_scores: Array, to_find: int) -> Array:
+    """Pick the scores, descending, at which recall is nearest to 0, 1/40, 2/40, ..., 1."""
+    scores = np.sort(true_scores)[::-1]
+    recall = np.arange(1, len(scores) + 1) / max(to_find, 1)
+    following = np.append(recall[1:], recall[-1:])
+    read: list[float] = []
+    step, start = 0.0, 0
+    while start < len(scores):
+        passed = following[start:] - step < step - recall[start:]
+        passed[-1] = False  # the last score is always read, however far its recall is from step
+        start += int(np.argmin(passed)) + 1
+        read.append(scores[start - 1])
+        step += 1 / RECALL_STEPS  # adding up rounds as the devkit does, and that decides ties
+    return np.array(read)
+
+
+def _curves(contest: _Contest) -> Array:
+    """(2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
+    min_scores = _scores_to_read(_true_scores(contest), contest.to_find)
+    true, false, _, similarity = _count(contest, min_scores)
+    curves = np.zeros((2, RECALL_STEPS + 1))
+    curves[:, : len(min_scores)] = _ratio(true, true + false), _ratio(similarity, true + false)
+    return np.maximum.accumulate(curves[:, ::-1], 1)[:, ::-1]

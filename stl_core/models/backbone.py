@@ -1,0 +1,132 @@
+"""
+Image -> feature maps: timm backbones, and the two necks that bring them back to stride 4.
+
+Maps are finest first, strides 4, 8, 16, 32. Shapes: B batch, C channels, h w grid.
+"""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """
+    A timm feature extractor.
+
+    :param name: any timm model with feature maps at strides 4 to 32, such as 'dla34'.
+    :param pretrained: load timm's ImageNet weights (needs them cached or a network).
+    :raises ValueError: for an unknown name, or a model without those strides.
+    """
+
+    def __init__(self, name: str, pretrained: bool, in_channels: int) -> None:
+        """Build the extractor and note the channels of its four maps."""
+        super().__init__()
+        if not timm.is_model(name):
+            near = ', '.join(timm.list_models(f'*{name[:5]}*')[:8])
+            raise ValueError(f'backbone {name!r}: not a timm model; similar names: {near or "none"}')
+        probe = timm.create_model(name, features_only=True)
+        reductions = probe.feature_info.reduction()
+        if not set(STRIDES) <= set(reductions):
+            raise ValueError(f'backbone {name!r} has strides {reductions}, needs {STRIDES}')
+        self.body = timm.create_model(
+            name,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=tuple(reductions.index(stride) for stride in STRIDES),
+            in_chans=in_channels,
+        )
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) normalised image -> maps (B, C_i, H/s, W/s) at STRIDES."""
+        return tuple(self.body(image))
+
+
+class DlaUp(nn.Module):
+    """
+    The neck of DLA (Yu et al., Deep Layer Aggregation, CVPR 2018, iterative deep aggregation).
+
+    Stage i starts at the coarsest pair and ends at stride 4: every map coarser than level j is
+    projected to level j's width, doubled in size and merged with its finer neighbour.
+    Convolutions are plain, as in MonoDLE.
+
+    :param channels: widths of the maps, finest first; the result has channels[0].
+    """
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        """Build len(channels) - 1 stages."""
+        super().__init__()
+        widths = list(channels)
+        self.out_channels = channels[0]
+        self.stages = nn.ModuleList()
+        for level in range(len(channels) - 2, -1, -1):
+            width = widths[level]
+            coarser = widths[level + 1 :]
+            self.stages.append(nn.ModuleList(_Merge(each, width) for each in coarser))
+            widths[level + 1 :] = [width] * len(coarser)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """(B, C_i, h/2^i, w/2^i) maps, finest first -> (B, C_0, h, w)."""
+        layers = list(maps)
+        for stage in self.stages:
+            first = len(layers) - len(stage)  # type: ignore[arg-type]
+            for place, merge in enumerate(stage, first):  # type: ignore[arg-type]
+                layers[place] = merge(layers[place - 1], layers[place])
+        return layers[-1]
+
+
+class LightUp(nn.Module):
+    """
+    A light top-down neck for small backbones: 1x1 laterals, sums, one separable 3x3 a level.
+
+    :param channels: widths of the maps, finest first.
+    :param width: width of every lateral and of the result.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int = 64) -> None:
+        """Build one lateral a level and one smoothing block a merge."""
+        super().__init__()
+        self.out_channels = width
+        self.laterals = nn.ModuleList(_conv(each, width, 1) for each in channels)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(_conv(width, width, 3, groups=width), _conv(width, width, 1))
+            for _ in channels[1:]
+        )
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """(B, C_i, h/2^i, w/2^i) maps, finest first -> (B, width, h, w)."""
+        top = self.laterals[-1](maps[-1])
+        for level in range(len(maps) - 2, -1, -1):
+            up = nn.functional.interpolate(top, scale_factor=2.0, mode='nearest')
+            top = self.smooth[level](up + self.laterals[level](maps[level]))
+        return top
+
+
+NECKS: dict[str, type[DlaUp] | type[LightUp]] = {'dlaup': DlaUp, 'light': LightUp}
+
+
+class _Merge(nn.Module):
+    """Project a coarse map, double it with learnt bilinear upsampling, merge with a finer one."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.project = _conv(in_channels, channels, 3)
+        self.up = nn.ConvTranspose2d(channels, channels, 4, 2, 1, groups=channels, bias=False)
+        self.node = _conv(2 * channels, channels, 3)
+        ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
+        with torch.no_grad():
+            self.up.weight.copy_((ramp[:, None] * ramp).expand_as(self.up.weight))
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return self.node(torch.cat([fine, self.up(self.project(coarse))], 1))
+
+
+def _conv(in_channels: int, channels: int, size: int, groups: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm and ReLU, keeping the grid."""
+    conv = nn.Conv2d(in_channels, channels, size, padding=size // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

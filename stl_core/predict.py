@@ -1,0 +1,229 @@
+"""
+From images to 3D objects: the same Predictor on the desk, in a bag tool and on the vehicle.
+
+A student file (.safetensors) carries in its header all that is needed to use it: detector,
+options, classes, input and where it comes from. RUNNERS decides by suffix how a file is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from stl_core.batch import as_image_objects, to_input
+from stl_core.geometry import lift, warp_box
+from stl_core.images import InputSpec, fit_affine, prepare
+from stl_core.models import DETECTORS
+from stl_core.types import Array, ImageObjects, Objects3D
+
+HEADER = 'mono3d'
+
+
+class StudentError(ValueError):
+    """A student file that is missing or unusable; the message names it."""
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """
+    All that is needed to use a student besides its weights.
+
+    :param classes: class names; class_id counts into them.
+    :param input: the network's canvas and colour statistics.
+    :param detector: key of DETECTORS.
+    :param options: the detector's Config, as plain data.
+    :param provenance: how it was made: config, seed, data, metrics.
+    """
+
+    classes: tuple[str, ...]
+    input: InputSpec
+    detector: str
+    options: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+#: (B, H, W, 3) uint8 canvases and (B, 3, 4) projections -> B sets of image objects.
+Run = Callable[[Array, Array], list[ImageObjects]]
+
+
+class Predictor:
+    """Images in, objects in the camera frame out."""
+
+    def __init__(self, run: Run, spec: StudentSpec, min_score: float = 0.01) -> None:
+        """
+        Join a way to run the network with what it expects.
+
+        :param run: the network on prepared canvases.
+        :param spec: classes and input.
+        :param min_score: objects below it are not worth passing on.
+        """
+        self.run, self.spec, self.min_score = run, spec, min_score
+
+    def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
+        """
+        Detect in B images, which may differ in size and camera, in one batch.
+
+        :param images: B arrays (H, W, 3) uint8 RGB, rectified.
+        :param Ps: B projections (3, 4) of those images.
+        :return: B sets of objects, camera frame; box_px in pixels of the given image.
+        :raises ValueError: for an image that is not (H, W, 3) uint8, or numbers that differ.
+        """
+        if len(images) != len(Ps):
+            raise ValueError(f'{len(images)} images but {len(Ps)} projections')
+        if not images:
+            return []
+        pairs = [prepare(image, P, self.spec.input) for image, P in zip(images, Ps, strict=True)]
+        canvases, projections = (np.stack(part) for part in zip(*pairs, strict=True))
+        found = self.run(canvases, projections)
+        return [
+            self._place(each, P, image.shape[1], image.shape[0])
+            for each, P, image in zip(found, projections, images, strict=True)
+        ]
+
+    def _place(self, found: ImageObjects, P: Array, width: int, height: int) -> Objects3D:
+        """Lift canvas objects with the canvas's P; bring boxes back to the image's pixels."""
+        objects = lift(found[found.score >= self.min_score], P)
+        inverse = np.linalg.inv(fit_affine(width, height, self.spec.input))
+        limit = np.array([width - 1.0, height - 1.0] * 2)
+        box_px = np.clip(warp_box(objects.box_px, inverse), 0.0, limit)
+        return Objects3D(**{**_columns(objects), 'box_px': box_px})
+
+
+def _columns(objects: Objects3D) -> dict[str, Array]:
+    return {name: getattr(objects, name) for name in Objects3D.WIDTHS}
+
+
+def choose_device(name: str) -> torch.device:
+    """
+    Resolve 'auto', 'cpu', 'cuda' or 'cuda:N'.
+
+    :raises StudentError: for a CUDA device that is not there, or another word.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise StudentError(f'device {name!r}: expected auto, cpu or cuda:N') from err
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise StudentError(f'device {name!r}: {torch.cuda.device_count()} CUDA devices here')
+    return device
+
+
+class TorchRun:
+    """Runs a detector in torch; `device` tells where."""
+
+    def __init__(self, detector: nn.Module, spec: InputSpec, device: torch.device) -> None:
+        """Put the detector on the device; its train or eval state is the caller's."""
+        self.detector = detector.to(device, memory_format=torch.channels_last)
+        self.spec, self.device = spec, device
+
+    @torch.inference_mode()
+    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
+        """(B, H, W, 3) uint8 and (B, 3, 4) -> B sets of image objects, canvas pixels."""
+        image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
+        projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
+        detector: Any = self.detector
+        out = detector(to_input(image, self.spec.mean, self.spec.std), projections)
+        read = {name: value.cpu() for name, value in detector.read(out).items()}
+        return [as_image_objects(read, row) for row in range(len(canvases))]
+
+
+def build_detector(spec: StudentSpec) -> nn.Module:
+    """
+    Build the detector that a spec describes, untrained.
+
+    :raises StudentError: for an unknown detector or option, naming the known ones.
+    """
+    if spec.detector not in DETECTORS:
+        raise StudentError(f'detector {spec.detector!r}: unknown; known: {", ".join(DETECTORS)}')
+    entry = DETECTORS[spec.detector]
+    try:
+        config = entry.config(**{key: _tuples(value) for key, value in spec.options.items()})
+    except TypeError as err:
+        raise StudentError(f'options of detector {spec.detector!r}: {err}') from err
+    return entry.detector(config, in_channels=3, num_classes=len(spec.classes))
+
+
+def save_student(path: str | Path, detector: nn.Module, spec: StudentSpec) -> None:
+    """Write a student file, atomically: a reader sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
+    part = path.with_name(path.name + '.part')
+    save_file(tensors, part, metadata={HEADER: json.dumps(asdict(spec), sort_keys=True)})
+    part.replace(path)
+
+
+def read_spec(path: str | Path) -> StudentSpec:
+    """
+    Read the header of a student file.
+
+    :raises StudentError: for a file that is missing, not safetensors, or not a student.
+    """
+    if not Path(path).is_file():
+        raise StudentError(f'{path}: no such file; expected a student (.safetensors)')
+    try:
+        with safe_open(path, 'np') as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, 'null'))
+    except (SafetensorError, json.JSONDecodeError, OSError) as err:
+        raise StudentError(f'{path}: not a readable student file ({err})') from err
+    if not isinstance(header, dict):
+        raise StudentError(f'{path}: a safetensors file, but without the header of a student')
+    try:
+        canvas = {key: _tuples(value) for key, value in header['input'].items()}
+        return StudentSpec(
+            **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
+        )
+    except (KeyError, TypeError, ValueError) as err:
+        raise StudentError(f'{path}: the header of this student is not understood ({err})') from err
+
+
+def load_torch(path: str | Path, device: torch.device) -> Run:
+    """Load a .safetensors student to be run in torch, ready to predict."""
+    spec = read_spec(path)
+    # the weights are in the file, so a backbone must not look for ImageNet's
+    options = {**spec.options, 'pretrained': False}
+    detector = build_detector(StudentSpec(**{**vars(spec), 'options': options}))
+    with safe_open(path, 'pt') as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as err:
+        raise StudentError(f'{path}: weights do not fit detector {spec.detector!r}: {err}') from err
+    return TorchRun(detector.eval(), spec.input, device)
+
+
+#: How a student file is run, by suffix.
+RUNNERS: dict[str, Callable[[str | Path, torch.device], Run]] = {'.safetensors': load_torch}
+
+
+def load(path: str | Path, device: str = 'auto', min_score: float = 0.01) -> Predictor:
+    """
+    Load a student.
+
+    :param path: a student file.
+    :param device: 'auto', 'cpu' or 'cuda:N'.
+    :param min_score: see Predictor.
+    :return: a Predictor ready to be called.
+    :raises StudentError: for a file or device that cannot be used.
+    """
+    suffix = Path(path).suffix
+    if suffix not in RUNNERS:
+        raise StudentError(f'{path}: expected a file ending in {", ".join(RUNNERS)}')
+    spec = read_spec(path)
+    return Predictor(RUNNERS[suffix](path, choose_device(device)), spec, min_score)
+
+
+def _tuples(value: Any) -> Any:
+    """Turn JSON's lists back into the tuples that frozen dataclasses hold."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,377 @@
+"""
+Training: one step, one epoch, a run that can be stopped anywhere and goes on exactly.
+
+A model for the trainer is anything with model(batch, epoch) -> {name: unweighted scalar}.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+
+import stl_core
+from stl_core import draw, evaluate, predict
+from stl_core.batch import Batch, to_device, to_input
+from stl_core.config import OptimConfig, TrainConfig
+from stl_core.data import dataset, kitti
+from stl_core.images import InputSpec
+from stl_core.types import Labels
+
+log = logging.getLogger(__name__)
+
+
+class TrainError(RuntimeError):
+    """A run that cannot start or go on; the message says why."""
+
+
+class Supervised(nn.Module):
+    """A detector learning from labels alone."""
+
+    def __init__(self, detector: nn.Module, spec: InputSpec) -> None:
+        """Wrap a detector with the colour statistics of its input."""
+        super().__init__()
+        self.detector, self.spec = detector, spec
+
+    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """Return the detector's named losses on a batch."""
+        out = self.detector(to_input(batch.image, self.spec.mean, self.spec.std), batch.P, batch.targets)
+        return self.detector.losses(out, batch.targets)  # type: ignore[operator,no-any-return]
+
+
+class Model(Protocol):
+    """What train_step needs of a model."""
+
+    def __call__(self, batch: Batch, epoch: float) -> dict[str, Tensor]: ...
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Sum losses by weight; names must match exactly, else a TrainError tells the difference."""
+    if losses.keys() != weights.keys():
+        lonely = sorted(losses.keys() ^ weights.keys())
+        raise TrainError(
+            f'losses and weights differ in {", ".join(lonely)}; losses: {", ".join(losses)}'
+        )
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def train_step(
+    model: Model,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, float],
+    max_norm: float,
+    epoch: float,
+) -> dict[str, Tensor]:
+    """
+    Take one step.
+
+    :param model: teacher, student or distiller.
+    :param batch: on the model's device.
+    :param optimizer: of the trainable parameters.
+    :param weights: weight of every loss.
+    :param max_norm: the gradient is clipped to this norm.
+    :param epoch: passes so far, with a fraction.
+    :return: losses, 'total' and 'grad_norm', detached, still on the device.
+    :raises TrainError: when losses and weights differ in name.
+    """
+    losses = model(batch, epoch)
+    total = weighted_sum(losses, weights)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm, error_if_nonfinite=True)
+    optimizer.step()
+    told = {name: loss.detach() for name, loss in losses.items()}
+    return {**told, 'total': total.detach(), 'grad_norm': norm.detach()}
+
+
+def step_schedule(progress: float, optim: OptimConfig) -> float:
+    """Progress of the run, 0 to 1 -> factor of lr: a tenth after each of optim.drops."""
+    return float(0.1 ** sum(progress >= drop for drop in optim.drops))
+
+
+def cosine_schedule(progress: float, optim: OptimConfig) -> float:
+    """Progress of the run, 0 to 1 -> factor of lr: half a cosine from 1 to 0.001."""
+    return 0.001 + 0.999 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+SCHEDULES: dict[str, Callable[[float, OptimConfig], float]] = {
+    'step': step_schedule,
+    'cosine': cosine_schedule,
+}
+
+
+def learning_rate(epoch: float, epochs: int, optim: OptimConfig) -> float:
+    """Learning rate after `epoch` passes: linear warm-up times the schedule."""
+    warm = optim.warmup_epochs
+    rise = min(1.0, 0.01 + 0.99 * epoch / warm) if warm > 0 else 1.0
+    return optim.lr * rise * SCHEDULES[optim.schedule](epoch / epochs, optim)
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over trainable parameters; vectors (biases, norms) do not decay."""
+    if optim.schedule not in SCHEDULES:
+        known = ', '.join(SCHEDULES)
+        raise TrainError(f'optim.schedule: {optim.schedule!r} is unknown; known: {known}')
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {'params': [p for p in trainable if p.dim() > 1], 'weight_decay': optim.weight_decay},
+        {'params': [p for p in trainable if p.dim() <= 1], 'weight_decay': 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.lr)
+
+
+def fit(config: TrainConfig) -> dict[str, Any]:
+    """
+    Train a detector from labels, or go on with a run that was stopped.
+
+    Writes into config.out: last.pt (atomically, every save_every epochs), curves.csv and .png,
+    metrics.json, results/ and student.safetensors.
+
+    :param config: the run.
+    :return: the metrics of evaluate.evaluate on the val frames.
+    :raises TrainError: when out holds another run, or a loss is not finite.
+    :raises DataError: for a missing or malformed file of the data set.
+    """
+    out = Path(config.out)
+    device = predict.choose_device(config.device)
+    torch.manual_seed(config.seed)
+    frames = dataset.Frames(config.train, config.input, config.classes, config.seed)
+    if not len(frames):
+        raise TrainError('train.sources: no frames to learn from')
+    validation = dataset.list_frames(config.val)
+    spec = student_spec(config)
+    model = Supervised(predict.build_detector(spec), config.input)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.optim)
+    first = resume(out / 'last.pt', model, optimizer, config)
+    sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
+    loader = dataset.batches(frames, sampler, config.workers)
+    trained = sum(p.numel() for p in model.parameters()) / 1e6
+    log.info('%d frames, %.2f M parameters, on %s, into %s', len(frames), trained, device, out)
+    with progress_bar() as bar:
+        task = bar.add_task('training', total=config.epochs, completed=first, note='')
+        for epoch in range(first, config.epochs):
+            sampler.epoch = epoch
+            row = run_epoch(model, loader, optimizer, config, epoch, device)
+            append_row(out / 'curves.csv', {'epoch': epoch + 1, **row})
+            done = epoch + 1
+            if done % config.save_every == 0 or done == config.epochs:
+                save(out / 'last.pt', model, optimizer, config, done)
+            if config.eval_every and done % config.eval_every == 0 and done < config.epochs:
+                metrics, _ = judge(model.detector, spec, validation, device)
+                log.info('epoch %d: %s', done, summary(metrics))
+            bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
+    return finish(model.detector, spec, validation, device, out)
+
+
+def finish(
+    detector: nn.Module, spec: predict.StudentSpec, frames: list[Any], device: Any, out: Path
+) -> dict[str, Any]:
+    """Judge the trained detector and write student, results, metrics and curves."""
+    metrics, results = judge(detector, spec, frames, device)
+    (out / 'results').mkdir(parents=True, exist_ok=True)
+    for files, labels in zip(frames, results, strict=True):
+        (out / 'results' / f'{files.id}.txt').write_text(kitti.format_results(labels))
+    write_atomically(out / 'metrics.json', json.dumps(metrics, indent=1).encode())
+    told = {**spec.provenance, 'frames_judged': len(frames), 'metrics': metrics}
+    predict.save_student(
+        out / 'student.safetensors', detector, dataclasses.replace(spec, provenance=told)
+    )
+    draw.curves(out / 'curves.csv', out / 'curves.png')
+    return metrics
+
+
+def run_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    epoch: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Pass once over the training frames; return the mean losses, the lr and images/s."""
+    model.train()
+    sums: dict[str, Tensor] = {}
+    images, began = 0, time.perf_counter()
+    steps = len(loader)  # type: ignore[arg-type]
+    for step, batch in enumerate(loader):
+        now = epoch + step / steps
+        lr = learning_rate(now, config.epochs, config.optim)
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        batch = to_device(batch, device)
+        told = train_step(model, batch, optimizer, config.weights, config.optim.max_norm, now)
+        # sums stay on the device: reading one would make the host wait at every step
+        sums = {name: sums.get(name, 0.0) + value for name, value in told.items()}
+        images += len(batch.ids)
+    row = {name: float(value) / steps for name, value in sums.items()}
+    return {**row, 'lr': lr, 'images_per_s': images / (time.perf_counter() - began)}
+
+
+def judge(
+    detector: nn.Module,
+    spec: predict.StudentSpec,
+    frames: Sequence[kitti.FrameFiles],
+    device: torch.device,
+) -> tuple[dict[str, Any], list[Labels]]:
+    """
+    Evaluate a live detector on labelled frames, through the Predictor the vehicle uses.
+
+    :return: metrics as evaluate.evaluate gives them, and the detections of each frame.
+    """
+    was_training = detector.training
+    run = predict.TorchRun(detector.eval(), spec.input, device)
+    found = detect(predict.Predictor(run, spec), frames)
+    detector.train(was_training)
+    truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
+    if len(truth) != len(found):
+        raise TrainError('val.sources: some frames have no labels to be judged by')
+    return evaluate.evaluate(truth, found), found
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Say the moderate 3D AP40 of every class in one line."""
+    parts = [f'{name} {each["3d"]["AP40"]["strict"][1]:.2f}' for name, each in metrics.items()]
+    return '3D AP40 moderate: ' + ', '.join(parts)
+
+
+def detect(predictor: predict.Predictor, frames: Sequence[kitti.FrameFiles]) -> list[Labels]:
+    """Run a Predictor over frames on disk, one by one -> detections as labels."""
+    found = []
+    for files in frames:
+        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
+        (objects,) = predictor([image], [P])
+        found.append(kitti.to_labels(objects, predictor.spec.classes))
+    return found
+
+
+def student_spec(config: TrainConfig) -> predict.StudentSpec:
+    """Describe the student that a run makes."""
+    return predict.StudentSpec(
+        classes=config.classes,
+        input=config.input,
+        detector=config.detector.name,
+        options=dataclasses.asdict(config.detector.options),
+        provenance={
+            'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
+            'epochs': config.epochs,
+            'seed': config.seed,
+        },
+    )
+
+
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int
+) -> None:
+    """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    torch.save(
+        {
+            'model': model.state_dict(),
+            'optimizer': optimizer.state_dict(),
+            'config': dataclasses.asdict(config),
+            'epoch': epoch,
+        },
+        part,
+    )
+    with part.open('rb') as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> int:
+    """
+    Go on from a checkpoint where there is one.
+
+    Chance depends on (seed, epoch, frame) alone, so weights, moments and the epoch are all the
+    state there is.
+
+    :return: epochs done.
+    :raises TrainError: for a checkpoint of another configuration, naming the difference.
+    """
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    ours, theirs = (flatten(each) for each in (dataclasses.asdict(config), state['config']))
+    free = ('out', 'device', 'workers', 'save_every', 'eval_every')
+    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    differ = [key for key in differ if key not in free]
+    if differ:
+        raise TrainError(
+            f'{path}: made with another {", ".join(differ[:5])}; choose another out= or remove it'
+        )
+    model.load_state_dict(state['model'])
+    optimizer.load_state_dict(state['optimizer'])
+    drop_rows_after(path.parent / 'curves.csv', state['epoch'])
+    log.info('%s: going on after epoch %d', path, state['epoch'])
+    return int(state['epoch'])
+
+
+def flatten(value: Any, path: str = '') -> dict[str, Any]:
+    """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
+    if isinstance(value, dict):
+        parts = [flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()]
+        return {key: item for part in parts for key, item in part.items()}
+    return {path: json.dumps(value)}
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add one line to a CSV file, with a header when it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open('a', newline='') as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: v if isinstance(v, int) else f'{v:.6g}' for k, v in row.items()})
+
+
+def drop_rows_after(path: Path, epoch: int) -> None:
+    """Forget the lines of epochs that a resumed run will do again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split(',')[0]) <= epoch]
+        write_atomically(path, ''.join([header, *kept]).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step."""
+    part = path.with_name(path.name + '.part')
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def progress_bar() -> Progress:
+    """Make the progress bar of long work: bar, count, time so far, time to go, a note."""
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn('eta'),
+        TimeRemainingColumn(),
+        TextColumn('{task.fields[note]}'),
+    )

@@ -1,0 +1,412 @@
+"""The KITTI evaluation against the official program's numbers, plain loops, shapely and hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stl_core.evaluate import (
+    EASY,
+    HARD,
+    MODERATE,
+    best_min_score,
+    evaluate,
+    precision_recall,
+    table,
+)
+from stl_core.geometry import overlap_bev
+from stl_core.types import Labels
+
+DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
+METRIC = {
+    'detection': 'bbox',
+    'detection_ground': 'bev',
+    'detection_3d': '3d',
+    'orientation': 'aos',
+}
+
+
+def folder(name):
+    """Return a folder of the shared data; skip the test where it is absent."""
+    path = DATA / name
+    if not path.is_dir():
+        pytest.skip(f'{path} is absent; set MONO3D_DATA to the data folder')
+    return path
+
+
+def box(name='Car', u=0.0, height_px=50.0, **fields):
+    """
+    Make an object 100 px wide at column u and, in 3D, a 2 m cube at x = u / 25.
+
+    Columns 100 apart touch in the image and are 2 m apart in 3D.
+    """
+    row = {
+        'name': name,
+        'truncated': 0.0,
+        'occluded': 0,
+        'alpha': 0.0,
+        'score': 1.0,
+        'center_m': [u / 25, 1.0, 20.0],
+        'size_hwl_m': [2.0, 2.0, 2.0],
+        'rotation_y': 0.0,
+        'box_px': [u, 100.0, u + 100, 100 + height_px],
+    }
+    return {**row, **fields}
+
+
+def frame(*rows):
+    """Make the labels of one frame."""
+    return Labels(**{n: [row[n] for row in rows] for n in Labels.WIDTHS}) if rows else Labels.empty()
+
+
+@pytest.mark.parametrize('detections', ['pointgnn_car', 'synthetic_3class'])
+def test_equals_the_official_program(detections):
+    """300 frames, all metrics: within 0.001 of what the devkit's C++ program prints."""
+    kitti = pytest.importorskip('stl_core.data.kitti')
+    path = folder('extras/eval_val300')
+    ids = kitti.read_split(path / 'ids.txt')
+    truth = [kitti.read_labels(path / 'label_2' / f'{i}.txt') for i in ids]
+    found = [kitti.read_labels(path / detections / 'data' / f'{i}.txt') for i in ids]
+    result = evaluate(truth, found)
+    expected = json.loads((path / 'expected_official_cpp.json').read_text())[detections]
+    compared = 0
+    for kind in ('AP11', 'AP40'):
+        for key, values in expected[kind].items():
+            class_name, metric = key.split('_', 1)
+            got = result[class_name.capitalize()][METRIC[metric]][kind]['strict']
+            assert got == pytest.approx(values, abs=1e-3), f'{kind} {key}'
+            compared += 1
+    assert compared == (8 if detections == 'pointgnn_car' else 24)
+
+
+def test_perfect_result_on_the_training_frames():
+    """Labels used as detections: AP40 is what the number of objects allows."""
+    kitti = pytest.importorskip('stl_core.data.kitti')
+    labels = [
+        kitti.read_labels(p) for p in sorted(folder('training/label_2').glob('*.txt'))
+    ]
+    assert len(labels) == 18
+    result = evaluate(labels, labels)
+    for metric in ('bbox', 'bev', '3d'):
+        assert result['Car'][metric]['AP40']['strict'] == pytest.approx([25.0, 60.0, 92.5])
+        assert result['Pedestrian'][metric]['AP40']['strict'] == pytest.approx([25.0, 37.5, 52.5])
+        assert result['Cyclist'][metric]['AP40']['strict'] == pytest.approx([0.0, 12.5, 12.5])
+
+
+def iou_boxes(a, b, axes):
+    """IoU of two boxes given as (low, high) corners, over the first axes."""
+    sides = [min(a[1][i], b[1][i]) - max(a[0][i], b[0][i]) for i in range(axes)]
+    shared = np.prod(sides) if min(sides) > 0 else 0.0
+    whole = sum(np.prod([x[1][i] - x[0][i] for i in range(axes)]) for x in (a, b)) - shared
+    return shared / whole
+
+
+def corners_of(row, metric):
+    """Return the low and high corner of an unturned object."""
+    if metric == 'bbox':
+        return row['box_px'][:2], row['box_px'][2:]
+    center, (h, w, length) = row['center_m'], row['size_hwl_m']
+    half = (length / 2, w / 2, h / 2)
+    center = (center[0], center[2], center[1])
+    return [c - s for c, s in zip(center, half)], [c + s for c, s in zip(center, half)]
+
+
+def walk(truth, found, role, ignored, min_score, metric, min_iou, by_score):
+    """Match one frame as the devkit describes it -> true scores, similarity, tp, fp."""
+    left = [j for j in range(len(found)) if ignored[j] >= 0 and found[j]['score'] >= min_score]
+    scores, similarity, false_allowed = [], 0.0, []
+    axes = {'bbox': 2, 'bev': 2, '3d': 3}[metric]
+    for i, row in enumerate(truth):
+        if role[i] < 0:
+            continue
+        fits = []
+        for j in left:
+            iou = iou_boxes(corners_of(row, metric), corners_of(found[j], metric), axes)
+            if iou > min_iou:
+                likes = found[j]['score'] if by_score else (iou if ignored[j] == 0 else -1)
+                fits.append((-likes, j))
+        if fits:
+            j = min(fits)[1]
+            left.remove(j)
+            if role[i] == 0 and ignored[j] == 0:
+                scores.append(found[j]['score'])
+                similarity += (1 + np.cos(row['alpha'] - found[j]['alpha'])) / 2
+    for j in left:
+        if ignored[j] == 0:
+            (u0, v0, u1, v1), stuff = found[j]['box_px'], False
+            for area in (r['box_px'] for r in truth if r['name'] == 'DontCare'):
+                wide = min(u1, area[2]) - max(u0, area[0])
+                high = min(v1, area[3]) - max(v0, area[1])
+                inside = max(wide, 0) * max(high, 0) / ((u1 - u0) * (v1 - v0))
+                stuff |= metric == 'bbox' and inside > min_iou
+            if not stuff:
+                false_allowed.append(j)
+    return scores, similarity, len(scores), len(false_allowed)
+
+
+def plain_ap(truths, founds, class_name, limits, metric, min_iou):
+    """Compute AP40 of precision and of similarity in plain loops, straight from the rules."""
+    min_height, max_occluded, max_truncated = limits
+    neighbour = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}.get(class_name)
+    cases, to_find = [], 0
+    for truth, found in zip(truths, founds):
+        role = []
+        for row in truth:
+            low = row['box_px'][3] - row['box_px'][1] < min_height
+            hard = row['occluded'] > max_occluded or row['truncated'] > max_truncated or low
+            mine = row['name'] == class_name
+            role.append(int(hard) if mine else 1 if row['name'] == neighbour else -1)
+        to_find += role.count(0)
+        ignored = [
+            1 if r['box_px'][3] - r['box_px'][1] < min_height else -(r['name'] != class_name)
+            for r in found
+        ]
+        cases.append((truth, found, role, ignored))
+    scores = sorted(
+        (s for c in cases for s in walk(*c, -np.inf, metric, min_iou, True)[0]), reverse=True
+    )
+    thresholds, recall = [], 0.0
+    for i, score in enumerate(scores):
+        last = i == len(scores) - 1
+        left, right = (i + 1) / to_find, (i + 1 if last else i + 2) / to_find
+        if last or right - recall >= recall - left:
+            thresholds.append(score)
+            recall += 1 / 40
+    curve, oriented = np.zeros(41), np.zeros(41)
+    for t, threshold in enumerate(thresholds):
+        parts = [walk(*c, threshold, metric, min_iou, False) for c in cases]
+        true, false = sum(p[2] for p in parts), sum(p[3] for p in parts)
+        curve[t] = true / max(true + false, 1)
+        oriented[t] = sum(p[1] for p in parts) / max(true + false, 1)
+    return tuple(2.5 * sum(max(c[i:]) for i in range(1, 41)) for c in (curve, oriented))
+
+
+def crowd(rng, frames):
+    """Make frames so crowded that labels quarrel over detections, some low, scores tied."""
+    names = ['Car', 'Car', 'Van', 'Pedestrian', 'Person_sitting', 'Cyclist', 'DontCare', 'Tram']
+    truths, founds = [], []
+    for _ in range(frames):
+        truth, found = [], []
+        for _ in range(rng.integers(0, 9)):
+            row = box(
+                str(rng.choice(names)),
+                u=float(rng.choice([0, 5, 10, 90, 100])),
+                height_px=float(rng.choice([24.9, 25, 30, 40, 60])),
+                occluded=int(rng.integers(0, 4)),
+                truncated=float(rng.choice([0, 0, 0.15, 0.2, 0.5])),
+                alpha=float(rng.uniform(-3, 3)),
+            )
+            truth.append(row)
+            for _ in range(rng.integers(0, 4)):
+                shift = rng.normal(0, 8, 4)
+                found.append(
+                    {
+                        **row,
+                        'name': 'Car' if rng.random() < 0.3 else row['name'],
+                        'score': float(rng.integers(0, 20)) / 20,
+                        'alpha': row['alpha'] + rng.normal(),
+                        'box_px': list(np.array(row['box_px']) + shift * [1, 0.1, 1, 0.1]),
+                        'center_m': list(row['center_m'] + shift[:3] * 0.03),
+                    }
+                )
+        truths.append(truth)
+        founds.append(found)
+    return truths, founds
+
+
+def test_equals_plain_loops_in_crowds():
+    """Whatever the order of matching decides, it decides as in a loop over objects."""
+    limits = ((40, 0, 0.15), (25, 1, 0.30), (25, 2, 0.50))
+    truths, founds = crowd(np.random.default_rng(3), 40)
+    result = evaluate([frame(*t) for t in truths], [frame(*f) for f in founds])
+    for class_name, min_iou in (('Car', 0.7), ('Pedestrian', 0.5), ('Cyclist', 0.5)):
+        for metric in ('bbox', 'bev', '3d'):
+            expected = [
+                plain_ap(truths, founds, class_name, limit, metric, min_iou) for limit in limits
+            ]
+            got = result[class_name][metric]['AP40']['strict']
+            assert got == pytest.approx([e[0] for e in expected]), f'{class_name} {metric}'
+            assert max(got) > 0
+            if metric == 'bbox':
+                got = result[class_name]['aos']['AP40']['strict']
+                assert got == pytest.approx([e[1] for e in expected]), f'{class_name} aos'
+
+
+def test_rotated_overlap_equals_shapely():
+    """10,000 pairs: random, contained, identical, touching, zero-size and far ones."""
+    shapely = pytest.importorskip('shapely')
+    rng = np.random.default_rng(0)
+    count = 10_000
+    a, b = (
+        np.column_stack(
+            [
+                rng.uniform(-3, 3, (count, 2)),
+                rng.uniform(0.3, 2.5, count),
+                rng.uniform(0.3, 6, count),
+                rng.uniform(-7, 7, count),
+            ]
+        )
+        for _ in range(2)
+    )
+    b[:1000] = a[:1000]  # identical
+    b[1000:2000] = a[1000:2000] * [1, 1, 0.3, 0.5, 1]  # contained
+    b[2000:3000] = a[2000:3000]  # end to end: shifted by their length along it
+    heading = np.stack([np.cos(a[:, 4]), -np.sin(a[:, 4])], 1)
+    b[2000:3000, :2] += (heading * a[:, 3:4])[2000:3000]
+    b[3000:3500, 2] = 0  # a line
+    b[3500:3700, 2:4] = 0  # a point
+    b[3700:4000, :2] += 100  # far
+    b[4000:4500] = a[4000:4500] + [0.5, 0, 0, 0, np.pi / 2]  # crossed at right angles
+    a[4500:5000, 4] = b[4500:5000, 4] = 0  # parallel to the axes
+
+    def polygons(rows):
+        x, z, width, length, ry = rows.T
+        along = np.stack([np.cos(ry), -np.sin(ry)], 1) * length[:, None] / 2
+        across = np.stack([np.sin(ry), np.cos(ry)], 1) * width[:, None] / 2
+        center = np.stack([x, z], 1)
+        ring = [along + across, along - across, -along - across, across - along]
+        return shapely.polygons(np.stack([center + c for c in ring], 1))
+
+    expected = shapely.area(shapely.intersection(polygons(a), polygons(b)))
+    got = overlap_bev(a, b)
+    assert np.abs(got - expected).max() < 1e-9
+    assert got[:1000] == pytest.approx(a[:1000, 2] * a[:1000, 3])
+    assert got[3000:4000].max() < 1e-12
+    assert (expected[5000:] > 0.1).sum() > 500
+
+
+def test_least_height_is_enough_for_a_label():
+    """A label exactly 40 px high has to be found at easy; one a hair lower does not."""
+    for height_px, ap in ((40.0, 100 / 11), (39.99, 0.0)):
+        labels = [frame(box(height_px=height_px))]
+        assert evaluate(labels, labels)['Car']['bbox']['AP11']['strict'][0] == pytest.approx(ap)
+
+
+def test_lower_detection_is_ignored():
+    """A detection below the height is no false positive, and an object it takes is not missed."""
+    truth = [frame(box(u=0), box(u=300))]
+    low, enough = (frame(box(u=0), box(u=600, height_px=h)) for h in (24.99, 25.0))
+    assert precision_recall(truth, [low], 'Car', HARD, 0, 0.5) == (1.0, 0.5)
+    assert precision_recall(truth, [enough], 'Car', HARD, 0, 0.5) == (0.5, 0.5)
+    takes = frame(box(u=0), box('Tram', u=300, height_px=20))
+    assert precision_recall(truth, [takes], 'Car', HARD, 0, 0.5) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('found', 'labelled', 'precision'),
+    [
+        ('Car', 'Van', 1.0),
+        ('Pedestrian', 'Person_sitting', 1.0),
+        ('Pedestrian', 'Van', 0.5),
+        ('Cyclist', 'Person_sitting', 0.5),
+        ('Car', 'Truck', 0.5),
+    ],
+)
+def test_neighbouring_class_is_ignored(found, labelled, precision):
+    """A car found where a van stands costs nothing; where a truck stands it is false."""
+    truth = [frame(box(found, u=0), box(labelled, u=300))]
+    detections = [frame(box(found, u=0), box(found, u=300))]
+    got = precision_recall(truth, detections, found, MODERATE, 0, 0.5)
+    assert got == (precision, 1.0)
+
+
+def test_overlap_must_exceed_the_minimum():
+    """An IoU of exactly one half is no match for a pedestrian; a little more is."""
+    truth = [frame(box('Pedestrian', box_px=[0, 0, 100, 100]))]
+    for right, ap in ((50.0, 0.0), (50.1, 100 / 11)):
+        found = [frame(box('Pedestrian', box_px=[0, 0, right, 100]))]
+        result = evaluate(truth, found)['Pedestrian']['bbox']['AP11']['strict']
+        assert result == pytest.approx([ap] * 3)
+
+
+def test_dont_care_excuses_in_the_image_only():
+    """A detection inside a DontCare area is false in 3D, and not in the image."""
+    cars = [box(u=200.0 * i) for i in range(4)]
+    area = box('DontCare', box_px=[5000, 0, 6000, 400], center_m=[-1000] * 3, size_hwl_m=[-1] * 3)
+    false = box(u=5500.0, score=2.0)
+    result = evaluate([frame(*cars, area)], [frame(*cars, false)])['Car']
+    assert result['bbox']['AP40']['strict'] == pytest.approx([2.5 * 3] * 3)
+    assert result['3d']['AP40']['strict'] == pytest.approx([2.5 * 3 * 0.8] * 3)
+
+
+def test_loose_accepts_what_strict_refuses():
+    """A car moved by a quarter of its length has IoU 0.6: a match in loose bev and 3d only."""
+    cars = [box(u=200.0 * i) for i in range(5)]
+    moved = [{**car, 'center_m': car['center_m'] + np.array([0.5, 0, 0])} for car in cars]
+    result = evaluate([frame(*cars)], [frame(*moved)])['Car']
+    for metric in ('bev', '3d'):
+        assert result[metric]['AP40'] == {'strict': [0.0] * 3, 'loose': pytest.approx([10.0] * 3)}
+    assert result['bbox']['AP40'] == {k: pytest.approx([10.0] * 3) for k in ('strict', 'loose')}
+
+
+def test_orientation_weighs_true_positives():
+    """Half of the cars back to front halve AOS and not AP; without alpha AOS is 0."""
+    cars = [box(u=200.0 * i) for i in range(10)]
+    turned = [{**car, 'alpha': np.pi * (i % 2)} for i, car in enumerate(cars)]
+    result = evaluate([frame(*cars)], [frame(*turned)])['Car']
+    assert result['bbox']['AP40']['strict'] == pytest.approx([22.5] * 3)
+    assert result['aos']['AP40']['strict'] == pytest.approx([11.25] * 3)
+    unknown = [{**car, 'alpha': -10.0} for car in cars]
+    result = evaluate([frame(*cars)], [frame(*unknown)])['Car']
+    assert result['aos']['AP40']['strict'] == [0.0] * 3
+
+
+def test_nothing_gives_zero():
+    """No detections, no labels, empty frames, no frames: every value is 0 and plain JSON."""
+    labels = [frame(box()), frame(), frame(box('Cyclist'))]
+    nothing = [frame()] * 3
+    for truth, found in ((labels, nothing), (nothing, labels), (nothing, nothing), ([], [])):
+        result = evaluate(truth, found)
+        assert json.loads(json.dumps(result)) == result
+        for metrics in result.values():
+            for kinds in metrics.values():
+                for criteria in kinds.values():
+                    assert criteria == {'strict': [0.0] * 3, 'loose': [0.0] * 3}
+        assert precision_recall(truth, found, 'Car', EASY, 0, 0.5) == (0.0, 0.0)
+        assert best_min_score(truth, found, 'Car', EASY, 0.5).recall == 0
+
+
+def test_empty_frames_change_nothing():
+    """Frames without objects, between others, leave every number as it is."""
+    truths, founds = crowd(np.random.default_rng(5), 10)
+    truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
+    spread = [[x for labels in side for x in (frame(), labels)] for side in (truth, found)]
+    assert evaluate(*spread) == evaluate(truth, found)
+
+
+def test_frames_must_correspond():
+    """Lists of different length are refused, and the message tells the lengths."""
+    with pytest.raises(ValueError, match='2 frames of labels but 1'):
+        evaluate([frame(), frame()], [frame()])
+
+
+def test_one_threshold():
+    """Precision and recall at one score, and the score where F1 is best, by hand."""
+    truth = [frame(*(box(u=200.0 * i) for i in range(4)))]
+    found = [
+        frame(
+            box(u=0.0, score=0.9),
+            box(u=200.0, score=0.8),
+            box(u=5000.0, score=0.7),
+            box(u=400.0, score=0.6),
+            *(box(u=6000.0 + 200 * i, score=0.3) for i in range(8)),
+            box(u=600.0, score=0.2),
+        )
+    ]
+    assert precision_recall(truth, found, 'Car', EASY, 0.85, 0.7) == (1.0, 0.25)
+    assert precision_recall(truth, found, 'Car', EASY, 0.7, 0.7) == pytest.approx((2 / 3, 0.5))
+    assert precision_recall(truth, found, 'Car', EASY, 0.2, 0.7) == pytest.approx((4 / 13, 1.0))
+    best = best_min_score(truth, found, 'Car', EASY, 0.7)
+    assert (best.min_score, best.precision, best.recall) == (0.6, 0.75, 0.75)
+
+
+def test_table_shows_every_value():
+    """One line for each class, metric, kind of AP and least IoU, under a heading."""
+    cars = [frame(*(box(u=200.0 * i) for i in range(10)))]
+    lines = table(evaluate(cars, cars)).splitlines()
+    assert len(lines) == 1 + 3 * 4 * 2 * 2
+    assert lines[1].split() == ['Car', 'bbox', 'AP40', '0.70', 'strict', '22.50', '22.50', '22.50']

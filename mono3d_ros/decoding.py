@@ -144,7 +144,7 @@ def _yuv422(raw: RawImage, code: int) -> Array:
 
 
 def _yuv420(raw: RawImage, code: int) -> Array:
-    """A plane of brightness, then one of half the height with the colours of 2x2 pixels."""
+    """Decode a plane of brightness and one of half the height with the colours of 2x2 pixels."""
     _even(raw, {'width': raw.width_px, 'height': raw.height_px})
     rows = _rows(raw, raw.width_px, raw.height_px * 3 // 2)
     return cv2.cvtColor(np.ascontiguousarray(rows), code)

@@ -19,6 +19,13 @@ OK, WARN, ERROR = 0, 1, 2
 SILENT_S = 2.0
 #: So many camera_infos without their image mean that images get lost on the way.
 UNPAIRED_INFOS = 5
+REMEDY = 'try FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides'
+
+#: What is counted, as /diagnostics lists it.
+COUNTED = (
+    'received', 'infos', 'answered', 'superseded',
+    'too_old', 'bad', 'uncalibrated', 'no_camera_info',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,6 @@ class Health:
     :param device: where the network runs.
     :param cpu_fallback: the CPU was taken because there is no GPU.
     :param bad_qos: topics with a publisher whose QoS does not fit, and the policy.
-    :param last_error: of the last frame that failed.
     :param now: counters.
     :param before: counters of a few seconds ago.
     """
@@ -45,7 +51,6 @@ class Health:
     device: str
     cpu_fallback: bool
     bad_qos: Mapping[str, str]
-    last_error: str
     now: Snapshot
     before: Snapshot
 
@@ -69,7 +74,7 @@ def assess(health: Health) -> Status:
 
 def _findings(health: Health) -> list[tuple[int, str]]:
     """List what is wrong, by level."""
-    recent = _recent(health)
+    recent, said = _recent(health), health.now.texts
     topics = ' and '.join(health.image_topics)
     found = []
     if health.silent_s > SILENT_S:
@@ -79,28 +84,20 @@ def _findings(health: Health) -> list[tuple[int, str]]:
     for topic, policy in health.bad_qos.items():
         found.append((ERROR, f'a publisher of {topic} offers another {policy}: nothing arrives'))
     rules = (
-        (ERROR, 'uncalibrated', 'camera_info says that the camera is not calibrated: no boxes'),
-        (ERROR, 'no_camera_info', 'images without any camera_info: no boxes'),
-        (WARN, 'bad', f'frames that failed, last: {health.last_error}'),
-        (WARN, 'too_old', 'frames older than max_age_s (clock of the stamps? use_sim_time?)'),
-        (WARN, 'lost', f'images lost on the way; {_REMEDY}'),
+        (ERROR, 'uncalibrated', 'images of an uncalibrated camera'),
+        (ERROR, 'no_camera_info', 'images without camera_info'),
+        (WARN, 'bad', 'images that failed'),
+        (WARN, 'too_old', 'images dropped for their age'),
     )
-    found += [(level, f'{recent[name]} {text}') for level, name, text in rules if recent[name] > 0]
+    for level, name, text in rules:
+        if recent[name] > 0:
+            found.append((level, f'{recent[name]} {text}: {said[name]}'))
     unpaired = recent['infos'] - recent['received']
     if recent['received'] > 0 and unpaired > max(UNPAIRED_INFOS, recent['received'] // 4):
-        found.append((WARN, f'{unpaired} camera_infos came without their image; {_REMEDY}'))
+        found.append((WARN, f'{unpaired} camera_infos came without their image; {REMEDY}'))
     if health.cpu_fallback:
         found.append((WARN, 'no CUDA device: running on the CPU'))
     return found
-
-
-_REMEDY = 'try FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides'
-
-#: What is counted, as /diagnostics lists it.
-COUNTED = (
-    'received', 'infos', 'answered', 'superseded', 'too_old',
-    'bad', 'uncalibrated', 'no_camera_info', 'lost',
-)  # fmt: skip
 
 
 def _recent(health: Health) -> dict[str, int]:
@@ -113,7 +110,7 @@ def _who(publishers: int) -> str:
     """Say whether somebody publishes at all."""
     if publishers == 0:
         return '(nobody publishes it: topic name, namespace or ROS_DOMAIN_ID?)'
-    return f'(publishers: {publishers}; QoS, or {_REMEDY}?)'
+    return f'(publishers: {publishers}; QoS, or {REMEDY}?)'
 
 
 def _values(health: Health) -> dict[str, str]:
@@ -122,5 +119,5 @@ def _values(health: Health) -> dict[str, str]:
     values |= {name: str(health.now.counts.get(name, 0)) for name in COUNTED}
     for stage, (median, high) in health.now.latency_ms.items():
         values[f'{stage} ms (p50, p95)'] = f'{median:.1f}, {high:.1f}'
-    values['last error'] = health.last_error
+    values['last failure'] = health.now.texts.get('bad', '')
     return values

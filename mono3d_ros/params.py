@@ -8,16 +8,9 @@ test. YAML writes 1 where it means 1.0, so numbers are cast here and refused wit
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from string import Template
 from typing import Any
-
-#: Where in a package models are looked for by bare name.
-MODELS_FOLDER = 'models'
-PACKAGE = 'mono3d_ros'
 
 
 def _flag(value: Any) -> bool:
@@ -174,41 +167,3 @@ def _check(value: Any, limits: tuple[float, float] | None, choices: tuple[str, .
                 raise ValueError(f'expected {low:g} to {high:g}, got {number:g}')
     if choices and value not in choices:
         raise ValueError(f'expected one of {", ".join(choices)}, got {value!r}')
-
-
-def find_model(
-    model: str, share: Callable[[str], str], environment: Mapping[str, str] = os.environ
-) -> Path:
-    """
-    Find the model file that a parameter names.
-
-    :param model: absolute, relative, with ~ or $VAR, package://PACKAGE/PATH, or a bare name
-        under the models of this package.
-    :param share: package name -> its share folder; LookupError or OSError where there is none.
-    :param environment: what $VAR stands for.
-    :return: an existing file.
-    :raises ValueError: naming every place that was tried.
-    """
-    if not model:
-        raise ValueError('parameter model is empty: give the path of a student file')
-    if model.startswith('package://'):
-        package, _, path = model[len('package://') :].partition('/')
-        places = [_shared(package, path, share)]
-    else:
-        given = Path(Template(model).safe_substitute(environment)).expanduser()
-        places = [given.absolute()]
-        if len(given.parts) == 1:  # a name, not a path
-            places.append(_shared(PACKAGE, f'{MODELS_FOLDER}/{given}', share))
-    for place in places:
-        if isinstance(place, Path) and place.is_file():
-            return place
-    tried = ', '.join(str(place) for place in places)
-    raise ValueError(f'parameter model: {model!r} not found; tried {tried}')
-
-
-def _shared(package: str, path: str, share: Callable[[str], str]) -> Path | str:
-    """Return a path in a package's share folder, or why there is none."""
-    try:
-        return Path(share(package)) / path
-    except (LookupError, OSError):
-        return f'package {package} (not installed)'

@@ -46,9 +46,7 @@ class Limits:
 class Pipeline:
     """A predictor, what to keep of its objects, and the time it was last called at."""
 
-    def __init__(
-        self, predictor: Predictor, limits: Limits, timer_s: Callable[[], float]
-    ) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, timer_s: Callable[[], float]) -> None:
         """
         Join a predictor with its limits.
 

@@ -88,10 +88,12 @@ class Snapshot:
     Counters at one moment.
 
     :param counts: how often each thing happened.
+    :param texts: the last thing said about each.
     :param latency_ms: median and 95th percentile of each stage.
     """
 
     counts: Mapping[str, int]
+    texts: Mapping[str, str]
     latency_ms: Mapping[str, tuple[float, float]]
 
 
@@ -102,12 +104,14 @@ class Counters:
         """Start at nothing."""
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._texts: dict[str, str] = {}
         self._timings: dict[str, deque[float]] = {}
 
-    def add(self, name: str, count: int = 1) -> None:
-        """Count something."""
+    def add(self, name: str, text: str = '') -> None:
+        """Count something, and keep what there is to say about it."""
         with self._lock:
-            self._counts[name] += count
+            self._counts[name] += 1
+            self._texts[name] = text
 
     def record(self, timings_ms: Mapping[str, float]) -> None:
         """Keep how long the stages of a frame took."""
@@ -118,13 +122,13 @@ class Counters:
     def snapshot(self) -> Snapshot:
         """Return all of it."""
         with self._lock:
-            counts = dict(self._counts)
+            counts, texts = dict(self._counts), dict(self._texts)
             timings = {stage: list(each) for stage, each in self._timings.items()}
         latency = {}
         for stage, each in timings.items():
             median, high = np.percentile(each, [50, 95])
             latency[stage] = (float(median), float(high))
-        return Snapshot(counts, latency)
+        return Snapshot(counts, texts, latency)
 
 
 @dataclass
@@ -216,6 +220,11 @@ class LatestFrames:
                     return ready
                 deadlines = [c.pending.deadline_ns for c in self._cameras.values() if c.pending]
                 self._condition.wait((min([end_ns, *deadlines]) - now_ns) / 1e9)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close was called."""
+        return self._closed
 
     def close(self) -> None:
         """Let a waiting take return."""

@@ -47,6 +47,8 @@ class OptimConfig:
     :param schedule: key of train.SCHEDULES, 'step' or 'cosine'.
     :param drops: for 'step': fractions of the run after which lr falls tenfold.
     :param max_norm: gradients are clipped to this norm.
+    :param freeze_norm_at: fraction of the run after which BatchNorm uses its running statistics,
+        so that what is learnt last is what will be run; 1 for never.
     """
 
     lr: float = 1.25e-3
@@ -55,6 +57,7 @@ class OptimConfig:
     schedule: str = 'step'
     drops: tuple[float, ...] = (0.64, 0.86)
     max_norm: float = 35.0
+    freeze_norm_at: float = 1.0
 
 
 @dataclass(frozen=True)

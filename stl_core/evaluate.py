@@ -387,7 +387,8 @@ def _count(contest: _Contest, min_scores: Array) -> tuple[Array, Array, Array, A
     :return: (T,) true positives, false positives, labels missed, summed similarity.
     """
     match = _match(contest, contest.dislike, contest.score[:, None] >= min_scores)
-    true, excused, hit, similarity = contest.worth @ match.astype(np.float64)
+    # einsum, for @ goes to BLAS threads, ten times slower when other work has the processor.
+    true, excused, hit, similarity = np.einsum('ke,et->kt', contest.worth, match)
     suspects = len(contest.suspects) - np.searchsorted(contest.suspects, min_scores)
     return true, suspects - excused, contest.to_find - hit, similarity
 

@@ -70,7 +70,8 @@ def warp(image: Array, A: Array, spec: InputSpec) -> Array:
     :param spec: the canvas.
     :return: (height_px, width_px, 3) uint8, black outside the image.
     """
-    factor = int(1.0 / np.sqrt(abs(np.linalg.det(A[:2, :2]))))
+    scale = np.sqrt(abs(np.linalg.det(A[:2, :2])))
+    factor = max(int(1.0 / scale + 1e-6), 1)
     height, width = image.shape[0] // factor, image.shape[1] // factor
     if factor > 1 and min(height, width) > 0:
         cropped = image[: height * factor, : width * factor]

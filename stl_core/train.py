@@ -211,6 +211,8 @@ def run_epoch(
 ) -> dict[str, float]:
     """Pass once over the training frames; return the mean losses, the lr and images/s."""
     model.train()
+    if epoch >= config.optim.freeze_norm_at * config.epochs:
+        freeze_norm(model)
     sums: dict[str, Tensor] = {}
     images, began = 0, time.perf_counter()
     steps = len(loader)  # type: ignore[arg-type]
@@ -226,6 +228,13 @@ def run_epoch(
         images += len(batch.ids)
     row = {name: float(value) / steps for name, value in sums.items()}
     return {**row, 'lr': lr, 'images_per_s': images / (time.perf_counter() - began)}
+
+
+def freeze_norm(model: nn.Module) -> None:
+    """Let every BatchNorm use, and keep, its running statistics; model.train() undoes it."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def judge(

@@ -29,7 +29,8 @@ class Backbone(nn.Module):
             near = ', '.join(timm.list_models(f'*{name[:5]}*')[:8])
             raise ValueError(f'backbone {name!r}: not a timm model; similar names: {near or "none"}')
         probe = timm.create_model(name, features_only=True)
-        reductions = probe.feature_info.reduction()
+        # of every stage the model has, also those that are not among its default outputs
+        reductions = [stage['reduction'] for stage in probe.feature_info.info]
         if not set(STRIDES) <= set(reductions):
             raise ValueError(f'backbone {name!r} has strides {reductions}, needs {STRIDES}')
         self.body = timm.create_model(

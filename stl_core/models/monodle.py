@@ -144,34 +144,8 @@ class MonoDLE(nn.Module):
         }
 
     def read(self, out: Outputs) -> dict[str, Tensor]:
-        """
-        Turn raw heads into objects.
-
-        The score is the peak's height divided by 1 + sigma (metres): bounded, and falling with
-        both doubts, where it is and how far.
-
-        :param out: what forward returned.
-        :return: the fields of ImageObjects, (B, K, ...), by falling height of the peak.
-        """
-        heads = {name: grid.float() for name, grid in out.heads.items()}
-        height, class_id, cell = heatmap.peaks(heads['heatmap'].sigmoid(), self.config.max_objects)
-        at = {n: heatmap.gather_at(g, cell) for n, g in heads.items() if n != 'heatmap'}
-        corner = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
-        stride, bins = STRIDES[0], self.config.heading_bins
-        middle, half = (corner + at['offset_2d']) * stride, at['size_2d'] * (stride / 2)
-        chosen = at['heading'][..., :bins].argmax(-1)
-        rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
-        log_sigma = at['depth'][..., 1]
-        return {
-            'class_id': class_id,
-            'score': height / (1 + log_sigma.exp()),
-            'center_px': (corner + at['offset_3d']) * stride,
-            'depth_m': depth_from_logit(at['depth'][..., 0]),
-            'size_hwl_m': (at['size_3d'] + self.mean_size_hwl_m[class_id]).clamp(min=0.01),
-            'alpha': heatmap.decode_angle(chosen, rest, bins),
-            'box_px': torch.cat([middle - half, middle + half], -1),
-            'depth_log_sigma': log_sigma,
-        }
+        """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
+        return read(out.heads, self.mean_size_hwl_m, self.config)
 
     def confidence(self, out: Outputs, targets: Targets) -> Tensor:
         """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
@@ -222,6 +196,79 @@ def encode(
         heading_bin=heading_bin,
         heading_rest=heading_rest,
     )
+
+
+def read(heads: dict[str, Tensor], mean_size_hwl_m: Tensor, config: Config) -> dict[str, Tensor]:
+    """
+    Turn raw heads into objects.
+
+    The score is the peak's height divided by 1 + sigma (metres): bounded, and falling with
+    both doubts, whether it is there and how far.
+
+    :param heads: the seven raw heads (B, ., h, w).
+    :param mean_size_hwl_m: (C, 3).
+    :param config: bins and the number of objects.
+    :return: the fields of ImageObjects, (B, K, ...), by falling height of the peak.
+    """
+    heads = {name: grid.float() for name, grid in heads.items()}
+    height, class_id, cell = heatmap.peaks(heads['heatmap'].sigmoid(), config.max_objects)
+    at = {name: heatmap.gather_at(grid, cell) for name, grid in heads.items() if name != 'heatmap'}
+    corner = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
+    stride, bins = STRIDES[0], config.heading_bins
+    middle, half = (corner + at['offset_2d']) * stride, at['size_2d'] * (stride / 2)
+    chosen = at['heading'][..., :bins].argmax(-1)
+    rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
+    log_sigma = at['depth'][..., 1]
+    return {
+        'class_id': class_id,
+        'score': height / (1 + log_sigma.exp()),
+        'center_px': (corner + at['offset_3d']) * stride,
+        'depth_m': depth_from_logit(at['depth'][..., 0]),
+        'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
+        'alpha': heatmap.decode_angle(chosen, rest, bins),
+        'box_px': torch.cat([middle - half, middle + half], -1),
+        'depth_log_sigma': log_sigma,
+    }
+
+
+def ideal_heads(
+    targets: Targets, mean_size_hwl_m: Tensor, bins: int, h: int, w: int
+) -> dict[str, Tensor]:
+    """
+    Draw targets as the perfect network would answer them: read must give them back.
+
+    Where two objects share a cell, the nearer one (the earlier slot) is drawn.
+
+    :param targets: network pixels, metres.
+    :param mean_size_hwl_m: (C, 3).
+    :param bins: A.
+    :param h: grid height.
+    :param w: grid width.
+    :return: seven raw heads (B, ., h, w).
+    """
+    ideal = encode(targets, mean_size_hwl_m, bins, STRIDES[0], h, w)
+    depth_logit = torch.logit(1 / (targets.depth_m.clamp(min=1e-3) + 1) - DEPTH_EPS)
+    one_hot = nn.functional.one_hot(ideal.heading_bin, bins)
+    sure = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
+    at = {
+        'offset_2d': ideal.offset_2d,
+        'size_2d': ideal.size_2d,
+        'depth': torch.stack([depth_logit, sure], -1),
+        'offset_3d': ideal.offset_3d,
+        'size_3d': ideal.size_3d,
+        'heading': torch.cat([one_hot, one_hot * ideal.heading_rest[..., None]], -1),
+    }
+    heat = heatmap.draw(targets, len(mean_size_hwl_m), STRIDES[0], h, w)
+    heads = {'heatmap': torch.logit(heat, eps=1e-6)}
+    for name, value in at.items():
+        grid = torch.zeros(*value.shape[::2], h * w, dtype=value.dtype)
+        for slot in range(value.shape[1] - 1, -1, -1):
+            index = ideal.cell[:, slot, None, None].expand(-1, value.shape[2], 1)
+            keep = ideal.valid[:, slot, None, None]
+            old = grid.gather(2, index)
+            grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], old))
+        heads[name] = grid.unflatten(2, (h, w))
+    return heads
 
 
 def depth_from_logit(logit: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+# make demo    set up and run the main job: a bag, the node over real DDS, pictures and a table
+# make test    set up and pass the tests
+# make lint    ruff and mypy
+# make bench   the figures of the README
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BAG ?=
+ARGS ?=
+
+.PHONY: setup test lint demo bench clean
+
+setup: $(READY)
+
+$(READY): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on --editable '.[ros,dev]'
+	touch $@
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py $(if $(BAG),--bag $(BAG)) $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python bench/roundtrip.py
+	$(BIN)/python bench/kitti_ap.py
+
+clean:
+	rm -rf $(VENV) build install log demo_out

@@ -1,0 +1,94 @@
+"""
+The network that the parameters name: finding its file, loading it, running it for the first time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from mono3d_ros.pipeline import Predictor
+
+#: Where in a package models are looked for by bare name.
+MODELS_FOLDER = 'models'
+PACKAGE = 'mono3d_ros'
+
+#: (path, device) -> Predictor.
+Load = Callable[[Path, str], Predictor]
+
+#: What a network or its file may fail with when it is loaded or first run.
+LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, LookupError, TypeError)
+
+#: Size of the picture that warms the network up.
+WARM_UP_HW = (384, 1280)
+
+
+def find_model(
+    model: str, share: Callable[[str], str], environment: Mapping[str, str] = os.environ
+) -> Path:
+    """
+    Find the model file that a parameter names.
+
+    :param model: absolute, relative, with ~ or $VAR, package://PACKAGE/PATH, or a bare name
+        under the models of this package.
+    :param share: package name -> its share folder; LookupError or OSError where there is none.
+    :param environment: what $VAR stands for.
+    :return: an existing file.
+    :raises ValueError: naming every place that was tried.
+    """
+    if not model:
+        raise ValueError('parameter model is empty: give the path of a student file')
+    if model.startswith('package://'):
+        package, _, path = model[len('package://') :].partition('/')
+        places = [_shared(package, path, share)]
+    else:
+        given = Path(Template(model).safe_substitute(environment)).expanduser()
+        places = [given.absolute()]
+        if len(given.parts) == 1:  # a name, not a path
+            places.append(_shared(PACKAGE, f'{MODELS_FOLDER}/{given}', share))
+    for place in places:
+        if isinstance(place, Path) and place.is_file():
+            return place
+    tried = ', '.join(str(place) for place in places)
+    raise ValueError(f'parameter model: {model!r} not found; tried {tried}')
+
+
+def load_student(path: Path, device: str) -> Predictor:
+    """
+    Load a student file.
+
+    torch is imported here and not before, so that a wrong parameter is told at once.
+
+    :param path: the file.
+    :param device: auto, cpu, cuda or cuda:N.
+    :raises ValueError: for a file or device that cannot be used.
+    """
+    from stl_core.predict import load
+
+    return load(path, device)
+
+
+def device_of(predictor: Predictor) -> str:
+    """Tell where a predictor computes; runners without a device of their own use the CPU."""
+    run: Any = getattr(predictor, 'run', None)
+    return str(getattr(run, 'device', 'cpu'))
+
+
+def warm_up(predictor: Predictor) -> None:
+    """Run once on a black picture: the first run allocates and is many times slower."""
+    height, width = WARM_UP_HW
+    P = np.array([[width, 0.0, width / 2, 0.0], [0.0, width, height / 2, 0.0], [0, 0, 1, 0]])
+    predictor([np.zeros((height, width, 3), np.uint8)], [P])
+
+
+def _shared(package: str, path: str, share: Callable[[str], str]) -> Path | str:
+    """Return a path in a package's share folder, or why there is none."""
+    try:
+        return Path(share(package)) / path
+    except (LookupError, OSError):
+        return f'package {package} (not installed)'

@@ -1,0 +1,14 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def mono3d_data() -> Path:
+    """Real frames, licensed for research, read in place; skips where they are absent."""
+    default = Path(__file__).resolve().parents[1] / '../shared/data'
+    root = Path(os.environ.get('MONO3D_DATA', default))
+    if not (root / 'training' / 'image_2').is_dir():
+        pytest.skip(f'no real frames at {root}; set MONO3D_DATA')
+    return root

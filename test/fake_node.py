@@ -1,0 +1,53 @@
+"""
+The real node with a network that sees nothing but colours: `python fake_node.py --ros-args ...`.
+
+It finds as many cars as the red of the top-left pixel says, tens rounded, at z = P[0, 0] / 10 m,
+so that a test can tell which image and which P were used. Red 250 and more makes it fail.
+"""
+
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from mono3d_ros.node import main
+from stl_core.types import Objects3D
+
+FAILS = 250
+
+
+class FakePredictor:
+    spec = SimpleNamespace(classes=('Car', 'Pedestrian'))
+    run = SimpleNamespace(device='cpu')
+
+    def __call__(self, images, Ps):
+        return [self.find(image, P) for image, P in zip(images, Ps, strict=True)]
+
+    def find(self, image, P):
+        red = int(image[0, 0, 0])
+        if red >= FAILS:
+            raise RuntimeError('this picture is too red')
+        n = round(red / 10)
+        return Objects3D(
+            class_id=np.zeros(n, int),
+            score=np.linspace(0.9, 0.5, n),
+            center_m=np.tile([0.0, 1.0, P[0, 0] / 10], (n, 1)),
+            size_hwl_m=np.tile([1.5, 1.6, 4.0], (n, 1)),
+            rotation_y=np.zeros(n),
+            box_px=np.zeros((n, 4)),
+            depth_sigma_m=np.ones(n),
+        )
+
+
+def load(path, device):
+    text = path.read_text()
+    if text == 'broken':
+        raise ValueError(f'{path}: not a readable student file')
+    if text == 'slow':
+        time.sleep(2)
+    return FakePredictor()
+
+
+if __name__ == '__main__':
+    sys.exit(main(load=load))

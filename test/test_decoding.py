@@ -1,0 +1,160 @@
+import array
+
+import cv2
+import numpy as np
+import pytest
+
+from mono3d_ros.decoding import DECODERS, RawImage, decode, decode_compressed
+
+H, W = 6, 8
+RGB = (200, 40, 90)
+GREY = 120
+
+
+def rgb(pixel=RGB):
+    return np.full((H, W, 3), pixel, np.uint8)
+
+
+def mosaic(pattern):
+    """A Bayer image of one colour: each letter of the pattern tells which channel a pixel saw."""
+    cell = np.array([RGB['rgb'.index(letter)] for letter in pattern], np.uint8).reshape(2, 2)
+    return np.tile(cell, (H // 2, W // 2))
+
+
+def encoded():
+    """encoding -> rows of bytes of RGB (or of GREY where there is no colour)."""
+    i420 = cv2.cvtColor(rgb(), cv2.COLOR_RGB2YUV_I420)
+    y, u, v = i420[0, 0], i420[H, 0], i420[-1, 0]
+    packed = {'y': y, 'u': u, 'v': v}
+
+    def pack(order):
+        return np.tile(np.array([packed[each] for each in order], np.uint8), (H, W // 2))
+
+    chroma = np.tile(np.array([u, v], np.uint8), (H // 2, W // 2))
+    bgr, bgra = rgb()[..., ::-1], np.dstack([rgb()[..., ::-1], np.full((H, W), 7)])
+    grey = np.full((H, W), GREY, np.uint8)
+    grey16 = np.full((H, W), GREY * 256 + 250, '<u2')
+    images = {
+        'rgb8': rgb(),
+        'bgr8': bgr,
+        'rgba8': np.dstack([rgb(), np.full((H, W), 7)]),
+        'bgra8': bgra,
+        'mono8': grey,
+        'mono16': grey16.view(np.uint8),
+        '8UC1': grey,
+        '8UC3': bgr,
+        '8UC4': bgra,
+        '16UC1': grey16.view(np.uint8),
+        **{f'bayer_{pattern}8': mosaic(pattern) for pattern in ('rggb', 'bggr', 'gbrg', 'grbg')},
+        'yuv422': pack('uyvy'),
+        'uyvy': pack('uyvy'),
+        'yuv422_yuy2': pack('yuyv'),
+        'yuyv': pack('yuyv'),
+        'nv12': np.vstack([np.full((H, W), y, np.uint8), chroma]),
+    }
+    return {key: image.reshape(len(image), -1).astype(np.uint8) for key, image in images.items()}
+
+
+def raw(rows, padding=0, is_bigendian=False):
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    return RawImage(array.array('B', padded.tobytes()), H, W, padded.shape[1], is_bigendian)
+
+
+def expected(encoding):
+    grey = encoding in ('mono8', 'mono16', '8UC1', '16UC1')
+    return rgb((GREY,) * 3 if grey else RGB)
+
+
+@pytest.mark.parametrize('padding', [0, 5])
+@pytest.mark.parametrize('encoding', DECODERS)
+def test_every_encoding_gives_the_same_picture(encoding, padding):
+    image = decode(encoding, raw(encoded()[encoding], padding))
+    assert image.dtype == np.uint8
+    assert image.shape == (H, W, 3)
+    tolerance = 3 if encoding.startswith(('yuv', 'uyvy', 'yuyv', 'nv12')) else 0
+    np.testing.assert_allclose(image.astype(int), expected(encoding), atol=tolerance)
+
+
+def test_columns_stay_where_they_are():
+    columns = np.arange(W, dtype=np.uint8) * 10
+    picture = np.repeat(np.broadcast_to(columns, (H, W))[..., None], 3, 2)
+    image = decode('bgr8', raw(picture.reshape(H, -1), padding=3))
+    np.testing.assert_array_equal(image, picture)
+
+
+@pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
+def test_big_endian(encoding):
+    rows = encoded()[encoding].reshape(H, W, 2)[..., ::-1].reshape(H, -1)
+    np.testing.assert_array_equal(
+        decode(encoding, raw(rows, padding=4, is_bigendian=True)), expected(encoding)
+    )
+
+
+def test_the_last_row_may_come_without_padding():
+    whole = raw(encoded()['bgr8'], padding=5)
+    cut = RawImage(whole.data[:-5], H, W, whole.step_bytes)
+    np.testing.assert_array_equal(decode('bgr8', cut), rgb())
+
+
+def test_bytes_that_cannot_be_written_to():
+    rows = encoded()['rgb8']
+    assert decode('rgb8', RawImage(rows.tobytes(), H, W, W * 3)).shape == (H, W, 3)
+
+
+def test_unknown_encoding_names_the_known():
+    with pytest.raises(ValueError, match=r'rgb9.*rgb8, bgr8.*nv12'):
+        decode('rgb9', raw(encoded()['rgb8']))
+
+
+@pytest.mark.parametrize('encoding', DECODERS)
+def test_truncated(encoding):
+    whole = raw(encoded()[encoding])
+    cut = RawImage(whole.data[:-1], H, W, whole.step_bytes)
+    with pytest.raises(ValueError, match=f'expected {len(whole.data)} bytes .*{len(cut.data)}'):
+        decode(encoding, cut)
+
+
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        (RawImage(b'\0' * (H * W * 3), H, W, W * 3 - 1), 'step is 23 bytes, but a row takes 24'),
+        (RawImage(b'\0' * (H * W * 3 + 1), H, W, W * 3), 'expected 144 bytes .* got 145'),
+        (RawImage(b'', H, W, W * 3), 'got 0'),
+        (RawImage(b'', 0, W, W * 3), '8x0'),
+    ],
+)
+def test_sizes_that_do_not_fit(image, message):
+    with pytest.raises(ValueError, match=message):
+        decode('rgb8', image)
+
+
+@pytest.mark.parametrize('encoding', ['yuv422', 'nv12', 'bayer_rggb8'])
+def test_odd_width(encoding):
+    with pytest.raises(ValueError, match='width must be even, got 7'):
+        decode(encoding, RawImage(b'\0' * 200, 4, 7, 14))
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+@pytest.mark.parametrize('kind', [bytes, np.frombuffer, lambda b: array.array('B', b)])
+def test_compressed(suffix, kind):
+    _, file = cv2.imencode(suffix, rgb()[..., ::-1])
+    data = file.tobytes()
+    data = np.frombuffer(data, np.uint8) if kind is np.frombuffer else kind(data)
+    image = decode_compressed('bgr8; jpeg compressed bgr8', data)
+    np.testing.assert_allclose(image.astype(int), rgb(), atol=4)
+
+
+def test_compressed_grey_has_three_channels():
+    _, file = cv2.imencode('.png', np.full((H, W), GREY, np.uint8))
+    np.testing.assert_array_equal(decode_compressed('png', file.tobytes()), rgb((GREY,) * 3))
+
+
+@pytest.mark.parametrize('data', [b'', b'no image', b'\xff\xd8\xff\xe0 cut off'])
+def test_compressed_rubbish(data):
+    with pytest.raises(ValueError, match="'jpeg' are not a JPEG or PNG"):
+        decode_compressed('jpeg', data)
+
+
+def test_compressed_depth_is_refused():
+    with pytest.raises(ValueError, match='depth'):
+        decode_compressed('16UC1; compressedDepth png', b'123')

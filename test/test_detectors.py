@@ -1,0 +1,239 @@
+"""Every detector of DETECTORS keeps the same contract."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from stl_core.batch import Targets, pad_targets
+from stl_core.models import DETECTORS, heatmap, losses
+from stl_core.types import ImageObjects
+
+SMALL = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16}
+H, W = 96, 320
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    entry = DETECTORS[name]
+    return entry.detector(entry.config(**{**SMALL, **options}), in_channels=3, num_classes=3)
+
+
+def some_objects(seed=0, count=4):
+    rng = np.random.default_rng(seed)
+    center = rng.uniform([20, 20], [W - 20, H - 20], (count, 2))
+    return ImageObjects(
+        class_id=rng.integers(0, 3, count),
+        score=np.ones(count),
+        center_px=center,
+        depth_m=rng.uniform(5, 50, count),
+        size_hwl_m=rng.uniform(1, 4, (count, 3)),
+        alpha=rng.uniform(-np.pi, np.pi, count),
+        box_px=np.concatenate([center - 12, center + 14], 1),
+        depth_log_sigma=np.zeros(count),
+    )
+
+
+def batch(rows=2, count=4):
+    torch.manual_seed(1)
+    image, P = torch.randn(rows, 3, H, W), torch.eye(3, 4).repeat(rows, 1, 1)
+    return image, P, pad_targets([some_objects(i, count) for i in range(rows)], 10)
+
+
+every_detector = pytest.mark.parametrize('name', list(DETECTORS))
+
+
+@every_detector
+def test_the_loss_falls(name):
+    model, (image, P, targets) = build(name), batch()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    totals = []
+    for _ in range(20):
+        total = sum(model.losses(model(image, P, targets), targets).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.7 * totals[0]
+
+
+@every_detector
+def test_a_batch_is_its_images_one_by_one(name):
+    model, (image, P, _) = build(name).eval(), batch(3)
+    with torch.no_grad():
+        together = model.read(model(image, P))
+        for row in range(3):
+            alone = model.read(model(image[row : row + 1], P[row : row + 1]))
+            for field, value in alone.items():
+                torch.testing.assert_close(value[0], together[field][row], atol=1e-4, rtol=1e-4)
+
+
+@every_detector
+@pytest.mark.parametrize('count', [0, 1])
+def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
+    model, (image, P, targets) = build(name), batch(2, count)
+    named = model.losses(model(image, P, targets), targets)
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in named.values())
+    sum(named.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_detector
+def test_objects_outside_the_canvas_are_not_taught(name):
+    model, (image, P, targets) = build(name), batch(1)
+    gone = dataclasses.replace(targets, center_px=targets.center_px - 1000)
+    named = model.losses(model(image, P, gone), gone)
+    assert all(float(v) == 0 for key, v in named.items() if key != 'det/heatmap')
+
+
+@every_detector
+def test_read_gives_image_objects(name):
+    model, (image, P, targets) = build(name).eval(), batch()
+    with torch.no_grad():
+        out = model(image, P)
+        found = model.read(out)
+    assert found.keys() == ImageObjects.WIDTHS.keys()
+    for field, width in ImageObjects.WIDTHS.items():
+        assert found[field].shape[2:] == width
+    assert ((found['score'] >= 0) & (found['score'] <= 1)).all()
+    sure = model.confidence(out, targets)
+    assert sure.shape == targets.valid.shape
+    assert ((sure > 0) & (sure <= 1)).all()
+
+
+@every_detector
+def test_forward_and_losses_leave_their_arguments_alone(name):
+    model, (image, P, targets) = build(name).eval(), batch()
+    out = model(image, P)
+    before = {key: value.clone() for key, value in out.heads.items()}
+    model.losses(out, targets)
+    model.read(out)
+    for key, value in out.heads.items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'neck': 'x'}, 'known: dlaup, light'),
+        ({'backbone': 'mobilenetv4_conv'}, 'not a timm model; similar names'),
+        ({'mean_size_hwl_m': ((1.0, 1.0, 1.0),)}, '1 rows for 3 classes'),
+    ],
+)
+def test_wrong_options_are_told(options, message):
+    with pytest.raises(ValueError, match=message):
+        build('monodle', **options)
+
+
+def test_dla34_has_the_shape_of_the_papers():
+    """
+    DLA-34 and DLA-up of MonoDLE have 20.31 M parameters with heads of 256; 41,728 of the public
+    code's are two projections (64 to 128, 128 to 256, with norms) that its forward never uses.
+    """
+    entry = DETECTORS['monodle']
+    model = entry.detector(entry.config(), 3, 3)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(20.310 - 0.0417, abs=0.001)
+    with torch.no_grad():
+        out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 4))
+    assert [tuple(f.shape[1:]) for f in out.features] == [
+        (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2),
+    ]  # fmt: skip
+    assert out.heads['heading'].shape == (1, 24, 16, 16)
+
+
+def targets_at(points, classes, size=8.0):
+    points = torch.tensor([points], dtype=torch.float32)
+    count = points.shape[1]
+    return Targets(
+        class_id=torch.tensor([classes]),
+        center_px=points,
+        depth_m=torch.ones(1, count),
+        size_hwl_m=torch.ones(1, count, 3),
+        alpha=torch.zeros(1, count),
+        box_px=torch.cat([points - size, points + size], -1),
+        valid=torch.ones(1, count, dtype=torch.bool),
+    )
+
+
+def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
+    heat = heatmap.draw(targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40)
+    assert heat.shape == (1, 3, 20, 40)
+    assert heat.max() == 1
+    score, class_id, cell = heatmap.peaks(heat, 3)
+    assert score.tolist() == [[1, 1, 1]]
+    found = set(zip(class_id[0].tolist(), cell[0].tolist(), strict=True))
+    assert found == {(0, 1 * 40 + 2), (2, 15 * 40 + 22), (1, 15 * 40 + 22)}
+
+
+def test_objects_off_the_grid_or_invalid_draw_nothing():
+    targets = targets_at([[-1.0, 5.0], [9.0, 81.0], [9.0, 9.0]], [0, 0, 0])
+    targets = dataclasses.replace(targets, valid=torch.tensor([[True, True, False]]))
+    assert heatmap.draw(targets, 1, 4, 20, 40).sum() == 0
+
+
+def test_a_small_grid_has_fewer_peaks_than_asked():
+    score, _, _ = heatmap.peaks(torch.rand(1, 1, 2, 2), 50)
+    assert score.shape == (1, 4)
+
+
+@pytest.mark.parametrize('bins', [1, 4, 12])
+def test_angles_survive_their_encoding(bins):
+    angle = torch.linspace(-7, 7, 999)
+    chosen, rest = heatmap.encode_angle(angle, bins)
+    assert ((chosen >= 0) & (chosen < bins)).all()
+    assert (rest.abs() <= torch.pi / bins + 1e-5).all()
+    back = heatmap.decode_angle(chosen, rest, bins)
+    torch.testing.assert_close(torch.exp(1j * back), torch.exp(1j * angle), atol=1e-5, rtol=0)
+
+
+def test_focal_loss_against_the_formula():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 5, 7, dtype=torch.float64), torch.rand(2, 3, 5, 7).double()
+    target[0, 1, 2, 3] = target[1, 0, 0, 0] = 1.0
+    p = logits.sigmoid()
+    terms = torch.where(
+        target == 1,
+        (1 - p) ** 2 * torch.log(p),
+        (1 - target) ** 4 * p**2 * torch.log(1 - p),
+    )
+    expected = -terms.sum() / 2
+    torch.testing.assert_close(losses.heatmap_focal(logits, target), expected)
+    sure = losses.heatmap_focal(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
+    assert torch.isfinite(sure)
+
+
+def test_depth_loss_is_least_where_sigma_tells_the_truth():
+    """For a fixed error e, sqrt(2) e exp(-s) + s has its minimum at s = log(sqrt(2) e)."""
+    error, valid = 3.0, torch.ones(1, 1, dtype=torch.bool)
+    s = torch.tensor([[np.log(np.sqrt(2) * error)]], requires_grad=True)
+    loss = losses.laplacian_nll(torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid)
+    loss.backward()
+    assert abs(float(s.grad)) < 1e-6
+    assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2) * error), abs=1e-6)
+
+
+def test_dimension_aware_loss_weighs_relative_error():
+    valid, size = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[[1.0] * 3, [4.0] * 3]])
+    off = torch.full((1, 2, 3), 0.1, requires_grad=True)
+    loss = losses.dim_aware_l1(off, torch.zeros(1, 2, 3), size, valid)
+    assert float(loss) == pytest.approx(0.1)  # the magnitude of the plain L1
+    loss.backward()
+    assert float(off.grad[0, 0, 0] / off.grad[0, 1, 0]) == pytest.approx(4.0)  # per size
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [
+        lambda x, v: losses.l1(x, torch.zeros_like(x), v),
+        lambda x, v: losses.laplacian_nll(x[..., 0], x[..., 1], x[..., 0] * 0, v),
+        lambda x, v: losses.dim_aware_l1(x, torch.zeros_like(x), torch.zeros_like(x), v),
+        lambda x, v: losses.multibin(x, x, v.long(), v.float(), v),
+    ],
+)
+def test_losses_of_nothing_are_zero_with_a_gradient(loss):
+    x = torch.full((2, 5, 3), 1.5, requires_grad=True)
+    value = loss(x, torch.zeros(2, 5, dtype=torch.bool))
+    assert float(value) == 0
+    value.backward()
+    assert (x.grad == 0).all()

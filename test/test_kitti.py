@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from stl_core.data import kitti
+
+LINE = 'Car 0.00 1 -1.57 10.00 20.00 110.50 80.00 1.50 1.60 4.00 1.00 2.00 20.00 -1.50'
+DONT_CARE = 'DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10'
+P2 = 'P2: 721.5 0 609.5 44.8 0 721.5 172.8 0.2 0 0 1 0.0027\n'
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_label_moves_from_the_bottom_to_the_middle(tmp_path):
+    labels = kitti.read_labels(write(tmp_path / 'a.txt', f'{LINE}\n{DONT_CARE}\n'))
+    assert list(labels.name) == ['Car', 'DontCare']
+    np.testing.assert_allclose(labels.center_m[0], [1.0, 2.0 - 0.75, 20.0])
+    np.testing.assert_allclose(labels.size_hwl_m[0], [1.5, 1.6, 4.0])
+    assert labels.occluded[0] == 1
+    assert labels.score[0] == 1.0
+
+
+def test_select_keeps_the_listed_classes_in_their_order(tmp_path):
+    text = '\n'.join([LINE, DONT_CARE, LINE.replace('Car', 'Cyclist'), LINE.replace('Car', 'Van')])
+    chosen = kitti.read_labels(write(tmp_path / 'a.txt', text)).select(('Cyclist', 'Car'))
+    assert list(chosen.class_id) == [1, 0]
+    assert (chosen.depth_sigma_m == 0).all()
+
+
+def test_results_read_back_as_written(tmp_path):
+    labels = kitti.read_labels(write(tmp_path / 'a.txt', f'{LINE} 0.75\n'))
+    again = kitti.read_labels(write(tmp_path / 'b.txt', kitti.format_results(labels)))
+    for name in kitti.Labels.WIDTHS:
+        np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
+
+
+def test_empty_label_file_is_no_objects(tmp_path):
+    assert len(kitti.read_labels(write(tmp_path / 'a.txt', '\n'))) == 0
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('Car 1 2 3', r'a.txt:1: expected 15 columns, or 16 with a score, got 4'),
+        (f'{LINE}\n{LINE.replace("20.00", "x")}', r'a.txt:2: expected numbers'),
+        (LINE.replace('4.00', 'nan'), r'a.txt:1: expected finite'),
+    ],
+)
+def test_a_broken_label_names_file_and_line(tmp_path, text, message):
+    with pytest.raises(kitti.DataError, match=message):
+        kitti.read_labels(write(tmp_path / 'a.txt', text))
+
+
+def test_calib_reads_object_and_tracking_spelling(tmp_path):
+    rect = ' '.join(map(str, np.diag([1, -1, -1]).ravel()))
+    velo = ' '.join(map(str, np.hstack([np.eye(3), [[1], [2], [3]]]).ravel()))
+    first = write(tmp_path / 'a.txt', f'{P2}R0_rect: {rect}\nTr_velo_to_cam: {velo}\n\n')
+    second = write(tmp_path / 'b.txt', f'{P2}R_rect {rect}\nTr_velo_cam {velo}\n')
+    for path in (first, second):
+        calib = kitti.read_calib(path)
+        assert calib.P2[2, 3] == 0.0027
+        np.testing.assert_allclose(calib.cam_T_velo[:3, 3], [1, -2, -3])
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('P1: 1 2 3\n', 'expected a line "P2:" with 12 numbers'),
+        ('P2: 1 2 3\n', 'expected a line "P2:" with 12 numbers'),
+        ('P2: a b\n', 'a.txt:1: P2: expected numbers'),
+        (P2.replace('721.5', '0'), 'positive focal length'),
+        (P2 + 'R0_rect: 1 2\n', 'expected 9 numbers in R0_rect'),
+    ],
+)
+def test_a_broken_calib_says_what_was_expected(tmp_path, text, message):
+    with pytest.raises(kitti.DataError, match=message):
+        kitti.read_calib(write(tmp_path / 'a.txt', text))
+
+
+def test_missing_and_binary_files_are_named(tmp_path):
+    with pytest.raises(kitti.DataError, match=r'none.txt: no such file .* expected a KITTI calib'):
+        kitti.read_calib(tmp_path / 'none.txt')
+    (tmp_path / 'a.txt').write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(kitti.DataError, match='not a text file'):
+        kitti.read_labels(tmp_path / 'a.txt')
+    (tmp_path / 'a.png').write_bytes(b'not a picture')
+    with pytest.raises(kitti.DataError, match='not a readable PNG or JPEG'):
+        kitti.read_image(tmp_path / 'a.png')
+    (tmp_path / 'a.bin').write_bytes(b'12345')
+    with pytest.raises(kitti.DataError, match='16-byte points'):
+        kitti.read_velodyne(tmp_path / 'a.bin')
+
+
+def test_velodyne_lands_on_the_cars(mono3d_data):
+    """LiDAR, calib and labels must agree: points fill the labelled box of a near car."""
+    training = mono3d_data / 'training'
+    calib = kitti.read_calib(training / 'calib/000010.txt')
+    labels = kitti.read_labels(training / 'label_2/000010.txt')
+    car = labels[(labels.name == 'Car') & (labels.truncated < 0.1) & (labels.occluded == 0)][0]
+    cloud = kitti.read_velodyne(training / 'velodyne/000010.bin')[:, :3].astype(np.float64)
+    points = cloud @ calib.cam_T_velo[:3, :3].T + calib.cam_T_velo[:3, 3]
+    away = points - car.center_m[0]
+    cos, sin = np.cos(car.rotation_y[0]), np.sin(car.rotation_y[0])
+    along, across = cos * away[:, 0] - sin * away[:, 2], sin * away[:, 0] + cos * away[:, 2]
+    h, w, length = car.size_hwl_m[0]
+    inside = (abs(along) < length / 2) & (abs(across) < w / 2) & (abs(away[:, 1]) < h / 2)
+    assert inside.sum() > 200
+
+
+def test_find_frames_lists_and_refuses(tmp_path):
+    for folder in ('image_2', 'calib', 'label_2'):
+        (tmp_path / folder).mkdir()
+    source = kitti.Source(*(str(tmp_path / f) for f in ('image_2', 'calib', 'label_2')))
+    with pytest.raises(kitti.DataError, match=r'no \.png or \.jpg'):
+        kitti.find_frames(source)
+    (tmp_path / 'image_2/000001.png').touch()
+    with pytest.raises(kitti.DataError, match=r'calib/000001.txt: no such file'):
+        kitti.find_frames(source)
+    (tmp_path / 'calib/000001.txt').touch()
+    with pytest.raises(kitti.DataError, match=r'label_2/000001.txt: no such file'):
+        kitti.find_frames(source)
+    (tmp_path / 'label_2/000001.txt').touch()
+    assert [frame.id for frame in kitti.find_frames(source)] == ['000001']
+    with pytest.raises(kitti.DataError, match=r'000002.png: listed but missing'):
+        kitti.find_frames(source, ('000002',))

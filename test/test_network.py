@@ -1,0 +1,74 @@
+from types import SimpleNamespace
+
+import pytest
+
+from mono3d_ros.network import device_of, find_model, warm_up
+
+
+def no_share(package):
+    raise LookupError(package)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / 'models' / 'student.safetensors'
+    path.parent.mkdir()
+    path.write_text('weights')
+    return path
+
+
+def test_places(model, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given in (
+        str(model),
+        'models/student.safetensors',
+        '~/models/student.safetensors',
+        '$HERE/student.safetensors',
+        '${HERE}/student.safetensors',
+    ):
+        assert find_model(given, no_share, {'HERE': str(model.parent)}) == model
+
+
+def test_packages(model):
+    shares = {'mono3d_ros': str(model.parents[1]), 'mine': str(model.parent)}
+    assert find_model('package://mine/student.safetensors', shares.__getitem__) == model
+    assert find_model('student.safetensors', shares.__getitem__) == model
+
+
+def test_the_error_names_every_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"'x.pt' not found; tried {tmp_path}/x.pt, /share/models/x"
+    ):
+        find_model('x.pt', lambda package: '/share')
+    with pytest.raises(ValueError, match=r'tried package mine \(not installed\)'):
+        find_model('package://mine/x.pt', no_share)
+    with pytest.raises(ValueError, match=r'tried .*/\$NOWHERE/x.pt'):
+        find_model('$NOWHERE/x.pt', no_share, {})
+    with pytest.raises(ValueError, match='parameter model is empty'):
+        find_model('', no_share)
+
+
+def test_a_folder_is_no_model(tmp_path):
+    with pytest.raises(ValueError, match='not found'):
+        find_model(str(tmp_path), no_share)
+
+
+def test_no_ros_index_at_all(tmp_path):
+    def share(package):
+        raise OSError('AMENT_PREFIX_PATH is not set')
+
+    with pytest.raises(ValueError, match='not installed'):
+        find_model('package://mine/x', share)
+
+
+def test_device():
+    assert device_of(SimpleNamespace(run=SimpleNamespace(device='cuda:0'))) == 'cuda:0'
+    assert device_of(SimpleNamespace(run=len)) == 'cpu'
+
+
+def test_warm_up_is_a_real_call():
+    calls = []
+    warm_up(lambda images, Ps: calls.append((images[0].shape, Ps[0].shape)))
+    assert calls == [((384, 1280, 3), (3, 4))]

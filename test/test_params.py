@@ -1,0 +1,75 @@
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mono3d_ros.params import Params
+
+CONFIG = Path(__file__).resolve().parents[1] / 'config' / 'detector.yaml'
+
+
+def test_the_yaml_file_has_every_parameter_with_its_default():
+    (node,) = yaml.safe_load(CONFIG.read_text()).values()
+    values = node['ros__parameters']
+    assert list(values) == [each.name for each in fields(Params)]
+    assert Params(**values) == Params()
+    for name, value in values.items():  # 1 for 1.0 would be an integer to other nodes
+        assert type(value) is type(getattr(Params(), name)) or isinstance(value, list), name
+
+
+def test_every_parameter_is_described():
+    for each in fields(Params):
+        assert each.metadata['description'].endswith('.'), each.name
+
+
+def test_integers_become_floats():
+    params = Params(score_threshold=1, class_thresholds=[0, 1])
+    assert isinstance(params.score_threshold, float)
+    assert params.class_thresholds == (0.0, 1.0)
+
+
+@pytest.mark.parametrize('empty', [None, [], ()])
+def test_an_empty_list(empty):
+    assert Params(class_thresholds=empty).class_thresholds == ()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('score_threshold', 1.5, 'score_threshold: expected 0 to 1, got 1.5'),
+        ('score_threshold', -1, 'score_threshold: expected 0 to 1, got -1'),
+        ('score_threshold', '0.5', "score_threshold: expected a number, got '0.5'"),
+        ('score_threshold', True, 'score_threshold: expected a number, got True'),
+        ('score_threshold', float('nan'), 'score_threshold: expected a number, got nan'),
+        ('score_threshold', None, 'score_threshold: expected a number, got None'),
+        ('class_thresholds', [0.5, 2.0], 'class_thresholds: expected 0 to 1, got 2'),
+        ('class_thresholds', 0.5, 'class_thresholds: expected a list of numbers, got 0.5'),
+        ('class_thresholds', ['a'], "class_thresholds: expected a number, got 'a'"),
+        ('rectified', 1, 'rectified: expected true or false, got 1'),
+        ('model', 5, 'model: expected text, got 5'),
+        ('transport', 'jpeg', "transport: expected one of raw, compressed, auto, got 'jpeg'"),
+        ('reliability', 'some', 'reliability: expected one of best_effort, reliable'),
+        ('device', 'gpu', "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ('device', 'cuda:x', 'device: expected'),
+        ('max_age_s', -0.1, 'max_age_s: expected 0 to 3600, got -0.1'),
+    ],
+)
+def test_refusals_name_the_parameter(name, value, message):
+    with pytest.raises(ValueError, match=f'parameter {message}'):
+        Params(**{name: value})
+    with pytest.raises(ValueError, match=f'parameter {message}'):
+        replace(Params(), **{name: value})
+
+
+@pytest.mark.parametrize('device', ['auto', 'cpu', 'cuda', 'cuda:1'])
+def test_devices(device):
+    assert Params(device=device).device == device
+
+
+def test_thresholds_of_the_classes():
+    classes = ('Car', 'Pedestrian')
+    assert Params(score_threshold=0.4).min_scores(classes) == (0.4, 0.4)
+    assert Params(class_thresholds=[0.1, 0.2]).min_scores(classes) == (0.1, 0.2)
+    with pytest.raises(ValueError, match=r'expected 2 numbers, for Car, Pedestrian, .*got 1'):
+        Params(class_thresholds=[0.1]).min_scores(classes)

@@ -79,8 +79,12 @@ def main():
     trips = list(round_trip(args.data / 'training', InputSpec(args.width, args.height)))
     worst = np.concatenate([errors(*trip) for trip in trips])
     print(f'{len(trips)} frames, {len(worst)} labelled objects with their centre in the image')
-    for name, unit, values in zip(('centre', 'size', 'yaw'), ('m', 'm', 'deg'), worst.T, strict=True):
-        print(f'{name:<7} worst {values.max():.6f} {unit:<4} median {np.median(values):.6f} {unit}')
+    for name, unit, values in zip(
+        ('centre', 'size', 'yaw'), ('m', 'm', 'deg'), worst.T, strict=True
+    ):
+        print(
+            f'{name:<7} worst {values.max():.6f} {unit:<4} median {np.median(values):.6f} {unit}'
+        )
     result = evaluate.evaluate([trip[0] for trip in trips], [trip[1] for trip in trips])
     for name, metrics in result.items():
         easy, moderate, hard = metrics['3d']['AP40']['strict']

@@ -15,7 +15,7 @@ from mono3d_ros.calibration import Door, Intrinsics
 from mono3d_ros.decoding import RawImage, decode, decode_compressed
 from mono3d_ros.stream import Frame, FrameResult
 from stl_core.geometry import BOX_EDGES, corners
-from stl_core.types import Array
+from stl_core.types import Array, Objects3D
 
 #: Makes a message: type name and fields -> message.
 New = Callable[..., Any]
@@ -127,31 +127,7 @@ def _object_markers(
     result: FrameResult, row: int, header: Any, lifetime: Any, new: New
 ) -> list[Any]:
     """Return one marker of each of KINDS."""
-    objects = result.objects[row]
-    name = result.classes[int(objects.class_id[0])]
-    box = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)[0]
-    front, back = box[[0, 1, 4, 5]].mean(0), box[[2, 3, 6, 7]].mean(0)
-    tip = front + (front - back) * (ARROW_REACH_M / max(objects.size_hwl_m[0, 2], 1e-6))
-    above = box.mean(0) - [0.0, objects.size_hwl_m[0, 0] / 2 + TEXT_GAP_M, 0.0]  # y is down
-    label = f'{name} {objects.score[0]:.2f} {objects.center_m[0, 2]:.1f} m'
-    drawn: tuple[dict[str, Any], ...] = (
-        {
-            'type': LINE_LIST,
-            'points': [_point(box[corner], new) for edge in BOX_EDGES for corner in edge],
-            'scale': _vector(LINE_WIDTH_M, 0.0, 0.0, new),
-        },
-        {
-            'type': ARROW,
-            'points': [_point(front, new), _point(tip, new)],
-            'scale': _vector(LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M, new),
-        },
-        {
-            'type': TEXT_VIEW_FACING,
-            'text': label,
-            'pose': _pose(above, new),
-            'scale': _vector(0.0, 0.0, TEXT_HEIGHT_M, new),
-        },
-    )
+    name = result.classes[int(result.objects.class_id[row])]
     shared = {
         'header': header,
         'id': result.ids[row],
@@ -160,14 +136,40 @@ def _object_markers(
         'lifetime': lifetime,
         'frame_locked': False,
     }
+    pose = _pose((0.0, 0.0, 0.0), new)
     return [
         new(
             'visualization_msgs/msg/Marker',
-            **{'pose': _pose((0.0, 0.0, 0.0), new), **shared, **fields},
+            **{'pose': pose, **shared, **fields},
             ns=f'{result.camera}/{kind}',
         )
-        for kind, fields in zip(KINDS, drawn, strict=True)
+        for kind, fields in zip(KINDS, _shapes(result.objects[row], name, new), strict=True)
     ]
+
+
+def _shapes(one: Objects3D, name: str, new: New) -> tuple[dict[str, Any], ...]:
+    """Return what differs between the markers of one object, in the order of KINDS."""
+    box = corners(one.center_m, one.size_hwl_m, one.rotation_y)[0]
+    front, back = box[[0, 1, 4, 5]].mean(0), box[[2, 3, 6, 7]].mean(0)
+    tip = front + (front - back) * (ARROW_REACH_M / max(one.size_hwl_m[0, 2], 1e-6))
+    above = box.mean(0) - [0.0, one.size_hwl_m[0, 0] / 2 + TEXT_GAP_M, 0.0]  # y is down
+    outline = {
+        'type': LINE_LIST,
+        'points': [_point(box[corner], new) for edge in BOX_EDGES for corner in edge],
+        'scale': _vector(LINE_WIDTH_M, 0.0, 0.0, new),
+    }
+    arrow = {
+        'type': ARROW,
+        'points': [_point(front, new), _point(tip, new)],
+        'scale': _vector(LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M, new),
+    }
+    label = {
+        'type': TEXT_VIEW_FACING,
+        'text': f'{name} {one.score[0]:.2f} {one.center_m[0, 2]:.1f} m',
+        'pose': _pose(above, new),
+        'scale': _vector(0.0, 0.0, TEXT_HEIGHT_M, new),
+    }
+    return outline, arrow, label
 
 
 def _delete(ns: str, id: int, header: Any, new: New) -> Any:

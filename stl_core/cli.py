@@ -78,9 +78,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(evaluate.table(metrics))
     points = {
         name: asdict(evaluate.best_min_score(truth, found, name, evaluate.MODERATE, min_iou))
-        for name, min_iou in zip(
-            evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True
-        )
+        for name, min_iou in zip(evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True)
     }
     for name, point in points.items():
         print(

@@ -84,11 +84,11 @@ class TrainConfig:
 
     out: str = 'runs/train'
     classes: tuple[str, ...] = CLASSES
-    detector: DetectorConfig = DetectorConfig()
-    input: InputSpec = InputSpec()
-    train: DataConfig = DataConfig()
-    val: DataConfig = DataConfig()
-    optim: OptimConfig = OptimConfig()
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    input: InputSpec = field(default_factory=InputSpec)
+    train: DataConfig = field(default_factory=DataConfig)
+    val: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     weights: dict[str, float] = field(
         default_factory=lambda: {
             'det/heatmap': 1.0,

@@ -61,14 +61,16 @@ def backproject(pixels: Array, depth_m: Array, P: Array) -> Array:
 
 
 def warp_P(P: Array, A: Array) -> Array:
-    """(3, 4) projection and (3, 3) pixel transform new = A @ old -> projection of the new image."""
+    """(3, 4) projection and (3, 3) transform new = A @ old -> projection of the new image."""
     return A @ P
 
 
 def warp_box(box_px: Array, A: Array) -> Array:
     """(N, 4) boxes and an axis-aligned (3, 3) pixel transform -> (N, 4) boxes, x0 <= x1."""
     box = box_px * A[[0, 1, 0, 1], [0, 1, 0, 1]] + A[[0, 1, 0, 1], 2]
-    return np.concatenate([np.minimum(box[:, :2], box[:, 2:]), np.maximum(box[:, :2], box[:, 2:])], 1)
+    return np.concatenate(
+        [np.minimum(box[:, :2], box[:, 2:]), np.maximum(box[:, :2], box[:, 2:])], 1
+    )
 
 
 def flip_P(P: Array, width_px: int) -> Array:
@@ -206,7 +208,9 @@ def _rectangle(center: Array, size_wl: Array, rotation_y: Array) -> Array:
     along = size_wl[:, 1, None] / 2 * [1, 1, -1, -1]
     across = size_wl[:, 0, None] / 2 * [1, -1, -1, 1]
     cos, sin = np.cos(rotation_y)[:, None], np.sin(rotation_y)[:, None]
-    return np.stack([cos * along + sin * across, -sin * along + cos * across], -1) + center[:, None]
+    return (
+        np.stack([cos * along + sin * across, -sin * along + cos * across], -1) + center[:, None]
+    )
 
 
 def _clip(polygon: Array, axis: int, sign: float, bound: Array) -> Array:

@@ -124,7 +124,7 @@ class TorchRun:
 
     def __init__(self, detector: nn.Module, spec: InputSpec, device: torch.device) -> None:
         """Put the detector on the device; its train or eval state is the caller's."""
-        self.detector = detector.to(device, memory_format=torch.channels_last)
+        self.detector = detector.to(device).to(memory_format=torch.channels_last)  # type: ignore
         self.spec, self.device = spec, device
 
     @torch.inference_mode()
@@ -185,7 +185,9 @@ def read_spec(path: str | Path) -> StudentSpec:
             **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
         )
     except (KeyError, TypeError, ValueError) as err:
-        raise StudentError(f'{path}: the header of this student is not understood ({err})') from err
+        raise StudentError(
+            f'{path}: the header of this student is not understood ({err})'
+        ) from err
 
 
 def load_torch(path: str | Path, device: torch.device) -> Run:
@@ -195,11 +197,13 @@ def load_torch(path: str | Path, device: torch.device) -> Run:
     options = {**spec.options, 'pretrained': False}
     detector = build_detector(StudentSpec(**{**vars(spec), 'options': options}))
     with safe_open(path, 'pt') as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in file.keys()}
     try:
         detector.load_state_dict(state)
     except RuntimeError as err:
-        raise StudentError(f'{path}: weights do not fit detector {spec.detector!r}: {err}') from err
+        raise StudentError(
+            f'{path}: weights do not fit detector {spec.detector!r}: {err}'
+        ) from err
     return TorchRun(detector.eval(), spec.input, device)
 
 

@@ -53,14 +53,17 @@ class Supervised(nn.Module):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the detector's named losses on a batch."""
-        out = self.detector(to_input(batch.image, self.spec.mean, self.spec.std), batch.P, batch.targets)
+        out = self.detector(
+            to_input(batch.image, self.spec.mean, self.spec.std), batch.P, batch.targets
+        )
         return self.detector.losses(out, batch.targets)  # type: ignore[operator,no-any-return]
 
 
 class Model(Protocol):
     """What train_step needs of a model."""
 
-    def __call__(self, batch: Batch, epoch: float) -> dict[str, Tensor]: ...
+    def __call__(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """Return named, unweighted scalars."""
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -161,7 +164,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     validation = dataset.list_frames(config.val)
     spec = student_spec(config)
     model = Supervised(predict.build_detector(spec), config.input)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, config.optim)
     first = resume(out / 'last.pt', model, optimizer, config)
     sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
@@ -342,7 +345,9 @@ def resume(
 def flatten(value: Any, path: str = '') -> dict[str, Any]:
     """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
     if isinstance(value, dict):
-        parts = [flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()]
+        parts = [
+            flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()
+        ]
         return {key: item for part in parts for key, item in part.items()}
     return {path: json.dumps(value)}
 

@@ -9,7 +9,7 @@ top-left pixel, u to the right and v down. A box is x0 y0 x1 y1. Angles are radi
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,8 @@ class Camera:
 class Rows:
     """Struct of arrays with one row an object; the shape of each field is told by WIDTHS."""
 
-    WIDTHS: dict[str, tuple[int, ...]] = {}
-    DTYPES: dict[str, Any] = {}
+    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {}
+    DTYPES: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse fields whose shape or length does not fit."""
@@ -104,7 +104,7 @@ class Objects3D(Rows):
     box_px: Array
     depth_sigma_m: Array
 
-    WIDTHS = {
+    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
         'score': (),
         'center_m': (3,),
@@ -113,7 +113,7 @@ class Objects3D(Rows):
         'box_px': (4,),
         'depth_sigma_m': (),
     }
-    DTYPES = {'class_id': np.int64}
+    DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ImageObjects(Rows):
     box_px: Array
     depth_log_sigma: Array
 
-    WIDTHS = {
+    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
         'score': (),
         'center_px': (2,),
@@ -150,7 +150,7 @@ class ImageObjects(Rows):
         'box_px': (4,),
         'depth_log_sigma': (),
     }
-    DTYPES = {'class_id': np.int64}
+    DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Labels(Rows):
     rotation_y: Array
     box_px: Array
 
-    WIDTHS = {
+    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
         'name': (),
         'truncated': (),
         'occluded': (),
@@ -190,7 +190,7 @@ class Labels(Rows):
         'rotation_y': (),
         'box_px': (4,),
     }
-    DTYPES = {'name': np.str_, 'occluded': np.int64}
+    DTYPES: ClassVar[dict[str, Any]] = {'name': np.str_, 'occluded': np.int64}
 
     def select(self, classes: tuple[str, ...]) -> Objects3D:
         """Return the objects of the listed classes, class_id being the place in that list."""

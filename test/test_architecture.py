@@ -49,7 +49,9 @@ def imports(tree):
 
 
 def floor(path):
-    hits = [i for i, rooms in enumerate(FLOORS) for r in rooms if path == r or path.startswith(r + '/')]
+    hits = [
+        i for i, rooms in enumerate(FLOORS) for r in rooms if path == r or path.startswith(r + '/')
+    ]
     return hits[-1] if hits else None
 
 

@@ -20,7 +20,9 @@ def test_nothing_given_is_all_defaults():
     assert built.epochs == 140
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'config/train').glob('*.yaml')), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'config/train').glob('*.yaml')), ids=lambda p: p.stem
+)
 def test_every_committed_configuration_loads(path):
     built = config.load(path)
     assert built.train.sources
@@ -43,7 +45,9 @@ def test_every_refusal_names_the_path():
 
 
 def test_integers_become_floats_and_lists_tuples():
-    built = config.build_train({'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Bus']})
+    built = config.build_train(
+        {'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Bus']}
+    )
     assert built.optim.lr == 1.0
     assert isinstance(built.optim.lr, float)
     assert built.optim.drops == (0.5,)

@@ -133,7 +133,9 @@ def test_dla34_has_the_shape_of_the_papers():
     """
     entry = DETECTORS['monodle']
     model = entry.detector(entry.config(), 3, 3)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(20.310 - 0.0417, abs=0.001)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
+        20.310 - 0.0417, abs=0.001
+    )
     with torch.no_grad():
         out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 4))
     assert [tuple(f.shape[1:]) for f in out.features] == [
@@ -157,7 +159,9 @@ def targets_at(points, classes, size=8.0):
 
 
 def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
-    heat = heatmap.draw(targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40)
+    heat = heatmap.draw(
+        targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40
+    )
     assert heat.shape == (1, 3, 20, 40)
     assert heat.max() == 1
     score, class_id, cell = heatmap.peaks(heat, 3)

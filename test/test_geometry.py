@@ -24,7 +24,7 @@ def objects(count, seed=0):
         center_m=rng.uniform([-30, -2, 2], [30, 3, 80], (count, 3)),
         size_hwl_m=rng.uniform(0.3, 5, (count, 3)),
         rotation_y=rng.uniform(-np.pi, np.pi, count),
-        box_px=rng.uniform(0, 300, (count, 4)) + [0, 0, 300, 300],
+        box_px=rng.uniform([0, 0, 300, 300], [300, 300, 600, 600], (count, 4)),
         depth_sigma_m=rng.uniform(0.1, 5, count),
     )
 
@@ -59,7 +59,9 @@ def test_project_is_the_matrix_product():
 @pytest.mark.parametrize('seed', range(5))
 def test_lift_undoes_lower_under_scale_crop_and_mirror(seed):
     rng = np.random.default_rng(seed)
-    A = np.array([[rng.uniform(0.2, 2), 0, rng.normal() * 99], [0, rng.uniform(0.2, 2), 7], [0, 0, 1]])
+    A = np.array(
+        [[rng.uniform(0.2, 2), 0, rng.normal() * 99], [0, rng.uniform(0.2, 2), 7], [0, 0, 1]]
+    )
     for P in (KITTI_P2, geometry.warp_P(KITTI_P2, A), geometry.flip_P(KITTI_P2, 1242)):
         original = objects(200, seed)
         assert_same(geometry.lift(geometry.lower(original, P), P), original)

@@ -23,6 +23,10 @@ def test_real_labels_survive_the_whole_chain(mono3d_data):
     assert worst[:, 2].max() <= 0.1
     ap = evaluate.evaluate([trip[0] for trip in trips], [trip[1] for trip in trips])
     # what the official evaluator gives a perfect result on so few objects
-    expected = {'Car': (25.0, 60.0, 92.5), 'Pedestrian': (25.0, 37.5, 52.5), 'Cyclist': (0, 12.5, 12.5)}
+    expected = {
+        'Car': (25.0, 60.0, 92.5),
+        'Pedestrian': (25.0, 37.5, 52.5),
+        'Cyclist': (0, 12.5, 12.5),
+    }
     for name, values in expected.items():
         np.testing.assert_allclose(ap[name]['3d']['AP40']['strict'], values, atol=1e-3)

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -71,7 +72,11 @@ def test_a_run_leaves_all_it_promises(finished):
     rows = list(csv.DictReader((finished / 'curves.csv').open()))
     assert [row['epoch'] for row in rows] == ['1', '2', '3', '4']
     assert float(rows[-1]['total']) < float(rows[0]['total'])
-    assert set(json.loads((finished / 'metrics.json').read_text())) == {'Car', 'Pedestrian', 'Cyclist'}
+    assert set(json.loads((finished / 'metrics.json').read_text())) == {
+        'Car',
+        'Pedestrian',
+        'Cyclist',
+    }
     assert (finished / 'curves.png').stat().st_size > 1000
     assert len(list((finished / 'results').glob('*.txt'))) == 5
     assert not list(finished.rglob('*.part'))
@@ -92,7 +97,9 @@ def run_until_killed(scenes, out):
 
 def test_a_killed_run_goes_on_bit_for_bit(scenes, finished, tmp_path):
     out = tmp_path / 'killed'
-    worker = multiprocessing.get_context('spawn').Process(target=run_until_killed, args=(scenes, out))
+    worker = multiprocessing.get_context('spawn').Process(
+        target=run_until_killed, args=(scenes, out)
+    )
     worker.start()
     while worker.is_alive() and not (out / 'last.pt').exists():
         time.sleep(0.005)
@@ -204,7 +211,7 @@ def test_learning_rate_rises_then_falls():
     np.testing.assert_allclose(rates, [0.01, 1, 1, 0.1, 0.01])
     cosine = dataclasses.replace(optim, schedule='cosine')
     falling = [train.learning_rate(e, 100, cosine) for e in range(5, 100)]
-    assert all(a > b for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(falling))
     assert falling[-1] < 0.01
 
 

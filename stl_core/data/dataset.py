@@ -99,7 +99,9 @@ class Frames(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, epoch, index])
         image, P, objects = augment(image, P, objects, self.config, rng)
         A = fit_affine(image.shape[1], image.shape[0], self.spec)
-        near = objects[(objects.center_m[:, 2] > 0.5) & (objects.center_m[:, 2] <= self.config.max_depth_m)]
+        near = objects[
+            (objects.center_m[:, 2] > 0.5) & (objects.center_m[:, 2] <= self.config.max_depth_m)
+        ]
         lowered = lower(near, P)
         prepared = ImageObjects(
             class_id=lowered.class_id,
@@ -202,8 +204,8 @@ class _Collate:
 def batches(frames: Frames, sampler: ShuffledBatches, workers: int) -> DataLoader[Batch]:
     """Load batches, in worker processes where workers > 0."""
     return DataLoader(
-        frames,
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        frames,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_Collate(frames.config.max_objects),
         pin_memory=torch.cuda.is_available(),

@@ -27,7 +27,9 @@ class Backbone(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             near = ', '.join(timm.list_models(f'*{name[:5]}*')[:8])
-            raise ValueError(f'backbone {name!r}: not a timm model; similar names: {near or "none"}')
+            raise ValueError(
+                f'backbone {name!r}: not a timm model; similar names: {near or "none"}'
+            )
         probe = timm.create_model(name, features_only=True)
         # of every stage the model has, also those that are not among its default outputs
         reductions = [stage['reduction'] for stage in probe.feature_info.info]

@@ -84,7 +84,9 @@ def draw(targets: Targets, classes: int, stride: int, h: int, w: int) -> Tensor:
         reach = radius[rows, order][:, None, None]
         sigma = (2 * reach + 1) / 6
         blob = torch.exp(-(dx * dx + dy * dy) / (2 * sigma * sigma))
-        blob = blob * ((dx.abs() <= reach) & (dy.abs() <= reach) & keep[rows, order][:, None, None])
+        blob = blob * (
+            (dx.abs() <= reach) & (dy.abs() <= reach) & keep[rows, order][:, None, None]
+        )
         kind = targets.class_id[rows, order]
         out[rows, kind] = torch.maximum(out[rows, kind], blob)
     return out

@@ -66,9 +66,9 @@ def laplacian_nll(predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: T
 
 def dim_aware_l1(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor) -> Tensor:
     """
-    Dimension-aware size loss (Ma et al., MonoDLE, CVPR 2021, sec. 4.3): relative error, with
-    the plain L1 loss's magnitude.
+    Dimension-aware size loss: relative error, with the plain L1 loss's magnitude.
 
+    (Ma et al., MonoDLE, CVPR 2021, section on 3D IoU oriented optimisation.)
     The public code divides by the signed residual to the class mean, which may be near 0; the
     paper's, and ours, is the true size.
 
@@ -77,7 +77,7 @@ def dim_aware_l1(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor)
     :param size: (B, N, 3) true height, width, length.
     :param valid: (B, N) bool.
     :return: scalar.
-    """  # noqa: D205, D400
+    """
     error = (predicted - target).abs()
     relative = masked_mean(error / size.clamp(min=1e-3), valid)
     plain = masked_mean(error, valid).detach()

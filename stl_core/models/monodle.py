@@ -87,9 +87,13 @@ class MonoDLE(nn.Module):
             'heading': 2 * config.heading_bins,
         }
         self.heads = nn.ModuleDict(
-            {name: _head(self.neck.out_channels, config.head_width, n) for name, n in widths.items()}
+            {
+                name: _head(self.neck.out_channels, config.head_width, n)
+                for name, n in widths.items()
+            }
         )
-        nn.init.constant_(self.heads['heatmap'][-1].bias, -2.19)  # prior: a tenth of the cells
+        nn.init.constant_(self.heads['heatmap'][-1].bias, -2.19)  # type: ignore
+        self.mean_size_hwl_m: Tensor
         mean = torch.tensor(config.mean_size_hwl_m)
         self.register_buffer('mean_size_hwl_m', mean, persistent=False)
 
@@ -281,6 +285,4 @@ def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
     last = nn.Conv2d(width, out_channels, 1)
     nn.init.normal_(last.weight, std=0.001)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True), last
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True), last)

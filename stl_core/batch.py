@@ -7,7 +7,7 @@ Shape letters: B batch, N object slots of an image, C channels, H W image, h w g
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
 
 def to_device(value: M, device: torch.device) -> M:
     """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
-    moved = {}
+    moved: dict[str, Any] = {}
     for field in fields(value):
         part = getattr(value, field.name)
         if isinstance(part, Tensor):

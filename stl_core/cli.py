@@ -17,12 +17,18 @@ from typing import Any
 
 import cv2
 
-from stl_core import config, draw, evaluate, predict, train
+from stl_core import checkpoint, config, draw, evaluate, predict, train
 from stl_core.data import kitti
 from stl_core.types import Labels
 
 #: What a user can mend: told in one line, without a traceback.
-BAD_INPUT = (kitti.DataError, config.ConfigError, predict.StudentError, train.TrainError)
+BAD_INPUT = (
+    kitti.DataError,
+    config.ConfigError,
+    predict.StudentError,
+    checkpoint.CheckpointError,
+    train.TrainError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -173,4 +179,4 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _write_json(path: str | None, figures: Any) -> None:
     if path:
-        train.write_atomically(Path(path), json.dumps(figures, indent=1).encode())
+        checkpoint.write_atomically(Path(path), json.dumps(figures, indent=1).encode())

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stl_core.geometry import overlap_bev, overlap_height
+from stl_core.pairs import Frames, compare, place, ratio
 from stl_core.types import Array, Labels
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
@@ -41,7 +41,6 @@ MIN_IOU = {
 
 RECALL_STEPS = 40
 NO_ALPHA = -10.0
-PAIRS_AT_ONCE = 4096  # so that the polygons being clipped stay in the processor's cache
 
 #: {class: {'bbox'|'bev'|'3d'|'aos': {'AP40'|'AP11': {'strict'|'loose': [easy, moderate, hard]}}}}
 Result = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
@@ -89,9 +88,9 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
     :return: percentages, see Result.
     :raises ValueError: when the two differ in length.
     """
-    frames = _compare(ground_truth, detections)
+    frames = compare(ground_truth, detections)
     result: Result = {}
-    for place, class_name in enumerate(CLASSES):
+    for number, class_name in enumerate(CLASSES):
         scores: dict[str, dict[str, dict[str, list[float]]]]
         scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
         own = frames.found.name == class_name.lower()
@@ -100,7 +99,7 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
             for metric, min_iou in metrics.items():
                 curves = np.stack(
                     [
-                        _curves(_contest(frames, class_name, difficulty, metric, min_iou[place]))
+                        _curves(_contest(frames, class_name, difficulty, metric, min_iou[number]))
                         for difficulty in DIFFICULTIES
                     ],
                     -1,
@@ -147,10 +146,10 @@ def precision_recall(
     :param min_iou3d: 3D IoU that a true positive must exceed.
     :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
     """
-    frames = _compare(ground_truth, detections)
+    frames = compare(ground_truth, detections)
     contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
     true, false, missed, _ = _count(contest, np.array([min_score]))
-    return float(_ratio(true, true + false)[0]), float(_ratio(true, true + missed)[0])
+    return float(ratio(true, true + false)[0]), float(ratio(true, true + missed)[0])
 
 
 def best_min_score(
@@ -168,36 +167,16 @@ def best_min_score(
 
     :return: the lowest of equally good thresholds; all 0 when there is no true positive.
     """
-    frames = _compare(ground_truth, detections)
+    frames = compare(ground_truth, detections)
     contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
     scores = np.unique(_true_scores(contest))
     if not len(scores):
         return WorkingPoint(0.0, 0.0, 0.0)
     scores = scores[np.linspace(0, len(scores) - 1, min(len(scores), 500)).astype(int)]
     true, false, missed, _ = _count(contest, scores)
-    best = int(np.argmax(_ratio(2 * true, 2 * true + false + missed)))
-    precision, recall = _ratio(true, true + false)[best], _ratio(true, true + missed)[best]
+    best = int(np.argmax(ratio(2 * true, 2 * true + false + missed)))
+    precision, recall = ratio(true, true + false)[best], ratio(true, true + missed)[best]
     return WorkingPoint(float(scores[best]), float(precision), float(recall))
-
-
-@dataclass(frozen=True)
-class _Frames:
-    """
-    All frames in one: G labelled objects, D detections, and how they overlap.
-
-    :param truth: G objects, frame by frame, DontCare left out.
-    :param frame: (G,) number of the frame.
-    :param found: D detections, frame by frame.
-    :param overlaps: for each metric the pairs that meet, in order of truth, then of found:
-        (P,) row of truth, (P,) row of found, (P,) IoU.
-    :param dont_care: (D,) greatest fraction of the 2D box that one DontCare area covers.
-    """
-
-    truth: Labels
-    frame: Array
-    found: Labels
-    overlaps: dict[str, tuple[Array, Array, Array]]
-    dont_care: Array
 
 
 @dataclass(frozen=True)
@@ -227,93 +206,8 @@ class _Contest:
     suspects: Array
 
 
-def _compare(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> _Frames:
-    """Join the frames and find every overlap, once for all classes and difficulties."""
-    if len(ground_truth) != len(detections):
-        raise ValueError(
-            f'{len(ground_truth)} frames of labels but {len(detections)} of detections'
-        )
-    truth, frame = _join(ground_truth)
-    found, found_frame = _join(detections)
-    is_area = truth.name == 'dontcare'
-    area, inside = _same_frame(frame[is_area], found_frame)
-    covered = _shared_px(truth.box_px[is_area][area], found.box_px[inside])
-    dont_care = np.zeros(len(found))
-    np.maximum.at(dont_care, inside, _ratio(covered, _area_px(found.box_px[inside])))
-    truth, frame = truth[~is_area], frame[~is_area]
-    return _Frames(truth, frame, found, _overlaps(truth, frame, found, found_frame), dont_care)
-
-
-def _join(frames: Sequence[Labels]) -> tuple[Labels, Array]:
-    """Put N objects of all frames into one, names in lower case; and (N,) their frame numbers."""
-    columns = {
-        name: np.concatenate([getattr(labels, name) for labels in (Labels.empty(), *frames)])
-        for name in Labels.WIDTHS
-    }
-    columns['name'] = np.char.lower(columns['name'])  # the devkit takes CAR for Car
-    return Labels(**columns), np.repeat(np.arange(len(frames)), [len(labels) for labels in frames])
-
-
-def _same_frame(a_frame: Array, b_frame: Array) -> tuple[Array, Array]:
-    """Pair every row of a with every row of b of the same frame; frame numbers ascend."""
-    first = np.searchsorted(b_frame, a_frame)
-    a = np.repeat(np.arange(len(a_frame)), np.searchsorted(b_frame, a_frame, 'right') - first)
-    return a, first[a] + _place(a)
-
-
-def _place(key: Array) -> Array:
-    """Count up within each run of equal keys: 5 5 5 8 9 9 -> 0 1 2 0 0 1."""
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
-    return np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    """Divide; 0 where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def _area_px(box: Array) -> Array:
-    return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-
-
-def _shared_px(a: Array, b: Array) -> Array:
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    return np.maximum(sides, 0.0).prod(1)
-
-
-def _overlaps(
-    truth: Labels, frame: Array, found: Labels, found_frame: Array
-) -> dict[str, tuple[Array, Array, Array]]:
-    """Intersect all pairs of one frame in the image, from above and in 3D; see _Frames."""
-    a, b = _same_frame(frame, found_frame)
-    shared = _shared_px(truth.box_px[a], found.box_px[b])
-    bbox = _ratio(shared, _area_px(truth.box_px)[a] + _area_px(found.box_px)[b] - shared)
-    seen = bbox > 0
-    overlaps = {'bbox': (a[seen], b[seen], bbox[seen])}
-
-    reach, found_reach = (np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (truth, found))
-    apart = truth.center_m[a] - found.center_m[b]
-    near = np.hypot(apart[:, 0], apart[:, 2]) < reach[a] + found_reach[b]
-    a, b = a[near], b[near]
-    one, two = truth[a], found[b]
-    flat, tall = [], []
-    for x in (one, two):
-        flat.append(np.column_stack([x.center_m[:, ::2], x.size_hwl_m[:, 1:], x.rotation_y]))
-        tall.append(np.column_stack([x.center_m[:, 1], x.size_hwl_m[:, 0]]))
-    starts = range(0, len(a), PAIRS_AT_ONCE)
-    shared = np.concatenate(
-        [np.zeros(0), *(overlap_bev(*(x[i : i + PAIRS_AT_ONCE] for x in flat)) for i in starts)]
-    )
-    ground = [x.size_hwl_m[:, 1:].prod(1) for x in (one, two)]
-    overlaps['bev'] = a, b, _ratio(shared, ground[0] + ground[1] - shared)
-    shared = shared * overlap_height(*tall)
-    volume = [x.size_hwl_m.prod(1) for x in (one, two)]
-    overlaps['3d'] = a, b, _ratio(shared, volume[0] + volume[1] - shared)
-    return overlaps
-
-
 def _contest(
-    frames: _Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
+    frames: Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
 ) -> _Contest:
     """Pick the pairs that can match, and tell what each match is worth."""
     truth, found = frames.truth, frames.found
@@ -337,7 +231,7 @@ def _contest(
     rows, label = np.unique(a, return_inverse=True)
     return _Contest(
         label=label,
-        turn=_place(frames.frame[rows])[label],
+        turn=place(frames.frame[rows])[label],
         detection=np.unique(b, return_inverse=True)[1],
         score=found.score[b],
         dislike=np.where(ignored[b], 0.0, -iou),
@@ -357,7 +251,7 @@ def _match(contest: _Contest, dislike: Array, allowed: Array) -> Array:
     """
     order = np.lexsort((dislike, contest.label))
     choice = np.empty_like(order)
-    choice[order] = _place(contest.label)  # ascending, so the order leaves it as it is
+    choice[order] = place(contest.label)  # ascending, so the order leaves it as it is
     # A round is the n-th choice of the m-th label of every frame: no two of its pairs share a
     # label or a detection, so all frames and trials go at once.
     number = contest.turn * (choice.max(initial=0) + 1) + choice
@@ -414,5 +308,5 @@ def _curves(contest: _Contest) -> Array:
     min_scores = _scores_to_read(_true_scores(contest), contest.to_find)
     true, false, _, similarity = _count(contest, min_scores)
     curves = np.zeros((2, RECALL_STEPS + 1))
-    curves[:, : len(min_scores)] = _ratio(true, true + false), _ratio(similarity, true + false)
+    curves[:, : len(min_scores)] = ratio(true, true + false), ratio(similarity, true + false)
     return np.maximum.accumulate(curves[:, ::-1], 1)[:, ::-1]

@@ -6,12 +6,10 @@ A model for the trainer is anything with model(batch, epoch) -> {name: unweighte
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,7 +27,7 @@ from rich.progress import (
 from torch import Tensor, nn
 
 import stl_core
-from stl_core import draw, evaluate, predict
+from stl_core import charts, checkpoint, evaluate, predict
 from stl_core.batch import Batch, to_device, to_input
 from stl_core.config import OptimConfig, TrainConfig
 from stl_core.data import dataset, kitti
@@ -152,7 +150,8 @@ def fit(config: TrainConfig) -> dict[str, Any]:
 
     :param config: the run.
     :return: the metrics of evaluate.evaluate on the val frames.
-    :raises TrainError: when out holds another run, or a loss is not finite.
+    :raises CheckpointError: when out holds another run.
+    :raises TrainError: when there is nothing to learn from, or losses and weights differ.
     :raises DataError: for a missing or malformed file of the data set.
     """
     out = Path(config.out)
@@ -166,7 +165,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     model = Supervised(predict.build_detector(spec), config.input)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, config.optim)
-    first = resume(out / 'last.pt', model, optimizer, config)
+    first = checkpoint.resume(out / 'last.pt', model, optimizer, config)
     sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
     loader = dataset.batches(frames, sampler, config.workers)
     trained = sum(p.numel() for p in model.parameters()) / 1e6
@@ -176,10 +175,10 @@ def fit(config: TrainConfig) -> dict[str, Any]:
         for epoch in range(first, config.epochs):
             sampler.epoch = epoch
             row = run_epoch(model, loader, optimizer, config, epoch, device)
-            append_row(out / 'curves.csv', {'epoch': epoch + 1, **row})
+            checkpoint.append_row(out / 'curves.csv', {'epoch': epoch + 1, **row})
             done = epoch + 1
             if done % config.save_every == 0 or done == config.epochs:
-                save(out / 'last.pt', model, optimizer, config, done)
+                checkpoint.save(out / 'last.pt', model, optimizer, config, done)
             if config.eval_every and done % config.eval_every == 0 and done < config.epochs:
                 metrics, _ = judge(model.detector, spec, validation, device)
                 log.info('epoch %d: %s', done, summary(metrics))
@@ -195,12 +194,12 @@ def finish(
     (out / 'results').mkdir(parents=True, exist_ok=True)
     for files, labels in zip(frames, results, strict=True):
         (out / 'results' / f'{files.id}.txt').write_text(kitti.format_results(labels))
-    write_atomically(out / 'metrics.json', json.dumps(metrics, indent=1).encode())
+    checkpoint.write_atomically(out / 'metrics.json', json.dumps(metrics, indent=1).encode())
     told = {**spec.provenance, 'frames_judged': len(frames), 'metrics': metrics}
     predict.save_student(
         out / 'student.safetensors', detector, dataclasses.replace(spec, provenance=told)
     )
-    draw.curves(out / 'curves.csv', out / 'curves.png')
+    charts.curves(out / 'curves.csv', out / 'curves.png')
     return metrics
 
 
@@ -290,92 +289,6 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
             'seed': config.seed,
         },
     )
-
-
-def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int
-) -> None:
-    """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    torch.save(
-        {
-            'model': model.state_dict(),
-            'optimizer': optimizer.state_dict(),
-            'config': dataclasses.asdict(config),
-            'epoch': epoch,
-        },
-        part,
-    )
-    with part.open('rb') as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
-) -> int:
-    """
-    Go on from a checkpoint where there is one.
-
-    Chance depends on (seed, epoch, frame) alone, so weights, moments and the epoch are all the
-    state there is.
-
-    :return: epochs done.
-    :raises TrainError: for a checkpoint of another configuration, naming the difference.
-    """
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    ours, theirs = (flatten(each) for each in (dataclasses.asdict(config), state['config']))
-    free = ('out', 'device', 'workers', 'save_every', 'eval_every')
-    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    differ = [key for key in differ if key not in free]
-    if differ:
-        raise TrainError(
-            f'{path}: made with another {", ".join(differ[:5])}; choose another out= or remove it'
-        )
-    model.load_state_dict(state['model'])
-    optimizer.load_state_dict(state['optimizer'])
-    drop_rows_after(path.parent / 'curves.csv', state['epoch'])
-    log.info('%s: going on after epoch %d', path, state['epoch'])
-    return int(state['epoch'])
-
-
-def flatten(value: Any, path: str = '') -> dict[str, Any]:
-    """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
-    if isinstance(value, dict):
-        parts = [
-            flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()
-        ]
-        return {key: item for part in parts for key, item in part.items()}
-    return {path: json.dumps(value)}
-
-
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Add one line to a CSV file, with a header when it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open('a', newline='') as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: v if isinstance(v, int) else f'{v:.6g}' for k, v in row.items()})
-
-
-def drop_rows_after(path: Path, epoch: int) -> None:
-    """Forget the lines of epochs that a resumed run will do again."""
-    if path.exists():
-        header, *rows = path.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if int(row.split(',')[0]) <= epoch]
-        write_atomically(path, ''.join([header, *kept]).encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step."""
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def progress_bar() -> Progress:

@@ -13,7 +13,7 @@ import torch
 from scenes import make_scenes
 from torch import nn
 
-from stl_core import config, predict, train
+from stl_core import checkpoint, config, predict, train
 from stl_core.data import dataset
 
 
@@ -132,7 +132,7 @@ def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, 
 
 
 def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
-    with pytest.raises(train.TrainError, match='made with another batch_size, seed'):
+    with pytest.raises(checkpoint.CheckpointError, match='made with another batch_size, seed'):
         train.fit(small_config(scenes, finished, seed=1, batch_size=3))
 
 

@@ -76,8 +76,8 @@ class DlaUp(nn.Module):
         """(B, C_i, h/2^i, w/2^i) maps, finest first -> (B, C_0, h, w)."""
         layers = list(maps)
         for stage in self.stages:
-            first = len(layers) - len(stage)  # type: ignore[arg-type]
-            for place, merge in enumerate(stage, first):  # type: ignore[arg-type]
+            merges = list(stage.children())
+            for place, merge in enumerate(merges, len(layers) - len(merges)):
                 layers[place] = merge(layers[place - 1], layers[place])
         return layers[-1]
 

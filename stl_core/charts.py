@@ -1,0 +1,75 @@
+"""Charts of numbers over time: loss curves, latencies. Drawn without a display."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+#: Columns of a training's curves.csv that are not losses.
+NOT_LOSSES = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
+
+
+def curves(table: str | Path, path: str | Path) -> None:
+    """
+    Draw the losses of a training run, small multiples with a shared epoch axis.
+
+    :param table: curves.csv as train.fit writes it.
+    :param path: PNG to write.
+    """
+    with Path(table).open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    losses = [name for name in columns if name not in NOT_LOSSES]
+    shown = ['total', *losses, 'lr']
+    height = -(-len(shown) // 3)
+    figure = _figure(11, 2.3 * height)
+    for place, name in enumerate(shown, 1):
+        axes = figure.add_subplot(height, 3, place)
+        axes.plot(columns['epoch'], columns[name], lw=1.2, color='tab:blue')
+        axes.set_title(name, fontsize=9, loc='left')
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+        if columns[name].min() > 0:
+            axes.set_yscale('log')
+    figure.supxlabel('epoch', fontsize=9)
+    _write(figure, path)
+
+
+def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:
+    """
+    Draw how often a figure took which value, with its median and 95th percentile.
+
+    :param values: at least one number.
+    :param unit: of the values, such as 'ms'.
+    :param title: what they are.
+    :param path: PNG to write.
+    """
+    median, high = np.percentile(values, [50, 95])
+    figure = _figure(7, 3)
+    axes = figure.add_subplot()
+    axes.hist(values, bins=min(40, max(8, len(values) // 4)), color='tab:blue', alpha=0.75)
+    for place, name in ((median, 'median'), (high, 'p95')):
+        axes.axvline(place, color='black', lw=1)
+        top = axes.get_ylim()[1]
+        axes.annotate(f' {name} {place:.1f} {unit}', (place, 0.94 * top), fontsize=8)
+    axes.set_xlabel(unit)
+    axes.set_ylabel('count')
+    axes.set_title(title, fontsize=10, loc='left')
+    axes.grid(alpha=0.25)
+    _write(figure, path)
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    figure = Figure(figsize=(width_in, height_in), layout='constrained', dpi=110)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write(figure: Figure, path: str | Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(str(path))

@@ -1,0 +1,112 @@
+"""
+The state of a run on disk: checkpoints and tables that a crash at any moment leaves whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stl_core.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+#: What may differ between a run and its continuation: none of it touches the weights.
+FREE = ('out', 'device', 'workers', 'save_every', 'eval_every')
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that a run cannot go on from; the message says why."""
+
+
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int
+) -> None:
+    """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    torch.save(
+        {
+            'model': model.state_dict(),
+            'optimizer': optimizer.state_dict(),
+            'config': dataclasses.asdict(config),
+            'epoch': epoch,
+        },
+        part,
+    )
+    with part.open('rb') as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> int:
+    """
+    Go on from a checkpoint where there is one.
+
+    Chance depends on (seed, epoch, frame) alone, so weights, moments and the epoch are all the
+    state there is.
+
+    :return: epochs done.
+    :raises CheckpointError: for a checkpoint of another configuration, naming the difference.
+    """
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    ours, theirs = (flatten(each) for each in (dataclasses.asdict(config), state['config']))
+    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    differ = [key for key in differ if key not in FREE]
+    if differ:
+        raise CheckpointError(
+            f'{path}: made with another {", ".join(differ[:5])}; choose another out= or remove it'
+        )
+    model.load_state_dict(state['model'])
+    optimizer.load_state_dict(state['optimizer'])
+    drop_rows_after(path.parent / 'curves.csv', state['epoch'])
+    log.info('%s: going on after epoch %d', path, state['epoch'])
+    return int(state['epoch'])
+
+
+def flatten(value: Any, path: str = '') -> dict[str, Any]:
+    """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
+    if isinstance(value, dict):
+        parts = [
+            flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()
+        ]
+        return {key: item for part in parts for key, item in part.items()}
+    return {path: json.dumps(value)}
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add one line to a CSV file, with a header when it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not path.exists()
+    with path.open('a', newline='') as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: v if isinstance(v, int) else f'{v:.6g}' for k, v in row.items()})
+
+
+def drop_rows_after(path: Path, epoch: int) -> None:
+    """Forget the lines of epochs that a resumed run will do again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split(',')[0]) <= epoch]
+        write_atomically(path, ''.join([header, *kept]).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step."""
+    part = path.with_name(path.name + '.part')
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,123 @@
+"""
+Labels and detections of a whole data set, joined, with the overlaps of all pairs that meet.
+
+evaluate.py asks many questions (class, difficulty, metric, least IoU) of the same pairs, so they
+are found once, in a few large array operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stl_core.geometry import overlap_bev, overlap_height
+from stl_core.types import Array, Labels
+
+PAIRS_AT_ONCE = 4096  # so that the polygons being clipped stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Frames:
+    """
+    All frames in one: G labelled objects, D detections, and how they overlap.
+
+    :param truth: G objects, frame by frame, DontCare left out.
+    :param frame: (G,) number of the frame.
+    :param found: D detections, frame by frame.
+    :param overlaps: for each metric the pairs that meet, in order of truth, then of found:
+        (P,) row of truth, (P,) row of found, (P,) IoU.
+    :param dont_care: (D,) greatest fraction of the 2D box that one DontCare area covers.
+    """
+
+    truth: Labels
+    frame: Array
+    found: Labels
+    overlaps: dict[str, tuple[Array, Array, Array]]
+    dont_care: Array
+
+
+def compare(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Frames:
+    """Join the frames and find every overlap, once for all classes and difficulties."""
+    if len(ground_truth) != len(detections):
+        raise ValueError(
+            f'{len(ground_truth)} frames of labels but {len(detections)} of detections'
+        )
+    truth, frame = _join(ground_truth)
+    found, found_frame = _join(detections)
+    is_area = truth.name == 'dontcare'
+    area, inside = _same_frame(frame[is_area], found_frame)
+    covered = _shared_px(truth.box_px[is_area][area], found.box_px[inside])
+    dont_care = np.zeros(len(found))
+    np.maximum.at(dont_care, inside, ratio(covered, _area_px(found.box_px[inside])))
+    truth, frame = truth[~is_area], frame[~is_area]
+    return Frames(truth, frame, found, _overlaps(truth, frame, found, found_frame), dont_care)
+
+
+def _join(frames: Sequence[Labels]) -> tuple[Labels, Array]:
+    """Put N objects of all frames into one, names in lower case; and (N,) their frame numbers."""
+    columns = {
+        name: np.concatenate([getattr(labels, name) for labels in (Labels.empty(), *frames)])
+        for name in Labels.WIDTHS
+    }
+    columns['name'] = np.char.lower(columns['name'])  # the devkit takes CAR for Car
+    return Labels(**columns), np.repeat(np.arange(len(frames)), [len(labels) for labels in frames])
+
+
+def _same_frame(a_frame: Array, b_frame: Array) -> tuple[Array, Array]:
+    """Pair every row of a with every row of b of the same frame; frame numbers ascend."""
+    first = np.searchsorted(b_frame, a_frame)
+    a = np.repeat(np.arange(len(a_frame)), np.searchsorted(b_frame, a_frame, 'right') - first)
+    return a, first[a] + place(a)
+
+
+def place(key: Array) -> Array:
+    """Count up within each run of equal keys: 5 5 5 8 9 9 -> 0 1 2 0 0 1."""
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    return np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """Divide; 0 where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _area_px(box: Array) -> Array:
+    return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+
+
+def _shared_px(a: Array, b: Array) -> Array:
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    return np.maximum(sides, 0.0).prod(1)
+
+
+def _overlaps(
+    truth: Labels, frame: Array, found: Labels, found_frame: Array
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Intersect all pairs of one frame in the image, from above and in 3D; see Frames."""
+    a, b = _same_frame(frame, found_frame)
+    shared = _shared_px(truth.box_px[a], found.box_px[b])
+    bbox = ratio(shared, _area_px(truth.box_px)[a] + _area_px(found.box_px)[b] - shared)
+    seen = bbox > 0
+    overlaps = {'bbox': (a[seen], b[seen], bbox[seen])}
+
+    reach, found_reach = (np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (truth, found))
+    apart = truth.center_m[a] - found.center_m[b]
+    near = np.hypot(apart[:, 0], apart[:, 2]) < reach[a] + found_reach[b]
+    a, b = a[near], b[near]
+    one, two = truth[a], found[b]
+    flat, tall = [], []
+    for x in (one, two):
+        flat.append(np.column_stack([x.center_m[:, ::2], x.size_hwl_m[:, 1:], x.rotation_y]))
+        tall.append(np.column_stack([x.center_m[:, 1], x.size_hwl_m[:, 0]]))
+    starts = range(0, len(a), PAIRS_AT_ONCE)
+    shared = np.concatenate(
+        [np.zeros(0), *(overlap_bev(*(x[i : i + PAIRS_AT_ONCE] for x in flat)) for i in starts)]
+    )
+    ground = [x.size_hwl_m[:, 1:].prod(1) for x in (one, two)]
+    overlaps['bev'] = a, b, ratio(shared, ground[0] + ground[1] - shared)
+    shared = shared * overlap_height(*tall)
+    volume = [x.size_hwl_m.prod(1) for x in (one, two)]
+    overlaps['3d'] = a, b, ratio(shared, volume[0] + volume[1] - shared)
+    return overlaps

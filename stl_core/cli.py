@@ -60,7 +60,7 @@ def _add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     run = config.load(args.config, tuple(args.overrides))
     metrics = train.fit(run)
-    print(evaluate.table(metrics))
+    print(evaluate.table(metrics, ('AP40',)))
     print(f'student: {Path(run.out) / "student.safetensors"}')
     _write_json(args.json, metrics)
 
@@ -81,7 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     found = train.detect(predictor, frames)
     truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
     metrics = evaluate.evaluate(truth, found)
-    print(evaluate.table(metrics))
+    print(evaluate.table(metrics, ('AP40',)))
     points = {
         name: asdict(evaluate.best_min_score(truth, found, name, evaluate.MODERATE, min_iou))
         for name, min_iou in zip(evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True)

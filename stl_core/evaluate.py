@@ -113,12 +113,18 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
     return result
 
 
-def table(result: Result) -> str:
-    """Lay out a result as text, one line for each class, metric, kind of AP and least IoU."""
+def table(result: Result, shown: Sequence[str] = ('AP40', 'AP11')) -> str:
+    """
+    Lay out a result as text, one line for each class, metric, kind of AP and least IoU.
+
+    :param result: of evaluate.
+    :param shown: the kinds of AP.
+    :return: a heading and the lines.
+    """
     lines = ['class       metric  AP    IoU             easy  moderate    hard']
     for class_name, metrics in result.items():
         for metric, kinds in metrics.items():
-            for kind, criteria in kinds.items():
+            for kind, criteria in ((kind, kinds[kind]) for kind in shown):
                 for criterion, (easy, moderate, hard) in criteria.items():
                     min_iou = MIN_IOU[criterion]['bbox' if metric == 'aos' else metric]
                     lines.append(

@@ -161,6 +161,7 @@ def save_student(path: str | Path, detector: nn.Module, spec: StudentSpec) -> No
     tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
     part = path.with_name(path.name + '.part')
     save_file(tensors, part, metadata={HEADER: json.dumps(asdict(spec), sort_keys=True)})
+    part.chmod(0o644)  # safetensors makes files private, but students are shared
     part.replace(path)
 
 

@@ -16,14 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 
 import stl_core
@@ -32,6 +24,7 @@ from stl_core.batch import Batch, to_device, to_input
 from stl_core.config import OptimConfig, TrainConfig
 from stl_core.data import dataset, kitti
 from stl_core.images import InputSpec
+from stl_core.progress import progress_bar
 from stl_core.types import Labels
 
 log = logging.getLogger(__name__)
@@ -288,17 +281,4 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
             'epochs': config.epochs,
             'seed': config.seed,
         },
-    )
-
-
-def progress_bar() -> Progress:
-    """Make the progress bar of long work: bar, count, time so far, time to go, a note."""
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('eta'),
-        TimeRemainingColumn(),
-        TextColumn('{task.fields[note]}'),
     )

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lowest floor first. A file may import from lower floors, and from its own folder.
 FLOORS = [
-    ['stl_core/types.py', 'stl_core/__init__.py'],
+    ['stl_core/types.py', 'stl_core/progress.py', 'stl_core/__init__.py'],
     ['stl_core/geometry.py', 'stl_core/batch.py'],
     ['stl_core/images.py', 'stl_core/pairs.py', 'stl_core/draw.py', 'stl_core/charts.py'],
     ['stl_core/evaluate.py'],

@@ -1,0 +1,234 @@
+"""
+What a detector answered to a bag, as a person wants to see it: table, pictures, video.
+
+Nothing is detected here: images come from the bag that was played, boxes from the markers that
+were recorded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mono3d_ros.bag import BagError, BagReader
+from mono3d_ros.calibration import as_rectified
+from mono3d_ros.messages import ADD, LINE_LIST, TEXT_VIEW_FACING, stamp_ns, to_frame
+from mono3d_ros.stream import Frame
+from stl_core import draw
+from stl_core.types import Array
+
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+POINTS_PER_BOX = 24
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """
+    The boxes of one MarkerArray.
+
+    :param edges_m: (M, 24, 3) end points of the edges, in the frame of the markers.
+    :param labels: M texts.
+    """
+
+    edges_m: Array
+    labels: tuple[str, ...]
+
+    @property
+    def colours(self) -> list[tuple[int, int, int]]:
+        """RGB of each box, by the class its label begins with."""
+        return [draw.class_colour(label.split(' ')[0]) for label in self.labels]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    What the played bag holds of one moment.
+
+    :param frame: the image.
+    :param truth: labelled boxes; None where the bag has none.
+    :param points_m: (L, 3) LiDAR points in the camera frame; None likewise.
+    """
+
+    frame: Frame
+    truth: Boxes | None
+    points_m: Array | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    What was recorded.
+
+    :param boxes: stamp of the image -> the boxes found in it.
+    :param latency_ms: stamp of the image -> from sending it to receiving its answer.
+    :param sent: images that were played.
+    """
+
+    boxes: Mapping[int, Boxes]
+    latency_ms: Mapping[int, float]
+    sent: int
+
+    def figures(self) -> dict[str, float | int]:
+        """Say how many frames went in and came out, and how fast."""
+        latency = np.array(list(self.latency_ms.values()))
+        low, median, high = np.percentile(latency, [0, 50, 95]) if len(latency) else [np.nan] * 3
+        return {
+            'frames_in': self.sent,
+            'frames_answered': len(self.boxes),
+            'boxes': sum(len(each.labels) for each in self.boxes.values()),
+            'latency_ms_min': round(float(low), 2),
+            'latency_ms_median': round(float(median), 2),
+            'latency_ms_p95': round(float(high), 2),
+        }
+
+
+def read_answers(bag: str | Path) -> Answers:
+    """
+    Read a bag of answers as examples/replay_bag.py records it.
+
+    :param bag: its folder, with sent.csv.
+    :raises BagError: for a bag that is missing or malformed.
+    """
+    table = Path(bag) / 'sent.csv'
+    if not table.is_file():
+        raise BagError(f'{table}: no such file; expected the times that images were sent')
+    with table.open(newline='') as file:
+        sent = {int(row['stamp_ns']): int(row['sent_ns']) for row in csv.DictReader(file)}
+    boxes, latency_ms = {}, {}
+    with BagReader(bag) as reader:
+        for message in reader.messages():
+            array = reader.decode(message)
+            stamp = stamp_ns(array.markers[0].header)
+            boxes[stamp] = to_boxes(array)
+            if stamp in sent:
+                latency_ms[stamp] = (message.stamp_ns - sent[stamp]) / 1e6
+    return Answers(boxes, latency_ms, len(sent))
+
+
+def to_boxes(array: Any) -> Boxes:
+    """Read the boxes and labels out of a MarkerArray that messages.markers made."""
+    added = [marker for marker in array.markers if marker.action == ADD]
+    boxes = {m.id: m.points for m in added if m.type == LINE_LIST}
+    labels = {m.id: m.text for m in added if m.type == TEXT_VIEW_FACING}
+    edges = [[(p.x, p.y, p.z) for p in points] for points in boxes.values()]
+    return Boxes(
+        np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels.get(i, '') for i in boxes)
+    )
+
+
+def camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
+    """
+    Find the camera of a bag: its first image topic and the camera_info beside it.
+
+    :param topics: topic -> message type.
+    :param bag: its name, for the message.
+    :return: topic of the images, topic of camera_info.
+    :raises BagError: where there is no such pair, naming the topics there are.
+    """
+    for topic in (topic for topic, kind in topics.items() if kind in IMAGES):
+        base = topic[: -len('/compressed')] if topic.endswith('/compressed') else topic
+        info = f'{base.rsplit("/", 1)[0]}/camera_info'
+        if topics.get(info) == 'sensor_msgs/msg/CameraInfo':
+            return topic, info
+    has = ', '.join(topics) or 'nothing'
+    raise BagError(f'{bag}: no image topic with a camera_info beside it; the bag has {has}')
+
+
+def read_scenes(bag: str | Path) -> Iterator[Scene]:
+    """
+    Read the images of a bag, each with what else the bag holds of its moment.
+
+    :param bag: folder or file.
+    :return: scenes in order of recording; images before the first camera_info are left out.
+    :raises BagError: for a bag that is missing or malformed.
+    """
+    with BagReader(bag) as reader:
+        image_topic, info_topic = camera_topics(reader.topics, bag)
+        namespace = info_topic.rsplit('/', 1)[0]
+        truth_topic, cloud_topic = f'{namespace}/ground_truth', '/velodyne_points'
+        wanted = {image_topic, info_topic, truth_topic, cloud_topic, '/tf'} & set(reader.topics)
+        moment: dict[str, Any] = {}
+        for message in reader.messages(wanted):
+            # the messages of one moment stand together, the image not necessarily first
+            if moment and message.stamp_ns != moment['stamp_ns'] and image_topic in moment:
+                yield _scene(moment, image_topic, info_topic, truth_topic, cloud_topic)
+                moment = {info_topic: moment[info_topic]}
+            moment[message.topic] = reader.decode(message)
+            moment['stamp_ns'] = message.stamp_ns
+            if info_topic not in moment:
+                moment.pop(image_topic, None)
+        if image_topic in moment:
+            yield _scene(moment, image_topic, info_topic, truth_topic, cloud_topic)
+
+
+def _scene(moment: Mapping[str, Any], image: str, info: str, truth: str, cloud: str) -> Scene:
+    points_m = None
+    if cloud in moment and '/tf' in moment:
+        points_m = _in_camera(moment[cloud], moment['/tf'].transforms[0].transform)
+    frame = to_frame(moment[image], moment[info], 'camera', as_rectified)
+    return Scene(frame, to_boxes(moment[truth]) if truth in moment else None, points_m)
+
+
+def _in_camera(cloud: Any, camera_in_lidar: Any) -> Array:
+    """Bring a cloud of float32 x y z ... into the camera frame, (L, 3) metres."""
+    raw = np.asarray(cloud.data).tobytes()
+    columns = cloud.point_step // 4
+    points = np.frombuffer(raw, np.float32).reshape(-1, columns)[:, :3].astype(np.float64)
+    at, q = camera_in_lidar.translation, camera_in_lidar.rotation
+    turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    return np.einsum('ij,ni->nj', turn, points - [at.x, at.y, at.z])
+
+
+def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:
+    """
+    Draw one moment: the boxes found on the image, beside the view from above.
+
+    :param scene: from the bag that was played.
+    :param found: the answer; None where there was none.
+    :param caption: one line above.
+    :return: (H, W, 3) uint8 RGB.
+    """
+    found = found or Boxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
+    return draw.scene(
+        scene.frame.image,
+        scene.frame.P,
+        found.edges_m,
+        found.colours,
+        found.labels,
+        truth_m=scene.truth.edges_m if scene.truth else None,
+        points_m=scene.points_m,
+        caption=caption,
+    )
+
+
+def write_picture(path: str | Path, image: Array) -> None:
+    """Write an RGB picture as PNG."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def write_video(path: str | Path, pictures: Sequence[Array], hold_s: float) -> None:
+    """
+    Write a video that shows each picture for a while.
+
+    :param path: .mp4 to write.
+    :param pictures: RGB; smaller ones are set on black to the size of the largest.
+    :param hold_s: how long each is shown.
+    """
+    height, width = (max(p.shape[i] for p in pictures) for i in (0, 1))
+    frames_each, fps = max(1, round(hold_s * 10)), 10.0
+    codec = cv2.VideoWriter.fourcc(*'mp4v')
+    video = cv2.VideoWriter(str(path), codec, fps, (width, height))
+    for each in pictures:
+        canvas = np.zeros((height, width, 3), np.uint8)
+        canvas[: each.shape[0], : each.shape[1]] = each
+        for _ in range(frames_each):
+            video.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+    video.release()

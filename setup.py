@@ -22,7 +22,7 @@ setup(
     maintainer='mono3d_ros maintainers',
     maintainer_email='mono3d_ros@example.org',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'stl_core', 'stl_core.*']),
-    package_data={'stl_core': ['py.typed'], NAME: ['py.typed']},
+    package_data={'stl_core': ['py.typed', 'data/synthetic/*.json'], NAME: ['py.typed']},
     python_requires='>=3.10',
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),

@@ -39,7 +39,8 @@ def data_root():
     root = Path(os.environ.get('MONO3D_DATA', ROOT / '../shared/data')).resolve()
     if not (root / 'training/image_2').is_dir():
         raise DemoError(
-            f'{root}: no KITTI frames (training/image_2); set MONO3D_DATA, or give --bag and --student'
+            f'{root}: no KITTI frames (training/image_2) here; set MONO3D_DATA, or give both '
+            '--bag and --student'
         )
     return root
 
@@ -143,13 +144,15 @@ def demo(args):
     answers = report.read_answers(play(bag, model, args.out.resolve(), args.rate))
     show(bag, answers, args.out)
     if len(answers.boxes) < answers.sent:
+        missing = answers.sent - len(answers.boxes)
         raise DemoError(
-            f'{answers.sent - len(answers.boxes)} of {answers.sent} images were not answered: this '
-            'machine is too busy for the rate; give a lower --rate'
+            f'{missing} of {answers.sent} images were not answered; see detector.log, or give a '
+            'lower --rate where this machine is too slow'
         )
 
 
 def main():
+    """Run the command; exit code 2 and one line where it cannot."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('--bag', type=Path, help='default: the real KITTI frames as a bag')
     parser.add_argument('--student', type=Path, help='default: trained on the frames of the demo')

@@ -8,13 +8,14 @@ Messages that come in are read by field name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mono3d_ros.calibration import Door, Intrinsics
 from mono3d_ros.decoding import RawImage, decode, decode_compressed
 from mono3d_ros.stream import Frame, FrameResult
 from stl_core.geometry import BOX_EDGES, corners
+from stl_core.strokes import class_colour
 from stl_core.types import Array, Objects3D
 
 #: Makes a message: type name and fields -> message.
@@ -26,19 +27,6 @@ ADD, DELETE = 0, 2
 
 #: Kinds of marker that each object is drawn with, the last part of their namespace.
 KINDS = ('boxes', 'heading', 'labels')
-
-#: Red, green, blue of each class, in lower case as vision_msgs' RViz plugin has them.
-COLOURS: Mapping[str, tuple[float, float, float]] = {
-    'car': (0.20, 0.75, 1.00),
-    'van': (0.20, 0.75, 1.00),
-    'truck': (0.35, 0.45, 1.00),
-    'bus': (0.35, 0.45, 1.00),
-    'pedestrian': (1.00, 0.45, 0.20),
-    'cyclist': (0.45, 0.95, 0.35),
-    'bicycle': (0.45, 0.95, 0.35),
-    'motorcycle': (0.95, 0.85, 0.25),
-}
-OTHER_COLOUR = (0.75, 0.75, 0.75)
 
 LINE_WIDTH_M = 0.08
 TEXT_HEIGHT_M = 0.6
@@ -207,7 +195,7 @@ def _pose(xyz: Any, new: New) -> Any:
 
 
 def _colour(name: str, new: New) -> Any:
-    r, g, b = COLOURS.get(name.lower(), OTHER_COLOUR)
+    r, g, b = (level / 255 for level in class_colour(name))
     return new('std_msgs/msg/ColorRGBA', r=r, g=g, b=b, a=1.0)
 
 

@@ -21,11 +21,13 @@ from mono3d_ros.bag import BagError, BagReader
 from mono3d_ros.calibration import as_rectified
 from mono3d_ros.messages import ADD, LINE_LIST, TEXT_VIEW_FACING, stamp_ns, to_frame
 from mono3d_ros.stream import Frame
-from stl_core import draw
+from stl_core import draw, strokes
 from stl_core.types import Array
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 POINTS_PER_BOX = 24
+#: sensor_msgs/msg/PointField
+FLOAT32 = 7
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Boxes:
     @property
     def colours(self) -> list[tuple[int, int, int]]:
         """RGB of each box, by the class its label begins with."""
-        return [draw.class_colour(label.split(' ')[0]) for label in self.labels]
+        return [strokes.class_colour(label.split(' ')[0]) for label in self.labels]
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,17 @@ class Answers:
     latency_ms: Mapping[int, float]
     sent: int
 
-    def figures(self) -> dict[str, float | int]:
-        """Say how many frames went in and came out, and how fast."""
-        latency = np.array(list(self.latency_ms.values()))
-        low, median, high = np.percentile(latency, [0, 50, 95]) if len(latency) else [np.nan] * 3
+    def figures(self) -> dict[str, float | int | None]:
+        """Say how many frames went in and came out, and how fast; no times without an answer."""
+        latency = list(self.latency_ms.values())
+        times = np.percentile(latency, [0, 50, 95]).round(2).tolist() if latency else [None] * 3
         return {
             'frames_in': self.sent,
             'frames_answered': len(self.boxes),
             'boxes': sum(len(each.labels) for each in self.boxes.values()),
-            'latency_ms_min': round(float(low), 2),
-            'latency_ms_median': round(float(median), 2),
-            'latency_ms_p95': round(float(high), 2),
+            'latency_ms_min': times[0],
+            'latency_ms_median': times[1],
+            'latency_ms_p95': times[2],
         }
 
 
@@ -105,6 +107,8 @@ def read_answers(bag: str | Path) -> Answers:
     with BagReader(bag) as reader:
         for message in reader.messages():
             array = reader.decode(message)
+            if not array.markers:
+                raise BagError(f'{bag}: {message.topic}: an answer without its first marker')
             stamp = stamp_ns(array.markers[0].header)
             boxes[stamp] = to_boxes(array)
             if stamp in sent:
@@ -169,21 +173,33 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
 
 
 def _scene(moment: Mapping[str, Any], image: str, info: str, truth: str, cloud: str) -> Scene:
-    points_m = None
-    if cloud in moment and '/tf' in moment:
-        points_m = _in_camera(moment[cloud], moment['/tf'].transforms[0].transform)
-    frame = to_frame(moment[image], moment[info], 'camera', as_rectified)
+    try:
+        frame = to_frame(moment[image], moment[info], 'camera', as_rectified)
+    except ValueError as err:
+        raise BagError(f'{image} at {moment["stamp_ns"]} ns: {err}') from err
+    points_m = _in_camera(moment[cloud], moment.get('/tf'), frame) if cloud in moment else None
     return Scene(frame, to_boxes(moment[truth]) if truth in moment else None, points_m)
 
 
-def _in_camera(cloud: Any, camera_in_lidar: Any) -> Array:
-    """Bring a cloud of float32 x y z ... into the camera frame, (L, 3) metres."""
-    raw = np.asarray(cloud.data).tobytes()
-    columns = cloud.point_step // 4
-    points = np.frombuffer(raw, np.float32).reshape(-1, columns)[:, :3].astype(np.float64)
-    at, q = camera_in_lidar.translation, camera_in_lidar.rotation
+def _in_camera(cloud: Any, tf: Any, frame: Frame) -> Array | None:
+    """Bring a cloud into the camera frame, (L, 3) metres; None where no transform leads there."""
+    lidar = cloud.header.frame_id
+    poses = [
+        each.transform
+        for each in (tf.transforms if tf else ())
+        if (each.header.frame_id, each.child_frame_id) == (lidar, frame.frame_id)
+    ]
+    places = {field.name: field.offset for field in cloud.fields if field.datatype == FLOAT32}
+    if not poses or not {'x', 'y', 'z'} <= set(places):
+        return None
+    layout = {'names': ['x', 'y', 'z'], 'formats': ['>f4' if cloud.is_bigendian else '<f4'] * 3}
+    layout |= {'offsets': [places[name] for name in 'xyz'], 'itemsize': cloud.point_step}
+    rows = np.frombuffer(np.asarray(cloud.data).tobytes(), np.dtype(layout))
+    points = np.stack([rows[name] for name in 'xyz'], 1).astype(np.float64)
+    at, q = poses[0].translation, poses[0].rotation
     turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    return np.einsum('ij,ni->nj', turn, points - [at.x, at.y, at.z])
+    points = points[np.isfinite(points).all(1)] - [at.x, at.y, at.z]
+    return np.einsum('ij,ni->nj', turn, points)
 
 
 def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:
@@ -214,21 +230,23 @@ def write_picture(path: str | Path, image: Array) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
-def write_video(path: str | Path, pictures: Sequence[Array], hold_s: float) -> None:
+def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float) -> None:
     """
-    Write a video that shows each picture for a while.
+    Write a video that shows each picture for a while; only one is in memory at a time.
 
     :param path: .mp4 to write.
-    :param pictures: RGB; smaller ones are set on black to the size of the largest.
+    :param pictures: image files; smaller ones are set on black to the size of the largest.
     :param hold_s: how long each is shown.
     """
-    height, width = (max(p.shape[i] for p in pictures) for i in (0, 1))
+    sizes = [cv2.imread(str(each)).shape for each in pictures]
+    height, width = (max(size[i] for size in sizes) for i in (0, 1))
     frames_each, fps = max(1, round(hold_s * 10)), 10.0
     codec = cv2.VideoWriter.fourcc(*'mp4v')
     video = cv2.VideoWriter(str(path), codec, fps, (width, height))
     for each in pictures:
         canvas = np.zeros((height, width, 3), np.uint8)
-        canvas[: each.shape[0], : each.shape[1]] = each
+        image = cv2.imread(str(each))
+        canvas[: image.shape[0], : image.shape[1]] = image
         for _ in range(frames_each):
-            video.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+            video.write(canvas)
     video.release()

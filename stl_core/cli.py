@@ -1,5 +1,5 @@
 """
-The command `stl`: train, evaluate, kitti-ap, predict, inspect.
+The command `stl`: synthesize, train, evaluate, kitti-ap, predict, inspect.
 
 Bad input ends with one line that names it and exit code 2.
 """
@@ -17,8 +17,9 @@ from typing import Any
 
 import cv2
 
-from stl_core import checkpoint, config, draw, evaluate, predict, train
+from stl_core import checkpoint, config, draw, evaluate, predict, strokes, train
 from stl_core.data import kitti
+from stl_core.data.synthetic import command
 from stl_core.types import Labels
 
 #: What a user can mend: told in one line, without a traceback.
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exit code 2 with one line for bad input."""
     parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    for add in (_add_train, _add_evaluate, _add_kitti_ap, _add_predict, _add_inspect):
+    for add in (command.add_command, _add_train, _add_evaluate, _add_kitti_ap, _add_predict, _add_inspect):
         add(commands)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
@@ -136,7 +137,7 @@ def _predict(args: argparse.Namespace) -> None:
         (objects,) = predictor([image], [P])
         found.append(kitti.to_labels(objects, classes))
         sure = objects[objects.score >= args.score]
-        colours = [draw.class_colour(classes[i]) for i in sure.class_id]
+        colours = [strokes.class_colour(classes[i]) for i in sure.class_id]
         texts = draw.box_labels(sure, classes)
         picture = draw.scene(image, P, draw.box_edges(sure), colours, texts)
         path = out / 'pictures' / f'{files.id}.png'

@@ -14,36 +14,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from stl_core.geometry import BOX_EDGES, backproject, corners, project, warp_P
+from stl_core.above import birds_eye
+from stl_core.geometry import BOX_EDGES, corners, project, warp_P
+from stl_core.strokes import (
+    BACKGROUND,
+    SUBPIXEL_BITS,
+    TEXT,
+    TRUTH_COLOUR,
+    class_colour,
+    fixed_point,
+    text_size,
+    write_text,
+)
 from stl_core.types import Array, Objects3D
-
-#: RGB of the classes, everywhere: pictures, bird's-eye view and markers.
-COLOURS: dict[str, tuple[int, int, int]] = {
-    'Car': (56, 189, 248),
-    'Pedestrian': (251, 113, 133),
-    'Cyclist': (250, 204, 21),
-}
-OTHER_COLOUR = (190, 190, 200)
-TRUTH_COLOUR = (245, 245, 245)
 
 #: What lies nearer than this in front of the camera plane is cut off before projecting.
 NEAR_M = 0.1
-RING_STEP_M = 10.0
-
-_BACKGROUND = (17, 20, 27)
-_RING = (46, 54, 68)
-_FAINT_TEXT = (128, 138, 156)
-_TEXT = (232, 236, 244)
-#: Places of corners among the 24 edge points: the front face and the top, in order round them.
+#: Places of the front face's corners among the 24 edge points, in order round it.
 _FRONT = [0, 2, 4, 6]
-_TOP = [0, 6, 14, 8]
-_SUBPIXEL_BITS = 4
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def class_colour(name: str) -> tuple[int, int, int]:
-    """Return the RGB of a class; grey for one without a colour of its own."""
-    return COLOURS.get(name, OTHER_COLOUR)
+#: Classes whose colours are told above every picture.
+LEGEND = ('Car', 'Pedestrian', 'Cyclist')
 
 
 def box_edges(objects: Objects3D) -> Array:
@@ -95,8 +85,8 @@ def draw_edges(
     out = _tinted(image, edges_m, P, colours, segments)
     for i in far_first:
         thickness = line_width(image.shape[0], depth_m[i])
-        for start, end in _fixed_point(segments[i]):
-            cv2.line(out, start, end, colours[i], thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for start, end in fixed_point(segments[i]):
+            cv2.line(out, start, end, colours[i], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     taken: list[tuple[int, int, int, int]] = []
     for i in far_first[::-1] if labels else ():
         if len(segments[i]):
@@ -123,49 +113,6 @@ def visible_segments(edges_m: Array, P: Array) -> Array:
     step = z[:, ::-1] - z
     t = np.where(z < NEAR_M, (NEAR_M - z) / np.where(step == 0, 1.0, step), 0.0)
     return project(pairs + t[..., None] * (pairs[:, ::-1] - pairs), P)[0]
-
-
-def birds_eye(
-    edges_m: Array,
-    colours: Sequence[tuple[int, int, int]],
-    *,
-    size_px: int = 480,
-    range_m: float = 70.0,
-    truth_m: Array | None = None,
-    points_m: Array | None = None,
-    view: tuple[Array, int] | None = None,
-) -> Array:
-    """
-    Draw the scene from above: camera at the bottom, range rings, boxes with a marked front.
-
-    :param edges_m: (M, 24, 3) boxes, camera frame.
-    :param colours: M times RGB.
-    :param size_px: width and height of the picture.
-    :param range_m: how far it shows, metres ahead; half of it to each side.
-    :param truth_m: (T, 24, 3) annotated boxes, thin and white.
-    :param points_m: (L, 3) LiDAR points, camera frame.
-    :param view: P and image width, to shade what the camera does not see.
-    :return: (size_px, size_px, 3) uint8 RGB.
-    """
-    out = np.full((size_px, size_px, 3), _BACKGROUND, np.uint8)
-    scale = (size_px - 16) / range_m
-    if view is not None:
-        out = _frustum(out, view[0], view[1], scale, range_m)
-    _rings(out, scale, range_m)
-    if points_m is not None:
-        _points(out, points_m, scale)
-    outlines = _fixed_point(_from_above(_footprint(edges_m), size_px, scale))
-    layer = out.copy()
-    for outline, colour in zip(outlines, colours, strict=True):
-        cv2.fillPoly(layer, [outline], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
-    out = cv2.addWeighted(layer, 0.4, out, 0.6, 0)
-    for outline, colour in zip(outlines, colours, strict=True):
-        _outline(out, outline, colour)
-    if truth_m is not None and len(truth_m):
-        for outline in _fixed_point(_from_above(_footprint(truth_m), size_px, scale)):
-            cv2.polylines(out, [outline], True, TRUTH_COLOUR, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
-    _camera_mark(out)
-    return out
 
 
 def scene(
@@ -195,8 +142,8 @@ def scene(
     large, large_P = enlarge(image, P)
     if truth_m is not None:
         for edges in truth_m:
-            for start, end in _fixed_point(visible_segments(edges, large_P)):
-                cv2.line(large, start, end, TRUTH_COLOUR, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+            for start, end in fixed_point(visible_segments(edges, large_P)):
+                cv2.line(large, start, end, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     drawn = draw_edges(large, edges_m, large_P, colours, labels)
     above = birds_eye(
         edges_m,
@@ -236,15 +183,15 @@ def side_by_side(image: Array, above: Array, caption: str = '') -> Array:
     :return: (H + 36, W + W' + 4, 3) uint8 RGB.
     """
     height, gap, bar = image.shape[0], 4, 36
-    out = np.full((height + bar, image.shape[1] + gap + above.shape[1], 3), _BACKGROUND, np.uint8)
+    out = np.full((height + bar, image.shape[1] + gap + above.shape[1], 3), BACKGROUND, np.uint8)
     out[bar:, : image.shape[1]] = image
     out[bar:, image.shape[1] + gap :] = above
-    _write(out, caption, (14, 24), 0.56, _TEXT)
+    write_text(out, caption, (14, 24), 0.56, TEXT)
     x = out.shape[1] - 14
-    for name, colour in reversed(COLOURS.items()):
-        x -= _text_size(name, 0.5)[0]
-        _write(out, name, (x, 24), 0.5, _TEXT)
-        cv2.rectangle(out, (x - 20, 12), (x - 8, 24), colour, -1)
+    for name in reversed(LEGEND):
+        x -= text_size(name, 0.5)[0]
+        write_text(out, name, (x, 24), 0.5, TEXT)
+        cv2.rectangle(out, (x - 20, 12), (x - 8, 24), class_colour(name), -1)
         x -= 38
     return out
 
@@ -257,7 +204,7 @@ def contact_sheet(pictures: Sequence[Array], columns: int = 2, width_px: int = 1
         scaled.append(cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA))
     rows = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
     tops = np.cumsum([0] + [max(p.shape[0] for p in row) + 8 for row in rows])
-    out = np.full((tops[-1], columns * (width_px + 8) - 8, 3), _BACKGROUND, np.uint8)
+    out = np.full((tops[-1], columns * (width_px + 8) - 8, 3), BACKGROUND, np.uint8)
     for top, row in zip(tops, rows, strict=False):
         for column, picture in enumerate(row):
             left = column * (width_px + 8)
@@ -276,11 +223,11 @@ def _tinted(
     layer = image.copy()
     for i in np.argsort(-edges_m[..., 2].mean(1)):
         if edges_m[i, _FRONT, 2].min() > NEAR_M:
-            face = _fixed_point(project(edges_m[i, _FRONT], P)[0])
-            cv2.fillPoly(layer, [face], colours[i], cv2.LINE_AA, _SUBPIXEL_BITS)
+            face = fixed_point(project(edges_m[i, _FRONT], P)[0])
+            cv2.fillPoly(layer, [face], colours[i], cv2.LINE_AA, SUBPIXEL_BITS)
         width = line_width(image.shape[0], edges_m[i, :, 2].mean()) + 2
-        for start, end in _fixed_point(segments[i]):
-            cv2.line(layer, start, end, (0, 0, 0), width, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for start, end in fixed_point(segments[i]):
+            cv2.line(layer, start, end, (0, 0, 0), width, cv2.LINE_AA, SUBPIXEL_BITS)
     return cv2.addWeighted(layer, 0.35, image, 0.65, 0)
 
 
@@ -297,7 +244,7 @@ def _label(
     if (high < 0).any() or low[0] >= out.shape[1] or low[1] >= out.shape[0]:
         return  # the box is beside the image
     size = float(np.clip(out.shape[0] / 1100, 0.36, 0.6))
-    width, height = _text_size(text, size)
+    width, height = text_size(text, size)
     width, height = width + 10, height + 8
     x = int(np.clip(inside[:, 0].mean() - width / 2, 0, max(0, out.shape[1] - width)))
     y = int(inside[:, 1].min()) - height - 3
@@ -306,93 +253,11 @@ def _label(
         y -= height // 2
     taken.append((x, y, width, height))
     patch = out[y : y + height, x : x + width]
-    out[y : y + height, x : x + width] = patch // 4 + np.array(_BACKGROUND, np.uint8) // 2
+    out[y : y + height, x : x + width] = patch // 4 + np.array(BACKGROUND, np.uint8) // 2
     cv2.rectangle(out, (x, y), (x + 2, y + height - 1), colour, -1)
-    _write(out, text, (x + 7, y + height - 5), size, _TEXT)
+    write_text(out, text, (x + 7, y + height - 5), size, TEXT)
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Tell whether two rectangles x y width height share a pixel."""
-    return (
-        a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
-    )
-
-
-def _rings(out: Array, scale: float, range_m: float) -> None:
-    """Draw a circle round the camera every RING_STEP_M, the distance written on it."""
-    size_px = out.shape[0]
-    center = (size_px // 2, size_px - 8)
-    for ring_m in np.arange(RING_STEP_M, range_m + 0.1, RING_STEP_M):
-        radius = round(ring_m * scale)
-        cv2.circle(out, center, radius, _RING, 1, cv2.LINE_AA)
-        text = f'{ring_m:.0f} m'
-        at = (center[0] - _text_size(text, 0.34)[0] // 2, center[1] - radius + 12)
-        _write(out, text, at, 0.34, _FAINT_TEXT)
-
-
-def _frustum(out: Array, P: Array, width_px: int, scale: float, range_m: float) -> Array:
-    """Lighten what the camera sees."""
-    sides_px = np.array([[-0.5, P[1, 2]], [width_px - 0.5, P[1, 2]]])
-    reach = backproject(sides_px, np.full(2, 2 * range_m), P)
-    fan = np.concatenate([np.zeros((1, 3)), reach])
-    outline = _fixed_point(_from_above(fan, out.shape[0], scale))
-    layer = out.copy()
-    cv2.fillPoly(layer, [outline], (27, 32, 42), cv2.LINE_AA, _SUBPIXEL_BITS)
-    cv2.polylines(layer, [outline], True, _RING, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
-    return layer
-
-
-def _points(out: Array, points_m: Array, scale: float) -> None:
-    """Draw LiDAR points, brighter the higher they are (y is down)."""
-    at = np.floor(_from_above(points_m, out.shape[0], scale) + 0.5).astype(np.int64)
-    inside = ((at >= 0) & (at < out.shape[0])).all(1) & (points_m[:, 2] > 0)
-    at, height_m = at[inside], 1.7 - points_m[inside, 1]
-    glow = np.clip(0.35 + 0.3 * height_m, 0.35, 1.0)[:, None]
-    np.maximum.at(out, (at[:, 1], at[:, 0]), (glow * (98, 112, 138)).astype(np.uint8))
-
-
-def _outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
-    """Draw a footprint, its front side bright and with a short arrow stem ahead."""
-    cv2.polylines(out, [outline], True, colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
-    front, center = outline[:2].mean(0), outline.mean(0)
-    tip = (front + 0.45 * (front - center)).round().astype(int)
-    stem = [center.round().astype(int), tip]
-    cv2.line(out, *map(tuple, np.array(stem).tolist()), colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
-    ends = map(tuple, outline[:2].tolist())
-    cv2.line(out, *ends, (255, 255, 255), 2, cv2.LINE_AA, _SUBPIXEL_BITS)
-
-
-def _camera_mark(out: Array) -> None:
-    """Draw the camera as a small triangle at the bottom."""
-    x, y = out.shape[1] // 2, out.shape[0] - 8
-    cv2.fillPoly(out, [np.array([[x, y - 7], [x - 5, y + 4], [x + 5, y + 4]])], _TEXT, cv2.LINE_AA)
-
-
-def _footprint(edges_m: Array) -> Array:
-    """(M, 24, 3) -> (M, 4, 3) corners of the top face, the front two first."""
-    return np.asarray(edges_m, np.float64).reshape(-1, 24, 3)[:, _TOP]
-
-
-def _from_above(points_m: Array, size_px: int, scale: float) -> Array:
-    """(..., 3) camera frame -> (..., 2) pixels of the bird's-eye view."""
-    x = size_px // 2 + points_m[..., 0] * scale
-    y = size_px - 8 - points_m[..., 2] * scale
-    return np.stack([x, y], -1)
-
-
-def _fixed_point(pixels: Array) -> Array:
-    """Pixels -> int32 with the fraction bits that OpenCV's shift argument takes."""
-    limit = float(2 ** (30 - _SUBPIXEL_BITS))
-    fixed = (np.clip(pixels, -limit, limit) * (1 << _SUBPIXEL_BITS)).round()
-    return np.ascontiguousarray(fixed, np.int32)
-
-
-def _text_size(text: str, size: float) -> tuple[int, int]:
-    (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
-    return width, height
-
-
-def _write(
-    out: Array, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int]
-) -> None:
-    cv2.putText(out, text, at, _FONT, size, colour, 1, cv2.LINE_AA)
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

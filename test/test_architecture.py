@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Lowest floor first. A file may import from lower floors, and from its own folder.
 FLOORS = [
     ['stl_core/types.py', 'stl_core/progress.py', 'stl_core/__init__.py'],
-    ['stl_core/geometry.py', 'stl_core/batch.py'],
+    ['stl_core/geometry.py', 'stl_core/batch.py', 'stl_core/strokes.py'],
+    ['stl_core/above.py'],
     ['stl_core/images.py', 'stl_core/pairs.py', 'stl_core/draw.py', 'stl_core/charts.py'],
     ['stl_core/evaluate.py'],
     ['stl_core/models', 'stl_core/distill'],
@@ -30,7 +31,7 @@ ALLOWED = {
         'stl_core/train.py',
         'stl_core/checkpoint.py',
     }
-    | {'stl_core/models', 'stl_core/distill', 'stl_core/data/dataset.py'},
+    | {'stl_core/models', 'stl_core/distill', 'stl_core/data/dataset.py', 'stl_core/data/synthetic'},
     'timm': {'stl_core/models/backbone.py'},
     'rosbags': {'mono3d_ros/bag.py'},
     'yaml': {'stl_core/config.py'},

@@ -7,6 +7,7 @@ import pytest
 from mono3d_ros import messages
 from mono3d_ros.calibration import Uncalibrated, as_rectified
 from mono3d_ros.stream import FrameResult
+from stl_core import strokes
 from stl_core.geometry import BOX_EDGES, corners
 from stl_core.types import Objects3D
 
@@ -103,8 +104,8 @@ def test_label_floats_above_the_box():
 def test_classes_have_colours():
     drawn = by_kind(messages.markers(result(2), (), plain_new))
     car, tram = (drawn['front/boxes', row].color for row in range(2))
-    assert (car.r, car.g, car.b) == messages.COLOURS['car']
-    assert (tram.r, tram.g, tram.b) == messages.OTHER_COLOUR
+    assert (car.r, car.g, car.b) == tuple(each / 255 for each in strokes.COLOURS['car'])
+    assert (tram.r, tram.g, tram.b) == tuple(each / 255 for each in strokes.OTHER_COLOUR)
 
 
 def test_what_is_gone_is_deleted_in_the_same_array():

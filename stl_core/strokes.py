@@ -1,0 +1,56 @@
+"""
+The vocabulary of the pictures: colours, text, and points at fractions of a pixel.
+
+Images are (H, W, 3) uint8 RGB.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from stl_core.types import Array
+
+#: RGB of the classes by lower-case name, everywhere: pictures, view from above and markers.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    'car': (56, 189, 248),
+    'pedestrian': (251, 113, 133),
+    'cyclist': (250, 204, 21),
+    'van': (96, 140, 250),
+    'truck': (129, 110, 240),
+    'bus': (129, 110, 240),
+    'bicycle': (250, 204, 21),
+    'motorcycle': (245, 158, 66),
+}
+OTHER_COLOUR = (190, 190, 200)
+TRUTH_COLOUR = (245, 245, 245)
+
+BACKGROUND = (17, 20, 27)
+TEXT = (232, 236, 244)
+SUBPIXEL_BITS = 4
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def class_colour(name: str) -> tuple[int, int, int]:
+    """Return the RGB of a class, whatever its case; grey for one without a colour of its own."""
+    return COLOURS.get(name.lower(), OTHER_COLOUR)
+
+
+def fixed_point(pixels: Array) -> Array:
+    """Pixels -> int32 with the fraction bits that OpenCV's shift argument takes."""
+    limit = float(2 ** (30 - SUBPIXEL_BITS))
+    fixed = (np.clip(pixels, -limit, limit) * (1 << SUBPIXEL_BITS)).round()
+    return np.ascontiguousarray(fixed, np.int32)
+
+
+def text_size(text: str, size: float) -> tuple[int, int]:
+    """Return width and height of a line of text, pixels."""
+    (width, height), _ = cv2.getTextSize(text, FONT, size, 1)
+    return width, height
+
+
+def write_text(
+    out: Array, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int]
+) -> None:
+    """Write a line of text into out, its lower left corner at `at`."""
+    cv2.putText(out, text, at, FONT, size, colour, 1, cv2.LINE_AA)

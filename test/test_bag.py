@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from mono3d_ros import messages
+from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, stamp_ns, typestore
+from mono3d_ros.stream import FrameResult
+from stl_core.types import Objects3D
+
+HEADER = 'std_msgs/msg/Header'
+TIME = 'builtin_interfaces/msg/Time'
+
+
+def info(new, stamp):
+    header = new(HEADER, stamp=new(TIME, sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id='c')
+    return new('sensor_msgs/msg/CameraInfo', header=header, width=4, height=3, k=np.eye(3))
+
+
+def write_bag(path, stamps=(5, 1, 3)):
+    store = typestore()
+    with BagWriter(path, store) as bag:
+        bag.add_topic('/camera/camera_info', 'sensor_msgs/msg/CameraInfo')
+        bag.add_topic('/other', 'std_msgs/msg/String')
+        for stamp in stamps:
+            bag.write('/camera/camera_info', stamp, info(maker(store), stamp))
+    return path
+
+
+def test_what_is_written_reads_back_in_time_order(tmp_path):
+    with BagReader(write_bag(tmp_path / 'a')) as bag:
+        assert bag.topics == {
+            '/camera/camera_info': 'sensor_msgs/msg/CameraInfo',
+            '/other': 'std_msgs/msg/String',
+        }
+        read = list(bag.messages())
+        assert [message.stamp_ns for message in read] == [1, 3, 5]
+        assert [stamp_ns(bag.decode(message)) for message in read] == [1, 3, 5]
+        np.testing.assert_array_equal(bag.decode(read[0]).k, np.eye(3).ravel())
+
+
+def test_bytes_of_one_bag_can_be_written_to_another(tmp_path):
+    with BagReader(write_bag(tmp_path / 'a')) as one, BagWriter(tmp_path / 'b') as two:
+        two.add_topic('/copy', 'sensor_msgs/msg/CameraInfo')
+        for message in one.messages(['/camera/camera_info']):
+            two.write_cdr('/copy', message.stamp_ns, message.cdr)
+    with BagReader(tmp_path / 'a') as one, BagReader(tmp_path / 'b') as two:
+        assert [m.cdr for m in one.messages()] == [m.cdr for m in two.messages()]
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    def fail():
+        with BagWriter(tmp_path / 'a') as bag:
+            bag.add_topic('/other', 'std_msgs/msg/String')
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('none', None, 'none: no such bag; expected a rosbag2 folder'),
+        ('a.txt', b'x', 'a.txt: not a ROS 2 bag'),
+        ('a.mcap', b'x' * 50, 'a.mcap: not a readable bag'),
+        ('a.db3', b'x' * 50, 'a.db3: not a readable bag'),
+    ],
+)
+def test_what_is_no_bag_is_told(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BagError, match=message):
+        BagReader(tmp_path / name)
+
+
+def test_folders_and_topics_that_do_not_fit_are_told(tmp_path):
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(BagError, match=r'no metadata\.yaml'):
+        BagReader(tmp_path / 'folder')
+    bag = write_bag(tmp_path / 'a')
+    with BagReader(bag) as reader, pytest.raises(BagError, match='no topic /x; the bag has /cam'):
+        list(reader.messages(['/x']))
+    with pytest.raises(BagError, match='exists already'):
+        BagWriter(bag)
+    file = next(bag.glob('*.mcap'))
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(BagError, match=r'a'), BagReader(bag) as reader:
+        list(reader.messages())
+
+
+def test_absent_fields_take_the_defaults_of_ros():
+    new = maker(typestore())
+    pose = new('geometry_msgs/msg/Pose')
+    assert (pose.orientation.w, pose.orientation.x) == (1.0, 0.0)
+    with pytest.raises(LookupError, match='no such message type'):
+        new('a/msg/B')
+    with pytest.raises(TypeError, match='has no field x'):
+        new(HEADER, x=1)
+
+
+def test_defaults_are_those_of_ros_itself():
+    """Every default of rosbags' classes, encoded, is what rclpy encodes for an empty message."""
+    pytest.importorskip('rclpy')
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.serialization import serialize_message
+    from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+    from visualization_msgs.msg import Marker, MarkerArray
+
+    store = typestore()
+    for kind in (CameraInfo, Image, PointCloud2, Marker, MarkerArray, DiagnosticArray):
+        name = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
+        ours = store.deserialize_cdr(store.serialize_cdr(maker(store)(name), name), name)
+        theirs = store.deserialize_cdr(serialize_message(kind()), name)
+        assert str(ours) == str(theirs)
+
+
+def test_recorded_markers_are_paired_by_the_stamp_of_the_first():
+    result = FrameResult('front', 123, 'optical', Objects3D.empty(), ('Car',), (), {})
+    assert stamp_ns(messages.markers(result, (), maker(typestore()))) == 123

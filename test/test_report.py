@@ -1,0 +1,176 @@
+"""From recorded markers to pictures, and the replay over real DDS that records them."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scenes import make_scenes
+
+from mono3d_ros import kitti_to_bag, messages, report
+from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, typestore
+from mono3d_ros.stream import FrameResult
+from stl_core import draw, geometry, strokes
+from stl_core.types import Objects3D
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKERS = 'visualization_msgs/msg/MarkerArray'
+
+
+def one_car(x=1.0):
+    return Objects3D(
+        class_id=[0],
+        score=[0.87],
+        center_m=[[x, 0.5, 12.0]],
+        size_hwl_m=[[1.5, 1.6, 4.0]],
+        rotation_y=[0.4],
+        box_px=[[0, 0, 1, 1]],
+        depth_sigma_m=[0.3],
+    )
+
+
+def record(path, stamps, answered):
+    """Write answers as the replay does: one car for each stamp in answered."""
+    store = typestore()
+    with BagWriter(path, store) as bag:
+        bag.add_topic('/detector/markers', MARKERS)
+        for i, stamp in enumerate(answered):
+            result = FrameResult('camera', stamp, 'c', one_car(), ('Car',), (0,), {})
+            array = messages.markers(result, (), maker(store))
+            bag.write('/detector/markers', 10**12 + i * 10**9 + 30_000_000, array)
+    with (path / 'sent.csv').open('w', newline='') as file:
+        rows = [(stamp, 10**12 + i * 10**9) for i, stamp in enumerate(stamps)]
+        csv.writer(file).writerows([('stamp_ns', 'sent_ns'), *rows])
+
+
+def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
+    record(tmp_path / 'answers', [5, 6, 7], [5, 6])
+    answers = report.read_answers(tmp_path / 'answers')
+    car = one_car()
+    expected = geometry.corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
+    edges = answers.boxes[5].edges_m[0]
+    np.testing.assert_allclose(edges, expected[np.array(geometry.BOX_EDGES).ravel()])
+    assert answers.boxes[5].labels == ('Car 0.87 12.0 m',)
+    assert answers.boxes[5].colours == [strokes.class_colour('Car')]
+    figures = answers.figures()
+    assert (figures['frames_in'], figures['frames_answered'], figures['boxes']) == (3, 2, 2)
+    assert figures['latency_ms_median'] == pytest.approx(30.0)
+
+
+def test_no_answer_at_all_has_figures_too(tmp_path):
+    record(tmp_path / 'answers', [5], [])
+    assert report.read_answers(tmp_path / 'answers').figures()['frames_answered'] == 0
+
+
+def test_missing_answers_and_cameras_are_told(tmp_path):
+    with pytest.raises(BagError, match=r'sent\.csv: no such file'):
+        report.read_answers(tmp_path)
+    with pytest.raises(BagError, match='no image topic with a camera_info beside it; the bag has'):
+        report.camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
+    info = 'sensor_msgs/msg/CameraInfo'
+    topics = {'/a/i/compressed': 'sensor_msgs/msg/CompressedImage', '/a/camera_info': info}
+    assert report.camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
+
+
+def test_a_picture_shows_the_box_where_it_projects(tmp_path):
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    (scene,) = report.read_scenes(tmp_path / 'bag')
+    plain = report.picture(scene, None)
+    edges = draw.box_edges(one_car(0.0))
+    drawn = report.picture(scene, report.Boxes(edges, ('Car 0.87',)))
+    assert plain.shape == drawn.shape
+    assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs want even sides
+    changed = (plain != drawn).any(2)
+    assert 0.005 < changed.mean() < 0.3
+    report.write_picture(tmp_path / 'p/a.png', drawn)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'p/a.png'))[..., ::-1], drawn)
+    report.write_video(tmp_path / 'a.mp4', [drawn, plain[:-20]], hold_s=0.5)
+    video = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10
+
+
+def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
+    """Player, detector and recorder are real; only the network is a fake."""
+    pytest.importorskip('rclpy')
+    make_scenes(tmp_path / 'kitti', frames=4)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    environment = {
+        **os.environ,
+        'ROS_DOMAIN_ID': '93',
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
+    }
+    (tmp_path / 'model').touch()
+    parameters = {
+        'model': tmp_path / 'model',
+        'image_topic': '/camera/image_raw',
+        'reliability': 'reliable',
+    }
+    arguments = [part for k, v in parameters.items() for part in ('-p', f'{k}:={v}')]
+    node = subprocess.Popen(
+        [sys.executable, str(ROOT / 'test/fake_node.py'), '--ros-args', *arguments],
+        env=environment,
+    )
+    try:
+        played = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / 'examples/replay_bag.py'),
+                str(tmp_path / 'bag'),
+                str(tmp_path / 'answers'),
+                *('--rate', '0.5'),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        node.terminate()
+        assert node.wait(timeout=30) == 0
+    assert played.returncode == 0, played.stderr
+    answers = report.read_answers(tmp_path / 'answers')
+    assert answers.sent == len(answers.boxes) == len(answers.latency_ms) == 4
+    stamps = [scene.frame.stamp_ns for scene in report.read_scenes(tmp_path / 'bag')]
+    assert sorted(answers.boxes) == stamps
+    assert all(0 < latency < 5000 for latency in answers.latency_ms.values())
+
+
+def test_nobody_listening_and_no_bag_end_with_code_2(tmp_path):
+    pytest.importorskip('rclpy')
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    for bag, message in (('bag', 'nobody listens to /camera/'), ('none', 'no such bag')):
+        played = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / 'examples/replay_bag.py'),
+                str(tmp_path / bag),
+                str(tmp_path / 'answers'),
+                *('--timeout', '1'),
+            ],
+            env={**os.environ, 'ROS_DOMAIN_ID': '94'},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert played.returncode == 2
+        assert message in played.stderr
+        assert not (tmp_path / 'answers').exists()
+
+
+def test_the_shared_recorded_drive_reads(mono3d_data):
+    bag = mono3d_data / 'bag_tracking0001_mcap'
+    if not bag.is_dir():
+        pytest.skip(f'no recorded drive at {bag}')
+    scenes = list(report.read_scenes(bag))
+    assert len(scenes) == 3
+    with BagReader(bag) as reader:
+        assert report.camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
+    assert all(scene.frame.image.shape == (375, 1242, 3) for scene in scenes)
+    assert all(scene.truth is None and scene.points_m is None for scene in scenes)

@@ -5,16 +5,18 @@ The main job, end to end: a bag is played to the detector over real DDS, and wha
 
 Trains the student of the demo first where there is none. Player and detector are processes of
 their own. Writes to --out: the bag of answers, a picture of every frame, a video, latency.png and
-report.json; prints the same figures as a table.
+latency.csv, report.json; prints the same figures as a table.
 """
 
 import argparse
+import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +29,13 @@ from stl_core import charts, draw
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = ROOT / 'runs/demo/student.safetensors'
 CONFIG = 'config/train/demo_mobile.yaml'
+#: What the demo writes into its folder, and replaces there; nothing else is touched.
+MADE = (
+    *('played', 'answers', 'pictures', 'detector.log', 'report.json', 'demo.mp4'),
+    *('sheet.png', 'latency.png', 'latency.csv'),
+)
+#: Pictures of the contact sheet, and the length that a video of many pictures is kept to.
+SHEET, VIDEO_S = 12, 60.0
 console = Console()
 
 
@@ -50,6 +59,29 @@ def run(*command, **options):
     code = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, **options).returncode
     if code:
         raise DemoError(f'{" ".join(map(str, command))}: exit code {code}')
+
+
+def check(args, out):
+    """Refuse what cannot work, before anything is trained, written or removed."""
+    if args.rate <= 0:
+        raise DemoError(f'--rate must be above 0, got {args.rate:g}')
+    if args.student is not None and not args.student.is_file():
+        raise DemoError(f'{args.student}: no such file; expected a student (.safetensors, ...)')
+    if args.bag is None:
+        data_root()
+        return
+    with BagReader(args.bag) as reader:
+        report.camera_topics(reader.topics, args.bag)
+    if any(args.bag.resolve().is_relative_to(out / name) for name in MADE):
+        raise DemoError(f'{args.bag}: lies in what {args.out} replaces; name another --out')
+
+
+def remove(path):
+    """Remove what an earlier demo made."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def student(given):
@@ -77,7 +109,8 @@ def ros_environment():
     """Make an environment of our own: nobody else's topics, and images that are not lost."""
     return {
         **os.environ,
-        'ROS_DOMAIN_ID': str(100 + os.getpid() % 100),
+        # low ids are safe from the system's own ports
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
     }
@@ -96,53 +129,93 @@ def play(bag, model, out, rate):
     }
     arguments = [part for k, v in parameters.items() for part in ('-p', f'{k}:={v}')]
     command = [sys.executable, '-m', 'mono3d_ros.node', '--ros-args', *arguments]
+    player = [sys.executable, 'examples/replay_bag.py', bag, out / 'answers']
+    player += ['--rate', str(rate), '--topics', image_topic, info_topic]
     with (out / 'detector.log').open('w') as log:
         node = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        playing = subprocess.Popen(player, cwd=ROOT, env=environment)
         try:
-            run('examples/replay_bag.py', bag, out / 'answers', '--rate', rate, env=environment)
+            while playing.poll() is None and node.poll() is None:
+                time.sleep(0.1)
         finally:
-            node.send_signal(signal.SIGINT)
-            code = node.wait(timeout=30)
-    if code:
-        raise DemoError(f'the detector ended with exit code {code}; see {out}/detector.log')
+            early, code = node.poll() is not None, stop(node)
+            stop(playing)
+    if early or code:
+        last = ((out / 'detector.log').read_text().strip().splitlines() or [''])[-1]
+        raise DemoError(f'the detector ended with exit code {code}: {last} ({out}/detector.log)')
+    if playing.returncode:
+        raise DemoError(f'the replay ended with exit code {playing.returncode}')
     return out / 'answers'
 
 
+def stop(process):
+    """End a process of ours as Ctrl-C would, by force where that does not help; its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 def show(bag, answers, out):
-    """Draw every frame and print the figures."""
-    pictures = []
+    """Draw every frame, write the figures and print them."""
+    pictures, first = [], []
     for number, scene in enumerate(report.read_scenes(bag)):
-        stamp = scene.frame.stamp_ns
-        found = answers.boxes.get(stamp)
-        said = f'{len(found.labels)} boxes' if found else 'no answer'
-        latency = answers.latency_ms.get(stamp)
-        caption = f'frame {number}   {said}' + (f'   {latency:.0f} ms' if latency else '')
-        pictures.append(report.picture(scene, found, caption))
-        report.write_picture(out / f'pictures/{number:06d}.png', pictures[-1])
+        image = report.picture(
+            scene,
+            answers.boxes.get(scene.frame.stamp_ns),
+            caption(number, scene.frame.stamp_ns, answers),
+        )
+        pictures.append(out / f'pictures/{number:06d}.png')
+        report.write_picture(pictures[-1], image)
+        first += [image] if number < SHEET else []
     if pictures:
-        report.write_video(out / 'demo.mp4', pictures, hold_s=0.8)
-        report.write_picture(out / 'sheet.png', draw.contact_sheet(pictures[:12]))
-    latency = list(answers.latency_ms.values())
+        hold_s = min(0.8, max(0.1, VIDEO_S / len(pictures)))
+        report.write_video(out / 'demo.mp4', pictures, hold_s)
+        report.write_picture(out / 'sheet.png', draw.contact_sheet(first))
+    latency = answers.latency_ms
     if latency:
-        charts.histogram(latency, 'ms', 'image sent to boxes received', out / 'latency.png')
+        times = list(latency.values())
+        charts.histogram(times, 'ms', 'image sent to boxes received', out / 'latency.png')
+    with (out / 'latency.csv').open('w', newline='') as file:
+        csv.writer(file).writerows([('stamp_ns', 'latency_ms'), *sorted(latency.items())])
     figures = answers.figures()
-    (out / 'report.json').write_text(json.dumps(figures, indent=1))
+    (out / 'report.json').write_text(json.dumps(figures, indent=1) + '\n')
+    print_figures(figures, out)
+
+
+def caption(number, stamp, answers):
+    """Say over a picture what was answered, and how fast."""
+    found, latency = answers.boxes.get(stamp), answers.latency_ms.get(stamp)
+    said = f'{len(found.labels)} boxes' if found else 'no answer'
+    return f'frame {number}   {said}' + (f'   {latency:.0f} ms' if latency else '')
+
+
+def print_figures(figures, out):
+    """Print the table and where everything lies."""
     table = Table(title='detector over DDS', title_justify='left')
     for name in figures:
         table.add_column(name.replace('_', ' '), justify='right')
-    table.add_row(*(f'{value:g}' for value in figures.values()))
+    table.add_row(*('-' if value is None else f'{value:g}' for value in figures.values()))
     console.print(table)
-    console.print(f'pictures/, sheet.png, demo.mp4, latency.png, answers/, report.json in {out}')
+    console.print(
+        f'pictures/, sheet.png, demo.mp4, latency.png, latency.csv, answers/, report.json in {out}'
+    )
 
 
 def demo(args):
-    """Run the whole chain."""
+    """Run the whole chain, the quick checks before the long work."""
+    out = args.out.resolve()
+    check(args, out)
     model = student(args.student)
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
-    bag = args.bag.resolve() if args.bag else bag_of_real_frames(args.out.resolve())
-    answers = report.read_answers(play(bag, model, args.out.resolve(), args.rate))
-    show(bag, answers, args.out)
+    for name in MADE:
+        remove(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    bag = args.bag.resolve() if args.bag else bag_of_real_frames(out)
+    answers = report.read_answers(play(bag, model, out, args.rate))
+    show(bag, answers, out)
     if len(answers.boxes) < answers.sent:
         missing = answers.sent - len(answers.boxes)
         raise DemoError(
@@ -156,13 +229,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('--bag', type=Path, help='default: the real KITTI frames as a bag')
     parser.add_argument('--student', type=Path, help='default: trained on the frames of the demo')
-    parser.add_argument('--out', type=Path, default=Path('demo_out'), help='made anew')
+    parser.add_argument(
+        '--out', type=Path, default=Path('demo_out'), help='earlier results there are replaced'
+    )
     parser.add_argument('--rate', type=float, default=0.5, help='1 is real time')
     try:
         demo(parser.parse_args())
     except (DemoError, BagError) as err:
         print(f'demo: {err}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

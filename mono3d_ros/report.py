@@ -192,9 +192,15 @@ def _in_camera(cloud: Any, tf: Any, frame: Frame) -> Array | None:
     places = {field.name: field.offset for field in cloud.fields if field.datatype == FLOAT32}
     if not poses or not {'x', 'y', 'z'} <= set(places):
         return None
-    layout = {'names': ['x', 'y', 'z'], 'formats': ['>f4' if cloud.is_bigendian else '<f4'] * 3}
-    layout |= {'offsets': [places[name] for name in 'xyz'], 'itemsize': cloud.point_step}
-    rows = np.frombuffer(np.asarray(cloud.data).tobytes(), np.dtype(layout))
+    layout = np.dtype(
+        {
+            'names': list('xyz'),
+            'formats': ['>f4' if cloud.is_bigendian else '<f4'] * 3,
+            'offsets': [places[name] for name in 'xyz'],
+            'itemsize': cloud.point_step,
+        }
+    )
+    rows = np.frombuffer(np.asarray(cloud.data).tobytes(), layout)
     points = np.stack([rows[name] for name in 'xyz'], 1).astype(np.float64)
     at, q = poses[0].translation, poses[0].rotation
     turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()

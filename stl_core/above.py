@@ -56,16 +56,16 @@ def birds_eye(
     _rings(out, scale, range_m)
     if points_m is not None:
         _points(out, points_m, scale)
+    if truth_m is not None and len(truth_m):  # below the boxes, so that their colour stays
+        for outline in fixed_point(_from_above(_footprint(truth_m), size_px, scale)):
+            cv2.polylines(out, [outline], True, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     outlines = fixed_point(_from_above(_footprint(edges_m), size_px, scale))
     layer = out.copy()
     for outline, colour in zip(outlines, colours, strict=True):
         cv2.fillPoly(layer, [outline], colour, cv2.LINE_AA, SUBPIXEL_BITS)
-    out = cv2.addWeighted(layer, 0.4, out, 0.6, 0)
+    out = cv2.addWeighted(layer, 0.5, out, 0.5, 0)
     for outline, colour in zip(outlines, colours, strict=True):
         _outline(out, outline, colour)
-    if truth_m is not None and len(truth_m):
-        for outline in fixed_point(_from_above(_footprint(truth_m), size_px, scale)):
-            cv2.polylines(out, [outline], True, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     _camera_mark(out)
     return out
 
@@ -104,14 +104,14 @@ def _points(out: Array, points_m: Array, scale: float) -> None:
 
 
 def _outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
-    """Draw a footprint, its front side bright and with a short arrow stem ahead."""
+    """Draw a footprint, its front side thick and with a short arrow stem ahead."""
     cv2.polylines(out, [outline], True, colour, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     front, center = outline[:2].mean(0), outline.mean(0)
     tip = (front + 0.45 * (front - center)).round().astype(int)
     stem = center.round().astype(int)
     cv2.line(out, stem.tolist(), tip.tolist(), colour, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     left, right = outline[:2].tolist()
-    cv2.line(out, left, right, (255, 255, 255), 2, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.line(out, left, right, colour, 2, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _camera_mark(out: Array) -> None:

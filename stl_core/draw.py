@@ -96,7 +96,7 @@ def draw_edges(
 
 def line_width(height_px: int, depth_m: float) -> int:
     """Return the line width for an object: thin far away, thicker near and on large images."""
-    return 1 if depth_m > 22.0 else max(1, round(height_px / 300)) + (depth_m < 11.0)
+    return 1 if depth_m > 22.0 else max(1, round(height_px / 400)) + (depth_m < 11.0)
 
 
 def visible_segments(edges_m: Array, P: Array) -> Array:

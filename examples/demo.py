@@ -141,8 +141,9 @@ def play(bag, model, out, rate):
             early, code = node.poll() is not None, stop(node)
             stop(playing)
     if early or code:
-        last = ((out / 'detector.log').read_text().strip().splitlines() or [''])[-1]
-        raise DemoError(f'the detector ended with exit code {code}: {last} ({out}/detector.log)')
+        said = (out / 'detector.log').read_text().splitlines()
+        why = next((line for line in said if 'FATAL' in line), said[-1] if said else 'it was mute')
+        raise DemoError(f'the detector ended with exit code {code}: {why} ({out}/detector.log)')
     if playing.returncode:
         raise DemoError(f'the replay ended with exit code {playing.returncode}')
     return out / 'answers'
@@ -189,7 +190,8 @@ def show(bag, answers, out):
 def caption(number, stamp, answers):
     """Say over a picture what was answered, and how fast."""
     found, latency = answers.boxes.get(stamp), answers.latency_ms.get(stamp)
-    said = f'{len(found.labels)} boxes' if found else 'no answer'
+    count = len(found.labels) if found else 0
+    said = f'{count} box{"es" * (count != 1)}' if found else 'no answer'
     return f'frame {number}   {said}' + (f'   {latency:.0f} ms' if latency else '')
 
 
@@ -235,7 +237,7 @@ def main():
     parser.add_argument('--rate', type=float, default=0.5, help='1 is real time')
     try:
         demo(parser.parse_args())
-    except (DemoError, BagError) as err:
+    except (DemoError, BagError, OSError) as err:
         print(f'demo: {err}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -244,15 +244,23 @@ def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float)
     :param pictures: image files; smaller ones are set on black to the size of the largest.
     :param hold_s: how long each is shown.
     """
-    sizes = [cv2.imread(str(each)).shape for each in pictures]
+    sizes = [_picture_file(each).shape for each in pictures]
     height, width = (max(size[i] for size in sizes) for i in (0, 1))
     frames_each, fps = max(1, round(hold_s * 10)), 10.0
     codec = cv2.VideoWriter.fourcc(*'mp4v')
     video = cv2.VideoWriter(str(path), codec, fps, (width, height))
     for each in pictures:
         canvas = np.zeros((height, width, 3), np.uint8)
-        image = cv2.imread(str(each))
+        image = _picture_file(each)
         canvas[: image.shape[0], : image.shape[1]] = image
         for _ in range(frames_each):
             video.write(canvas)
     video.release()
+
+
+def _picture_file(path: str | Path) -> Array:
+    """Read a picture as OpenCV has it, BGR."""
+    image = cv2.imread(str(path))
+    if image is None:
+        raise OSError(f'{path}: not a readable picture')
+    return image

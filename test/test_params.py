@@ -73,3 +73,15 @@ def test_thresholds_of_the_classes():
     assert Params(class_thresholds=[0.1, 0.2]).min_scores(classes) == (0.1, 0.2)
     with pytest.raises(ValueError, match=r'expected 2 numbers, for Car, Pedestrian, .*got 1'):
         Params(class_thresholds=[0.1]).min_scores(classes)
+
+
+def test_the_readme_lists_every_parameter_as_it_is():
+    readme = (CONFIG.parents[1] / 'README.md').read_text()
+    for each in fields(Params):
+        default = each.default
+        if isinstance(default, bool):
+            default = str(default).lower()
+        shown = "''" if default == '' else '[]' if default == () else default
+        star = ' *' if each.metadata['live'] else ''
+        row = f'| `{each.name}`{star} | `{shown}` | {each.metadata["description"]} |'
+        assert row in readme, row

@@ -13,7 +13,7 @@ from scenes import make_scenes
 
 from mono3d_ros import kitti_to_bag, messages, report
 from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, typestore
-from mono3d_ros.stream import FrameResult
+from mono3d_ros.stream import Frame, FrameResult
 from stl_core import draw, geometry, strokes
 from stl_core.types import Objects3D
 
@@ -148,14 +148,19 @@ def test_nobody_listening_and_no_bag_end_with_code_2(tmp_path):
     pytest.importorskip('rclpy')
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
-    for bag, message in (('bag', 'nobody listens to /camera/'), ('none', 'no such bag')):
+    for bag, topic, message in (
+        ('bag', '/camera/image_raw', 'nobody listens to /camera/'),
+        ('bag', '/x', 'no topic /x; the bag has /camera/'),
+        ('bag', '/tf', 'no Image or CompressedImage topic'),
+        ('none', '/x', 'no such bag'),
+    ):
         played = subprocess.run(
             [
                 sys.executable,
                 str(ROOT / 'examples/replay_bag.py'),
                 str(tmp_path / bag),
                 str(tmp_path / 'answers'),
-                *('--timeout', '1'),
+                *('--timeout', '1', '--topics', topic),
             ],
             env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN},
             capture_output=True,
@@ -177,3 +182,76 @@ def test_the_shared_recorded_drive_reads(mono3d_data):
         assert report.camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
     assert all(scene.frame.image.shape == (375, 1242, 3) for scene in scenes)
     assert all(scene.truth is None and scene.points_m is None for scene in scenes)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--bag', 'none'], 'no such bag'),
+        (['--bag', 'out/played', '--out', 'out'], 'lies in what out replaces'),
+        (['--bag', 'out/played', '--student', 'x.onnx'], r'x.onnx: no such file'),
+        (['--bag', 'out/played', '--rate', '0'], '--rate must be above 0'),
+        ([], 'no KITTI frames'),
+    ],
+)
+def test_the_demo_tells_what_cannot_work_before_it_trains_or_removes(tmp_path, arguments, message):
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'out/played')])
+    before = sorted(tmp_path.rglob('*'))
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / 'examples/demo.py'), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, 'MONO3D_DATA': str(tmp_path / 'no data'), 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
+    """A recorded drive has other transforms in /tf, and clouds of any layout."""
+    new = maker(typestore())
+    points = np.zeros(
+        3,
+        np.dtype(
+            {
+                'names': ['z', 'y', 'x'],
+                'formats': ['<f4'] * 3,
+                'offsets': [2, 6, 14],
+                'itemsize': 22,
+            }
+        ),
+    )
+    points['x'], points['y'], points['z'] = [1, 2, np.nan], 3, 4
+    fields = [
+        new('sensor_msgs/msg/PointField', name=n, offset=o, datatype=report.FLOAT32, count=1)
+        for n, o in (('z', 2), ('y', 6), ('x', 14))
+    ]
+    header = new('std_msgs/msg/Header', frame_id='lidar')
+    cloud = new(
+        'sensor_msgs/msg/PointCloud2',
+        header=header,
+        fields=fields,
+        point_step=22,
+        data=points.tobytes(),
+    )
+    other, ours = (
+        new(
+            'geometry_msgs/msg/TransformStamped',
+            header=new('std_msgs/msg/Header', frame_id=a),
+            child_frame_id=b,
+            transform=new(
+                'geometry_msgs/msg/Transform', translation=new('geometry_msgs/msg/Vector3', x=1.0)
+            ),
+        )
+        for a, b in (('odom', 'base_link'), ('lidar', 'optical'))
+    )
+    frame = Frame('front', np.zeros((2, 2, 3), np.uint8), np.eye(3, 4), 0, 'optical')
+    tf = new('tf2_msgs/msg/TFMessage', transforms=[other])
+    assert report._in_camera(cloud, tf, frame) is None
+    assert report._in_camera(cloud, None, frame) is None
+    tf = new('tf2_msgs/msg/TFMessage', transforms=[other, ours])
+    np.testing.assert_array_equal(report._in_camera(cloud, tf, frame), [[0, 3, 4], [1, 3, 4]])

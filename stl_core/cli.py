@@ -36,14 +36,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; exit code 2 with one line for bad input."""
     parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    for add in (command.add_command, _add_train, _add_evaluate, _add_kitti_ap, _add_predict, _add_inspect):
+    for add in (
+        command.add_command,
+        _add_train,
+        _add_evaluate,
+        _add_kitti_ap,
+        _add_predict,
+        _add_inspect,
+    ):
         add(commands)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
         args.run(args)
     except BAD_INPUT as err:
-        print(f'stl: {err}', file=sys.stderr)
+        # from a loading process the message comes at the end of that process's traceback
+        told = str(err).strip().splitlines()[-1].rpartition('Error: ')[-1]
+        print(f'stl: {told}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print('stl: stopped; the same command goes on where it was', file=sys.stderr)

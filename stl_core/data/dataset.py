@@ -69,16 +69,21 @@ class Frames(Dataset[Sample]):
 
     def __init__(self, config: DataConfig, spec: InputSpec, classes: tuple[str, ...], seed: int):
         """
-        List the frames.
+        List the frames and read all text, so that a broken file is told before hours of work.
 
         :param config: what to read and how to vary it.
         :param spec: the network's input.
         :param classes: the classes taught; other labels are background.
         :param seed: root of all randomness.
-        :raises DataError: for a missing file, naming it.
+        :raises DataError: for a missing or malformed file, naming it.
         """
-        self.config, self.spec, self.classes, self.seed = config, spec, classes, seed
+        self.config, self.spec, self.seed = config, spec, seed
         self.files = list_frames(config)
+        self._P = [read_calib(files.calib).P2 for files in self.files]
+        self._objects = [
+            read_labels(files.label_2).select(classes) if files.label_2 else Objects3D.empty()
+            for files in self.files
+        ]
         self._images: dict[int, Array] = {}
 
     def __len__(self) -> int:
@@ -92,17 +97,11 @@ class Frames(Dataset[Sample]):
         image = self._images[index] if index in self._images else read_image(files.image_2)
         if self.config.keep_images:
             self._images[index] = image
-        P = read_calib(files.calib).P2
-        objects = (
-            read_labels(files.label_2).select(self.classes) if files.label_2 else Objects3D.empty()
-        )
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, P, objects = augment(image, P, objects, self.config, rng)
+        image, P, objects = augment(image, self._P[index], self._objects[index], self.config, rng)
         A = fit_affine(image.shape[1], image.shape[0], self.spec)
-        near = objects[
-            (objects.center_m[:, 2] > 0.5) & (objects.center_m[:, 2] <= self.config.max_depth_m)
-        ]
-        lowered = lower(near, P)
+        z = objects.center_m[:, 2]
+        lowered = lower(objects[(z > 0) & (z <= self.config.max_depth_m)], P)
         prepared = ImageObjects(
             class_id=lowered.class_id,
             score=lowered.score,

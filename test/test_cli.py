@@ -1,0 +1,98 @@
+"""The commands of the README, as a user types them."""
+
+import json
+
+import pytest
+from scenes import make_scenes
+
+from stl_core import cli
+
+SMALL = (
+    'detector.options={backbone: mobilenetv4_conv_small, neck: light, head_width: 8}',
+    'input={width_px: 160, height_px: 64}',
+    'epochs=2',
+    'batch_size=2',
+    'workers=0',
+    'device=cpu',
+)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """Four frames, a configuration for them and a student trained on them."""
+    root = make_scenes(tmp_path_factory.mktemp('world') / 'training', frames=4)
+    folders = ', '.join(f'{name}: {root / name}' for name in ('image_2', 'calib', 'label_2'))
+    path = root.parent / 'config.yaml'
+    path.write_text(f'train: &frames\n  sources: [{{{folders}}}]\nval: *frames\n')
+    cli.main(['train', str(path), *SMALL, f'out={root.parent / "run"}'])
+    return root.parent
+
+
+def student(world):
+    return str(world / 'run/student.safetensors')
+
+
+def refused(capsys, *arguments):
+    """Run a command that must fail; return the one line it says."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(each) for each in arguments])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    return lines[-1]
+
+
+def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, capsys):
+    cli.main(
+        ['evaluate', student(world), str(world / 'training'), '--device', 'cpu']
+        + ['--json', str(tmp_path / 'a.json'), '--results', str(tmp_path / 'results')]
+    )
+    printed = capsys.readouterr().out
+    assert 'Car         3d      AP40' in printed
+    assert 'Car: at score' in printed
+    told = json.loads((tmp_path / 'a.json').read_text())
+    assert told['ap'] == json.loads((world / 'run/metrics.json').read_text())
+    cli.main(
+        ['kitti-ap', str(world / 'training/label_2'), str(tmp_path / 'results')]
+        + ['--json', str(tmp_path / 'b.json')]
+    )
+    again = json.loads((tmp_path / 'b.json').read_text())
+    ours, theirs = (each['Car']['bbox']['AP40']['strict'] for each in (again, told['ap']))
+    assert ours == pytest.approx(theirs, abs=0.5)
+
+
+def test_predict_draws_and_writes(world, tmp_path):
+    cli.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
+    assert len(list((tmp_path / 'pictures').glob('*.png'))) == 4
+    assert len(list((tmp_path / 'results').glob('*.txt'))) == 4
+
+
+def test_inspect_tells_the_header(world, capsys):
+    cli.main(['inspect', student(world)])
+    assert json.loads(capsys.readouterr().out)['input']['width_px'] == 160
+
+
+def test_what_cannot_work_is_one_line_and_code_2(world, tmp_path, capsys):
+    training = world / 'training'
+    assert 'none.yaml: no such file' in refused(capsys, 'train', 'none.yaml')
+    assert 'a: unknown key' in refused(capsys, 'train', world / 'config.yaml', 'a=1')
+    assert 'no such file; expected a student' in refused(
+        capsys, 'evaluate', tmp_path / 'x.safetensors', training
+    )
+    assert 'image_2: no such file' in refused(capsys, 'evaluate', student(world), tmp_path)
+    assert 'no result file' in refused(capsys, 'kitti-ap', training / 'label_2', tmp_path)
+    told = refused(capsys, 'train', world / 'config.yaml', *SMALL, 'seed=1', f'out={world}/run')
+    assert 'made with another seed' in told
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_broken_frame_stops_training_with_its_name(tmp_path, capsys, workers):
+    root = make_scenes(tmp_path / 'training', frames=3)
+    folders = ', '.join(f'{name}: {root / name}' for name in ('image_2', 'calib', 'label_2'))
+    config = tmp_path / 'config.yaml'
+    config.write_text(f'train: &frames\n  sources: [{{{folders}}}]\nval: *frames\n')
+    run = ('train', config, *SMALL, f'workers={workers}', f'out={tmp_path / "run"}')
+    (root / 'image_2/000001.png').write_bytes(b'x')
+    assert refused(capsys, *run).endswith('000001.png: not a readable PNG or JPEG image')
+    (root / 'label_2/000002.txt').write_text('Car 1 2')
+    assert '000002.txt:1: expected 15 columns' in refused(capsys, *run)
+    assert not (tmp_path / 'run').exists()

@@ -1,11 +1,13 @@
 """
 The main job, end to end: a bag is played to the detector over real DDS, and what it says is shown.
 
-    python examples/demo.py [--bag PATH] [--student FILE] [--out demo_out]
+    python examples/demo.py [--bag PATH] [--student FILE] [--synthetic] [--out demo_out]
 
-Trains the student of the demo first where there is none. Player and detector are processes of
-their own. Writes to --out: the bag of answers, a picture of every frame, a video, latency.png and
-latency.csv, report.json; prints the same figures as a table.
+With real frames at hand ($MONO3D_DATA) they are played, and the student of the demo is trained on
+them first where there is none. Without them, or with --synthetic, a drive through the synthetic
+world that the shipped student has never seen is made, played and scored against its labels.
+Player and detector are processes of their own. Writes to --out: the bag of answers, a picture of
+every frame, a video, latency.png and latency.csv, report.json; prints the same figures as tables.
 """
 
 import argparse
@@ -22,16 +24,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros import report
+from mono3d_ros import report, score
 from mono3d_ros.bag import BagError, BagReader
 from stl_core import charts, draw
+from stl_core.data import kitti
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = ROOT / 'runs/demo/student.safetensors'
 CONFIG = 'config/train/demo_mobile.yaml'
+#: Trained on the synthetic world, see docs/student.md; its training never saw this seed.
+SHIPPED = ROOT / 'models/synthetic_mobile.safetensors'
+DRIVE_SEED, DRIVE_FRAMES = 2026, 40
 #: What the demo writes into its folder, and replaces there; nothing else is touched.
 MADE = (
-    *('played', 'answers', 'pictures', 'detector.log', 'report.json', 'demo.mp4'),
+    *('drive', 'played', 'answers', 'pictures', 'detector.log', 'report.json', 'demo.mp4'),
     *('sheet.png', 'latency.png', 'latency.csv'),
 )
 #: Pictures of the contact sheet, and the length that a video of many pictures is kept to.
@@ -44,14 +50,9 @@ class DemoError(RuntimeError):
 
 
 def data_root():
-    """Find the real frames; DemoError where there are none."""
+    """Find the real frames; None where there are none."""
     root = Path(os.environ.get('MONO3D_DATA', ROOT / '../shared/data')).resolve()
-    if not (root / 'training/image_2').is_dir():
-        raise DemoError(
-            f'{root}: no KITTI frames (training/image_2) here; set MONO3D_DATA, or give both '
-            '--bag and --student'
-        )
-    return root
+    return root if (root / 'training/image_2').is_dir() else None
 
 
 def run(*command, **options):
@@ -68,7 +69,6 @@ def check(args, out):
     if args.student is not None and not args.student.is_file():
         raise DemoError(f'{args.student}: no such file; expected a student (.safetensors, ...)')
     if args.bag is None:
-        data_root()
         return
     with BagReader(args.bag) as reader:
         report.camera_topics(reader.topics, args.bag)
@@ -84,25 +84,30 @@ def remove(path):
         path.unlink(missing_ok=True)
 
 
-def student(given):
-    """Return the student file, trained now where there is none yet."""
-    if given is not None:
-        return given.resolve()
+def real_student():
+    """Return the student of the real frames, trained now where there is none yet."""
     if not STUDENT.exists():
-        root = data_root()
         console.print(
             '[bold]No student yet[/]: training one, once, on the frames of the demo (some minutes '
             'on two CPU cores; stop and start again as you like).'
         )
-        environment = {**os.environ, 'MONO3D_DATA': str(root)}
+        environment = {**os.environ, 'MONO3D_DATA': str(data_root())}
         run('-m', 'stl_core', 'train', CONFIG, f'out={STUDENT.parent}', env=environment)
     return STUDENT
 
 
-def bag_of_real_frames(out):
+def real_frames(out):
     """Write the KITTI frames into a bag."""
     run('-m', 'mono3d_ros.kitti_to_bag', data_root() / 'training', out / 'played')
     return out / 'played'
+
+
+def synthetic_drive(out):
+    """Make a drive through the synthetic world and write it into a bag; bag and labels."""
+    size = ('--frames', DRIVE_FRAMES, '--seed', DRIVE_SEED)
+    run('-m', 'stl_core', 'synthesize', out / 'drive', '--sequence', '--no-depth', *size)
+    run('-m', 'mono3d_ros.kitti_to_bag', out / 'drive/object', out / 'played')
+    return out / 'played', out / 'drive/object/label_2'
 
 
 def ros_environment():
@@ -160,10 +165,12 @@ def stop(process):
         return process.wait()
 
 
-def show(bag, answers, out):
+def show(bag, answers, out, labels):
     """Draw every frame, write the figures and print them."""
-    pictures, first = [], []
+    pictures, first, found = [], [], []
     for number, scene in enumerate(report.read_scenes(bag)):
+        boxes = answers.boxes.get(scene.frame.stamp_ns, report.NO_BOXES)
+        found.append(score.to_labels(boxes, scene.frame))
         image = report.picture(
             scene,
             answers.boxes.get(scene.frame.stamp_ns),
@@ -183,8 +190,15 @@ def show(bag, answers, out):
     with (out / 'latency.csv').open('w', newline='') as file:
         csv.writer(file).writerows([('stamp_ns', 'latency_ms'), *sorted(latency.items())])
     figures = answers.figures()
-    (out / 'report.json').write_text(json.dumps(figures, indent=1) + '\n')
+    judged = None
+    if labels is not None:
+        truth = [kitti.read_labels(path) for path in sorted(labels.glob('*.txt'))]
+        judged = score.score(truth, found)
+    told = {**figures, **({'ap': judged.ap} if judged else {})}
+    (out / 'report.json').write_text(json.dumps(told, indent=1) + '\n')
     print_figures(figures, out)
+    if judged:
+        print_score(judged)
 
 
 def caption(number, stamp, answers):
@@ -207,17 +221,35 @@ def print_figures(figures, out):
     )
 
 
+def print_score(judged):
+    """Print how right the boxes were."""
+    table = Table(title='boxes on the topic, against the labels', title_justify='left')
+    ap = '3D AP40 (easy/moderate/hard)'
+    headings = ('class', f'{ap}, strict', f'{ap}, loose', 'matched', 'median depth error (m)')
+    for heading in headings:
+        table.add_column(heading, justify='left' if heading == 'class' else 'right')
+    for row in judged.rows():
+        table.add_row(*row)
+    console.print(table)
+
+
 def demo(args):
     """Run the whole chain, the quick checks before the long work."""
     out = args.out.resolve()
     check(args, out)
-    model = student(args.student)
+    synthetic = args.bag is None and (args.synthetic or data_root() is None)
+    real = not synthetic and data_root() is not None
+    model = args.student or (real_student() if real else SHIPPED)
     for name in MADE:
         remove(out / name)
     out.mkdir(parents=True, exist_ok=True)
-    bag = args.bag.resolve() if args.bag else bag_of_real_frames(out)
-    answers = report.read_answers(play(bag, model, out, args.rate))
-    show(bag, answers, out)
+    bag, labels = args.bag, None
+    if synthetic:
+        bag, labels = synthetic_drive(out)
+    elif bag is None:
+        bag = real_frames(out)
+    answers = report.read_answers(play(bag.resolve(), model.resolve(), out, args.rate))
+    show(bag, answers, out, labels)
     if len(answers.boxes) < answers.sent:
         missing = answers.sent - len(answers.boxes)
         raise DemoError(
@@ -230,7 +262,8 @@ def main():
     """Run the command; exit code 2 and one line where it cannot."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('--bag', type=Path, help='default: the real KITTI frames as a bag')
-    parser.add_argument('--student', type=Path, help='default: trained on the frames of the demo')
+    parser.add_argument('--student', type=Path, help='default: see above')
+    parser.add_argument('--synthetic', action='store_true', help='also with real frames at hand')
     parser.add_argument(
         '--out', type=Path, default=Path('demo_out'), help='earlier results there are replaced'
     )

@@ -48,6 +48,9 @@ class Boxes:
         return [strokes.class_colour(label.split(' ')[0]) for label in self.labels]
 
 
+NO_BOXES = Boxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
+
+
 @dataclass(frozen=True)
 class Scene:
     """
@@ -217,7 +220,7 @@ def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:
     :param caption: one line above.
     :return: (H, W, 3) uint8 RGB.
     """
-    found = found or Boxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
+    found = found or NO_BOXES
     return draw.scene(
         scene.frame.image,
         scene.frame.P,

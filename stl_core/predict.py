@@ -154,11 +154,27 @@ def build_detector(spec: StudentSpec) -> nn.Module:
     return entry.detector(config, in_channels=3, num_classes=len(spec.classes))
 
 
-def save_student(path: str | Path, detector: nn.Module, spec: StudentSpec) -> None:
-    """Write a student file, atomically: a reader sees the old file or the new one."""
+def save_student(
+    path: str | Path,
+    detector: nn.Module,
+    spec: StudentSpec,
+    weights: torch.dtype = torch.float32,
+) -> None:
+    """
+    Write a student file, atomically: a reader sees the old file or the new one.
+
+    :param path: where to.
+    :param detector: its parameters and buffers are written.
+    :param spec: goes into the header.
+    :param weights: type of the convolutions' weights; vectors stay as they are, since the
+        variances of norms do not fit half precision. It computes in float32 in any case.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in detector.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().to(weights if value.dim() > 1 else value.dtype).contiguous()
+        for name, value in detector.state_dict().items()
+    }
     part = path.with_name(path.name + '.part')
     save_file(tensors, part, metadata={HEADER: json.dumps(asdict(spec), sort_keys=True)})
     part.chmod(0o644)  # safetensors makes files private, but students are shared
@@ -194,6 +210,11 @@ def read_spec(path: str | Path) -> StudentSpec:
 def load_torch(path: str | Path, device: torch.device) -> Run:
     """Load a .safetensors student to be run in torch, ready to predict."""
     spec = read_spec(path)
+    return TorchRun(load_detector(path, spec).eval(), spec.input, device)
+
+
+def load_detector(path: str | Path, spec: StudentSpec) -> nn.Module:
+    """Build the detector of a .safetensors student with its weights, on the CPU, float32."""
     # the weights are in the file, so a backbone must not look for ImageNet's
     options = {**spec.options, 'pretrained': False}
     detector = build_detector(StudentSpec(**{**vars(spec), 'options': options}))
@@ -205,7 +226,13 @@ def load_torch(path: str | Path, device: torch.device) -> Run:
         raise StudentError(
             f'{path}: weights do not fit detector {spec.detector!r}: {err}'
         ) from err
-    return TorchRun(detector.eval(), spec.input, device)
+    return detector
+
+
+def halve(path: str | Path, out: str | Path) -> None:
+    """Rewrite a student file with its convolutions in half precision, for shipping."""
+    spec = read_spec(path)
+    save_student(out, load_detector(path, spec), spec, torch.float16)
 
 
 #: How a student file is run, by suffix.

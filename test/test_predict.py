@@ -44,6 +44,17 @@ def test_a_student_file_reads_back_whole(student):
     np.testing.assert_array_equal(found.center_m, expected.center_m)
 
 
+def test_half_precision_halves_the_file_and_hardly_moves_the_boxes(student, tmp_path):
+    small = tmp_path / 'half.safetensors'
+    predict.halve(student, small)
+    assert predict.read_spec(small) == SPEC
+    assert small.stat().st_size < 0.55 * student.stat().st_size
+    (one,), (two,) = (predict.load(path, 'cpu')([noise(0)], [P2]) for path in (student, small))
+    assert len(one) == len(two)
+    np.testing.assert_allclose(two.size_hwl_m.mean(0), one.size_hwl_m.mean(0), rtol=5e-3)
+    np.testing.assert_allclose(np.median(two.center_m, 0), np.median(one.center_m, 0), rtol=0.02)
+
+
 def test_images_of_different_cameras_go_in_one_batch(student):
     predictor = predict.load(student, 'cpu')
     images = [noise(0), noise(1, 200, 300), noise(2, 64, 160)]

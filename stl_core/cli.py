@@ -1,5 +1,5 @@
 """
-The command `stl`: synthesize, train, evaluate, kitti-ap, predict, inspect.
+The command `stl`: synthesize, train, evaluate, kitti-ap, predict, inspect, export.
 
 Bad input ends with one line that names it and exit code 2.
 """
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _add_kitti_ap,
         _add_predict,
         _add_inspect,
+        _add_export,
     ):
         add(commands)
     args = parser.parse_args(argv)
@@ -163,6 +164,18 @@ def _add_inspect(commands: Any) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     print(json.dumps(asdict(predict.read_spec(args.student)), indent=1, sort_keys=True))
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser('export', help='a student file with weights in half precision')
+    parser.add_argument('student', help='.safetensors file')
+    parser.add_argument('out', help='.safetensors file to write')
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    predict.halve(args.student, args.out)
+    print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
 
 
 def _add_frames(parser: argparse.ArgumentParser) -> None:

@@ -85,16 +85,20 @@ def train_step(
     :param max_norm: the gradient is clipped to this norm.
     :param epoch: passes so far, with a fraction.
     :return: losses, 'total' and 'grad_norm', detached, still on the device.
-    :raises TrainError: when losses and weights differ in name.
+    :raises TrainError: when losses and weights differ in name, or the gradient is not finite.
     """
     losses = model(batch, epoch)
     total = weighted_sum(losses, weights)
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     parameters = [p for group in optimizer.param_groups for p in group['params']]
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm, error_if_nonfinite=True)
-    optimizer.step()
     told = {name: loss.detach() for name, loss in losses.items()}
+    try:
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm, error_if_nonfinite=True)
+    except RuntimeError as err:
+        values = ', '.join(f'{name} {float(value):.4g}' for name, value in told.items())
+        raise TrainError(f'the gradient is not finite at epoch {epoch:.2f}: {values}') from err
+    optimizer.step()
     return {**told, 'total': total.detach(), 'grad_norm': norm.detach()}
 
 
@@ -185,8 +189,8 @@ def finish(
     """Judge the trained detector and write student, results, metrics and curves."""
     metrics, results = judge(detector, spec, frames, device)
     (out / 'results').mkdir(parents=True, exist_ok=True)
-    for files, labels in zip(frames, results, strict=True):
-        (out / 'results' / f'{files.id}.txt').write_text(kitti.format_results(labels))
+    for name, labels in zip(file_names(frames), results, strict=True):
+        (out / 'results' / f'{name}.txt').write_text(kitti.format_results(labels))
     checkpoint.write_atomically(out / 'metrics.json', json.dumps(metrics, indent=1).encode())
     told = {**spec.provenance, 'frames_judged': len(frames), 'metrics': metrics}
     predict.save_student(
@@ -194,6 +198,12 @@ def finish(
     )
     charts.curves(out / 'curves.csv', out / 'curves.png')
     return metrics
+
+
+def file_names(frames: Sequence[kitti.FrameFiles]) -> list[str]:
+    """Name frames by id; by number where frames of several sources share an id."""
+    ids = [files.id for files in frames]
+    return ids if len(set(ids)) == len(ids) else [f'{number:06d}' for number in range(len(ids))]
 
 
 def run_epoch(

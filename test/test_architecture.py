@@ -14,6 +14,7 @@ FLOORS = [
     ['stl_core/evaluate.py'],
     ['stl_core/models', 'stl_core/distill'],
     ['stl_core/predict.py', 'stl_core/data'],
+    ['stl_core/data/synthetic'],
     ['stl_core/config.py'],
     ['stl_core/checkpoint.py'],
     ['stl_core/train.py'],
@@ -27,11 +28,14 @@ ROS_ROOMS = {'mono3d_ros/node.py'}
 ALLOWED = {
     'torch': {
         'stl_core/batch.py',
+        'stl_core/models',
+        'stl_core/distill',
         'stl_core/predict.py',
-        'stl_core/train.py',
+        'stl_core/data/dataset.py',
+        'stl_core/data/synthetic',
         'stl_core/checkpoint.py',
-    }
-    | {'stl_core/models', 'stl_core/distill', 'stl_core/data/dataset.py', 'stl_core/data/synthetic'},
+        'stl_core/train.py',
+    },
     'timm': {'stl_core/models/backbone.py'},
     'rosbags': {'mono3d_ros/bag.py'},
     'yaml': {'stl_core/config.py'},

@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     model = Toy()
     model.x.data[0] = torch.nan
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    with pytest.raises(RuntimeError, match='non-finite'):
+    with pytest.raises(train.TrainError, match=r'not finite at epoch 0\.00: a nan, b nan'):
         train.train_step(model, None, optimizer, {'a': 1.0, 'b': 1.0}, 1.0, 0)
 
 
@@ -227,3 +227,10 @@ def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
     assert not any(m.training for m in norms)
     model.train()
     assert all(m.training for m in norms)
+
+
+def test_results_of_sources_that_share_ids_do_not_overwrite_each_other(scenes, tmp_path):
+    one = small_config(scenes, tmp_path)
+    twice = dataclasses.replace(one.val, sources=one.val.sources * 2)
+    train.fit(dataclasses.replace(one, val=twice, epochs=1))
+    assert len(list((tmp_path / 'results').iterdir())) == 10

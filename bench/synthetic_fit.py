@@ -1,0 +1,63 @@
+"""
+Fit the synthetic world's distributions to KITTI's training labels.
+
+Writes stl_core/data/synthetic/kitti_statistics.json: quantiles, moments, shares, counts; no label.
+Run from the repository: python bench/synthetic_fit.py [--labels kitti_train_split_labels.zip]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stl_core.data.kitti import read_labels
+from stl_core.data.synthetic.distributions import (
+    CLASSES,
+    FIGURES,
+    LEVELS,
+    STATISTICS_FILE,
+    summarise,
+)
+from stl_core.types import Array, Labels
+
+DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
+
+
+def main() -> None:
+    """Read the labels, summarise them, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
+    parser.add_argument('--labels', default=str(DATA / 'kitti_train_split_labels.zip'))
+    parser.add_argument('--out', default=str(STATISTICS_FILE))
+    args = parser.parse_args()
+    frames = read_zip(Path(args.labels))
+    statistics = {'frames': len(frames), 'levels': list(LEVELS), 'classes': {}}
+    for name in CLASSES:
+        statistics['classes'][name] = summarise(frames, name) | {
+            'size_correlation': correlation(frames, name)
+        }
+    Path(args.out).write_text(json.dumps(statistics, indent=0) + '\n')
+    print(f'{args.out}: {len(frames)} frames, {len(FIGURES)} figures of {len(CLASSES)} classes')
+
+
+def read_zip(path: Path) -> list[Labels]:
+    """Read every label file of an archive."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        archive.extractall(folder)
+        return [read_labels(each) for each in sorted(Path(folder).rglob('*.txt'))]
+
+
+def correlation(frames: Sequence[Labels], name: str) -> Array:
+    """Correlate the logarithms of height, width and length of a class: (3, 3) as lists."""
+    sizes = np.concatenate([each.size_hwl_m[each.name == name] for each in frames])
+    return np.corrcoef(np.log(np.maximum(sizes, 1e-2)).T).round(3).tolist()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,189 @@
+"""One labelled frame of the synthetic world, from nothing but (seed, number)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from stl_core.data.synthetic.camera import CameraModel, rays_of
+from stl_core.data.synthetic.caster import Hits, cast
+from stl_core.data.synthetic.labels import Annotated, annotate
+from stl_core.data.synthetic.lidar import Lidar, Scan, scan
+from stl_core.data.synthetic.renderer import render
+from stl_core.data.synthetic.sensor import develop, draw_shot
+from stl_core.data.synthetic.shapes import Solids
+from stl_core.data.synthetic.world import World, make_world
+from stl_core.types import Array, Camera
+
+#: What draws what: the streams of (seed, frame).
+WORLD, CAMERA, NOISE, LASER = range(4)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """
+    Everything known of one picture.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param camera: P and size.
+    :param annotated: labels, what was measured for them.
+    :param depth_m: (H, W) float32 z in the camera frame, 0 where nothing is met.
+    :param mask: (H, W) int32 number of the road user a pixel shows, -1 for none.
+    :param scan: the LiDAR's turn, None where none was asked for.
+    """
+
+    image: Array
+    camera: Camera
+    annotated: Annotated
+    depth_m: Array
+    mask: Array
+    scan: Scan | None
+
+
+def stream(seed: int, number: int, what: int) -> np.random.Generator:
+    """Return the randomness of one part of one frame."""
+    return np.random.default_rng([seed, number, what])
+
+
+def make_frame(
+    seed: int,
+    number: int,
+    model: CameraModel,
+    lidar: Lidar | None = None,
+    device: str | torch.device = 'cpu',
+) -> Frame:
+    """
+    Make frame `number` of the data set `seed`: the same whoever makes it, in whatever order.
+
+    :param seed: the data set.
+    :param number: the frame.
+    :param model: the camera.
+    :param lidar: the LiDAR, None for no scan.
+    :param device: where rays are cast and shaded.
+    :return: the frame.
+    """
+    world = make_world(stream(seed, number, WORLD))
+    rng = stream(seed, number, CAMERA)
+    camera = model.draw(rng)
+    mount_m = model.mount_m + rng.normal(0, model.mount_jitter_m)
+    pitch, roll = rng.normal(0, np.radians([model.pitch_jitter_deg, model.roll_jitter_deg]))
+    world = tilted(world, float(np.clip(pitch, -0.02, 0.02)), float(np.clip(roll, -0.015, 0.015)))
+    return take(world, camera, model, mount_m, (seed, number), lidar, torch.device(device))
+
+
+def tilted(world: World, pitch: float, roll: float) -> World:
+    """
+    Tilt the camera against the ground by tilting the ground, so that boxes stay yaw-only.
+
+    A shear: every point moves up or down only, by pitch * ahead + roll * aside from the eye.
+    """
+    if not pitch and not roll:
+        return world
+    ahead = np.array([np.sin(world.heading), 0.0, np.cos(world.heading)])
+    aside = np.array([np.cos(world.heading), 0.0, -np.sin(world.heading)])
+    gradient = pitch * ahead + roll * aside
+    fixed = world.scenery
+    lift = float(gradient @ world.eye_m)
+    planes = fixed.planes.copy()
+    # y' = y + g.p - lift: the plane n.p <= d becomes (n - n_y g).p' <= d - n_y lift
+    n_y = planes[..., 1:2].copy()
+    planes[..., :3] -= n_y * gradient
+    planes[..., 3] -= n_y[..., 0] * lift
+    length = np.maximum(np.linalg.norm(planes[..., :3], axis=-1, keepdims=True), 1e-9)
+    planes = np.where(np.abs(planes[..., :3]).sum(-1, keepdims=True) > 0, planes / length, planes)
+
+    def shifted(points: Array) -> Array:
+        return points + (points @ gradient - lift)[..., None] * np.array([0.0, 1.0, 0.0])
+
+    ball = fixed.spheroid.copy()
+    ball[:, :3] = shifted(ball[:, :3])
+    scenery = replace(
+        fixed,
+        planes=planes,
+        bounds=shifted(fixed.bounds),
+        bottom=shifted(fixed.bottom),
+        spheroid=ball,
+    )
+    things = [
+        replace(t, place=replace(t.place, bottom_m=shifted(t.place.bottom_m)))
+        for t in world.things
+    ]
+    return replace(world, scenery=scenery, things=things)
+
+
+@torch.inference_mode()
+def take(
+    world: World,
+    camera: Camera,
+    model: CameraModel,
+    mount_m: float,
+    key: tuple[int, int],
+    lidar: Lidar | None,
+    device: torch.device,
+    shot_key: tuple[int, int] | None = None,
+) -> Frame:
+    """
+    Take one picture, and one turn of the LiDAR, of a world.
+
+    :param world: its eye_m and heading say where the car is.
+    :param camera: the camera of this frame.
+    :param model: its kind: size and heading in the rig.
+    :param mount_m: height of the camera over the road.
+    :param key: seed and frame, for the noise.
+    :param lidar: the LiDAR, None for no scan.
+    :param device: where rays are cast and shaded.
+    :param shot_key: seed and frame for exposure and lens, where a drive keeps them.
+    """
+    origin = world.eye_m - [0.0, mount_m, 0.0]
+    solids = world.solids().seen_from(origin, world.heading)
+    rays, camera_R_rig = rays_of(camera, model.yaw_deg)
+    things = len(world.things)
+    hits = cast(rays, solids, things, device)
+    shot = draw_shot(stream(*(shot_key or key), CAMERA))
+    light = render(replace(world, eye_m=origin), solids, rays, hits)
+    image = develop(light, shot, stream(*key, NOISE))
+    annotated = annotate_world(world, origin, camera, model, camera_R_rig, hits)
+    turn = scan(lidar, solids, things, stream(*key, LASER), device) if lidar else None
+    depth_m = depth_of(hits, camera)
+    return Frame(image, camera, annotated, depth_m, owners_of(solids, hits), turn)
+
+
+def annotate_world(
+    world: World,
+    origin: Array,
+    camera: Camera,
+    model: CameraModel,
+    camera_R_rig: Array,
+    hits: Hits,
+) -> Annotated:
+    """Label a world's road users in a camera's frame."""
+    places = [thing.place for thing in world.things]
+    heading = world.heading + np.radians(model.yaw_deg)
+    cos, sin = np.cos(heading), np.sin(heading)
+    camera_R_world = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    size = np.array([place.size_hwl_m for place in places]).reshape(-1, 3)
+    bottom = np.array([place.bottom_m for place in places]).reshape(-1, 3)
+    center = bottom - np.array([0.0, 0.5, 0.0]) * size[:, :1]
+    return annotate(
+        np.array([thing.name for thing in world.things], np.str_),
+        (center - origin) @ camera_R_world.T,
+        size,
+        np.array([place.yaw for place in places]) - heading,
+        camera,
+        hits,
+        model.focal_px / 721.5,
+    )
+
+
+def depth_of(hits: Hits, camera: Camera) -> Array:
+    """Return z in the camera frame, (H, W) float32, 0 where nothing is met."""
+    inverse = hits.inverse.cpu().numpy()
+    ahead = -float(np.linalg.solve(camera.P[:, :3], camera.P[:, 3])[2])
+    return np.where(inverse > 0, 1 / np.maximum(inverse, 1e-6) + ahead, 0).astype(np.float32)
+
+
+def owners_of(solids: Solids, hits: Hits) -> Array:
+    """Return the number of the road user that each pixel shows, (H, W) int32, -1 for none."""
+    return np.append(solids.owner, -1)[hits.solid.cpu().numpy()].astype(np.int32)

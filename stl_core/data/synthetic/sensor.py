@@ -1,0 +1,87 @@
+"""From light to the file a camera writes: exposure, lens blur, noise, tone curve, JPEG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stl_core.types import Array
+
+
+@dataclass(frozen=True)
+class Shot:
+    """
+    How one picture is taken.
+
+    :param exposure: brightness aimed at, of the picture's mean.
+    :param blur_px: standard deviation of the lens's spread.
+    :param read_noise: standard deviation in the dark, share of full scale.
+    :param shot_noise: variance gained from dark to bright, share of full scale.
+    :param warmth: gains of red and blue.
+    :param vignette: light lost in the corners.
+    :param jpeg: quality.
+    """
+
+    exposure: float
+    blur_px: float
+    read_noise: float
+    shot_noise: float
+    warmth: tuple[float, float]
+    vignette: float
+    jpeg: int
+
+
+def draw_shot(rng: np.random.Generator) -> Shot:
+    """Draw how the picture is taken."""
+    red, blue = 1 + rng.normal(0, 0.035, 2)
+    return Shot(
+        exposure=float(np.clip(rng.normal(0.31, 0.055), 0.19, 0.45)),
+        blur_px=float(rng.uniform(0.40, 0.75)),
+        read_noise=float(np.exp(rng.uniform(np.log(0.002), np.log(0.010)))),
+        shot_noise=float(np.exp(rng.uniform(np.log(2e-5), np.log(4e-4)))),
+        warmth=(float(red), float(blue)),
+        vignette=float(rng.uniform(0.0, 0.22)),
+        jpeg=int(rng.integers(84, 98)),
+    )
+
+
+def develop(light: Tensor, shot: Shot, rng: np.random.Generator) -> Array:
+    """
+    Take the picture.
+
+    :param light: (3, H, W) linear RGB.
+    :param shot: how.
+    :param rng: the noise; drawn on the CPU, so that every device takes the same picture.
+    :return: (H, W, 3) uint8 RGB.
+    """
+    height, width = light.shape[1:]
+    gain = shot.exposure / float(light.clamp(max=1.6).mean()) * 1.05
+    gains = light.new_tensor([gain * shot.warmth[0], gain, gain * shot.warmth[1]])
+    x = light * gains[:, None, None]
+    across = torch.linspace(-1, 1, width, device=light.device)
+    down = torch.linspace(-1, 1, height, device=light.device) * height / width
+    x = x * (1 - shot.vignette * (across.square()[None] + down.square()[:, None]) / 1.1)
+    image = np.ascontiguousarray(x.permute(1, 2, 0).cpu().numpy())
+    image = cv2.GaussianBlur(image, (5, 5), shot.blur_px)
+    image += 0.16 * (image - image.mean(2, keepdims=True))  # what cameras add in colour
+    np.maximum(image - 0.012, 0, out=image)
+    image = image * (1 + 0.12 * image) / (1 + 0.38 * image) * 1.16  # a shoulder before it clips
+    spread = np.sqrt(shot.read_noise**2 + shot.shot_noise * np.maximum(image, 0))
+    image += spread * rng.standard_normal(image.shape, np.float32)
+    levels = np.arange(4096) / 4095.0
+    curve = np.where(levels < 0.0031308, 12.92 * levels, 1.055 * levels ** (1 / 2.4) - 0.055)
+    table = (curve * 255 + 0.5).astype(np.uint8)
+    coded = table[(np.clip(image, 0, 1) * 4095).astype(np.int32)]
+    return jpeg(coded, shot.jpeg)
+
+
+def jpeg(image: Array, quality: int) -> Array:
+    """Compress and decompress: (H, W, 3) uint8 RGB -> the same with JPEG's artefacts."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    coded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
+    decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)

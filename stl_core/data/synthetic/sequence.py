@@ -1,0 +1,212 @@
+"""
+A drive through one world at 10 Hz, in the layout of KITTI's tracking benchmark.
+
+OUT/training/{image_02,velodyne,depth_02}/0000/NUMBER, calib/0000.txt, label_02/0000.txt, with the
+way of the car in oxts/0000.txt (KITTI's 30 columns) and poses/0000.txt (KITTI odometry's 12).
+Surround cameras get a folder of their own each, OUT/CAMERA, calibrated and labelled in their own
+frame; the scan lies with the front camera. The folder object/ beside training/ shows the same
+files in the layout of the object benchmark, which `kitti_to_bag` turns into a bag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from stl_core.data.kitti import format_results
+from stl_core.data.synthetic.camera import SURROUND_DEG, rays_of
+from stl_core.data.synthetic.frame import CAMERA, WORLD, Frame, stream, take
+from stl_core.data.synthetic.shapes import turn_about_y
+from stl_core.data.synthetic.world import World, make_world, moved
+from stl_core.data.synthetic.writer import (
+    FAST_PNG,
+    Job,
+    calib_text,
+    claim,
+    coded_depth,
+    label_text,
+    spread,
+    tracked,
+    write_image,
+)
+from stl_core.types import Array, Camera
+
+RATE_HZ = 10.0
+FASTEST_M_S = 12.0
+SURROUND = ('front', 'front_right', 'back_right', 'back', 'back_left', 'front_left')
+_SEQUENCE = '0000'
+_EARTH_M = 6378137.0
+_HOME_DEG = (49.0, 8.4)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """
+    A drive: where everything is at any of its frames.
+
+    :param job: the camera, the LiDAR and the seed, which chooses the world.
+    :param frames: how many.
+    """
+
+    job: Job
+    frames: int
+
+    def world(self) -> World:
+        """Draw the world as it is at the start, with road enough for any speed."""
+        return _world(self.job.seed, self.frames / RATE_HZ * FASTEST_M_S)
+
+    def camera(self) -> Camera:
+        """Return the camera, the same for all frames."""
+        return self.job.model.draw(stream(self.job.seed, 0, CAMERA))
+
+
+@lru_cache(maxsize=1)
+def _world(seed: int, drive_m: float) -> World:
+    return make_world(stream(seed, 0, WORLD), drive_m)
+
+
+def at_time(world: World, seconds: float) -> World:
+    """Let the car and the traffic go on for a while."""
+    eye_m, heading = world.road.at(world.lateral_m, world.speed_m_s * seconds)
+    things = [moved(thing, world.road, seconds) for thing in world.things]
+    return replace(world, eye_m=eye_m, heading=heading, things=things)
+
+
+def synthesize(
+    job: Job, frames: int, workers: int, surround: bool = False, show: bool = True
+) -> None:
+    """
+    Make one drive.
+
+    :param job: as for single frames.
+    :param frames: how many, at 10 Hz.
+    :param workers: processes.
+    :param surround: six cameras all round instead of the front one.
+    :param show: whether a progress bar is drawn.
+    :raises DataError: when the folder holds a data set made with other settings.
+    """
+    root = Path(job.out)
+    settings = {**asdict(job), 'out': '', 'device': '', 'sequence': frames, 'surround': surround}
+    claim(root, settings)
+    views = SURROUND if surround else SURROUND[:1]
+    drive = Drive(job, frames)
+    for name in views:
+        _make_folders(tree(root, name), job, name == SURROUND[0])
+    rows: dict[str, list[str]] = {name: [] for name in views}
+    make = _Make(drive, views)
+    for found in tracked(spread(make, range(frames), workers), frames, 'frames', show):
+        for name, text in found.items():
+            rows[name].append(text)
+    poses, oxts = _way(drive)
+    for name in views:
+        turn = rays_of(drive.camera(), SURROUND_DEG[SURROUND.index(name)])[1]
+        text = calib_text(drive.camera().P, job.lidar, turn)
+        folder = tree(root, name)
+        (folder / 'object/calib').mkdir(parents=True, exist_ok=True)
+        for number in range(frames):
+            (folder / f'object/calib/{number:06d}.txt').write_text(text)
+        for old, new in (('R0_rect', 'R_rect'), ('velo_to_cam', 'velo_cam'), ('imu_to', 'imu')):
+            text = text.replace(old, new)
+        found = {'calib': text, 'label_02': ''.join(rows[name]), 'poses': poses, 'oxts': oxts}
+        for part, content in found.items():
+            (folder / 'training' / part / f'{_SEQUENCE}.txt').write_text(content)
+
+
+def tree(root: Path, name: str) -> Path:
+    """Return the folder of one camera: the front one's is the data set's own."""
+    return root if name == SURROUND[0] else root / name
+
+
+def _make_folders(folder: Path, job: Job, scanned: bool) -> None:
+    parts = {'image_02': 'image_2'}
+    if job.depth:
+        parts['depth_02'] = 'depth_2'
+    if job.lidar and scanned:
+        parts['velodyne'] = 'velodyne'
+    (folder / 'object/label_2').mkdir(parents=True, exist_ok=True)
+    for name in ('calib', 'label_02', 'poses', 'oxts'):
+        (folder / 'training' / name).mkdir(parents=True, exist_ok=True)
+    for name, alias in parts.items():
+        (folder / 'training' / name / _SEQUENCE).mkdir(parents=True, exist_ok=True)
+        link = folder / 'object' / alias
+        if not link.is_symlink():
+            link.symlink_to(Path('../training') / name / _SEQUENCE, target_is_directory=True)
+
+
+@dataclass(frozen=True)
+class _Make:
+    drive: Drive
+    views: tuple[str, ...]
+
+    def __call__(self, number: int) -> dict[str, str]:
+        """Write one moment's files; return the lines of each camera's label file."""
+        job, root = self.drive.job, Path(self.drive.job.out)
+        world, camera = at_time(self.drive.world(), number / RATE_HZ), self.drive.camera()
+        found = {}
+        for name in self.views:
+            model = replace(job.model, yaw_deg=SURROUND_DEG[SURROUND.index(name)])
+            lidar = job.lidar if name == SURROUND[0] else None
+            key = (job.seed, number * len(SURROUND) + SURROUND.index(name))
+            device = torch.device(job.device)
+            frame = take(world, camera, model, model.mount_m, key, lidar, device, (job.seed, 0))
+            folder = tree(root, name)
+            _write(folder, number, frame, job)
+            found[name] = _tracks(frame, number)
+        return found
+
+
+def _write(folder: Path, number: int, frame: Frame, job: Job) -> None:
+    stem = f'{_SEQUENCE}/{number:06d}'
+    write_image(folder / f'training/image_02/{stem}{job.suffix}', frame.image)
+    if job.depth:
+        path = folder / f'training/depth_02/{stem}.png'
+        cv2.imwrite(str(path), coded_depth(frame.depth_m), FAST_PNG)
+    if frame.scan is not None:
+        path = folder / f'training/velodyne/{stem}.bin'
+        path.write_bytes(frame.scan.points.tobytes())
+    path = folder / f'object/label_2/{number:06d}.txt'
+    path.write_text(label_text(frame.annotated.labels))
+
+
+def _tracks(frame: Frame, number: int) -> str:
+    """Write labels as the tracking benchmark has them: frame, track, whole-number truncation."""
+    rows = []
+    labels = frame.annotated.labels
+    lines = format_results(labels).splitlines()
+    for line, owner, cut in zip(lines, frame.annotated.owner, labels.truncated, strict=True):
+        name, _, *rest = line.split()[:-1]
+        track, level = (-1, -1) if name == 'DontCare' else (owner, int(cut > 0.15) + (cut > 0.5))
+        rows.append(f'{number} {track} {name} {level} {" ".join(rest)}\n')
+    return ''.join(rows)
+
+
+def _way(drive: Drive) -> tuple[str, str]:
+    """Return the car's way: rows of the front camera's poses, and of oxts."""
+    world, mount_m = drive.world(), drive.job.model.mount_m
+    start = np.array([*(world.eye_m - [0, mount_m, 0])])
+    first = turn_about_y(float(world.road.heading(0.0)))
+    poses, oxts = [], []
+    for number in range(drive.frames):
+        now = at_time(world, number / RATE_HZ)
+        turn = first.T @ turn_about_y(now.heading)
+        place = first.T @ (now.eye_m - [0, mount_m, 0] - start)
+        pose = np.column_stack([turn, place])
+        poses.append(' '.join(f'{value:.9e}' for value in pose.ravel()) + '\n')
+        oxts.append(_oxts(now.eye_m, now.heading, now.speed_m_s))
+    return ''.join(poses), ''.join(oxts)
+
+
+def _oxts(eye_m: Array, heading: float, speed_m_s: float) -> str:
+    """Write a row of KITTI's GPS and inertial data: east is world x, north is world z."""
+    lat = _HOME_DEG[0] + np.degrees(eye_m[2] / _EARTH_M)
+    lon = _HOME_DEG[1] + np.degrees(eye_m[0] / _EARTH_M / np.cos(np.radians(_HOME_DEG[0])))
+    yaw = np.pi / 2 - heading  # from east, anticlockwise
+    north, east = speed_m_s * np.cos(heading), speed_m_s * np.sin(heading)
+    numbers = [lat, lon, 116.0 - eye_m[1], 0, 0, yaw, north, east, speed_m_s, 0, 0, 0, 0, 9.81]
+    numbers += [0, 0, 9.81, *[0] * 6, 0.05, 0.02]
+    return ' '.join(f'{value:.12g}' for value in numbers) + ' 4 10 4 4 0\n'

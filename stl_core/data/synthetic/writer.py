@@ -1,0 +1,212 @@
+"""
+Frames -> files in KITTI's layout, by as many processes as there are cores.
+
+A frame's files depend on (seed, number) alone, so an interrupted run goes on where it stopped and
+the number of processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from stl_core.data.kitti import DataError, format_results
+from stl_core.data.synthetic.camera import CameraModel
+from stl_core.data.synthetic.frame import Frame, make_frame
+from stl_core.data.synthetic.lidar import Lidar
+from stl_core.progress import progress_bar
+from stl_core.types import Array, Labels
+
+#: Every fifth frame is for validation.
+VAL_EVERY = 5
+MOST_DEPTH_M = 65535 / 256
+SETTINGS = 'synthetic.json'
+FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+T = TypeVar('T')
+R = TypeVar('R')
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A data set to be made.
+
+    :param out: its folder.
+    :param seed: root of all randomness.
+    :param model: the camera.
+    :param lidar: the LiDAR, None for a data set without scans.
+    :param depth: whether dense depth is written.
+    :param suffix: '.png' or '.jpg', of the images.
+    :param device: where to compute, such as 'cpu' or 'cuda:0'.
+    """
+
+    out: str
+    seed: int
+    model: CameraModel
+    lidar: Lidar | None = None
+    depth: bool = True
+    suffix: str = '.png'
+    device: str = 'cpu'
+
+
+def synthesize(job: Job, frames: int, workers: int, show: bool = True) -> None:
+    """
+    Make a data set: training/{image_2,calib,label_2,velodyne,depth_2} and ImageSets.
+
+    :param job: what to make.
+    :param frames: how many frames.
+    :param workers: processes; 0 makes every frame in this one.
+    :param show: whether a progress bar is drawn.
+    :raises DataError: when the folder holds a data set made with other settings.
+    """
+    root = Path(job.out)
+    claim(root, {**asdict(job), 'out': '', 'device': ''})
+    folders = ['image_2', 'calib', 'label_2', *(['velodyne'] if job.lidar else [])]
+    for name in [*folders, *(['depth_2'] if job.depth else [])]:
+        (root / 'training' / name).mkdir(parents=True, exist_ok=True)
+    write_splits(root / 'ImageSets', [f'{i:06d}' for i in range(frames)])
+    labels = root / 'training' / 'label_2'
+    todo = [i for i in range(frames) if not (labels / f'{i:06d}.txt').exists()]
+    for _ in tracked(spread(Make(job), todo, workers), len(todo), 'frames', show):
+        pass
+
+
+@dataclass(frozen=True)
+class Make:
+    """Makes and writes frames of a data set by number."""
+
+    job: Job
+
+    def __call__(self, number: int) -> int:
+        """Make frame `number`; return the number."""
+        job = self.job
+        frame = make_frame(job.seed, number, job.model, job.lidar, job.device)
+        write_frame(Path(job.out) / 'training', f'{number:06d}', frame, job)
+        return number
+
+
+def claim(root: Path, settings: dict[str, Any]) -> None:
+    """Write down how a data set is made; refuse to mix two of them in one folder."""
+    path, text = root / SETTINGS, json.dumps(settings, indent=1) + '\n'
+    if path.exists() and path.read_text() != text:
+        raise DataError(f'{path}: this folder was made with other settings; choose a new one')
+    root.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def spread(make: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Call make on every item, in `workers` processes of one thread each; results in order."""
+    if workers < 1:
+        yield from map(make, items)
+        return
+    context = multiprocessing.get_context('spawn')  # threads of torch do not survive a fork
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        try:
+            yield from pool.map(make, items)
+        finally:  # stopped or failed: what has not begun need not
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def tracked(items: Iterable[T], total: int, what: str, show: bool = True) -> Iterator[T]:
+    """Pass items on and draw a bar with the time that is left."""
+    progress = progress_bar()
+    progress.disable = not show
+    with progress:
+        task = progress.add_task(what, total=total, note='')
+        for item in items:
+            progress.advance(task)
+            yield item
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )
+
+
+def write_splits(folder: Path, ids: list[str]) -> None:
+    """Write train.txt, val.txt (every fifth frame) and trainval.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = ids[VAL_EVERY - 1 :: VAL_EVERY]
+    for name, rows in (
+        ('train', [i for i in ids if i not in set(held)]),
+        ('val', held),
+        ('trainval', ids),
+    ):
+        (folder / f'{name}.txt').write_text(''.join(f'{row}\n' for row in rows))
+
+
+def write_frame(root: Path, frame_id: str, frame: Frame, job: Job) -> None:
+    """Write the files of one frame, the label file last: it tells that the frame is complete."""
+    write_image(root / 'image_2' / f'{frame_id}{job.suffix}', frame.image)
+    (root / 'calib' / f'{frame_id}.txt').write_text(calib_text(frame.camera.P, job.lidar))
+    if frame.scan is not None:
+        (root / 'velodyne' / f'{frame_id}.bin').write_bytes(frame.scan.points.tobytes())
+    if job.depth:
+        cv2.imwrite(
+            str(root / 'depth_2' / f'{frame_id}.png'), coded_depth(frame.depth_m), FAST_PNG
+        )
+    (root / 'label_2' / f'{frame_id}.txt').write_text(label_text(frame.annotated.labels))
+
+
+def write_image(path: Path, image: Array) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG or JPEG by the path's suffix."""
+    options = FAST_PNG if path.suffix == '.png' else (cv2.IMWRITE_JPEG_QUALITY, 95)
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+
+
+def coded_depth(depth_m: Array) -> Array:
+    """(H, W) metres -> uint16, metres * 256; 0 where unknown or too far for 16 bits."""
+    return np.where(depth_m < MOST_DEPTH_M, np.round(depth_m * 256), 0).astype(np.uint16)
+
+
+def label_text(labels: Labels) -> str:
+    """Write labels as KITTI's label files have them: 15 columns, no score."""
+    rows = format_results(labels).splitlines()
+    return ''.join(row.rsplit(' ', 1)[0] + '\n' for row in rows)
+
+
+def calib_text(P: Array, lidar: Lidar | None, turn: Array | None = None) -> str:
+    """
+    Write a calib file of the object benchmark.
+
+    :param P: (3, 4) of camera 2; the others stand where KITTI's stand beside it.
+    :param lidar: where the LiDAR is; without one where it would be.
+    :param turn: (3, 3) camera_R_rig, identity for the front camera.
+    """
+    lines = []
+    for number, offset_m in enumerate((0.0, 0.537, None, 0.473)):
+        each = P.copy()
+        if offset_m is not None:
+            each[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
+        lines.append(_row(f'P{number}', each))
+    rig_R_velo = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+    turn = np.eye(3) if turn is None else turn
+    place = np.array((lidar or Lidar()).position_m)[:, None]
+    imu = np.column_stack([np.eye(3), [-0.81, 0.32, -0.80]])
+    lines += [
+        _row('R0_rect', np.eye(3)),
+        _row('Tr_velo_to_cam', turn @ np.concatenate([rig_R_velo, place], 1)),
+        _row('Tr_imu_to_velo', imu),
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def _row(name: str, matrix: Array) -> str:
+    return f'{name}: ' + ' '.join(f'{value:.12e}' for value in matrix.ravel())

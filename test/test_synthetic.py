@@ -1,0 +1,293 @@
+"""The synthetic world keeps its word: labels, masks, depth and LiDAR tell one story."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stl_core import cli
+from stl_core.data import kitti
+from stl_core.data.synthetic import camera, frame, labels, lidar, sequence, writer
+from stl_core.data.synthetic.caster import Rays, cast
+from stl_core.data.synthetic.distributions import CLASSES, LEVELS, figures, summarise
+from stl_core.data.synthetic.distributions import kitti as kitti_fits
+from stl_core.data.synthetic.shapes import Builder, Placement, box, extruded, limb, tapered
+from stl_core.data.synthetic.vehicles import add_car
+from stl_core.evaluate import evaluate
+from stl_core.geometry import corners, project
+
+SMALL = camera.KITTI.scaled(414, 125)
+LASER = lidar.Lidar(columns=500)
+SEED = 3
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def made():
+    return [frame.make_frame(SEED, i, SMALL, LASER) for i in range(6)]
+
+
+def files_of(root):
+    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob('*.*'))}
+
+
+def test_the_same_files_whatever_the_number_of_workers(tmp_path):
+    job = writer.Job(out='', seed=SEED, model=SMALL, lidar=LASER)
+    for workers in (0, 2):
+        out = replace(job, out=str(tmp_path / str(workers)))
+        writer.synthesize(out, 3, workers, show=False)
+    one, two = files_of(tmp_path / '0'), files_of(tmp_path / '2')
+    assert len(one) == 5 * 3 + 3 + 1
+    assert one == two
+
+
+def test_another_seed_makes_another_world():
+    a, b = (frame.make_frame(seed, 0, SMALL).image for seed in (1, 2))
+    assert (a != b).any()
+
+
+def test_an_interrupted_run_goes_on_and_settings_are_not_mixed(tmp_path):
+    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, depth=False)
+    writer.synthesize(job, 2, 0, show=False)
+    before = files_of(tmp_path)
+    (tmp_path / 'training/label_2/000001.txt').unlink()
+    writer.synthesize(job, 2, 0, show=False)
+    assert files_of(tmp_path) == before
+    with pytest.raises(kitti.DataError, match='other settings'):
+        writer.synthesize(replace(job, seed=9), 2, 0, show=False)
+
+
+def test_our_readers_read_it(tmp_path):
+    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
+    writer.synthesize(job, 5, 0, show=False)
+    root = tmp_path / 'training'
+    ids = kitti.read_split(tmp_path / 'ImageSets/trainval.txt')
+    assert len(kitti.read_split(tmp_path / 'ImageSets/train.txt')) == 4
+    source = kitti.Source(*(str(root / n) for n in ('image_2', 'calib', 'label_2', 'velodyne')))
+    for number, files in enumerate(kitti.find_frames(source, ids)):
+        same = frame.make_frame(SEED, number, SMALL, LASER)
+        np.testing.assert_array_equal(kitti.read_image(files.image_2), same.image)
+        calib = kitti.read_calib(files.calib)
+        np.testing.assert_allclose(calib.P2, same.camera.P, atol=1e-9)
+        points = kitti.read_velodyne(files.velodyne)
+        np.testing.assert_array_equal(points, same.scan.points)
+        found, told = kitti.read_labels(files.label_2), same.annotated.labels
+        assert found.name.tolist() == told.name.tolist()
+        np.testing.assert_allclose(found.center_m, told.center_m, atol=1e-3)
+        np.testing.assert_allclose(found.box_px, told.box_px, atol=1e-3)
+
+
+def test_masks_lie_within_projected_boxes(made):
+    for each in made:
+        own = each.annotated.labels
+        keep = own.name != 'DontCare'
+        own, owner = own[keep], each.annotated.owner[keep]
+        outline = labels.outline_px(own.center_m, own.size_hwl_m, own.rotation_y, each.camera.P)
+        for row, number in enumerate(owner):
+            v, u = np.nonzero(each.mask == number)
+            assert u.min() >= outline[row, 0] - 1
+            assert u.max() <= outline[row, 2] + 1
+            assert v.min() >= outline[row, 1] - 1
+            assert v.max() <= outline[row, 3] + 1
+            assert own.box_px[row, 0] <= u.min() <= u.max() <= own.box_px[row, 2]
+
+
+def test_scan_and_depth_agree(made):
+    for each in made:
+        points = each.scan.points
+        at = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + LASER.position_m
+        pixels, ahead = project(at, each.camera.P)
+        inside = (ahead > 1) & (pixels > 0).all(1) & (pixels < [412, 123]).all(1)
+        u, v = pixels[inside].astype(int).T
+        patch = np.stack([each.depth_m[v + j, u + i] for j in (0, 1) for i in (0, 1)])
+        low, high = patch.min(0) - 0.1, patch.max(0) + 0.1
+        z = at[inside, 2]
+        assert ((low < z) & (z < high)).mean() > 0.93
+
+
+def test_points_on_an_object_lie_in_its_box(made):
+    for each in made:
+        points = each.scan.points
+        at = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + LASER.position_m
+        own = each.annotated.labels
+        for row, number in enumerate(each.annotated.owner):
+            if own.name[row] == 'DontCare':
+                continue
+            away = at[each.scan.owner == number] - own.center_m[row]
+            turned = away @ axes(own.rotation_y[row]).T
+            assert (np.abs(turned) <= own.size_hwl_m[row] / 2 + 0.1).all()
+
+
+def axes(yaw):
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    return np.array([[0, 1, 0], [sin, 0, cos], [cos, 0, -sin]])
+
+
+def test_the_evaluator_is_content(made):
+    truth = [each.annotated.labels for each in made] * 40
+    result = evaluate(truth, [each[each.name != 'DontCare'] for each in truth])
+    found = np.array(result['Car']['3d']['AP40']['strict'])
+    assert found[2] == pytest.approx(100.0)
+
+
+def test_the_picture_has_contrast_and_shadow(made):
+    for each in made:
+        assert each.image.dtype == np.uint8
+        assert each.image.shape == (125, 414, 3)
+        assert 15 < each.image.std() < 100
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_the_same_picture_on_a_gpu():
+    a = frame.make_frame(SEED, 0, SMALL).image.astype(int)
+    b = frame.make_frame(SEED, 0, SMALL, device='cuda').image.astype(int)
+    assert np.abs(a - b).mean() < 0.2
+
+
+def test_a_car_fills_its_box_and_stays_in_it():
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        place = Placement(
+            np.array([1.0, 1.5, 12.0]), rng.uniform(-3, 3), np.array([1.5, 1.7, 4.0]), 0
+        )
+        builder = Builder()
+        add_car(builder, place, rng)
+        solids = builder.solids()
+        hits = cast(*rays_from_above(), solids, 1, torch.device('cpu'))
+        truth = corners(
+            (place.bottom_m - [0, 0.75, 0])[None], place.size_hwl_m[None], np.array([place.yaw])
+        )
+        low, high = truth[0].min(0), truth[0].max(0)
+        assert hits.alone[0] > 0
+        own = (solids.planes[..., :3] @ (place.bottom_m - [0, 0.5, 0])) - solids.planes[..., 3]
+        assert own[0].max() < 0  # the body holds the middle of its box
+        assert (solids.bounds[0] >= low - 1e-6).all()
+        assert (solids.bounds[0] <= high + 1e-6).all()
+
+
+def rays_from_above():
+    columns = np.stack([np.linspace(-0.6, 0.6, 120), np.ones(120)], 1)
+    return (Rays(np.array([1.0, 0.0, 0.0]), columns, np.linspace(-0.4, 0.6, 80)),)
+
+
+@pytest.mark.parametrize(
+    'shape',
+    [
+        box((-1, 2), (0, 1), (-1, 1)),
+        tapered((-2, 2), (-1, 1), (-1, 1.5), (-0.5, 0.7), (0.2, 1.4)),
+        extruded(np.array([[-1, 0], [1, 0], [0.5, 1], [-0.6, 1.2]]), 0.8, 0.2),
+        limb([0, 0, 0], [0.3, 1.2, 0.4], (0.3, 0.1)),
+    ],
+)
+def test_planes_and_corners_describe_one_solid(shape):
+    planes, vertices = shape
+    np.testing.assert_allclose(np.linalg.norm(planes[:, :3], axis=1), 1.0, atol=1e-12)
+    slack = planes[:, 3] - vertices @ planes[:, :3].T
+    assert slack.min() > -1e-9  # every corner is inside
+    assert (np.isclose(slack, 0, atol=1e-9).sum(0) >= 3).all()  # every plane holds a face
+
+
+def test_rays_meet_a_box_where_they_should():
+    builder = Builder()
+    place = Placement(np.array([0.0, 1.0, 10.0]), -np.pi / 2, np.ones(3), 0)
+    builder.polytope(place, box((-2, 2), (0, 2), (-1, 1)), 0, np.ones(3))
+    rays = Rays(
+        np.zeros(3), np.array([[-0.2, 1.0], [0.0, 1.0], [0.3, 1.0]]), np.array([-0.05, 0.3])
+    )
+    hits = cast(rays, builder.solids(), 1, torch.device('cpu'))
+    np.testing.assert_allclose(hits.inverse[0], [0, 1 / 8, 0], atol=1e-6)
+    assert hits.alone.tolist() == [1]
+    assert hits.extent.tolist() == [[1, 0, 1, 0]]
+
+
+def test_a_drive_in_the_tracking_layout(tmp_path):
+    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
+    sequence.synthesize(job, 3, 0, surround=True, show=False)
+    rows = (tmp_path / 'training/label_02/0000.txt').read_text().splitlines()
+    assert {len(row.split()) for row in rows} == {17}
+    assert {row.split()[0] for row in rows} == {'0', '1', '2'}
+    oxts = (tmp_path / 'training/oxts/0000.txt').read_text().splitlines()
+    assert [len(row.split()) for row in oxts] == [30] * 3
+    poses = np.loadtxt(tmp_path / 'training/poses/0000.txt').reshape(-1, 3, 4)
+    np.testing.assert_allclose(poses[0], np.eye(4)[:3], atol=1e-9)
+    assert 0.4 < poses[1, 2, 3] < 1.3
+    scan = kitti.read_velodyne(tmp_path / 'training/velodyne/0000/000000.bin')
+    for view in sequence.SURROUND:
+        root = sequence.tree(tmp_path, view) / 'object'
+        source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), str(root / 'label_2'))
+        files = kitti.find_frames(source)
+        assert len(files) == 3
+        tracked = kitti.read_calib(root.parent / 'training/calib/0000.txt')
+        single = kitti.read_calib(files[0].calib)
+        np.testing.assert_allclose(tracked.cam_T_velo, single.cam_T_velo)
+        found = kitti.read_labels(files[0].label_2)
+        at = scan[:, :3] @ single.cam_T_velo[:3, :3].T + single.cam_T_velo[:3, 3]
+        for row in np.flatnonzero((found.name == 'Car') & (found.occluded == 0)):
+            away = (at - found.center_m[row]) @ axes(found.rotation_y[row]).T
+            assert (np.abs(away) <= found.size_hwl_m[row] / 2 + 0.1).all(1).any()
+
+
+def test_statistics_are_aggregates_of_the_right_shape():
+    for name, fit in kitti_fits().items():
+        assert name in CLASSES
+        assert all(len(q) == len(LEVELS) for q in fit.quantiles.values())
+        sizes = fit.draw_sizes(np.random.default_rng(0), 4000)
+        assert sizes.shape == (4000, 3)
+        means = [fit.mean[key] for key in ('height_m', 'width_m', 'length_m')]
+        np.testing.assert_allclose(sizes.mean(0), means, rtol=0.05)
+
+
+def test_summaries_of_our_own_labels(made):
+    found = [each.annotated.labels for each in made]
+    report = summarise(found, 'Car')
+    assert sum(report['counts']) == pytest.approx(1, abs=1e-3)
+    assert report['difficulty'] == sorted(report['difficulty'])
+    assert set(figures(found[0])) == set(report['mean'])
+
+
+def test_the_command(tmp_path, capsys):
+    cli.main(
+        ['synthesize', str(tmp_path / 'a'), '--frames', '1', '--size', '207x62', '--workers', '0']
+    )
+    assert (tmp_path / 'a/training/depth_2/000000.png').exists()
+    described = tmp_path / 'camera.json'
+    described.write_text(
+        json.dumps({'width_px': 200, 'height_px': 80, 'focal_px': 150.0, 'center_px': [99, 40]})
+    )
+    arguments = [
+        '--frames',
+        '1',
+        '--camera',
+        str(described),
+        '--workers',
+        '0',
+        '--no-lidar',
+        '--jpg',
+    ]
+    cli.main(['synthesize', str(tmp_path / 'b'), *arguments])
+    assert kitti.read_image(tmp_path / 'b/training/image_2/000000.jpg').shape == (80, 200, 3)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--frames', '0'], 'at least 1'),
+        (['--frames', '1', '--camera', 'holga'], 'holga'),
+        (['--frames', '1', '--size', '640'], 'WIDTHxHEIGHT'),
+        (['--frames', '1', '--surround'], '--sequence'),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, capsys, arguments, said):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['synthesize', str(tmp_path), *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err

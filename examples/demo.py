@@ -4,8 +4,8 @@ The main job, end to end: a bag is played to the detector over real DDS, and wha
     python examples/demo.py [--bag PATH] [--student FILE] [--synthetic] [--out demo_out]
 
 With real frames at hand ($MONO3D_DATA) they are played, and the student of the demo is trained on
-them first where there is none. Without them, or with --synthetic, a drive through the synthetic
-world that the shipped student has never seen is made, played and scored against its labels.
+them first where there is none. With --synthetic a drive through the synthetic world is made,
+played to the student given and scored against its labels.
 Player and detector are processes of their own. Writes to --out: the bag of answers, a picture of
 every frame, a video, latency.png and latency.csv, report.json; prints the same figures as tables.
 """
@@ -32,8 +32,7 @@ from stl_core.data import kitti
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = ROOT / 'runs/demo/student.safetensors'
 CONFIG = 'config/train/demo_mobile.yaml'
-#: Trained on the synthetic world, see docs/student.md; its training never saw this seed.
-SHIPPED = ROOT / 'models/synthetic_mobile.safetensors'
+#: The synthetic drive; not a seed to train on.
 DRIVE_SEED, DRIVE_FRAMES = 2026, 40
 #: What the demo writes into its folder, and replaces there; nothing else is touched.
 MADE = (
@@ -68,12 +67,19 @@ def check(args, out):
         raise DemoError(f'--rate must be above 0, got {args.rate:g}')
     if args.student is not None and not args.student.is_file():
         raise DemoError(f'{args.student}: no such file; expected a student (.safetensors, ...)')
-    if args.bag is None:
-        return
-    with BagReader(args.bag) as reader:
-        report.camera_topics(reader.topics, args.bag)
-    if any(args.bag.resolve().is_relative_to(out / name) for name in MADE):
-        raise DemoError(f'{args.bag}: lies in what {args.out} replaces; name another --out')
+    if args.bag is not None:
+        with BagReader(args.bag) as reader:
+            report.camera_topics(reader.topics, args.bag)
+        if any(args.bag.resolve().is_relative_to(out / name) for name in MADE):
+            raise DemoError(f'{args.bag}: lies in what {args.out} replaces; name another --out')
+    if args.synthetic and args.student is None:
+        raise DemoError('--synthetic needs a --student')
+    needs_frames = args.student is None or not (args.bag or args.synthetic)
+    if needs_frames and data_root() is None:
+        raise DemoError(
+            'no KITTI frames (training/image_2) in $MONO3D_DATA or ../shared/data to train on and '
+            'to play; set MONO3D_DATA, or give --student with --bag or --synthetic'
+        )
 
 
 def remove(path):
@@ -237,14 +243,12 @@ def demo(args):
     """Run the whole chain, the quick checks before the long work."""
     out = args.out.resolve()
     check(args, out)
-    synthetic = args.bag is None and (args.synthetic or data_root() is None)
-    real = not synthetic and data_root() is not None
-    model = args.student or (real_student() if real else SHIPPED)
+    model = args.student or real_student()
     for name in MADE:
         remove(out / name)
     out.mkdir(parents=True, exist_ok=True)
     bag, labels = args.bag, None
-    if synthetic:
+    if bag is None and args.synthetic:
         bag, labels = synthetic_drive(out)
     elif bag is None:
         bag = real_frames(out)
@@ -263,7 +267,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('--bag', type=Path, help='default: the real KITTI frames as a bag')
     parser.add_argument('--student', type=Path, help='default: see above')
-    parser.add_argument('--synthetic', action='store_true', help='also with real frames at hand')
+    parser.add_argument('--synthetic', action='store_true', help='play a made drive')
     parser.add_argument(
         '--out', type=Path, default=Path('demo_out'), help='earlier results there are replaced'
     )

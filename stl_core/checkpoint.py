@@ -54,7 +54,7 @@ def resume(
     Go on from a checkpoint where there is one.
 
     Chance depends on (seed, epoch, frame) alone, so weights, moments and the epoch are all the
-    state there is.
+    state there is: on the same device and number of threads the run goes on bit for bit.
 
     :return: epochs done.
     :raises CheckpointError: for a checkpoint of another configuration, naming the difference.

@@ -17,6 +17,15 @@ from stl_core import checkpoint, config, predict, train
 from stl_core.data import dataset
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Bit for bit holds for one number of threads: sums over more are in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
     return make_scenes(tmp_path_factory.mktemp('kitti'), frames=5)

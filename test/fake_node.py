@@ -45,6 +45,7 @@ def load(path, device):
     if text == 'broken':
         raise ValueError(f'{path}: not a readable student file')
     if text == 'slow':
+        path.with_suffix('.loading').touch()
         time.sleep(2)
     return FakePredictor()
 

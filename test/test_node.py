@@ -222,7 +222,9 @@ def test_signals_while_the_network_is_loaded(tmp_path, number):
     model = tmp_path / 'student.safetensors'
     model.write_text('slow')
     process = start(model)
-    time.sleep(1.0)
+    patience_s = time.monotonic() + PATIENCE_S
+    while not model.with_suffix('.loading').exists() and time.monotonic() < patience_s:
+        time.sleep(0.02)
     code, log = finish(process, number)
     assert code == 0, log
     assert 'Traceback' not in log, log

@@ -113,8 +113,8 @@ def _frame_messages(
 ) -> tuple[list[Any], tuple[int, ...]]:
     """Make one message a topic, None where the data set has none; and the ids of the boxes."""
     calib, image = kitti.read_calib(files.calib), kitti.read_image(files.image_2)
-    header = _header(stamp_ns, layout.frame_id, new)
-    lidar_header = _header(stamp_ns, layout.lidar_frame_id, new)
+    header = messages.to_header(stamp_ns, layout.frame_id, new)
+    lidar_header = messages.to_header(stamp_ns, layout.lidar_frame_id, new)
     truth = _ground_truth(files, stamp_ns, layout) if files.label_2 else None
     parts = [
         _camera_info(calib.P2, image.shape[1], image.shape[0], header, new),
@@ -124,12 +124,6 @@ def _frame_messages(
         messages.markers(truth, previous, new, lifetime_s=0.0) if truth else None,
     ]
     return parts, truth.ids if truth else ()
-
-
-def _header(stamp_ns: int, frame_id: str, new: messages.New) -> Any:
-    sec, nanosec = divmod(stamp_ns, 1_000_000_000)
-    stamp = new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
-    return new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
 
 
 def _raw(image: Array, header: Any, new: messages.New) -> Any:

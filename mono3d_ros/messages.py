@@ -101,7 +101,7 @@ def markers(
     :param lifetime_s: after this a viewer takes the boxes away by itself; 0 means never.
     :return: visualization_msgs MarkerArray.
     """
-    header = _header(result, new)
+    header = to_header(result.stamp_ns, result.frame_id, new)
     gone = sorted(set(previous_ids) - set(result.ids))
     drawn = [_delete(f'{result.camera}/frame', 0, header, new)]
     lifetime = _duration(lifetime_s, new)
@@ -168,10 +168,11 @@ def _delete(ns: str, id: int, header: Any, new: New) -> Any:
     )
 
 
-def _header(result: FrameResult, new: New) -> Any:
-    sec, nanosec = divmod(result.stamp_ns, 1_000_000_000)
+def to_header(stamp_ns: int, frame_id: str, new: New) -> Any:
+    """Make a header of a stamp in nanoseconds and a coordinate frame."""
+    sec, nanosec = divmod(stamp_ns, 1_000_000_000)
     stamp = new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
-    return new('std_msgs/msg/Header', stamp=stamp, frame_id=result.frame_id)
+    return new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
 
 
 def _duration(seconds: float, new: New) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,7 @@ class Predictor:
         inverse = np.linalg.inv(fit_affine(width, height, self.spec.input))
         limit = np.array([width - 1.0, height - 1.0] * 2)
         box_px = np.clip(warp_box(objects.box_px, inverse), 0.0, limit)
-        return Objects3D(**{**_columns(objects), 'box_px': box_px})
-
-
-def _columns(objects: Objects3D) -> dict[str, Array]:
-    return {name: getattr(objects, name) for name in Objects3D.WIDTHS}
+        return replace(objects, box_px=box_px)
 
 
 def choose_device(name: str) -> torch.device:

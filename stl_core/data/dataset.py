@@ -8,7 +8,7 @@ number of workers and wherever a run was resumed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stl_core.batch import Batch, pad_targets
 from stl_core.data.kitti import (
-    CLASSES,
     FrameFiles,
     Source,
     find_frames,
@@ -102,15 +101,10 @@ class Frames(Dataset[Sample]):
         A = fit_affine(image.shape[1], image.shape[0], self.spec)
         z = objects.center_m[:, 2]
         lowered = lower(objects[(z > 0) & (z <= self.config.max_depth_m)], P)
-        prepared = ImageObjects(
-            class_id=lowered.class_id,
-            score=lowered.score,
+        prepared = replace(
+            lowered,
             center_px=lowered.center_px * A[[0, 1], [0, 1]] + A[:2, 2],
-            depth_m=lowered.depth_m,
-            size_hwl_m=lowered.size_hwl_m,
-            alpha=lowered.alpha,
             box_px=warp_box(lowered.box_px, A),
-            depth_log_sigma=lowered.depth_log_sigma,
         )
         return Sample(files.id, warp(image, A, self.spec), warp_P(P, A), prepared)
 
@@ -210,6 +204,3 @@ def batches(frames: Frames, sampler: ShuffledBatches, workers: int) -> DataLoade
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
-
-
-__all__ = ['CLASSES', 'DataConfig', 'Frames', 'Sample', 'ShuffledBatches', 'batches', 'collate']

@@ -15,7 +15,7 @@ import torch
 
 from stl_core import evaluate, predict
 from stl_core.batch import as_image_objects
-from stl_core.data import dataset, kitti
+from stl_core.data import augment, dataset, kitti
 from stl_core.geometry import project, wrap_angle
 from stl_core.images import InputSpec
 from stl_core.models import monodle
@@ -38,7 +38,9 @@ def perfect_run(targets):
 def round_trip(training, spec):
     """Return for each frame its labels, what came back of them, and the image's size."""
     source = kitti.Source(*(str(training / name) for name in ('image_2', 'calib', 'label_2')))
-    config = dataset.DataConfig(sources=(source,), max_depth_m=1e3, flip=0.0)
+    config = dataset.DataConfig(
+        sources=(source,), max_depth_m=1e3, augment=augment.Config(flip=0.0)
+    )
     frames = dataset.Frames(config, spec, kitti.CLASSES, seed=0)
     student = predict.StudentSpec(kitti.CLASSES, spec, 'monodle')
     for index, files in enumerate(frames.files):

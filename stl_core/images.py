@@ -82,6 +82,22 @@ def warp(image: Array, A: Array, spec: InputSpec) -> Array:
     return cv2.warpAffine(image, A[:2], size, flags=cv2.INTER_LINEAR)
 
 
+def warp_depth(depth_m: Array, A: Array, spec: InputSpec) -> Array:
+    """
+    Draw a depth map on the canvas, every pixel a copy of its nearest source pixel.
+
+    Blending would put surfaces between an object and what is behind it, and between what is
+    known and 0.
+
+    :param depth_m: (H, W) float32, 0 where unknown.
+    :param A: (3, 3) transform from image pixels to canvas pixels.
+    :param spec: the canvas.
+    :return: (height_px, width_px) float32, 0 where unknown or outside.
+    """
+    size = (spec.width_px, spec.height_px)
+    return cv2.warpAffine(depth_m, A[:2], size, flags=cv2.INTER_NEAREST)
+
+
 def prepare(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
     """
     Fit one image to the network.

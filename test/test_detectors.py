@@ -38,6 +38,8 @@ def some_objects(seed=0, count=4):
 def batch(rows=2, count=4):
     torch.manual_seed(1)
     image, P = torch.randn(rows, 3, H, W), torch.eye(3, 4).repeat(rows, 1, 1)
+    P[:, 0, 0] = P[:, 1, 1] = 300.0
+    P[:, 0, 2], P[:, 1, 2] = W / 2, H / 2
     return image, P, pad_targets([some_objects(i, count) for i in range(rows)], 10)
 
 
@@ -67,6 +69,29 @@ def test_a_batch_is_its_images_one_by_one(name):
             alone = model.read(model(image[row : row + 1], P[row : row + 1]))
             for field, value in alone.items():
                 torch.testing.assert_close(value[0], together[field][row], atol=1e-4, rtol=1e-4)
+
+
+@every_detector
+def test_a_longer_lens_puts_the_same_picture_farther_away(name):
+    model, (image, P, _) = build(name).eval(), batch()
+    longer = P.clone()
+    longer[:, [0, 1], [0, 1]] *= 2
+    with torch.no_grad():
+        near, far = model.read(model(image, P)), model.read(model(image, longer))
+    for field, value in far.items():
+        if field == 'depth_m':
+            torch.testing.assert_close(value, 2 * near[field], rtol=1e-3, atol=1e-3)
+        elif field == 'depth_log_sigma':
+            torch.testing.assert_close(value.exp(), 2 * near[field].exp(), rtol=1e-3, atol=1e-3)
+        elif field != 'score':  # surer of what is nearer
+            torch.testing.assert_close(value, near[field])
+
+
+def test_a_plain_monodle_does_not_look_at_the_lens():
+    model, (image, P, _) = build('monodle', virtual_focal_px=0.0).eval(), batch()
+    with torch.no_grad():
+        one, other = model(image, P), model(image, 3 * P)
+    torch.testing.assert_close(one.heads, other.heads, rtol=0, atol=0)
 
 
 @every_detector

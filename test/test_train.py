@@ -34,8 +34,7 @@ def scenes(tmp_path_factory):
 def small_config(scenes, out, **changes):
     data = {
         'sources': [{k: str(scenes / k) for k in ('image_2', 'calib', 'label_2')}],
-        'flip': 0.5,
-        'colour': 0.3,
+        'augment': {'flip': 0.5, 'colour': 0.3},
     }
     built = config.build_train(
         {

@@ -8,14 +8,14 @@ number of workers and wherever a run was resumed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stl_core.batch import Batch, pad_targets
+from stl_core.data import augment
 from stl_core.data.kitti import (
     FrameFiles,
     Source,
@@ -25,8 +25,8 @@ from stl_core.data.kitti import (
     read_labels,
     read_split,
 )
-from stl_core.geometry import flip_objects, flip_P, lower, warp_box, warp_P
-from stl_core.images import InputSpec, fit_affine, warp
+from stl_core.geometry import lower
+from stl_core.images import InputSpec
 from stl_core.types import Array, ImageObjects, Objects3D
 
 
@@ -39,8 +39,7 @@ class DataConfig:
     :param split: a file of frame ids to keep, applied to every source; '' keeps all.
     :param max_depth_m: objects farther than this are not taught.
     :param max_objects: object slots of an image.
-    :param flip: probability of a mirrored sample.
-    :param colour: strength of random brightness, contrast and saturation, 0 for none.
+    :param augment: how samples vary.
     :param keep_images: hold decoded images in memory: for small sets that are read often.
     """
 
@@ -48,8 +47,7 @@ class DataConfig:
     split: str = ''
     max_depth_m: float = 65.0
     max_objects: int = 50
-    flip: float = 0.5
-    colour: float = 0.0
+    augment: augment.Config = field(default_factory=augment.Config)
     keep_images: bool = False
 
 
@@ -97,16 +95,12 @@ class Frames(Dataset[Sample]):
         if self.config.keep_images:
             self._images[index] = image
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, P, objects = augment(image, self._P[index], self._objects[index], self.config, rng)
-        A = fit_affine(image.shape[1], image.shape[0], self.spec)
+        objects = self._objects[index]
         z = objects.center_m[:, 2]
-        lowered = lower(objects[(z > 0) & (z <= self.config.max_depth_m)], P)
-        prepared = replace(
-            lowered,
-            center_px=lowered.center_px * A[[0, 1], [0, 1]] + A[:2, 2],
-            box_px=warp_box(lowered.box_px, A),
-        )
-        return Sample(files.id, warp(image, A, self.spec), warp_P(P, A), prepared)
+        taught = objects[(z > 0) & (z <= self.config.max_depth_m)]
+        variation = augment.draw(self.config.augment, rng)
+        canvas = augment.place(augment.Scene(image, self._P[index], taught), self.spec, variation)
+        return Sample(files.id, canvas.image, canvas.P, lower(canvas.objects, canvas.P))
 
 
 class ShuffledBatches(Sampler[list[tuple[int, int]]]):
@@ -134,44 +128,6 @@ def list_frames(config: DataConfig) -> list[FrameFiles]:
     """List the frames of every source, in order; DataError names what is missing."""
     ids = read_split(config.split) if config.split else ()
     return [frame for source in config.sources for frame in find_frames(source, ids)]
-
-
-def augment(
-    image: Array, P: Array, objects: Objects3D, config: DataConfig, rng: np.random.Generator
-) -> tuple[Array, Array, Objects3D]:
-    """
-    Vary a frame; the pixels, the projection and the objects move together.
-
-    :param image: (H, W, 3) uint8 RGB.
-    :param P: (3, 4).
-    :param objects: in that image.
-    :param config: the strengths.
-    :param rng: the only source of chance.
-    :return: image, P and objects, new.
-    """
-    if rng.random() < config.flip:
-        width = image.shape[1]
-        image = np.ascontiguousarray(image[:, ::-1])
-        P, objects = flip_P(P, width), flip_objects(objects, width)
-    if config.colour > 0:
-        image = jitter(image, config.colour, rng)
-    return image, P, objects
-
-
-def jitter(image: Array, strength: float, rng: np.random.Generator) -> Array:
-    """
-    Scale brightness, contrast and saturation by factors in 1 -+ strength.
-
-    :param image: (H, W, 3) uint8 RGB.
-    :param strength: 0 to 1.
-    :param rng: source of chance.
-    :return: (H, W, 3) uint8 RGB.
-    """
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
-    level = (1 - contrast) * float(grey.mean())
-    return cv2.convertScaleAbs(image, alpha=contrast * brightness, beta=max(level * brightness, 0))
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:

@@ -16,11 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.batch import Outputs, Targets
-from stl_core.models import heatmap, losses
+from stl_core.models import depth, heatmap, losses
 from stl_core.models.backbone import NECKS, STRIDES, Backbone
-
-#: Depth is 1 / (sigmoid(o) + EPS) - 1, so a logit of any size stays a finite depth.
-DEPTH_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,10 @@ class Config:
     :param head_width: channels inside each head.
     :param heading_bins: directions of the heading head.
     :param max_objects: most objects read from an image.
+    :param virtual_focal_px: focal length at which depth is learnt, network pixels: the heads say
+        how far an object would be if this lens showed it at its size, and the true focal length
+        stretches that. One checkpoint then serves every lens. 0 learns depth itself, as in the
+        paper, for one lens.
     :param mean_size_hwl_m: mean height, width, length of each class, in the order of classes;
         the default is KITTI's train split, Car, Pedestrian, Cyclist.
     """
@@ -44,6 +45,7 @@ class Config:
     head_width: int = 256
     heading_bins: int = 12
     max_objects: int = 50
+    virtual_focal_px: float = 720.0
     mean_size_hwl_m: tuple[tuple[float, float, float], ...] = (
         (1.526, 1.629, 3.884),
         (1.761, 0.660, 0.842),
@@ -102,13 +104,18 @@ class MonoDLE(nn.Module):
         Run the network.
 
         :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections; this detector does not look at them.
+        :param P: (B, 3, 4) projections; their focal lengths stretch the depth.
         :param targets: not looked at either; DETR-style detectors do.
         :return: backbone maps and the seven raw heads (B, ., H/4, W/4).
         """
         features = self.backbone(image)
         fused = self.neck(features)
-        return Outputs(features, {name: head(fused) for name, head in self.heads.items()})
+        heads = {name: head(fused) for name, head in self.heads.items()}
+        if self.config.virtual_focal_px:
+            heads['depth'] = depth.stretch(
+                heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
+            )
+        return Outputs(features, heads)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """
@@ -132,7 +139,7 @@ class MonoDLE(nn.Module):
             'det/offset_2d': losses.l1(at['offset_2d'], ideal.offset_2d, valid),
             'det/size_2d': losses.l1(at['size_2d'], ideal.size_2d, valid),
             'det/depth': losses.laplacian_nll(
-                depth_from_logit(at['depth'][..., 0]), at['depth'][..., 1], targets.depth_m, valid
+                depth.from_logit(at['depth'][..., 0]), at['depth'][..., 1], targets.depth_m, valid
             ),
             'det/offset_3d': losses.l1(at['offset_3d'], ideal.offset_3d, valid),
             'det/size_3d': losses.dim_aware_l1(
@@ -227,7 +234,7 @@ def read(heads: dict[str, Tensor], mean_size_hwl_m: Tensor, config: Config) -> d
         'class_id': class_id,
         'score': height / (1 + log_sigma.exp()),
         'center_px': (corner + at['offset_3d']) * stride,
-        'depth_m': depth_from_logit(at['depth'][..., 0]),
+        'depth_m': depth.from_logit(at['depth'][..., 0]),
         'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
         'alpha': heatmap.decode_angle(chosen, rest, bins),
         'box_px': torch.cat([middle - half, middle + half], -1),
@@ -251,7 +258,7 @@ def ideal_heads(
     :return: seven raw heads (B, ., h, w).
     """
     ideal = encode(targets, mean_size_hwl_m, bins, STRIDES[0], h, w)
-    depth_logit = torch.logit(1 / (targets.depth_m.clamp(min=1e-3) + 1) - DEPTH_EPS)
+    depth_logit = depth.to_logit(targets.depth_m)
     one_hot = nn.functional.one_hot(ideal.heading_bin, bins)
     sure = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
     at = {
@@ -273,11 +280,6 @@ def ideal_heads(
             grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], old))
         heads[name] = grid.unflatten(2, (h, w))
     return heads
-
-
-def depth_from_logit(logit: Tensor) -> Tensor:
-    """(...,) raw depth head -> metres."""
-    return 1 / (logit.sigmoid() + DEPTH_EPS) - 1
 
 
 def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:

@@ -1,0 +1,118 @@
+"""Whatever is drawn, pixels, depth, points, boxes and P still tell of the same scene."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stl_core.data import augment
+from stl_core.geometry import corners, lift, lower, project
+from stl_core.images import InputSpec, prepare
+from stl_core.types import Objects3D
+
+SPEC = InputSpec(512, 160)
+WIDTH, HEIGHT = 1242, 375
+P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]])
+
+variations = st.builds(
+    augment.Variation,
+    mirror=st.booleans(),
+    zoom=st.floats(0.6, 1.4),
+    shift=st.tuples(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2)),
+)
+
+
+def one_car(x, z):
+    return Objects3D(
+        class_id=np.array([0]),
+        score=np.ones(1),
+        center_m=np.array([[x, 1.0, z]]),
+        size_hwl_m=np.array([[1.5, 1.6, 3.9]]),
+        rotation_y=np.array([0.7]),
+        box_px=np.array([[500.0, 150.0, 700.0, 250.0]]),
+        depth_sigma_m=np.zeros(1),
+    )
+
+
+def a_scene(x, z):
+    """Grey, with a white square of the depth of its middle where a LiDAR point lies."""
+    image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+    depth_m = np.zeros((HEIGHT, WIDTH), np.float32)
+    objects = one_car(x, z)
+    ((u, v),) = np.round(project(objects.center_m, P)[0]).astype(int)
+    image[v - 6 : v + 7, u - 6 : u + 7] = 255
+    depth_m[v - 6 : v + 7, u - 6 : u + 7] = z
+    return augment.Scene(image, P, objects, depth_m, objects.center_m.copy())
+
+
+@settings(deadline=None)
+@given(variations, st.floats(-5, 5), st.floats(12, 50))
+def test_pixels_depth_points_and_objects_meet_under_the_new_projection(variation, x, z):
+    canvas = augment.place(a_scene(x, z), SPEC, variation)
+    np.testing.assert_allclose(canvas.objects.center_m, canvas.points_m)
+    ((u, v),) = project(canvas.points_m, canvas.P)[0]
+    if not (8 < u < SPEC.width_px - 9 and 8 < v < SPEC.height_px - 9):
+        return
+    rows, columns = np.nonzero(canvas.image[..., 0] > 160)
+    assert np.hypot(columns.mean() - u, rows.mean() - v) < 0.8
+    rows, columns = np.nonzero(canvas.depth_m)
+    assert set(canvas.depth_m[rows, columns]) == {np.float32(z)}  # copied, never blended
+    assert np.hypot(columns.mean() - u, rows.mean() - v) < 0.8
+
+
+@settings(deadline=None)
+@given(variations, st.floats(-5, 5), st.floats(12, 50))
+def test_boxes_come_back_and_mirror_rightly(variation, x, z):
+    scene = a_scene(x, z)
+    canvas = augment.place(scene, SPEC, variation)
+    back = lift(lower(canvas.objects, canvas.P), canvas.P)
+    np.testing.assert_allclose(back.center_m, canvas.objects.center_m, atol=1e-9)
+    new, _ = project(corners(back.center_m, back.size_hwl_m, back.rotation_y)[0], canvas.P)
+    old, _ = project(
+        corners(scene.objects.center_m, scene.objects.size_hwl_m, scene.objects.rotation_y)[0], P
+    )
+    A = augment.affine(WIDTH, HEIGHT, SPEC, variation)
+    moved = old * A[[0, 1], [0, 1]] + A[:2, 2]
+    # a mirrored box has its corners in another order
+    np.testing.assert_allclose(
+        new[np.lexsort(new.T.round(6))], moved[np.lexsort(moved.T.round(6))], atol=1e-6
+    )
+
+
+def test_no_variation_is_what_the_predictor_does():
+    scene = a_scene(2.0, 20.0)
+    canvas = augment.place(scene, SPEC, augment.Variation())
+    image, new_P = prepare(scene.image, P, SPEC)
+    np.testing.assert_array_equal(canvas.image, image)
+    np.testing.assert_allclose(canvas.P, new_P)
+
+
+def test_two_d_boxes_are_cut_where_the_picture_ends():
+    variation = augment.Variation(zoom=1.4, shift=(0.45, 0.0))
+    canvas = augment.place(a_scene(2.0, 20.0), SPEC, variation)
+    assert canvas.objects.box_px[0, 2] == SPEC.width_px - 1
+    shrunk = augment.place(a_scene(2.0, 20.0), SPEC, augment.Variation(zoom=0.5))
+    assert (shrunk.objects.box_px[0] < SPEC.width_px * 0.75).all()
+
+
+def test_draws_stay_in_their_bounds_and_follow_the_seed():
+    config = augment.Config(flip=0.5, crop=0.7, scale=0.3, shift=0.1, colour=0.2)
+    drawn = [augment.draw(config, np.random.default_rng([1, i])) for i in range(500)]
+    again = [augment.draw(config, np.random.default_rng([1, i])) for i in range(500)]
+    assert drawn == again
+    assert 0.4 < np.mean([d.mirror for d in drawn]) < 0.6
+    assert 0.6 < np.mean([d.zoom != 1 for d in drawn]) < 0.8
+    assert all(0.7 <= d.zoom <= 1.3 and max(map(abs, d.shift)) <= 0.2 for d in drawn)
+    assert all(0.8 <= factor <= 1.2 for d in drawn for factor in d.colour)
+    assert augment.draw(augment.Config(flip=0.0), np.random.default_rng(0)) == augment.Variation()
+
+
+@pytest.mark.parametrize(
+    ('factors', 'expected'),
+    [((0.5, 1.0, 1.0), (100, 50, 25)), ((1.0, 1.0, 0.0), (124, 124, 124))],
+)
+def test_colours_by_hand(factors, expected):
+    image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
+    found = augment.recolour(image, *factors)[0, 0].astype(int)
+    # grey of (200, 100, 50) is 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+    np.testing.assert_allclose(found, expected, atol=1)

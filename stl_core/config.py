@@ -72,7 +72,8 @@ class TrainConfig:
     :param train: frames to learn from.
     :param val: frames to be judged on.
     :param optim: optimiser and schedule.
-    :param weights: weight of every loss, by name; must match the losses exactly.
+    :param weights: weight of every loss, by name; must match the losses exactly. The detector's
+        own where none are given.
     :param epochs: passes over the training frames.
     :param batch_size: images a step.
     :param workers: loading processes.
@@ -89,17 +90,7 @@ class TrainConfig:
     train: DataConfig = field(default_factory=DataConfig)
     val: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    weights: dict[str, float] = field(
-        default_factory=lambda: {
-            'det/heatmap': 1.0,
-            'det/offset_2d': 1.0,
-            'det/size_2d': 1.0,
-            'det/depth': 1.0,
-            'det/offset_3d': 1.0,
-            'det/size_3d': 1.0,
-            'det/heading': 1.0,
-        }
-    )
+    weights: dict[str, float] = field(default_factory=dict)
     epochs: int = 140
     batch_size: int = 16
     workers: int = 2
@@ -140,8 +131,10 @@ def build_train(data: dict[str, Any]) -> TrainConfig:
     name = config.detector.name
     if name not in DETECTORS:
         raise ConfigError(f'detector.name: {name!r} is unknown; known: {", ".join(DETECTORS)}')
-    options = build(DETECTORS[name].config, config.detector.options, 'detector.options')
-    return dataclasses.replace(config, detector=DetectorConfig(name, options))
+    entry = DETECTORS[name]
+    options = build(entry.config, config.detector.options, 'detector.options')
+    weights = config.weights or dict(entry.weights)
+    return dataclasses.replace(config, detector=DetectorConfig(name, options), weights=weights)
 
 
 def build(kind: Any, value: Any, path: str = '') -> Any:

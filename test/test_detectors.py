@@ -10,14 +10,17 @@ from stl_core.batch import Targets, pad_targets
 from stl_core.models import DETECTORS, heatmap, losses
 from stl_core.types import ImageObjects
 
-SMALL = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16}
+#: Options that make each detector small enough for a test.
+SMALL = {
+    'monodle': {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16},
+}
 H, W = 96, 320
 
 
 def build(name, **options):
     torch.manual_seed(0)
     entry = DETECTORS[name]
-    return entry.detector(entry.config(**{**SMALL, **options}), in_channels=3, num_classes=3)
+    return entry.detector(entry.config(**{**SMALL[name], **options}), in_channels=3, num_classes=3)
 
 
 def some_objects(seed=0, count=4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -10,12 +11,13 @@ from stl_core.models import monodle
 
 
 class Entry(NamedTuple):
-    """A detector's class and the dataclass of its numbers."""
+    """A detector's class, the dataclass of its numbers, and the paper's weight of every loss."""
 
     detector: type[nn.Module]
     config: type[Any]
+    weights: Mapping[str, float]
 
 
 DETECTORS: dict[str, Entry] = {
-    'monodle': Entry(monodle.MonoDLE, monodle.Config),
+    'monodle': Entry(monodle.MonoDLE, monodle.Config, monodle.WEIGHTS),
 }

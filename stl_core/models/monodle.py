@@ -20,6 +20,18 @@ from stl_core.models import depth, heatmap, losses
 from stl_core.models.backbone import NECKS, STRIDES, Backbone
 
 
+#: Weight of every loss in the paper.
+WEIGHTS = {
+    'det/heatmap': 1.0,
+    'det/offset_2d': 1.0,
+    'det/size_2d': 1.0,
+    'det/depth': 1.0,
+    'det/offset_3d': 1.0,
+    'det/size_3d': 1.0,
+    'det/heading': 1.0,
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """

@@ -27,7 +27,7 @@ def curves(table: str | Path, path: str | Path) -> None:
     losses = [name for name in columns if name not in NOT_LOSSES]
     shown = ['total', *losses, 'lr']
     height = -(-len(shown) // 3)
-    figure = _figure(11, 2.3 * height)
+    figure = new_figure(11, 2.3 * height)
     for place, name in enumerate(shown, 1):
         axes = figure.add_subplot(height, 3, place)
         axes.plot(columns['epoch'], columns[name], lw=1.2, color='tab:blue')
@@ -37,7 +37,7 @@ def curves(table: str | Path, path: str | Path) -> None:
         if columns[name].min() > 0:
             axes.set_yscale('log')
     figure.supxlabel('epoch', fontsize=9)
-    _write(figure, path)
+    save(figure, path)
 
 
 def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:
@@ -50,7 +50,7 @@ def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) 
     :param path: PNG to write.
     """
     median, high = np.percentile(values, [50, 95])
-    figure = _figure(7, 3)
+    figure = new_figure(7, 3)
     axes = figure.add_subplot()
     axes.hist(values, bins=min(40, max(8, len(values) // 4)), color='tab:blue', alpha=0.75)
     for place, name in ((median, 'median'), (high, 'p95')):
@@ -61,15 +61,17 @@ def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) 
     axes.set_ylabel('count')
     axes.set_title(title, fontsize=10, loc='left')
     axes.grid(alpha=0.25)
-    _write(figure, path)
+    save(figure, path)
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure that needs no display."""
     figure = Figure(figsize=(width_in, height_in), layout='constrained', dpi=110)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, making its folder where there is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path))

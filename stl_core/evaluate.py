@@ -25,13 +25,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stl_core.pairs import Frames, compare, place, ratio
+from stl_core.contest import (
+    DIFFICULTIES,
+    Contest,
+    Difficulty,
+    count_matches,
+    set_up_contest,
+    true_scores,
+)
+from stl_core.pairs import Frames, compare, ratio
 from stl_core.types import Array, Labels
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
-
-#: Classes so alike that finding one for the other is no mistake.
-NEIGHBOURS = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}
 
 #: The IoU that a match must exceed, for each of CLASSES.
 MIN_IOU = {
@@ -47,33 +52,27 @@ Result = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
 
 
 @dataclass(frozen=True)
-class Difficulty:
-    """
-    Which labelled objects must be found.
-
-    :param min_height_px: least height of the 2D box.
-    :param max_occluded: greatest occlusion state.
-    :param max_truncated: greatest fraction outside the image.
-    """
-
-    min_height_px: float
-    max_occluded: int
-    max_truncated: float
-
-
-EASY = Difficulty(min_height_px=40, max_occluded=0, max_truncated=0.15)
-MODERATE = Difficulty(min_height_px=25, max_occluded=1, max_truncated=0.30)
-HARD = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.50)
-DIFFICULTIES = (EASY, MODERATE, HARD)
-
-
-@dataclass(frozen=True)
 class WorkingPoint:
     """Precision and recall, 0 to 1, when only detections of at least min_score are used."""
 
     min_score: float
     precision: float
     recall: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    Precision and recall, 0 to 1, at each of T least scores, as measured: none of it is raised.
+
+    :param min_score: (T,) ascending; recall falls.
+    :param precision: (T,).
+    :param recall: (T,).
+    """
+
+    min_score: Array
+    precision: Array
+    recall: Array
 
 
 def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Result:
@@ -99,7 +98,9 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
             for metric, min_iou in metrics.items():
                 curves = np.stack(
                     [
-                        _curves(_contest(frames, class_name, difficulty, metric, min_iou[number]))
+                        _curves(
+                            set_up_contest(frames, class_name, difficulty, metric, min_iou[number])
+                        )
                         for difficulty in DIFFICULTIES
                     ],
                     -1,
@@ -153,8 +154,8 @@ def precision_recall(
     :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
     """
     frames = compare(ground_truth, detections)
-    contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
-    true, false, missed, _ = _count(contest, np.array([min_score]))
+    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
+    true, false, missed, _ = count_matches(contest, np.array([min_score]))
     return float(ratio(true, true + false)[0]), float(ratio(true, true + missed)[0])
 
 
@@ -174,123 +175,39 @@ def best_min_score(
     :return: the lowest of equally good thresholds; all 0 when there is no true positive.
     """
     frames = compare(ground_truth, detections)
-    contest = _contest(frames, class_name, difficulty, '3d', min_iou3d)
-    scores = np.unique(_true_scores(contest))
+    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
+    scores = _scores_to_try(contest, 500)
     if not len(scores):
         return WorkingPoint(0.0, 0.0, 0.0)
-    scores = scores[np.linspace(0, len(scores) - 1, min(len(scores), 500)).astype(int)]
-    true, false, missed, _ = _count(contest, scores)
+    true, false, missed, _ = count_matches(contest, scores)
     best = int(np.argmax(ratio(2 * true, 2 * true + false + missed)))
     precision, recall = ratio(true, true + false)[best], ratio(true, true + missed)[best]
     return WorkingPoint(float(scores[best]), float(precision), float(recall))
 
 
-@dataclass(frozen=True)
-class _Contest:
-    """
-    What can match for one class, difficulty, metric and IoU: E pairs that overlap enough.
-
-    :param label: (E,) number of the label, ascending.
-    :param turn: (E,) place of that label among those of its frame.
-    :param detection: (E,) number of the detection.
-    :param score: (E,) of the detection.
-    :param dislike: (E,) lowest for the pair with the best overlap; highest, and equal, for all
-        detections that are ignored: of them the devkit takes the first.
-    :param worth: (4, E) what a match adds: true positives, detections that are no false
-        positives after all, labels that had to be found, similarity of the alphas.
-    :param to_find: how many labels must be found.
-    :param suspects: ascending scores of the detections that are false unless they match.
-    """
-
-    label: Array
-    turn: Array
-    detection: Array
-    score: Array
-    dislike: Array
-    worth: Array
-    to_find: int
-    suspects: Array
-
-
-def _contest(
+def precision_recall_curve(
     frames: Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
-) -> _Contest:
-    """Pick the pairs that can match, and tell what each match is worth."""
-    truth, found = frames.truth, frames.found
-    own = truth.name == class_name.lower()
-    wanted = (
-        own
-        & (truth.box_px[:, 3] - truth.box_px[:, 1] >= difficulty.min_height_px)
-        & (truth.occluded <= difficulty.max_occluded)
-        & (truth.truncated <= difficulty.max_truncated)
-    )
-    may_match = own | (truth.name == NEIGHBOURS.get(class_name, class_name).lower())
-    # A low detection is ignored whatever its class, and then it can take an object of this class.
-    ignored = np.abs(found.box_px[:, 3] - found.box_px[:, 1]) < difficulty.min_height_px
-    counted = (found.name == class_name.lower()) & ~ignored
-    suspect = counted & (frames.dont_care <= min_iou) if metric == 'bbox' else counted
-    a, b, iou = frames.overlaps[metric]
-    can = (iou > min_iou) & may_match[a] & (counted | ignored)[b]
-    a, b, iou = a[can], b[can], iou[can]
-    true = wanted[a] & counted[b]
-    similarity = true * (1 + np.cos(truth.alpha[a] - found.alpha[b])) / 2
-    rows, label = np.unique(a, return_inverse=True)
-    return _Contest(
-        label=label,
-        turn=place(frames.frame[rows])[label],
-        detection=np.unique(b, return_inverse=True)[1],
-        score=found.score[b],
-        dislike=np.where(ignored[b], 0.0, -iou),
-        worth=np.array([true, suspect[b], wanted[a], similarity], np.float64),
-        to_find=int(wanted.sum()),
-        suspects=np.sort(found.score[suspect]),
-    )
-
-
-def _match(contest: _Contest, dislike: Array, allowed: Array) -> Array:
+) -> Curve:
     """
-    Let each label in turn take the detection it likes best of those that are left.
+    Measure one class at the scores of its true positives, evenly picked ones of more than 100.
 
-    :param dislike: (E,) a label takes the lowest; of equals, the first in the file.
-    :param allowed: (E, T) whether the pair may match, in each of T separate trials.
-    :return: (E, T) the pairs that match.
+    :param frames: labels and detections, see pairs.compare.
+    :param class_name: any class that the labels name.
+    :param difficulty: which objects must be found.
+    :param metric: 'bbox', 'bev' or '3d'.
+    :param min_iou: the IoU that a true positive must exceed.
+    :return: the curve; no point at all when there is no true positive.
     """
-    order = np.lexsort((dislike, contest.label))
-    choice = np.empty_like(order)
-    choice[order] = place(contest.label)  # ascending, so the order leaves it as it is
-    # A round is the n-th choice of the m-th label of every frame: no two of its pairs share a
-    # label or a detection, so all frames and trials go at once.
-    number = contest.turn * (choice.max(initial=0) + 1) + choice
-    rounds = np.argsort(number, kind='stable')
-    match = np.zeros_like(allowed)
-    served = np.zeros((contest.label.max(initial=-1) + 1, allowed.shape[1]), bool)
-    taken = np.zeros((contest.detection.max(initial=-1) + 1, allowed.shape[1]), bool)
-    for pairs in np.split(rounds, np.flatnonzero(np.diff(number[rounds])) + 1):
-        label, detection = contest.label[pairs], contest.detection[pairs]
-        won = allowed[pairs] & ~(served[label] | taken[detection])
-        match[pairs] = won
-        served[label] |= won
-        taken[detection] |= won
-    return match
+    contest = set_up_contest(frames, class_name, difficulty, metric, min_iou)
+    scores = _scores_to_try(contest, 100)
+    true, false, missed, _ = count_matches(contest, scores)
+    return Curve(scores, ratio(true, true + false), ratio(true, true + missed))
 
 
-def _true_scores(contest: _Contest) -> Array:
-    """Match by best score and return the scores of the true positives."""
-    match = _match(contest, -contest.score, np.ones((len(contest.score), 1), bool))[:, 0]
-    return contest.score[match & (contest.worth[0] > 0)]
-
-
-def _count(contest: _Contest, min_scores: Array) -> tuple[Array, Array, Array, Array]:
-    """
-    Match by best overlap, with the detections of at least each of T scores.
-
-    :return: (T,) true positives, false positives, labels missed, summed similarity.
-    """
-    match = _match(contest, contest.dislike, contest.score[:, None] >= min_scores)
-    # einsum, for @ goes to BLAS threads, ten times slower when other work has the processor.
-    true, excused, hit, similarity = np.einsum('ke,et->kt', contest.worth, match)
-    suspects = len(contest.suspects) - np.searchsorted(contest.suspects, min_scores)
-    return true, suspects - excused, contest.to_find - hit, similarity
+def _scores_to_try(contest: Contest, most: int) -> Array:
+    """Pick at most so many scores of true positives, ascending, evenly, the ends included."""
+    scores = np.unique(true_scores(contest))
+    return scores[np.linspace(0, len(scores) - 1, min(len(scores), most)).astype(int)]
 
 
 def _scores_to_read(true_scores: Array, to_find: int) -> Array:
@@ -309,10 +226,10 @@ def _scores_to_read(true_scores: Array, to_find: int) -> Array:
     return np.array(read)
 
 
-def _curves(contest: _Contest) -> Array:
+def _curves(contest: Contest) -> Array:
     """(2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
-    min_scores = _scores_to_read(_true_scores(contest), contest.to_find)
-    true, false, _, similarity = _count(contest, min_scores)
+    min_scores = _scores_to_read(true_scores(contest), contest.to_find)
+    true, false, _, similarity = count_matches(contest, min_scores)
     curves = np.zeros((2, RECALL_STEPS + 1))
     curves[:, : len(min_scores)] = ratio(true, true + false), ratio(similarity, true + false)
     return np.maximum.accumulate(curves[:, ::-1], 1)[:, ::-1]

@@ -1,7 +1,7 @@
 """
 Labels and detections of a whole data set, joined, with the overlaps of all pairs that meet.
 
-evaluate.py asks many questions (class, difficulty, metric, least IoU) of the same pairs, so they
+contest.py asks many questions (class, difficulty, metric, least IoU) of the same pairs, so they
 are found once, in a few large array operations.
 """
 
@@ -83,6 +83,12 @@ def ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
+def box_iou(a: Array, b: Array) -> Array:
+    """(P, 4) and (P, 4) boxes -> (P,) their IoU; 0 where neither has an area."""
+    shared = _shared_px(a, b)
+    return ratio(shared, _area_px(a) + _area_px(b) - shared)
+
+
 def _area_px(box: Array) -> Array:
     return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
 
@@ -97,8 +103,7 @@ def _overlaps(
 ) -> dict[str, tuple[Array, Array, Array]]:
     """Intersect all pairs of one frame in the image, from above and in 3D; see Frames."""
     a, b = _same_frame(frame, found_frame)
-    shared = _shared_px(truth.box_px[a], found.box_px[b])
-    bbox = ratio(shared, _area_px(truth.box_px)[a] + _area_px(found.box_px)[b] - shared)
+    bbox = box_iou(truth.box_px[a], found.box_px[b])
     seen = bbox > 0
     overlaps = {'bbox': (a[seen], b[seen], bbox[seen])}
 

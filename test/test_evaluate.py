@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stl_core.contest import EASY, HARD, MODERATE, false_scores, set_up_contest, true_scores
 from stl_core.evaluate import (
-    EASY,
-    HARD,
-    MODERATE,
     best_min_score,
     evaluate,
     precision_recall,
+    precision_recall_curve,
     table,
 )
 from stl_core.geometry import overlap_bev
+from stl_core.pairs import compare
 from stl_core.types import Labels
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
@@ -234,9 +234,13 @@ def test_equals_plain_loops_in_crowds():
                 assert got == pytest.approx([e[1] for e in expected]), f'{class_name} aos'
 
 
-def test_rotated_overlap_equals_shapely():
-    """10,000 pairs: random, contained, identical, touching, zero-size and far ones."""
-    shapely = pytest.importorskip('shapely')
+def rectangle_pairs():
+    """
+    Make 10,000 pairs of x, z, width, length, rotation_y.
+
+    By thousands: identical, contained, end to end, zero-size and far, at right angles or parallel
+    to the axes; the other half is random.
+    """
     rng = np.random.default_rng(0)
     count = 10_000
     a, b = (
@@ -260,6 +264,12 @@ def test_rotated_overlap_equals_shapely():
     b[3700:4000, :2] += 100  # far
     b[4000:4500] = a[4000:4500] + np.array([0.5, 0, 0, 0, np.pi / 2])  # at right angles
     a[4500:5000, 4] = b[4500:5000, 4] = 0  # parallel to the axes
+    return a, b
+
+
+def shared_area(a, b):
+    """Intersect rectangles x, z, width, length, rotation_y with shapely."""
+    shapely = pytest.importorskip('shapely')
 
     def polygons(rows):
         x, z, width, length, ry = rows.T
@@ -270,14 +280,61 @@ def test_rotated_overlap_equals_shapely():
         return shapely.polygons(np.stack([center + c for c in ring], 1))
 
     # On a grid: without one GEOS 3.14 takes a few rectangles that touch for identical ones.
-    expected = shapely.area(shapely.intersection(polygons(a), polygons(b), grid_size=1e-10))
-    got = overlap_bev(a, b)
+    return shapely.area(shapely.intersection(polygons(a), polygons(b), grid_size=1e-10))
+
+
+def test_rotated_overlap_equals_shapely():
+    """10,000 pairs: random, contained, identical, touching, zero-size and far ones."""
+    a, b = rectangle_pairs()
+    expected, got = shared_area(a, b), overlap_bev(a, b)
     assert np.abs(got - expected).max() < 2e-9
     assert got[:1000] == pytest.approx(a[:1000, 2] * a[:1000, 3])
     assert got[1000:2000] == pytest.approx(b[1000:2000, 2] * b[1000:2000, 3])
     assert got[2000:3000].max() < 1e-12
     assert got[3000:4000].max() < 1e-12
     assert (expected[5000:] > 0.1).sum() > 500
+
+
+def test_iou_from_above_and_in_3d_equals_shapely():
+    """The same pairs with heights: identical, on top of each other, flat, far, random."""
+    a, b = rectangle_pairs()
+    rng = np.random.default_rng(1)
+    y_a, y_b = rng.uniform(-1, 1, (2, len(a)))
+    h_a, h_b = rng.uniform(0.5, 3, (2, len(a)))
+    kind = np.arange(len(a)) % 10
+    y_b, h_b = np.where(kind < 2, y_a, y_b), np.where(kind < 2, h_a, h_b)  # the same
+    y_b = np.where(kind == 2, y_a + (h_a + h_b) / 2, y_b)  # touching
+    h_b = np.where(kind == 3, 0, h_b)  # flat
+    y_b = np.where(kind == 4, y_a + 50, y_b)  # far
+    y_b, h_b = np.where(kind == 5, y_a, y_b), np.where(kind == 5, h_a / 2, h_b)  # contained
+
+    def one_a_frame(rows, y, h):
+        return [
+            frame(box(center_m=[x, mid, z], size_hwl_m=[tall, w, long], rotation_y=ry))
+            for (x, z, w, long, ry), mid, tall in zip(rows, y, h, strict=True)
+        ]
+
+    frames = compare(one_a_frame(a, y_a, h_a), one_a_frame(b, y_b, h_b))
+    got = {metric: np.zeros(len(a)) for metric in ('bev', '3d')}
+    for metric, values in got.items():
+        of_a, of_b, iou = frames.overlaps[metric]
+        assert (of_a == of_b).all()
+        values[of_a] = iou
+    area = shared_area(a, b)
+    volume = area * np.clip(
+        np.minimum(y_a + h_a / 2, y_b + h_b / 2) - np.maximum(y_a - h_a / 2, y_b - h_b / 2),
+        0,
+        None,
+    )
+    ground_a, ground_b = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
+    assert np.abs(got['bev'] - area / (ground_a + ground_b - area)).max() < 1e-8
+    assert np.abs(got['3d'] - volume / (ground_a * h_a + ground_b * h_b - volume)).max() < 1e-8
+    assert got['bev'][:1000] == pytest.approx(1)
+    assert got['3d'][:1000][kind[:1000] < 2] == pytest.approx(1)
+    assert got['3d'][1000:2000][kind[1000:2000] == 5] == pytest.approx(0.075)  # 0.3 x 0.5 x 0.5
+    assert not got['3d'][kind == 4].any()
+    assert got['3d'][(kind == 2) | (kind == 3)].max() < 1e-12
+    assert (got['3d'][5000:] > 0.1).sum() > 100
 
 
 def test_least_height_is_enough_for_a_label():
@@ -412,6 +469,39 @@ def test_one_threshold():
     assert precision_recall(truth, found, 'Car', EASY, 0.2, 0.7) == pytest.approx((4 / 13, 1.0))
     best = best_min_score(truth, found, 'Car', EASY, 0.7)
     assert (best.min_score, best.precision, best.recall) == (0.6, 0.75, 0.75)
+
+
+def test_the_curve_is_precision_and_recall_at_each_score():
+    """Every point of a curve is what one threshold gives; without a true positive, no point."""
+    truths, founds = crowd(np.random.default_rng(7), 60)
+    truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
+    frames = compare(truth, found)
+    curve = precision_recall_curve(frames, 'Car', HARD, '3d', 0.5)
+    assert len(curve.min_score) > 5
+    for min_score, *point in zip(curve.min_score, curve.precision, curve.recall, strict=True):
+        expected = precision_recall(truth, found, 'Car', HARD, min_score, 0.5)
+        assert point == pytest.approx(expected)
+    assert not len(precision_recall_curve(frames, 'Car', HARD, '3d', 1.0).recall)
+
+
+def test_true_and_false_scores():
+    """Every detection that counts is true or false once; equal scores are told apart."""
+    truth = [frame(box(u=0), box(u=300), box('Van', u=600), box(u=900, occluded=3))]
+    found = [
+        frame(
+            box(u=0, score=0.9),
+            box(u=1, score=0.5),  # the second on one car
+            box(u=5000, score=0.5),
+            box(u=300, score=0.5),
+            box(u=600, score=0.5),  # on a van: ignored
+            box(u=900, score=0.7),  # on a car too hard for easy: ignored
+            box(u=6000, score=0.9, height_px=20),  # too low: ignored
+            box('Cyclist', u=7000, score=0.8),
+        )
+    ]
+    contest = set_up_contest(compare(truth, found), 'Car', EASY, '3d', 0.5)
+    assert sorted(true_scores(contest)) == [0.5, 0.9]
+    assert false_scores(contest).tolist() == [0.5, 0.5]
 
 
 def test_table_shows_every_value():

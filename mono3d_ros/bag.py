@@ -69,6 +69,12 @@ DEFAULTS: Mapping[tuple[str, str], Any] = {('geometry_msgs/msg/Quaternion', 'w')
 ZEROS: Mapping[str, Any] = {'string': '', 'bool': False, 'float32': 0.0, 'float64': 0.0}
 ARRAY_DTYPES: Mapping[str, str] = {'bool': 'bool', 'char': 'uint8', 'byte': 'uint8'}
 
+#: How the file of a bag is written; Humble plays MCAP only with a package more.
+STORAGES: Mapping[str, StoragePlugin] = {
+    'mcap': StoragePlugin.MCAP,
+    'sqlite3': StoragePlugin.SQLITE3,
+}
+
 _FOREVER = QosTime(2147483647, 4294967295)
 
 
@@ -222,7 +228,7 @@ class BagReader:
 
 class BagWriter:
     """
-    A new MCAP bag; use it in a with statement. It appears when complete, or not at all.
+    A new bag; use it in a with statement. It appears when complete, or not at all.
 
     The bag grows in a hidden folder beside its place and is moved there at the end, so that an
     error or Ctrl-C leaves nothing half-written.
@@ -230,6 +236,7 @@ class BagWriter:
     :param path: the folder to make; its parents are made too.
     :param store: the message types; those of typestore() by default.
     :param notes: kept as custom_data in the bag's metadata.
+    :param storage: one of STORAGES.
     :raises BagError: where the path exists or cannot be written.
     """
 
@@ -238,13 +245,13 @@ class BagWriter:
         path: str | Path,
         store: Typestore | None = None,
         notes: Mapping[str, str] | None = None,
+        storage: StoragePlugin = STORAGES['mcap'],
     ) -> None:
         """Begin the bag."""
         self.path = Path(path)
         self._store = store or typestore()
         self._connections: dict[str, Any] = {}
-        if self.path.exists():
-            raise BagError(f'{path}: exists already and is not overwritten; name a new folder')
+        refuse_existing(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._growing = Path(
@@ -254,9 +261,7 @@ class BagWriter:
             raise BagError(f'{path}: cannot be written ({_line(err)})') from err
         # version 8 because Humble cannot read the QoS of version 9; the inner folder has the
         # final name because the name is written into the bag
-        self._writer = Writer(
-            self._growing / self.path.name, version=8, storage_plugin=StoragePlugin.MCAP
-        )
+        self._writer = Writer(self._growing / self.path.name, version=8, storage_plugin=storage)
         for key, value in (notes or {}).items():
             self._writer.set_custom_data(key, value)
         self._writer.open()
@@ -284,14 +289,22 @@ class BagWriter:
             topic, type_name, typestore=self._store, offered_qos_profiles=[offered]
         )
 
-    def write(self, topic: str, stamp_ns: int, message: Any) -> None:
-        """Write a message of the store's classes to an announced topic."""
+    def write(self, topic: str, stamp_ns: int, message: Any, offered: Qos = STREAM) -> None:
+        """Write a message of the store's classes; it announces its topic if nobody has."""
+        if topic not in self._connections:
+            self.add_topic(topic, message.__msgtype__, offered)
         cdr = self._store.serialize_cdr(message, self._connections[topic].msgtype)
         self.write_cdr(topic, stamp_ns, bytes(cdr))
 
     def write_cdr(self, topic: str, stamp_ns: int, cdr: bytes) -> None:
         """Write a message as ROS sent it to an announced topic."""
         self._writer.write(self._connections[topic], stamp_ns, cdr)
+
+
+def refuse_existing(path: Path) -> None:
+    """BagError where something is at the place of a new bag."""
+    if path.exists():
+        raise BagError(f'{path}: exists already and is not overwritten; name a new folder')
 
 
 def stamp_ns(message: Any) -> int | None:

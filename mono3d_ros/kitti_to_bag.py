@@ -1,246 +1,171 @@
 """
 The command kitti_to_bag: labelled KITTI frames as a recorded drive, without ROS.
 
-Each frame becomes an image, its camera_info, the transform to the LiDAR and, where the data set
-has them, a point cloud and the labelled boxes, all with one stamp. P2 goes into camera_info with
-all its twelve numbers, so boxes are in the frame that KITTI labels are in (rectified camera 0).
+ROOT in the tracking layout (image_02, also below ROOT/training) is a drive: its frames are as far
+apart as they were recorded, the car moves on /tf (odom -> base_link), the sensors stand on
+/tf_static, and every camera of a ring has its own namespace. ROOT in the object layout (image_2)
+is a heap of unrelated frames: they follow one another, each with its own transform to the LiDAR.
+P2 goes into camera_info with all its twelve numbers, so boxes are in the frame that KITTI's labels
+are in (rectified camera 0).
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from mono3d_ros import messages
-from mono3d_ros.bag import BagError, BagWriter, maker, typestore
-from mono3d_ros.stream import FrameResult
-from stl_core.data import kitti
+from mono3d_ros import recording
+from mono3d_ros.bag import STORAGES, BagError, BagWriter, maker, typestore
+from mono3d_ros.recording import LIDAR_FRAME, CameraName, Moment, Shot
+from mono3d_ros.transforms import Pose
+from stl_core.data import kitti, tracking
+from stl_core.data.tracking import NO_TRACKS, Tracks
 from stl_core.progress import progress_bar
-from stl_core.types import Array
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
-#: When the first frame was taken; fixed, so that the same data makes the same bag.
+#: When frame 0 was taken; fixed, so that the same data makes the same bag.
 START_NS = 1_317_000_000_000_000_000
 
-#: Every class that KITTI labels; DontCare is an area, not an object.
-LABELLED = (*kitti.CLASSES, 'Van', 'Truck', 'Person_sitting', 'Tram', 'Misc')
-
-#: sensor_msgs/msg/PointField
-FLOAT32 = 7
-POINT_FIELDS = ('x', 'y', 'z', 'intensity')
+ODOM, BASE = 'odom', 'base_link'
+#: The camera of loose frames.
+LONE = 'camera'
+ROS_NAME = re.compile(r'[A-Za-z]\w*(/[A-Za-z]\w*)*', re.ASCII)
 
 
 @dataclass(frozen=True)
-class Layout:
+class Wanted:
     """
-    How the bag names things.
+    What to convert, and how to name it.
 
-    :param namespace: of the camera's topics, such as '/camera'.
-    :param frame_id: coordinate frame of the camera: x right, y down, z forward.
-    :param lidar_frame_id: coordinate frame of the LiDAR: x forward, y left, z up.
+    :param ids: names of the frames wanted; all when empty.
+    :param sequence: which drive, where a folder has several.
     :param rate_hz: frames a second.
-    :param compressed: write the image files' own bytes (CompressedImage), not pixels.
+    :param camera: name of the front or only camera; empty for the layout's own.
+    :param frame_id: its coordinate frame; empty for one after its name.
     """
 
-    namespace: str = '/camera'
-    frame_id: str = 'camera_optical'
-    lidar_frame_id: str = 'velodyne'
+    ids: tuple[str, ...] = ()
+    sequence: str = ''
     rate_hz: float = 10.0
-    compressed: bool = False
-
-    @property
-    def topics(self) -> dict[str, str]:
-        """Topic -> message type, in the order they are written for each frame."""
-        image = {f'{self.namespace}/image_raw': 'sensor_msgs/msg/Image'}
-        if self.compressed:
-            image = {f'{self.namespace}/image_raw/compressed': 'sensor_msgs/msg/CompressedImage'}
-        return {
-            f'{self.namespace}/camera_info': 'sensor_msgs/msg/CameraInfo',
-            **image,
-            '/tf': 'tf2_msgs/msg/TFMessage',
-            '/velodyne_points': 'sensor_msgs/msg/PointCloud2',
-            f'{self.namespace}/ground_truth': 'visualization_msgs/msg/MarkerArray',
-        }
+    camera: str = ''
+    frame_id: str = ''
 
 
-def write_bag(
-    frames: Sequence[kitti.FrameFiles],
-    path: str | Path,
-    layout: Layout,
-    told: Callable[[], None] = lambda: None,
-) -> None:
+@dataclass(frozen=True)
+class Form:
     """
-    Write frames into a new bag; it appears whole or not at all.
+    How a bag is written.
 
-    :param frames: in their order.
-    :param path: folder of the bag.
-    :param layout: names and rate.
-    :param told: called after each frame.
+    :param image: RAW or COMPRESSED of recording.
+    :param storage: a key of STORAGES.
+    """
+
+    image: recording.ImageForm = recording.RAW
+    storage: str = 'mcap'
+
+
+def convert(root: Path, out: Path, wanted: Wanted, form: Form) -> int:
+    """
+    Write a KITTI folder, of either layout, into a new bag; it appears whole or not at all.
+
+    :param root: the folder.
+    :param out: folder of the bag.
+    :param wanted: what of the folder.
+    :param form: how.
+    :return: how many frames were written.
     :raises DataError: for a file that is missing or malformed, naming it.
-    :raises BagError: where the bag cannot be written.
+    :raises BagError: for a name or rate that no bag can have, or one that cannot be written.
     """
+    if not 0 < wanted.rate_hz < np.inf:
+        raise BagError(f'the rate must be above 0 frames a second, got {wanted.rate_hz:g}')
+    read = _read_drive if tracking.is_drive(root) else _read_loose
+    moments, static, count = read(root, wanted)
     store = typestore()
-    new = maker(store)
-    if layout.rate_hz <= 0:
-        raise BagError(f'{path}: the rate must be above 0 frames a second, got {layout.rate_hz:g}')
-    with BagWriter(path, store) as bag:
-        for topic, kind in layout.topics.items():
-            bag.add_topic(topic, kind)
-        previous: tuple[int, ...] = ()
-        for number, files in enumerate(frames):
-            stamp_ns = START_NS + round(number * 1e9 / layout.rate_hz)
-            parts, previous = _frame_messages(files, stamp_ns, layout, previous, new)
-            for topic, message in zip(layout.topics, parts, strict=True):
-                if message is not None:
-                    bag.write(topic, stamp_ns, message)
-            told()
+    with BagWriter(out, store, storage=STORAGES[form.storage]) as bag, progress_bar() as bar:
+        task = bar.add_task('writing', total=count, note=str(out))
+        shown = bar.track(moments, total=count, task_id=task)
+        recording.write(bag, shown, static, form.image, maker(store))
+    return count
 
 
-def _frame_messages(
-    files: kitti.FrameFiles,
-    stamp_ns: int,
-    layout: Layout,
-    previous: tuple[int, ...],
-    new: messages.New,
-) -> tuple[list[Any], tuple[int, ...]]:
-    """Make one message a topic, None where the data set has none; and the ids of the boxes."""
-    calib, image = kitti.read_calib(files.calib), kitti.read_image(files.image_2)
-    header = messages.to_header(stamp_ns, layout.frame_id, new)
-    lidar_header = messages.to_header(stamp_ns, layout.lidar_frame_id, new)
-    truth = _ground_truth(files, stamp_ns, layout) if files.label_2 else None
-    parts = [
-        _camera_info(calib.P2, image.shape[1], image.shape[0], header, new),
-        _compressed(files.image_2, header, new) if layout.compressed else _raw(image, header, new),
-        _transform(calib.cam_T_velo, layout.frame_id, lidar_header, new),
-        _cloud(kitti.read_velodyne(files.velodyne), lidar_header, new) if files.velodyne else None,
-        messages.markers(truth, previous, new, lifetime_s=0.0) if truth else None,
-    ]
-    return parts, truth.ids if truth else ()
-
-
-def _raw(image: Array, header: Any, new: messages.New) -> Any:
-    height, width, _ = image.shape
-    return new(
-        'sensor_msgs/msg/Image',
-        header=header,
-        height=height,
-        width=width,
-        encoding='rgb8',
-        step=3 * width,
-        data=image,
-    )
-
-
-def _compressed(path: Path, header: Any, new: messages.New) -> Any:
-    kind = 'png' if path.suffix == '.png' else 'jpeg'
-    return new(
-        'sensor_msgs/msg/CompressedImage', header=header, format=kind, data=path.read_bytes()
-    )
-
-
-def _camera_info(P: Array, width: int, height: int, header: Any, new: messages.New) -> Any:
-    return new(
-        'sensor_msgs/msg/CameraInfo',
-        header=header,
-        width=width,
-        height=height,
-        distortion_model='plumb_bob',
-        d=np.zeros(5),
-        k=P[:, :3],
-        r=np.eye(3),
-        p=P,
-    )
-
-
-def _transform(cam_T_velo: Array, camera: str, header: Any, new: messages.New) -> Any:
-    """Make the pose of the camera in the LiDAR's frame, as tf wants it: child in parent."""
-    velo_T_cam = np.linalg.inv(cam_T_velo)
-    # KITTI prints rotations to 7 digits; the nearest true rotation has a quaternion
-    u, _, vt = np.linalg.svd(velo_T_cam[:3, :3])
-    x, y, z, w = Rotation.from_matrix(u @ vt).as_quat().tolist()
-    tx, ty, tz = velo_T_cam[:3, 3].tolist()
-    transform = new(
-        'geometry_msgs/msg/Transform',
-        translation=new('geometry_msgs/msg/Vector3', x=tx, y=ty, z=tz),
-        rotation=new('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w),
-    )
-    stamped = new(
-        'geometry_msgs/msg/TransformStamped',
-        header=header,
-        child_frame_id=camera,
-        transform=transform,
-    )
-    return new('tf2_msgs/msg/TFMessage', transforms=[stamped])
-
-
-def _cloud(points: Array, header: Any, new: messages.New) -> Any:
-    fields = [
-        new('sensor_msgs/msg/PointField', name=name, offset=4 * i, datatype=FLOAT32, count=1)
-        for i, name in enumerate(POINT_FIELDS)
-    ]
-    return new(
-        'sensor_msgs/msg/PointCloud2',
-        header=header,
-        height=1,
-        width=len(points),
-        fields=fields,
-        point_step=16,
-        row_step=16 * len(points),
-        data=points.tobytes(),
-        is_dense=True,
-    )
-
-
-def _ground_truth(files: kitti.FrameFiles, stamp_ns: int, layout: Layout) -> FrameResult:
-    """Read the labels as if they were a result, so that the same code draws them."""
-    objects = kitti.read_labels(files.label_2).select(LABELLED) if files.label_2 else None
-    assert objects is not None
-    return FrameResult(
-        camera='ground_truth',
-        stamp_ns=stamp_ns,
-        frame_id=layout.frame_id,
-        objects=objects,
-        classes=LABELLED,
-        ids=tuple(range(len(objects))),
-        timings_ms={},
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit code 2 and one line for bad input."""
-    parser = argparse.ArgumentParser('kitti_to_bag', description=__doc__.split('\n')[1])
-    parser.add_argument('root', type=Path, help='folder with image_2, calib, label_2, velodyne')
-    parser.add_argument('out', type=Path, help='folder of the new bag (MCAP)')
-    parser.add_argument('--rate', type=float, default=10.0, help='frames a second')
-    parser.add_argument('--camera-ns', default='/camera', help='namespace of the topics')
-    parser.add_argument('--frame-id', default='camera_optical', help='frame of the camera')
-    parser.add_argument('--ids', nargs='*', default=[], help='frames wanted; all by default')
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that read_form reads."""
     parser.add_argument('--compressed', action='store_true', help='CompressedImage, not Image')
-    args = parser.parse_args(argv)
-    layout = Layout(
-        namespace='/' + args.camera_ns.strip('/'),
-        frame_id=args.frame_id,
-        rate_hz=args.rate,
-        compressed=args.compressed,
-    )
-    try:
-        frames = kitti.find_frames(_source(args.root), tuple(args.ids))
-        with progress_bar() as bar:
-            task = bar.add_task('writing', total=len(frames), note=str(args.out))
-            write_bag(frames, args.out, layout, lambda: bar.advance(task))
-    except (kitti.DataError, BagError) as err:
-        print(f'kitti_to_bag: {err}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(f'{len(frames)} frames: {args.out}')
-    return 0
+    parser.add_argument('--storage', choices=tuple(STORAGES), default='mcap', help='kind of file')
+
+
+def read_form(args: argparse.Namespace) -> Form:
+    """Read how a bag is to be written off the command line."""
+    return Form(recording.COMPRESSED if args.compressed else recording.RAW, args.storage)
+
+
+def _read_drive(root: Path, wanted: Wanted) -> tuple[Iterable[Moment], list[Pose], int]:
+    """Return the moments of a drive, where the sensors stand, and how many moments there are."""
+    drive = tracking.read_drive(root, wanted.sequence)
+    front, *others = drive.views
+    names = [_named(wanted.camera or front.name, wanted.frame_id)]
+    names += [_named(view.name, '') for view in others]
+    numbers = _chosen(front.images, wanted.ids)
+    static = [
+        Pose(BASE, name.frame_id, drive.base_T_cam(view))
+        for name, view in zip(names, drive.views, strict=True)
+    ]
+    static.append(Pose(BASE, LIDAR_FRAME, drive.base_T_velo))
+
+    def moment(number: int) -> Moment:
+        """Gather what the drive has of a frame."""
+        shots = tuple(
+            Shot(
+                camera=name,
+                image=view.images[number],
+                P=view.calib.P2,
+                truth=None if view.tracks is None else view.tracks.get(number, NO_TRACKS),
+            )
+            for name, view in zip(names, drive.views, strict=True)
+        )
+        way = () if drive.odom_T_base is None else (Pose(ODOM, BASE, drive.odom_T_base[number]),)
+        return Moment(_stamp_ns(number, wanted), shots, drive.scans.get(number), way)
+
+    return map(moment, numbers), static, len(numbers)
+
+
+def _chosen(images: Mapping[int, Path], ids: Sequence[str]) -> list[int]:
+    """Return the numbers of the frames wanted, in order of time."""
+    numbers = {path.stem: number for number, path in images.items()}
+    if missing := [each for each in ids if each not in numbers]:
+        folder = next(iter(images.values())).parent
+        raise kitti.DataError(f'{folder / missing[0]}.png: listed but missing')
+    return sorted(numbers[each] for each in ids) if ids else list(images)
+
+
+def _read_loose(root: Path, wanted: Wanted) -> tuple[Iterable[Moment], list[Pose], int]:
+    """Return unrelated frames as moments; no transform holds for all of them."""
+    frames = kitti.find_frames(_source(root), wanted.ids)
+    name = _named(wanted.camera or LONE, wanted.frame_id)
+
+    def moment(number: int) -> Moment:
+        """Read what goes with a frame."""
+        files = frames[number]
+        calib = kitti.read_calib(files.calib)
+        lidar = Pose(LIDAR_FRAME, name.frame_id, np.linalg.inv(calib.cam_T_velo))
+        truth = _untracked(files.label_2) if files.label_2 else None
+        shot = Shot(name, files.image_2, calib.P2, truth)
+        return Moment(_stamp_ns(number, wanted), (shot,), files.velodyne, (lidar,))
+
+    return map(moment, range(len(frames))), [], len(frames)
+
+
+def _untracked(path: Path) -> Tracks:
+    """Read labels that do not say who is who in other frames."""
+    labels = kitti.read_labels(path)
+    return Tracks(labels, tuple(range(len(labels))), path.read_text())
 
 
 def _source(root: Path) -> kitti.Source:
@@ -252,6 +177,45 @@ def _source(root: Path) -> kitti.Source:
         label_2=str(label_2) if label_2.is_dir() else '',
         velodyne=str(velodyne) if velodyne.is_dir() else '',
     )
+
+
+def _named(camera: str, frame_id: str) -> CameraName:
+    """Return the names of a camera; its frame is called after it where nobody wants another."""
+    name = camera.strip('/')
+    if not ROS_NAME.fullmatch(name):
+        raise BagError(f'{camera!r}: no name for topics; expected letters, digits, _ and /')
+    return CameraName(f'/{name}', frame_id or f'{name.replace("/", "_")}_optical')
+
+
+def _stamp_ns(number: int, wanted: Wanted) -> int:
+    return START_NS + round(number * 1e9 / wanted.rate_hz)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 2 and one line for bad input."""
+    parser = argparse.ArgumentParser('kitti_to_bag', description=__doc__.split('\n')[1])
+    parser.add_argument(
+        'root', type=Path, help='image_2, calib, ... of frames, or image_02, calib, ... of drives'
+    )
+    parser.add_argument('out', type=Path, help='folder of the new bag')
+    parser.add_argument('--rate', type=float, default=10.0, help='frames a second')
+    parser.add_argument('--camera-ns', default='', help='of the only or front camera')
+    parser.add_argument('--frame-id', default='', help='of that camera; default: NS_optical')
+    parser.add_argument('--ids', nargs='*', default=[], help='frames wanted; all by default')
+    parser.add_argument('--drive', default='', help='which, such as 0001, where ROOT has several')
+    add_form(parser)
+    args = parser.parse_args(argv)
+    wanted = Wanted(tuple(args.ids), args.drive, args.rate, args.camera_ns, args.frame_id)
+    try:
+        count = convert(args.root, args.out, wanted, read_form(args))
+    except (kitti.DataError, BagError, OSError) as err:
+        print(f'kitti_to_bag: {err}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print('kitti_to_bag: stopped; nothing was written', file=sys.stderr)
+        return EXIT_STOPPED
+    print(f'{count} frames: {args.out}')
+    return 0
 
 
 if __name__ == '__main__':

@@ -8,8 +8,11 @@ Messages that come in are read by field name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from mono3d_ros.calibration import Door, Intrinsics
 from mono3d_ros.decoding import RawImage, decode, decode_compressed
@@ -111,6 +114,49 @@ def markers(
     return new('visualization_msgs/msg/MarkerArray', markers=drawn)
 
 
+def detections(result: FrameResult, new: New) -> Any:
+    """
+    Say a result in numbers, in the camera's own frame.
+
+    A box has ROS's axes, x along the length, y to the left, z up, and sizes in that order: so it
+    stays the usual box when a transform brings it into the frame of a vehicle.
+
+    :param result: what was found.
+    :param new: maker of messages.
+    :return: vision_msgs Detection3DArray; depth variance at row and column z of the covariance.
+    """
+    header = to_header(result.stamp_ns, result.frame_id, new)
+    found = [_detection(result, row, header, new) for row in range(len(result.objects))]
+    return new('vision_msgs/msg/Detection3DArray', header=header, detections=found)
+
+
+def _detection(result: FrameResult, row: int, header: Any, new: New) -> Any:
+    one = result.objects[row]
+    height, width, length = one.size_hwl_m[0].tolist()
+    center = _pose(one.center_m[0], new, _upright(float(one.rotation_y[0])))
+    covariance = np.zeros(36)
+    covariance[14] = 2.0 * one.depth_sigma_m[0] ** 2  # variance of a Laplace distribution
+    hypothesis = new(
+        'vision_msgs/msg/ObjectHypothesis',
+        class_id=result.classes[int(one.class_id[0])],
+        score=float(one.score[0]),
+    )
+    pose = new('geometry_msgs/msg/PoseWithCovariance', pose=center, covariance=covariance)
+    return new(
+        'vision_msgs/msg/Detection3D',
+        header=header,
+        results=[
+            new('vision_msgs/msg/ObjectHypothesisWithPose', hypothesis=hypothesis, pose=pose)
+        ],
+        bbox=new(
+            'vision_msgs/msg/BoundingBox3D',
+            center=center,
+            size=_vector(length, width, height, new),
+        ),
+        id=str(result.ids[row]),
+    )
+
+
 def _object_markers(
     result: FrameResult, row: int, header: Any, lifetime: Any, new: New
 ) -> list[Any]:
@@ -189,9 +235,17 @@ def _vector(x: float, y: float, z: float, new: New) -> Any:
     return new('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
 
 
-def _pose(xyz: Any, new: New) -> Any:
-    """Return a pose without rotation; RViz warns of a quaternion of zeros."""
-    orientation = new('geometry_msgs/msg/Quaternion', x=0.0, y=0.0, z=0.0, w=1.0)
+def _upright(rotation_y: float) -> tuple[float, float, float, float]:
+    """Return the quaternion x y z w that turns ROS's axes of a box into the camera's frame."""
+    # a quarter turn about x brings z up to -y; the turn about y follows
+    sin, cos = math.sqrt(0.5) * math.sin(rotation_y / 2), math.sqrt(0.5) * math.cos(rotation_y / 2)
+    return cos, sin, -sin, cos
+
+
+def _pose(xyz: Any, new: New, turn: Sequence[float] = (0.0, 0.0, 0.0, 1.0)) -> Any:
+    """Return a pose, not turned unless told; RViz warns of a quaternion of zeros."""
+    x, y, z, w = turn
+    orientation = new('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
     return new('geometry_msgs/msg/Pose', position=_point(xyz, new), orientation=orientation)
 
 

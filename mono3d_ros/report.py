@@ -11,12 +11,12 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from mono3d_ros import transforms
 from mono3d_ros.bag import BagError, BagReader
 from mono3d_ros.calibration import as_rectified
 from mono3d_ros.messages import ADD, LINE_LIST, TEXT_VIEW_FACING, stamp_ns, to_frame
@@ -25,6 +25,8 @@ from stl_core import draw, strokes
 from stl_core.types import Array
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+CLOUD = 'sensor_msgs/msg/PointCloud2'
+TF = ('/tf_static', '/tf')
 POINTS_PER_BOX = 24
 #: sensor_msgs/msg/PointField
 FLOAT32 = 7
@@ -158,42 +160,55 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
     """
     with BagReader(bag) as reader:
         image_topic, info_topic = camera_topics(reader.topics, bag)
-        namespace = info_topic.rsplit('/', 1)[0]
-        truth_topic, cloud_topic = f'{namespace}/ground_truth', '/velodyne_points'
-        wanted = {image_topic, info_topic, truth_topic, cloud_topic, '/tf'} & set(reader.topics)
+        topics = _Topics(
+            image_topic,
+            info_topic,
+            truth=f'{info_topic.rsplit("/", 1)[0]}/ground_truth',
+            cloud=next((topic for topic, kind in reader.topics.items() if kind == CLOUD), ''),
+        )
+        tree: dict[str, tuple[str, Array]] = {}
         moment: dict[str, Any] = {}
-        for message in reader.messages(wanted):
+        for message in reader.messages({*topics, *TF} & set(reader.topics)):
             # the messages of one moment stand together, the image not necessarily first
             if moment and message.stamp_ns != moment['stamp_ns'] and image_topic in moment:
-                yield _scene(moment, image_topic, info_topic, truth_topic, cloud_topic)
+                yield _scene(moment, topics, tree)
                 moment = {info_topic: moment[info_topic]}
-            moment[message.topic] = reader.decode(message)
             moment['stamp_ns'] = message.stamp_ns
+            if message.topic in TF:
+                tree |= transforms.to_tree(reader.decode(message))
+                continue
+            moment[message.topic] = reader.decode(message)
             if info_topic not in moment:
                 moment.pop(image_topic, None)
         if image_topic in moment:
-            yield _scene(moment, image_topic, info_topic, truth_topic, cloud_topic)
+            yield _scene(moment, topics, tree)
 
 
-def _scene(moment: Mapping[str, Any], image: str, info: str, truth: str, cloud: str) -> Scene:
+class _Topics(NamedTuple):
+    image: str
+    info: str
+    truth: str
+    cloud: str
+
+
+def _scene(moment: Mapping[str, Any], topics: _Topics, tree: transforms.Tree) -> Scene:
     try:
-        frame = to_frame(moment[image], moment[info], 'camera', as_rectified)
+        frame = to_frame(moment[topics.image], moment[topics.info], 'camera', as_rectified)
     except ValueError as err:
-        raise BagError(f'{image} at {moment["stamp_ns"]} ns: {err}') from err
-    points_m = _in_camera(moment[cloud], moment.get('/tf'), frame) if cloud in moment else None
-    return Scene(frame, to_boxes(moment[truth]) if truth in moment else None, points_m)
+        raise BagError(f'{topics.image} at {moment["stamp_ns"]} ns: {err}') from err
+    cloud, truth = moment.get(topics.cloud), moment.get(topics.truth)
+    return Scene(
+        frame,
+        truth=to_boxes(truth) if truth else None,
+        points_m=_in_camera(cloud, tree, frame) if cloud else None,
+    )
 
 
-def _in_camera(cloud: Any, tf: Any, frame: Frame) -> Array | None:
+def _in_camera(cloud: Any, tree: transforms.Tree, frame: Frame) -> Array | None:
     """Bring a cloud into the camera frame, (L, 3) metres; None where no transform leads there."""
-    lidar = cloud.header.frame_id
-    poses = [
-        each.transform
-        for each in (tf.transforms if tf else ())
-        if (each.header.frame_id, each.child_frame_id) == (lidar, frame.frame_id)
-    ]
+    camera_T_cloud = transforms.lookup(tree, frame.frame_id, cloud.header.frame_id)
     places = {field.name: field.offset for field in cloud.fields if field.datatype == FLOAT32}
-    if not poses or not {'x', 'y', 'z'} <= set(places):
+    if camera_T_cloud is None or not {'x', 'y', 'z'} <= set(places):
         return None
     layout = np.dtype(
         {
@@ -205,10 +220,8 @@ def _in_camera(cloud: Any, tf: Any, frame: Frame) -> Array | None:
     )
     rows = np.frombuffer(np.asarray(cloud.data).tobytes(), layout)
     points = np.stack([rows[name] for name in 'xyz'], 1).astype(np.float64)
-    at, q = poses[0].translation, poses[0].rotation
-    turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    points = points[np.isfinite(points).all(1)] - [at.x, at.y, at.z]
-    return np.einsum('ij,ni->nj', turn, points)
+    points = points[np.isfinite(points).all(1)]
+    return points @ camera_T_cloud[:3, :3].T + camera_T_cloud[:3, 3]
 
 
 def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:

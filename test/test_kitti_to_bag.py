@@ -51,7 +51,7 @@ def test_scans_are_written_as_they_are_and_land_in_the_camera_frame(scenes, tmp_
         path.write_text(path.read_text() + f'Tr_velo_to_cam: {turned}\n')
     assert convert(scenes, tmp_path / 'bag') == 0
     with BagReader(tmp_path / 'bag') as bag:
-        cloud = bag.decode(next(bag.messages(['/velodyne_points'])))
+        cloud = bag.decode(next(bag.messages(['/points'])))
         tf = bag.decode(next(bag.messages(['/tf']))).transforms[0]
     assert [field.name for field in cloud.fields] == ['x', 'y', 'z', 'intensity']
     assert (cloud.width, cloud.point_step) == (50, 16)

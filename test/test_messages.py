@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from mono3d_ros import messages
 from mono3d_ros.calibration import Uncalibrated, as_rectified
@@ -197,3 +198,27 @@ def test_to_frame_refuses():
         messages.to_frame(image(encoding='rgb7'), info(), 'front', as_rectified)
     with pytest.raises(Uncalibrated):
         messages.to_frame(image(), info(k=[0.0] * 9), 'front', as_rectified)
+
+
+def test_detections_are_the_same_boxes_in_the_axes_of_ros():
+    found = result(3, ids=(4, 7, 9))
+    array = messages.detections(found, plain_new)
+    assert array.header.frame_id == 'front_optical'
+    assert [each.id for each in array.detections] == ['4', '7', '9']
+    told = [each.results[0].hypothesis for each in array.detections]
+    assert [each.class_id for each in told] == ['Car', 'Tram', 'Car']
+    assert [each.score for each in told] == found.objects.score.tolist()
+    boxes = corners(found.objects.center_m, found.objects.size_hwl_m, found.objects.rotation_y)
+    for each, box in zip(array.detections, boxes, strict=True):
+        q, size = each.bbox.center.orientation, each.bbox.size
+        turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+        half = np.array([size.x, size.y, size.z]) / 2
+        # corners 0 to 7 in the frame of a vehicle: x ahead, y to the left, z up
+        signs = [[1, 1, 1], [1, 1, -1], [-1, 1, -1], [-1, 1, 1]]
+        signs += [[x, -y, z] for x, y, z in signs]
+        at = xyz(each.bbox.center.position) + np.array(signs) * half @ turn.T
+        np.testing.assert_allclose(at, box, atol=1e-9)
+        assert each.results[0].pose.pose == each.bbox.center
+        covariance = np.reshape(each.results[0].pose.covariance, (6, 6))
+        assert covariance[2, 2] == 2.0  # of a Laplace distribution of scale 1 m
+        assert np.count_nonzero(covariance) == 1

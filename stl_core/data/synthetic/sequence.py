@@ -4,8 +4,8 @@ A drive through one world at 10 Hz, in the layout of KITTI's tracking benchmark.
 OUT/training/{image_02,velodyne,depth_02}/0000/NUMBER, calib/0000.txt, label_02/0000.txt, with the
 way of the car in oxts/0000.txt (KITTI's 30 columns) and poses/0000.txt (KITTI odometry's 12).
 Surround cameras get a folder of their own each, OUT/CAMERA, calibrated and labelled in their own
-frame; the scan lies with the front camera. The folder object/ beside training/ shows the same
-files in the layout of the object benchmark, which `kitti_to_bag` turns into a bag.
+frame; the scan lies with the front camera. `kitti_to_bag` turns it into a bag. The folder object/
+beside training/ shows the same files in the layout of the object benchmark.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ import torch
 from stl_core.data.kitti import format_results
 from stl_core.data.synthetic.camera import SURROUND_DEG, rays_of
 from stl_core.data.synthetic.frame import CAMERA, WORLD, Frame, stream, take
+from stl_core.data.synthetic.lidar import Lidar
 from stl_core.data.synthetic.shapes import turn_about_y
 from stl_core.data.synthetic.world import World, make_world, moved
 from stl_core.data.synthetic.writer import (
     FAST_PNG,
+    IMU_IN_VELO_M,
+    RIG_R_VELO,
     Job,
     calib_text,
     claim,
@@ -187,26 +190,27 @@ def _tracks(frame: Frame, number: int) -> str:
 
 def _way(drive: Drive) -> tuple[str, str]:
     """Return the car's way: rows of the front camera's poses, and of oxts."""
-    world, mount_m = drive.world(), drive.job.model.mount_m
-    start = np.array([*(world.eye_m - [0, mount_m, 0])])
+    world, up_m = drive.world(), np.array([0.0, -drive.job.model.mount_m, 0.0])
+    lidar_m = np.array((drive.job.lidar or Lidar()).position_m)
+    imu_m = lidar_m + RIG_R_VELO @ np.array(IMU_IN_VELO_M)
+    start = world.eye_m + up_m
     first = turn_about_y(float(world.road.heading(0.0)))
     poses, oxts = [], []
     for number in range(drive.frames):
         now = at_time(world, number / RATE_HZ)
-        turn = first.T @ turn_about_y(now.heading)
-        place = first.T @ (now.eye_m - [0, mount_m, 0] - start)
-        pose = np.column_stack([turn, place])
+        eye_m, turn = now.eye_m + up_m, turn_about_y(now.heading)
+        pose = np.column_stack([first.T @ turn, first.T @ (eye_m - start)])
         poses.append(' '.join(f'{value:.9e}' for value in pose.ravel()) + '\n')
-        oxts.append(_oxts(now.eye_m, now.heading, now.speed_m_s))
+        oxts.append(_oxts(eye_m + turn @ imu_m, now.heading, now.speed_m_s))
     return ''.join(poses), ''.join(oxts)
 
 
-def _oxts(eye_m: Array, heading: float, speed_m_s: float) -> str:
+def _oxts(imu_m: Array, heading: float, speed_m_s: float) -> str:
     """Write a row of KITTI's GPS and inertial data: east is world x, north is world z."""
-    lat = _HOME_DEG[0] + np.degrees(eye_m[2] / _EARTH_M)
-    lon = _HOME_DEG[1] + np.degrees(eye_m[0] / _EARTH_M / np.cos(np.radians(_HOME_DEG[0])))
+    lat = _HOME_DEG[0] + np.degrees(imu_m[2] / _EARTH_M)
+    lon = _HOME_DEG[1] + np.degrees(imu_m[0] / _EARTH_M / np.cos(np.radians(_HOME_DEG[0])))
     yaw = np.pi / 2 - heading  # from east, anticlockwise
     north, east = speed_m_s * np.cos(heading), speed_m_s * np.sin(heading)
-    numbers = [lat, lon, 116.0 - eye_m[1], 0, 0, yaw, north, east, speed_m_s, 0, 0, 0, 0, 9.81]
+    numbers = [lat, lon, 116.0 - imu_m[1], 0, 0, yaw, north, east, speed_m_s, 0, 0, 0, 0, 9.81]
     numbers += [0, 0, 9.81, *[0] * 6, 0.05, 0.02]
     return ' '.join(f'{value:.12g}' for value in numbers) + ' 4 10 4 4 0\n'

@@ -31,6 +31,9 @@ from stl_core.types import Array, Labels
 VAL_EVERY = 5
 MOST_DEPTH_M = 65535 / 256
 SETTINGS = 'synthetic.json'
+#: Place of KITTI's inertial unit in the LiDAR's frame; their axes are the same.
+IMU_IN_VELO_M = (-0.81, 0.32, -0.80)
+RIG_R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 T = TypeVar('T')
 R = TypeVar('R')
@@ -196,13 +199,12 @@ def calib_text(P: Array, lidar: Lidar | None, turn: Array | None = None) -> str:
         if offset_m is not None:
             each[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
         lines.append(_row(f'P{number}', each))
-    rig_R_velo = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
     turn = np.eye(3) if turn is None else turn
     place = np.array((lidar or Lidar()).position_m)[:, None]
-    imu = np.column_stack([np.eye(3), [-0.81, 0.32, -0.80]])
+    imu = np.column_stack([np.eye(3), IMU_IN_VELO_M])
     lines += [
         _row('R0_rect', np.eye(3)),
-        _row('Tr_velo_to_cam', turn @ np.concatenate([rig_R_velo, place], 1)),
+        _row('Tr_velo_to_cam', turn @ np.concatenate([RIG_R_VELO, place], 1)),
         _row('Tr_imu_to_velo', imu),
     ]
     return '\n'.join(lines) + '\n'

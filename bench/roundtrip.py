@@ -18,7 +18,7 @@ from stl_core.batch import as_image_objects
 from stl_core.data import augment, dataset, kitti
 from stl_core.geometry import project, wrap_angle
 from stl_core.images import InputSpec
-from stl_core.models import monodle
+from stl_core.models import center_heads, monodle
 from stl_core.types import Labels
 
 
@@ -28,9 +28,10 @@ def perfect_run(targets):
     mean = torch.tensor(config.mean_size_hwl_m)
 
     def run(canvases, P):
-        h, w = (side // monodle.STRIDES[0] for side in canvases.shape[1:3])
+        h, w = (side // center_heads.STRIDE for side in canvases.shape[1:3])
         heads = monodle.ideal_heads(targets, mean, config.heading_bins, h, w)
-        return [as_image_objects(monodle.read(heads, mean, config), 0)]
+        found = center_heads.read(heads, mean, config.heading_bins, config.max_objects)
+        return [as_image_objects(found, 0)]
 
     return run
 

@@ -13,6 +13,16 @@ from stl_core.types import ImageObjects
 #: Options that make each detector small enough for a test.
 SMALL = {
     'monodle': {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16},
+    'monocon': {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16},
+    'monodetr': {
+        'backbone': 'mobilenetv4_conv_small',
+        'width': 32,
+        'feedforward': 32,
+        'encoder_layers': 1,
+        'decoder_layers': 2,
+        'queries': 12,
+        'groups': 2,
+    },
 }
 H, W = 96, 320
 
@@ -110,9 +120,15 @@ def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
 @every_detector
 def test_objects_outside_the_canvas_are_not_taught(name):
     model, (image, P, targets) = build(name), batch(1)
-    gone = dataclasses.replace(targets, center_px=targets.center_px - 1000)
-    named = model.losses(model(image, P, gone), gone)
-    assert all(float(v) == 0 for key, v in named.items() if key != 'det/heatmap')
+    away = {'center_px': targets.center_px - 1000, 'box_px': targets.box_px - 1000}
+    gone = dataclasses.replace(targets, **away)
+    nothing = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
+    out = model(image, P, gone)
+    named = model.losses(out, gone)
+    torch.testing.assert_close(named, model.losses(out, nothing), rtol=0, atol=0)
+    # only what says where there is nothing still learns
+    emptiness = {'det/heatmap', 'det/keypoint_heatmap', 'det/class', 'det/depth_map'}
+    assert all(float(v.detach()) == 0 for key, v in named.items() if key not in emptiness)
 
 
 @every_detector
@@ -133,7 +149,7 @@ def test_read_gives_image_objects(name):
 @every_detector
 def test_forward_and_losses_leave_their_arguments_alone(name):
     model, (image, P, targets) = build(name).eval(), batch()
-    out = model(image, P)
+    out = model(image, P, targets)
     before = {key: value.clone() for key, value in out.heads.items()}
     model.losses(out, targets)
     model.read(out)
@@ -261,6 +277,7 @@ def test_dimension_aware_loss_weighs_relative_error():
         lambda x, v: losses.laplacian_nll(x[..., 0], x[..., 1], x[..., 0] * 0, v),
         lambda x, v: losses.dim_aware_l1(x, torch.zeros_like(x), torch.zeros_like(x), v),
         lambda x, v: losses.multibin(x, x, v.long(), v.float(), v),
+        lambda x, v: losses.multibin_each(x, x, v.long(), v.float(), v),
     ],
 )
 def test_losses_of_nothing_are_zero_with_a_gradient(loss):

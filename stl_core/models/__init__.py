@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from stl_core.models import monodle
+from stl_core.models import monocon, monodetr, monodle
 
 
 class Entry(NamedTuple):
@@ -20,4 +20,6 @@ class Entry(NamedTuple):
 
 DETECTORS: dict[str, Entry] = {
     'monodle': Entry(monodle.MonoDLE, monodle.Config, monodle.WEIGHTS),
+    'monocon': Entry(monocon.MonoCon, monocon.Config, monocon.WEIGHTS),
+    'monodetr': Entry(monodetr.MonoDETR, monodetr.Config, monodetr.WEIGHTS),
 }

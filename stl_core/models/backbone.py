@@ -42,11 +42,25 @@ class Backbone(nn.Module):
             out_indices=tuple(reductions.index(stride) for stride in STRIDES),
             in_chans=in_channels,
         )
+        self.in_channels = in_channels
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, H, W) normalised image -> maps (B, C_i, H/s, W/s) at STRIDES."""
         return tuple(self.body(image))
+
+    def freeze_beginning(self) -> None:
+        """Stop teaching norms, and all that the map at stride 4 is made of, as DETR does."""
+        taught = list(self.parameters())
+        self.eval()
+        with torch.enable_grad():
+            finest = self(torch.zeros(1, self.in_channels, 64, 64))[0]
+            made = torch.autograd.grad(finest.sum(), taught, allow_unused=True)
+        for parameter, gradient in zip(taught, made, strict=True):
+            parameter.requires_grad_(gradient is None)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.requires_grad_(False)
 
 
 class DlaUp(nn.Module):
@@ -110,6 +124,13 @@ class LightUp(nn.Module):
 
 
 NECKS: dict[str, type[DlaUp] | type[LightUp]] = {'dlaup': DlaUp, 'light': LightUp}
+
+
+def build_neck(name: str, channels: tuple[int, ...]) -> DlaUp | LightUp:
+    """Build the neck of that name for maps of these widths; ValueError names the known ones."""
+    if name not in NECKS:
+        raise ValueError(f'neck {name!r}: unknown; known: {", ".join(NECKS)}')
+    return NECKS[name](channels)
 
 
 class _Merge(nn.Module):

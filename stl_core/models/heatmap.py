@@ -32,32 +32,38 @@ def cells(center_px: Tensor, stride: int, h: int, w: int) -> tuple[Tensor, Tenso
 
 def gaussian_radius(size: Tensor, min_overlap: float = 0.7) -> Tensor:
     """
-    Radius within which a shifted box still overlaps the true one by min_overlap.
+    Radius within which a shifted box still overlaps the true one by min_overlap, by CenterNet.
 
-    The smallest of the three cases of CornerNet (Law and Deng, ECCV 2018): both corners inside,
-    both outside, one of each. Each is the quadratic's root as CenterNet-style code computes it,
-    division by 2 included, so that heatmaps match those that published models were trained with.
+    Each root is computed as CenterNet-style code does, that is, not divided by the quadratic's
+    leading coefficient, so that heatmaps match those that published models were trained with.
 
     :param size: (..., 2) box width and height in cells.
     :param min_overlap: intersection over union to keep.
     :return: (...,) cells.
     """
-    total, area = size.sum(-1), size.prod(-1)
-    cases = (
-        (1.0, total, area * (1 - min_overlap) / (1 + min_overlap)),
-        (4.0, 2 * total, (1 - min_overlap) * area),
-        (4 * min_overlap, -2 * min_overlap * total, (min_overlap - 1) * area),
-    )
-    roots = [(b + (b * b - 4 * a * c).clamp(min=0).sqrt()) / 2 for a, b, c in cases]
+    roots = [(b + _discriminant(a, b, c)) / 2 for a, b, c in _radius_cases(size, min_overlap)]
+    return torch.stack(roots).amin(0)
+
+
+def exact_radius(size: Tensor, min_overlap: float = 0.3) -> Tensor:
+    """
+    Radius within which a shifted box still overlaps the true one by min_overlap.
+
+    :param size: (..., 2) box width and height in cells.
+    :param min_overlap: intersection over union to keep; MonoCon's by default.
+    :return: (...,) cells.
+    """
+    signs = (-1, -1, 1)
+    roots = [
+        (b + sign * _discriminant(a, b, c)) / (2 * a)
+        for sign, (a, b, c) in zip(signs, _radius_cases(size, min_overlap), strict=True)
+    ]
     return torch.stack(roots).amin(0)
 
 
 def draw(targets: Targets, classes: int, stride: int, h: int, w: int) -> Tensor:
     """
-    Draw every valid object as a Gaussian around its cell, the larger value winning.
-
-    Sigma is a sixth of the diameter; beyond the radius the map is 0, as in CenterNet. Objects
-    are drawn slot by slot over the whole batch, so memory stays at a few heatmaps.
+    Draw every valid object at its projected centre, see blobs, on the map of its class.
 
     :param targets: network pixels.
     :param classes: number of classes C.
@@ -66,29 +72,41 @@ def draw(targets: Targets, classes: int, stride: int, h: int, w: int) -> Tensor:
     :param w: grid width.
     :return: (B, C, h, w) in [0, 1]; exactly 1 at the cell of every valid object inside.
     """
-    cell, inside = cells(targets.center_px, stride, h, w)
     size = (targets.box_px[..., 2:] - targets.box_px[..., :2]).clamp(min=0) / stride
-    radius = gaussian_radius(size).floor().clamp(min=0)
-    keep = inside & targets.valid
-    ys = torch.arange(h, device=cell.device, dtype=torch.float32)[:, None]
-    xs = torch.arange(w, device=cell.device, dtype=torch.float32)
-    batch = len(cell)
-    out = torch.zeros(batch, classes, h, w, device=cell.device)
-    rows = torch.arange(batch, device=cell.device)
-    for slot in range(int(keep.sum(1).max()) if batch else 0):
-        # valid objects come first in a row of slots, but those outside the grid leave gaps
-        order = torch.argsort(keep.to(torch.int8), dim=1, descending=True, stable=True)[:, slot]
-        at = cell[rows, order]
-        dy = ys - torch.div(at, w, rounding_mode='floor')[:, None, None]
-        dx = xs - (at % w)[:, None, None]
-        reach = radius[rows, order][:, None, None]
-        sigma = (2 * reach + 1) / 6
-        blob = torch.exp(-(dx * dx + dy * dy) / (2 * sigma * sigma))
-        blob = blob * (
-            (dx.abs() <= reach) & (dy.abs() <= reach) & keep[rows, order][:, None, None]
-        )
-        kind = targets.class_id[rows, order]
-        out[rows, kind] = torch.maximum(out[rows, kind], blob)
+    chosen = on_class_maps(targets, classes)
+    points = (targets.center_px / stride)[:, :, None].expand(-1, -1, classes, -1)
+    return blobs(points, gaussian_radius(size), chosen, h, w)
+
+
+def on_class_maps(targets: Targets, classes: int) -> Tensor:
+    """(B, N, C) bool: valid slots, on the map of their class."""
+    one_hot = torch.nn.functional.one_hot(targets.class_id, classes).bool()
+    return one_hot & targets.valid[..., None]
+
+
+def blobs(points: Tensor, radius: Tensor, keep: Tensor, h: int, w: int) -> Tensor:
+    """
+    Draw Gaussians around the cells of points, the larger value winning.
+
+    Sigma is a sixth of the diameter; beyond the radius, on each axis, the map is 0, as in
+    CenterNet. A Gaussian is the product of one down and one across, so only these are computed
+    for each point; maps are drawn slot by slot over the whole batch.
+
+    :param points: (B, N, M, 2) in cells, one for each of M maps.
+    :param radius: (B, N) cells; its floor is taken.
+    :param keep: (B, N, M) bool, which to draw; those off the grid are not.
+    :param h: grid height.
+    :param w: grid width.
+    :return: (B, M, h, w) in [0, 1]; exactly 1 at the cells of points that are drawn.
+    """
+    x, y = points.floor().unbind(-1)
+    keep = keep & (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    reach = radius.floor().clamp(min=0)[..., None]
+    across = _profile(x, reach, w)
+    down = _profile(y, reach, h) * keep[..., None]
+    out = torch.zeros(len(points), points.shape[2], h, w, device=points.device)
+    for slot in keep.any(2).any(0).nonzero()[:, 0].tolist():
+        out = torch.maximum(out, down[:, slot, :, :, None] * across[:, slot, :, None])
     return out
 
 
@@ -130,3 +148,30 @@ def decode_angle(chosen: Tensor, rest: Tensor, bins: int) -> Tensor:
     """Undo encode_angle: (...,) bin and (...,) rest -> radians in [-pi, pi)."""
     angle = chosen * (2 * math.pi / bins) + rest
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+def _radius_cases(size: Tensor, min_overlap: float) -> tuple[tuple[float, Tensor, Tensor], ...]:
+    """
+    Quadratics a r^2 - b r + c of CornerNet (Law and Deng, ECCV 2018).
+
+    One corner inside and one outside, both inside, both outside.
+    """
+    total, area = size.sum(-1), size.prod(-1)
+    return (
+        (1.0, total, area * (1 - min_overlap) / (1 + min_overlap)),
+        (4.0, 2 * total, (1 - min_overlap) * area),
+        (4 * min_overlap, -2 * min_overlap * total, (min_overlap - 1) * area),
+    )
+
+
+def _discriminant(a: float, b: Tensor, c: Tensor) -> Tensor:
+    """sqrt(b^2 - 4 a c), 0 where rounding made that negative."""
+    return (b * b - 4 * a * c).clamp(min=0).sqrt()
+
+
+def _profile(center: Tensor, reach: Tensor, count: int) -> Tensor:
+    """(...,) middle cells and (...,) radii -> (..., count) Gaussian over a row of cells."""
+    away = torch.arange(count, device=center.device) - center[..., None]
+    sigma = (2 * reach[..., None] + 1) / 6
+    value = torch.exp(-(away * away) / (2 * sigma * sigma))
+    return torch.where(away.abs() <= reach[..., None], value, 0.0)

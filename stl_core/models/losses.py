@@ -1,7 +1,8 @@
 """
 The losses detectors are made of: tensors in, one scalar out, 0 with a gradient path when empty.
 
-`valid` is a (B, N) mask of the objects that count; every loss is a mean over those objects.
+`valid` is a (B, N) mask of the objects that count; every loss is a mean over those objects, and
+over all of those in the step where processes or parts share it (see stl_core/shares.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stl_core.shares import over_step, shares
+
+
+def count(counted: Tensor) -> Tensor:
+    """
+    How many count, to divide a sum by: never 0.
+
+    :param counted: bool, or 0 and 1, of any shape.
+    :return: () of this batch; the mean over its shares where the step is shared, so that the
+        mean of the shares' losses is the loss of the whole.
+    """
+    # where nothing counts in the whole step, the shares' divisors together are 1
+    return over_step(counted.sum()).clamp(min=1 / shares())
+
 
 def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     """
@@ -21,8 +36,14 @@ def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     :param valid: (B, N) bool.
     :return: scalar, 0 when no row counts.
     """
-    weight = valid if value.dim() == valid.dim() else valid[..., None].expand_as(value)
-    return torch.where(weight, value, 0.0).sum() / weight.sum().clamp(min=1)
+    weight = _as_wide(valid, value)
+    return torch.where(weight, value, 0.0).sum() / count(weight)
+
+
+def whole_mean(value: Tensor, valid: Tensor) -> Tensor:
+    """masked_mean over the whole step, whoever shares it; for factors: carries no gradient."""
+    weight = _as_wide(valid, value)
+    return over_step(torch.where(weight, value, 0.0).sum()) / count(weight)
 
 
 def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -40,7 +61,7 @@ def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:
     p = log_p.exp()
     at_objects = log_p * (1 - p) ** 2 * positive
     elsewhere = log_q * p**2 * (1 - target) ** 4 * (1 - positive)
-    return -(at_objects.sum() + elsewhere.sum()) / positive.sum().clamp(min=1)
+    return -(at_objects.sum() + elsewhere.sum()) / count(positive)
 
 
 def l1(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -79,9 +100,9 @@ def dim_aware_l1(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor)
     :return: scalar.
     """
     error = (predicted - target).abs()
-    relative = masked_mean(error / size.clamp(min=1e-3), valid)
-    plain = masked_mean(error, valid).detach()
-    return relative * plain / relative.detach().clamp(min=1e-6)
+    relative = error / size.clamp(min=1e-3)
+    scale = whole_mean(error, valid) / whole_mean(relative, valid).clamp(min=1e-6)
+    return masked_mean(relative, valid) * scale
 
 
 def multibin(logits: Tensor, rest: Tensor, bin_: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -96,5 +117,32 @@ def multibin(logits: Tensor, rest: Tensor, bin_: Tensor, target: Tensor, valid: 
     :return: scalar.
     """
     choice = F.cross_entropy(logits.flatten(0, 1), bin_.flatten(), reduction='none')
-    at_bin = rest.gather(-1, bin_[..., None])[..., 0]
-    return masked_mean(choice.view_as(target) + (at_bin - target).abs(), valid)
+    return masked_mean(choice.view_as(target) + _rest_error(rest, bin_, target), valid)
+
+
+def multibin_each(
+    logits: Tensor, rest: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
+    """
+    Heading loss as multibin, but every direction is a yes or no of its own, as in MonoCon.
+
+    :param logits: (B, N, A) one score a direction.
+    :param rest: (B, N, A) predicted remainder for each direction, radians.
+    :param bin_: (B, N) true direction.
+    :param target: (B, N) true remainder.
+    :param valid: (B, N) bool.
+    :return: scalar.
+    """
+    wanted = F.one_hot(bin_, logits.shape[-1]).to(logits.dtype)
+    choice = F.binary_cross_entropy_with_logits(logits, wanted, reduction='none').mean(-1)
+    return masked_mean(choice + _rest_error(rest, bin_, target), valid)
+
+
+def _rest_error(rest: Tensor, bin_: Tensor, target: Tensor) -> Tensor:
+    """(B, N, A) remainders, (B, N) direction and true remainder -> (B, N) error, radians."""
+    return (rest.gather(-1, bin_[..., None])[..., 0] - target).abs()
+
+
+def _as_wide(valid: Tensor, value: Tensor) -> Tensor:
+    """(B, N) mask -> the same for every number of a (B, N, D) value."""
+    return valid if value.dim() == valid.dim() else valid[..., None].expand_as(value)

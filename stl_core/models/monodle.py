@@ -1,10 +1,8 @@
 """
 MonoDLE (Ma et al., Delving into Localization Errors, CVPR 2021): CenterNet heads for 3D boxes.
 
-One stride-4 map feeds seven heads: heatmap C, offset_2d 2, size_2d 2, depth 2 (logit of inverse
-depth, log sigma), offset_3d 2, size_3d 3 (less the class mean), heading 2A (bins, remainders).
-An object lives in the cell of its projected 3D centre. offset_3d points from the cell to that
-centre, offset_2d to the middle of the 2D box; both and size_2d count in cells.
+One stride-4 map feeds the seven heads of center_heads. An object lives in the cell of its
+projected 3D centre.
 Shapes: B batch, N slots, K peaks, C classes, A heading bins, h w grid.
 """
 
@@ -16,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.batch import Outputs, Targets
-from stl_core.models import depth, heatmap, losses
-from stl_core.models.backbone import NECKS, STRIDES, Backbone
-
+from stl_core.models import center_heads, depth, heatmap, losses
+from stl_core.models.backbone import STRIDES, Backbone, build_neck
+from stl_core.models.center_heads import STRIDE
 
 #: Weight of every loss in the paper.
 WEIGHTS = {
@@ -80,8 +78,6 @@ class MonoDLE(nn.Module):
         :raises ValueError: for an unknown neck or a mean size missing for a class.
         """
         super().__init__()
-        if config.neck not in NECKS:
-            raise ValueError(f'neck {config.neck!r}: unknown; known: {", ".join(NECKS)}')
         if len(config.mean_size_hwl_m) != num_classes:
             raise ValueError(
                 f'mean_size_hwl_m has {len(config.mean_size_hwl_m)} rows for {num_classes} classes'
@@ -90,7 +86,7 @@ class MonoDLE(nn.Module):
         self.num_classes = num_classes
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.channels = self.backbone.channels
-        self.neck = NECKS[config.neck](self.channels)
+        self.neck = build_neck(config.neck, self.channels)
         widths = {
             'heatmap': num_classes,
             'offset_2d': 2,
@@ -138,120 +134,41 @@ class MonoDLE(nn.Module):
         :return: unweighted scalars, one a head, keys 'det/<head>'.
         """
         h, w = out.heads['heatmap'].shape[-2:]
-        ideal = encode(targets, self.mean_size_hwl_m, self.config.heading_bins, STRIDES[0], h, w)
-        heat = heatmap.draw(targets, self.num_classes, STRIDES[0], h, w)
+        bins = self.config.heading_bins
+        ideal = center_heads.encode(targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w))
+        heat = heatmap.draw(targets, self.num_classes, STRIDE, h, w)
         at = {
-            name: heatmap.gather_at(grid, ideal.cell).float()
-            for name, grid in out.heads.items()
-            if name != 'heatmap'
+            name: value.float()
+            for name, value in center_heads.gather(out.heads, ideal.cell).items()
         }
-        valid, bins = ideal.valid, self.config.heading_bins
         return {
             'det/heatmap': losses.heatmap_focal(out.heads['heatmap'].float(), heat),
-            'det/offset_2d': losses.l1(at['offset_2d'], ideal.offset_2d, valid),
-            'det/size_2d': losses.l1(at['size_2d'], ideal.size_2d, valid),
-            'det/depth': losses.laplacian_nll(
-                depth.from_logit(at['depth'][..., 0]), at['depth'][..., 1], targets.depth_m, valid
-            ),
-            'det/offset_3d': losses.l1(at['offset_3d'], ideal.offset_3d, valid),
-            'det/size_3d': losses.dim_aware_l1(
-                at['size_3d'], ideal.size_3d, targets.size_hwl_m, valid
-            ),
+            **center_heads.box_losses(at, ideal, targets),
             'det/heading': losses.multibin(
                 at['heading'][..., :bins],
                 at['heading'][..., bins:],
                 ideal.heading_bin,
                 ideal.heading_rest,
-                valid,
+                ideal.valid,
             ),
         }
 
     def read(self, out: Outputs) -> dict[str, Tensor]:
         """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
-        return read(out.heads, self.mean_size_hwl_m, self.config)
+        return center_heads.read(
+            out.heads,
+            self.mean_size_hwl_m,
+            self.config.heading_bins,
+            self.config.max_objects,
+        )
 
     def confidence(self, out: Outputs, targets: Targets) -> Tensor:
         """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
-        h, w = out.heads['heatmap'].shape[-2:]
-        cell, _ = heatmap.cells(targets.center_px, STRIDES[0], h, w)
-        return 1 / (1 + heatmap.gather_at(out.heads['depth'], cell)[..., 1].float().exp())
+        return center_heads.certainty(out.heads, _cell(out, targets))
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the heads should say at each target's cell: (B, N, ...), see the module."""
-
-    cell: Tensor
-    valid: Tensor
-    offset_2d: Tensor
-    size_2d: Tensor
-    offset_3d: Tensor
-    size_3d: Tensor
-    heading_bin: Tensor
-    heading_rest: Tensor
-
-
-def encode(
-    targets: Targets, mean_size_hwl_m: Tensor, bins: int, stride: int, h: int, w: int
-) -> Encoded:
-    """
-    Put targets into the terms of the heads.
-
-    :param targets: network pixels, metres.
-    :param mean_size_hwl_m: (C, 3).
-    :param bins: A.
-    :param stride: pixels a cell.
-    :param h: grid height.
-    :param w: grid width.
-    :return: values for each slot; valid only where the centre is inside the grid.
-    """
-    cell, inside = heatmap.cells(targets.center_px, stride, h, w)
-    corner = heatmap.cell_xy(cell, w)
-    low, high = targets.box_px[..., :2] / stride, targets.box_px[..., 2:] / stride
-    heading_bin, heading_rest = heatmap.encode_angle(targets.alpha, bins)
-    return Encoded(
-        cell=cell,
-        valid=targets.valid & inside,
-        offset_2d=(low + high) / 2 - corner,
-        size_2d=high - low,
-        offset_3d=targets.center_px / stride - corner,
-        size_3d=targets.size_hwl_m - mean_size_hwl_m[targets.class_id],
-        heading_bin=heading_bin,
-        heading_rest=heading_rest,
-    )
-
-
-def read(heads: dict[str, Tensor], mean_size_hwl_m: Tensor, config: Config) -> dict[str, Tensor]:
-    """
-    Turn raw heads into objects.
-
-    The score is the peak's height divided by 1 + sigma (metres): bounded, and falling with
-    both doubts, whether it is there and how far.
-
-    :param heads: the seven raw heads (B, ., h, w).
-    :param mean_size_hwl_m: (C, 3).
-    :param config: bins and the number of objects.
-    :return: the fields of ImageObjects, (B, K, ...), by falling height of the peak.
-    """
-    heads = {name: grid.float() for name, grid in heads.items()}
-    height, class_id, cell = heatmap.peaks(heads['heatmap'].sigmoid(), config.max_objects)
-    at = {name: heatmap.gather_at(grid, cell) for name, grid in heads.items() if name != 'heatmap'}
-    corner = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
-    stride, bins = STRIDES[0], config.heading_bins
-    middle, half = (corner + at['offset_2d']) * stride, at['size_2d'] * (stride / 2)
-    chosen = at['heading'][..., :bins].argmax(-1)
-    rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
-    log_sigma = at['depth'][..., 1]
-    return {
-        'class_id': class_id,
-        'score': height / (1 + log_sigma.exp()),
-        'center_px': (corner + at['offset_3d']) * stride,
-        'depth_m': depth.from_logit(at['depth'][..., 0]),
-        'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
-        'alpha': heatmap.decode_angle(chosen, rest, bins),
-        'box_px': torch.cat([middle - half, middle + half], -1),
-        'depth_log_sigma': log_sigma,
-    }
+    def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """Raw heads at each target, {name: (B, N, D)}; of depth its logit alone."""
+        return center_heads.answers(out.heads, _cell(out, targets))
 
 
 def ideal_heads(
@@ -269,7 +186,7 @@ def ideal_heads(
     :param w: grid width.
     :return: seven raw heads (B, ., h, w).
     """
-    ideal = encode(targets, mean_size_hwl_m, bins, STRIDES[0], h, w)
+    ideal = center_heads.encode(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
     depth_logit = depth.to_logit(targets.depth_m)
     one_hot = nn.functional.one_hot(ideal.heading_bin, bins)
     sure = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
@@ -281,7 +198,7 @@ def ideal_heads(
         'size_3d': ideal.size_3d,
         'heading': torch.cat([one_hot, one_hot * ideal.heading_rest[..., None]], -1),
     }
-    heat = heatmap.draw(targets, len(mean_size_hwl_m), STRIDES[0], h, w)
+    heat = heatmap.draw(targets, len(mean_size_hwl_m), STRIDE, h, w)
     heads = {'heatmap': torch.logit(heat, eps=1e-6)}
     for name, value in at.items():
         grid = torch.zeros(*value.shape[::2], h * w, dtype=value.dtype)
@@ -292,6 +209,11 @@ def ideal_heads(
             grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], old))
         heads[name] = grid.unflatten(2, (h, w))
     return heads
+
+
+def _cell(out: Outputs, targets: Targets) -> Tensor:
+    """(B, N) flat cells of targets on the grid of the heads."""
+    return heatmap.cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
 def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:

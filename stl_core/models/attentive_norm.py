@@ -1,0 +1,51 @@
+"""
+Attentive normalisation (Li, Sun and Wu, ECCV 2020): BatchNorm whose affine part fits the image.
+
+Instead of one scale and shift a channel there are several, mixed by weights that are read off
+the map itself. Shapes: B batch, C channels, T affine parts, h w grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Added to a variance of a map before it divides.
+_EPS = 1e-3
+
+
+class AttentiveNorm(nn.Module):
+    """
+    BatchNorm2d with T affine parts.
+
+    :param channels: C.
+    :param parts: T; 10 in MonoCon.
+    """
+
+    def __init__(self, channels: int, parts: int = 10) -> None:
+        """Start with parts near the identity."""
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03, affine=False)
+        self.weight = nn.Parameter(torch.empty(parts, channels).normal_(1.0, 0.1))
+        self.bias = nn.Parameter(torch.empty(parts, channels).normal_(0.0, 0.1))
+        self.attention = nn.Conv2d(channels, parts, 1, bias=False)
+        nn.init.kaiming_normal_(self.attention.weight, mode='fan_out', nonlinearity='relu')
+        self.attention_norm = nn.BatchNorm2d(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        var, mean = torch.var_mean(x, dim=(2, 3), keepdim=True)
+        told = self._standardised(self.attention(mean * (var + _EPS).rsqrt()))
+        share = F.hardsigmoid(told).flatten(1)  # (B, T)
+        weight, bias = share @ self.weight, share @ self.bias
+        return weight[..., None, None] * self.norm(x) + bias[..., None, None]
+
+    def _standardised(self, told: Tensor) -> Tensor:
+        """(B, T, 1, 1) by attention_norm; one image has no spread, what was learnt stands in."""
+        known = self.attention_norm
+        if len(told) > 1 or not known.training:
+            return known(told)  # type: ignore[no-any-return]
+        return F.batch_norm(
+            told, known.running_mean, known.running_var, known.weight, known.bias, eps=known.eps
+        )

@@ -1,0 +1,317 @@
+"""
+MonoDETR (Zhang et al., ICCV 2023): a depth-guided transformer, one query an object.
+
+Maps at strides 8, 16, 32 of the backbone, and 64, go to one width. A depth map at stride 16 is
+told from three of them. Queries read both, and after every decoder layer say a class, a box, a
+size, a heading and a depth, which is the mean of three: told by the query, by the size of its box
+(f h / h_px), and read off the depth map at its centre.
+Heads, (B, L, Q, .): class C logits, box 6 logits (see center_box), size_3d 3 metres, heading 2A
+(bins, remainders), depth 2 (metres, log sigma); depth_map (B, D + 1, H/16, W/16) logits and
+depth_edges_m (B, D + 1), the near edge of its bins in each image.
+Shapes: B batch, L decoder layers, Q queries, N slots, K objects read, A heading bins, D depth
+bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stl_core.batch import Outputs, Targets
+from stl_core.models import assignment, center_box, depth, depth_map, heatmap, set_losses
+from stl_core.models.backbone import STRIDES, Backbone
+from stl_core.models.depth_guided import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
+
+#: Weight of every loss in the paper; each is a sum over decoder layers, which weigh the same.
+WEIGHTS = {
+    'det/class': 2.0,
+    'det/center': 10.0,
+    'det/box': 5.0,
+    'det/giou': 2.0,
+    'det/depth': 1.0,
+    'det/size_3d': 1.0,
+    'det/heading': 1.0,
+    'det/depth_map': 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    The numbers of a MonoDETR detector.
+
+    :param backbone: a timm model; the paper's is ResNet-50 with torchvision's weights.
+    :param pretrained: start the backbone from timm's ImageNet weights. Then, as in the paper,
+        its norms and its stages up to stride 4 stay as they came.
+    :param width: channels of tokens, a multiple of 32 and of attention_heads.
+    :param attention_heads: of every attention.
+    :param points: that a head of a deformable attention looks at on each map.
+    :param feedforward: hidden width between attentions.
+    :param encoder_layers: of the visual encoder.
+    :param decoder_layers: L.
+    :param dropout: share of values dropped in the transformer in training.
+    :param queries: Q, most objects found in an image.
+    :param groups: times that queries exist in training; only the first group is run.
+    :param heading_bins: A.
+    :param depth_bins: D.
+    :param max_depth_m: far edge of the last depth bin.
+    :param max_objects: most objects read from an image.
+    :param virtual_focal_px: focal length at which depth is learnt, network pixels: everything
+        that tells depth says how far an object would be if this lens showed it at its size, and
+        the true focal length stretches that. One checkpoint then serves every lens. 0 learns
+        depth itself, as in the paper, for one lens.
+    """
+
+    backbone: str = 'resnet50.tv_in1k'
+    pretrained: bool = False
+    width: int = 256
+    attention_heads: int = 8
+    points: int = 4
+    feedforward: int = 256
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    dropout: float = 0.1
+    queries: int = 50
+    groups: int = 11
+    heading_bins: int = 12
+    depth_bins: int = 80
+    max_depth_m: float = 60.0
+    max_objects: int = 50
+    virtual_focal_px: float = 720.0
+
+
+class MonoDETR(nn.Module):
+    """The detector; see the module for its heads."""
+
+    strides = STRIDES[1:]
+
+    def __init__(self, config: Config, in_channels: int, num_classes: int) -> None:
+        """
+        Build backbone, depth map, transformer and heads.
+
+        :param config: the numbers.
+        :param in_channels: channels of the input image, 3 for RGB.
+        :param num_classes: C.
+        :raises ValueError: for a width that norms or attentions cannot divide.
+        """
+        super().__init__()
+        if config.width % 32 or config.width % config.attention_heads:
+            raise ValueError(
+                f'width {config.width}: expected a multiple of 32 and of attention_heads '
+                f'({config.attention_heads})'
+            )
+        self.config = config
+        self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
+        self.channels = self.backbone.channels[1:]
+        if config.pretrained:
+            self.backbone.freeze_beginning()
+        width = config.width
+        self.project = nn.ModuleList(_project(each, width, 1) for each in self.channels)
+        self.project.append(_project(self.channels[-1], width, 2))
+        self.depth_map = depth_map.DepthMap(width, config.depth_bins, config.max_depth_m)
+        shape = Shape(
+            width, config.attention_heads, config.points, config.feedforward, config.dropout
+        )
+        self.visual_encoder = VisualEncoder(shape, config.encoder_layers)
+        self.depth_encoder = DepthEncoder(shape, config.max_depth_m)
+        self.decoder = Decoder(shape, config.decoder_layers)
+        self.queries = nn.Embedding(config.groups * config.queries, 2 * width)
+        self.heads = _heads(config, num_classes)
+
+    def train(self, mode: bool = True) -> MonoDETR:
+        """Switch to training, but for a pretrained backbone, whose norms keep their statistics."""
+        super().train(mode)
+        self.backbone.train(mode and not self.config.pretrained)
+        return self
+
+    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+        """
+        Run the network.
+
+        :param image: (B, in_channels, H, W) normalised.
+        :param P: (B, 3, 4) projections; their focal lengths turn size into depth.
+        :param targets: not looked at: the public code's denoising is off by default.
+        :return: backbone maps and heads; of all groups of queries in training, else the first.
+        """
+        features = self.backbone(image)[1:]
+        sources = (*features, features[-1])
+        maps = tuple(layer(each) for layer, each in zip(self.project, sources, strict=True))
+        logits, depth_m, tokens = self.depth_map(maps[:3])
+        scene = Scene(self.depth_encoder(tokens, depth_m), *self.visual_encoder(maps))
+        groups = self.config.groups if self.training else 1
+        queries = self.queries.weight[: groups * self.config.queries]
+        said, box = self.decoder(queries, groups, scene, self.heads['box'])
+        heads = {'box': box, 'depth_map': logits}
+        for name in ('class', 'size_3d', 'heading', 'depth'):
+            layers = self.heads[name].children()
+            parts = [head(said[:, layer]) for layer, head in enumerate(layers)]
+            heads[name] = torch.stack(parts, 1)
+        focal, virtual = P[:, 0, 0], self.config.virtual_focal_px
+        learnt_at = torch.full_like(focal, virtual) if virtual else focal
+        stretch = focal / learnt_at
+        heads['depth'] = mean_depth(heads, depth_m, learnt_at, stretch)
+        heads['depth_edges_m'] = self.depth_map.edges_m * stretch[:, None]
+        return Outputs(features, heads)
+
+    def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """
+        Compare outputs with targets.
+
+        :param out: what forward returned.
+        :param targets: network pixels, metres; those whose centre is off the canvas or out of
+            their 2D box are not taught.
+        :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
+        """
+        groups = out.heads['class'].shape[2] // self.config.queries
+        price, taught = _price(out.heads, targets, _canvas(out))
+        wanted = set_losses.encode(targets, _canvas(out), self.config.heading_bins, groups)
+        heads = {name: out.heads[name] for name in self.heads}
+        logits, edges_m = out.heads['depth_map'], out.heads['depth_edges_m']
+        painted = depth_map.draw(targets, taught, *logits.shape[2:])
+        return {
+            **set_losses.compare(heads, wanted, assignment.pair(price, taught, groups)),
+            'det/depth_map': depth_map.focal(logits, painted, edges_m),
+        }
+
+    def read(self, out: Outputs) -> dict[str, Tensor]:
+        """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
+        return read(self._last(out), _canvas(out), self.config)
+
+    def confidence(self, out: Outputs, targets: Targets) -> Tensor:
+        """(B, N) certainty of depth of the query of each target, 1 / (1 + sigma) in (0, 1]."""
+        return 1 / (1 + self._of_targets(out, targets)['depth'][..., 1].exp())
+
+    def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """Say what the query of each target says, {name: (B, N, D)}; of depth the logit alone."""
+        at = self._of_targets(out, targets)
+        return {
+            'center_box': at['box'],
+            'size_hwl_m': at['size_3d'],
+            'heading': at['heading'],
+            'depth': depth.to_logit(at['depth'][..., :1]),
+        }
+
+    def _last(self, out: Outputs) -> dict[str, Tensor]:
+        """(B, Q, .) heads of the first group after the last layer."""
+        first = slice(self.config.queries)
+        return {name: out.heads[name][:, -1, first].float() for name in self.heads}
+
+    def _of_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """(B, N, .) last heads of each target's query; the cheapest where none is paired."""
+        heads = self._last(out)
+        alone = {name: head[:, None] for name, head in heads.items()}
+        price, taught = _price(alone, targets, _canvas(out))
+        pairs = assignment.pair(price, taught, groups=1)
+        query = torch.where(pairs.found[:, 0, 0], pairs.query[:, 0, 0], price[:, 0].argmin(1))
+        return set_losses.gather(heads, query)
+
+
+def read(heads: dict[str, Tensor], canvas_px: Tensor, config: Config) -> dict[str, Tensor]:
+    """
+    Turn raw heads into objects.
+
+    The score is the class's probability divided by 1 + sigma (metres): bounded, and falling with
+    both doubts, whether it is there and how far. A query may be read as several classes.
+
+    :param heads: the raw heads of one layer, (B, Q, .).
+    :param canvas_px: (2,) width, height.
+    :param config: heading bins and the number of objects.
+    :return: the fields of ImageObjects, (B, K, ...), by falling probability.
+    """
+    p = heads['class'].sigmoid()
+    classes = p.shape[-1]
+    probability, place = p.flatten(1).topk(min(config.max_objects, p[0].numel()))
+    query = torch.div(place, classes, rounding_mode='floor')
+    at = set_losses.gather(heads, query)
+    box, bins, log_sigma = at['box'].sigmoid(), config.heading_bins, at['depth'][..., 1]
+    chosen = at['heading'][..., :bins].argmax(-1)
+    rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
+    return {
+        'class_id': place % classes,
+        'score': probability / (1 + log_sigma.exp()),
+        'center_px': box[..., :2] * canvas_px,
+        'depth_m': at['depth'][..., 0].clamp(min=0.01),
+        'size_hwl_m': at['size_3d'].clamp(min=0.01),
+        'alpha': heatmap.decode_angle(chosen, rest, bins),
+        'box_px': center_box.corners(box) * canvas_px.repeat(2),
+        'depth_log_sigma': log_sigma,
+    }
+
+
+def mean_depth(
+    heads: dict[str, Tensor], depth_m: Tensor, learnt_at: Tensor, stretch: Tensor
+) -> Tensor:
+    """
+    Average three tellings of depth: by the query, by its size and by the map.
+
+    :param heads: 'box', 'size_3d', and 'depth' as told by the queries (logit, log sigma).
+    :param depth_m: (B, h, w) expected by the depth map, at the focal length it is learnt at.
+    :param learnt_at: (B,) that focal length, network pixels.
+    :param stretch: (B,) true over learnt.
+    :return: (B, L, Q, 2) metres, log sigma.
+    """
+    box, told = heads['box'].float().sigmoid(), heads['depth'].float()
+    height_px = (center_box.extent(box)[..., 1] * depth_m.shape[1] * depth_map.STRIDE).clamp(min=1)
+    by_size = heads['size_3d'][..., 0].float() * learnt_at[:, None, None] / height_px
+    # from corner to corner of the map: its outermost cells are read at the very edge
+    on_map = nn.functional.grid_sample(
+        depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
+    )[:, 0]
+    mean_m = (depth.from_logit(told[..., 0]) + by_size + on_map) / 3
+    stretch = stretch[:, None, None]
+    return torch.stack([mean_m * stretch, told[..., 1] + stretch.log()], -1)
+
+
+def _price(heads: dict[str, Tensor], targets: Targets, canvas_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Price queries (B, L, Q, .) for targets, (B, L, Q, N), and tell the taught ones, (B, N)."""
+    wanted = center_box.encode(targets, canvas_px)
+    price = assignment.cost(heads['class'], heads['box'].sigmoid(), targets.class_id, wanted)
+    return price, targets.valid & center_box.expressible(wanted)
+
+
+def _canvas(out: Outputs) -> Tensor:
+    """(2,) width and height of the canvas, pixels, told by the depth map's grid."""
+    grid = out.heads['depth_map']
+    h, w = grid.shape[2:]
+    return torch.tensor([w * depth_map.STRIDE, h * depth_map.STRIDE], device=grid.device).float()
+
+
+def _heads(config: Config, num_classes: int) -> nn.ModuleDict:
+    """Build the heads, one of each a decoder layer; classes start rare, first boxes small."""
+    width = config.width
+    layers = range(config.decoder_layers)
+    classes = [nn.Linear(width, num_classes) for _ in layers]
+    for linear in classes:
+        nn.init.constant_(linear.bias, -4.595)  # a probability of 0.01
+    boxes = [_perceptron(width, 6, 3) for _ in layers]
+    nn.init.constant_(boxes[0][-1].bias[2:], -2.0)  # type: ignore
+    return nn.ModuleDict(
+        {
+            'class': nn.ModuleList(classes),
+            'box': nn.ModuleList(boxes),
+            'size_3d': nn.ModuleList(_perceptron(width, 3, 2) for _ in layers),
+            'heading': nn.ModuleList(
+                _perceptron(width, 2 * config.heading_bins, 2) for _ in layers
+            ),
+            'depth': nn.ModuleList(_perceptron(width, 2, 2) for _ in layers),
+        }
+    )
+
+
+def _perceptron(width: int, out: int, layers: int) -> nn.Sequential:
+    """Build linear layers with ReLU between them."""
+    between: list[nn.Module] = []
+    for _ in range(layers - 1):
+        between += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*between, nn.Linear(width, out))
+
+
+def _project(channels: int, width: int, stride: int) -> nn.Sequential:
+    """Bring a map to the width of tokens; a stride of 2 halves it, too."""
+    size = 2 * stride - 1
+    conv = nn.Conv2d(channels, width, size, stride, padding=size // 2)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.GroupNorm(32, width))

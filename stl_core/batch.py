@@ -6,6 +6,7 @@ Shape letters: B batch, N object slots of an image, C channels, H W image, h w g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -57,6 +58,10 @@ class Batch:
     targets: Targets
     ids: tuple[str, ...]
 
+    def pin_memory(self) -> Batch:
+        """Return it in page-locked memory; DataLoader calls this where it is told to pin."""
+        return each_tensor(self, Tensor.pin_memory)
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -65,10 +70,66 @@ class Outputs:
 
     :param features: backbone maps (B, C, h, w), finest first, one for each of its strides.
     :param heads: raw head maps by name, before any sigmoid.
+    :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     """
 
     features: tuple[Tensor, ...]
     heads: dict[str, Tensor]
+    P: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """
+    One network on a batch, as a distillation loss sees it.
+
+    :param features: backbone map (B, C, h, w) at each stride, finest first.
+    :param heads: raw head maps by name, before any sigmoid.
+    :param answers: what the heads say of each target, raw, {name: (B, N, D)}.
+    :param sigma_m: (B, N) how unsure the depth of each target is, Laplace scale in metres.
+    """
+
+    features: dict[int, Tensor]
+    heads: dict[str, Tensor]
+    answers: dict[str, Tensor]
+    sigma_m: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    All that a distillation loss may see of a batch.
+
+    :param student: gradients flow to its features, heads and answers.
+    :param teacher: carries no gradient.
+    :param adapted: the student's features at the teacher's widths, by stride, finest first;
+        gradients flow.
+    :param targets: network pixels; valid only where the canvas shows box and projected centre.
+    :param P: (B, 3, 4) projections.
+    :param size_px: height and width of the canvas.
+    :param epoch: passes so far, with a fraction.
+    """
+
+    student: Side
+    teacher: Side
+    adapted: dict[int, Tensor]
+    targets: Targets
+    P: Tensor
+    size_px: tuple[int, int]
+    epoch: float
+
+    def levels(self) -> list[tuple[int, Tensor, Tensor]]:
+        """
+        List what both networks show at each stride.
+
+        :return: (stride, adapted student, teacher) maps (B, C, h, w), finest first.
+        :raises ValueError: when no features were adapted.
+        """
+        if not self.adapted:
+            raise ValueError('this loss compares features: distill.strides must name a level')
+        return [
+            (stride, own, self.teacher.features[stride]) for stride, own in self.adapted.items()
+        ]
 
 
 def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
@@ -100,16 +161,26 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
     )
 
 
-def to_device(value: M, device: torch.device) -> M:
-    """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
-    moved: dict[str, Any] = {}
+def each_tensor(value: M, change: Callable[[Tensor], Tensor]) -> M:
+    """Change every tensor of a Batch or Targets, the Targets of a Batch included."""
+    changed: dict[str, Any] = {}
     for field in fields(value):
         part = getattr(value, field.name)
         if isinstance(part, Tensor):
-            moved[field.name] = part.to(device, non_blocking=True)
+            changed[field.name] = change(part)
         elif isinstance(part, Targets):
-            moved[field.name] = to_device(part, device)
-    return replace(value, **moved)
+            changed[field.name] = each_tensor(part, change)
+    return replace(value, **changed)
+
+
+def to_device(value: M, device: torch.device) -> M:
+    """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
+    return each_tensor(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def rows(batch: Batch, chosen: slice) -> Batch:
+    """Take some of the images of a batch."""
+    return replace(each_tensor(batch, lambda tensor: tensor[chosen]), ids=batch.ids[chosen])
 
 
 def to_input(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -1,0 +1,194 @@
+"""
+Measure what distillation costs a training step, beside teacher and student themselves.
+
+python bench/distill.py [tiny mobile mobile_dla34 dla34] [--batch 6] [--device cpu]: random weights
+and boxes. Prints the median ms of the student forward and backward with its own losses, of the
+teacher forward, of the layers between the two and of every loss (both forward and backward), and
+the share of the default losses, and of those and the layers, in teacher and student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stl_core.batch import Batch, View, pad_targets, to_device, to_input
+from stl_core.distill import LOSSES
+from stl_core.distill.distiller import Config, Distiller
+from stl_core.images import InputSpec
+from stl_core.models import DETECTORS
+from stl_core.types import ImageObjects
+
+MOBILE = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
+DLA34 = {'backbone': 'dla34', 'neck': 'dlaup', 'head_width': 256}
+DEFAULT = ('feature', 'relation', 'response')
+
+
+class Size(NamedTuple):
+    """Options of two MonoDLE, and their canvas."""
+
+    student: dict[str, Any]
+    teacher: dict[str, Any]
+    canvas: InputSpec
+
+
+SIZES = {
+    'tiny': Size(MOBILE, MOBILE, InputSpec(256, 96)),
+    'mobile': Size(MOBILE, MOBILE, InputSpec(512, 160)),
+    'mobile_dla34': Size(MOBILE, DLA34, InputSpec(512, 160)),
+    'dla34': Size(DLA34, DLA34, InputSpec(1280, 384)),
+}
+
+
+def main() -> None:
+    """Measure every size asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
+    parser.add_argument('sizes', nargs='*', default=['mobile', 'mobile_dla34', 'dla34'])
+    parser.add_argument('--batch', type=int, default=6)
+    parser.add_argument('--objects', type=int, default=5, help="of an image; 5 are KITTI's")
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--device', default='cpu')
+    args = parser.parse_args()
+    unknown = set(args.sizes) - SIZES.keys()
+    if unknown:
+        parser.error(f'unknown: {", ".join(unknown)}; known: {", ".join(SIZES)}')
+    for name in args.sizes:
+        size, device = SIZES[name], torch.device(args.device)
+        batch = to_device(a_batch(size.canvas, args.batch, args.objects), device)
+        model = build(size).to(device).to(memory_format=torch.channels_last).train()
+        found = measure(model, batch, partial(median_ms, device=device, repeats=args.repeats))
+        what = f'{args.batch} x {size.canvas.width_px} x {size.canvas.height_px}'
+        print(f'{name}: {what}, {args.objects} objects each, {device}')
+        report(found)
+
+
+def measure(
+    model: Distiller, batch: Batch, clock: Callable[[Callable[[], object]], float]
+) -> dict[str, float]:
+    """Time each piece of a step -> {piece: ms}."""
+    student, image = model.student, model.student_input(batch)
+
+    def supervised() -> None:
+        out = student(image, batch.P, batch.targets)
+        torch.stack(list(student.losses(out, batch.targets).values())).sum().backward()
+
+    def teach() -> None:
+        with torch.no_grad():
+            model.teacher(model.teacher_input(batch), batch.P)
+
+    def layers() -> None:
+        torch.stack([each.mean() for each in model._adapt(features).values()]).sum().backward()
+
+    view = model.look(student(image, batch.P, batch.targets), batch, 0.0)
+    features = {stride: leaf(each) for stride, each in view.student.features.items()}
+    found = {
+        'student': clock(supervised),
+        'teacher': clock(teach),
+        'layers': clock(layers),
+    }
+    for name, entry in LOSSES.items():
+        config = entry.config()
+        found[name] = clock(lambda e=entry, c=config: e.loss(leaves(view), c).backward())  # type: ignore
+    return found
+
+
+def report(found: dict[str, float]) -> None:
+    """Print the table and the two shares."""
+    both = found['student'] + found['teacher']
+    for name, ms in found.items():
+        print(f'  {name:<16} {ms:9.2f} ms {100 * ms / both:6.1f} %')
+    losses = sum(found[name] for name in DEFAULT)
+    for what, ms in (
+        (' + '.join(DEFAULT), losses),
+        ('these and the layers', losses + found['layers']),
+    ):
+        print(f'  {what}: {ms:.1f} ms, {100 * ms / both:.1f} % of teacher and student')
+
+
+def median_ms(run: Callable[[], object], *, device: torch.device, repeats: int) -> float:
+    """Time a call, once warm."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        run()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times[1:])
+
+
+def leaves(view: View) -> View:
+    """Cut a view off the networks: gradients end at its tensors."""
+    student = replace(
+        view.student,
+        heads={name: leaf(each) for name, each in view.student.heads.items()},
+        answers={name: leaf(each) for name, each in view.student.answers.items()},
+    )
+    adapted = {stride: leaf(each) for stride, each in view.adapted.items()}
+    return replace(view, student=student, adapted=adapted)
+
+
+def leaf(value: Tensor) -> Tensor:
+    """Return the same values, where a gradient ends."""
+    return value.detach().requires_grad_()
+
+
+def build(size: Size) -> Distiller:
+    """Build student and teacher with random weights."""
+    entry = DETECTORS['monodle']
+
+    def network(options: dict[str, Any]) -> nn.Module:
+        return entry.detector(entry.config(**options), in_channels=3, num_classes=3)
+
+    def pixels(batch: Batch) -> Tensor:
+        return to_input(batch.image, size.canvas.mean, size.canvas.std)
+
+    return Distiller(
+        network(size.student),
+        network(size.teacher),
+        {name: LOSSES[name].config() for name in DEFAULT},
+        Config(),
+        student_input=pixels,
+        teacher_input=pixels,
+    )
+
+
+def a_batch(canvas: InputSpec, rows: int, count: int) -> Batch:
+    """Make noise with boxes as wide as cars 5 to 60 m away."""
+    rng = np.random.default_rng(0)
+    width, height = canvas.width_px, canvas.height_px
+    P = torch.tensor([[0.58 * width, 0, width / 2, 0], [0, 0.58 * width, height / 2, 0]])
+    P = torch.cat([P, torch.tensor([[0.0, 0, 1, 0]])]).repeat(rows, 1, 1)
+
+    def objects() -> ImageObjects:
+        depth_m = rng.uniform(5, 60, count)
+        half = 0.58 * width * np.array([1.5, 0.8]) / depth_m[:, None]
+        middle = rng.uniform([0, 0], [width, height], (count, 2))
+        box = np.concatenate([middle - half, middle + half], 1)
+        return ImageObjects(
+            class_id=rng.integers(0, 3, count),
+            score=np.ones(count),
+            center_px=middle,
+            depth_m=depth_m,
+            size_hwl_m=rng.uniform(1, 4, (count, 3)),
+            alpha=rng.uniform(-np.pi, np.pi, count),
+            box_px=np.clip(box, 0, [width - 1, height - 1] * 2),
+            depth_log_sigma=np.zeros(count),
+        )
+
+    image = rng.integers(0, 256, (rows, height, width, 3), np.uint8)
+    targets = pad_targets([objects() for _ in range(rows)], 50)
+    return Batch(torch.from_numpy(image), P.float(), targets, tuple(map(str, range(rows))))
+
+
+if __name__ == '__main__':
+    main()

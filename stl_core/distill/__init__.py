@@ -1,0 +1,31 @@
+"""The distillation losses. A new one is one file, or function, and one line in LOSSES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from stl_core.distill import baselines, feature, relation, response
+
+
+class Entry(NamedTuple):
+    """A loss of (view, config) -> unweighted scalar, and the dataclass of its numbers."""
+
+    loss: Callable[..., Tensor]
+    config: type[Any]
+
+
+LOSSES: dict[str, Entry] = {
+    'feature': Entry(feature.loss, feature.Config),
+    'feature_public': Entry(feature.public_loss, feature.PublicConfig),
+    'relation': Entry(relation.loss, relation.Config),
+    'relation_public': Entry(relation.public_loss, relation.PublicConfig),
+    'response': Entry(response.loss, response.Config),
+    'plain_response': Entry(baselines.response, baselines.Config),
+    'plain_feature': Entry(baselines.feature, baselines.Config),
+    'plain_scene': Entry(baselines.scene, baselines.Config),
+    'plain_relation': Entry(baselines.relation, baselines.Config),
+    'plain_heads': Entry(baselines.heads, baselines.Config),
+}

@@ -1,0 +1,77 @@
+"""
+Objects' 2D boxes on feature maps: which cell belongs to which object, and boxes to pool over.
+
+Shapes: B batch, N object slots, K objects that count, h w grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stl_core.batch import Targets
+
+
+def shown(targets: Targets, size_px: tuple[int, int]) -> Targets:
+    """
+    Keep the objects that a canvas shows.
+
+    :param targets: network pixels.
+    :param size_px: height and width of the canvas.
+    :return: the same, valid only where the projected centre is on the canvas, so that there is an
+        answer to compare, and the box is not empty there.
+    """
+    height, width = size_px
+    x, y = targets.center_px.unbind(-1)
+    box = clipped(targets.box_px, size_px)
+    area = (box[..., 2:] > box[..., :2]).all(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return replace(targets, valid=targets.valid & inside & area)
+
+
+def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """(..., 4) boxes -> the same, cut at the edge of a canvas of that height and width."""
+    height, width = size_px
+    limit = box_px.new_tensor([width, height, width, height])
+    return torch.minimum(box_px.clamp(min=0), limit)
+
+
+def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
+    """
+    Give each cell to the nearest of the objects whose boxes it lies in.
+
+    A box takes the cells from that of its left upper corner up to, without, that of its right
+    lower corner; it is cut at the map's edge, and has one cell at least.
+
+    :param targets: network pixels.
+    :param stride: pixels a cell.
+    :param h: grid height.
+    :param w: grid width.
+    :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
+    """
+    edge = torch.floor(targets.box_px / stride)
+    limit = edge.new_tensor([w, h])
+    low = torch.minimum(edge[..., :2].clamp(min=0), limit - 1)
+    high = torch.maximum(torch.minimum(edge[..., 2:], limit), low + 1)
+    columns = _between(low[..., 0], high[..., 0], w)
+    rows = _between(low[..., 1], high[..., 1], h) & targets.valid[..., None]
+    inside = rows[..., :, None] & columns[..., None, :]
+    depth_m = targets.depth_m[..., None, None]
+    nearest, owner = torch.where(inside, depth_m, torch.inf).min(1)
+    return owner, nearest.isfinite()
+
+
+def rois(targets: Targets, size_px: tuple[int, int]) -> Tensor:
+    """(K, 5) of the valid objects: number of the image, and box cut at the canvas, pixels."""
+    image = torch.arange(len(targets.valid), device=targets.valid.device)
+    image = image[:, None].expand_as(targets.valid)[targets.valid]
+    box = clipped(targets.box_px, size_px)[targets.valid]
+    return torch.cat([image[:, None].to(box.dtype), box], 1)
+
+
+def _between(low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """(B, N) first cell and the one after the last -> (B, N, cells) bool."""
+    place = torch.arange(cells, device=low.device)
+    return (place >= low[..., None]) & (place < high[..., None])

@@ -1,0 +1,107 @@
+"""
+Depth-aware selective feature distillation, DASFD (Ding et al., MonoSTL, TCSVT 2024).
+
+Inside objects' boxes the student's adapted features imitate the teacher's, the more the less the
+student knows of the object's depth: what it knows already, it need not learn from LiDAR.
+Shapes: B batch, N object slots, M cells in boxes, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stl_core.batch import Targets, View
+from stl_core.distill import boxes, gate
+from stl_core.distill.means import mean
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    Our DASFD.
+
+    :param half_sigma_m: the student's depth sigma at which an object counts half, metres.
+    """
+
+    half_sigma_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by."""
+        gate.check_half(self.half_sigma_m)
+
+
+@dataclass(frozen=True)
+class PublicConfig:
+    """The public code's DASFD has no number to choose."""
+
+
+def loss(view: View, config: Config) -> Tensor:
+    """
+    Mean over cells in boxes of g * (1/2C) sum_c (n(F_s) - n(F_t))^2, and over strides.
+
+    n takes each cell's features to mean 0 and variance 1 over channels, so neither the teacher's
+    scale nor its number of channels weighs, and half the square is 1 - correlation.
+    g = sigma^2 / (half^2 + sigma^2) of the student at the object that owns the cell.
+
+    :param view: the batch.
+    :param config: the gate.
+    :return: scalar, at most 2; 0 when no object is valid.
+    """
+    weight = gate.doubt(view.student.sigma_m, config.half_sigma_m)
+    terms = []
+    for level in view.levels():
+        own, ideal, opened = cells_in_boxes(view.targets, level, weight)
+        terms.append(half_square(standardise(own), standardise(ideal), opened))
+    return torch.stack(terms).mean()
+
+
+def public_loss(view: View, config: PublicConfig) -> Tensor:
+    """
+    DASFD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
+
+    1/10 of the sum over strides of the mean over cells in boxes of
+    (1 - min(1, 1 / sigma)) * (1/2C) sum_c (F_s - F_t)^2: nothing at all for objects whose depth
+    the student knows to a metre. Boxes are cut at the map and own one cell at least, the nearest
+    winning; there, off-map boxes lose theirs, small ones vanish and the last label wins.
+
+    :param view: the batch.
+    :param config: nothing to choose.
+    :return: scalar; 0 when no object is valid.
+    """
+    weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
+    terms = [
+        half_square(*cells_in_boxes(view.targets, level, weight)) / 10 for level in view.levels()
+    ]
+    return torch.stack(terms).sum()
+
+
+def cells_in_boxes(
+    targets: Targets, level: tuple[float, Tensor, Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Take the cells in boxes out of two maps; cells without any teacher's feature do not count.
+
+    :param targets: network pixels.
+    :param level: stride, the student's and the teacher's map (B, C, h, w).
+    :param weight: (B, N) of each object.
+    :return: (M, C) student, (M, C) teacher, (M,) weight of the object that owns the cell.
+    """
+    stride, own, ideal = level
+    owner, owned = boxes.owners(targets, stride, *own.shape[-2:])
+    owned = owned & (ideal != 0).any(1)
+    weight = weight.gather(1, owner.flatten(1)).view_as(owner)
+    return own.movedim(1, -1)[owned], ideal.movedim(1, -1)[owned], weight[owned]
+
+
+def half_square(own: Tensor, ideal: Tensor, weight: Tensor) -> Tensor:
+    """(M, C), (M, C), (M,) -> mean over M of weight times half the mean square over C."""
+    return mean(weight * (own - ideal).square().mean(-1) / 2)
+
+
+def standardise(rows: Tensor) -> Tensor:
+    """(..., C) -> the same, mean 0 and variance 1 over C, unless that is far below 1e-5."""
+    return F.layer_norm(rows, rows.shape[-1:])

@@ -1,0 +1,137 @@
+"""
+Depth-aware selective relation distillation, DASRD (Ding et al., MonoSTL, TCSVT 2024).
+
+How alike two objects look to the teacher, they shall look to the student: RoIAlign's features of
+each object, their inner products with each other, the difference of those between the networks,
+weighted by how sure the teacher is of both objects' depth.
+Shapes: B batch, N object slots, K objects of the batch, C channels, h w grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align  # type: ignore[import-untyped]
+
+from stl_core.batch import View
+from stl_core.distill import boxes, gate
+from stl_core.distill.feature import standardise
+from stl_core.distill.means import count
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    Our DASRD.
+
+    :param half_sigma_m: the teacher's depth sigma (root mean square of the two objects) at which
+        a pair counts half, metres.
+    :param cells: an object is pooled to this many cells a side.
+    :param across_images: weight of a pair from two images, where one within an image weighs 1.
+        0, since objects of two scenes, lenses and crops have no relation to transfer, and the
+        loss would depend on which images share a batch; 1 takes all pairs, as the public code.
+    """
+
+    half_sigma_m: float = 1.0
+    cells: int = 7
+    across_images: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by."""
+        gate.check_half(self.half_sigma_m)
+
+
+@dataclass(frozen=True)
+class PublicConfig:
+    """
+    The public code's DASRD.
+
+    :param cells: an object is pooled to this many cells a side.
+    """
+
+    cells: int = 7
+
+
+def loss(view: View, config: Config) -> Tensor:
+    """
+    Mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
+
+    A_ij is the mean over cells of the correlation over channels of objects i and j, so in
+    [-1, 1] for any number of channels and any size of feature. c_ij = 1 / (1 + u / half^2) with
+    u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. Pairs of an object with itself count, so that
+    having every object twice changes nothing.
+
+    :param view: the batch.
+    :param config: gate, pooling and the weight of pairs across images.
+    :return: scalar, at most 2; 0 when no object is valid.
+    """
+    rois = boxes.rois(view.targets, view.size_px)
+    u = pair_sums(view.teacher.sigma_m[view.targets.valid].detach().square()) / 2
+    image = rois[:, 0]
+    within = (image[:, None] == image).to(u.dtype)
+    counted = within + (1 - within) * config.across_images
+    weight = counted * gate.certainty(u.sqrt(), config.half_sigma_m)
+    total = count(counted)
+    terms = []
+    for stride, *both in view.levels():
+        own, ideal = (standardise(pooled(each, rois, stride, config.cells)) for each in both)
+        size = math.prod(own.shape[1:])
+        terms.append((weight * (affinity(own) - affinity(ideal)).abs()).sum() / size / total)
+    return torch.stack(terms).mean()
+
+
+def public_loss(view: View, config: PublicConfig) -> Tensor:
+    """
+    DASRD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
+
+    Sum over strides of 1 / (2 K^4) sum_ij |A_s - A_t|_ij / (sigma_i^2 + sigma_j^2): plain inner
+    products, sigma of the teacher, all pairs of the batch, or of the share of it that a process
+    or part has. Its log terms cancel and are left out. Boxes are cut at the canvas.
+
+    :param view: the batch.
+    :param config: pooling.
+    :return: scalar; 0 when no object is valid.
+    """
+    spread = pair_sums(view.teacher.sigma_m[view.targets.valid].detach().square())
+    gaps = affinity_gaps(view, config.cells)
+    return torch.stack([(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in gaps]).sum()
+
+
+def affinity_gaps(view: View, cells: int) -> list[Tensor]:
+    """List for each stride (K, K) |A_s - A_t| of plain inner products over the whole batch."""
+    rois = boxes.rois(view.targets, view.size_px)
+    return [
+        (
+            affinity(pooled(own, rois, stride, cells))
+            - affinity(pooled(ideal, rois, stride, cells))
+        ).abs()
+        for stride, own, ideal in view.levels()
+    ]
+
+
+def pooled(grid: Tensor, rois: Tensor, stride: int, cells: int) -> Tensor:
+    """
+    Pool each object (He et al., Mask R-CNN, ICCV 2017).
+
+    :param grid: (B, C, h, w).
+    :param rois: (K, 5) image and box, pixels.
+    :param stride: pixels a cell of the grid.
+    :param cells: of the result, a side.
+    :return: (K, cells * cells, C).
+    """
+    found: Tensor = roi_align(grid, rois.to(grid.dtype), cells, 1 / stride, aligned=True)
+    return found.flatten(2).transpose(1, 2)
+
+
+def affinity(rows: Tensor) -> Tensor:
+    """(K, ...) features of objects -> (K, K) inner products."""
+    flat = rows.flatten(1)
+    return flat @ flat.T
+
+
+def pair_sums(value: Tensor) -> Tensor:
+    """(K,) -> (K, K) sums of two."""
+    return value[:, None] + value

@@ -1,0 +1,105 @@
+"""
+Response distillation: at each object the student answers as the teacher does.
+
+Shapes: B batch, N object slots, D numbers of an answer, A heading bins, M cells in boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stl_core.batch import View
+from stl_core.distill import gate
+from stl_core.distill.feature import cells_in_boxes
+from stl_core.distill.means import mean
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    Our response distillation.
+
+    :param half_sigma_m: the teacher's depth sigma at which an object counts half, metres;
+        infinite (.inf in YAML) makes all alike.
+    """
+
+    half_sigma_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by."""
+        gate.check_half(self.half_sigma_m)
+
+
+def loss(view: View, config: Config) -> Tensor:
+    """
+    Answers at objects, and heatmaps where both networks have one of the same size.
+
+    :param view: the batch.
+    :param config: the gate, of the teacher's certainty.
+    :return: scalar; 0 when no object is valid.
+    """
+    weight = gate.certainty(view.teacher.sigma_m, config.half_sigma_m)
+    return at_objects(view, weight) + at_heatmap(view, weight)
+
+
+def at_objects(view: View, weight: Tensor) -> Tensor:
+    """
+    Sum over the answers that both give of their weighted mean difference over objects.
+
+    :param view: the batch.
+    :param weight: (B, N).
+    :return: scalar.
+    :raises ValueError: when there is no common answer, or one has another size.
+    """
+    own, ideal = view.student.answers, view.teacher.answers
+    both = [name for name in own if name in ideal]
+    if not both:
+        raise ValueError(f'answers: student gives {list(own)}, teacher {list(ideal)}; none common')
+    for name in both:
+        if own[name].shape != ideal[name].shape:
+            raise ValueError(
+                f'answer {name}: {own[name].shape[-1]} numbers from the student, '
+                f'{ideal[name].shape[-1]} from the teacher; must be the same'
+            )
+    away = sum(
+        heading_gap(own[name], ideal[name])
+        if name == 'heading'
+        else (own[name] - ideal[name]).abs().mean(-1)
+        for name in both
+    )
+    return mean((weight * away)[view.targets.valid])
+
+
+def heading_gap(own: Tensor, ideal: Tensor) -> Tensor:
+    """
+    Compare headings: KL of the bins, and L1 of the remainders as far as the teacher holds a bin.
+
+    :param own: (B, N, 2A) the student's bins (logits), then remainders (radians).
+    :param ideal: (B, N, 2A) the teacher's.
+    :return: (B, N).
+    """
+    (own_bins, own_rest), (bins, rest) = own.chunk(2, -1), ideal.chunk(2, -1)
+    log_p = bins.log_softmax(-1)
+    kl = F.kl_div(own_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
+    return kl.sum(-1) + (log_p.exp() * (own_rest - rest).abs()).sum(-1)
+
+
+def at_heatmap(view: View, weight: Tensor) -> Tensor | float:
+    """
+    KL of the student's peaks from the teacher's in objects' boxes; 0 without common heatmap.
+
+    :param view: the batch.
+    :param weight: (B, N).
+    :return: scalar: summed over classes, mean over cells.
+    """
+    own, ideal = (side.heads.get('heatmap') for side in (view.student, view.teacher))
+    if own is None or ideal is None or own.shape != ideal.shape or own.dim() != 4:
+        return 0.0
+    stride = view.size_px[1] / own.shape[-1]
+    own, ideal, opened = cells_in_boxes(view.targets, (stride, own, ideal), weight)
+    there = ideal.sigmoid() * (F.logsigmoid(ideal) - F.logsigmoid(own))
+    not_there = (-ideal).sigmoid() * (F.logsigmoid(-ideal) - F.logsigmoid(-own))
+    return mean(opened * (there + not_there).sum(-1))

@@ -1,0 +1,65 @@
+"""
+Training-only layers between student and teacher: review fusion, and adapters to the teacher.
+
+Maps are finest first. Shapes: B batch, C channels, h w grid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Review(nn.Module):
+    """
+    Attention-based fusion of a backbone's maps (Chen et al., ReviewKD, CVPR 2021).
+
+    From coarse to fine, each map is mixed with what the coarser ones left, so that the teacher's
+    fine features also teach the student's coarse stages.
+
+    :param channels: widths of the maps, finest first; the results have the same.
+    :param width: channels in which they are mixed.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        """Build one block a level; the coarsest has nothing to be mixed with."""
+        super().__init__()
+        self.inward = nn.ModuleList(_conv(each, width, 1) for each in channels)
+        self.outward = nn.ModuleList(_conv(width, each, 3) for each in channels)
+        self.attention = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in channels[1:])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """(B, C_i, h_i, w_i) maps, finest first -> maps of the same shapes."""
+        left = self.inward[-1](maps[-1])
+        found = [self.outward[-1](left)]
+        for level in range(len(maps) - 2, -1, -1):
+            own = self.inward[level](maps[level])
+            left = F.interpolate(left, own.shape[-2:], mode='nearest')
+            share = self.attention[level](torch.cat([own, left], 1)).sigmoid()
+            left = own * share[:, :1] + left * share[:, 1:]
+            found.append(self.outward[level](left))
+        return found[::-1]
+
+
+def adapter(in_channels: int, out_channels: int, width: int) -> nn.Sequential:
+    """
+    Build what brings a fused map to the teacher's width: 3x3 convolution, ReLU, 1x1 convolution.
+
+    :param in_channels: the student's width.
+    :param out_channels: the teacher's width.
+    :param width: most channels in between: some mobile backbones end on a thousand.
+    """
+    middle = min(in_channels, width)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, middle, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(middle, out_channels, 1),
+    )
+
+
+def _conv(in_channels: int, channels: int, size: int) -> nn.Sequential:
+    """Convolution and BatchNorm, keeping the grid."""
+    conv = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels))

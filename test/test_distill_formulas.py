@@ -1,0 +1,251 @@
+"""Every distillation loss says what its formula says, and boxes own the cells they should."""
+
+import dataclasses
+
+import golden
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from distill_views import (
+    STRIDES,
+    a_view,
+    evaluate,
+    learning,
+    with_sigma,
+    with_student,
+    with_teacher,
+)
+from torchvision.ops import roi_align
+
+from stl_core.distill import baselines, boxes, feature, gate, relation, response
+from stl_core.models import heatmap
+
+
+@pytest.mark.parametrize('case', ['few', 'crowd', 'filled'])
+def test_public_losses_say_what_the_public_code_says(case):
+    told = golden.read('monostl')[case]
+    view = a_view(case, told['objects'], told['slots'])
+    for name, value in told['losses'].items():
+        assert float(evaluate(name, view)) == pytest.approx(value, rel=1e-5), name
+
+
+def test_each_cell_belongs_to_the_nearest_object_whose_box_it_is_in():
+    targets = a_view('own', (2,), 3).targets
+    targets = dataclasses.replace(
+        targets,
+        box_px=torch.tensor([[[-20.0, 8.0, 24.0, 40.0], [16.0, 16.0, 64.0, 64.0], [0.0] * 4]]),
+        depth_m=torch.tensor([[30.0, 10.0, 0.0]]),
+    )
+    owner, owned = boxes.owners(targets, 8, 8, 10)
+    expected = np.full((8, 10), -1)
+    expected[1:5, 0:3] = 0
+    expected[2:8, 2:8] = 1  # nearer, though in a later slot
+    np.testing.assert_array_equal(torch.where(owned, owner, -1)[0].numpy(), expected)
+
+
+@pytest.mark.parametrize('stride', STRIDES)
+@pytest.mark.parametrize(
+    'box', [(100, 60, 103, 63), (-50, -50, 1, 1), (638, 190, 800, 300), (255.9, 63.9, 256.1, 64.1)]
+)
+def test_every_box_has_a_cell_at_every_stride(stride, box):
+    targets = a_view('own', (1,), 1).targets
+    targets = dataclasses.replace(targets, box_px=torch.tensor([[box]], dtype=torch.float32))
+    _, owned = boxes.owners(targets, stride, 192 // stride, 640 // stride)
+    assert 1 <= owned.sum() <= 4
+
+
+def test_what_the_canvas_does_not_show_does_not_count():
+    targets = a_view('own', (6,), 6).targets
+    targets = dataclasses.replace(
+        targets,
+        box_px=torch.tensor(
+            [[0.0, 0, 90, 90], [0, 0, 90, 90], [0, 0, 0, 90], [640, 0, 700, 90], [0, 0, 9, 9]]
+            + [[-9.0, -9, 9, 9]]
+        )[None],
+        center_px=torch.tensor(
+            [[40.0, 40], [-3, 40], [0, 40], [639, 40], [4, 192], [639.9, 191.9]]
+        )[None],
+    )
+    assert boxes.shown(targets, (192, 640)).valid.tolist() == [[True, *[False] * 4, True]]
+
+
+def test_the_gate_rises_with_doubt_between_its_bounds():
+    sigma = torch.tensor([0.0, 0.5, 1.0, 2.0, 1e3, torch.inf])
+    closed = gate.certainty(sigma, 2.0)
+    torch.testing.assert_close(closed + gate.doubt(sigma, 2.0), torch.ones(6))
+    assert closed.diff().max() < 0
+    assert closed[[0, 3, 5]].tolist() == [1, 0.5, 0]
+    assert gate.certainty(sigma[:5], torch.inf).tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ('name', 'who', 'sign'),
+    [
+        ('feature', 'student', 1),
+        ('feature_public', 'student', 1),
+        ('relation', 'teacher', -1),
+        ('relation_public', 'teacher', -1),
+        ('response', 'teacher', -1),
+    ],
+)
+def test_doubt_of_the_student_opens_and_doubt_of_the_teacher_shuts(name, who, sign):
+    view = a_view('gate', (3, 2), 5)
+    values = [
+        float(evaluate(name, with_sigma(view, who, sigma_m))) for sigma_m in (1.2, 2.0, 5.0, 50.0)
+    ]
+    assert all(each > 0 for each in np.diff(values) * sign)
+
+
+@pytest.mark.parametrize(
+    ('sigma_m', 'share'), [(0.5, 0), (1.0, 0), (1.5, 1 / 3), (2.0, 0.5), (5.0, 0.8)]
+)
+def test_public_feature_loss_is_shut_for_a_student_sure_to_a_metre(sigma_m, share):
+    view = with_sigma(a_view('public', (3, 2), 5), 'student', sigma_m)
+    ones = {stride: torch.ones_like(each) for stride, each in view.adapted.items()}
+    view = with_teacher(view, features=ones)
+    view = dataclasses.replace(view, adapted={stride: 3 * each for stride, each in ones.items()})
+    # half the square of 2, a tenth of it, at three strides
+    assert float(evaluate('feature_public', view)) == pytest.approx(share * 3 * 2 / 10)
+    assert float(evaluate('plain_feature', view)) == pytest.approx(3 * 2 / 10)
+
+
+def test_feature_loss_is_one_less_the_correlation_times_the_gate():
+    view = a_view('formula', (3, 2), 5, dtype=torch.float64)
+    terms = []
+    for stride, own, ideal in view.levels():
+        owner, owned = boxes.owners(view.targets, stride, *own.shape[-2:])
+        cells = [
+            (gate.doubt(view.student.sigma_m, 2.0)[b, owner[b, y, x]])
+            * (1 - np.corrcoef(own[b, :, y, x], ideal[b, :, y, x])[0, 1])
+            for b, y, x in owned.nonzero()
+            if ideal[b, :, y, x].any()
+        ]
+        terms.append(np.mean(cells))
+    value = feature.loss(view, feature.Config(half_sigma_m=2.0))
+    assert float(value) == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_cells_without_any_feature_of_the_teacher_do_not_teach():
+    view = a_view('dead', (3, 2), 5)
+    alive = {stride: each.clone() for stride, each in view.teacher.features.items()}
+    for each in alive.values():
+        each[:, :, :, ::2] = 0
+    view, tensors = learning(with_teacher(view, features=alive))
+    evaluate('feature', view).backward()
+    for stride in STRIDES:
+        grad = tensors['adapted', stride].grad
+        assert not grad[:, :, :, ::2].any()
+        assert grad.any()
+
+
+def by_hand(view, pairs, sigma_of):
+    """Relation losses written as loops -> mean over levels of the sum over pairs."""
+    where = [(int(b), int(n)) for b, n in view.targets.valid.nonzero()]
+    box = torch.stack(
+        [torch.cat([torch.tensor([b]), view.targets.box_px[b, n]]) for b, n in where]
+    )
+    terms = []
+    for stride, *both in view.levels():
+        found = []
+        for grid in both:
+            roi = roi_align(grid, box, 7, 1 / stride, aligned=True).flatten(2).numpy()
+            found.append(
+                [
+                    [
+                        np.mean([np.corrcoef(one[:, c], two[:, c])[0, 1] for c in range(49)])
+                        for two in roi
+                    ]
+                    for one in roi
+                ]
+            )
+        gap = np.abs(np.subtract(*found))
+        terms.append(
+            sum(
+                gap[i, j] * sigma_of(where[i], where[j])
+                for i in range(len(where))
+                for j in range(len(where))
+                if pairs(where[i], where[j])
+            )
+        )
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize(('across', 'count'), [(0.0, 3 * 3 + 2 * 2), (1.0, 5 * 5)])
+def test_relation_loss_is_the_mean_over_pairs_of_gated_gaps(across, count):
+    view = a_view('pairs', (3, 2), 5, dtype=torch.float64)
+    sigma = view.teacher.sigma_m
+
+    def certainty(one, two):
+        u = (sigma[one] ** 2 + sigma[two] ** 2) / 2
+        return 1 / (1 + u / 1.5**2)
+
+    total = by_hand(view, lambda one, two: across or one[0] == two[0], certainty)
+    value = relation.loss(view, relation.Config(half_sigma_m=1.5, across_images=across))
+    assert float(value) == pytest.approx(total / count, rel=1e-3)
+
+
+def test_relations_stay_within_an_image():
+    view = a_view('within', (1, 1), 1)
+    assert float(evaluate('relation', view)) == pytest.approx(0, abs=1e-4)
+    everywhere = relation.loss(view, relation.Config(across_images=1.0))
+    assert everywhere > 1e-3
+
+
+def test_response_loss_is_l1_and_the_divergence_of_bins():
+    view = a_view('said', (3, 2), 5, dtype=torch.float64)
+    view = with_student(view, heads={})
+    total = 0.0
+    for b, n in view.targets.valid.nonzero().tolist():
+        own, ideal = (
+            {k: v[b, n] for k, v in s.answers.items()} for s in (view.student, view.teacher)
+        )
+        q, p = (F.softmax(each['heading'][:12], -1) for each in (own, ideal))
+        away = sum(float((own[key] - ideal[key]).abs().mean()) for key in own if key != 'heading')
+        away += float((p * (p / q).log()).sum())
+        away += float((p * (own['heading'][12:] - ideal['heading'][12:]).abs()).sum())
+        total += away / (1 + float(view.teacher.sigma_m[b, n]) ** 2)
+    assert float(evaluate('response', view)) == pytest.approx(total / 5)
+
+
+def test_plain_response_is_the_ungated_one():
+    view = with_student(a_view('said', (3, 2), 5), heads={})
+    alike = response.loss(view, response.Config(half_sigma_m=float('inf')))
+    torch.testing.assert_close(evaluate('plain_response', view), alike)
+
+
+def test_heatmaps_are_compared_inside_boxes_where_both_have_one():
+    view, tensors = learning(a_view('peaks', (2, 1), 3))
+    evaluate('response', view).backward()
+    grad = tensors['heads', 'heatmap'].grad
+    _, owned = boxes.owners(view.targets, 4, *grad.shape[-2:])
+    assert grad.any(1)[owned].all()
+    assert not grad.any(1)[~owned].any()
+    smaller = {'heatmap': view.teacher.heads['heatmap'][..., ::2]}
+    torch.testing.assert_close(
+        evaluate('response', with_teacher(view, heads=smaller)),
+        evaluate('response', with_student(view, heads={})),
+    )
+
+
+def test_answers_that_cannot_be_compared_are_told():
+    view = a_view('odd', (1,), 1)
+    with pytest.raises(ValueError, match='none common'):
+        evaluate('response', with_teacher(view, answers={'other': torch.zeros(1, 1, 1)}))
+    eight = {**view.teacher.answers, 'heading': torch.zeros(1, 1, 16)}
+    with pytest.raises(ValueError, match='heading: 24 numbers from the student, 16 from the'):
+        evaluate('response', with_teacher(view, answers=eight))
+    queries = {**view.teacher.heads, 'depth': torch.zeros(1, 50, 2)}
+    with pytest.raises(ValueError, match='needs the head map depth'):
+        evaluate('plain_heads', with_teacher(view, heads=queries))
+
+
+def test_squares_of_plain_heads_are_as_large_as_the_gaussians_of_heatmaps():
+    targets = a_view('squares', (1,) * 64, 1).targets
+    side = (targets.box_px[..., 2:] - targets.box_px[..., :2]) / 4
+    radius = heatmap.gaussian_radius(side).floor()[:, 0]
+    middle = (targets.box_px[..., 2:] + targets.box_px[..., :2]) / 2
+    free = ((middle > 60) & (middle < torch.tensor([580.0, 132.0]))).all(-1)[:, 0]
+    squares = baselines._squares(targets, 4, 48, 160).flatten(1).sum(1)
+    assert free.sum() > 5
+    torch.testing.assert_close(squares[free].float(), (2 * radius[free] + 1).square())

@@ -1,0 +1,270 @@
+"""The Distiller: a frozen teacher, training-only layers, and a student that is left bare."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from test_detectors import H, W, build, some_objects
+
+from stl_core.batch import Batch, pad_targets, to_input
+from stl_core.distill import LOSSES
+from stl_core.distill.distiller import Config, Distiller
+from stl_core.models import DETECTORS, depth
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = Config(width=16)
+ALL = {name: entry.config() for name, entry in LOSSES.items()}
+SELECTIVE = {name: ALL[name] for name in ('feature', 'relation', 'response')}
+
+
+def pixels(batch):
+    return to_input(batch.image, MEAN, STD)
+
+
+def negative(batch):
+    """What a teacher may see instead: another picture of the same scene."""
+    return -pixels(batch)
+
+
+def a_batch(rows=2, count=4):
+    rng = np.random.default_rng(0)
+    P = torch.eye(3, 4).repeat(rows, 1, 1)
+    P[:, 0, 0] = P[:, 1, 1] = 300.0
+    return Batch(
+        image=torch.from_numpy(rng.integers(0, 256, (rows, H, W, 3), np.uint8)),
+        P=P,
+        targets=pad_targets([some_objects(i, count) for i in range(rows)], 10),
+        ids=tuple(str(row) for row in range(rows)),
+    )
+
+
+def distiller(losses=None, config=SMALL, teacher=None, student=None, **options):
+    teacher = teacher or build('monodle', backbone='mobilenetv3_small_050')
+    return Distiller(
+        student or build('monodle'),
+        teacher,
+        SELECTIVE if losses is None else losses,
+        config,
+        student_input=pixels,
+        teacher_input=negative,
+        **options,
+    )
+
+
+def steps(model, batch, count=3):
+    """Take steps over all losses alike -> the total before each."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-3)
+    totals = []
+    for _ in range(count):
+        total = torch.stack(list(model(batch, 0.0).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    return totals
+
+
+def test_every_loss_is_told_by_name_beside_the_students():
+    model, batch = distiller(ALL), a_batch()
+    named = model(batch, 0.5)
+    alone = model.student.losses(model.student(pixels(batch), batch.P), batch.targets)
+    assert named.keys() == alone.keys() | {f'distill/{name}' for name in LOSSES}
+    assert all(value.dim() == 0 and value.isfinite() for value in named.values())
+
+
+def test_a_loss_left_out_is_the_ablation_and_none_is_learning_from_labels():
+    model, batch = distiller({}, Config(strides=())), a_batch()
+    named = model(batch, 0.0)
+    twin = build('monodle').train()
+    assert named == twin.losses(twin(pixels(batch), batch.P), batch.targets)
+    assert not list(model.adapters.parameters())
+
+
+def test_the_total_falls_while_the_teacher_stays_bit_for_bit():
+    model, batch = distiller().train(), a_batch()
+    before = copy.deepcopy(model.teacher.state_dict())
+    totals = steps(model, batch, 6)
+    assert totals[-1] < 0.9 * totals[0]
+    for name, value in model.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
+
+
+def test_the_teacher_is_in_eval_mode_whatever_is_asked():
+    model = distiller()
+    for mode in (True, False, True):
+        model.train(mode)
+        assert model.student.training == model.review.training == mode
+        assert not any(module.training for module in model.teacher.modules())
+    torch.nn.Sequential(model).train()
+    assert not any(module.training for module in model.teacher.modules())
+
+
+def test_gradients_of_distillation_alone_reach_student_and_layers():
+    model, batch = distiller().train(), a_batch()
+    named = model(batch, 0.0)
+    sum(value for name, value in named.items() if name.startswith('distill/')).backward()
+    for part in (model.student.backbone, model.review, model.adapters):
+        reached = [p.grad is not None and p.grad.any() for p in part.parameters()]
+        assert np.mean(reached) > 0.7  # biases before a BatchNorm, and what is in no box, are not
+
+
+def test_every_trained_layer_is_in_the_graph_also_without_objects():
+    """As DistributedDataParallel demands."""
+    model = distiller().train()
+    sum(model(a_batch(count=0), 0.0).values()).backward()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, name
+            assert p.grad.isfinite().all(), name
+
+
+def test_the_student_is_the_bare_detector():
+    model, batch = distiller().train(), a_batch()
+    steps(model, batch, 2)
+    bare = build('monodle').eval()
+    bare.load_state_dict(model.student.state_dict())
+    assert model.detector is model.student
+    model.eval()
+    with torch.no_grad():
+        one, other = bare(pixels(batch), batch.P), model.detector(pixels(batch), batch.P)
+    for own, ideal in zip(
+        (*one.features, *one.heads.values()), (*other.features, *other.heads.values()), strict=True
+    ):
+        assert torch.equal(own, ideal)
+    assert model.student.state_dict().keys() == build('monodle').state_dict().keys()
+
+
+def test_a_run_goes_on_from_its_state():
+    model, batch = distiller().train(), a_batch()
+    steps(model, batch, 2)
+    other = distiller(teacher=build('monodle', backbone='mobilenetv3_small_050'))
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        one, two = model.eval()(batch, 0.0), other.eval()(batch, 0.0)
+    assert one == two
+
+
+def test_a_dla_teaches_a_mobile_student_by_stride():
+    model, batch = distiller(teacher=build('monodle', backbone='dla34')), a_batch()
+    view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+    assert list(view.adapted) == [8, 16, 32]
+    for stride, own, ideal in view.levels():
+        assert own.shape == ideal.shape == (2, 16 * stride, H // stride, W // stride)
+    assert list(view.student.features) == list(view.teacher.features) == [4, 8, 16, 32]
+    assert all(value.isfinite() for value in model(batch, 0.0).values())
+
+
+def test_the_teacher_sees_what_it_is_given():
+    seen = []
+
+    def depth_maps(batch):
+        seen.append(torch.rand(len(batch.ids), 2, H, W))
+        return seen[-1]
+
+    entry = DETECTORS['monodle']
+    teacher = entry.detector(
+        entry.config(backbone='mobilenetv4_conv_small', neck='light', head_width=16),
+        in_channels=2,
+        num_classes=3,
+    )
+    batch = a_batch()
+    model = Distiller(
+        build('monodle'), teacher, SELECTIVE, SMALL,
+        student_input=pixels, teacher_input=depth_maps,
+    )  # fmt: skip
+    view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+    with torch.no_grad():
+        ideal = teacher(seen[0], batch.P)
+    torch.testing.assert_close(view.teacher.heads, ideal.heads)
+
+
+def test_a_view_tells_sigma_in_metres_and_carries_no_gradient_of_the_teacher():
+    model, batch = distiller(), a_batch()
+    out = model.student(pixels(batch), batch.P)
+    view = model.look(out, batch, 2.5)
+    sure = model.student.confidence(out, batch.targets)
+    valid = view.targets.valid
+    torch.testing.assert_close((1 / (1 + view.student.sigma_m))[valid], sure[valid].detach())
+    assert not view.student.sigma_m.requires_grad
+    assert view.student.answers['depth'].requires_grad
+    teacher = view.teacher
+    parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.answers.values())
+    assert not any(each.requires_grad for each in (*parts, teacher.sigma_m))
+    assert (view.size_px, view.epoch) == ((H, W), 2.5)
+
+
+def test_objects_off_the_canvas_do_not_teach():
+    model, batch = distiller(), a_batch()
+    moved = some_objects(0, 4)
+    moved.center_px[:, 0] += 2 * W
+    empty = Batch(batch.image[:1], batch.P[:1], pad_targets([moved], 10), ('0',))
+    named = model.eval()(empty, 0.0)
+    assert all(float(named[f'distill/{name}'].detach()) == 0 for name in SELECTIVE)
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_half_precision_networks_give_whole_losses(precision):
+    model, batch = distiller(ALL, precision=precision).train(), a_batch()
+    named = model(batch, 0.0)
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in named.values())
+    exact = distiller(ALL).train()(batch, 0.0)
+    for name in SELECTIVE:
+        key = f'distill/{name}'
+        assert float(named[key].detach()) == pytest.approx(float(exact[key].detach()), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ('losses', 'config', 'message'),
+    [
+        ({'featur': None}, SMALL, "'featur': unknown; known: feature, "),
+        (SELECTIVE, Config(strides=(8, 64)), r'strides: \(8, 64\); MonoDLE has \(4, 8, 16, 32\)'),
+    ],
+)
+def test_what_cannot_be_built_is_told(losses, config, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(losses, config)
+
+
+@pytest.mark.parametrize('name', list(DETECTORS))
+@pytest.mark.parametrize('count', [0, 4])
+def test_every_detector_can_teach_its_like(name, count):
+    model, batch = (
+        distiller(student=build(name), teacher=build(name)).train(),
+        a_batch(count=count),
+    )
+    named = {key: value for key, value in model(batch, 0.0).items() if key.startswith('distill/')}
+    assert all((value.detach() > 0) == (count > 0) for value in named.values())
+    sum(named.values()).backward()
+    grads = [p.grad for p in model.student.parameters() if p.grad is not None]
+    assert grads
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize('name', list(DETECTORS))
+def test_a_detector_answers_for_each_target(name):
+    model, batch = build(name), a_batch()
+    out = model(pixels(batch), batch.P, batch.targets)
+    answers = model.answers(out, batch.targets)
+    for value in answers.values():
+        assert value.shape[:2] == batch.targets.valid.shape
+        assert value.isfinite().all()
+    assert answers['depth'].shape[2] == 1
+    assert answers['heading'].shape[2] % 2 == 0
+    sum(value.sum() for value in answers.values()).backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', list(DETECTORS))
+def test_the_answer_of_depth_is_its_logit_in_metres_of_this_lens(name):
+    model, batch = build(name).eval(), a_batch()
+    longer = batch.P.clone()
+    longer[:, [0, 1], [0, 1]] *= 2
+    with torch.no_grad():
+        near, far = (
+            depth.from_logit(model.answers(model(pixels(batch), P), batch.targets)['depth'])
+            for P in (batch.P, longer)
+        )
+    torch.testing.assert_close(far, 2 * near, rtol=1e-3, atol=1e-3)

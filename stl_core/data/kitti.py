@@ -7,6 +7,7 @@ x y z is the centre of the box's bottom face in the camera frame (the KITTI obje
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,13 @@ class Calibration:
 
     :param P2: (3, 4) projection of the left colour camera (P0 where a file has no P2).
     :param cam_T_velo: (4, 4) LiDAR frame -> rectified camera frame; identity where absent.
+    :param velo_T_imu: (4, 4) frame of the inertial unit (x forward, y left, z up) -> LiDAR frame;
+        None where absent.
     """
 
     P2: Array
     cam_T_velo: Array
+    velo_T_imu: Array | None
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,26 @@ class Source:
     :param calib: folder of ID.txt, or one file for all frames.
     :param label_2: folder of ID.txt, or empty for unlabelled data.
     :param velodyne: folder of ID.bin, or empty.
+    :param depth_2: folder of ID.png, 16-bit depth (see depth_maps), or empty.
     """
 
     image_2: str
     calib: str
     label_2: str = ''
     velodyne: str = ''
+    depth_2: str = ''
 
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """The files of one frame; label_2 and velodyne are None where the data set has none."""
+    """The files of one frame; the last three are None where the data set has none."""
 
     id: str
     image_2: Path
     calib: Path
     label_2: Path | None
     velodyne: Path | None
+    depth_2: Path | None = None
 
 
 def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
@@ -85,6 +92,7 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
         calib = calib if calib.is_file() else calib / f'{frame_id}.txt'
         label = Path(source.label_2) / f'{frame_id}.txt' if source.label_2 else None
         cloud = Path(source.velodyne) / f'{frame_id}.bin' if source.velodyne else None
+        depth = Path(source.depth_2) / f'{frame_id}.png' if source.depth_2 else None
         frames.append(
             FrameFiles(
                 id=frame_id,
@@ -92,6 +100,7 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
                 calib=_existing(calib, 'a KITTI calib file'),
                 label_2=_existing(label, 'a KITTI label file') if label else None,
                 velodyne=cloud if cloud and cloud.exists() else None,
+                depth_2=depth if depth and depth.exists() else None,
             )
         )
     return frames
@@ -100,6 +109,14 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
 def read_split(path: str | Path) -> tuple[str, ...]:
     """Read an ImageSets file: one frame id a line."""
     return tuple(_existing(Path(path), 'a list of frame ids').read_text().split())
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """Read a text file; DataError, naming it and `what` was expected, where it is none."""
+    try:
+        return _existing(Path(path), what).read_text()
+    except (UnicodeDecodeError, IsADirectoryError) as err:
+        raise DataError(f'{path}: not a text file; expected {what}') from err
 
 
 def read_image(path: str | Path) -> Array:
@@ -116,11 +133,11 @@ def read_calib(path: str | Path) -> Calibration:
     Read a calib file of the object or the tracking benchmark.
 
     :param path: a file with lines such as 'P2: <12 numbers>'.
-    :return: P2 and the LiDAR pose.
+    :return: P2, and where LiDAR and inertial unit are.
     :raises DataError: naming the file and the line or key that is wrong.
     """
     rows: dict[str, Array] = {}
-    for number, line in enumerate(_text(Path(path), 'a KITTI calib file').splitlines(), 1):
+    for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
         key, *values = line.replace(':', ' ').split() or ['']
         if key:
             rows[key] = _floats(values, f'{path}:{number}: {key}')
@@ -135,7 +152,11 @@ def read_calib(path: str | Path) -> Calibration:
     if rect.shape != (9,) or velo.shape != (12,):
         raise DataError(f'{path}: expected 9 numbers in R0_rect and 12 in Tr_velo_to_cam')
     cam_T_velo[:3] = rect.reshape(3, 3) @ velo.reshape(3, 4)
-    return Calibration(projection.reshape(3, 4), cam_T_velo)
+    imu = rows.get('Tr_imu_to_velo', rows.get('Tr_imu_velo'))
+    if imu is not None and imu.shape != (12,):
+        raise DataError(f'{path}: expected 12 numbers in Tr_imu_to_velo')
+    velo_T_imu = None if imu is None else np.vstack([imu.reshape(3, 4), [0.0, 0.0, 0.0, 1.0]])
+    return Calibration(projection.reshape(3, 4), cam_T_velo, velo_T_imu)
 
 
 def read_labels(path: str | Path) -> Labels:
@@ -146,18 +167,30 @@ def read_labels(path: str | Path) -> Labels:
     :return: every object of the file in its order; centres moved from the bottom to the middle.
     :raises DataError: naming the file and line that is wrong.
     """
+    lines = read_text(path, 'a KITTI label file').splitlines()
+    return parse_labels((f'{path}:{number}', line) for number, line in enumerate(lines, 1))
+
+
+def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
+    """
+    Read the lines of a label file.
+
+    :param lines: what an error calls the line, such as 'FILE:3', and its text.
+    :return: as read_labels.
+    :raises DataError: as read_labels.
+    """
     names, table = [], []
-    for number, line in enumerate(_text(Path(path), 'a KITTI label file').splitlines(), 1):
+    for where, line in lines:
         name, *values = line.split() or ['']
         if not name:
             continue
         if len(values) not in (14, 15):
             raise DataError(
-                f'{path}:{number}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
+                f'{where}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
             )
-        row = _floats(values, f'{path}:{number}')
+        row = _floats(values, where)
         if not np.isfinite(row).all():
-            raise DataError(f'{path}:{number}: expected finite numbers')
+            raise DataError(f'{where}: expected finite numbers')
         names.append(name)
         table.append(row if len(row) == 15 else np.append(row, 1.0))
     columns = np.array(table).reshape(-1, 15)
@@ -218,13 +251,6 @@ def _existing(path: Path, what: str) -> Path:
     if not path.exists():
         raise DataError(f'{path}: no such file or folder; expected {what}')
     return path
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return _existing(path, what).read_text()
-    except (UnicodeDecodeError, IsADirectoryError) as err:
-        raise DataError(f'{path}: not a text file; expected {what}') from err
 
 
 def _floats(values: list[str], where: str) -> Array:

@@ -1,0 +1,313 @@
+"""
+Measure completed depth maps: on real scans against rays held back, on synthetic against truth.
+
+Beside the completion stand two simple ones: the nearest ray's depth, and dilation, the multiscale
+fill of Ku, Harakeh and Waslander (CRV 2018). Errors are over the pixels that all three fill.
+python bench/depth_maps.py [--synthetic 20] [--json FILE] [--plot FILE] [--frame 000008]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from stl_core.data import kitti
+from stl_core.data.depth_fill import complete, hidden, ray_spacing
+from stl_core.data.depth_maps import BELOW_PX, depth_of_scan, sparse_depth, to_camera
+from stl_core.types import Array
+
+DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
+EDGES_M = (0, 10, 20, 40, 80)
+#: Two depths are told apart where the farther is beyond the nearer by more than this share.
+EDGE = 0.33
+#: What a pixel near an edge may show: true depths this near to it, and this alike.
+BAND_PX, ALIKE = 4, 0.05
+
+#: One test: rays that are seen, (H, W); true depth where it is known, (H, W).
+Case = tuple[Array, Array]
+
+
+def main() -> None:
+    """Measure, print, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
+    parser.add_argument('--synthetic', type=int, default=20, help='frames')
+    parser.add_argument('--json', metavar='FILE')
+    parser.add_argument('--plot', metavar='FILE', help='a picture of --frame')
+    parser.add_argument('--frame', default='000008')
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    frames = real_frames()
+    report: dict[str, Any] = {}
+    if frames:
+        report['real'] = {
+            name: measure(real_cases(frames, keep)) for name, keep in HELD_BACK.items()
+        }
+        report['depth_m'] = moments(frames)
+    worlds = list(synthetic_worlds(args.synthetic))
+    report['synthetic'] = {
+        f'{beams} beams': measure(synthetic_cases(worlds, 64 // beams)) for beams in (64, 32, 16)
+    }
+    print(text_of(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1))
+    if args.plot:
+        draw(next(each for each in frames if each.id == args.frame), Path(args.plot))
+
+
+def nearest(sparse_m: Array) -> Array:
+    """Give every pixel the depth of the ray that is nearest in the image."""
+    at = distance_transform_edt(sparse_m == 0, return_distances=False, return_indices=True)
+    return sparse_m[tuple(at)]
+
+
+def dilated(sparse_m: Array) -> Array:
+    """Fill as Ku et al. do: the nearest depth around wins, far rays reach less far than near."""
+    far_m = np.float32(100.0)
+    inverted = np.where(sparse_m > 0, far_m - sparse_m, np.float32(0))
+    out = inverted.copy()
+    for low, high, size in ((30, np.inf, 3), (15, 30, 5), (0, 15, 7)):
+        band = np.where((sparse_m > low) & (sparse_m <= high), inverted, np.float32(0))
+        grown = cv2.dilate(band, cv2.getStructuringElement(cv2.MORPH_CROSS, (size, size)))
+        out = np.where(grown > 0, grown, out)
+    out = cv2.morphologyEx(out, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    out = np.where(out > 0, cv2.medianBlur(out, 5), out)
+    out = grow_below(out, below_top(out), 9)
+    inside = below_top(out)
+    for _ in range(6):
+        out = grow_below(out, inside, 5)
+    smooth = cv2.bilateralFilter(cv2.medianBlur(out, 5), 5, 0.5, 2.0)
+    out = np.where((out > 0) & inside, smooth, out)
+    return np.where(out > 0.1, far_m - out, np.float32(0))
+
+
+def below_top(filled: Array) -> Array:
+    """Return (H, W) bool, what is not above the topmost value of its column."""
+    return np.maximum.accumulate(filled > 0.1, axis=0)
+
+
+def grow_below(filled: Array, inside: Array, size: int) -> Array:
+    """Fill what is empty, and not above the scan, with the greatest value around it."""
+    grown = cv2.dilate(filled, np.ones((size, size), np.uint8))
+    return np.where((filled < 0.1) & inside, grown, filled)
+
+
+METHODS: dict[str, Callable[[Array], Array]] = {
+    'nearest ray': nearest,
+    'dilation': dilated,
+    'completion': complete,
+}
+#: Name -> which rays of (beam, chance) are seen; the others are the truth.
+HELD_BACK: dict[str, Callable[[Array, Array], Array]] = {
+    'a fifth of the rays held back': lambda beam, chance: chance >= 0.2,
+    'every fifth beam held back': lambda beam, chance: beam % 5 != 2,
+    '32 of 64 beams seen': lambda beam, chance: beam % 2 == 0,
+    '16 of 64 beams seen': lambda beam, chance: beam % 4 == 0,
+}
+
+
+def measure(cases: Iterator[Case]) -> dict[str, Any]:
+    """Complete every case by every method and join what was measured."""
+    filled: dict[str, list[Array]] = {name: [] for name in METHODS}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    mixed: dict[str, list[Array]] = {name: [] for name in METHODS}
+    truth = []
+    for sparse_m, true_m in cases:
+        known = true_m > 0
+        truth.append(true_m[known])
+        edge, allowed = near_edges(true_m)
+        for name, method in METHODS.items():
+            start = time.process_time()
+            depth_m = method(sparse_m)
+            seconds[name].append(time.process_time() - start)
+            filled[name].append(depth_m[known])
+            mixed[name].append(~allowed(depth_m)[edge & (depth_m > 0)])
+    joined = {name: np.concatenate(parts) for name, parts in filled.items()}
+    true = np.concatenate(truth)
+    shared = np.all([each > 0 for each in joined.values()], axis=0)
+    return {
+        name: {
+            'ms': 1e3 * float(np.median(seconds[name])),
+            'mixed': float(np.concatenate(mixed[name]).mean()),
+            'bins': [figures(each, true, shared, *bounds) for bounds in bounds_m()],
+        }
+        for name, each in joined.items()
+    }
+
+
+def bounds_m() -> list[tuple[float, float]]:
+    """Return the bins of distance, and all of them."""
+    return [*pairwise(EDGES_M), (EDGES_M[0], EDGES_M[-1])]
+
+
+def figures(found: Array, true: Array, shared: Array, low: float, high: float) -> dict[str, float]:
+    """Return how much of a bin is filled, and the errors where all methods fill it."""
+    inside = (true >= low) & (true < high)
+    error = np.abs(found - true)[inside & shared]
+    share = error / true[inside & shared]
+    return {
+        'truths': int(inside.sum()),
+        'filled': float((found[inside] > 0).mean()),
+        'median_m': float(np.median(error)),
+        'mean_m': float(error.mean()),
+        'within_5_percent': float((share < 0.05).mean()),
+    }
+
+
+def near_edges(true_m: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """
+    Find where depth jumps, and what may be shown there.
+
+    :param true_m: (H, W), 0 where unknown; edges are found where it is dense.
+    :return: (H, W) bool; and a function that tells which pixels of a depth map are near a true
+        depth of a pixel within BAND_PX: what is not is a mixture, or made up.
+    """
+    window = np.ones((2 * BAND_PX + 1, 2 * BAND_PX + 1), np.uint8)
+    low = cv2.erode(np.where(true_m > 0, true_m, np.float32(1e6)), window)
+    high = cv2.dilate(true_m, window)
+    edge = (true_m > 0) & (high > (1 + EDGE) * low)
+
+    def allowed(depth_m: Array) -> Array:
+        out = np.zeros(true_m.shape, bool)
+        for down in range(-BAND_PX, BAND_PX + 1):
+            for across in range(-BAND_PX, BAND_PX + 1):
+                there = np.roll(true_m, (down, across), (0, 1))
+                out |= np.abs(depth_m - there) < ALIKE * there
+        return out
+
+    return edge, allowed
+
+
+def real_frames() -> list[kitti.FrameFiles]:
+    """Return the frames that have a full scan, its beams in order."""
+    folder = DATA / 'training'
+    if not (folder / 'velodyne').is_dir():
+        print(f'{folder / "velodyne"}: no real scans; set MONO3D_DATA')
+        return []
+    ids = tuple(path.stem for path in sorted((folder / 'velodyne').glob('*.bin')))
+    names = ('image_2', 'calib', 'label_2', 'velodyne')
+    return kitti.find_frames(kitti.Source(*(str(folder / name) for name in names)), ids)
+
+
+def real_cases(
+    frames: list[kitti.FrameFiles], keep: Callable[[Array, Array], Array]
+) -> Iterator[Case]:
+    """Hold back rays; those that the camera cannot see (see hidden) are no truth."""
+    for number, files in enumerate(frames):
+        scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
+        height, width = kitti.read_image(files.image_2).shape[:2]
+        points_m = to_camera(scan, calib.cam_T_velo)
+        bearing = np.degrees(np.arctan2(scan[:, 1], scan[:, 0]))
+        beam = np.append(0, np.cumsum(np.diff(bearing) < -90))
+        seen = keep(beam, np.random.default_rng(number).random(len(scan)))
+        every, some = (
+            sparse_depth(points, calib.P2, width, height + BELOW_PX)
+            for points in (points_m, points_m[seen])
+        )
+        true_m = np.where((some == 0) & ~hidden(every, ray_spacing(every)[0]), every, 0)
+        true_m[height:] = 0
+        yield some, true_m.astype(np.float32)
+
+
+def synthetic_worlds(frames: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield points in the camera's frame with their beams, P and dense depth."""
+    from stl_core.data.synthetic import camera, frame, lidar
+
+    sensor = lidar.Lidar()
+    pose = np.eye(4)
+    pose[:3] = np.column_stack([[[0, -1, 0], [0, 0, -1], [1, 0, 0]], sensor.position_m])
+    for number in range(frames):
+        made = frame.make_frame(3, number, camera.KITTI, sensor)
+        points = made.scan.points
+        slope = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
+        beam = np.abs(slope[:, None] - np.array(sensor.elevation_deg)).argmin(1)
+        yield np.column_stack([to_camera(points, pose), beam]), made.camera.P, made.depth_m
+
+
+def synthetic_cases(worlds: list[tuple[Array, Array, Array]], step: int) -> Iterator[Case]:
+    """Show every `step`-th beam."""
+    for points, P, true_m in worlds:
+        seen = points[points[:, 3] % step == 0, :3]
+        height, width = true_m.shape
+        below = np.pad(true_m, ((0, BELOW_PX), (0, 0)))
+        yield sparse_depth(seen, P, width, height + BELOW_PX), below
+
+
+def moments(frames: list[kitti.FrameFiles]) -> dict[str, float]:
+    """Return mean and deviation of the known pixels of the real frames' depth maps."""
+    known, share = [], []
+    for files in frames:
+        height, width = kitti.read_image(files.image_2).shape[:2]
+        depth_m = depth_of_scan(files, width, height)
+        known.append(depth_m[depth_m > 0])
+        share.append((depth_m > 0).mean())
+    joined = np.concatenate(known).astype(float)
+    return {'mean': joined.mean(), 'std': joined.std(), 'known': float(np.mean(share))}
+
+
+def text_of(report: dict[str, Any]) -> str:
+    """Lay out the report."""
+    cell = '   filled  median    mean  <5 %'
+    head = ''.join(f'{f"{low:g} to {high:g} m":>{len(cell)}}' for low, high in bounds_m())
+    lines = []
+    for kind, tests in ((k, report[k]) for k in ('real', 'synthetic') if k in report):
+        for title, methods in tests.items():
+            lines += [
+                '',
+                f'{kind}, {title}',
+                f'{"":<12}{head}',
+                f'{"":<12}{cell * 5}   mixed   ms',
+            ]
+            for name, one in methods.items():
+                cells = ''.join(
+                    f'{100 * each["filled"]:7.1f} %{each["median_m"]:8.3f}{each["mean_m"]:8.3f}'
+                    f'{100 * each["within_5_percent"]:6.1f}'
+                    for each in one['bins']
+                )
+                mixed = f'{100 * one["mixed"]:6.2f} %' if kind == 'synthetic' else f'{"":8}'
+                lines.append(f'{name:<12}{cells}{mixed}{one["ms"]:5.0f}')
+    if 'depth_m' in report:
+        lines += ['', 'known pixels of the real frames: ' + json.dumps(report['depth_m'])]
+    return '\n'.join(lines)
+
+
+def draw(files: kitti.FrameFiles, path: Path) -> None:
+    """Draw image, rays, completed depth, validity and dilation of a frame, one below another."""
+    image, calib = kitti.read_image(files.image_2), kitti.read_calib(files.calib)
+    height, width = image.shape[:2]
+    points_m = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    sparse_m = sparse_depth(points_m, calib.P2, width, height)
+    depth_m = depth_of_scan(files, width, height)
+    known = np.repeat((depth_m > 0)[..., None] * np.uint8(255), 3, 2)
+    rows = {
+        f'image {files.id}': cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+        'LiDAR rays (drawn 2 px wide)': coloured(cv2.dilate(sparse_m, np.ones((2, 2)))),
+        'completed': coloured(depth_m),
+        'validity': known,
+        'dilation, for comparison': coloured(dilated(sparse_m)),
+    }
+    for title, row in rows.items():
+        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            cv2.putText(row, title, (10, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.8, colour, thick, 16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(list(rows.values())))
+
+
+def coloured(depth_m: Array) -> Array:
+    """(H, W) metres -> (H, W, 3) uint8 BGR: red is near, blue is far, black unknown."""
+    tone = 255 * np.sqrt(np.clip(4 / np.maximum(depth_m, 1e-3), 0, 1))
+    shown = cv2.applyColorMap(tone.astype(np.uint8), cv2.COLORMAP_TURBO)
+    return np.where(depth_m[..., None] > 0, shown, np.uint8(0))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,245 @@
+"""Depth maps say what the rays said, agree with the truth, and come back from files exactly."""
+
+import cv2
+import numpy as np
+import pytest
+
+from stl_core import cli
+from stl_core.data import kitti
+from stl_core.data.depth_fill import complete, hidden
+from stl_core.data.depth_maps import (
+    MOST_DEPTH_M,
+    depth_of_frame,
+    depth_of_scan,
+    read_depth,
+    sparse_depth,
+    to_camera,
+    write_depth,
+)
+from stl_core.data.synthetic import camera, frame, lidar, writer
+from stl_core.geometry import backproject
+from stl_core.images import InputSpec, warp_depth
+
+WIDTH, HEIGHT = 1242, 375
+P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]])
+
+
+# ---- points to pixels
+
+
+def test_points_land_where_they_are_projected_with_their_own_z():
+    z = np.array([5.0, 22.22, 70.0])
+    points = backproject(np.array([[10.2, 300.4], [610, 180], [1200.4, 119.6]]), z, P)
+    found = sparse_depth(points, P, WIDTH, HEIGHT)
+    assert (found > 0).sum() == 3
+    np.testing.assert_allclose(found[[300, 180, 120], [10, 610, 1200]], z, rtol=1e-6)
+
+
+def test_of_points_in_one_pixel_the_nearest_is_seen_in_any_order():
+    pixels, z = np.tile([[600.0, 200.0]], (5, 1)), np.array([30.0, 7.0, 50.0, 7.5, 12.0])
+    points = backproject(pixels, z, P)
+    for order in (slice(None), slice(None, None, -1)):
+        assert sparse_depth(points[order], P, WIDTH, HEIGHT)[200, 600] == np.float32(7)
+
+
+def test_a_pixel_ends_half_way_to_the_next_and_so_does_the_image():
+    inside = [[-0.49, -0.49], [WIDTH - 0.51, HEIGHT - 0.51], [-0.49, 100.0], [600.0, -0.49]]
+    outside = [[-0.51, 50], [WIDTH - 0.49, 50], [50, -0.51], [50, HEIGHT - 0.49]]
+    points = backproject(np.array([*inside, *outside]), np.full(8, 10.0), P)
+    found = sparse_depth(points, P, WIDTH, HEIGHT)
+    assert (found > 0).sum() == 4
+    assert (found[[0, -1, 100, 0], [0, -1, 0, 600]] > 0).all()
+
+
+def test_what_is_behind_the_camera_or_no_number_is_not_drawn():
+    bad = np.array([[0, 0, -5], [1, 1, -0.001], [0, 0, 0], [np.nan, 0, 5], [0, np.inf, 5]])
+    with np.errstate(all='raise'):
+        assert not sparse_depth(bad, P, WIDTH, HEIGHT).any()
+        assert not sparse_depth(np.zeros((0, 3)), P, WIDTH, HEIGHT).any()
+
+
+# ---- against truth
+
+
+@pytest.fixture(scope='module')
+def street():
+    model = camera.KITTI.scaled(640, 192)
+    return frame.make_frame(3, 4, model, lidar.Lidar())
+
+
+def test_a_synthetic_scan_is_completed_to_the_true_depth(street):
+    pose = np.eye(4)
+    pose[:3, :3] = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
+    pose[:3, 3] = lidar.Lidar().position_m
+    points = to_camera(street.scan.points, pose)
+    height, width = street.depth_m.shape
+    found = complete(sparse_depth(points, street.camera.P, width, height))
+    known = (found > 0) & (street.depth_m > 0)
+    error = np.abs(found - street.depth_m)[known] / street.depth_m[known]
+    assert np.median(error) < 0.004
+    assert (error < 0.05).mean() > 0.95
+    below = street.depth_m[height // 2 :] > 0
+    assert known[height // 2 :][below].mean() > 0.9
+    assert (found[street.depth_m == 0] > 0).mean() < 0.02
+
+
+def real_frame(data, frame_id):
+    folder = data / 'training'
+    names = ('image_2', 'calib', 'label_2', 'velodyne')
+    source = kitti.Source(*(str(folder / name) for name in names))
+    return kitti.find_frames(source, (frame_id,))[0]
+
+
+@pytest.mark.parametrize('frame_id', ['000008', '000114'])
+def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id):
+    files = real_frame(mono3d_data, frame_id)
+    scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
+    beam = np.append(0, np.cumsum(np.diff(np.arctan2(scan[:, 1], scan[:, 0])) < -1.5))
+    assert beam[-1] in (63, 64)
+    points = to_camera(scan, calib.cam_T_velo)
+    every = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
+    some = sparse_depth(points[beam % 5 != 2], calib.P2, WIDTH, HEIGHT)
+    held = (some == 0) & (every > 0) & ~hidden(every, 3)
+    found = complete(some)[held]
+    assert held.sum() > 2000
+    assert (found > 0).mean() > 0.8
+    error = np.abs(found - every[held])[found > 0] / every[held][found > 0]
+    assert np.median(error) < 0.01
+    assert (error < 0.05).mean() > 0.88
+
+
+def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
+    files = real_frame(mono3d_data, '000008')
+    calib = kitti.read_calib(files.calib)
+    points = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    rays = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
+    found = depth_of_scan(files, WIDTH, HEIGHT)
+    seen = (rays > 0) & ~hidden(rays, 3)
+    assert (found[seen] > 0).all()
+    assert (np.abs(found - rays)[seen] < 0.02 * rays[seen]).mean() > 0.95
+    # the label's cars are where the map says, with half a car's length to spare
+    cars = kitti.read_labels(files.label_2).select(('Car',))
+    for box, z in zip(cars.box_px.astype(int), cars.center_m[:, 2], strict=True):
+        inside = found[box[1] : box[3], box[0] : box[2]]
+        assert abs(np.median(inside[inside > 0]) - z) < 3.5
+
+
+# ---- files
+
+
+def test_a_depth_file_holds_every_value_exactly(tmp_path):
+    coded = np.arange(65535, dtype=np.uint16).reshape(257, 255)
+    write_depth(tmp_path / '000000.png', coded.astype(np.float32) / 256)
+    raw = cv2.imread(str(tmp_path / '000000.png'), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(raw, coded)
+    found = read_depth(tmp_path / '000000.png')
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, coded / 256)
+    assert [path.name for path in tmp_path.iterdir()] == ['000000.png']
+
+
+def test_a_warped_depth_file_keeps_its_depths(tmp_path):
+    spec = InputSpec(640, 192)
+    depth_m = np.random.default_rng(0).uniform(1, 120, (96, 320)).astype(np.float32)
+    depth_m[:20] = 0
+    write_depth(tmp_path / 'a.png', depth_m)
+    found = read_depth(tmp_path / 'a.png')
+    same = warp_depth(found, np.eye(3), spec)[:96, :320]
+    np.testing.assert_allclose(same, depth_m, atol=1 / 512)
+    twice = np.array([[2.0, 0, 0.5], [0, 2.0, 0.5], [0, 0, 1]])
+    np.testing.assert_allclose(
+        warp_depth(found, twice, spec), depth_m.repeat(2, 0).repeat(2, 1), atol=1 / 512
+    )
+
+
+def test_what_sixteen_bits_cannot_hold_is_unknown(tmp_path):
+    depth_m = np.array([[MOST_DEPTH_M, 300.0, -1.0, np.nan, np.inf, 0.0, 255.9]], np.float32)
+    with np.errstate(all='raise'):
+        write_depth(tmp_path / 'a.png', depth_m)
+    np.testing.assert_array_equal(read_depth(tmp_path / 'a.png')[0] > 0, [0, 0, 0, 0, 0, 0, 1])
+
+
+def test_depth_files_are_those_of_the_synthetic_world(tmp_path, street):
+    write_depth(tmp_path / 'a.png', street.depth_m)
+    raw = cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(raw, writer.coded_depth(street.depth_m))
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    cv2.imwrite(str(tmp_path / 'grey.png'), np.zeros((4, 4), np.uint8))
+    cv2.imwrite(str(tmp_path / 'three.png'), np.zeros((4, 4, 3), np.uint16))
+    (tmp_path / 'text.png').write_text('no image')
+    (tmp_path / 'empty.png').touch()
+    for name in ('grey', 'three', 'text', 'empty', 'missing'):
+        with pytest.raises(kitti.DataError, match=f'{name}.png: .*16 bits'):
+            read_depth(tmp_path / f'{name}.png')
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two tiny frames with scans, of a wall 12 m away."""
+    rng = np.random.default_rng(0)
+    for name in ('image_2', 'calib', 'velodyne'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'calib.txt').write_text(
+        'P2: 180 0 160 0 0 180 40 0 0 0 1 0\nR0_rect: 1 0 0 0 1 0 0 0 1\n'
+        'Tr_velo_to_cam: 0 -1 0 0 0 0 -1 0 1 0 0 -0.3\n'
+    )
+    for frame_id in ('000000', '000001'):
+        cv2.imwrite(str(tmp_path / f'image_2/{frame_id}.png'), np.zeros((96, 320, 3), np.uint8))
+        side, up = rng.uniform(-10, 10, 20000), rng.uniform(-2, 0.5, 20000)
+        scan = np.stack([np.full(20000, 12.3), side, up, side * 0], 1).astype(np.float32)
+        (tmp_path / f'velodyne/{frame_id}.bin').write_bytes(scan.tobytes())
+        (tmp_path / f'calib/{frame_id}.txt').write_text((tmp_path / 'calib.txt').read_text())
+    return tmp_path
+
+
+def frames_of(folder, **names):
+    given = {name: str(folder / name) for name in ('image_2', 'calib')}
+    return kitti.find_frames(kitti.Source(**given, **names))
+
+
+def test_a_frame_has_the_depth_of_its_file_or_else_of_its_scan(folder):
+    (folder / 'depth_2').mkdir()
+    write_depth(folder / 'depth_2/000001.png', np.full((96, 320), 33.0))
+    both = {name: str(folder / name) for name in ('velodyne', 'depth_2')}
+    first, second = frames_of(folder, **both)
+    assert first.depth_2 is None
+    assert second.depth_2 == folder / 'depth_2/000001.png'
+    scanned = depth_of_frame(first, 320, 96)
+    known = scanned > 0
+    np.testing.assert_allclose(scanned[known], 12.0, rtol=1e-5)
+    assert known[36:60, 12:-12].mean() > 0.99
+    assert not known[:30].any()
+    np.testing.assert_array_equal(depth_of_frame(second, 320, 96), 33.0)
+    with pytest.raises(kitti.DataError, match=r'000001.png: 320x96 pixels, .* 320x97'):
+        depth_of_frame(second, 320, 97)
+
+
+def test_a_frame_without_depth_is_told_with_both_files_it_could_have(folder):
+    with pytest.raises(kitti.DataError, match=r'depth_2/000000.png or velodyne/000000.bin'):
+        depth_of_frame(frames_of(folder)[0], 320, 96)
+
+
+def test_the_command_writes_what_is_missing(folder):
+    out = folder / 'depth_2'
+    cli.main(['depth-maps', str(folder), str(out), '--workers', '0'])
+    first, second = sorted(out.iterdir())
+    expected = depth_of_scan(frames_of(folder, velodyne=str(folder / 'velodyne'))[1], 320, 96)
+    np.testing.assert_allclose(read_depth(second), expected, atol=1 / 512)
+    first.unlink()
+    write_depth(second, np.full((96, 320), 5.0))
+    cli.main(['depth-maps', str(folder), str(out), '--workers', '0'])
+    assert first.exists()
+    assert (read_depth(second) == 5.0).all()
+
+
+def test_the_command_names_a_missing_scan(folder, capsys):
+    (folder / 'velodyne/000001.bin').unlink()
+    with pytest.raises(SystemExit):
+        cli.main(['depth-maps', str(folder), str(folder / 'depth_2')])
+    assert 'velodyne/000001.bin: no such scan' in capsys.readouterr().err
+    (folder / 'some.txt').write_text('000000\n')
+    some = ['--split', str(folder / 'some.txt'), '--workers', '0']
+    cli.main(['depth-maps', str(folder), str(folder / 'depth_2'), *some])
+    assert [path.name for path in (folder / 'depth_2').iterdir()] == ['000000.png']

@@ -22,7 +22,10 @@ setup(
     maintainer='mono3d_ros maintainers',
     maintainer_email='mono3d_ros@example.org',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'stl_core', 'stl_core.*']),
-    package_data={'stl_core': ['py.typed', 'data/synthetic/*.json'], NAME: ['py.typed']},
+    package_data={
+        'stl_core': ['py.typed', 'data/synthetic/*.json'],
+        NAME: ['py.typed', 'models/*'],
+    },
     python_requires='>=3.10',
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
@@ -47,14 +50,26 @@ setup(
     ],
     extras_require={
         'ros': ROS,
-        'dev': ['pytest>=7', 'hypothesis', 'ruff', 'mypy', 'types-PyYAML', 'shapely>=2'],
+        'train': ['tensorboard'],
+        'dev': [
+            'pytest>=7',
+            'hypothesis',
+            'ruff',
+            'mypy',
+            'types-PyYAML',
+            'shapely>=2',
+            'tensorboard',
+        ],
     },
-    zip_safe=True,
+    zip_safe=False,
     entry_points={
         'console_scripts': [
             'stl = stl_core.cli:main',
             'detector = mono3d_ros.node:main',
+            'evaluate_bag = mono3d_ros.evaluate_bag:main',
             'kitti_to_bag = mono3d_ros.kitti_to_bag:main',
+            'bag_to_kitti = mono3d_ros.bag_to_kitti:main',
+            'synthesize_bag = mono3d_ros.synthesize_bag:main',
         ],
     },
 )

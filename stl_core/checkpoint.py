@@ -1,10 +1,9 @@
 """
-The state of a run on disk: checkpoints and tables that a crash at any moment leaves whole.
+The state of a run on disk: checkpoints that a crash at any moment leaves whole.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
@@ -15,12 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from stl_core.config import TrainConfig
+from stl_core.config import ConfigError, TrainConfig, build_train
+from stl_core.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
 #: What may differ between a run and its continuation: none of it touches the weights.
-FREE = ('out', 'device', 'workers', 'save_every', 'eval_every')
+FREE = (
+    'out',
+    'device',
+    'workers',
+    'save_every',
+    'eval_every',
+    'patience',
+    'train.keep_images',
+    'val.keep_images',
+)
 
 
 class CheckpointError(RuntimeError):
@@ -28,7 +37,7 @@ class CheckpointError(RuntimeError):
 
 
 def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int
+    path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig, epoch: int
 ) -> None:
     """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +45,7 @@ def save(
     torch.save(
         {
             'model': model.state_dict(),
-            'optimizer': optimizer.state_dict(),
+            **optimizer.state_dict(),
             'config': dataclasses.asdict(config),
             'epoch': epoch,
         },
@@ -47,14 +56,13 @@ def save(
     part.replace(path)
 
 
-def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
-) -> int:
+def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:
     """
     Go on from a checkpoint where there is one.
 
-    Chance depends on (seed, epoch, frame) alone, so weights, moments and the epoch are all the
-    state there is: on the same device and number of threads the run goes on bit for bit.
+    Chance depends on (seed, epoch, frame) alone, and the schedules on the epoch, so what is saved
+    is all the state there is: on the same device and number of threads the run goes on bit for
+    bit.
 
     :return: epochs done.
     :raises CheckpointError: for a checkpoint of another configuration, naming the difference.
@@ -62,7 +70,11 @@ def resume(
     if not path.exists():
         return 0
     state = torch.load(path, map_location='cpu', weights_only=True)
-    ours, theirs = (flatten(each) for each in (dataclasses.asdict(config), state['config']))
+    try:  # built anew, so that keys younger than the checkpoint have their defaults
+        built = [build_train(each) for each in (dataclasses.asdict(config), state['config'])]
+    except ConfigError as err:
+        raise CheckpointError(f'{path}: made by another version ({err})') from err
+    ours, theirs = (flatten(dataclasses.asdict(each)) for each in built)
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     differ = [key for key in differ if key not in FREE]
     if differ:
@@ -70,8 +82,7 @@ def resume(
             f'{path}: made with another {", ".join(differ[:5])}; choose another out= or remove it'
         )
     model.load_state_dict(state['model'])
-    optimizer.load_state_dict(state['optimizer'])
-    drop_rows_after(path.parent / 'curves.csv', state['epoch'])
+    optimizer.load_state_dict(state)
     log.info('%s: going on after epoch %d', path, state['epoch'])
     return int(state['epoch'])
 
@@ -84,25 +95,6 @@ def flatten(value: Any, path: str = '') -> dict[str, Any]:
         ]
         return {key: item for part in parts for key, item in part.items()}
     return {path: json.dumps(value)}
-
-
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Add one line to a CSV file, with a header when it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with path.open('a', newline='') as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: v if isinstance(v, int) else f'{v:.6g}' for k, v in row.items()})
-
-
-def drop_rows_after(path: Path, epoch: int) -> None:
-    """Forget the lines of epochs that a resumed run will do again."""
-    if path.exists():
-        header, *rows = path.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if int(row.split(',')[0]) <= epoch]
-        write_atomically(path, ''.join([header, *kept]).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,5 +1,5 @@
 """
-The command `stl`: synthesize, train, evaluate, kitti-ap, predict, inspect, export.
+`stl`: synthesize, depth-maps, train, evaluate, kitti-ap, predict, inspect, export, import-weights.
 
 Bad input ends with one line that names it and exit code 2.
 """
@@ -17,10 +17,11 @@ from typing import Any
 
 import cv2
 
-from stl_core import checkpoint, config, draw, evaluate, predict, strokes, train
-from stl_core.data import kitti
+from stl_core import checkpoint, config, contest, dossier, draw, evaluate, predict, strokes, train
+from stl_core.data import depth_command, kitti
 from stl_core.data.synthetic import command
-from stl_core.types import Labels
+from stl_core.published import LAYOUTS, WeightsError, import_weights
+from stl_core.types import Array, Labels, Objects3D
 
 #: What a user can mend: told in one line, without a traceback.
 BAD_INPUT = (
@@ -29,6 +30,7 @@ BAD_INPUT = (
     predict.StudentError,
     checkpoint.CheckpointError,
     train.TrainError,
+    WeightsError,
 )
 
 
@@ -38,12 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     for add in (
         command.add_command,
+        depth_command.add_command,
         _add_train,
         _add_evaluate,
         _add_kitti_ap,
         _add_predict,
         _add_inspect,
         _add_export,
+        _add_import_weights,
     ):
         add(commands)
     args = parser.parse_args(argv)
@@ -71,6 +75,8 @@ def _add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     run = config.load(args.config, tuple(args.overrides))
     metrics = train.fit(run)
+    if not metrics:  # another process of this run judges, and tells
+        return
     print(evaluate.table(metrics, ('AP40',)))
     print(f'student: {Path(run.out) / "student.safetensors"}')
     _write_json(args.json, metrics)
@@ -82,6 +88,7 @@ def _add_evaluate(commands: Any) -> None:
     _add_frames(parser)
     parser.add_argument('--results', help='folder for KITTI result files, one a frame')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    _add_report(parser)
     _add_json(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -89,12 +96,14 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     frames = _frames(args, labelled=True)
     predictor = predict.load(args.student, args.device)
-    found = train.detect(predictor, frames)
+    seen = [_see(predictor, each)[1:] for each in frames]  # without the images: they are large
+    Ps, objects = [P for P, _ in seen], [each for _, each in seen]
+    found = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
     truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
     metrics = evaluate.evaluate(truth, found)
     print(evaluate.table(metrics, ('AP40',)))
     points = {
-        name: asdict(evaluate.best_min_score(truth, found, name, evaluate.MODERATE, min_iou))
+        name: asdict(evaluate.best_min_score(truth, found, name, contest.MODERATE, min_iou))
         for name, min_iou in zip(evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True)
     }
     for name, point in points.items():
@@ -104,6 +113,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     if args.results:
         _write_results(Path(args.results), [each.id for each in frames], found)
+    if args.report:
+        sigmas_m = [each.depth_sigma_m for each in objects]
+        _write_report(args.report, dossier.examine(truth, found, Ps, sigmas_m))
     _write_json(args.json, {'ap': metrics, 'best_threshold': points})
 
 
@@ -111,6 +123,8 @@ def _add_kitti_ap(commands: Any) -> None:
     parser = commands.add_parser('kitti-ap', help='AP of KITTI result files')
     parser.add_argument('labels', help='folder of label files')
     parser.add_argument('results', help='folder of result files; its names choose the frames')
+    _add_report(parser)
+    parser.add_argument('--calib', help="the report's calib files: a folder, or one file for all")
     _add_json(parser)
     parser.set_defaults(run=_kitti_ap)
 
@@ -123,7 +137,17 @@ def _kitti_ap(args: argparse.Namespace) -> None:
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
     metrics = evaluate.evaluate(truth, found)
     print(evaluate.table(metrics))
+    if args.report:
+        Ps = _projections(Path(args.calib), results) if args.calib else None
+        _write_report(args.report, dossier.examine(truth, found, Ps))
     _write_json(args.json, metrics)
+
+
+def _projections(calib: Path, results: list[Path]) -> list[Array]:
+    """P2 of each result file, from a folder of calib files or from one file for all."""
+    if calib.is_file():
+        return [kitti.read_calib(calib).P2] * len(results)
+    return [kitti.read_calib(calib / path.name).P2 for path in results]
 
 
 def _add_predict(commands: Any) -> None:
@@ -143,8 +167,7 @@ def _predict(args: argparse.Namespace) -> None:
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     found = []
     for files in frames:
-        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-        (objects,) = predictor([image], [P])
+        image, P, objects = _see(predictor, files)
         found.append(kitti.to_labels(objects, classes))
         sure = objects[objects.score >= args.score]
         colours = [strokes.class_colour(classes[i]) for i in sure.class_id]
@@ -178,6 +201,19 @@ def _export(args: argparse.Namespace) -> None:
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
 
 
+def _add_import_weights(commands: Any) -> None:
+    parser = commands.add_parser('import-weights', help='a student file of a published checkpoint')
+    parser.add_argument('program', choices=list(LAYOUTS), help='which program saved it')
+    parser.add_argument('checkpoint', help='.pth file that the program saved')
+    parser.add_argument('out', help='.safetensors file to write')
+    parser.set_defaults(run=_import_weights)
+
+
+def _import_weights(args: argparse.Namespace) -> None:
+    spec = import_weights(args.program, args.checkpoint, args.out)
+    print(f'{args.out}: {spec.detector} for {", ".join(spec.classes)}, from {args.checkpoint}')
+
+
 def _add_frames(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('root', help='folder with image_2, calib and, to evaluate, label_2')
     parser.add_argument('--split', help='file of frame ids; all frames without it')
@@ -190,10 +226,32 @@ def _frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
     return kitti.find_frames(source, kitti.read_split(args.split) if args.split else ())
 
 
+def _see(predictor: predict.Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
+    """Return image and P2 of a frame, and what is found in it."""
+    image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
+    (objects,) = predictor([image], [P])
+    return image, P, objects
+
+
 def _write_results(folder: Path, ids: list[str], found: list[Labels]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for frame_id, labels in zip(ids, found, strict=True):
         (folder / f'{frame_id}.txt').write_text(kitti.format_results(labels))
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--report',
+        metavar='FOLDER',
+        help='write oracles, depth errors, curves and reliability as tables and charts',
+    )
+
+
+def _write_report(folder: str, found: dossier.Dossier) -> None:
+    dossier.write(found, folder)
+    for note in found.notes:
+        print(f'report: {note}')
+    print(f'report: {folder}')
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -18,10 +18,26 @@ from typing import Any
 
 import yaml
 
+from stl_core import judge
 from stl_core.data.dataset import DataConfig
 from stl_core.data.kitti import CLASSES
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
+from stl_core.optim import OptimConfig
+from stl_core.precision import PRECISIONS
+
+#: Mean height, width and length of the labelled objects of KITTI's train split. Car, Pedestrian
+#: and Cyclist are as published detectors have them.
+MEAN_SIZE_HWL_M = {
+    'Car': (1.526, 1.629, 3.884),
+    'Pedestrian': (1.761, 0.660, 0.842),
+    'Cyclist': (1.737, 0.597, 1.763),
+    'Van': (2.187, 1.913, 5.147),
+    'Truck': (3.362, 2.609, 9.205),
+    'Tram': (3.529, 2.360, 15.558),
+    'Person_sitting': (1.279, 0.544, 1.064),
+    'Misc': (1.617, 1.242, 2.501),
+}
 
 
 class ConfigError(ValueError):
@@ -37,50 +53,34 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """
-    AdamW and its learning rate.
-
-    :param lr: peak learning rate.
-    :param weight_decay: on weights; biases and norms are free of it.
-    :param warmup_epochs: rise linearly from lr / 100.
-    :param schedule: key of train.SCHEDULES, 'step' or 'cosine'.
-    :param drops: for 'step': fractions of the run after which lr falls tenfold.
-    :param max_norm: gradients are clipped to this norm.
-    :param freeze_norm_at: fraction of the run after which BatchNorm uses its running statistics,
-        so that what is learnt last is what will be run; 1 for never.
-    """
-
-    lr: float = 1.25e-3
-    weight_decay: float = 1.0e-5
-    warmup_epochs: float = 5.0
-    schedule: str = 'step'
-    drops: tuple[float, ...] = (0.64, 0.86)
-    max_norm: float = 35.0
-    freeze_norm_at: float = 1.0
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """
     A training run.
 
     :param out: folder for checkpoints, curves and the student.
-    :param classes: class names, in the order of class_id.
-    :param detector: the network.
+    :param classes: class names, in the order of class_id; objects of others are background.
+    :param detector: the network; where its options give no mean_size_hwl_m, that is filled in
+        from MEAN_SIZE_HWL_M.
     :param input: its canvas.
     :param train: frames to learn from.
     :param val: frames to be judged on.
     :param optim: optimiser and schedule.
     :param weights: weight of every loss, by name; must match the losses exactly. The detector's
         own where none are given.
+    :param precision: what the network computes in: 'fp32', 'bf16' or 'fp16'.
     :param epochs: passes over the training frames.
-    :param batch_size: images a step.
-    :param workers: loading processes.
+    :param batch_size: images a step, at most, of all processes together.
+    :param accumulate: parts in which a step's images are computed, one after the other: less
+        memory, the same step (BatchNorm aside), one forward pass more.
+    :param workers: loading processes, of each process.
     :param seed: root of all randomness.
     :param device: 'auto', 'cpu' or 'cuda:N'.
-    :param save_every: epochs between checkpoints.
+    :param save_every: epochs between checkpoints; there is one after every evaluation as well.
     :param eval_every: epochs between evaluations; 0 for only the last.
+    :param metric: by which evaluations are compared: class (or 'mean' over those taught), bbox,
+        bev, 3d or aos, AP40 or AP11, strict or loose IoU, easy, moderate or hard.
+    :param patience: the run ends after so many evaluations in a row that brought nothing better;
+        0 for never.
     """
 
     out: str = 'runs/train'
@@ -91,13 +91,35 @@ class TrainConfig:
     val: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     weights: dict[str, float] = field(default_factory=dict)
+    precision: str = 'fp32'
     epochs: int = 140
     batch_size: int = 16
+    accumulate: int = 1
     workers: int = 2
     seed: int = 444
     device: str = 'auto'
     save_every: int = 1
     eval_every: int = 10
+    metric: str = 'mean/3d/AP40/strict/moderate'
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of."""
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f'classes: expected different names, got {list(self.classes)}')
+        if 'DontCare' in self.classes:
+            raise ValueError('classes: DontCare tells where nobody looked; it cannot be taught')
+        if self.precision not in PRECISIONS:
+            known = ', '.join(PRECISIONS)
+            raise ValueError(f'precision: {self.precision!r} is unknown; known: {known}')
+        least = dict.fromkeys(('epochs', 'batch_size', 'accumulate', 'save_every'), 1)
+        for name, low in {**least, 'workers': 0, 'eval_every': 0, 'patience': 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f'{name}: expected at least {low}, got {getattr(self, name)}')
+        if self.eval_every:
+            judge.read_metric(self.metric, self.classes)
+        elif self.patience:
+            raise ValueError('patience: counts evaluations, so it needs an eval_every')
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
@@ -132,7 +154,11 @@ def build_train(data: dict[str, Any]) -> TrainConfig:
     if name not in DETECTORS:
         raise ConfigError(f'detector.name: {name!r} is unknown; known: {", ".join(DETECTORS)}')
     entry = DETECTORS[name]
-    options = build(entry.config, config.detector.options, 'detector.options')
+    options = build(
+        entry.config,
+        _with_mean_sizes(entry.config, config.detector.options, config.classes),
+        'detector.options',
+    )
     weights = config.weights or dict(entry.weights)
     return dataclasses.replace(config, detector=DetectorConfig(name, options), weights=weights)
 
@@ -169,6 +195,28 @@ def build(kind: Any, value: Any, path: str = '') -> Any:
             raise ConfigError(f'{where}: expected keys and values, got {value!r}')
         return {str(key): build(args[1], item, f'{where}.{key}') for key, item in value.items()}
     return _build_plain(kind, value, where)
+
+
+def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
+    """Fill in the mean size of every class, for a detector that has them, where none are given."""
+    wanted = any(field.name == 'mean_size_hwl_m' for field in dataclasses.fields(kind))
+    if not wanted or not isinstance(options, dict):
+        return options
+    sizes = options.get('mean_size_hwl_m')
+    if sizes is None:
+        unknown = ', '.join(name for name in classes if name not in MEAN_SIZE_HWL_M)
+        if unknown:
+            raise ConfigError(
+                f'detector.options.mean_size_hwl_m: must be given, as the size of {unknown} is'
+                f' not known; known: {", ".join(MEAN_SIZE_HWL_M)}'
+            )
+        sizes = [MEAN_SIZE_HWL_M[name] for name in classes]
+    if isinstance(sizes, (list, tuple)) and len(sizes) != len(classes):
+        raise ConfigError(
+            f'detector.options.mean_size_hwl_m: expected a row for each of the {len(classes)}'
+            f' classes, got {len(sizes)}'
+        )
+    return {**options, 'mean_size_hwl_m': sizes}
 
 
 def _build_dataclass(kind: Any, value: Any, path: str) -> Any:

@@ -221,6 +221,6 @@ def _clip(polygon: Array, axis: int, sign: float, bound: Array) -> Array:
     with np.errstate(divide='ignore', invalid='ignore'):
         t = np.where(step == 0, 0.0, np.clip((bound - here) / step, 0.0, 1.0))
     crossing = polygon + t[..., None] * (following - polygon)
-    out = np.stack([polygon, crossing], 2).reshape(len(polygon), -1, 2)
+    out = np.stack([polygon, crossing], 2).reshape(len(polygon), 2 * polygon.shape[1], 2)
     out[..., axis] = sign * np.minimum(sign * out[..., axis], bound)
     return out

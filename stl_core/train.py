@@ -1,238 +1,106 @@
 """
-Training: one step, one epoch, a run that can be stopped anywhere and goes on exactly.
+A training run: epochs, checkpoints, evaluations. It can be stopped anywhere and goes on exactly.
 
-A model for the trainer is anything with model(batch, epoch) -> {name: unweighted scalar}.
+fit(config) trains a detector from labels; fit(config, build) whatever learner build(config)
+returns, see run.py. Under torchrun every process calls fit.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
-import stl_core
-from stl_core import charts, checkpoint, evaluate, predict
-from stl_core.batch import Batch, to_device, to_input
-from stl_core.config import OptimConfig, TrainConfig
-from stl_core.data import dataset, kitti
-from stl_core.images import InputSpec
+from stl_core import charts, checkpoint, judge, parallel
+from stl_core.batch import to_device
+from stl_core.config import TrainConfig
 from stl_core.progress import progress_bar
-from stl_core.types import Labels
+from stl_core.record import Record
+from stl_core.run import Build, Run, save_student, start, student_spec, supervised
+from stl_core.shares import over_processes, rank
+from stl_core.step import TrainError, train_step
 
 log = logging.getLogger(__name__)
 
-
-class TrainError(RuntimeError):
-    """A run that cannot start or go on; the message says why."""
-
-
-class Supervised(nn.Module):
-    """A detector learning from labels alone."""
-
-    def __init__(self, detector: nn.Module, spec: InputSpec) -> None:
-        """Wrap a detector with the colour statistics of its input."""
-        super().__init__()
-        self.detector, self.spec = detector, spec
-
-    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Return the detector's named losses on a batch."""
-        out = self.detector(
-            to_input(batch.image, self.spec.mean, self.spec.std), batch.P, batch.targets
-        )
-        return self.detector.losses(out, batch.targets)  # type: ignore[operator,no-any-return]
+#: Gradients of fp16 that overflow at this scale are not too great but not finite.
+LEAST_SCALE = 1e-3
 
 
-class Model(Protocol):
-    """What train_step needs of a model."""
-
-    def __call__(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Return named, unweighted scalars."""
-
-
-def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Sum losses by weight; names must match exactly, else a TrainError tells the difference."""
-    if losses.keys() != weights.keys():
-        lonely = sorted(losses.keys() ^ weights.keys())
-        raise TrainError(
-            f'losses and weights differ in {", ".join(lonely)}; losses: {", ".join(losses)}'
-        )
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-
-
-def train_step(
-    model: Model,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    weights: dict[str, float],
-    max_norm: float,
-    epoch: float,
-) -> dict[str, Tensor]:
+def fit(config: TrainConfig, build: Build = supervised) -> dict[str, Any]:
     """
-    Take one step.
+    Train, or go on with a run that was stopped.
 
-    :param model: teacher, student or distiller.
-    :param batch: on the model's device.
-    :param optimizer: of the trainable parameters.
-    :param weights: weight of every loss.
-    :param max_norm: the gradient is clipped to this norm.
-    :param epoch: passes so far, with a fraction.
-    :return: losses, 'total' and 'grad_norm', detached, still on the device.
-    :raises TrainError: when losses and weights differ in name, or the gradient is not finite.
-    """
-    losses = model(batch, epoch)
-    total = weighted_sum(losses, weights)
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
-    told = {name: loss.detach() for name, loss in losses.items()}
-    try:
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm, error_if_nonfinite=True)
-    except RuntimeError as err:
-        values = ', '.join(f'{name} {float(value):.4g}' for name, value in told.items())
-        raise TrainError(f'the gradient is not finite at epoch {epoch:.2f}: {values}') from err
-    optimizer.step()
-    return {**told, 'total': total.detach(), 'grad_norm': norm.detach()}
-
-
-def step_schedule(progress: float, optim: OptimConfig) -> float:
-    """Progress of the run, 0 to 1 -> factor of lr: a tenth after each of optim.drops."""
-    return float(0.1 ** sum(progress >= drop for drop in optim.drops))
-
-
-def cosine_schedule(progress: float, optim: OptimConfig) -> float:
-    """Progress of the run, 0 to 1 -> factor of lr: half a cosine from 1 to 0.001."""
-    return 0.001 + 0.999 * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-SCHEDULES: dict[str, Callable[[float, OptimConfig], float]] = {
-    'step': step_schedule,
-    'cosine': cosine_schedule,
-}
-
-
-def learning_rate(epoch: float, epochs: int, optim: OptimConfig) -> float:
-    """Learning rate after `epoch` passes: linear warm-up times the schedule."""
-    warm = optim.warmup_epochs
-    rise = min(1.0, 0.01 + 0.99 * epoch / warm) if warm > 0 else 1.0
-    return optim.lr * rise * SCHEDULES[optim.schedule](epoch / epochs, optim)
-
-
-def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; vectors (biases, norms) do not decay."""
-    if optim.schedule not in SCHEDULES:
-        known = ', '.join(SCHEDULES)
-        raise TrainError(f'optim.schedule: {optim.schedule!r} is unknown; known: {known}')
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {'params': [p for p in trainable if p.dim() > 1], 'weight_decay': optim.weight_decay},
-        {'params': [p for p in trainable if p.dim() <= 1], 'weight_decay': 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.lr)
-
-
-def fit(config: TrainConfig) -> dict[str, Any]:
-    """
-    Train a detector from labels, or go on with a run that was stopped.
-
-    Writes into config.out: last.pt (atomically, every save_every epochs), curves.csv and .png,
-    metrics.json, results/ and student.safetensors.
+    Writes into config.out: last.pt (every save_every epochs) and best.pt, curves.csv and .png,
+    val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors;
+    best.pt, student_best and val.csv only where config.eval_every is not 0.
 
     :param config: the run.
-    :return: the metrics of evaluate.evaluate on the val frames.
+    :param build: makes the learner.
+    :return: what evaluate.evaluate says of the last student on the val frames; empty in all
+        processes but the first.
     :raises CheckpointError: when out holds another run.
-    :raises TrainError: when there is nothing to learn from, or losses and weights differ.
+    :raises TrainError: when there is nothing to learn from, losses and weights differ, or the
+        gradient is not finite.
     :raises DataError: for a missing or malformed file of the data set.
     """
-    out = Path(config.out)
-    device = predict.choose_device(config.device)
-    torch.manual_seed(config.seed)
-    frames = dataset.Frames(config.train, config.input, config.classes, config.seed)
-    if not len(frames):
-        raise TrainError('train.sources: no frames to learn from')
-    validation = dataset.list_frames(config.val)
-    spec = student_spec(config)
-    model = Supervised(predict.build_detector(spec), config.input)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, config.optim)
-    first = checkpoint.resume(out / 'last.pt', model, optimizer, config)
-    sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
-    loader = dataset.batches(frames, sampler, config.workers)
-    trained = sum(p.numel() for p in model.parameters()) / 1e6
-    log.info('%d frames, %.2f M parameters, on %s, into %s', len(frames), trained, device, out)
-    with progress_bar() as bar:
-        task = bar.add_task('training', total=config.epochs, completed=first, note='')
-        for epoch in range(first, config.epochs):
-            sampler.epoch = epoch
-            row = run_epoch(model, loader, optimizer, config, epoch, device)
-            checkpoint.append_row(out / 'curves.csv', {'epoch': epoch + 1, **row})
-            done = epoch + 1
-            if done % config.save_every == 0 or done == config.epochs:
-                checkpoint.save(out / 'last.pt', model, optimizer, config, done)
-            if config.eval_every and done % config.eval_every == 0 and done < config.epochs:
-                metrics, _ = judge(model.detector, spec, validation, device)
-                log.info('epoch %d: %s', done, summary(metrics))
-            bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
-    return finish(model.detector, spec, validation, device, out)
+    with parallel.processes(config.device) as device:
+        run, first = start(config, build, device)
+        _announce(run)
+        judged: judge.Judgement | None = None
+        done = first
+        with _record(run, first) as record, _bar() as bar:
+            task = bar.add_task('epochs', total=config.epochs, completed=first, note='')
+            while done < config.epochs and not _stalled(run, record):
+                row = run_epoch(run, done, bar)
+                done += 1
+                bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
+                if record:
+                    judged = keep(run, record, done, row)
+        return finish(run, done, judged) if record else {}
 
 
-def finish(
-    detector: nn.Module, spec: predict.StudentSpec, frames: list[Any], device: Any, out: Path
-) -> dict[str, Any]:
-    """Judge the trained detector and write student, results, metrics and curves."""
-    metrics, results = judge(detector, spec, frames, device)
-    (out / 'results').mkdir(parents=True, exist_ok=True)
-    for name, labels in zip(file_names(frames), results, strict=True):
-        (out / 'results' / f'{name}.txt').write_text(kitti.format_results(labels))
-    checkpoint.write_atomically(out / 'metrics.json', json.dumps(metrics, indent=1).encode())
-    told = {**spec.provenance, 'frames_judged': len(frames), 'metrics': metrics}
-    predict.save_student(
-        out / 'student.safetensors', detector, dataclasses.replace(spec, provenance=told)
-    )
-    charts.curves(out / 'curves.csv', out / 'curves.png')
-    return metrics
+def run_epoch(run: Run, epoch: int, bar: Progress) -> dict[str, float]:
+    """
+    Pass once over the training frames.
 
-
-def file_names(frames: Sequence[kitti.FrameFiles]) -> list[str]:
-    """Name frames by id; by number where frames of several sources share an id."""
-    ids = [files.id for files in frames]
-    return ids if len(set(ids)) == len(ids) else [f'{number:06d}' for number in range(len(ids))]
-
-
-def run_epoch(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    epoch: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """Pass once over the training frames; return the mean losses, the lr and images/s."""
-    model.train()
+    :param run: the run.
+    :param epoch: passes done.
+    :param bar: shows the steps, images a second, and the time to go.
+    :return: the mean losses, gradient norm, learning rate and images a second.
+    :raises TrainError: when the gradient was not finite.
+    """
+    config, steps = run.config, len(run.sampler)
+    run.sampler.epoch = epoch
+    # chance inside the network, such as dropout, must not depend on where a run was resumed
+    torch.manual_seed(_seed(config.seed, epoch, rank()))
+    run.model.train()
     if epoch >= config.optim.freeze_norm_at * config.epochs:
-        freeze_norm(model)
+        freeze_norm(run.model)
     sums: dict[str, Tensor] = {}
-    images, began = 0, time.perf_counter()
-    steps = len(loader)  # type: ignore[arg-type]
-    for step, batch in enumerate(loader):
+    began = time.perf_counter()
+    task = bar.add_task(f'epoch {epoch + 1}', total=steps, note='')
+    for step, batch in enumerate(run.loader):
         now = epoch + step / steps
-        lr = learning_rate(now, config.epochs, config.optim)
-        for group in optimizer.param_groups:
-            group['lr'] = lr
-        batch = to_device(batch, device)
-        told = train_step(model, batch, optimizer, config.weights, config.optim.max_norm, now)
+        lr = run.optimizer.set_pace(now, config.epochs)
+        batch = to_device(batch, run.device)
+        told = train_step(
+            run.model, batch, run.optimizer, config.weights, now, parts=config.accumulate
+        )
         # sums stay on the device: reading one would make the host wait at every step
         sums = {name: sums.get(name, 0.0) + value for name, value in told.items()}
-        images += len(batch.ids)
-    row = {name: float(value) / steps for name, value in sums.items()}
-    return {**row, 'lr': lr, 'images_per_s': images / (time.perf_counter() - began)}
+        rate = run.sampler.frames / steps * (step + 1) / (time.perf_counter() - began)
+        bar.update(task, advance=1, note=f'{rate:.1f} images/s')
+    row = _means(run, sums, epoch)
+    bar.remove_task(task)
+    rate = run.sampler.frames / (time.perf_counter() - began)
+    return {**row, 'lr': lr, 'images_per_s': rate}
 
 
 def freeze_norm(model: nn.Module) -> None:
@@ -242,53 +110,93 @@ def freeze_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def judge(
-    detector: nn.Module,
-    spec: predict.StudentSpec,
-    frames: Sequence[kitti.FrameFiles],
-    device: torch.device,
-) -> tuple[dict[str, Any], list[Labels]]:
+def keep(run: Run, record: Record, done: int, row: dict[str, float]) -> judge.Judgement | None:
     """
-    Evaluate a live detector on labelled frames, through the Predictor the vehicle uses.
+    Write down an epoch; judge and save where that is due.
 
-    :return: metrics as evaluate.evaluate gives them, and the detections of each frame.
+    :param run: the run.
+    :param record: its tables.
+    :param done: epochs done.
+    :param row: what run_epoch returned.
+    :return: the judgement, where it was due.
     """
-    was_training = detector.training
-    run = predict.TorchRun(detector.eval(), spec.input, device)
-    found = detect(predict.Predictor(run, spec), frames)
-    detector.train(was_training)
-    truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
-    if len(truth) != len(found):
-        raise TrainError('val.sources: some frames have no labels to be judged by')
-    return evaluate.evaluate(truth, found), found
+    config, judged = run.config, None
+    record.add('curves', done, row)
+    last = done == config.epochs
+    if config.eval_every and (done % config.eval_every == 0 or last):
+        judged = judge.judge(run.student, student_spec(config), run.exam, run.device)
+        metric = judge.read_metric(config.metric, config.classes)
+        record.add('val', done, judge.row(judged.metrics, metric))
+        log.info('epoch %d: %s', done, judge.summary(judged.metrics))
+        if judge.is_best(record.column('val', 'metric')):
+            _save(run, 'best.pt', done)
+            save_student(run, 'student_best.safetensors', done, judged)
+    if judged or last or done % config.save_every == 0:
+        _save(run, 'last.pt', done)
+    return judged
 
 
-def summary(metrics: dict[str, Any]) -> str:
-    """Say the moderate 3D AP40 of every class in one line."""
-    parts = [f'{name} {each["3d"]["AP40"]["strict"][1]:.2f}' for name, each in metrics.items()]
-    return '3D AP40 moderate: ' + ', '.join(parts)
+def finish(run: Run, done: int, judged: judge.Judgement | None) -> dict[str, Any]:
+    """Judge the last detector, unless that was just done; write student, results and curves."""
+    judged = judged or judge.judge(run.student, student_spec(run.config), run.exam, run.device)
+    judge.write_results(run.out / 'results', run.exam.frames, judged.found)
+    text = json.dumps(judged.metrics, indent=1)
+    checkpoint.write_atomically(run.out / 'metrics.json', text.encode())
+    save_student(run, 'student.safetensors', done, judged)
+    charts.curves(run.out / 'curves.csv', run.out / 'curves.png')
+    return judged.metrics
 
 
-def detect(predictor: predict.Predictor, frames: Sequence[kitti.FrameFiles]) -> list[Labels]:
-    """Run a Predictor over frames on disk, one by one -> detections as labels."""
-    found = []
-    for files in frames:
-        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-        (objects,) = predictor([image], [P])
-        found.append(kitti.to_labels(objects, predictor.spec.classes))
-    return found
+def _means(run: Run, sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
+    """Turn sums over an epoch's steps into means over steps and processes, on the host."""
+    steps, scaler = len(run.sampler), run.optimizer.scaler
+    values = over_processes(torch.stack(list(sums.values())).float()).tolist()
+    row = dict(zip(sums, values, strict=True))
+    skipped = round(row.pop('skipped'))
+    norm = row.pop('grad_norm') / max(steps - skipped, 1)
+    row = {**{name: value / steps for name, value in row.items()}, 'grad_norm': norm}
+    # skipping is how the scale of fp16's gradients is found, unless no scale is low enough
+    if skipped and (not scaler.is_enabled() or scaler.get_scale() < LEAST_SCALE):
+        told = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
+        raise TrainError(
+            f'the gradient was not finite in {skipped} of {steps} steps of epoch {epoch + 1},'
+            f' which were not taken; means over the epoch: {told}'
+        )
+    if skipped:
+        _log('epoch %d: %d of %d steps not taken, scaled too high', epoch + 1, skipped, steps)
+    return row
 
 
-def student_spec(config: TrainConfig) -> predict.StudentSpec:
-    """Describe the student that a run makes."""
-    return predict.StudentSpec(
-        classes=config.classes,
-        input=config.input,
-        detector=config.detector.name,
-        options=dataclasses.asdict(config.detector.options),
-        provenance={
-            'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
-            'epochs': config.epochs,
-            'seed': config.seed,
-        },
-    )
+def _stalled(run: Run, record: Record | None) -> bool:
+    """Whether patience is at its end; the first process knows, and tells the others."""
+    values = record.column('val', 'metric') if record else []
+    stalled = judge.is_stalled(values, run.config.patience)
+    return bool(parallel.from_first(float(stalled), run.device))
+
+
+def _save(run: Run, name: str, done: int) -> None:
+    checkpoint.save(run.out / name, run.learner, run.optimizer, run.config, done)
+
+
+def _record(run: Run, first: int) -> AbstractContextManager[Record | None]:
+    return nullcontext() if rank() else Record(run.out, first)
+
+
+def _bar() -> Progress:
+    bar = progress_bar()
+    bar.disable = rank() > 0
+    return bar
+
+
+def _announce(run: Run) -> None:
+    frames, learnt = run.sampler.frames, sum(p.numel() for p in run.optimizer.parameters) / 1e6
+    _log('%d frames, %.2f M parameters, on %s, into %s', frames, learnt, run.device, run.out)
+
+
+def _log(message: str, *values: object) -> None:
+    if rank() == 0:
+        log.info(message, *values)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

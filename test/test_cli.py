@@ -60,6 +60,20 @@ def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, cap
     assert ours == pytest.approx(theirs, abs=0.5)
 
 
+def test_evaluate_reports_with_the_sigma_of_the_student(world, tmp_path, capsys):
+    argv = ['evaluate', student(world), str(world / 'training'), '--device', 'cpu', '--report']
+    cli.main([*argv, str(tmp_path / 'report')])
+    told = json.loads((tmp_path / 'report/figures.json').read_text())
+    assert told['oracle']['as detected'] == json.loads((world / 'run/metrics.json').read_text())
+    matched = told['depth_error']['Car'][-1]['count']
+    assert matched == told['sigma'].get('Car', {'count': 0})['count']
+    assert (tmp_path / 'report/sigma_coverage.png').is_file() == (matched > 0)
+    printed = capsys.readouterr().out
+    assert 'report: ' in printed
+    assert 'calibration' not in printed
+    assert ('sigma_coverage is left out' in printed) == (matched == 0)
+
+
 def test_predict_draws_and_writes(world, tmp_path):
     cli.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
     assert len(list((tmp_path / 'pictures').glob('*.png'))) == 4

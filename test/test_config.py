@@ -1,9 +1,11 @@
 import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from stl_core import config
+from stl_core import config, judge
 from stl_core.models import monodle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +31,7 @@ def test_every_committed_configuration_loads(path):
 
 
 def test_every_refusal_names_the_path():
-    refuse({'optim': {'learning_rate': 1}}, 'optim.learning_rate: unknown key; known: drops, ')
+    refuse({'optim': {'learning_rate': 1}}, 'optim.learning_rate: unknown key; known: betas, ')
     refuse({'optim': {'lr': '1e-5'}}, "optim.lr: expected float, got the text '1e-5'; YAML reads")
     refuse({'optim': {'lr': [1]}}, 'optim.lr: expected float, got [1]')
     refuse({'epochs': 1.5}, 'epochs: expected int, got 1.5')
@@ -46,12 +48,78 @@ def test_every_refusal_names_the_path():
 
 def test_integers_become_floats_and_lists_tuples():
     built = config.build_train(
-        {'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Bus']}
+        {'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Truck']}
     )
     assert built.optim.lr == 1.0
     assert isinstance(built.optim.lr, float)
     assert built.optim.drops == (0.5,)
-    assert built.classes == ('Car', 'Van', 'Bus')
+    assert built.classes == ('Car', 'Van', 'Truck')
+
+
+def test_mean_sizes_follow_the_classes():
+    sizes = config.build_train({'classes': ['Van', 'Car']}).detector.options.mean_size_hwl_m
+    assert sizes == ((2.187, 1.913, 5.147), monodle.Config().mean_size_hwl_m[0])
+    given = {'classes': ['Bus'], 'eval_every': 0}
+    refuse(given, 'detector.options.mean_size_hwl_m: must be given, as the size of Bus is not kno')
+    given['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
+    assert config.build_train(given).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
+    given['classes'] = ['Bus', 'Car']
+    refuse(
+        given, 'detector.options.mean_size_hwl_m: expected a row for each of the 2 classes, got'
+    )
+
+
+def test_mean_sizes_are_those_of_the_labels(mono3d_data):
+    """Of KITTI's train split; the three that are judged are as published, a few cm off."""
+    archive = mono3d_data / 'kitti_train_split_labels.zip'
+    if not archive.exists():
+        pytest.skip('no labels of the train split')
+    sizes = {name: [] for name in config.MEAN_SIZE_HWL_M}
+    with zipfile.ZipFile(archive) as files:
+        for name in (each for each in files.namelist() if each.endswith('.txt')):
+            for line in files.read(name).decode().splitlines():
+                kind, *numbers = line.split()
+                if kind in sizes:
+                    sizes[kind].append([float(number) for number in numbers[7:10]])
+    for kind, size in config.MEAN_SIZE_HWL_M.items():
+        published = kind in ('Car', 'Pedestrian', 'Cyclist')
+        tolerance = 0.035 if published else 0.0006
+        np.testing.assert_allclose(np.mean(sizes[kind], 0), size, atol=tolerance)
+
+
+def test_runs_that_make_no_sense_are_refused():
+    refuse({'classes': []}, 'classes: expected different names, got []')
+    refuse({'classes': ['Car', 'Car']}, "classes: expected different names, got ['Car', 'Car']")
+    refuse({'classes': ['Car', 'DontCare']}, 'classes: DontCare tells where nobody looked')
+    refuse({'precision': 'half'}, "precision: 'half' is unknown; known: fp32, bf16, fp16")
+    refuse({'accumulate': 0}, 'accumulate: expected at least 1, got 0')
+    refuse({'eval_every': -1}, 'eval_every: expected at least 0, got -1')
+    refuse({'optim': {'schedule': 'poly'}}, "optim: schedule: 'poly' is unknown; known: step, cos")
+    refuse({'eval_every': 0, 'patience': 3}, 'patience: counts evaluations')
+    refuse({'metric': '3d'}, "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got '3d'")
+    refuse({'metric': 'mean/3d/AP41/strict/easy'}, "metric: 'AP41' of")
+    refuse({'classes': ['Car'], 'metric': 'Van/3d/AP40/strict/easy'}, "'Van' of")
+    refuse({'classes': ['Van']}, 'known: none, as of Van none is judged')
+
+
+def test_a_metric_is_read_from_the_figures():
+    numbers = iter(range(1000))
+    figures = {
+        name: {
+            kind: {
+                points: {iou: [next(numbers) for _ in judge.LEVELS] for iou in ('strict', 'loose')}
+                for points in judge.POINTS
+            }
+            for kind in judge.KINDS
+        }
+        for name in ('Car', 'Pedestrian', 'Cyclist')
+    }
+    classes = ('Cyclist', 'Car', 'Van')
+    one = judge.read_metric('Car/bev/AP11/loose/hard', classes)
+    assert one.of(figures) == figures['Car']['bev']['AP11']['loose'][2]
+    mean = judge.read_metric('mean/3d/AP40/strict/moderate', classes)
+    values = [figures[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
+    assert mean.of(figures) == sum(values) / 2
 
 
 def test_overrides_come_on_top(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from stl_core import predict
 from stl_core.batch import pad_targets
 from stl_core.geometry import lower, warp_box, warp_P
 from stl_core.images import InputSpec, fit_affine
+from stl_core.models import monodle
 from stl_core.types import ImageObjects, Objects3D
 
 SPEC = predict.StudentSpec(
@@ -33,8 +35,15 @@ def noise(seed, height=96, width=320):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
 
 
+def assert_is_spec(found):
+    assert replace(found, options={}) == replace(SPEC, options={})
+    assert SPEC.options.items() <= found.options.items()
+    # the defaults are in the file, so that a later version cannot read it with others
+    assert found.options.keys() == {field.name for field in fields(monodle.Config)}
+
+
 def test_a_student_file_reads_back_whole(student):
-    assert predict.read_spec(student) == SPEC
+    assert_is_spec(predict.read_spec(student))
     loaded = predict.load(student, 'cpu')
     torch.manual_seed(0)
     fresh = predict.TorchRun(predict.build_detector(SPEC).eval(), SPEC.input, torch.device('cpu'))
@@ -47,7 +56,7 @@ def test_a_student_file_reads_back_whole(student):
 def test_half_precision_halves_the_file_and_hardly_moves_the_boxes(student, tmp_path):
     small = tmp_path / 'half.safetensors'
     predict.halve(student, small)
-    assert predict.read_spec(small) == SPEC
+    assert_is_spec(predict.read_spec(small))
     assert small.stat().st_size < 0.55 * student.stat().st_size
     (one,), (two,) = (predict.load(path, 'cpu')([noise(0)], [P2]) for path in (student, small))
     assert len(one) == len(two)
@@ -117,9 +126,15 @@ def test_unusable_students_are_named(tmp_path, student):
     header = {'classes': ['Car'], 'input': {'width_px': 3}}
     save_file({'x': torch.zeros(1)}, broken, metadata={predict.HEADER: json.dumps(header)})
     refuse(broken, 'header of this student is not understood')
-    other = predict.StudentSpec(**{**vars(SPEC), 'detector': 'yolo'})
-    predict.save_student(broken, torch.nn.Linear(1, 1), other)
+
+    def write(**changes):
+        told = json.dumps(asdict(replace(SPEC, **changes)))
+        save_file({'x': torch.zeros(1)}, broken, metadata={predict.HEADER: told})
+
+    write(detector='yolo')
     refuse(broken, "detector 'yolo': unknown; known: monodle")
+    write()
+    refuse(broken, 'made by an older version, without .*virtual_focal_px; train or import')
     predict.save_student(broken, torch.nn.Linear(1, 1), SPEC)
     refuse(broken, "weights do not fit detector 'monodle'")
 

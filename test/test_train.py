@@ -1,20 +1,20 @@
 import csv
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
+import random
 import signal
-import time
 
 import numpy as np
 import pytest
 import torch
 from scenes import make_scenes
+from small_run import assert_equal_weights, dropping, small_config, weights_of
 from torch import nn
 
-from stl_core import checkpoint, config, predict, train
-from stl_core.data import dataset
+from stl_core import checkpoint, config, judge, optim, predict, run, step, train
+from stl_core.data import dataset, kitti
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -26,47 +26,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Drawing curves takes longer than such a run; the run of `finished` draws them."""
+    monkeypatch.setattr(train.charts, 'curves', lambda table, path: None)
+
+
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
     return make_scenes(tmp_path_factory.mktemp('kitti'), frames=5)
-
-
-def small_config(scenes, out, **changes):
-    data = {
-        'sources': [{k: str(scenes / k) for k in ('image_2', 'calib', 'label_2')}],
-        'augment': {'flip': 0.5, 'colour': 0.3},
-    }
-    built = config.build_train(
-        {
-            'out': str(out),
-            'detector': {
-                'options': {
-                    'backbone': 'mobilenetv4_conv_small',
-                    'neck': 'light',
-                    'head_width': 8,
-                }
-            },
-            'input': {'width_px': 160, 'height_px': 64},
-            'train': data,
-            'val': data,
-            'epochs': 4,
-            'batch_size': 2,
-            'workers': 0,
-            'eval_every': 0,
-            'device': 'cpu',
-        }
-    )
-    return dataclasses.replace(built, **changes)
-
-
-def weights_of(out):
-    return torch.load(out / 'last.pt', weights_only=True)['model']
-
-
-def assert_equal_weights(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 @pytest.fixture(scope='module')
@@ -98,27 +66,76 @@ def test_the_student_says_how_it_was_made(finished):
     assert (spec.input.width_px, spec.input.height_px) == (160, 64)
 
 
-def run_until_killed(scenes, out):
+def everything_on(scenes, out):
+    """All that has state or chance: dropout, means, parts, a cycle, evaluations, loaders."""
+    numbers = optim.OptimConfig(
+        lr=1e-4, betas=(0.95, 0.99), warmup_epochs=1.0, schedule='cyclic', ema=0.9
+    )
+    return small_config(
+        scenes,
+        out,
+        optim=numbers,
+        epochs=3,
+        accumulate=2,
+        eval_every=2,
+        workers=1,
+        precision='bf16',
+    )
+
+
+def run_until_killed(scenes, out, steps):
+    """Train for some steps, then end as `kill -9` ends a process."""
     torch.set_num_threads(1)
-    train.fit(small_config(scenes, out))
+    real, taken = train.train_step, []
+
+    def dying_step(*args, **kwargs):
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        taken.append(1)
+        return real(*args, **kwargs)
+
+    train.train_step = dying_step
+    train.fit(everything_on(scenes, out), dropping)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(scenes, finished, tmp_path):
-    out = tmp_path / 'killed'
+def test_a_killed_run_goes_on_bit_for_bit(scenes, tmp_path):
+    """Three epochs of two steps, killed before any step of the second or third."""
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    steps = random.SystemRandom().randrange(2, 6)
     worker = multiprocessing.get_context('spawn').Process(
-        target=run_until_killed, args=(scenes, out)
+        target=run_until_killed, args=(scenes, killed, steps)
     )
     worker.start()
-    while worker.is_alive() and not (out / 'last.pt').exists():
-        time.sleep(0.005)
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
-    done = torch.load(out / 'last.pt', weights_only=True)['epoch']
-    assert 1 <= done <= 4
-    train.fit(small_config(scenes, out))
-    assert_equal_weights(weights_of(out), weights_of(finished))
-    epochs = [row['epoch'] for row in csv.DictReader((out / 'curves.csv').open())]
-    assert epochs == ['1', '2', '3', '4']
+    train.fit(everything_on(scenes, whole), dropping)
+    worker.join(300)
+    assert worker.exitcode == -signal.SIGKILL
+    assert torch.load(killed / 'last.pt', weights_only=True)['epoch'] == steps // 2
+    train.fit(everything_on(scenes, killed), dropping)
+    states = [torch.load(out / 'last.pt', weights_only=True) for out in (whole, killed)]
+    for part in ('model', 'mean', 'optimizer'):
+        ours, theirs = (checkpoint_tensors(state[part]) for state in states)
+        assert len(ours) > 100
+        assert_equal_weights(ours, theirs)
+    for name in ('val.csv', 'metrics.json'):
+        assert (whole / name).read_text() == (killed / name).read_text(), steps
+    curves = [list(csv.DictReader((out / 'curves.csv').open())) for out in (whole, killed)]
+    for row in (*curves[0], *curves[1]):
+        del row['images_per_s']
+    assert curves[0] == curves[1]
+    best = [torch.load(out / 'best.pt', weights_only=True)['epoch'] for out in (whole, killed)]
+    assert best[0] == best[1]
+
+
+def checkpoint_tensors(state, path=''):
+    """Flatten nested state into {path: tensor}."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    found = {}
+    for key, value in items:
+        if isinstance(value, (dict, list)):
+            found |= checkpoint_tensors(value, f'{path}.{key}')
+        elif isinstance(value, torch.Tensor):
+            found[f'{path}.{key}'] = value
+    return found
 
 
 def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, monkeypatch):
@@ -145,90 +162,32 @@ def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
 
 
 def test_nothing_to_learn_from_is_told(scenes, tmp_path):
-    with pytest.raises(train.TrainError, match=r'train\.sources: no frames'):
+    with pytest.raises(step.TrainError, match=r'train\.sources: no frames'):
         train.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
 
 
-def test_batches_do_not_depend_on_the_workers(scenes, tmp_path):
-    run = small_config(scenes, tmp_path)
-    found = []
-    for workers in (0, 2):
-        frames = dataset.Frames(run.train, run.input, run.classes, run.seed)
-        sampler = dataset.ShuffledBatches(len(frames), 2, run.seed)
-        loader = dataset.batches(frames, sampler, workers)
-        epochs = []
-        for sampler.epoch in (0, 1):
-            epochs.append(list(loader))
-        found.append(epochs)
-    for one, two in zip(found[0], found[1], strict=True):
-        for a, b in zip(one, two, strict=True):
-            assert a.ids == b.ids
-            assert torch.equal(a.image, b.image)
-            assert torch.equal(a.targets.center_px, b.targets.center_px)
-    first = torch.cat([batch.image for batch in found[0][0]]).float().mean((1, 2, 3))
-    second = torch.cat([batch.image for batch in found[0][1]]).float().mean((1, 2, 3))
-    assert not torch.allclose(first.sort()[0], second.sort()[0])  # augmented anew
-
-
-def test_no_batch_has_a_single_image_left_over():
-    assert [len(b) for b in dataset.ShuffledBatches(5, 2, 0)] == [2, 3]
-    assert [len(b) for b in dataset.ShuffledBatches(6, 4, 0)] == [4, 2]
-    assert [len(b) for b in dataset.ShuffledBatches(1, 4, 0)] == [1]
-    seen = [index for batch in dataset.ShuffledBatches(9, 4, 0) for _, index in batch]
-    assert sorted(seen) == list(range(9))
-
-
-class Toy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.x = nn.Parameter(torch.tensor([3.0, 4.0]))
-
+class Poisoned(step.Supervised):
     def forward(self, batch, epoch):
-        return {'a': (self.x**2).sum(), 'b': self.x.sum()}
+        losses = super().forward(batch, epoch)
+        return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}
 
 
-def test_losses_and_weights_must_match():
-    model = Toy()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(train.TrainError, match='differ in b, bb; losses: a, b'):
-        train.train_step(model, None, optimizer, {'a': 1.0, 'bb': 1.0}, 1.0, 0)
+def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
+    def build(built):
+        return Poisoned(run.supervised(built).detector, built.input)
 
-
-def test_a_step_is_the_weighted_gradient_clipped():
-    model = Toy()
-    optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    told = train.train_step(model, None, optimizer, {'a': 0.5, 'b': 2.0}, 1.0, 0)
-    assert float(told['total']) == 0.5 * 25 + 2 * 7
-    gradient = np.array([3.0, 4.0]) + 2
-    assert float(told['grad_norm']) == pytest.approx(np.linalg.norm(gradient))
-    step = gradient / np.linalg.norm(gradient)
-    np.testing.assert_allclose(model.x.detach(), [3, 4] - step, rtol=1e-4)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run():
-    model = Toy()
-    model.x.data[0] = torch.nan
-    optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    with pytest.raises(train.TrainError, match=r'not finite at epoch 0\.00: a nan, b nan'):
-        train.train_step(model, None, optimizer, {'a': 1.0, 'b': 1.0}, 1.0, 0)
-
-
-def test_learning_rate_rises_then_falls():
-    optim = config.OptimConfig(lr=1.0, warmup_epochs=5.0, drops=(0.5, 0.75))
-    rates = [train.learning_rate(e, 100, optim) for e in (0, 5, 49, 50, 75)]
-    np.testing.assert_allclose(rates, [0.01, 1, 1, 0.1, 0.01])
-    cosine = dataclasses.replace(optim, schedule='cosine')
-    falling = [train.learning_rate(e, 100, cosine) for e in range(5, 100)]
-    assert all(a > b for a, b in itertools.pairwise(falling))
-    assert falling[-1] < 0.01
+    with pytest.raises(step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'):
+        train.fit(small_config(scenes, tmp_path), build)
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 1
+    assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
 def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
-    frozen = dataclasses.replace(config.OptimConfig(), freeze_norm_at=0.5)
+    frozen = optim.OptimConfig(freeze_norm_at=0.5)
     train.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
     half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
     assert weights_of(tmp_path).keys()
-    model = train.Supervised(predict.build_detector(train.student_spec(half)), half.input).train()
+    model = run.supervised(half).train()
     train.freeze_norm(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
@@ -242,3 +201,112 @@ def test_results_of_sources_that_share_ids_do_not_overwrite_each_other(scenes, t
     twice = dataclasses.replace(one.val, sources=one.val.sources * 2)
     train.fit(dataclasses.replace(one, val=twice, epochs=1))
     assert len(list((tmp_path / 'results').iterdir())) == 10
+
+
+def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
+    """The metric is 0 for such a short run, so the evaluator is made to say 1, 3, 2, 2."""
+    values = iter([1.0, 3.0, 2.0, 2.0])
+    monkeypatch.setattr(judge.Metric, 'of', lambda self, metrics: next(values))
+    numbers = optim.OptimConfig(ema=0.5)
+    train.fit(small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers))
+    rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
+    assert [(row['epoch'], row['metric']) for row in rows] == [
+        ('1', '1'),
+        ('2', '3'),
+        ('3', '2'),
+        ('4', '2'),
+    ]
+    assert set(rows[0]) > {'Car/3d', 'Car/bev', 'Cyclist/aos', 'Pedestrian/bbox'}
+    states = {
+        name: torch.load(tmp_path / f'{name}.pt', weights_only=True) for name in ('best', 'last')
+    }
+    assert {name: state['epoch'] for name, state in states.items()} == {'best': 2, 'last': 4}
+    for name, student in (('best', 'student_best'), ('last', 'student')):
+        path = tmp_path / f'{student}.safetensors'
+        assert predict.read_spec(path).provenance['epoch'] == states[name]['epoch']
+        shipped = predict.load_detector(path, predict.read_spec(path)).state_dict()
+        assert_equal_weights(shipped, states[name]['mean']['module'])
+    # a run that has come to its end so does not go on
+    train.fit(small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers))
+    assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
+
+
+def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
+    train.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
+    rows = [list(csv.DictReader((out / 'curves.csv').open())) for out in (finished, tmp_path)]
+    for full, half in zip(rows[0][:2], rows[1], strict=True):
+        assert float(half['total']) == pytest.approx(float(full['total']), rel=0.05)
+    assert rows[0][0]['total'] != rows[1][0]['total']
+    assert {value.dtype for value in weights_of(tmp_path).values()} <= {torch.float32, torch.int64}
+
+
+def test_fp16_may_skip_steps_while_it_finds_its_scale(scenes, tmp_path):
+    train.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
+    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    assert state['scaler']['scale'] == 2**14
+    assert {float(each['step']) for each in state['optimizer']['state'].values()} == {0.0}
+
+
+def label_files(scenes, root, texts):
+    """Copy scenes, with other labels: texts[i] of frame i, its own where that is None."""
+    for folder in ('image_2', 'calib', 'label_2'):
+        (root / folder).mkdir(parents=True)
+        for path in sorted((scenes / folder).iterdir()):
+            (root / folder / path.name).write_bytes(path.read_bytes())
+    for path, text in zip(sorted((root / 'label_2').iterdir()), texts, strict=True):
+        path.write_text(path.read_text() if text is None else text)
+    return root
+
+
+DONT_CARE = 'DontCare -1 -1 -10 50 20 90 60 -1 -1 -1 -1000 -1000 -1000 -10\n'
+
+
+@pytest.mark.parametrize(
+    ('texts', 'augment'),
+    [
+        ([''] * 5, {}),
+        ([DONT_CARE] * 5, {}),
+        (['', DONT_CARE, None, '', ''], {}),
+        ([None] * 5, {'crop': 1.0, 'scale': 0.0, 'shift': 30.0}),
+    ],
+    ids=['no label', 'DontCare alone', 'few objects', 'all cropped away'],
+)
+def test_whatever_batches_lack_losses_are_finite(scenes, tmp_path, texts, augment):
+    root = label_files(scenes, tmp_path / 'data', texts)
+    built = small_config(root, tmp_path / 'out', epochs=1, accumulate=2)
+    varied = dataclasses.replace(
+        built.train, augment=dataclasses.replace(built.train.augment, **augment)
+    )
+    train.fit(dataclasses.replace(built, train=varied))
+    (row,) = csv.DictReader((tmp_path / 'out/curves.csv').open())
+    assert all(np.isfinite(float(value)) for value in row.values())
+    assert all(value.isfinite().all() for value in weights_of(tmp_path / 'out').values())
+
+
+def test_one_class_alone_can_be_taught(scenes, tmp_path):
+    """Other labels are background: the Van is not there for it, nor is what DontCare covers."""
+    line = (scenes / 'label_2/000000.txt').read_text()
+    texts = [line + line.replace('Car', 'Van') + DONT_CARE, *[None] * 4]
+    root = label_files(scenes, tmp_path / 'data', texts)
+    built = small_config(root, tmp_path / 'out')
+    data = {'classes': ['Car'], 'detector': {'options': {'backbone': 'mobilenetv4_conv_small'}}}
+    car = config.build_train(data)
+    options = dataclasses.replace(
+        built.detector.options, mean_size_hwl_m=car.detector.options.mean_size_hwl_m
+    )
+    one = dataclasses.replace(
+        built,
+        classes=('Car',),
+        detector=dataclasses.replace(built.detector, options=options),
+        epochs=1,
+        metric='Car/bev/AP11/loose/hard',
+        eval_every=1,
+    )
+    frames = dataset.Frames(one.train, one.input, one.classes, one.seed)
+    assert len(frames[0, 0].objects) == 1
+    assert frames[0, 0].objects.class_id.tolist() == [0]
+    train.fit(one)
+    spec = predict.read_spec(tmp_path / 'out/student.safetensors')
+    assert spec.classes == ('Car',)
+    found = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]
+    assert {str(name) for labels in found for name in labels.name} <= {'Car'}

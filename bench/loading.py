@@ -1,0 +1,164 @@
+"""
+Does loading keep up with training? Images a second of both, on frames made for the purpose.
+
+python bench/loading.py [--frames 48] [--workers 0 1 2] [--canvas 512x160] [--json FILE]: loading
+alone, from PNG and JPEG of KITTI's size, decoded anew or kept in memory, by so many processes; and
+training steps of the mobile student on batches that are already there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from stl_core import config, optim, predict, run, step
+from stl_core.batch import Batch, to_device
+from stl_core.data import augment, dataset, kitti
+from stl_core.data.synthetic import camera, writer
+from stl_core.images import InputSpec
+
+#: As the shipped student is trained.
+VARIED = augment.Config(flip=0.5, crop=0.5, scale=0.25, shift=0.03, colour=0.3)
+STUDENT = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
+
+
+def main() -> None:
+    """Make the frames, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
+    parser.add_argument('--frames', type=int, default=48)
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--canvas', default='512x160', metavar='WIDTHxHEIGHT')
+    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--seconds', type=float, default=10.0, help='of each measurement')
+    parser.add_argument('--device', default='auto', help='of the training: auto, cpu or cuda:N')
+    parser.add_argument('--json', metavar='FILE')
+    args = parser.parse_args()
+    width, height = (int(side) for side in args.canvas.split('x'))
+    spec = InputSpec(width, height)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = make_sources(Path(folder), args.frames)
+        rows = [
+            {'image': suffix, 'kept': kept, 'workers': workers, 'images_per_s': rate}
+            for suffix, source in sources.items()
+            for kept in (False, True)
+            for workers in args.workers
+            for rate in [loading(frames_of(source, spec, kept), workers, args)]
+        ]
+        frames = frames_of(sources['jpg'], spec, kept=True)
+        stages = {suffix: stage_times(source, spec) for suffix, source in sources.items()}
+        trained = training(frames, spec, args)
+    report = {'canvas': args.canvas, 'batch': args.batch, 'threads': torch.get_num_threads()}
+    report |= {'training_images_per_s': trained, 'loading': rows, 'stages_ms': stages}
+    print(text_of(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1))
+
+
+def make_sources(root: Path, frames: int) -> dict[str, kitti.Source]:
+    """Make a data set of PNG images, and copies of them as JPEG -> source by suffix."""
+    job = writer.Job(str(root), seed=1, model=camera.KITTI, depth=False)
+    writer.synthesize(job, frames, workers=writer.cores(), show=False)
+    training = root / 'training'
+    (training / 'jpg').mkdir()
+    for path in (training / 'image_2').iterdir():
+        options = (cv2.IMWRITE_JPEG_QUALITY, 95)
+        cv2.imwrite(str(training / 'jpg' / f'{path.stem}.jpg'), cv2.imread(str(path)), options)
+    calib, label_2 = str(training / 'calib'), str(training / 'label_2')
+    return {
+        suffix: kitti.Source(str(training / folder), calib, label_2)
+        for suffix, folder in (('png', 'image_2'), ('jpg', 'jpg'))
+    }
+
+
+def frames_of(source: kitti.Source, spec: InputSpec, kept: bool) -> dataset.Frames:
+    """Make the data set as a training has it."""
+    data = dataset.DataConfig(sources=(source,), augment=VARIED, keep_images=kept)
+    return dataset.Frames(data, spec, kitti.CLASSES, seed=0)
+
+
+def loading(frames: dataset.Frames, workers: int, args: Any) -> float:
+    """Images a second of loading alone, once it runs."""
+    batches = endless(frames, workers, args.batch)
+    for _ in range(max(4 * workers, 2)):  # what was loaded ahead while nobody measured
+        next(batches)
+    images, began = 0, time.perf_counter()
+    while time.perf_counter() - began < args.seconds:
+        images += len(next(batches).ids)
+    return images / (time.perf_counter() - began)
+
+
+def endless(frames: dataset.Frames, workers: int, batch: int) -> Iterator[Batch]:
+    """Yield the batches of one epoch after the other."""
+    sampler = dataset.ShuffledBatches(len(frames), batch, seed=0)
+    loader = dataset.batches(frames, sampler, workers)
+    while True:
+        yield from loader
+        sampler.epoch += 1
+
+
+def stage_times(source: kitti.Source, spec: InputSpec) -> dict[str, float]:
+    """Milliseconds an image, in one process: decoding, and all the rest."""
+    frames = frames_of(source, spec, kept=True)
+    each = 1000 / len(frames)
+    began = time.perf_counter()
+    for files in frames.files:
+        kitti.read_image(files.image_2)
+    decoded = time.perf_counter()
+    for index in range(len(frames)):
+        frames[0, index]
+    done = time.perf_counter()
+    return {'decoding': (decoded - began) * each, 'placing': (done - decoded) * each}
+
+
+def training(frames: dataset.Frames, spec: InputSpec, args: Any) -> float:
+    """Images a second of training steps of the mobile student on one batch."""
+    device = predict.choose_device(args.device)
+    data = {'detector': {'options': STUDENT}, 'batch_size': args.batch}
+    built = dataclasses.replace(config.build_train(data), input=spec)
+    learner = run.supervised(built).to(device).to(memory_format=torch.channels_last).train()
+    optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
+    batch = to_device(next(endless(frames, 0, args.batch)), device)
+
+    def steps(seconds: float) -> float:
+        images, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            told = step.train_step(learner, batch, optimizer, built.weights, 0.0)
+            images += len(batch.ids)
+            float(told['total'])  # waits for the device
+        return images / (time.perf_counter() - began)
+
+    steps(args.seconds / 4)
+    return steps(args.seconds)
+
+
+def text_of(report: dict[str, Any]) -> str:
+    """Lay the figures out as a table: images a second, and how often loading outruns training."""
+    trained = report['training_images_per_s']
+    lines = [
+        f'canvas {report["canvas"]}, batch {report["batch"]}, torch threads {report["threads"]}',
+        f'training steps of the mobile student: {trained:.1f} images/s',
+        f'{"image":7}{"kept":6}{"workers":>8}{"images/s":>10}{"/ training":>12}',
+    ]
+    lines += [
+        f'{row["image"]:7}{"yes" if row["kept"] else "no":6}{row["workers"]:8}'
+        f'{row["images_per_s"]:10.1f}{row["images_per_s"] / trained:12.2f}'
+        for row in report['loading']
+    ]
+    lines += [
+        f'{suffix}: {each["decoding"]:.1f} ms to decode, {each["placing"]:.1f} ms for the rest'
+        for suffix, each in report['stages_ms'].items()
+    ]
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()

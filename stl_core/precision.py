@@ -1,0 +1,33 @@
+"""
+What a network computes in: float32, or a half type where torch's autocast finds it safe.
+
+Losses, gradients and weights are float32 in any case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stl_core.batch import Outputs
+
+#: None is float32 throughout. The range of fp16 is so small that its gradients need scaling.
+PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+def computing(precision: str, device: torch.device) -> torch.autocast:
+    """Return the `with` under which a network's forward computes in this precision."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def as_float32(out: Outputs) -> Outputs:
+    """Turn a network's half outputs into float32, for its losses."""
+
+    def wide(value: Tensor) -> Tensor:
+        return value.float() if value.is_floating_point() else value
+
+    heads = {name: wide(value) for name, value in out.heads.items()}
+    return replace(out, features=tuple(map(wide, out.features)), heads=heads)

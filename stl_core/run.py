@@ -1,0 +1,119 @@
+"""
+What a run is made of: learner, optimiser, batches, exam; and how it starts or goes on.
+
+A learner is an nn.Module with learner(batch, epoch) -> {name: unweighted scalar}, and with the
+detector that is judged and saved as `learner.detector`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import stl_core
+from stl_core import checkpoint, judge, parallel, predict
+from stl_core.config import TrainConfig
+from stl_core.data import dataset
+from stl_core.optim import Optimizer
+from stl_core.shares import rank, world
+from stl_core.step import Supervised, TrainError
+
+Build = Callable[[TrainConfig], nn.Module]
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    A run under way.
+
+    :param config: what is run.
+    :param device: of this process.
+    :param learner: what learns.
+    :param model: the learner, joined with those of the other processes.
+    :param optimizer: of the learner.
+    :param sampler: the batches of an epoch.
+    :param loader: loads them.
+    :param exam: what the detector is judged by.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    learner: nn.Module
+    model: nn.Module
+    optimizer: Optimizer
+    sampler: dataset.ShuffledBatches
+    loader: Any
+    exam: judge.Exam
+
+    @property
+    def out(self) -> Path:
+        """Folder of the run."""
+        return Path(self.config.out)
+
+    @property
+    def student(self) -> Any:
+        """The detector that is judged and saved: the mean of the weights where one is kept."""
+        mean = self.optimizer.mean
+        return mean.module if mean else self.learner.detector
+
+
+def supervised(config: TrainConfig) -> nn.Module:
+    """Build the detector of a configuration, to learn from labels alone."""
+    detector = predict.build_detector(student_spec(config))
+    return Supervised(detector, config.input, config.precision)
+
+
+def start(config: TrainConfig, build: Build, device: torch.device) -> tuple[Run, int]:
+    """Read the data set's texts, build what learns, and go on where a run was stopped."""
+    frames = dataset.Frames(config.train, config.input, config.classes, config.seed)
+    share = (rank(), world())
+    sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed, share)
+    smallest, parts = len(frames) // len(sampler), world() * config.accumulate
+    if not len(frames):
+        raise TrainError('train.sources: no frames to learn from')
+    if smallest < parts:
+        raise TrainError(
+            f'batch_size: batches of {smallest} images cannot be shared by {world()} processes'
+            f' times {config.accumulate} parts (accumulate)'
+        )
+    exam = judge.set_exam(dataset.list_frames(config.val))
+    torch.manual_seed(config.seed)
+    learner = parallel.sync_norms(build(config), device)
+    learner.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector: Any = learner.detector
+    optimizer = Optimizer(learner, detector, config.optim, config.precision)
+    first = checkpoint.resume(Path(config.out) / 'last.pt', learner, optimizer, config)
+    if first != parallel.from_first(first, device):
+        raise TrainError(f'{config.out}: not all processes see the checkpoint; out must be shared')
+    loader = dataset.batches(frames, sampler, config.workers)
+    model = parallel.joined(learner)
+    return Run(config, device, learner, model, optimizer, sampler, loader, exam), first
+
+
+def save_student(run: Run, name: str, done: int, judged: judge.Judgement) -> None:
+    """Write the student file of a judged detector."""
+    spec = student_spec(run.config)
+    told = {'epoch': done, 'frames_judged': len(judged.found), 'metrics': judged.metrics}
+    spec = dataclasses.replace(spec, provenance={**spec.provenance, **told})
+    predict.save_student(run.out / name, run.student, spec)
+
+
+def student_spec(config: TrainConfig) -> predict.StudentSpec:
+    """Describe the student that a run makes."""
+    return predict.StudentSpec(
+        classes=config.classes,
+        input=config.input,
+        detector=config.detector.name,
+        options=dataclasses.asdict(config.detector.options),
+        provenance={
+            'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
+            'epochs': config.epochs,
+            'seed': config.seed,
+        },
+    )

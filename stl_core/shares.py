@@ -1,0 +1,100 @@
+"""
+What one step learns from may be shared: among processes, and among parts computed in turn.
+
+Losses are means over objects. If every share divided by its own count, an image with one object
+would teach as much as one with twenty, depending on which share it fell into. So every share
+divides by the mean count of all shares of the step: the mean of the shares' gradients is then the
+gradient of the whole. Where nothing is shared, nothing happens here.
+
+Every process, and every part, must ask in the same order: no asking inside an `if` on data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Return the number of this process among those of the run; 0 writes, logs and judges."""
+    return dist.get_rank() if _several() else 0
+
+
+def world() -> int:
+    """Return how many processes share the run."""
+    return dist.get_world_size() if _several() else 1
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """Mean of a float tensor over the processes; carries no gradient."""
+    if world() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
+def over_step(value: Tensor) -> Tensor:
+    """
+    Mean of a number over all shares of the step.
+
+    :param value: () a sum or a count over this share, and nothing that was asked for before.
+    :return: () float32 without gradient; value itself where the step is not shared.
+    """
+    return _STEP.get().ask(value.detach().float())
+
+
+def shares() -> int:
+    """Return by how many processes, times parts, the step is shared."""
+    return world() * _STEP.get().parts
+
+
+@contextmanager
+def noted() -> Iterator[list[Tensor]]:
+    """While it lasts, over_step answers with what it is given, and notes it in the list."""
+    notes: list[Tensor] = []
+
+    def note(value: Tensor) -> Tensor:
+        notes.append(value)
+        return value
+
+    with _step(_Step(note)):
+        yield notes
+
+
+@contextmanager
+def told(means: list[Tensor], parts: int) -> Iterator[None]:
+    """While it lasts, over_step answers with the next of the means over so many parts."""
+    rest = iter(means)
+    with _step(_Step(lambda _: next(rest), parts)):
+        yield
+
+
+@dataclass(frozen=True)
+class _Step:
+    """How over_step finds its answer, and in how many parts the step is computed."""
+
+    ask: Callable[[Tensor], Tensor] = over_processes
+    parts: int = 1
+
+
+_WHOLE = _Step()
+_STEP = ContextVar('_STEP', default=_WHOLE)
+
+
+@contextmanager
+def _step(step: _Step) -> Iterator[None]:
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()

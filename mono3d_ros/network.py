@@ -14,9 +14,11 @@ import numpy as np
 
 from mono3d_ros.pipeline import Predictor
 
-#: Where in a package models are looked for by bare name.
+#: Where in a package's share folder models are looked for by bare name.
 MODELS_FOLDER = 'models'
 PACKAGE = 'mono3d_ros'
+#: The students that come with this package, colcon or not.
+SHIPPED = Path(__file__).parent / MODELS_FOLDER
 
 #: (path, device) -> Predictor.
 Load = Callable[[Path, str], Predictor]
@@ -35,7 +37,7 @@ def find_model(
     Find the model file that a parameter names.
 
     :param model: absolute, relative, with ~ or $VAR, package://PACKAGE/PATH, or a bare name
-        under the models of this package.
+        among the models of this package.
     :param share: package name -> its share folder; LookupError or OSError where there is none.
     :param environment: what $VAR stands for.
     :return: an existing file.
@@ -51,6 +53,7 @@ def find_model(
         places = [given.absolute()]
         if len(given.parts) == 1:  # a name, not a path
             places.append(_shared(PACKAGE, f'{MODELS_FOLDER}/{given}', share))
+            places.append(SHIPPED / given)
     for place in places:
         if isinstance(place, Path) and place.is_file():
             return place

@@ -74,7 +74,10 @@ class Params:
     """Every parameter of the node; metadata of the fields says what they mean."""
 
     model: str = _param(
-        '', _text, 'Student file: a path (also with ~ or $VAR), package://PACKAGE/PATH, or a name.'
+        'synthetic_mobile.safetensors',
+        _text,
+        'Student file: a path (also with ~ or $VAR), package://PACKAGE/PATH, or the name of a '
+        'student that comes with the package.',
     )
     device: str = _param('auto', _device, 'Where the network runs: auto, cpu, cuda or cuda:N.')
     require_cuda: bool = _param(
@@ -104,7 +107,7 @@ class Params:
         choices=('best_effort', 'reliable'),
     )
     score_threshold: float = _param(
-        0.3, _number, 'Objects with a lower score are not sent.', live=True, limits=(0.0, 1.0)
+        0.1, _number, 'Objects with a lower score are not sent.', live=True, limits=(0.0, 1.0)
     )
     class_thresholds: tuple[float, ...] = _param(
         (),

@@ -2,7 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mono3d_ros import network
 from mono3d_ros.network import device_of, find_model, warm_up
+from mono3d_ros.params import Params
 
 
 def no_share(package):
@@ -34,6 +36,22 @@ def test_packages(model):
     shares = {'mono3d_ros': str(model.parents[1]), 'mine': str(model.parent)}
     assert find_model('package://mine/student.safetensors', shares.__getitem__) == model
     assert find_model('student.safetensors', shares.__getitem__) == model
+
+
+def test_a_name_is_also_looked_for_among_the_shipped_students(tmp_path, monkeypatch):
+    shipped = tmp_path / 'shipped'
+    shipped.mkdir()
+    (shipped / 'student.safetensors').write_text('weights')
+    monkeypatch.setattr(network, 'SHIPPED', shipped)
+    assert find_model('student.safetensors', no_share) == shipped / 'student.safetensors'
+    with pytest.raises(ValueError, match='not found'):  # a path is a path
+        find_model('models/student.safetensors', no_share)
+
+
+def test_the_default_student_is_there_and_small(tmp_path):
+    path = find_model(Params().model, no_share)
+    assert path.stat().st_size <= 4_000_000
+    assert len(network.load_student(path, 'cpu').spec.classes) == 3
 
 
 def test_the_error_names_every_place(tmp_path, monkeypatch):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scenes import make_scenes
 
-from mono3d_ros import kitti_to_bag, messages, report, transforms
+from mono3d_ros import kitti_to_bag, messages, recording, report
 from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, typestore
-from mono3d_ros.stream import Frame, FrameResult
+from mono3d_ros.playback import Scan
+from mono3d_ros.stream import FrameResult
+from mono3d_ros.transform_history import TransformHistory
 from stl_core import draw, geometry, strokes
 from stl_core.types import Objects3D
 
@@ -226,7 +228,7 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
     )
     points['x'], points['y'], points['z'] = [1, 2, np.nan], 3, 4
     fields = [
-        new('sensor_msgs/msg/PointField', name=n, offset=o, datatype=report.FLOAT32, count=1)
+        new('sensor_msgs/msg/PointField', name=n, offset=o, datatype=recording.FLOAT32, count=1)
         for n, o in (('z', 2), ('y', 6), ('x', 14))
     ]
     header = new('std_msgs/msg/Header', frame_id='lidar')
@@ -248,10 +250,12 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
         )
         for a, b in (('odom', 'base_link'), ('lidar', 'optical'))
     )
-    frame = Frame('front', np.zeros((2, 2, 3), np.uint8), np.eye(3, 4), 0, 'optical')
-    tf = new('tf2_msgs/msg/TFMessage', transforms=[other])
-    assert report._in_camera(cloud, transforms.to_tree(tf), frame) is None
-    assert report._in_camera(cloud, {}, frame) is None
-    tf = new('tf2_msgs/msg/TFMessage', transforms=[other, ours])
-    seen = report._in_camera(cloud, transforms.to_tree(tf), frame)
-    np.testing.assert_array_equal(seen, [[0, 3, 4], [1, 3, 4]])
+
+    def seen(*transforms):
+        tf = new('tf2_msgs/msg/TFMessage', transforms=transforms)
+        way = TransformHistory([], [tf]).between('optical', 0, 'lidar', 0)
+        return report.in_camera(Scan(cloud, 0.0, way))
+
+    assert seen(other) is None
+    assert seen() is None
+    np.testing.assert_array_equal(seen(other, ours), [[0, 3, 4], [1, 3, 4]])

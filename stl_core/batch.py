@@ -86,7 +86,7 @@ class Side:
     :param features: backbone map (B, C, h, w) at each stride, finest first.
     :param heads: raw head maps by name, before any sigmoid.
     :param answers: what the heads say of each target, raw, {name: (B, N, D)}.
-    :param sigma_m: (B, N) how unsure the depth of each target is, Laplace scale in metres.
+    :param sigma_m: (B, N) how unsure the depth of each target is, standard deviation in metres.
     """
 
     features: dict[int, Tensor]

@@ -93,7 +93,7 @@ class Objects3D(Rows):
     :param size_hwl_m: (N, 3) height, width, length.
     :param rotation_y: (N,) yaw about camera y, 0 = length along +x, in [-pi, pi).
     :param box_px: (N, 4) the object's 2D box in the image it was seen in.
-    :param depth_sigma_m: (N,) Laplace scale of the depth error; 0 for labels.
+    :param depth_sigma_m: (N,) standard deviation of the depth error; 0 for labels.
     """
 
     class_id: Array
@@ -128,7 +128,7 @@ class ImageObjects(Rows):
     :param size_hwl_m: (N, 3) height, width, length.
     :param alpha: (N,) observation angle, rotation_y less the bearing of the centre, [-pi, pi).
     :param box_px: (N, 4) 2D box.
-    :param depth_log_sigma: (N,) log of the Laplace scale of the depth error in metres.
+    :param depth_log_sigma: (N,) log of the standard deviation of the depth error, metres.
     """
 
     class_id: Array

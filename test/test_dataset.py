@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from scenes import make_scenes
@@ -8,6 +9,7 @@ from small_run import small_config
 
 from stl_core import batch
 from stl_core.data import dataset
+from stl_core.types import Labels
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +37,27 @@ def test_batches_do_not_depend_on_the_workers_nor_on_what_is_kept(scenes, tmp_pa
     first = torch.cat([batch.image for batch in found[0][0]]).float().mean((1, 2, 3))
     second = torch.cat([batch.image for batch in found[0][1]]).float().mean((1, 2, 3))
     assert not torch.allclose(first.sort()[0], second.sort()[0])  # augmented anew
+
+
+def test_only_what_is_within_the_limits_is_taught():
+    count = 6
+    labels = Labels(
+        name=np.full(count, 'Car'),
+        truncated=np.array([0.0, 0.6, 0, 0, 0, 0]),
+        occluded=np.array([2, 0, 3, 0, 0, 0]),
+        alpha=np.zeros(count),
+        score=np.ones(count),
+        center_m=np.stack([np.zeros(count), np.ones(count), [20.0, 20, 20, 1.5, 70, 20]], 1),
+        size_hwl_m=np.ones((count, 3)),
+        rotation_y=np.zeros(count),
+        box_px=np.array([[0, 0, 9, 30.0]] * 5 + [[0, 0, 9, 20.0]]),
+    )
+    limits = dataset.DataConfig(
+        min_depth_m=2.0, max_depth_m=65.0, min_height_px=25.0, max_occluded=2, max_truncated=0.5
+    )
+    assert dataset.taught(labels, limits).center_m[:, 2].tolist() == [20.0]
+    assert len(dataset.taught(labels[:1], limits)) == 1
+    assert len(dataset.taught(labels, dataset.DataConfig())) == count - 1  # 70 m
 
 
 def test_no_batch_has_a_single_image_left_over():

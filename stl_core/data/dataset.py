@@ -28,7 +28,7 @@ from stl_core.data.kitti import (
 )
 from stl_core.geometry import lower
 from stl_core.images import InputSpec
-from stl_core.types import Array, ImageObjects, Objects3D
+from stl_core.types import Array, ImageObjects, Labels, Objects3D
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class DataConfig:
 
     :param sources: KITTI-layout folders; frames of all are joined in order.
     :param split: a file of frame ids to keep, applied to every source; '' keeps all.
-    :param max_depth_m: objects farther than this are not taught.
+    :param min_depth_m: objects nearer than this are not taught, they are background.
+    :param max_depth_m: nor are those farther than this,
+    :param min_height_px: with a lower 2D box in the picture,
+    :param max_occluded: of a higher occlusion level (3 is 'unknown'),
+    :param max_truncated: or with a greater share outside the picture.
     :param max_objects: object slots of an image.
     :param augment: how samples vary.
     :param keep_images: decode all images once, at the start, and hold them in memory, 1.4 MB each
@@ -47,7 +51,11 @@ class DataConfig:
 
     sources: tuple[Source, ...] = ()
     split: str = ''
+    min_depth_m: float = 0.0
     max_depth_m: float = 65.0
+    min_height_px: float = 0.0
+    max_occluded: int = 3
+    max_truncated: float = 1.0
     max_objects: int = 50
     augment: augment.Config = field(default_factory=augment.Config)
     keep_images: bool = False
@@ -80,7 +88,9 @@ class Frames(Dataset[Sample]):
         self.files = list_frames(config)
         self._P = [read_calib(files.calib).P2 for files in self.files]
         self._objects = [
-            read_labels(files.label_2).select(classes) if files.label_2 else Objects3D.empty()
+            taught(read_labels(files.label_2), config).select(classes)
+            if files.label_2
+            else Objects3D.empty()
             for files in self.files
         ]
         paths = [files.image_2 for files in self.files] if config.keep_images else []
@@ -97,11 +107,8 @@ class Frames(Dataset[Sample]):
         files = self.files[index]
         image = self._images[index] if self._images else read_image(files.image_2)
         rng = np.random.default_rng([self.seed, epoch, index])
-        objects = self._objects[index]
-        z = objects.center_m[:, 2]
-        taught = objects[(z > 0) & (z <= self.config.max_depth_m)]
-        variation = augment.draw(self.config.augment, rng)
-        canvas = augment.place(augment.Scene(image, self._P[index], taught), self.spec, variation)
+        scene = augment.Scene(image, self._P[index], self._objects[index])
+        canvas = augment.place(scene, self.spec, augment.draw(self.config.augment, rng))
         return Sample(files.id, canvas.image, canvas.P, lower(canvas.objects, canvas.P))
 
 
@@ -137,6 +144,14 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         for batch in np.split(order, cuts(self.frames, self.batches)[1:-1]):
             start, stop = cuts(len(batch), world)[rank : rank + 2]
             yield [(self.epoch, int(index)) for index in batch[start:stop]]
+
+
+def taught(labels: Labels, config: DataConfig) -> Labels:
+    """Keep the labels that are within the limits of a configuration."""
+    z, height = labels.center_m[:, 2], labels.box_px[:, 3] - labels.box_px[:, 1]
+    keep = (z > config.min_depth_m) & (z <= config.max_depth_m)
+    keep &= (height >= config.min_height_px) & (labels.truncated <= config.max_truncated)
+    return labels[keep & (labels.occluded <= config.max_occluded)]
 
 
 def cuts(count: int, parts: int) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.batch import Targets
+from stl_core.models.losses import masked_mean
 
 STRIDE = 16
 #: Where the first bin begins, metres.
@@ -114,7 +115,8 @@ def focal(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
     """
     log_p = logits.float().log_softmax(1).gather(1, choose_bins(depth_m, edges_m)[:, None])[:, 0]
     weight = torch.where(torch.isfinite(depth_m), FOREGROUND, 1.0)
-    return (-0.25 * weight * (1 - log_p.exp()) ** 2 * log_p).mean()
+    loss = -0.25 * weight * (1 - log_p.exp()) ** 2 * log_p
+    return masked_mean(loss, torch.ones_like(loss, dtype=torch.bool))
 
 
 def _between(low: Tensor, high: Tensor, count: int) -> Tensor:

@@ -76,7 +76,7 @@ def laplacian_nll(predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: T
     (Chen et al., MonoPair, CVPR 2020, eq. 5; used by MonoDLE, MonoCon and MonoDETR.)
 
     :param predicted: (B, N) metres.
-    :param log_sigma: (B, N) log of the Laplace scale in metres.
+    :param log_sigma: (B, N) log of the standard deviation (sqrt(2) Laplace scales), metres.
     :param target: (B, N) metres.
     :param valid: (B, N) bool.
     :return: scalar.

@@ -11,25 +11,22 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
-from mono3d_ros import transforms
 from mono3d_ros.bag import BagError, BagReader
 from mono3d_ros.calibration import as_rectified
+from mono3d_ros.clouds import read_points
 from mono3d_ros.messages import ADD, LINE_LIST, TEXT_VIEW_FACING, stamp_ns, to_frame
+from mono3d_ros.playback import Playback, Scan, Sight, Wish, choose_cameras
+from mono3d_ros.recording import LABELLED
 from mono3d_ros.stream import Frame
 from stl_core import draw, strokes
-from stl_core.types import Array
+from stl_core.types import Array, Labels
 
-IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-CLOUD = 'sensor_msgs/msg/PointCloud2'
-TF = ('/tf_static', '/tf')
 POINTS_PER_BOX = 24
-#: sensor_msgs/msg/PointField
-FLOAT32 = 7
 
 
 @dataclass(frozen=True)
@@ -134,94 +131,61 @@ def to_boxes(array: Any) -> Boxes:
 
 def camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
     """
-    Find the camera of a bag: its first image topic and the camera_info beside it.
+    Find the first camera of a bag: an image topic and the camera_info beside it.
 
     :param topics: topic -> message type.
     :param bag: its name, for the message.
     :return: topic of the images, topic of camera_info.
     :raises BagError: where there is no such pair, naming the topics there are.
     """
-    for topic in (topic for topic, kind in topics.items() if kind in IMAGES):
-        base = topic[: -len('/compressed')] if topic.endswith('/compressed') else topic
-        info = f'{base.rsplit("/", 1)[0]}/camera_info'
-        if topics.get(info) == 'sensor_msgs/msg/CameraInfo':
-            return topic, info
-    has = ', '.join(topics) or 'nothing'
-    raise BagError(f'{bag}: no image topic with a camera_info beside it; the bag has {has}')
+    camera = choose_cameras(topics, Wish(), bag)[0]
+    return camera.image, camera.info
 
 
 def read_scenes(bag: str | Path) -> Iterator[Scene]:
     """
-    Read the images of a bag, each with what else the bag holds of its moment.
+    Read the images of the first camera of a bag, each with what else it holds of their moment.
 
     :param bag: folder or file.
-    :return: scenes in order of recording; images before the first camera_info are left out.
+    :return: scenes in order of recording.
     :raises BagError: for a bag that is missing or malformed.
     """
     with BagReader(bag) as reader:
-        image_topic, info_topic = camera_topics(reader.topics, bag)
-        topics = _Topics(
-            image_topic,
-            info_topic,
-            truth=f'{info_topic.rsplit("/", 1)[0]}/ground_truth',
-            cloud=next((topic for topic, kind in reader.topics.items() if kind == CLOUD), ''),
-        )
-        tree: dict[str, tuple[str, Array]] = {}
-        moment: dict[str, Any] = {}
-        for message in reader.messages({*topics, *TF} & set(reader.topics)):
-            # the messages of one moment stand together, the image not necessarily first
-            if moment and message.stamp_ns != moment['stamp_ns'] and image_topic in moment:
-                yield _scene(moment, topics, tree)
-                moment = {info_topic: moment[info_topic]}
-            moment['stamp_ns'] = message.stamp_ns
-            if message.topic in TF:
-                tree |= transforms.to_tree(reader.decode(message))
-                continue
-            moment[message.topic] = reader.decode(message)
-            if info_topic not in moment:
-                moment.pop(image_topic, None)
-        if image_topic in moment:
-            yield _scene(moment, topics, tree)
+        image_topic, _ = camera_topics(reader.topics, bag)
+        for sight in Playback(reader, Wish(camera=image_topic)):
+            try:
+                frame = to_frame(sight.image, sight.info, 'camera', as_rectified)
+            except ValueError as err:
+                raise BagError(f'{image_topic} at {sight.recorded_ns} ns: {err}') from err
+            yield to_scene(frame, sight)
 
 
-class _Topics(NamedTuple):
-    image: str
-    info: str
-    truth: str
-    cloud: str
+def to_scene(frame: Frame, sight: Sight) -> Scene:
+    """
+    Gather what is drawn of a moment.
+
+    :param frame: the image of the sight.
+    :param sight: its scan and labels.
+    """
+    truth = None if sight.truth is None else label_boxes(sight.truth)
+    return Scene(frame, truth, in_camera(sight.scan) if sight.scan else None)
 
 
-def _scene(moment: Mapping[str, Any], topics: _Topics, tree: transforms.Tree) -> Scene:
-    try:
-        frame = to_frame(moment[topics.image], moment[topics.info], 'camera', as_rectified)
-    except ValueError as err:
-        raise BagError(f'{topics.image} at {moment["stamp_ns"]} ns: {err}') from err
-    cloud, truth = moment.get(topics.cloud), moment.get(topics.truth)
-    return Scene(
-        frame,
-        truth=to_boxes(truth) if truth else None,
-        points_m=_in_camera(cloud, tree, frame) if cloud else None,
-    )
+def label_boxes(labels: Labels) -> Boxes:
+    """Return the boxes of the labelled objects; DontCare has none."""
+    objects = labels.select(LABELLED)
+    return Boxes(draw.box_edges(objects), tuple(draw.box_labels(objects, LABELLED)))
 
 
-def _in_camera(cloud: Any, tree: transforms.Tree, frame: Frame) -> Array | None:
-    """Bring a cloud into the camera frame, (L, 3) metres; None where no transform leads there."""
-    camera_T_cloud = transforms.lookup(tree, frame.frame_id, cloud.header.frame_id)
-    places = {field.name: field.offset for field in cloud.fields if field.datatype == FLOAT32}
-    if camera_T_cloud is None or not {'x', 'y', 'z'} <= set(places):
+def in_camera(scan: Scan) -> Array | None:
+    """Bring a scan into the camera frame, (L, 3) metres; None where no transform leads there."""
+    if scan.camera_T_cloud is None:
         return None
-    layout = np.dtype(
-        {
-            'names': list('xyz'),
-            'formats': ['>f4' if cloud.is_bigendian else '<f4'] * 3,
-            'offsets': [places[name] for name in 'xyz'],
-            'itemsize': cloud.point_step,
-        }
-    )
-    rows = np.frombuffer(np.asarray(cloud.data).tobytes(), layout)
-    points = np.stack([rows[name] for name in 'xyz'], 1).astype(np.float64)
-    points = points[np.isfinite(points).all(1)]
-    return points @ camera_T_cloud[:3, :3].T + camera_T_cloud[:3, 3]
+    try:
+        points = read_points(scan.cloud)[:, :3].astype(np.float64)
+    except ValueError:
+        return None
+    return points @ scan.camera_T_cloud[:3, :3].T + scan.camera_T_cloud[:3, 3]
 
 
 def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:

@@ -22,6 +22,15 @@ CORNERS = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
 FRONT, BACK = [0, 1, 4, 5], [2, 3, 6, 7]
 MIN_DEPTH_M = 0.1
 
+#: Of Score.rows.
+HEADINGS = (
+    'class',
+    '3D AP40 (easy/moderate/hard), strict',
+    '3D AP40 (easy/moderate/hard), loose',
+    'matched',
+    'median depth error (m)',
+)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -80,12 +89,17 @@ def to_labels(boxes: Boxes, frame: Frame) -> Labels:
 def score(truth: Iterable[Labels], found: Iterable[Labels]) -> Score:
     """Compare the labels of each frame with what was found in it."""
     truth, found = list(truth), list(found)
+    return Score(evaluate.evaluate(truth, found), depth_errors(truth, found))
+
+
+def depth_errors(truth: Iterable[Labels], found: Iterable[Labels]) -> dict[str, list[float]]:
+    """Measure depth_error_m of Score."""
     errors: dict[str, list[float]] = {}
     for labels, detections in zip(truth, found, strict=True):
         for name in evaluate.CLASSES:
             here, there = labels[labels.name == name], detections[detections.name == name]
             errors.setdefault(name, []).extend(_depth_errors(here, there))
-    return Score(evaluate.evaluate(truth, found), errors)
+    return errors
 
 
 def _depth_errors(truth: Labels, found: Labels) -> list[float]:

@@ -9,12 +9,32 @@ import torch
 
 from stl_core import cli
 from stl_core.data import kitti
-from stl_core.data.synthetic import camera, frame, labels, lidar, sequence, writer
+from stl_core.data.synthetic import (
+    camera,
+    caster,
+    frame,
+    labels,
+    lidar,
+    sequence,
+    textures,
+    writer,
+)
+from stl_core.data.synthetic.builder import CARVE, Builder, Frustum, Limb, Prism, Spheroid, box
 from stl_core.data.synthetic.caster import Rays, cast
-from stl_core.data.synthetic.distributions import CLASSES, LEVELS, figures, summarise
+from stl_core.data.synthetic.distributions import (
+    CLASSES,
+    LEVELS,
+    between,
+    figures,
+    pick,
+    summarise,
+    uniform,
+)
 from stl_core.data.synthetic.distributions import kitti as kitti_fits
-from stl_core.data.synthetic.shapes import Builder, Placement, box, extruded, limb, tapered
+from stl_core.data.synthetic.shadows import sunlit
+from stl_core.data.synthetic.shapes import Placement
 from stl_core.data.synthetic.vehicles import add_car
+from stl_core.data.synthetic.world import make_world
 from stl_core.evaluate import evaluate
 from stl_core.geometry import corners, project
 
@@ -162,7 +182,7 @@ def test_a_car_fills_its_box_and_stays_in_it():
         builder = Builder()
         add_car(builder, place, rng)
         solids = builder.solids()
-        hits = cast(*rays_from_above(), solids, 1, torch.device('cpu'))
+        hits = cast(*rays_from_above(), solids, 1)
         truth = corners(
             (place.bottom_m - [0, 0.75, 0])[None], place.size_hwl_m[None], np.array([place.yaw])
         )
@@ -183,30 +203,125 @@ def rays_from_above():
     'shape',
     [
         box((-1, 2), (0, 1), (-1, 1)),
-        tapered((-2, 2), (-1, 1), (-1, 1.5), (-0.5, 0.7), (0.2, 1.4)),
-        extruded(np.array([[-1, 0], [1, 0], [0.5, 1], [-0.6, 1.2]]), 0.8, 0.2),
-        limb([0, 0, 0], [0.3, 1.2, 0.4], (0.3, 0.1)),
+        Frustum((-2, 2), (-1, 1), (-1, 1.5), (-0.5, 0.7), (0.2, 1.4)),
+        Prism([(-1, 0), (1, 0), (0.5, 1), (-0.6, 1.2)], 0.8, 0.2),
+        Limb([0, 0, 0], [0.3, 1.2, 0.4], (0.3, 0.1)),
+        Limb([0, 0, 0], [0.1, 0.1, 1.0], (0.1, 0.2)),
     ],
 )
 def test_planes_and_corners_describe_one_solid(shape):
-    planes, vertices = shape
-    np.testing.assert_allclose(np.linalg.norm(planes[:, :3], axis=1), 1.0, atol=1e-12)
-    slack = planes[:, 3] - vertices @ planes[:, :3].T
-    assert slack.min() > -1e-9  # every corner is inside
-    assert (np.isclose(slack, 0, atol=1e-9).sum(0) >= 3).all()  # every plane holds a face
+    fields = [np.array([field, field], float) for field in shape]
+    for planes, vertices in zip(*CARVE[type(shape)](*fields), strict=True):
+        np.testing.assert_allclose(np.linalg.norm(planes[:, :3], axis=1), 1.0, atol=1e-12)
+        slack = planes[:, 3] - vertices @ planes[:, :3].T
+        assert slack.min() > -1e-9  # every corner is inside
+        assert (np.isclose(slack, 0, atol=1e-9).sum(0) >= 3).all()  # every plane holds a face
+
+
+def test_parts_of_all_kinds_stay_in_order():
+    builder = Builder()
+    place = Placement(np.array([1.0, 2.0, 3.0]), 0.3, np.ones(3))
+    bar, roof = Limb((0, 0, 0), (0, 2, 0), (1, 1)), Prism([(0, 0), (1, 0), (0, 1)], 0.5)
+    cube, ball = box((0, 1), (0, 1), (0, 1)), Spheroid((0, 1, 0), (2, 3))
+    parts = [cube, ball, bar, roof, cube]
+    for number, part in enumerate(parts):
+        builder.add(place, part, number, np.ones(3) * number, casts=number % 2 == 0)
+    solids = builder.solids()
+    assert solids.material.tolist() == [0, 1, 2, 3, 4]
+    assert solids.colour[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert (solids.spheroid[:, 3] > 0).tolist() == [False, True, False, False, False]
+    np.testing.assert_allclose(solids.spheroid[1], [1, 1, 3, 2, 3])
+    used = (np.abs(solids.planes[..., :3]).sum(-1) > 0).sum(1)
+    assert used.tolist() == [6, 0, 6, 5, 6]
+
+
+def test_draws_are_those_of_numpy():
+    ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
+    shares = (0.2, 0.5, 0.0, 0.3)
+    for _ in range(50):
+        assert uniform(ours, -2.0, 3.5) == pytest.approx(theirs.uniform(-2.0, 3.5), rel=1e-14)
+        assert pick(ours, shares) == theirs.choice(4, p=shares)
+        low, high = np.array([0.0, 1.0]), np.array([0.5, 4.0])
+        np.testing.assert_allclose(between(ours.random(2), low, high), theirs.uniform(low, high))
 
 
 def test_rays_meet_a_box_where_they_should():
     builder = Builder()
     place = Placement(np.array([0.0, 1.0, 10.0]), -np.pi / 2, np.ones(3), 0)
-    builder.polytope(place, box((-2, 2), (0, 2), (-1, 1)), 0, np.ones(3))
+    builder.add(place, box((-2, 2), (0, 2), (-1, 1)), 0, np.ones(3))
     rays = Rays(
         np.zeros(3), np.array([[-0.2, 1.0], [0.0, 1.0], [0.3, 1.0]]), np.array([-0.05, 0.3])
     )
-    hits = cast(rays, builder.solids(), 1, torch.device('cpu'))
+    hits = cast(rays, builder.solids(), 1)
     np.testing.assert_allclose(hits.inverse[0], [0, 1 / 8, 0], atol=1e-6)
     assert hits.alone.tolist() == [1]
     assert hits.extent.tolist() == [[1, 0, 1, 0]]
+
+
+def test_rows_left_out_of_rectangles_hold_no_hit(monkeypatch):
+    world = make_world(frame.stream(SEED, 1, frame.WORLD))
+    solids = world.solids().seen_from(world.eye_m - [0, 1.65, 0], world.heading)
+    rays, _ = camera.rays_of(SMALL.draw(np.random.default_rng(0)), yaw_deg=20.0)
+    quick = cast(rays, solids, len(world.things))
+    monkeypatch.setattr(caster, 'LARGE_PX', 10**9)
+    whole = cast(rays, solids, len(world.things))
+    for field in ('inverse', 'solid', 'face', 'alone', 'extent', 'visible'):
+        np.testing.assert_array_equal(getattr(quick, field), getattr(whole, field))
+    assert (whole.solid >= 0).mean() > 0.3
+
+
+def test_shadows_lie_where_the_way_to_the_sun_is_barred():
+    place = Placement(np.array([1.0, 1.5, 9.0]), -np.pi / 2, np.ones(3))  # along is z, across -x
+    builder = Builder()
+    builder.add(place, box((-1, 1), (0, 2), (-1.5, 1.5)), 0, np.ones(3))
+    builder.add(place, Spheroid((3.0, 1.0, -4.0), (1.0, 0.5)), 0, np.ones(3))
+    rays, _ = camera.rays_of(SMALL.draw(np.random.default_rng(0)))
+    met = np.repeat(rays.rows[:, None] > 0.02, len(rays.columns), 1)  # level ground
+    away = np.where(met, (1.5 - rays.origin[1]) / np.maximum(rays.rows, 0.02)[:, None], 1e4)
+    ways = np.stack(
+        np.broadcast_arrays(rays.columns[:, 0], rays.rows[:, None], rays.columns[:, 1])
+    )
+    points = rays.origin[:, None, None] + ways * away
+    sun = np.array([0.5, -0.7, -0.2]) / np.linalg.norm([0.5, -0.7, -0.2])
+    lit = sunlit(torch.from_numpy(points).float(), met, sun, builder.solids(), rays).numpy()
+    low, high = np.array([-0.5, -0.5, 8.0]), np.array([2.5, 1.5, 10.0])
+    times = np.stack([(edge[:, None, None] - points) / sun[:, None, None] for edge in (low, high)])
+    barred = times.max(0).min(0) > np.maximum(times.min(0).max(0), 0.05)
+    scale = np.array([1.0, 0.5, 1.0])[:, None, None]
+    off, way = (
+        (points - np.array([5.0, 0.5, 12.0])[:, None, None]) / scale,
+        sun[:, None, None] / scale,
+    )
+    nearest = np.maximum(-(off * way).sum(0) / (way * way).sum(), 0.05)
+    barred |= ((off + nearest * way) ** 2).sum(0) < 1
+    assert 300 < barred[met].sum() < 0.5 * met.sum()
+    assert ((lit == 0) != barred)[met].mean() < 1e-3
+
+
+def test_noise_repeats_with_its_tile_and_fades_with_distance():
+    rng = np.random.default_rng(0)
+    u, v = (torch.from_numpy(rng.uniform(-20, 20, 400)).float() for _ in range(2))
+    near = torch.full_like(u, 1e-3)
+    for layer in range(textures.LAYERS):
+        texels = textures.atlas(u.device)[layer]
+        found = textures.noise(layer, u, v, near, 4.0)
+        x, y = ((each * 128).floor().long() % 512 for each in (u, v))
+        np.testing.assert_array_equal(found, texels[512 * 512 + y * 512 + x])
+        again = textures.noise(layer, u + 8, v - 4, near, 4.0)
+        assert ((found - again).abs() > 1e-6).float().mean() < 0.02
+        assert textures.noise(layer, u, v, 4000 * near, 4.0).abs().max() < 0.2
+
+
+def test_hashes_are_those_of_whole_numbers_without_end():
+    keys = [torch.tensor([0.0, 5.0, -3.0, 90210.0]), torch.tensor([1.0, 0.0, 7.0, -12.0])]
+    wanted = []
+    for row in zip(*(key.tolist() for key in keys), strict=True):
+        value = 0
+        for key in row:
+            value = (value * 1103515245 + int(key) * 12345 + 40503) & 0x7FFFFFFF
+            value = (((value >> 13) ^ value) * 48271) & 0x7FFFFFFF
+        wanted.append((value & 0xFFFF) / 65536)
+    assert textures.random_of(*keys).tolist() == wanted
 
 
 def test_a_drive_in_the_tracking_layout(tmp_path):
@@ -263,16 +378,7 @@ def test_the_command(tmp_path, capsys):
     described.write_text(
         json.dumps({'width_px': 200, 'height_px': 80, 'focal_px': 150.0, 'center_px': [99, 40]})
     )
-    arguments = [
-        '--frames',
-        '1',
-        '--camera',
-        str(described),
-        '--workers',
-        '0',
-        '--no-lidar',
-        '--jpg',
-    ]
+    arguments = '--frames 1 --workers 0 --no-lidar --jpg --camera'.split() + [str(described)]
     cli.main(['synthesize', str(tmp_path / 'b'), *arguments])
     assert kitti.read_image(tmp_path / 'b/training/image_2/000000.jpg').shape == (80, 200, 3)
 

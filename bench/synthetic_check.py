@@ -167,16 +167,18 @@ def text_of(report: dict[str, Any]) -> str:
     lines = [f'{key:<44}{value:12.4f}' for key, value in report['consistency'].items()]
     lines += [
         '',
-        'ours / KITTI     easy            moderate        hard            occluded 0 1 2 3',
+        'ours / KITTI (of those whose occlusion KITTI states)',
+        f'{"":<13}{"easy":<25}{"moderate":<25}{"hard":<25}occluded 0 1 2 3',
     ]
     for name in CLASSES:
         ours, theirs = report['classes'][name], kitti()[name]
         pairs = zip(ours['difficulty'], theirs.difficulty, strict=True)
-        shares = ''.join(f'{a:6.3f} /{b:6.3f}  ' for a, b in pairs)
+        stated = 1 - theirs.occluded[3]
+        shares = ''.join(f'{a:.3f} / {b:.3f} ({b / stated:.3f})    ' for a, b in pairs)
         levels = ' '.join(
             f'{a:.2f}/{b:.2f}' for a, b in zip(ours['occluded'], theirs.occluded, strict=True)
         )
-        lines.append(f'{name:<13}{shares} {levels}')
+        lines.append(f'{name:<13}{shares}{levels}')
     head = ''.join(f'{f"q{level:g}":>16}' for level in SHOWN)
     lines += ['', f'ours / KITTI             {"mean":>16}{"std":>16}{head}']
     for name in CLASSES:

@@ -5,23 +5,24 @@ A sensor's rays form a grid, ray(i, j) = column j (x and z) + row i (y): a camer
 LiDAR alike. Along such rays the inverse distance w at which a plane is met is affine in the ray,
 w = n.ray / (d - n.origin), so a convex polytope is met at the least w of the planes that face the
 sensor, where that is not below the greatest w of the others: a handful of additions and minima on
-the solid's own rectangle of the grid, and no division.
+the solid's own rectangle of the grid, and no division. Rectangles are many and most are small:
+what counts is how little a call costs, so this is NumPy, whatever device the rest computes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from stl_core.data.synthetic.shapes import Solids
+from stl_core.data.synthetic.shapes import MAX_PLANES, Solids
 from stl_core.types import Array
 
 NEAR_M = 0.2
-#: Rectangle of a grid: first and last-but-one row, first and last-but-one column.
+#: From this many pixels on it pays to leave out rows of a rectangle.
+LARGE_PX = 2000
+#: Rectangle of a grid: first row, row after the last, first column, column after the last.
 Rect = tuple[int, int, int, int]
 
 
@@ -48,11 +49,6 @@ class Rays:
         """H and W."""
         return len(self.rows), len(self.columns)
 
-    def grids(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the columns as (2, W) and the rows as (H,), float32."""
-        columns = torch.as_tensor(self.columns.T.copy(), dtype=torch.float32, device=device)
-        return columns, torch.as_tensor(self.rows, dtype=torch.float32, device=device)
-
 
 @dataclass(frozen=True)
 class Hits:
@@ -60,40 +56,41 @@ class Hits:
     What the rays of a grid meet first.
 
     :param inverse: (H, W) float32, 1 / the factor that stretches the ray to the hit; 0 for none.
-    :param solid: (H, W) int64 number of the solid, -1 for none.
-    :param face: (H, W) int64 number of its plane.
+    :param solid: (H, W) int32 number of the solid, -1 for none.
+    :param face: (H, W) int8 number of its plane.
     :param alone: (owners,) rays that would meet an object if nothing else were there.
     :param extent: (owners, 4) first column, first row, last column, last row of those rays.
     :param visible: (owners,) rays that meet it first.
     """
 
-    inverse: Tensor
-    solid: Tensor
-    face: Tensor
+    inverse: Array
+    solid: Array
+    face: Array
     alone: Array
     extent: Array
     visible: Array
 
 
-Layers = tuple[Tensor, Tensor, Tensor]
+#: What has been painted: inverse, and the code of the solid and its plane, -1 for none.
+Layers = tuple[Array, Array]
+#: A code is the solid's number and, in the lowest bits, the plane's among those facing the sensor.
+CODE_BITS = 4
+#: Of a solid: inverses at which rays meet each plane that faces them, inverse at which they meet
+#: the solid, and whether they meet it, before all that has been painted; (h, w) each.
+Met = tuple[Sequence[Array] | Array, Array, Array]
 
 
-def cast(rays: Rays, solids: Solids, owners: int, device: torch.device) -> Hits:
+def cast(rays: Rays, solids: Solids, owners: int) -> Hits:
     """
     Find the first hit of every ray.
 
     :param rays: the grid.
     :param solids: S solids in the rig's frame.
     :param owners: number of labelled objects.
-    :param device: where to compute.
     :return: the hits.
     """
-    layers = (
-        torch.zeros(rays.shape, device=device),
-        torch.full(rays.shape, -1, dtype=torch.int32, device=device),
-        torch.zeros(rays.shape, dtype=torch.int32, device=device),
-    )
-    painter = _Painter(rays, solids, device)
+    layers = _layers(rays.shape)
+    painter = _Painter(rays, solids)
     alone, extent = np.zeros(owners, np.int64), np.zeros((owners, 4), np.int64)
     for owner in range(-1, owners):
         numbers = np.flatnonzero((solids.owner == owner) & painter.met)
@@ -103,94 +100,148 @@ def cast(rays: Rays, solids: Solids, owners: int, device: torch.device) -> Hits:
             painter.paint(numbers, layers, (0, 0))
             continue
         y0, y1, x0, x1 = painter.around(numbers)
-        views = [layer[y0:y1, x0:x1] for layer in layers]
-        own = (torch.zeros_like(views[0]), torch.zeros_like(views[1]), torch.zeros_like(views[2]))
+        own = _layers((y1 - y0, x1 - x0))
         painter.paint(numbers, own, (y0, x0))
         alone[owner], extent[owner] = _measure(own[0], y0, x0)
-        first = own[0] > views[0]
-        for view, piece in zip(views, own, strict=True):
-            view.copy_(torch.where(first, piece, view))
-    inverse, solid, face = layers[0], layers[1].long(), layers[2].long()
-    of = torch.as_tensor(np.append(solids.owner, -1), device=device)[solid]
-    visible = torch.bincount(of[of >= 0], minlength=owners).cpu().numpy()
-    face = painter.order.flatten()[(solid.clamp(min=0) * painter.order.shape[1] + face)]
-    return Hits(inverse, solid, face, alone, extent, visible)
+        first = own[0] > layers[0][y0:y1, x0:x1]
+        for layer, piece in zip(layers, own, strict=True):
+            np.copyto(layer[y0:y1, x0:x1], piece, where=first)
+    inverse, code = layers
+    solid, plane = code >> CODE_BITS, code & ((1 << CODE_BITS) - 1)
+    face = painter.order.ravel()[solid * MAX_PLANES + plane]
+    seen = np.bincount(solid.ravel() + 1, minlength=len(solids) + 1)[1:]
+    visible = np.zeros(owners + 1, np.int64)
+    np.add.at(visible, solids.owner, seen)  # the last one is nobody's
+    return Hits(inverse, solid, face, alone, extent, visible[:-1])
+
+
+def _layers(shape: tuple[int, int]) -> Layers:
+    """Return layers on which nothing is painted."""
+    return np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
 
 
 class _Painter:
     """The solids as one grid sees them, ready to be painted one after the other."""
 
-    def __init__(self, rays: Rays, solids: Solids, device: torch.device) -> None:
+    def __init__(self, rays: Rays, solids: Solids) -> None:
         """Sort each solid's planes, those that face the sensor first, and find its rectangle."""
-        self.columns, self.rows = rays.grids(device)
+        self.columns = np.ascontiguousarray(rays.columns.T, np.float32)
+        self.rows = rays.rows.astype(np.float32)
+        self.squares = (self.columns**2).sum(0), self.rows**2
         normals, offsets = solids.planes[..., :3], solids.planes[..., 3]
         room = offsets - normals @ rays.origin
         used = np.abs(normals).sum(-1) > 0
         rank = np.where(used, np.where(room < 0, 0, 1), 2)
-        order = np.argsort(rank, 1, kind='stable')
+        self.order = np.argsort(rank, 1, kind='stable').astype(np.int8)
         self.front, self.planes = (rank == 0).sum(1), used.sum(1)
         room = np.where(np.abs(room) < 1e-9, 1e-9, room)
-        slope = np.take_along_axis(normals / room[..., None], order[..., None], 1)
-        slope = slope[..., [0, 2, 1]]
-        self.across = torch.as_tensor(slope[..., :2].copy(), dtype=torch.float32, device=device)
-        self.down = torch.as_tensor(slope[..., 2:].copy(), dtype=torch.float32, device=device)
-        self.order = torch.as_tensor(order, device=device)
+        slope = np.take_along_axis(normals / room[..., None], self.order[..., None], 1)
+        self.across = slope[..., [0, 2]].astype(np.float32)
+        self.down = slope[..., 1:2].astype(np.float32)
         ball = solids.spheroid.copy()
         ball[:, :3] -= rays.origin
-        self.balls = ball
-        self.rects = rectangles(rays, solids.bounds)
-        self.met = np.array([bool(each) for each in self.rects], bool)
-        self.met &= (self.front > 0) | (ball[:, 3] > 0)
+        self.balls = ball.tolist()
+        rects = rectangles(rays, solids.bounds)
+        if not rays.round_about:
+            large = _area(rects) >= LARGE_PX
+            rects[large] = _trimmed(
+                rects[large], rays, slope[large], self.front[large], self.planes[large]
+            )
+        self.met = (_area(rects) > 0) & ((self.front > 0) | (ball[:, 3] > 0))
+        self.rects = rects.tolist()
+
+    def pieces(self, number: int) -> list[Rect]:
+        """Return the rectangle of a solid, or the two into which the ends of a circle part it."""
+        y0, y1, x0, x1 = self.rects[number]
+        width = self.columns.shape[1]
+        found = [(y0, y1, max(x0, 0), min(x1, width))]
+        if x0 < 0:
+            found.append((y0, y1, max(x0 + width, 0), width))
+        if x1 > width:
+            found.append((y0, y1, 0, min(x1 - width, width)))
+        return found
 
     def around(self, numbers: Array) -> Rect:
         """Return one rectangle round those of several solids."""
-        found = np.array([rect for number in numbers for rect in self.rects[number]])
-        low, high = found.min(0), found.max(0)
-        return int(low[0]), int(high[1]), int(low[2]), int(high[3])
+        y0, y1, x0, x1 = zip(*(piece for k in numbers for piece in self.pieces(k)), strict=True)
+        return min(y0), max(y1), min(x0), max(x1)
 
+    @np.errstate(invalid='ignore')
     def paint(self, numbers: Array, layers: Layers, corner: tuple[int, int]) -> None:
         """Paint solids into layers whose top left is corner (row, column) of the grid."""
+        i, j = corner
         for number in numbers.tolist():
-            for y0, y1, x0, x1 in self.rects[number]:
-                columns, rows = self.columns[:, x0:x1], self.rows[y0:y1]
-                if self.balls[number, 3] > 0:
-                    near, face, hit = self._ball(number, columns, rows)
-                else:
-                    near, face, hit = self._polytope(number, columns, rows)
-                i, j = corner
-                inverse, solid, faces = (x[y0 - i : y1 - i, x0 - j : x1 - j] for x in layers)
-                hit &= near > inverse
-                inverse.copy_(torch.where(hit, near, inverse))
-                solid.masked_fill_(hit, number)
-                if face is None:
-                    faces.masked_fill_(hit, 0)
-                else:
-                    faces.copy_(torch.where(hit, face, faces))
+            meet = self._polytope if self.front[number] else self._ball
+            for y0, y1, x0, x1 in self.pieces(number):
+                part = slice(y0 - i, y1 - i), slice(x0 - j, x1 - j)
+                inverse, code = layers[0][part], layers[1][part]
+                facing, near, hit = meet(number, slice(y0, y1), slice(x0, x1), inverse)
+                if not hit.any():
+                    continue
+                np.copyto(inverse, near, where=hit)
+                np.copyto(code, number << CODE_BITS, where=hit)
+                for k in range(1, len(facing)):
+                    np.copyto(code, number << CODE_BITS | k, where=hit & (facing[k] == near))
 
-    def _polytope(self, number: int, columns: Tensor, rows: Tensor) -> tuple:
-        """Return where the rays enter a polytope, (h, w) each: inverse, plane, whether at all."""
-        front, count = int(self.front[number]), int(self.planes[number])
-        across = (self.across[number, :count] @ columns)[:, None, :]
-        all_planes = across + (self.down[number, :count] * rows)[:, :, None]
-        near, face = all_planes[:front].min(0) if front > 1 else (all_planes[0], None)
-        hit = near >= all_planes[front:].amax(0)
-        return near, face.int() if face is not None else face, hit
+    def _polytope(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+        """Find where rays enter a polytope: not before they meet each plane that faces them."""
+        front, count = self.front[number], self.planes[number]
+        across = self.across[number, :count] @ self.columns[:, columns]
+        inverse = across[:, None] + (self.down[number, :count] * self.rows[rows])[..., None]
+        near = np.minimum.reduce(inverse[:front])
+        hit = near >= np.maximum.reduce(inverse[front:])
+        hit &= near > before
+        return inverse[:front], near, hit
 
-    def _ball(self, number: int, columns: Tensor, rows: Tensor) -> tuple:
-        """Return where the rays meet a spheroid, likewise."""
-        x, y, z, wide, tall = self.balls[number].tolist()
-        a = ((columns**2).sum(0) / wide**2)[None] + (rows**2 / tall**2)[:, None]
-        b = ((columns[0] * x + columns[1] * z) / wide**2)[None] + (rows * y / tall**2)[:, None]
+    def _ball(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+        """Find where rays enter a spheroid."""
+        x, y, z, wide, tall = self.balls[number]
         c = (x * x + z * z) / wide**2 + y * y / tall**2 - 1.0
-        if c <= 0:
-            return b, None, torch.zeros_like(b, dtype=torch.bool)
-        root = b * b - a * c
-        return (b + root.clamp(min=0).sqrt()) / c, None, (root >= 0) & (b > 0)
+        if c <= 0:  # the sensor is inside
+            return (), before, np.zeros(before.shape, bool)
+        across, down = self.columns[:, columns], self.rows[rows]
+        a = self.squares[0][columns] / wide**2 + (self.squares[1][rows] / tall**2)[:, None]
+        b = (across[0] * x + across[1] * z) / wide**2 + (down * y / tall**2)[:, None]
+        near = (b + np.sqrt(b * b - a * c)) / c  # not a number where a ray goes past
+        return (), near, near > before
 
 
-def _measure(inverse: Tensor, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
+def _area(rects: Array) -> Array:
+    """Return the number of pixels in rectangles (S, 4)."""
+    return np.maximum(rects[:, 1] - rects[:, 0], 0) * np.maximum(rects[:, 3] - rects[:, 2], 0)
+
+
+def _trimmed(rects: Array, rays: Rays, slope: Array, front: Array, planes: Array) -> Array:
+    """
+    Leave out rows of rectangles where a polytope cannot be met.
+
+    A hit wants w >= w' of every plane that faces the sensor and every other one. Both are affine
+    in column and row: in any column that bounds the rows from one side, and along the columns of a
+    camera the bound is linear, so that its values in the first and in the last column tell all.
+    Boxes round long, level solids say much less: a slab of the ground is 300 m long, and turned
+    against the view.
+    """
+    x0, x1 = np.clip(rects[:, 2:].T, [[0], [1]], [[len(rays.columns) - 1], [len(rays.columns)]])
+    number = np.arange(slope.shape[1])
+    facing = (number < front[:, None])[:, :, None]
+    other = ((number >= front[:, None]) & (number < planes[:, None]))[:, None, :]
+    step = slope[:, :, None, 1] - slope[:, None, :, 1]
+    limit = []
+    for column in (x0, x1 - 1):
+        across = (slope[..., [0, 2]] * rays.columns[column][:, None]).sum(-1)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            limit.append((across[:, None, :] - across[:, :, None]) / step)
+    least = np.where(facing & other & (step > 1e-9), np.minimum(*limit), -np.inf).max((1, 2))
+    most = np.where(facing & other & (step < -1e-9), np.maximum(*limit), np.inf).min((1, 2))
+    slack = 0.1 * np.abs(np.diff(rays.rows)).min()  # for the rounding of what is painted
+    y0 = np.maximum(rects[:, 0], np.searchsorted(rays.rows, least - slack))
+    y1 = np.minimum(rects[:, 1], np.searchsorted(rays.rows, most + slack))
+    return np.stack([y0, y1, rects[:, 2], rects[:, 3]], 1)
+
+
+def _measure(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
     """Count the rays that hit and find the columns and rows between which they lie."""
-    mask = (inverse > 0).cpu().numpy()
+    mask = inverse > 0
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(rows):
         return 0, (0, 0, -1, -1)
@@ -198,51 +249,56 @@ def _measure(inverse: Tensor, y0: int, x0: int) -> tuple[int, tuple[int, int, in
     return int(mask.sum()), extent
 
 
-def rectangles(rays: Rays, bounds: Array) -> list[list[Rect]]:
+def rectangles(rays: Rays, bounds: Array) -> Array:
     """
     Find the part of a grid where each solid can be met.
 
     :param rays: the grid.
     :param bounds: (S, V, 3) points whose hull holds each solid.
-    :return: for each solid no, one or (where the columns close the circle) two rectangles.
+    :return: (S, 4) rectangles, those without a row or a column empty. Where the columns go all
+        the way round they may begin before the first or end behind the last one.
     """
     cos, sin = np.cos(rays.heading), np.sin(rays.heading)
     away = bounds - rays.origin
     right = cos * away[..., 0] - sin * away[..., 2]
     ahead = sin * away[..., 0] + cos * away[..., 2]
     if rays.round_about:
-        return list(_all_round(rays, right, ahead, away[..., 1]))
-    return list(_pinhole(rays, right, ahead, away[..., 1], cos, sin))
+        return _all_round(rays, right, ahead, away[..., 1])
+    return _pinhole(rays, right, ahead, away[..., 1])
 
 
-def _pinhole(
-    rays: Rays, right: Array, ahead: Array, down: Array, cos: float, sin: float
-) -> Iterator[list[Rect]]:
+def _pinhole(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
     """Project the corners, those behind replaced by where the edges come to the front."""
+    valid = ahead >= NEAR_M
+    low, high = [], []
+    part = valid.any(1) & ~valid.all(1)
     i, j = np.tril_indices(ahead.shape[1], -1)
-    step = ahead[:, i] - ahead[:, j]
-    crosses = (ahead[:, i] < NEAR_M) != (ahead[:, j] < NEAR_M)
-    t = np.where(crosses, (NEAR_M - ahead[:, j]) / np.where(step == 0, 1.0, step), 0.0)
-    spread = []
+    start, step = ahead[part][:, j], ahead[part][:, i] - ahead[part][:, j]
+    crosses = valid[part][:, i] != valid[part][:, j]
+    t = np.where(crosses, (NEAR_M - start) / np.where(step == 0, 1.0, step), 0.0)
     for value in (right, down):
-        crossing = (value[:, j] + t * (value[:, i] - value[:, j])) / NEAR_M
         corner = value / np.maximum(ahead, NEAR_M)
-        both = np.concatenate([corner, crossing], 1)
-        valid = np.concatenate([ahead >= NEAR_M, crosses], 1)
-        low, high = np.where(valid, both, np.inf).min(1), np.where(valid, both, -np.inf).max(1)
-        spread.append((low, high))
+        least, most = (
+            np.where(valid, corner, np.inf).min(1),
+            np.where(valid, corner, -np.inf).max(1),
+        )
+        start = value[part][:, j]
+        edge = (start + t * (value[part][:, i] - start)) / NEAR_M
+        least[part] = np.minimum(least[part], np.where(crosses, edge, np.inf).min(1))
+        most[part] = np.maximum(most[part], np.where(crosses, edge, -np.inf).max(1))
+        low.append(least)
+        high.append(most)
+    cos, sin = np.cos(rays.heading), np.sin(rays.heading)
     columns = cos * rays.columns[:, 0] - sin * rays.columns[:, 1]
-    x0, x1 = (np.searchsorted(columns, edge) for edge in spread[0])
-    y0, y1 = (np.searchsorted(rays.rows, edge) for edge in spread[1])
-    x0, y0 = np.maximum(x0 - 1, 0), np.maximum(y0 - 1, 0)
-    x1, y1 = np.minimum(x1 + 1, len(columns)), np.minimum(y1 + 1, len(rays.rows))
-    some = (spread[0][0] < columns[-1]) & (spread[0][1] > columns[0])
-    some &= (spread[1][0] < rays.rows[-1]) & (spread[1][1] > rays.rows[0])
-    for rect, use in zip(np.stack([y0, y1, x0, x1], 1).tolist(), some.tolist(), strict=True):
-        yield [tuple(rect)] if use else []
+    rect, some = [], np.full(len(ahead), True)
+    for line, least, most in zip((rays.rows, columns), low[::-1], high[::-1], strict=True):
+        rect.append(np.maximum(np.searchsorted(line, least) - 1, 0))
+        rect.append(np.minimum(np.searchsorted(line, most) + 1, len(line)))
+        some &= (least < line[-1]) & (most > line[0])
+    return np.where(some[:, None], np.stack(rect, 1), 0)
 
 
-def _all_round(rays: Rays, right: Array, ahead: Array, down: Array) -> Iterator[list[Rect]]:
+def _all_round(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
     """Find the bearings a solid spans, and its heights over the least horizontal distance."""
     width = len(rays.columns)
     middle = np.arctan2(right.mean(1), ahead.mean(1))
@@ -263,62 +319,4 @@ def _all_round(rays: Rays, right: Array, ahead: Array, down: Array) -> Iterator[
     first = np.floor((middle + apart.min(1) + np.pi) / (2 * np.pi) * width).astype(int) - 1
     last = np.ceil((middle + apart.max(1) + np.pi) / (2 * np.pi) * width).astype(int) + 2
     first, last = np.where(inside, 0, first), np.where(inside, width, last)
-    for a, b, c, d in np.stack([y0, y1, first, last], 1).tolist():
-        if a >= b:
-            yield []
-        elif c < 0:
-            yield [(a, b, 0, min(d, width)), (a, b, max(c + width, 0), width)]
-        elif d > width:
-            yield [(a, b, c, width), (a, b, 0, d - width)]
-        else:
-            yield [(a, b, c, d)]
-
-
-def in_shadow(
-    points: Tensor, sun: Array, solids: Solids, rects: list[list[Rect]], device: torch.device
-) -> Tensor:
-    """
-    Find what solids keep the sun off.
-
-    :param points: (3, H, W) points seen, rig frame.
-    :param sun: (3,) unit vector to the sun.
-    :param solids: S solids in the rig's frame that throw shadows.
-    :param rects: for each where its shadow can be seen.
-    :param device: where to compute.
-    :return: (H, W) bool.
-    """
-    dark = torch.zeros(points.shape[1:], dtype=torch.bool, device=device)
-    for number, found in enumerate(rects):
-        ball, planes = solids.spheroid[number], solids.planes[number]
-        for y0, y1, x0, x1 in found:
-            view = points[:, y0:y1, x0:x1].reshape(3, -1)
-            round_ = ball[3] > 0
-            shade = _ball_shade(view, sun, ball) if round_ else _shade(view, sun, planes)
-            dark[y0:y1, x0:x1] |= shade.view(y1 - y0, x1 - x0)
-    return dark
-
-
-def _shade(points: Tensor, sun: Array, planes: Array) -> Tensor:
-    """(3, L) points, the sun, a polytope's planes -> (L,) whether it stands between."""
-    planes = planes[np.abs(planes[:, :3]).sum(1) > 0]
-    slope = planes[:, :3] @ sun
-    slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
-    order = np.argsort(slope > 0)
-    table = planes[order] / slope[order, None] * [-1.0, -1.0, -1.0, 1.0]
-    rows = torch.as_tensor(table, dtype=torch.float32, device=points.device)
-    when = torch.addmm(rows[:, 3:], rows[:, :3], points)
-    entering = int((slope < 0).sum())
-    leave = when[entering:].amin(0)
-    return (leave > when[:entering].amax(0)) & (leave > 0.05)
-
-
-def _ball_shade(points: Tensor, sun: Array, ball: Array) -> Tensor:
-    """(3, L) points, the sun, a spheroid -> (L,) whether it stands between."""
-    x, y, z, wide, tall = ball.tolist()
-    sx, sy, sz = sun[0] / wide, sun[1] / tall, sun[2] / wide
-    qx, qy, qz = (points[0] - x) / wide, (points[1] - y) / tall, (points[2] - z) / wide
-    a = sx * sx + sy * sy + sz * sz
-    b = qx * sx + qy * sy + qz * sz
-    c = qx * qx + qy * qy + qz * qz - 1.0
-    root = b * b - a * c
-    return (root > 0) & (root.clamp(min=0).sqrt() - b > 0.05)
+    return np.stack([y0, y1, first, last], 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,22 @@ LEVELS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99
 
 #: What is compared class by class.
 FIGURES = ('height_m', 'width_m', 'length_m', 'x_m', 'y_m', 'z_m', 'alpha', 'box_height_px')
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw from [low, high): the number that rng.uniform gives, in a fraction of its time."""
+    return low + (high - low) * rng.random()
+
+
+def between(draws: Array, low: Array | float, high: Array | float) -> Array:
+    """Stretch draws from [0, 1) to [low, high), as rng.uniform does."""
+    return low + (high - low) * draws
+
+
+def pick(rng: np.random.Generator, shares: Sequence[float] | Array) -> int:
+    """Draw a number with these shares: the one rng.choice draws, in a fraction of its time."""
+    rising = np.cumsum(shares)
+    return int((rising / rising[-1]).searchsorted(rng.random(), side='right'))
 
 
 @dataclass(frozen=True)
@@ -62,8 +78,7 @@ class Fit:
 
     def draw_sizes(self, rng: np.random.Generator, count: int) -> Array:
         """Draw height, width, length: each as distributed, together as correlated; (count, 3)."""
-        root = np.linalg.cholesky(np.array(self.size_correlation) + 1e-6 * np.eye(3))
-        normal = rng.standard_normal((count, 3)) @ root.T
+        normal = rng.standard_normal((count, 3)) @ self._root.T
         level = 1 / (1 + np.exp(-1.702 * normal))  # the normal distribution's, to 0.01
         names = ('height_m', 'width_m', 'length_m')
         columns = [
@@ -71,9 +86,13 @@ class Fit:
         ]
         return np.stack(columns, 1)
 
+    @cached_property
+    def _root(self) -> Array:
+        return np.linalg.cholesky(np.array(self.size_correlation) + 1e-6 * np.eye(3))
+
     def draw_count(self, rng: np.random.Generator) -> int:
         """Draw how many of the class a frame has."""
-        return int(rng.choice(len(self.counts), p=np.array(self.counts) / sum(self.counts)))
+        return pick(rng, self.counts)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from stl_core.data.synthetic.labels import Annotated, annotate
 from stl_core.data.synthetic.lidar import Lidar, Scan, scan
 from stl_core.data.synthetic.renderer import render
 from stl_core.data.synthetic.sensor import develop, draw_shot
-from stl_core.data.synthetic.shapes import Solids
 from stl_core.data.synthetic.world import World, make_world
 from stl_core.types import Array, Camera
 
@@ -29,17 +29,29 @@ class Frame:
     :param image: (H, W, 3) uint8 RGB.
     :param camera: P and size.
     :param annotated: labels, what was measured for them.
-    :param depth_m: (H, W) float32 z in the camera frame, 0 where nothing is met.
-    :param mask: (H, W) int32 number of the road user a pixel shows, -1 for none.
+    :param hits: what the camera's rays have met.
+    :param owner: (S,) number of the road user that each solid belongs to, -1 for none.
     :param scan: the LiDAR's turn, None where none was asked for.
     """
 
     image: Array
     camera: Camera
     annotated: Annotated
-    depth_m: Array
-    mask: Array
+    hits: Hits
+    owner: Array
     scan: Scan | None
+
+    @cached_property
+    def depth_m(self) -> Array:
+        """Return z in the camera frame, (H, W) float32, 0 where nothing is met."""
+        inverse = self.hits.inverse
+        ahead = -float(np.linalg.solve(self.camera.P[:, :3], self.camera.P[:, 3])[2])
+        return np.where(inverse > 0, 1 / np.maximum(inverse, 1e-6) + ahead, 0).astype(np.float32)
+
+    @cached_property
+    def mask(self) -> Array:
+        """Return the number of the road user that each pixel shows, (H, W) int32, -1 for none."""
+        return np.append(self.owner, -1)[self.hits.solid].astype(np.int32)
 
 
 def stream(seed: int, number: int, what: int) -> np.random.Generator:
@@ -61,7 +73,7 @@ def make_frame(
     :param number: the frame.
     :param model: the camera.
     :param lidar: the LiDAR, None for no scan.
-    :param device: where rays are cast and shaded.
+    :param device: where light is computed; rays are cast on the processor.
     :return: the frame.
     """
     world = make_world(stream(seed, number, WORLD))
@@ -86,29 +98,25 @@ def tilted(world: World, pitch: float, roll: float) -> World:
     gradient = pitch * ahead + roll * aside
     fixed = world.scenery
     lift = float(gradient @ world.eye_m)
-    planes = fixed.planes.copy()
     # y' = y + g.p - lift: the plane n.p <= d becomes (n - n_y g).p' <= d - n_y lift
-    n_y = planes[..., 1:2].copy()
-    planes[..., :3] -= n_y * gradient
-    planes[..., 3] -= n_y[..., 0] * lift
-    length = np.maximum(np.linalg.norm(planes[..., :3], axis=-1, keepdims=True), 1e-9)
-    planes = np.where(np.abs(planes[..., :3]).sum(-1, keepdims=True) > 0, planes / length, planes)
+    planes = fixed.planes - fixed.planes[..., 1:2] * np.append(gradient, lift)
+    length = np.sqrt((planes[..., :3] ** 2).sum(-1, keepdims=True))
+    planes /= np.where(length > 0, length, 1.0)
 
     def shifted(points: Array) -> Array:
         return points + (points @ gradient - lift)[..., None] * np.array([0.0, 1.0, 0.0])
 
-    ball = fixed.spheroid.copy()
-    ball[:, :3] = shifted(ball[:, :3])
     scenery = replace(
         fixed,
         planes=planes,
         bounds=shifted(fixed.bounds),
         bottom=shifted(fixed.bottom),
-        spheroid=ball,
+        spheroid=np.concatenate([shifted(fixed.spheroid[:, :3]), fixed.spheroid[:, 3:]], 1),
     )
+    bottoms = shifted(np.array([t.place.bottom_m for t in world.things]).reshape(-1, 3))
     things = [
-        replace(t, place=replace(t.place, bottom_m=shifted(t.place.bottom_m)))
-        for t in world.things
+        replace(thing, place=replace(thing.place, bottom_m=bottom))
+        for thing, bottom in zip(world.things, bottoms, strict=True)
     ]
     return replace(world, scenery=scenery, things=things)
 
@@ -133,21 +141,20 @@ def take(
     :param mount_m: height of the camera over the road.
     :param key: seed and frame, for the noise.
     :param lidar: the LiDAR, None for no scan.
-    :param device: where rays are cast and shaded.
+    :param device: where light is computed; rays are cast on the processor.
     :param shot_key: seed and frame for exposure and lens, where a drive keeps them.
     """
     origin = world.eye_m - [0.0, mount_m, 0.0]
     solids = world.solids().seen_from(origin, world.heading)
     rays, camera_R_rig = rays_of(camera, model.yaw_deg)
     things = len(world.things)
-    hits = cast(rays, solids, things, device)
+    hits = cast(rays, solids, things)
     shot = draw_shot(stream(*(shot_key or key), CAMERA))
-    light = render(replace(world, eye_m=origin), solids, rays, hits)
+    light = render(replace(world, eye_m=origin), solids, rays, hits, device)
     image = develop(light, shot, stream(*key, NOISE))
     annotated = annotate_world(world, origin, camera, model, camera_R_rig, hits)
-    turn = scan(lidar, solids, things, stream(*key, LASER), device) if lidar else None
-    depth_m = depth_of(hits, camera)
-    return Frame(image, camera, annotated, depth_m, owners_of(solids, hits), turn)
+    turn = scan(lidar, solids, things, stream(*key, LASER)) if lidar else None
+    return Frame(image, camera, annotated, hits, solids.owner, turn)
 
 
 def annotate_world(
@@ -175,15 +182,3 @@ def annotate_world(
         hits,
         model.focal_px / 721.5,
     )
-
-
-def depth_of(hits: Hits, camera: Camera) -> Array:
-    """Return z in the camera frame, (H, W) float32, 0 where nothing is met."""
-    inverse = hits.inverse.cpu().numpy()
-    ahead = -float(np.linalg.solve(camera.P[:, :3], camera.P[:, 3])[2])
-    return np.where(inverse > 0, 1 / np.maximum(inverse, 1e-6) + ahead, 0).astype(np.float32)
-
-
-def owners_of(solids: Solids, hits: Hits) -> Array:
-    """Return the number of the road user that each pixel shows, (H, W) int32, -1 for none."""
-    return np.append(solids.owner, -1)[hits.solid.cpu().numpy()].astype(np.int32)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from stl_core.data.synthetic.caster import Hits, Rays, cast
 from stl_core.data.synthetic.materials import REFLECTANCE, RETURNS
-from stl_core.data.synthetic.shapes import Solids
+from stl_core.data.synthetic.shapes import MAX_PLANES, Solids
 from stl_core.types import Array
 
 
@@ -58,9 +57,7 @@ class Scan:
     hits: Hits
 
 
-def scan(
-    lidar: Lidar, solids: Solids, owners: int, rng: np.random.Generator, device: torch.device
-) -> Scan:
+def scan(lidar: Lidar, solids: Solids, owners: int, rng: np.random.Generator) -> Scan:
     """
     Make one turn.
 
@@ -68,40 +65,50 @@ def scan(
     :param solids: in the camera's frame.
     :param owners: number of labelled objects.
     :param rng: noise and lost pulses.
-    :param device: where rays are cast.
     :return: the points that come back.
     """
     rays = lidar.rays()
-    hits = cast(rays, solids, owners, device)
-    inverse, solid = hits.inverse.cpu().numpy(), hits.solid.cpu().numpy()
-    face = hits.face.cpu().numpy()
-    shape = inverse.shape
+    hits = cast(rays, solids, owners)
+    shape = hits.inverse.shape
     noise, luck = rng.standard_normal(shape, np.float32), rng.random(shape, np.float32)
-    row, column = np.nonzero(solid >= 0)
-    solid, face = solid[row, column], face[row, column]
-    ray = np.stack([rays.columns[column, 0], rays.rows[row], rays.columns[column, 1]], 1)
-    length = np.linalg.norm(ray, axis=1)
-    ray /= length[:, None]
-    exact = length / inverse[row, column]
-    normal = _normals(solids, solid, face, exact[:, None] * ray + rays.origin)
-    straight = np.clip(-(normal * ray).sum(1), 0.0, 1.0)
-    material = solids.material[solid]
-    back = np.array(REFLECTANCE)[material] * (0.7 + 0.6 * solids.colour[solid].mean(1))
+    met = np.flatnonzero(hits.solid >= 0)
+    noise, luck = noise.ravel().take(met), luck.ravel().take(met)
+    solid, face = hits.solid.ravel().take(met), hits.face.ravel().take(met)
+    ray, exact = _beams(rays, hits, met)
+    at = [exact * way + start for way, start in zip(ray, rays.origin.tolist(), strict=True)]
+    straight = _straightness(solids, solid, face, ray, at)
     # what is dark, seen at a slant or far away comes back less often
+    back = np.array(REFLECTANCE)[solids.material] * (0.7 + 0.6 * solids.colour.mean(1))
+    back = back.take(solid)
     weak = np.exp(-1000 * back * (straight + 0.015) / exact)
-    kept = luck[row, column] < np.array(RETURNS)[material] * (1 - weak)
-    kept &= exact < lidar.max_range_m
-    ranged = exact + lidar.range_noise_m * noise[row, column]
-    reflectance = np.clip(back * (0.35 + 0.65 * straight) + 0.03 * luck[row, column], 0, 0.99)
-    at = ray * ranged[:, None]
-    cloud = np.stack([at[:, 2], -at[:, 0], -at[:, 1], reflectance], 1).astype(np.float32)
+    returns = np.array(RETURNS)[solids.material].take(solid) * (1 - weak)
+    kept = np.flatnonzero((luck < returns) & (exact < lidar.max_range_m))
+    reflectance = np.clip(back * (0.35 + 0.65 * straight) + 0.03 * luck, 0, 0.99)
+    ranged = exact + lidar.range_noise_m * noise
+    x, y, z = (way * ranged for way in ray)
+    cloud = np.stack([each.take(kept) for each in (z, -x, -y, reflectance)], 1).astype(np.float32)
     cloud[:, 3] = np.round(cloud[:, 3], 2)
-    return Scan(cloud[kept], solids.owner[solid][kept], exact[kept], hits)
+    return Scan(cloud, solids.owner.take(solid.take(kept)), exact.take(kept), hits)
 
 
-def _normals(solids: Solids, solid: Array, face: Array, at: Array) -> Array:
-    """Return the surface's normals at points (N, 3) of numbered solids and planes."""
-    ball = solids.spheroid[solid]
-    out = (at - ball[:, :3]) / np.maximum(ball[:, [3, 4, 3]], 1e-3) ** 2
-    out /= np.linalg.norm(out, axis=1, keepdims=True) + 1e-12
-    return np.where(ball[:, 3:4] > 0, out, solids.planes[solid, face, :3])
+def _beams(rays: Rays, hits: Hits, met: Array) -> tuple[list[Array], Array]:
+    """Return unit vectors, x y z (N,) each, and ranges (N,) of the beams at flat indices met."""
+    row, column = np.divmod(met, len(rays.columns))
+    length = np.hypot(1.0, rays.rows)  # the columns are unit vectors
+    flat, range_m = (1 / length).take(row), length.take(row) / hits.inverse.ravel().take(met)
+    x, z = (rays.columns[:, k].take(column) * flat for k in (0, 1))
+    return [x, (rays.rows / length).take(row), z], range_m
+
+
+def _straightness(
+    solids: Solids, solid: Array, face: Array, ray: list[Array], at: list[Array]
+) -> Array:
+    """Return the cosine between beams and the surfaces they meet at points, (N,) 0 to 1."""
+    flat, plane = solids.planes.reshape(-1, 4).T[:3], solid * MAX_PLANES + face
+    cosine = -sum(normal.take(plane) * way for normal, way in zip(flat, ray, strict=True))
+    on_ball = np.flatnonzero((solids.spheroid[:, 3] > 0).take(solid))
+    ball = solids.spheroid[solid.take(on_ball)]
+    way, point = (np.stack([each.take(on_ball) for each in axes], 1) for axes in (ray, at))
+    normal = (point - ball[:, :3]) / ball[:, [3, 4, 3]] ** 2
+    cosine[on_ball] = -(normal * way).sum(1) / np.linalg.norm(normal, axis=1)
+    return np.clip(cosine, 0.0, 1.0)

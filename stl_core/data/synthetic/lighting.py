@@ -1,15 +1,21 @@
-"""Sun, sky and haze."""
+"""Sun, sky and haze, and the light that points send to the eye."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from stl_core.data.synthetic.textures import CLOUD, noise
 from stl_core.types import Array
+
+#: x, y, z, each (L,).
+Vectors = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,28 @@ class Weather:
     bounce: Array
     clouds: float
     sight_m: float
+
+
+@dataclass(frozen=True)
+class Facets:
+    """
+    L points as light meets them, rig frame.
+
+    :param ray: unit vectors from the eye.
+    :param normal: unit vectors.
+    :param sunlit: (L,) 1 in the sun, 0 in shadow.
+    :param open: (L,) share of the sky that nothing close by hides.
+    """
+
+    ray: Vectors
+    normal: Vectors
+    sunlit: Tensor
+    open: Tensor
+
+    def __getitem__(self, rows: slice) -> Facets:
+        """Return some of the points."""
+        ray, normal = ((x[rows], y[rows], z[rows]) for x, y, z in (self.ray, self.normal))
+        return Facets(ray, normal, self.sunlit[rows], self.open[rows])
 
 
 def weather(draws: Array, sun: Array) -> Weather:
@@ -59,45 +87,113 @@ def column(values: Array, like: Tensor) -> Tensor:
     return like.new_tensor(np.asarray(values, np.float64).tolist())[:, None]
 
 
+def along(vectors: Vectors, direction: Array) -> Tensor:
+    """Return the dot product of vectors, x y z (L,) each, and a direction (3,): (L,)."""
+    x, y, z = np.asarray(direction, np.float64).tolist()
+    return (vectors[0] * x).add_(vectors[1], alpha=y).add_(vectors[2], alpha=z)
+
+
 def mirrored(rise: Tensor, light: Weather) -> Tensor:
     """Return what a glossy surface mirrors of sky and ground: (L,) sine of elevation -> (3, L)."""
-    up = (rise * 2.2).clamp(0, 1)
-    sky = column(light.horizon, rise) * (1 - up) + column(light.zenith, rise) * up
-    built = (rise / 0.16 + 0.35).clamp(0, 1)  # houses and trees stand before the horizon
-    return sky * built + column(0.35 * light.bounce + 0.02, rise) * (1 - built)
+    up = (rise * 2.2).clamp_(0, 1)
+    horizon, zenith = column(light.horizon, rise), column(light.zenith, rise)
+    built = (rise / 0.16).add_(0.35).clamp_(0, 1)  # houses and trees stand before the horizon
+    dark = column(0.35 * light.bounce + 0.02, rise)
+    above = torch.addcmul(horizon, zenith - horizon, up).sub_(dark)
+    return above.mul_(built).add_(dark)
 
 
-def sky(directions: Tensor, sun: Tensor, light: Weather, seed: float) -> Tensor:
+def ridges(bearing: Tensor, seed: float) -> Tensor:
+    """Draw the outlines of far hills, and of nearer woods: (W,) radians -> (2, W) their rise."""
+    u = bearing * 60 + 400 * seed
+    fine, v = torch.full_like(u, 0.02), torch.zeros_like(u)
+    small = noise(CLOUD, u, v, fine, 7.0).mul_(0.10).add_(1)
+    outlines = (
+        noise(CLOUD, u, v, fine, tile).mul_(0.45).add_(small).mul_(height)
+        for height, tile in ((0.045, 90.0), (0.022, 33.0))
+    )
+    return torch.stack(list(outlines))
+
+
+def sky(
+    directions: Vectors, hills: Sequence[Tensor], sun: Array, light: Weather, seed: float
+) -> Tensor:
     """
     Paint the sky and, low down, far hills and woods.
 
-    :param directions: (3, L) unit vectors, world directions (y down).
+    :param directions: x, y, z of unit vectors, (L,) each, world directions (y down).
+    :param hills: rise of both ridges in these directions, (L,) each, see ridges.
     :param sun: (3,) unit vector.
     :param light: the weather.
-    :param seed: 0 to 1, which clouds and hills.
+    :param seed: 0 to 1, which clouds.
     :return: (3, L) linear RGB.
     """
-    rise = -directions[1]
-    up = rise.clamp(min=0)
-    blend = 1 - (-up * 5.0).exp()
-    colour = column(light.horizon, rise) * (1 - blend) + column(light.zenith, rise) * blend
-    fine = torch.full_like(rise, 0.02)
-    over = (up + 0.09).reciprocal()
-    u, v = directions[0] * over + 40 * seed, directions[2] * over + 13 * seed
-    puffs = noise(CLOUD, u, v, fine * over, 9.0, smooth=True)
-    puffs = puffs + 0.45 * noise(CLOUD, u, v, fine * over, 2.1, smooth=True)
-    cover = ((puffs + 2.3 * light.clouds - 0.9) * 0.9).clamp(0, 1) * (up * 9).clamp(0, 1)
-    white = column(0.55 * light.horizon + 0.35 + 0.1 * light.sun, rise)
-    shade = 1 - 0.25 * (puffs - 0.4).clamp(0, 1.5) * (0.3 + light.clouds)
-    colour = colour + (white * shade - colour) * (0.85 * cover)
-    toward = (directions * sun[:, None]).sum(0).clamp(min=0)
-    glow = 0.35 * toward**12 + 1.2 * toward**220
-    colour = colour + column(light.sun, rise) * glow * (1 - 0.8 * cover)
-    bearing = torch.atan2(directions[0], directions[2]) * 60 + 400 * seed
-    for height, tile, shade_share in ((0.045, 90.0, 0.62), (0.022, 33.0, 0.40)):
-        ridge = noise(CLOUD, bearing, bearing * 0, fine, tile)
-        ridge = height * (1 + 0.45 * ridge + 0.10 * noise(CLOUD, bearing, bearing * 0, fine, 7.0))
-        hill = ((ridge - rise) * 900).clamp(0, 1)
-        far = column(light.horizon * shade_share + np.array([0.0, 0.015, 0.01]), rise)
-        colour = colour + (far - colour) * hill
+    x, y, z = directions
+    rise, up = -y, (-y).clamp_(min=0)
+    horizon, zenith = column(light.horizon, y), column(light.zenith, y)
+    colour = torch.addcmul(zenith, horizon - zenith, (up * -5.0).exp_())
+    far = (up + 0.09).reciprocal_()
+    u, v, wide = x * far + 40 * seed, z * far + 13 * seed, far.mul_(0.02)
+    puffs = noise(CLOUD, u, v, wide, 2.1, smooth=True).mul_(0.45)
+    puffs.add_(noise(CLOUD, u, v, wide, 9.0, smooth=True))
+    cover = (puffs + (2.3 * light.clouds - 0.9)).mul_(0.9).clamp_(0, 1)
+    cover.mul_(up.mul_(9).clamp_(max=1))
+    shade = 1 - puffs.sub_(0.4).clamp_(0, 1.5).mul_(0.25 * (0.3 + light.clouds))
+    white = column(0.55 * light.horizon + 0.35 + 0.1 * light.sun, y)
+    colour.addcmul_(white * shade - colour, 0.85 * cover)
+    toward = along(directions, sun).clamp_(min=0)
+    glow = power(toward, 12).mul_(0.35).add_(power(toward.clamp_(min=0.7), 220), alpha=1.2)
+    colour.addcmul_(column(light.sun, y), glow.mul_(1 - 0.8 * cover))
+    for ridge, share in zip(hills, (0.62, 0.40), strict=True):
+        hidden = (ridge - rise).mul_(900).clamp_(0, 1)
+        tone = column(light.horizon * share + np.array([0.0, 0.015, 0.01]), y)
+        colour.addcmul_(tone - colour, hidden)
     return colour
+
+
+def diffuse(colour: Tensor, at: Facets, sun: Array, light: Weather) -> None:
+    """Turn the colour of points, (3, L), into what they scatter of the light on them."""
+    direct = along(at.normal, sun).clamp_(min=0).mul_(at.sunlit).mul_(0.75 * at.open + 0.25)
+    up = at.normal[1].mul(-0.5).add_(0.5)
+    above = light.zenith * 0.55 + light.horizon * 0.35
+    for own, a, b, straight in zip(colour, above, light.bounce, light.sun, strict=True):
+        ambient = (up * float(a - b)).add_(1.35 * float(b)).mul_(at.open)
+        own.mul_(ambient.add_(direct, alpha=float(straight)))
+
+
+def gleam(colour: Tensor, gloss: Tensor, at: Facets, sun: Array, light: Weather) -> None:
+    """Blend what points, (3, L), mirror of sun, sky and ground into their light."""
+    share = threshold(gloss, 0.005, 0.0)
+    against = torch.zeros_like(share)
+    for a, b in zip(at.ray, at.normal, strict=True):
+        against.addcmul_(a, b)
+    # the mirrored ray is ray - 2 * against * normal: how near the sun, and how high, it goes
+    toward, rise = along(at.ray, sun), -at.ray[1]
+    toward.addcmul_(against, along(at.normal, sun), value=-2)
+    rise.addcmul_(against, at.normal[1], value=2)
+    glint = power(toward.clamp_(min=0.65), 180).mul_(at.sunlit).mul_(9.0)
+    slant = power(against.add_(1).clamp_(0, 1), 5).mul_((share * 18).clamp_(max=1))
+    fresnel = torch.addcmul(share, 1 - share, slant)
+    image = mirrored(rise, light).addcmul_(column(light.sun, glint), glint)
+    image.mul_(0.6 * at.open + 0.4)
+    colour.addcmul_(image.sub_(colour, alpha=0.6), fresnel)
+
+
+def haze(colour: Tensor, distance: Tensor, light: Weather) -> None:
+    """Blend the light of points, (3, L), with that of the air before them."""
+    clear = (distance * (-1 / light.sight_m)).exp_()
+    horizon = column(light.horizon, clear)
+    colour.sub_(horizon).mul_(clear).add_(horizon)
+
+
+def power(base: Tensor, exponent: int) -> Tensor:
+    """
+    Raise to a whole power by squaring, which takes a fraction of the time of **.
+
+    Bases are best kept from becoming denormal, which is nothing to see but slow to compute with.
+    """
+    squares = [base]
+    while exponent >> len(squares):
+        squares.append(squares[-1].square())
+    used = [square for i, square in enumerate(squares) if exponent >> i & 1]
+    return math.prod(used[1:], start=used[0].clone())

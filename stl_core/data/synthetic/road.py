@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
 from stl_core.data.synthetic.materials import GROUND
-from stl_core.data.synthetic.shapes import Builder, Placement, Shape
+from stl_core.data.synthetic.shapes import MAX_PLANES, Solids, box_corners
 from stl_core.types import Array
 
 #: How far to the sides the ground reaches.
@@ -59,7 +59,7 @@ class Road:
     start_m: float = -70.0
     end_m: float = 190.0
 
-    @property
+    @cached_property
     def edges_m(self) -> tuple[float, float]:
         """Lateral position of the left and the right edge of what cars drive and park on."""
         left, right = (
@@ -70,8 +70,10 @@ class Road:
     def middle(self, z: float) -> float:
         """Return x of the road's middle."""
         return sum(
-            swing * (math.sin(2 * math.pi * z / wave + phase) - math.sin(phase))
-            for swing, wave, phase in self.waves
+            [
+                swing * (math.sin(2 * math.pi * z / wave + phase) - math.sin(phase))
+                for swing, wave, phase in self.waves
+            ]
         )
 
     def heading(self, z: float) -> float:
@@ -79,8 +81,10 @@ class Road:
         turn = 2 * math.pi
         return math.atan(
             sum(
-                swing * math.cos(turn * z / wave + phase) * turn / wave
-                for swing, wave, phase in self.waves
+                [
+                    swing * math.cos(turn * z / wave + phase) * turn / wave
+                    for swing, wave, phase in self.waves
+                ]
             )
         )
 
@@ -104,9 +108,21 @@ class Road:
         z = self.stations
         return -(self.slope * z + self.bend * ROLLING_M**2 * (1 - np.cos(z / ROLLING_M)))
 
+    @cached_property
+    def _profile(self) -> tuple[list[float], list[float]]:
+        """Stations and heights as lists: a look-up of one point is quickest in those."""
+        return self.stations.tolist(), self._downs.tolist()
+
     def down(self, x: float, z: float) -> float:
         """Return y (down) of the road, pavements not counted."""
-        return float(np.interp(z, self.stations, self._downs)) + self.roll * x
+        at, downs = self._profile
+        i = min(max(bisect_right(at, z), 1), len(at) - 1)
+        rise = (downs[i] - downs[i - 1]) / (at[i] - at[i - 1])
+        return downs[i - 1] + rise * (min(max(z, at[0]), at[-1]) - at[i - 1]) + self.roll * x
+
+    def edge_x(self, side: int, z: float) -> float:
+        """Return x of the left (0) or right (1) edge of what cars drive and park on."""
+        return self.middle(z) + self.edges_m[side] / math.cos(self.heading(z))
 
     def lateral(self, x: float, z: float) -> float:
         """Return the lateral position of a point."""
@@ -124,39 +140,63 @@ class Road:
         """Tell whether z lies in a junction."""
         return any(z0 <= z <= z1 for z0, z1 in self.junctions)
 
-    def build(self, builder: Builder) -> None:
+    def ground(self) -> Solids:
         """Lay the ground: flat pieces from station to station, pavements on top."""
-        at = self.stations
-        place = Placement(np.zeros(3), 0.0, np.ones(3))
-        grey = np.full(3, 0.2)
-        left, right = self.edges_m
-        for z0, z1 in pairwise(at.tolist()):
-            builder.polytope(place, self._slab(z0, z1, 0.0), GROUND, grey, casts=False)
-            if not self.kerb or self.crossed((z0 + z1) / 2):
-                continue
-            for edge, sign in ((left, -1.0), (right, 1.0)):
-                slab = self._slab(z0, z1, KERB_M, edge, sign)
-                builder.polytope(place, slab, GROUND, grey, casts=False)
+        pieces = [self._slabs(0.0)]
+        if self.kerb:
+            pieces += [self._slabs(KERB_M, side) for side in (0, 1)]
+        # piece by piece along the road, pavements where there is no junction
+        middle = (self.stations[:-1] + self.stations[1:]) / 2
+        crossed = np.array([self.crossed(z) for z in middle.tolist()])
+        use = np.stack([np.full(len(middle), True), ~crossed, ~crossed][: len(pieces)], 1)
+        planes = np.stack([planes for planes, _ in pieces], 1)[use]
+        bounds = np.stack([bounds for _, bounds in pieces], 1)[use]
+        count, none = len(planes), np.zeros((len(planes), 3))
+        return Solids(
+            planes=planes,
+            bounds=bounds,
+            spheroid=np.zeros((count, 5)),
+            material=np.full(count, GROUND),
+            colour=none + 0.2,
+            owner=np.full(count, -1),
+            bottom=none,
+            yaw=none[:, 0],
+            size=none + 1.0,
+            casts=np.full(count, False),
+        )
 
-    def _slab(
-        self, z0: float, z1: float, raise_m: float, edge: float = 0.0, sign: float = 0.0
-    ) -> Shape:
-        """Cut the ground between two z: planes and vertices, y up; with sign one side of edge."""
-        up = raise_m - np.array([self.down(0.0, z) for z in (z0, z1)])
-        normal = np.array([self.roll, 1.0, -(up[1] - up[0]) / (z1 - z0)])
-        top = [*normal, up[0] + normal[2] * z0]
-        planes = [np.array(top) / np.linalg.norm(normal)]
-        planes += [np.array([0, 0, 1.0, z1 + 0.02]), np.array([0, 0, -1.0, 0.02 - z0])]
-        planes += [np.array([0, -1.0, 0, 3.0 - up.min()])]
-        x = [-SIDE_M, SIDE_M]
-        if sign:
-            points = [self.at(edge, z)[0] for z in (z0, z1)]
-            away = np.array([points[1][2] - points[0][2], 0.0, points[0][0] - points[1][0]])
-            away *= -sign / np.linalg.norm(away)
-            planes.append(np.array([*away, away @ (points[0] * [1, 0, 1])]))
-            near = min(sign * p[0] for p in points)
-            x = sorted([sign * near, sign * SIDE_M])
+    def _slabs(self, raise_m: float, side: int | None = None) -> tuple[Array, Array]:
+        """
+        Cut the ground at the stations into slabs as thick as what shows of their sides.
+
+        :param raise_m: height over the road.
+        :param side: 0 or 1 for what lies beyond the left or right edge of the road only.
+        :return: planes (N, MAX_PLANES, 4) and bounds (N, 8, 3) of N slabs, world.
+        """
+        z0, z1, top = self.stations[:-1], self.stations[1:], self._downs - raise_m
+        rise, thick = (top[1:] - top[:-1]) / (z1 - z0), raise_m + 0.05
+        planes = np.tile([0.0, 0.0, 0.0, 1.0], (len(z0), MAX_PLANES, 1))
+        # the top: y >= top + roll * x + rise * (z - z0), y being down
+        planes[:, 0, 0], planes[:, 0, 1], planes[:, 0, 2] = self.roll, -1.0, rise
+        planes[:, 0, 3] = rise * z0 - top[:-1]
+        planes[:, 0] /= np.sqrt(self.roll**2 + 1.0 + rise**2)[:, None]
+        planes[:, 1, 2], planes[:, 1, 3] = 1.0, z1 + 0.02
+        planes[:, 2, 2], planes[:, 2, 3] = -1.0, 0.02 - z0
+        planes[:, 3] = -planes[:, 0]
+        planes[:, 3, 3] += thick * planes[:, 3, 1]
+        low, high = np.empty((2, len(z0), 3))
         fall = SIDE_M * abs(self.roll)
-        low = up.min() - fall - (3.0 if sign == 0 else KERB_M + 0.3)
-        vertices = [[a, b, c] for a in x for b in (low, up.max() + fall) for c in (z0, z1)]
-        return np.array(planes), np.array(vertices)
+        low[:, 0], low[:, 1], low[:, 2] = -SIDE_M, np.minimum(top[:-1], top[1:]) - fall, z0
+        high[:, 0], high[:, 1], high[:, 2] = SIDE_M, np.maximum(top[:-1], top[1:]) + fall, z1
+        high[:, 1] += thick
+        if side is not None:
+            edge = np.array([self.edge_x(side, z) for z in self.stations.tolist()])
+            away = np.stack([z0 - z1, edge[1:] - edge[:-1]], 1) * (-1.0, 1.0)[side]
+            away /= np.linalg.norm(away, axis=1, keepdims=True)
+            planes[:, 4, [0, 2]] = away
+            planes[:, 4, 3] = away[:, 0] * edge[:-1] + away[:, 1] * z0
+            if side:
+                low[:, 0] = np.minimum(edge[:-1], edge[1:])
+            else:
+                high[:, 0] = np.maximum(edge[:-1], edge[1:])
+        return planes, box_corners(low, high)

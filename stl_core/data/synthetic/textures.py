@@ -22,8 +22,8 @@ GRAIN, CLOUD, LEAVES, BLADES = range(LAYERS)
 
 
 @lru_cache(maxsize=4)
-def atlas(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return all layers and levels, (layers * texels,), and where each level starts, (LEVELS,)."""
+def atlas(device: torch.device) -> tuple[Tensor, ...]:
+    """Return each layer with all its levels, that of side s from s * s on, row by row."""
     rng = np.random.default_rng(20120616)
     layers = [
         _spectral(rng, 0.35, 3.0),
@@ -31,13 +31,11 @@ def atlas(device: torch.device) -> tuple[Tensor, Tensor]:
         np.tanh(1.6 * _spectral(rng, 0.9, 6.0)),
         np.tanh(1.2 * _spectral(rng, 0.6, 10.0)),
     ]
-    texels = np.concatenate([level.ravel() for layer in layers for level in _halvings(layer)])
-    sizes = (SIZE >> np.arange(LEVELS)) ** 2
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return (
-        torch.as_tensor(texels, dtype=torch.float32, device=device),
-        torch.as_tensor(starts, device=device),
-    )
+    texels = np.zeros((LAYERS, 2 * SIZE * SIZE), np.float32)
+    for row, layer in zip(texels, layers, strict=True):
+        for level in _halvings(layer):
+            row[level.size : 2 * level.size] = level.ravel()
+    return tuple(torch.from_numpy(texels).to(device))
 
 
 def _spectral(rng: np.random.Generator, power: float, lowest: float) -> Array:
@@ -72,33 +70,66 @@ def noise(
     :param smooth: blend neighbouring texels, for large soft shapes seen closely.
     :return: (L,) mean 0, standard deviation about 1 near by, 0 far away.
     """
-    texels, starts = atlas(u.device)
-    scale = SIZE / tile_m
-    level = (footprint * scale).clamp(min=1.0).log2().add_(0.4).clamp_(max=LEVELS - 1).long()
-    size = SIZE >> level
-    per = scale / (1 << level)
-    start = starts[level] + layer * (len(texels) // LAYERS)
-    u, v = u * per, v * per
-    left, top = u.floor(), v.floor()
-    x, y = left.long() & (size - 1), start + (top.long() & (size - 1)) * size
+    texels = atlas(u.device)[layer]
+    # floor(log2(texels a pixel) + 0.4), read off the exponents of the floats
+    wide = (footprint * (SIZE / tile_m)).clamp_(min=1.0).mul_(2**0.4)
+    level = (wide.view(torch.int32) >> 23).sub_(127).clamp_(max=LEVELS - 1)
+    size = torch.bitwise_right_shift(SIZE, level)
+    per_m = size.float().mul_(1 / tile_m)
+    u, v = u * per_m, v * per_m
+    left, top, last = u.floor(), v.floor(), size - 1
+    x, y = left.int(), top.int()
+    texel = ((y & last).add_(size)).mul_(size)
     if not smooth:
-        return texels[y + x]
-    beside, below = (x + 1) & (size - 1), start + ((top.long() + 1) & (size - 1)) * size
-    above = torch.lerp(texels[y + x], texels[y + beside], u - left)
-    return torch.lerp(
-        above, torch.lerp(texels[below + x], texels[below + beside], u - left), v - top
-    )
+        return texels.index_select(0, texel.add_(x.bitwise_and_(last)))
+    below = ((y + 1).bitwise_and_(last)).add_(size).mul_(size)
+    beside = (x + 1).bitwise_and_(last)
+    x.bitwise_and_(last)
+    right, down = u.sub_(left), v.sub_(top)
+    near = _blended(texels, texel + x, texel.add_(beside), right)
+    return near.lerp_(_blended(texels, below + x, below.add_(beside), right), down)
+
+
+def _blended(texels: Tensor, a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    return texels.index_select(0, a).lerp_(texels.index_select(0, b), share)
 
 
 def random_of(*keys: Tensor) -> Tensor:
     """Hash integers held in float tensors: (L,) numbers in [0, 1), the same on every device."""
-    value = torch.zeros_like(keys[0], dtype=torch.int64)
-    for key in keys:
-        value = (value * 1103515245 + key.long() * 12345 + 40503) & 0x7FFFFFFF
-        value = ((value >> 13) ^ value) * 48271 & 0x7FFFFFFF
-    return (value & 0xFFFF).float() / 65536.0
+    value = torch.zeros_like(keys[0], dtype=torch.int32)
+    for key in keys:  # what overflows is masked away
+        value.mul_(1103515245).add_(key.int(), alpha=12345).add_(40503).bitwise_and_(0x7FFFFFFF)
+        value.bitwise_xor_(value >> 13).mul_(48271).bitwise_and_(0x7FFFFFFF)
+    return value.bitwise_and_(0xFFFF).float().div_(65536.0)
 
 
-def stripe(distance: Tensor, half_width: float | Tensor, footprint: Tensor) -> Tensor:
-    """Return how much of each pixel a line covers: distances to its middle, both in metres."""
-    return ((half_width - distance.abs()) / footprint.clamp(min=1e-3) + 0.5).clamp(0, 1)
+def stripe(distance: Tensor, half_width: float | Tensor, sharp: Tensor) -> Tensor:
+    """
+    Return how much of each pixel a line covers.
+
+    :param distance: (L,) to the middle of the line.
+    :param half_width: of the line.
+    :param sharp: (L,) pixels a unit of these, see sharpness.
+    """
+    outside = distance.abs().sub_(half_width)
+    return torch.addcmul(_half(outside.device), outside, sharp, value=-1).clamp_(0, 1)
+
+
+@lru_cache(maxsize=4)
+def _half(device: torch.device) -> Tensor:
+    return torch.tensor(0.5, device=device)
+
+
+def sharpness(footprint: Tensor) -> Tensor:
+    """Return pixels a metre, for stripe: (L,) metres that a pixel covers, at least 1 mm."""
+    return footprint.clamp(min=1e-3).reciprocal_()
+
+
+def over(values: Tensor, limit: float) -> Tensor:
+    """Return 1 where values are greater than limit, else 0; quicker than bool on processors."""
+    return (values - limit).sign_().clamp_(min=0)
+
+
+def wrapped(values: Tensor, period: float) -> Tensor:
+    """Return values % period, in a third of its time."""
+    return values - (values * (1 / period)).floor_().mul_(period)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from stl_core.data.synthetic.builder import Builder, Prism, box, wheel
+from stl_core.data.synthetic.distributions import pick, uniform
 from stl_core.data.synthetic.materials import BODY, CABIN, CARGO_CABIN, METAL, PANEL, TYRE
-from stl_core.data.synthetic.shapes import Builder, Placement, box, extruded, wheel
+from stl_core.data.synthetic.shapes import Placement
 from stl_core.types import Array
 
 #: Foot of the windscreen, roof's front and back, foot of the rear window, as fractions of the
@@ -32,14 +34,12 @@ _RUBBER = np.array([0.018, 0.018, 0.02])
 
 def paint(rng: np.random.Generator) -> Array:
     """Draw a car's colour, never twice the same: (3,) linear RGB."""
-    return np.clip(
-        PAINTS[rng.choice(len(PAINTS), p=_PAINT_SHARES)] * rng.uniform(0.7, 1.3), 0, 0.9
-    )
+    return np.minimum(PAINTS[pick(rng, _PAINT_SHARES)] * uniform(rng, 0.7, 1.3), 0.9)
 
 
 def add_car(builder: Builder, at: Placement, rng: np.random.Generator) -> None:
     """Build a car: lower body, cabin and axles."""
-    style = STYLES[str(rng.choice(list(STYLES), p=_STYLE_SHARES))]
+    style = list(STYLES.values())[pick(rng, _STYLE_SHARES)]
     shape = np.array(style) + rng.uniform(-0.015, 0.015, 6)
     shape[3] = max(shape[3], -0.492)
     _two_boxes(builder, at, shape, paint(rng), CABIN, 0.17, rng.uniform(0.18, 0.32))
@@ -70,35 +70,35 @@ def _two_boxes(
     clearance: float,
     lean: float,
 ) -> None:
-    h, w, l = at.size_hwl_m
+    h, w, l = at.size_hwl_m.tolist()
     foot, front, back, rear, belt, bonnet = shape
     outline = [
         (-0.47 * l, clearance * h), (0.455 * l, clearance * h), (0.5 * l, 0.32 * h),
         (0.492 * l, bonnet * h), (foot * l, belt * h), (-0.488 * l, (belt + 0.01) * h),
         (-0.5 * l, 0.42 * h),
     ]  # fmt: skip
-    builder.polytope(at, extruded(np.array(outline), w / 2, 0.03), BODY, colour)
+    builder.add(at, Prism(outline, w / 2, 0.03), BODY, colour)
     top = [(rear * l, belt * h - 0.03), (foot * l, belt * h - 0.03), (front * l, h), (back * l, h)]
     half = w / 2 - 0.03 * (belt - clearance) * h - 0.015
-    builder.polytope(at, extruded(np.array(top), half, lean), cabin, colour)
+    builder.add(at, Prism(top, half, lean), cabin, colour)
     for sign in (-1.0, 1.0):
         z = (sign * (w / 2 - 0.13), sign * (w / 2 - 0.005))
         x = ((foot - 0.035) * l, (foot - 0.005) * l)
         mirror = box(x, ((belt + 0.02) * h, (belt + 0.1) * h), (min(z), max(z)))
-        builder.polytope(at, mirror, PANEL, colour, casts=False)
+        builder.add(at, mirror, PANEL, colour, casts=False)
 
 
 def _axles(builder: Builder, at: Placement, x: tuple[float, ...], radius: float) -> None:
-    w, l = at.size_hwl_m[1:]
+    w, l = at.size_hwl_m[1:].tolist()
     for fraction in x:
         outline = wheel((fraction * l, radius), radius, 10)
         outline[:, 1] = np.maximum(outline[:, 1], 0.0)
-        builder.polytope(at, extruded(outline, w / 2 - 0.012), TYRE, _RUBBER, casts=False)
+        builder.add(at, Prism(outline, w / 2 - 0.012), TYRE, _RUBBER, casts=False)
 
 
 def add_truck(builder: Builder, at: Placement, rng: np.random.Generator) -> None:
     """Build a truck: cab, load, chassis, axles."""
-    h, w, l = at.size_hwl_m
+    h, w, l = at.size_hwl_m.tolist()
     cab = min(rng.uniform(1.7, 2.3), 0.35 * l)
     colour, load = paint(rng), np.array([0.6, 0.6, 0.58]) * rng.uniform(0.5, 1.3)
     if rng.random() < 0.35:
@@ -109,13 +109,13 @@ def add_truck(builder: Builder, at: Placement, rng: np.random.Generator) -> None
         (front - cab, 0.14 * h), (front - 0.06, 0.11 * h), (front, 0.25 * h),
         (front - 0.02, 0.45 * h), (front - 0.16, cab_h), (front - cab, cab_h),
     ]  # fmt: skip
-    builder.polytope(at, extruded(np.array(outline), w / 2 - 0.02, 0.012), CARGO_CABIN, colour)
+    builder.add(at, Prism(outline, w / 2 - 0.02, 0.012), CARGO_CABIN, colour)
     style = rng.random()
     x, z = (-l / 2, front - cab - rng.uniform(0.1, 0.5)), (-w / 2, w / 2)
     top = h if style < 0.75 or cab_h < h else h * rng.uniform(0.4, 0.8)
-    builder.polytope(at, box(x, (floor, top), z), PANEL, load)
+    builder.add(at, box(x, (floor, top), z), PANEL, load)
     chassis = box((-0.46 * l, front - 0.4), (0.13 * h, floor), (-w / 2 + 0.35, w / 2 - 0.35))
-    builder.polytope(at, chassis, METAL, np.full(3, 0.04), casts=False)
+    builder.add(at, chassis, METAL, np.full(3, 0.04), casts=False)
     radius = min(0.5, 0.16 * h)
     axles = (0.36, -0.27, -0.38) if l > 8 else (0.34, -0.3)
     _axles(builder, at, axles, radius)

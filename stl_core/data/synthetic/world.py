@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stl_core.data.synthetic import people, scenery, vehicles
-from stl_core.data.synthetic.distributions import CLASSES, kitti
+from stl_core.data.synthetic.builder import Builder
+from stl_core.data.synthetic.distributions import CLASSES, kitti, pick, uniform
 from stl_core.data.synthetic.road import PARKING_M, Road
-from stl_core.data.synthetic.shapes import Builder, Placement, Solids
+from stl_core.data.synthetic.shapes import Placement, Solids, joined
 from stl_core.types import Array
 
 BUILD: dict[str, Callable[[Builder, Placement, np.random.Generator], None]] = {
@@ -92,13 +93,7 @@ class World:
         builder = Builder()
         for thing in self.things:
             BUILD[thing.name](builder, thing.place, np.random.default_rng(thing.look))
-        moving = builder.solids()
-        return Solids(
-            *(
-                np.concatenate([getattr(self.scenery, name), getattr(moving, name)])
-                for name in Solids.__dataclass_fields__
-            )
-        )
+        return joined([self.scenery, builder.solids()])
 
 
 def make_world(rng: np.random.Generator, drive_m: float = 0.0) -> World:
@@ -119,41 +114,39 @@ def make_world(rng: np.random.Generator, drive_m: float = 0.0) -> World:
     things = traffic.things
     views = np.array([[*eye_m[[0, 2]], *t.place.bottom_m[[0, 2]]] for t in things]).reshape(-1, 4)
     builder = Builder()
-    road.build(builder)
     scenery.add_scenery(builder, road, views, rng)
-    azimuth, height = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(18, 62))
+    azimuth, height = uniform(rng, -np.pi, np.pi), np.radians(uniform(rng, 18, 62))
     sun = np.array(
         [np.cos(height) * np.sin(azimuth), -np.sin(height), np.cos(height) * np.cos(azimuth)]
     )
     speed = traffic.speeds[road.lanes[0] + lane]
-    return World(
-        road, builder.solids(), things, sun, rng.random(8), eye_m, heading, lateral, speed
-    )
+    fixed = joined([road.ground(), builder.solids()])
+    return World(road, fixed, things, sun, rng.random(8), eye_m, heading, lateral, speed)
 
 
 def _road(rng: np.random.Generator, length_m: float) -> Road:
-    kind = str(rng.choice(KINDS, p=_KIND_SHARES))
+    kind = KINDS[pick(rng, _KIND_SHARES)]
     wide = kind == 'highway' or (kind == 'city' and rng.random() < 0.3)
     parking = {
-        'residential': rng.choice(3, 2, p=(0.12, 0.58, 0.30)),
-        'city': rng.choice(3, 2, p=(0.35, 0.45, 0.20)),
-    }.get(kind, np.zeros(2, int))
+        'residential': [pick(rng, (0.12, 0.58, 0.30)) for _ in (0, 1)],
+        'city': [pick(rng, (0.35, 0.45, 0.20)) for _ in (0, 1)],
+    }.get(kind, [0, 0])
     junctions: list[tuple[float, float]] = []
-    start = rng.uniform(12, 70)
+    start = uniform(rng, 12, 70)
     while start < length_m and kind in ('residential', 'city') and len(junctions) < length_m / 60:
-        junctions.append((start, start + rng.uniform(7, 13)))
-        start += rng.uniform(45, 90)
+        junctions.append((start, start + uniform(rng, 7, 13)))
+        start += uniform(rng, 45, 90)
     gentle = 0.4 if kind == 'highway' else 1.0
     wave = rng.uniform([130, 60], [320, 110])
     swing = gentle * rng.normal(0, 1, 2) * wave * [0.022, 0.009]
     return Road(
         kind=kind,
-        lane_m=rng.uniform(2.8, 3.3)
+        lane_m=uniform(rng, 2.8, 3.3)
         if kind in ('residential', 'city')
-        else rng.uniform(3.2, 3.75),
+        else uniform(rng, 3.2, 3.75),
         lanes=(2 if wide else 1, 2 if wide else 1),
-        parking=(int(parking[0]), int(parking[1])),
-        walk_m=rng.uniform(1.6, 4.0),
+        parking=(parking[0], parking[1]),
+        walk_m=uniform(rng, 1.6, 4.0),
         kerb=kind in ('residential', 'city'),
         swing_m=np.clip(swing, -0.03 * wave, 0.03 * wave),
         wave_m=wave,
@@ -183,8 +176,9 @@ class _Traffic:
         self.rows: tuple[list[tuple[float, float]], ...] = ([], [])  # z and length of the parked
         # all of a lane go at one speed, so that none runs into another; ours at our own
         self.speeds = rng.uniform(6.0, 12.0, sum(road.lanes)).tolist()
+        self.bodies = np.zeros((0, 3))  # x, z and half the length of what has found its place
         # nothing stands where our own car is
-        self.taken = [(eye_m[[0, 2]] + [0, -0.5], 3.0, 1.1, heading - np.pi / 2)]
+        self.taken = _discs(eye_m[[0, 2]] + [0, -0.5], 3.0, 1.1, heading - np.pi / 2)
 
     def draw(self, start_m: float) -> None:
         """Draw every class's number and find places, z counting from start_m."""
@@ -209,8 +203,10 @@ class _Traffic:
             at, yaw, speed = found
             if attempt < 8 and wants_cover and not self._covered(at[[0, 2]]):
                 continue
-            if self._free(at[[0, 2]], size, yaw):
-                self.taken.append((at[[0, 2]], size[2] / 2, size[1] / 2, yaw))
+            discs = _discs(at[[0, 2]], size[2] / 2, size[1] / 2, yaw)
+            if self._free(discs):
+                self.taken = np.concatenate([self.taken, discs])
+                self.bodies = np.concatenate([self.bodies, [[at[0], at[2], size[2] / 2]]])
                 place = Placement(at, yaw, size, len(self.things))
                 look = int(self.rng.integers(2**31))
                 self.things.append(Thing(name, place, speed, look))
@@ -218,24 +214,16 @@ class _Traffic:
 
     def _covered(self, at: Array) -> bool:
         """Tell whether something stands between the camera and a place."""
-        eye = self.eye[[0, 2]]
-        way = at - eye
-        for other, half_length, _, _ in self.taken[1:]:
-            share = float((other - eye) @ way / (way @ way))
-            apart = float(np.linalg.norm(eye + share * way - other))
-            if 0.1 < share < 0.95 and apart < 0.5 * half_length + 0.5:
-                return True
-        return False
+        way, others = at - self.eye[[0, 2]], self.bodies[:, :2] - self.eye[[0, 2]]
+        share = others @ way / (way @ way)
+        apart = np.linalg.norm(share[:, None] * way - others, axis=1)
+        between = (share > 0.1) & (share < 0.95)
+        return bool((between & (apart < 0.5 * self.bodies[:, 2] + 0.5)).any())
 
-    def _free(self, at: Array, size: Array, yaw: float) -> bool:
-        """Tell whether a footprint keeps clear of the others, by discs along each body."""
-        mine = _discs(at, size[2] / 2, size[1] / 2, yaw)
-        for other in self.taken:
-            theirs = _discs(*other)
-            apart = np.linalg.norm(mine[:, None, :2] - theirs[None, :, :2], axis=-1)
-            if (apart < mine[:, None, 2] + theirs[None, :, 2] + 0.12).any():
-                return False
-        return True
+    def _free(self, discs: Array) -> bool:
+        """Tell whether a footprint, covered by discs, keeps clear of the others."""
+        apart = np.hypot(*(discs[:, None, i] - self.taken[:, i] for i in (0, 1)))
+        return not (apart < discs[:, None, 2] + self.taken[:, 2] + 0.12).any()
 
     def _spot(self, name: str, size: Array, z: float) -> tuple[Array, float, float] | None:
         if name == 'Pedestrian':
@@ -275,9 +263,9 @@ class _Traffic:
         if row and rng.random() < TOGETHER:
             z, length = row[int(rng.integers(len(row)))]
             apart = (
-                2.5 if road.parking[side] == 2 else (length + size[2]) / 2 + rng.uniform(0.4, 1.2)
+                2.5 if road.parking[side] == 2 else (length + size[2]) / 2 + uniform(rng, 0.4, 1.2)
             )
-            z += apart * rng.choice([-1.0, 1.0])
+            z += apart * (-1.0, 1.0)[rng.integers(2)]
         if road.crossed(z) or z < 2.0:
             return None
         row.append((z, size[2]))
@@ -305,8 +293,8 @@ class _Traffic:
         sign = -1.0 if rng.random() < (0.64 if name == 'Car' else 0.4) else 1.0
         edge = (left if sign < 0 else right) + sign * (road.walk_m + 2.5)
         reach = max(2.0, min(0.75 * z, 22.0) - abs(edge) * 0.4)
-        at, heading = road.at(edge + sign * rng.uniform(0, reach), z)
-        turn = rng.choice([0.0, np.pi / 2, np.pi, -np.pi / 2], p=[0.28, 0.3, 0.27, 0.15])
+        at, heading = road.at(edge + sign * uniform(rng, 0, reach), z)
+        turn = (0.0, 0.5, 1.0, -0.5)[pick(rng, (0.28, 0.3, 0.27, 0.15))] * np.pi
         return at, float(heading + turn + rng.normal(0, 0.12)), 0.0
 
     def _on_foot(self, z: float) -> tuple[Array, float, float]:
@@ -315,24 +303,24 @@ class _Traffic:
         sign = -1.0 if rng.random() < 0.45 else 1.0
         if rng.random() < (0.14 if z > 11 else 0.5):  # crossing
             reach = min(0.75 * z, right - left)
-            lateral = float(np.clip(self.own_lateral + rng.uniform(-reach, reach), left, right))
+            lateral = float(np.clip(self.own_lateral + uniform(rng, -reach, reach), left, right))
             across = True
         else:
-            lateral = (left if sign < 0 else right) + sign * rng.uniform(0.4, road.walk_m + 1.5)
+            lateral = (left if sign < 0 else right) + sign * uniform(rng, 0.4, road.walk_m + 1.5)
             across = rng.random() < 0.6
         at, heading = road.at(lateral, z)
         along = heading + (np.pi / 2 if rng.random() < 0.5 else -np.pi / 2)
-        yaw = rng.uniform(-np.pi, np.pi) if across else along + rng.normal(0, 0.25)
-        return at, float(yaw), float(rng.uniform(0.6, 1.7))
+        yaw = uniform(rng, -np.pi, np.pi) if across else along + rng.normal(0, 0.25)
+        return at, float(yaw), float(uniform(rng, 0.6, 1.7))
 
     def _beside(self, other: Placement) -> tuple[Array, float, float]:
         """Walk with somebody, or past them."""
         rng = self.rng
-        away = rng.uniform(0.5, 1.6) * np.array([rng.choice([-1, 1]), 0, rng.uniform(-1.5, 1.5)])
-        x, _, z = other.bottom_m + away
+        far, side = uniform(rng, 0.5, 1.6), (-1, 1)[rng.integers(2)]
+        x, _, z = other.bottom_m + far * np.array([side, 0.0, uniform(rng, -1.5, 1.5)])
         at, _ = self.road.at(float(self.road.lateral(x, z)), float(z))
         turn = np.pi if rng.random() < 0.25 else 0.0
-        return at, float(other.yaw + turn + rng.normal(0, 0.15)), float(rng.uniform(0.6, 1.7))
+        return at, float(other.yaw + turn + rng.normal(0, 0.15)), float(uniform(rng, 0.6, 1.7))
 
     def _cycling(self, z: float) -> tuple[Array, float, float]:
         road, rng = self.road, self.rng
@@ -340,14 +328,14 @@ class _Traffic:
         sign = -1.0 if rng.random() < 0.12 else 1.0
         inner = sign * road.lanes[int(sign > 0)] * road.lane_m
         if rng.random() < 0.7:
-            lateral = inner - sign * rng.uniform(0.3, 0.9)
+            lateral = inner - sign * uniform(rng, 0.3, 0.9)
         else:
-            lateral = (left if sign < 0 else right) + sign * rng.uniform(0.4, road.walk_m + 1.0)
+            lateral = (left if sign < 0 else right) + sign * uniform(rng, 0.4, road.walk_m + 1.0)
         at, heading = road.at(lateral, z)
         turn = -np.pi / 2 if (sign > 0) == (rng.random() < 0.8) else np.pi / 2
         if rng.random() < 0.4:
-            turn = rng.uniform(-np.pi, np.pi)
-        return at, float(heading + turn + rng.normal(0, 0.08)), float(rng.uniform(2.5, 6.5))
+            turn = uniform(rng, -np.pi, np.pi)
+        return at, float(heading + turn + rng.normal(0, 0.08)), float(uniform(rng, 2.5, 6.5))
 
 
 def _discs(at: Array, half_length: float, half_width: float, yaw: float) -> Array:

@@ -68,7 +68,7 @@ class Predictor:
         :param run: the network on prepared canvases.
         :param spec: classes and input.
         :param min_score: objects below it are not worth passing on.
-        :param max_overlap: see distinct; of KITTI's 17,298 training labels 4 overlap more than
+        :param max_overlap: see distinct; of KITTI's 17,298 training labels 3 overlap more than
             this. 1 passes on every peak, as the papers do.
         """
         self.run, self.spec = run, spec

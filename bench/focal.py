@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stl_core import evaluate, predict
+from stl_core import judge as judging
 from stl_core.data import kitti
 from stl_core.data.synthetic import camera
 from stl_core.images import fit_affine
@@ -92,8 +93,7 @@ def judge(predictor: predict.Predictor, world: Path) -> dict[str, float]:
         task = bar.add_task(world.parent.name, total=len(frames), note='')
         for files in frames:
             truth.append(kitti.read_labels(files.label_2))
-            image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-            (objects,) = predictor([image], [P])
+            _, _, objects = judging.see(predictor, files)
             found.append(kitti.to_labels(objects, predictor.spec.classes))
             bar.advance(task)
     ap = evaluate.evaluate(truth, found)['Car']['3d']['AP40']

@@ -22,6 +22,7 @@ from unittest import mock
 import cv2
 import torch
 
+from stl_core.data import workers as working
 from stl_core.data.synthetic import camera, frame, lidar, writer
 
 #: Name, size, LiDAR and depth.
@@ -40,7 +41,7 @@ def main() -> None:
     """Make frames as `stl synthesize` does; the processes' start is not counted."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=120)
-    parser.add_argument('--workers', type=int, default=writer.cores())
+    parser.add_argument('--workers', type=int, default=working.cores())
     parser.add_argument('--stages', action='store_true', help='processor time, one process')
     parser.add_argument('--json', metavar='FILE')
     args = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
 
 def measure(job: writer.Job, frames: int, workers: int) -> float:
     """Return frames a second from the first finished one to the last, files written."""
-    made = writer.spread(writer.Make(job), range(frames + 2 * workers), workers)
+    made = working.spread(writer.Make(job), range(frames + 2 * workers), workers)
     for _ in range(2 * workers):  # until every process has started and drawn its textures
         next(made)
     start = time.perf_counter()

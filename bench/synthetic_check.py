@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from stl_core.data.synthetic import camera, frame, labels, lidar, writer
+from stl_core.data import workers as working
+from stl_core.data.synthetic import camera, frame, labels, lidar
 from stl_core.data.synthetic.distributions import CLASSES, FIGURES, LEVELS, kitti, summarise
 from stl_core.evaluate import evaluate
 from stl_core.geometry import project
@@ -30,12 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=500)
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--workers', type=int, default=writer.cores())
+    parser.add_argument('--workers', type=int, default=working.cores())
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('--plot', metavar='FILE')
     args = parser.parse_args()
     items = [(args.seed, number) for number in range(args.frames)]
-    found = list(writer.tracked(writer.spread(measure, items, args.workers), len(items), 'frames'))
+    found = list(
+        working.tracked(working.spread(measure, items, args.workers), len(items), 'frames')
+    )
     frames = [each['labels'] for each in found]
     report = {
         'frames': len(frames),

@@ -17,11 +17,22 @@ from typing import Any
 
 import cv2
 
-from stl_core import checkpoint, config, contest, dossier, draw, evaluate, predict, strokes, train
+from stl_core import (
+    checkpoint,
+    config,
+    contest,
+    dossier,
+    draw,
+    evaluate,
+    judge,
+    predict,
+    strokes,
+    train,
+)
 from stl_core.data import depth_command, kitti
 from stl_core.data.synthetic import command
 from stl_core.published import LAYOUTS, WeightsError, import_weights
-from stl_core.types import Array, Labels, Objects3D
+from stl_core.types import Array
 
 #: What a user can mend: told in one line, without a traceback.
 BAD_INPUT = (
@@ -96,7 +107,8 @@ def _add_evaluate(commands: Any) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     frames = _frames(args, labelled=True)
     predictor = predict.load(args.student, args.device)
-    seen = [_see(predictor, each)[1:] for each in frames]  # without the images: they are large
+    # without the images: they are large
+    seen = [judge.see(predictor, each)[1:] for each in frames]
     Ps, objects = [P for P, _ in seen], [each for _, each in seen]
     found = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
     truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
@@ -112,7 +124,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             f' recall {point["recall"]:.3f} (moderate, 3D, strict IoU)'
         )
     if args.results:
-        _write_results(Path(args.results), [each.id for each in frames], found)
+        judge.write_results(Path(args.results), frames, found)
     if args.report:
         sigmas_m = [each.depth_sigma_m for each in objects]
         _write_report(args.report, dossier.examine(truth, found, Ps, sigmas_m))
@@ -167,7 +179,7 @@ def _predict(args: argparse.Namespace) -> None:
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     found = []
     for files in frames:
-        image, P, objects = _see(predictor, files)
+        image, P, objects = judge.see(predictor, files)
         found.append(kitti.to_labels(objects, classes))
         sure = objects[objects.score >= args.score]
         colours = [strokes.class_colour(classes[i]) for i in sure.class_id]
@@ -175,7 +187,7 @@ def _predict(args: argparse.Namespace) -> None:
         picture = draw.scene(image, P, draw.box_edges(sure), colours, texts)
         path = out / 'pictures' / f'{files.id}.png'
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    _write_results(out / 'results', [each.id for each in frames], found)
+    judge.write_results(out / 'results', frames, found)
     print(f'{len(frames)} frames: {out}/results, {out}/pictures')
 
 
@@ -224,19 +236,6 @@ def _frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
     label_2 = str(root / 'label_2') if labelled else ''
     source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), label_2)
     return kitti.find_frames(source, kitti.read_split(args.split) if args.split else ())
-
-
-def _see(predictor: predict.Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
-    """Return image and P2 of a frame, and what is found in it."""
-    image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-    (objects,) = predictor([image], [P])
-    return image, P, objects
-
-
-def _write_results(folder: Path, ids: list[str], found: list[Labels]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for frame_id, labels in zip(ids, found, strict=True):
-        (folder / f'{frame_id}.txt').write_text(kitti.format_results(labels))
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from stl_core import evaluate, predict
 from stl_core.data import kitti
-from stl_core.types import Labels
+from stl_core.types import Array, Labels, Objects3D
 
 KINDS = ('bbox', 'bev', '3d', 'aos')
 POINTS = ('AP40', 'AP11')
@@ -113,10 +113,16 @@ def detect(predictor: predict.Predictor, frames: Sequence[kitti.FrameFiles]) -> 
     """Run a Predictor over frames on disk, one by one -> detections as labels."""
     found = []
     for files in frames:
-        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-        (objects,) = predictor([image], [P])
+        _, _, objects = see(predictor, files)
         found.append(kitti.to_labels(objects, predictor.spec.classes))
     return found
+
+
+def see(predictor: predict.Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
+    """Return image and P2 of a frame, and what is found in it."""
+    image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
+    (objects,) = predictor([image], [P])
+    return image, P, objects
 
 
 def row(metrics: evaluate.Result, metric: Metric) -> dict[str, float]:

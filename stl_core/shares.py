@@ -49,6 +49,18 @@ def over_step(value: Tensor) -> Tensor:
     return _STEP.get().ask(value.detach().float())
 
 
+def count(weight: Tensor) -> Tensor:
+    """
+    How much counts, to divide a sum by: never 0.
+
+    :param weight: bool or numbers of any shape, 1 for what counts whole.
+    :return: () the sum over this share, at least 1; where the step is shared, the mean over its
+        shares, so that the mean of the shares' losses is the loss of the whole.
+    """
+    # where nothing counts in the whole step, the shares' divisors together are 1
+    return over_step(weight.sum()).clamp(min=1 / shares())
+
+
 def shares() -> int:
     """Return by how many processes, times parts, the step is shared."""
     return world() * _STEP.get().parts

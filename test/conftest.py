@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope='session')
@@ -12,3 +13,12 @@ def mono3d_data() -> Path:
     if not (root / 'training' / 'image_2').is_dir():
         pytest.skip(f'no real frames at {root}; set MONO3D_DATA')
     return root
+
+
+@pytest.fixture(scope='module')
+def one_thread():
+    """Bit for bit holds for one number of threads: sums over more are in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -45,6 +45,7 @@ ALLOWED = {
         'stl_core/predict.py',
         'stl_core/published',
         'stl_core/data/dataset.py',
+        'stl_core/data/workers.py',
         'stl_core/data/synthetic',
         'stl_core/shares.py',
         'stl_core/precision.py',

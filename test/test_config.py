@@ -7,6 +7,7 @@ import pytest
 
 from stl_core import config, judge
 from stl_core.models import monodle
+from stl_core.models.sizes import MEAN_SIZE_HWL_M
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,14 +75,14 @@ def test_mean_sizes_are_those_of_the_labels(mono3d_data):
     archive = mono3d_data / 'kitti_train_split_labels.zip'
     if not archive.exists():
         pytest.skip('no labels of the train split')
-    sizes = {name: [] for name in config.MEAN_SIZE_HWL_M}
+    sizes = {name: [] for name in MEAN_SIZE_HWL_M}
     with zipfile.ZipFile(archive) as files:
         for name in (each for each in files.namelist() if each.endswith('.txt')):
             for line in files.read(name).decode().splitlines():
                 kind, *numbers = line.split()
                 if kind in sizes:
                     sizes[kind].append([float(number) for number in numbers[7:10]])
-    for kind, size in config.MEAN_SIZE_HWL_M.items():
+    for kind, size in MEAN_SIZE_HWL_M.items():
         published = kind in ('Car', 'Pedestrian', 'Cyclist')
         tolerance = 0.035 if published else 0.0006
         np.testing.assert_allclose(np.mean(sizes[kind], 0), size, atol=tolerance)

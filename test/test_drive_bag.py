@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from mono3d_ros import kitti_to_bag, recording, report, synthesize_bag
 from mono3d_ros.bag import BagReader
@@ -14,17 +13,11 @@ from stl_core.data import kitti, tracking
 from stl_core.data.synthetic import camera, sequence, writer
 from stl_core.data.synthetic.lidar import Lidar
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 SEED, FRAMES = 6, 2
 WORLD = ['--frames', FRAMES, '--seed', SEED, '--size', '320x96', '--workers', 0]
 NEAR_M = 0.01
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')

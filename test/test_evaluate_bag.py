@@ -19,6 +19,8 @@ from stl_core.geometry import corners, project
 from stl_core.images import InputSpec
 from stl_core.types import Objects3D
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 SPEC = predict.StudentSpec(
     classes=('Car', 'Pedestrian', 'Cyclist'),
     input=InputSpec(160, 64),
@@ -28,14 +30,6 @@ SPEC = predict.StudentSpec(
 #: LiDAR that stands where the camera is: x forward to z, y left to -x, z up to -y.
 TURNED = '0 -1 0 0 0 0 -1 0 1 0 0 0'
 FRAMES, LEAST = 4, 0.2
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')

@@ -38,17 +38,11 @@ from stl_core.data.synthetic.world import make_world
 from stl_core.evaluate import evaluate
 from stl_core.geometry import corners, project
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 SMALL = camera.KITTI.scaled(414, 125)
 LASER = lidar.Lidar(columns=500)
 SEED = 3
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')

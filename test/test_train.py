@@ -16,14 +16,7 @@ from torch import nn
 from stl_core import checkpoint, config, judge, optim, predict, run, step, train
 from stl_core.data import dataset, kitti
 
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    """Bit for bit holds for one number of threads: sums over more are in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from stl_core.data.kitti import (
     read_image,
     read_split,
 )
-from stl_core.data.synthetic.writer import cores, spread, tracked
+from stl_core.data.workers import cores, spread, tracked
 
 
 def add_command(commands: Any) -> None:

@@ -19,7 +19,7 @@ from torchvision.ops import roi_align  # type: ignore[import-untyped]
 from stl_core.batch import View
 from stl_core.distill import boxes, gate
 from stl_core.distill.feature import standardise
-from stl_core.distill.means import count
+from stl_core.shares import count
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.shares import over_step, shares
-
-
-def count(counted: Tensor) -> Tensor:
-    """
-    How many count, to divide a sum by: never 0.
-
-    :param counted: bool, or 0 and 1, of any shape.
-    :return: () of this batch; the mean over its shares where the step is shared, so that the
-        mean of the shares' losses is the loss of the whole.
-    """
-    # where nothing counts in the whole step, the shares' divisors together are 1
-    return over_step(counted.sum()).clamp(min=1 / shares())
+from stl_core.shares import count, over_step
 
 
 def masked_mean(value: Tensor, valid: Tensor) -> Tensor:

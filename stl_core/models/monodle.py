@@ -17,6 +17,7 @@ from stl_core.batch import Outputs, Targets
 from stl_core.models import center_heads, depth, heatmap, losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
 from stl_core.models.center_heads import STRIDE
+from stl_core.models.sizes import MEAN_SIZE_HWL_M
 
 #: Weight of every loss in the paper.
 WEIGHTS = {
@@ -56,10 +57,8 @@ class Config:
     heading_bins: int = 12
     max_objects: int = 50
     virtual_focal_px: float = 720.0
-    mean_size_hwl_m: tuple[tuple[float, float, float], ...] = (
-        (1.526, 1.629, 3.884),
-        (1.761, 0.660, 0.842),
-        (1.737, 0.597, 1.763),
+    mean_size_hwl_m: tuple[tuple[float, float, float], ...] = tuple(
+        MEAN_SIZE_HWL_M[name] for name in ('Car', 'Pedestrian', 'Cyclist')
     )
 
 

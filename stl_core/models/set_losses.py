@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stl_core.batch import Targets
 from stl_core.models import assignment, center_box, heatmap, losses
+from stl_core.shares import count
 
 
 @dataclass(frozen=True)
@@ -141,4 +142,4 @@ def class_focal(logits: Tensor, class_id: Tensor, query: Tensor, found: Tensor) 
     missed = truth * (1 - p) + (1 - truth) * p
     alpha = 0.25 * truth + 0.75 * (1 - truth)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction='none')
-    return (alpha * missed**2 * entropy).sum() / losses.count(found)
+    return (alpha * missed**2 * entropy).sum() / count(found)

@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import Any
 
+from stl_core.data import workers
 from stl_core.data.kitti import DataError
 from stl_core.data.synthetic import camera, sequence, writer
 from stl_core.data.synthetic.lidar import Lidar
@@ -32,7 +33,7 @@ def add_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--surround', action='store_true', help='six cameras all round a drive')
     parser.add_argument('--no-lidar', action='store_true', help='write no velodyne scans')
     parser.add_argument('--jpg', action='store_true', help='JPEG images: a fifth of the size')
-    parser.add_argument('--workers', type=int, default=writer.cores(), help='processes')
+    parser.add_argument('--workers', type=int, default=workers.cores(), help='processes')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
 
 

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
+from stl_core.data.depth_maps import write_depth
 from stl_core.data.kitti import format_results
 from stl_core.data.synthetic.camera import SURROUND_DEG, rays_of
 from stl_core.data.synthetic.frame import CAMERA, WORLD, Frame, stream, take
@@ -25,18 +25,15 @@ from stl_core.data.synthetic.lidar import Lidar
 from stl_core.data.synthetic.shapes import turn_about_y
 from stl_core.data.synthetic.world import World, make_world, moved
 from stl_core.data.synthetic.writer import (
-    FAST_PNG,
     IMU_IN_VELO_M,
     RIG_R_VELO,
     Job,
     calib_text,
     claim,
-    coded_depth,
     label_text,
-    spread,
-    tracked,
     write_image,
 )
+from stl_core.data.workers import spread, tracked
 from stl_core.types import Array, Camera
 
 RATE_HZ = 10.0
@@ -167,8 +164,7 @@ def _write(folder: Path, number: int, frame: Frame, job: Job) -> None:
     stem = f'{_SEQUENCE}/{number:06d}'
     write_image(folder / f'training/image_02/{stem}{job.suffix}', frame.image)
     if job.depth:
-        path = folder / f'training/depth_02/{stem}.png'
-        cv2.imwrite(str(path), coded_depth(frame.depth_m), FAST_PNG)
+        write_depth(folder / f'training/depth_02/{stem}.png', frame.depth_m)
     if frame.scan is not None:
         path = folder / f'training/velodyne/{stem}.bin'
         path.write_bytes(frame.scan.points.tobytes())

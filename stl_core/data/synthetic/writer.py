@@ -8,39 +8,32 @@ the number of processes changes nothing.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
+from stl_core.data.depth_maps import write_depth
 from stl_core.data.kitti import DataError, format_results
 from stl_core.data.synthetic.camera import CameraModel
 from stl_core.data.synthetic.frame import Frame, make_frame
 from stl_core.data.synthetic.lidar import Lidar
-from stl_core.progress import progress_bar
+from stl_core.data.workers import spread, tracked
 from stl_core.types import Array, Labels
 
 #: Every fifth frame is for validation.
 VAL_EVERY = 5
-MOST_DEPTH_M = 65535 / 256
 SETTINGS = 'synthetic.json'
 #: Place of KITTI's inertial unit in the LiDAR's frame; their axes are the same.
 IMU_IN_VELO_M = (-0.81, 0.32, -0.80)
 RIG_R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 #: One filter for all rows instead of the best of five for each: a third less time, pictures 1 to
-#: 4 % larger, depth 28 %. An older OpenCV cannot choose.
+#: 4 % larger. An older OpenCV cannot choose.
 FAST_PNG: tuple[int, ...] = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
     FAST_PNG += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
-T = TypeVar('T')
-R = TypeVar('R')
 
 
 @dataclass(frozen=True)
@@ -111,42 +104,6 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
     path.write_text(text)
 
 
-def spread(make: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Call make on every item, in `workers` processes of one thread each; results in order."""
-    if workers < 1:
-        yield from map(make, items)
-        return
-    context = multiprocessing.get_context('spawn')  # threads of torch do not survive a fork
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        try:
-            yield from pool.map(make, items)
-        finally:  # stopped or failed: what has not begun need not
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
-def tracked(items: Iterable[T], total: int, what: str, show: bool = True) -> Iterator[T]:
-    """Pass items on and draw a bar with the time that is left."""
-    progress = progress_bar()
-    progress.disable = not show
-    with progress:
-        task = progress.add_task(what, total=total, note='')
-        for item in items:
-            progress.advance(task)
-            yield item
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    )
-
-
 def write_splits(folder: Path, ids: list[str]) -> None:
     """Write train.txt, val.txt (every fifth frame) and trainval.txt."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,9 +123,7 @@ def write_frame(root: Path, frame_id: str, frame: Frame, job: Job) -> None:
     if frame.scan is not None:
         (root / 'velodyne' / f'{frame_id}.bin').write_bytes(frame.scan.points.tobytes())
     if job.depth:
-        cv2.imwrite(
-            str(root / 'depth_2' / f'{frame_id}.png'), coded_depth(frame.depth_m), FAST_PNG
-        )
+        write_depth(root / 'depth_2' / f'{frame_id}.png', frame.depth_m)
     (root / 'label_2' / f'{frame_id}.txt').write_text(label_text(frame.annotated.labels))
 
 
@@ -176,11 +131,6 @@ def write_image(path: Path, image: Array) -> None:
     """Write (H, W, 3) uint8 RGB as PNG or JPEG by the path's suffix."""
     options = FAST_PNG if path.suffix == '.png' else (cv2.IMWRITE_JPEG_QUALITY, 95)
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-
-
-def coded_depth(depth_m: Array) -> Array:
-    """(H, W) metres -> uint16, metres * 256; 0 where unknown or too far for 16 bits."""
-    return np.where(depth_m < MOST_DEPTH_M, np.round(depth_m * 256), 0).astype(np.uint16)
 
 
 def label_text(labels: Labels) -> str:

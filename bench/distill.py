@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stl_core.batch import Batch, View, pad_targets, to_device, to_input
+from stl_core import sight
+from stl_core.batch import Batch, View, pad_targets, to_device
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
 from stl_core.images import InputSpec
@@ -150,7 +151,7 @@ def build(size: Size) -> Distiller:
         return entry.detector(entry.config(**options), in_channels=3, num_classes=3)
 
     def pixels(batch: Batch) -> Tensor:
-        return to_input(batch.image, size.canvas.mean, size.canvas.std)
+        return sight.of_batch(batch, size.canvas)
 
     return Distiller(
         network(size.student),

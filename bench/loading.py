@@ -20,7 +20,8 @@ from typing import Any
 import cv2
 import torch
 
-from stl_core import config, optim, predict, run, step
+from stl_core import config, optim, predict, step
+from stl_core import learner as learners
 from stl_core.batch import Batch, to_device
 from stl_core.data import augment, dataset, kitti
 from stl_core.data.synthetic import camera, writer
@@ -124,7 +125,7 @@ def training(frames: dataset.Frames, spec: InputSpec, args: Any) -> float:
     device = predict.choose_device(args.device)
     data = {'detector': {'options': STUDENT}, 'batch_size': args.batch}
     built = dataclasses.replace(config.build_train(data), input=spec)
-    learner = run.supervised(built).to(device).to(memory_format=torch.channels_last).train()
+    learner = learners.build(built).to(device).to(memory_format=torch.channels_last).train()
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
     batch = to_device(next(endless(frames, 0, args.batch)), device)
 

@@ -51,12 +51,14 @@ class Batch:
     :param P: (B, 3, 4) float32, projection of the prepared image.
     :param targets: what the detector should say.
     :param ids: B frame names.
+    :param depth_m: (B, H, W) float32 z of each pixel, 0 where unknown; None where nobody sees it.
     """
 
     image: Tensor
     P: Tensor
     targets: Targets
     ids: tuple[str, ...]
+    depth_m: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Return it in page-locked memory; DataLoader calls this where it is told to pin."""
@@ -181,20 +183,6 @@ def to_device(value: M, device: torch.device) -> M:
 def rows(batch: Batch, chosen: slice) -> Batch:
     """Take some of the images of a batch."""
     return replace(each_tensor(batch, lambda tensor: tensor[chosen]), ids=batch.ids[chosen])
-
-
-def to_input(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """
-    Normalise colour on the image's own device.
-
-    :param image: (B, H, W, 3) uint8 RGB.
-    :param mean: of each channel, 0 to 1.
-    :param std: of each channel.
-    :return: (B, 3, H, W) float32; channels_last in memory, since the pixels never move.
-    """
-    shift = torch.tensor(mean, device=image.device) * 255.0
-    scale = torch.tensor(std, device=image.device) * 255.0
-    return ((image.float() - shift) / scale).permute(0, 3, 1, 2)
 
 
 def as_image_objects(read: dict[str, Tensor], row: int) -> ImageObjects:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stl_core.config import ConfigError, TrainConfig, build_train
+from stl_core.config import TrainConfig, build_train
 from stl_core.optim import Optimizer
+from stl_core.strict import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,10 @@ def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConf
     if not path.exists():
         return 0
     state = torch.load(path, map_location='cpu', weights_only=True)
-    try:  # built anew, so that keys younger than the checkpoint have their defaults
-        built = [build_train(each) for each in (dataclasses.asdict(config), state['config'])]
+    try:
+        differ = differences(config, state['config'])
     except ConfigError as err:
         raise CheckpointError(f'{path}: made by another version ({err})') from err
-    ours, theirs = (flatten(dataclasses.asdict(each)) for each in built)
-    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    differ = [key for key in differ if key not in FREE]
     if differ:
         raise CheckpointError(
             f'{path}: made with another {", ".join(differ[:5])}; choose another out= or remove it'
@@ -85,6 +83,35 @@ def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConf
     optimizer.load_state_dict(state)
     log.info('%s: going on after epoch %d', path, state['epoch'])
     return int(state['epoch'])
+
+
+def differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
+    """
+    List the keys that differ and matter.
+
+    :param config: of this run.
+    :param other: plain data of another, built anew so that younger keys have their defaults.
+    :raises ConfigError: when that is no configuration today.
+    """
+    built = (build_train(dataclasses.asdict(config)), build_train(other))
+    ours, theirs = (flatten(dataclasses.asdict(each)) for each in built)
+    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    return [key for key in differ if key not in FREE]
+
+
+def mark_done(config: TrainConfig) -> None:
+    """Note in the folder of a run that it is at its end."""
+    text = json.dumps(dataclasses.asdict(config), indent=1)
+    write_atomically(Path(config.out) / 'done.json', text.encode())
+
+
+def is_done(config: TrainConfig) -> bool:
+    """Whether a run of this configuration is at its end, student and figures written."""
+    path = Path(config.out) / 'done.json'
+    try:
+        return path.exists() and not differences(config, json.loads(path.read_text()))
+    except (ConfigError, json.JSONDecodeError):
+        return False
 
 
 def flatten(value: Any, path: str = '') -> dict[str, Any]:

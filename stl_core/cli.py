@@ -19,25 +19,26 @@ import cv2
 
 from stl_core import (
     checkpoint,
-    config,
     contest,
     dossier,
     draw,
     evaluate,
     judge,
     predict,
+    stages,
     strokes,
     train,
 )
 from stl_core.data import depth_command, kitti
 from stl_core.data.synthetic import command
 from stl_core.published import LAYOUTS, WeightsError, import_weights
+from stl_core.strict import ConfigError
 from stl_core.types import Array
 
 #: What a user can mend: told in one line, without a traceback.
 BAD_INPUT = (
     kitti.DataError,
-    config.ConfigError,
+    ConfigError,
     predict.StudentError,
     checkpoint.CheckpointError,
     train.TrainError,
@@ -78,19 +79,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser('train', help='train a detector, or go on with a stopped run')
     parser.add_argument('config', help='YAML file')
+    parser.add_argument(
+        '--stage', action='append', default=[], help='only this one of its stages; may be repeated'
+    )
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
     _add_json(parser)
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
-    run = config.load(args.config, tuple(args.overrides))
-    metrics = train.fit(run)
-    if not metrics:  # another process of this run judges, and tells
-        return
-    print(evaluate.table(metrics, ('AP40',)))
-    print(f'student: {Path(run.out) / "student.safetensors"}')
-    _write_json(args.json, metrics)
+    chosen = stages.choose(stages.load(args.config, tuple(args.overrides)), tuple(args.stage))
+    found = {}
+    for name, each in chosen.items():
+        metrics = stages.run(each)
+        if not metrics:  # another process of this run judges, and tells
+            continue
+        print(f'stage {name}' if name else '', evaluate.table(metrics, ('AP40',)), sep='\n')
+        print(f'student: {Path(each.out) / "student.safetensors"}')
+        found[name] = metrics
+    if found:
+        _write_json(args.json, found.get('', found))
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -1,35 +1,24 @@
 """
-Strict configuration: frozen dataclasses hold every default, YAML holds differences only.
-
-`load(TrainConfig, path, overrides)` refuses what it does not know, naming the path and the known
-keys. `${NAME:-default}` in a string is filled from the environment.
+What a training run is: frozen dataclasses hold every default, YAML holds differences only.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stl_core import judge
 from stl_core.data.dataset import DataConfig
 from stl_core.data.kitti import CLASSES
+from stl_core.distill import LOSSES
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
 from stl_core.models.sizes import MEAN_SIZE_HWL_M
 from stl_core.optim import OptimConfig
 from stl_core.precision import PRECISIONS
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
+from stl_core.strict import ConfigError, build, read
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,27 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """
+    What a student learns from a teacher besides the labels.
+
+    :param teacher: file of the trained teacher.
+    :param losses: {key of distill.LOSSES: its numbers}; each needs a weight 'distill/<key>'.
+    :param strides: levels at which features are compared; [] where no loss looks at features.
+    :param width: channels in which the student's levels are fused, and most that an adapter has
+        between its convolutions; 512 is the public code's.
+    :param teacher_sha256: of the teacher's file; filled in when a run starts, so that it is not
+        gone on with under another teacher.
+    """
+
+    teacher: str
+    losses: dict[str, Any]
+    strides: tuple[int, ...] = (8, 16, 32)
+    width: int = 128
+    teacher_sha256: str = ''
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """
     A training run.
@@ -49,12 +59,14 @@ class TrainConfig:
     :param classes: class names, in the order of class_id; objects of others are background.
     :param detector: the network; where its options give no mean_size_hwl_m, that is filled in
         from MEAN_SIZE_HWL_M.
-    :param input: its canvas.
+    :param input: its canvas, and whether it sees colour or, as a teacher, depth.
+    :param start: student file whose weights training starts from; '' for a fresh network.
+    :param distill: teacher and distillation losses; none by default.
     :param train: frames to learn from.
     :param val: frames to be judged on.
     :param optim: optimiser and schedule.
     :param weights: weight of every loss, by name; must match the losses exactly. The detector's
-        own where none are given.
+        own where none of 'det/' is given.
     :param precision: what the network computes in: 'fp32', 'bf16' or 'fp16'.
     :param epochs: passes over the training frames.
     :param batch_size: images a step, at most, of all processes together.
@@ -75,6 +87,8 @@ class TrainConfig:
     classes: tuple[str, ...] = CLASSES
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     input: InputSpec = field(default_factory=InputSpec)
+    start: str = ''
+    distill: DistillConfig | None = None
     train: DataConfig = field(default_factory=DataConfig)
     val: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -120,17 +134,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     :raises ConfigError: naming the file and key that is wrong.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text()) or {}
-    except FileNotFoundError as err:
-        raise ConfigError(f'{path}: no such file; expected a YAML configuration') from err
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as err:
-        raise ConfigError(f'{path}: not YAML ({str(err).splitlines()[0]})') from err
-    if not isinstance(data, dict):
-        raise ConfigError(f'{path}: expected keys and values, got {type(data).__name__}')
-    for override in overrides:
-        _override(data, override)
-    try:
-        return build_train(data)
+        return build_train(read(path, overrides))
     except ConfigError as err:
         raise ConfigError(f'{path}: {err}') from err
 
@@ -147,42 +151,26 @@ def build_train(data: dict[str, Any]) -> TrainConfig:
         _with_mean_sizes(entry.config, config.detector.options, config.classes),
         'detector.options',
     )
-    weights = config.weights or dict(entry.weights)
-    return dataclasses.replace(config, detector=DetectorConfig(name, options), weights=weights)
+    _check_distill_weights(config)
+    own = {} if any(key.startswith('det/') for key in config.weights) else entry.weights
+    return dataclasses.replace(
+        config,
+        detector=DetectorConfig(name, options),
+        distill=_with_losses(config.distill) if config.distill else None,
+        weights={**own, **config.weights},
+    )
 
 
-def build(kind: Any, value: Any, path: str = '') -> Any:
-    """
-    Turn plain data into a type, strictly.
-
-    :param kind: a dataclass, tuple, dict, Optional or plain type.
-    :param value: what YAML gave.
-    :param path: where we are, for messages.
-    :return: the value, of that type.
-    :raises ConfigError: for an unknown or missing key, a wrong type or length.
-    """
-    where = path or 'configuration'
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        rest = [each for each in args if each is not type(None)]
-        return None if value is None else build(rest[0], value, path)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f'{where}: expected a list, got {value!r}')
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise ConfigError(f'{where}: expected {len(args)} values, got {len(value)}')
-        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
-        pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(build(each, item, f'{where}[{i}]') for i, (each, item) in pairs)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f'{where}: expected keys and values, got {value!r}')
-        return {str(key): build(args[1], item, f'{where}.{key}') for key, item in value.items()}
-    return _build_plain(kind, value, where)
+def _with_losses(config: DistillConfig) -> DistillConfig:
+    """Turn the numbers of every distillation loss into its own Config."""
+    losses = {}
+    for name, options in config.losses.items():
+        if name not in LOSSES:
+            raise ConfigError(
+                f'distill.losses.{name}: unknown loss; known: {", ".join(sorted(LOSSES))}'
+            )
+        losses[name] = build(LOSSES[name].config, options or {}, f'distill.losses.{name}')
+    return dataclasses.replace(config, losses=losses)
 
 
 def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
@@ -207,70 +195,12 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
     return {**options, 'mean_size_hwl_m': sizes}
 
 
-def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(value):
-        return value
-    if not isinstance(value, dict):
-        raise ConfigError(f'{path or "configuration"}: expected keys and values, got {value!r}')
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    prefix = f'{path}.' if path else ''
-    for key in value:
-        if key not in known:
-            raise ConfigError(f'{prefix}{key}: unknown key; known: {", ".join(sorted(known))}')
-    for key, each in known.items():
-        required = each.default is dataclasses.MISSING
-        if required and each.default_factory is dataclasses.MISSING and key not in value:
-            raise ConfigError(f'{prefix}{key}: missing')
-    built = {key: build(hints[key], item, f'{prefix}{key}') for key, item in value.items()}
-    try:
-        return kind(**built)
-    except ConfigError:
-        raise
-    except ValueError as err:
-        raise ConfigError(f'{path or "configuration"}: {err}') from err
-
-
-def _build_plain(kind: type, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (float, int) and isinstance(value, str) and _number(value):
-        hint = '; YAML reads 1e-5 as text, write 1.0e-5' if 'e' in value.lower() else ''
-        raise ConfigError(f'{where}: expected {kind.__name__}, got the text {value!r}{hint}')
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f'{where}: expected {kind.__name__}, got {value!r}')
-    return expand(value) if isinstance(value, str) else value
-
-
-def expand(text: str) -> str:
-    """Fill ${NAME:-default} and ${NAME} from the environment; ConfigError where neither is."""
-
-    def fill(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        found = os.environ.get(name) or default
-        if found is None:
-            raise ConfigError(f'{text!r}: the environment variable {name} is not set')
-        return found
-
-    return re.sub(r'\$\{(\w+)(?::-([^}]*))?\}', fill, text)
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key of freshly read YAML."""
-    key, sign, text = override.partition('=')
-    if not sign:
-        raise ConfigError(f'{override!r}: expected key=value')
-    *parents, last = key.split('.')
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f'{override!r}: {parent} is not a group of keys')
-    data[last] = yaml.safe_load(text)
+def _check_distill_weights(config: TrainConfig) -> None:
+    """Refuse a distillation loss without weight, and a weight without loss."""
+    losses = config.distill.losses if config.distill else {}
+    asked = {f'distill/{name}' for name in losses}
+    given = {key for key in config.weights if key.startswith('distill/')}
+    if asked - given:
+        raise ConfigError(f'weights.{min(asked - given)}: missing, as distill.losses names it')
+    if given - asked:
+        raise ConfigError(f'weights.{min(given - asked)}: no such loss in distill.losses')

@@ -1,9 +1,9 @@
 """
-The one preprocessing: a uint8 RGB image and its P -> the network's canvas and the canvas's P.
+The one preprocessing: an image and its P -> the network's canvas and the canvas's P.
 
 Training, evaluation, bag tools and the vehicle all come through prepare, so a pixel and its
-projection can never part. Colour is normalised on the device (see batch.to_input), because
-uint8 crosses the bus four times faster than float32.
+projection can never part. Colour is normalised on the device (see sight.normalise), because
+uint8 crosses the bus four times faster than float32. Teachers are shown depth maps instead.
 """
 
 from __future__ import annotations
@@ -18,6 +18,24 @@ from stl_core.types import Array
 
 
 @dataclass(frozen=True)
+class DepthSpec:
+    """
+    What a network that sees depth expects of it; the defaults are KITTI's completed scans'.
+
+    :param mean_m: mean of the known depths.
+    :param std_m: their standard deviation.
+    """
+
+    mean_m: float = 15.34
+    std_m: float = 12.28
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by."""
+        if not self.std_m > 0:
+            raise ValueError(f'std_m: expected more than 0 metres, got {self.std_m}')
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """
     What a network expects of its input.
@@ -26,12 +44,19 @@ class InputSpec:
     :param height_px: canvas height, a multiple of 32.
     :param mean: RGB mean, 0 to 1 (ImageNet's by default).
     :param std: RGB standard deviation.
+    :param depth: where given, the network sees depth instead of colour: it is a teacher.
     """
 
     width_px: int = 1280
     height_px: int = 384
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    depth: DepthSpec | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of what the network is given: three colours, or depth and whether it is known."""
+        return 3 if self.depth is None else 2
 
     def __post_init__(self) -> None:
         """Refuse sizes that the deepest stride does not divide."""
@@ -102,12 +127,22 @@ def prepare(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
     """
     Fit one image to the network.
 
-    :param image: (H, W, 3) uint8 RGB, rectified.
+    :param image: (H, W, 3) uint8 RGB, rectified; for a network that sees depth (H, W) float32
+        metres, 0 where unknown.
     :param P: (3, 4) projection of that image.
     :param spec: the network's input.
-    :return: (height_px, width_px, 3) uint8 canvas and the canvas's (3, 4) P.
-    :raises ValueError: for an image that is not (H, W, 3) uint8.
+    :return: canvas (height_px, width_px, 3) uint8, or (height_px, width_px) float32 of depth, and
+        the canvas's (3, 4) P.
+    :raises ValueError: for an image that is not what the network sees.
     """
+    if spec.depth is not None:
+        if image.ndim != 2 or image.dtype != np.float32:
+            raise ValueError(
+                'this network is a teacher, it sees depth: expected an (H, W) float32 map, got'
+                f' {image.shape} {image.dtype}'
+            )
+        A = fit_affine(image.shape[1], image.shape[0], spec)
+        return warp_depth(image, A, spec), warp_P(P, A)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f'expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}')
     A = fit_affine(image.shape[1], image.shape[0], spec)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stl_core import evaluate, predict
-from stl_core.data import kitti
+from stl_core.data import depth_maps, kitti
 from stl_core.types import Array, Labels, Objects3D
 
 KINDS = ('bbox', 'bev', '3d', 'aos')
@@ -119,9 +119,16 @@ def detect(predictor: predict.Predictor, frames: Sequence[kitti.FrameFiles]) -> 
 
 
 def see(predictor: predict.Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
-    """Return image and P2 of a frame, and what is found in it."""
+    """
+    Return image and P2 of a frame, and what is found in it, or by a teacher in its depth.
+
+    :raises DataError: for a missing or malformed file.
+    """
     image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-    (objects,) = predictor([image], [P])
+    seen = image
+    if predictor.spec.input.depth is not None:
+        seen = depth_maps.depth_of_frame(files, image.shape[1], image.shape[0])
+    (objects,) = predictor([seen], [P])
     return image, P, objects
 
 

@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from stl_core.batch import as_image_objects, to_input
+from stl_core import sight
+from stl_core.batch import as_image_objects
 from stl_core.distinct import distinct
 from stl_core.geometry import lift, warp_box
-from stl_core.images import InputSpec, fit_affine, prepare
+from stl_core.images import DepthSpec, InputSpec, fit_affine, prepare
 from stl_core.models import DETECTORS
 from stl_core.types import Array, ImageObjects, Objects3D
 
@@ -52,7 +53,7 @@ class StudentSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-#: (B, H, W, 3) uint8 canvases and (B, 3, 4) projections -> B sets of image objects.
+#: B canvases, see images.prepare, and (B, 3, 4) projections -> B sets of image objects.
 Run = Callable[[Array, Array], list[ImageObjects]]
 
 
@@ -78,10 +79,11 @@ class Predictor:
         """
         Detect in B images, which may differ in size and camera, in one batch.
 
-        :param images: B arrays (H, W, 3) uint8 RGB, rectified.
+        :param images: B arrays (H, W, 3) uint8 RGB, rectified; (H, W) float32 depth in metres for
+            a teacher.
         :param Ps: B projections (3, 4) of those images.
         :return: B sets of objects, camera frame; box_px in pixels of the given image.
-        :raises ValueError: for an image that is not (H, W, 3) uint8, or numbers that differ.
+        :raises ValueError: for an image that is not what the network sees, or numbers that differ.
         """
         if len(images) != len(Ps):
             raise ValueError(f'{len(images)} images but {len(Ps)} projections')
@@ -131,11 +133,11 @@ class TorchRun:
 
     @torch.inference_mode()
     def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
-        """(B, H, W, 3) uint8 and (B, 3, 4) -> B sets of image objects, canvas pixels."""
+        """Canvases, see prepare, and (B, 3, 4) -> B sets of image objects, canvas pixels."""
         image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
         detector: Any = self.detector
-        out = detector(to_input(image, self.spec.mean, self.spec.std), projections)
+        out = detector(sight.normalise(image, self.spec), projections)
         read = {name: value.cpu() for name, value in detector.read(out).items()}
         return [as_image_objects(read, row) for row in range(len(canvases))]
 
@@ -148,7 +150,7 @@ def build_detector(spec: StudentSpec) -> nn.Module:
     """
     config = _config(spec)
     entry = DETECTORS[spec.detector]
-    return entry.detector(config, in_channels=3, num_classes=len(spec.classes))
+    return entry.detector(config, in_channels=spec.input.channels, num_classes=len(spec.classes))
 
 
 def save_student(
@@ -196,6 +198,8 @@ def read_spec(path: str | Path) -> StudentSpec:
         raise StudentError(f'{path}: a safetensors file, but without the header of a student')
     try:
         canvas = {key: _tuples(value) for key, value in header['input'].items()}
+        if canvas.get('depth'):
+            canvas['depth'] = DepthSpec(**canvas['depth'])
         return StudentSpec(
             **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
         )

@@ -1,9 +1,4 @@
-"""
-What a run is made of: learner, optimiser, batches, exam; and how it starts or goes on.
-
-A learner is an nn.Module with learner(batch, epoch) -> {name: unweighted scalar}, and with the
-detector that is judged and saved as `learner.detector`.
-"""
+"""What a run is made of: learner, optimiser, batches, exam; and how it starts or goes on."""
 
 from __future__ import annotations
 
@@ -16,13 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-import stl_core
-from stl_core import checkpoint, judge, parallel, predict
+from stl_core import checkpoint, judge, learner, parallel, predict
 from stl_core.config import TrainConfig
-from stl_core.data import dataset
+from stl_core.data import dataset, depth_maps
 from stl_core.optim import Optimizer
 from stl_core.shares import rank, world
-from stl_core.step import Supervised, TrainError
+from stl_core.step import TrainError
 
 Build = Callable[[TrainConfig], nn.Module]
 
@@ -63,15 +57,10 @@ class Run:
         return mean.module if mean else self.learner.detector
 
 
-def supervised(config: TrainConfig) -> nn.Module:
-    """Build the detector of a configuration, to learn from labels alone."""
-    detector = predict.build_detector(student_spec(config))
-    return Supervised(detector, config.input, config.precision)
-
-
 def start(config: TrainConfig, build: Build, device: torch.device) -> tuple[Run, int]:
     """Read the data set's texts, build what learns, and go on where a run was stopped."""
-    frames = dataset.Frames(config.train, config.input, config.classes, config.seed)
+    see = learner.eyes(config)
+    frames = dataset.Frames(config.train, config.input, config.classes, config.seed, see)
     share = (rank(), world())
     sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed, share)
     smallest, parts = len(frames) // len(sampler), world() * config.accumulate
@@ -83,37 +72,26 @@ def start(config: TrainConfig, build: Build, device: torch.device) -> tuple[Run,
             f' times {config.accumulate} parts (accumulate)'
         )
     exam = judge.set_exam(dataset.list_frames(config.val))
+    if see is dataset.see_depth:
+        depth_maps.require_depth(frames.files)
+    if config.input.depth:
+        depth_maps.require_depth(exam.frames)
     torch.manual_seed(config.seed)
-    learner = parallel.sync_norms(build(config), device)
-    learner.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    detector: Any = learner.detector
-    optimizer = Optimizer(learner, detector, config.optim, config.precision)
-    first = checkpoint.resume(Path(config.out) / 'last.pt', learner, optimizer, config)
+    learns = parallel.sync_norms(build(config), device)
+    learns.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector: Any = learns.detector
+    optimizer = Optimizer(learns, detector, config.optim, config.precision)
+    first = checkpoint.resume(Path(config.out) / 'last.pt', learns, optimizer, config)
     if first != parallel.from_first(first, device):
         raise TrainError(f'{config.out}: not all processes see the checkpoint; out must be shared')
     loader = dataset.batches(frames, sampler, config.workers)
-    model = parallel.joined(learner)
-    return Run(config, device, learner, model, optimizer, sampler, loader, exam), first
+    model = parallel.joined(learns)
+    return Run(config, device, learns, model, optimizer, sampler, loader, exam), first
 
 
 def save_student(run: Run, name: str, done: int, judged: judge.Judgement) -> None:
     """Write the student file of a judged detector."""
-    spec = student_spec(run.config)
+    spec = learner.student_spec(run.config)
     told = {'epoch': done, 'frames_judged': len(judged.found), 'metrics': judged.metrics}
     spec = dataclasses.replace(spec, provenance={**spec.provenance, **told})
     predict.save_student(run.out / name, run.student, spec)
-
-
-def student_spec(config: TrainConfig) -> predict.StudentSpec:
-    """Describe the student that a run makes."""
-    return predict.StudentSpec(
-        classes=config.classes,
-        input=config.input,
-        detector=config.detector.name,
-        options=dataclasses.asdict(config.detector.options),
-        provenance={
-            'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
-            'epochs': config.epochs,
-            'seed': config.seed,
-        },
-    )

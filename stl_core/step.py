@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stl_core import parallel, shares
-from stl_core.batch import Batch, rows, to_input
+from stl_core import parallel, shares, sight
+from stl_core.batch import Batch, rows
 from stl_core.data.dataset import cuts
 from stl_core.images import InputSpec
 from stl_core.optim import Optimizer
@@ -29,13 +29,13 @@ class Supervised(nn.Module):
     """A detector learning from labels alone."""
 
     def __init__(self, detector: nn.Module, spec: InputSpec, precision: str = 'fp32') -> None:
-        """Wrap a detector with the colour statistics of its input and what it computes in."""
+        """Wrap a detector with what it sees and what it computes in."""
         super().__init__()
         self.detector, self.spec, self.precision = detector, spec, precision
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the detector's named losses on a batch."""
-        image = to_input(batch.image, self.spec.mean, self.spec.std)
+        image = sight.of_batch(batch, self.spec)
         with computing(self.precision, image.device):
             out = self.detector(image, batch.P, batch.targets)
         return self.detector.losses(as_float32(out), batch.targets)  # type: ignore[operator,no-any-return]

@@ -1,8 +1,8 @@
 """
 A training run: epochs, checkpoints, evaluations. It can be stopped anywhere and goes on exactly.
 
-fit(config) trains a detector from labels; fit(config, build) whatever learner build(config)
-returns, see run.py. Under torchrun every process calls fit.
+fit(config) trains what learner.build makes of the configuration, fit(config, build) whatever
+build(config) returns. Under torchrun every process calls fit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from stl_core import charts, checkpoint, judge, parallel
+from stl_core import charts, checkpoint, judge, learner, parallel
 from stl_core.batch import to_device
 from stl_core.config import TrainConfig
+from stl_core.learner import student_spec
 from stl_core.progress import progress_bar
 from stl_core.record import Record
-from stl_core.run import Build, Run, save_student, start, student_spec, supervised
+from stl_core.run import Build, Run, save_student, start
 from stl_core.shares import over_processes, rank
 from stl_core.step import TrainError, train_step
 
@@ -33,13 +34,14 @@ log = logging.getLogger(__name__)
 LEAST_SCALE = 1e-3
 
 
-def fit(config: TrainConfig, build: Build = supervised) -> dict[str, Any]:
+def fit(config: TrainConfig, build: Build = learner.build) -> dict[str, Any]:
     """
     Train, or go on with a run that was stopped.
 
     Writes into config.out: last.pt (every save_every epochs) and best.pt, curves.csv and .png,
-    val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors;
-    best.pt, student_best and val.csv only where config.eval_every is not 0.
+    val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors,
+    and at the end done.json; best.pt, student_best and val.csv only where config.eval_every is
+    not 0.
 
     :param config: the run.
     :param build: makes the learner.
@@ -49,7 +51,10 @@ def fit(config: TrainConfig, build: Build = supervised) -> dict[str, Any]:
     :raises TrainError: when there is nothing to learn from, losses and weights differ, or the
         gradient is not finite.
     :raises DataError: for a missing or malformed file of the data set.
+    :raises StudentError: for a teacher, or a file to start from, that cannot be used.
+    :raises ConfigError: for one that does not fit the run.
     """
+    config = learner.pinned(config)
     with parallel.processes(config.device) as device:
         run, first = start(config, build, device)
         _announce(run)
@@ -63,7 +68,9 @@ def fit(config: TrainConfig, build: Build = supervised) -> dict[str, Any]:
                 bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
                 if record:
                     judged = keep(run, record, done, row)
-        return finish(run, done, judged) if record else {}
+        metrics = finish(run, done, judged) if record else {}
+        parallel.from_first(0.0, device)  # who goes on to a next run finds this one's files
+        return metrics
 
 
 def run_epoch(run: Run, epoch: int, bar: Progress) -> dict[str, float]:
@@ -144,6 +151,7 @@ def finish(run: Run, done: int, judged: judge.Judgement | None) -> dict[str, Any
     checkpoint.write_atomically(run.out / 'metrics.json', text.encode())
     save_student(run, 'student.safetensors', done, judged)
     charts.curves(run.out / 'curves.csv', run.out / 'curves.png')
+    checkpoint.mark_done(run.config)
     return judged.metrics
 
 

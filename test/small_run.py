@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from stl_core import config, run
+from stl_core import config, learner
 
 
 def small_config(scenes, out, **changes):
@@ -45,7 +45,7 @@ class Dropping(nn.Module):
 
 
 def dropping(built):
-    return Dropping(run.supervised(built))
+    return Dropping(learner.build(built))
 
 
 def weights_of(out, name='last.pt'):

@@ -7,7 +7,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lowest floor first. A file may import from lower floors, and from its own folder.
 FLOORS = [
-    ['stl_core/types.py', 'stl_core/progress.py', 'stl_core/__init__.py'],
+    [
+        'stl_core/types.py',
+        'stl_core/progress.py',
+        'stl_core/strict.py',
+        'stl_core/__init__.py',
+    ],
     ['stl_core/geometry.py', 'stl_core/batch.py', 'stl_core/strokes.py', 'stl_core/shares.py'],
     ['stl_core/above.py', 'stl_core/precision.py'],
     [
@@ -17,7 +22,7 @@ FLOORS = [
         'stl_core/draw.py',
         'stl_core/charts.py',
     ],
-    ['stl_core/contest.py', 'stl_core/matching.py'],
+    ['stl_core/contest.py', 'stl_core/matching.py', 'stl_core/sight.py'],
     ['stl_core/evaluate.py', 'stl_core/reliability.py', 'stl_core/tracking_score.py'],
     ['stl_core/oracle.py', 'stl_core/diagrams.py'],
     ['stl_core/dossier.py'],
@@ -27,9 +32,10 @@ FLOORS = [
     ['stl_core/data/depth_command.py'],
     ['stl_core/optim.py', 'stl_core/judge.py', 'stl_core/parallel.py'],
     ['stl_core/config.py', 'stl_core/step.py'],
-    ['stl_core/checkpoint.py'],
+    ['stl_core/checkpoint.py', 'stl_core/learner.py'],
     ['stl_core/record.py', 'stl_core/run.py'],
     ['stl_core/train.py'],
+    ['stl_core/stages.py'],
     ['stl_core/cli.py'],
     ['stl_core/__main__.py'],
     ['mono3d_ros'],
@@ -49,6 +55,8 @@ ALLOWED = {
         'stl_core/data/synthetic',
         'stl_core/shares.py',
         'stl_core/precision.py',
+        'stl_core/sight.py',
+        'stl_core/learner.py',
         'stl_core/optim.py',
         'stl_core/judge.py',
         'stl_core/parallel.py',
@@ -60,7 +68,7 @@ ALLOWED = {
     },
     'timm': {'stl_core/models/backbone.py'},
     'rosbags': {'mono3d_ros/bag.py'},
-    'yaml': {'stl_core/config.py'},
+    'yaml': {'stl_core/strict.py'},
     'importlib': {'mono3d_ros/node.py'},
 }
 NO_ROOMS = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base'}

@@ -7,19 +7,20 @@ import pytest
 import torch
 from test_detectors import H, W, build, some_objects
 
-from stl_core.batch import Batch, pad_targets, to_input
+from stl_core import sight
+from stl_core.batch import Batch, pad_targets
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
+from stl_core.images import InputSpec
 from stl_core.models import DETECTORS, depth
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = Config(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}
 SELECTIVE = {name: ALL[name] for name in ('feature', 'relation', 'response')}
 
 
 def pixels(batch):
-    return to_input(batch.image, MEAN, STD)
+    return sight.of_batch(batch, InputSpec())
 
 
 def negative(batch):

@@ -5,7 +5,8 @@ from scenes import make_scenes
 from small_run import assert_equal_weights, dropping, small_config
 from torch import nn
 
-from stl_core import optim, run, step, train
+from stl_core import learner as learners
+from stl_core import optim, step, train
 from stl_core.batch import Outputs
 from stl_core.data import dataset
 
@@ -96,8 +97,8 @@ def first_gradients(scenes, build, parts):
 @pytest.mark.parametrize('parts', [2, 5])
 def test_parts_have_the_gradient_of_the_whole(scenes, parts):
     """The five images hold 1, 2, 3, 1 and 2 objects."""
-    whole, expected = first_gradients(scenes, run.supervised, 1)
-    told, found = first_gradients(scenes, run.supervised, parts)
+    whole, expected = first_gradients(scenes, learners.build, 1)
+    told, found = first_gradients(scenes, learners.build, parts)
     for name in whole:
         assert float(told[name]) == pytest.approx(float(whole[name]), rel=1e-5), name
     for name in expected:
@@ -126,7 +127,7 @@ def test_fp16_finds_its_scale(scenes):
     frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
     batch = dataset.collate([frames[0, 0], frames[0, 1]], 50)
     torch.manual_seed(0)
-    learner = run.supervised(built).train()
+    learner = learners.build(built).train()
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
     before = learner.detector.heads['depth'][0].weight.detach().clone()
     skipped = []

@@ -13,7 +13,8 @@ from scenes import make_scenes
 from small_run import assert_equal_weights, dropping, small_config, weights_of
 from torch import nn
 
-from stl_core import checkpoint, config, judge, optim, predict, run, step, train
+from stl_core import checkpoint, config, judge, optim, predict, step, train
+from stl_core import learner as learners
 from stl_core.data import dataset, kitti
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -167,7 +168,7 @@ class Poisoned(step.Supervised):
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
     def build(built):
-        return Poisoned(run.supervised(built).detector, built.input)
+        return Poisoned(learners.build(built).detector, built.input)
 
     with pytest.raises(step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'):
         train.fit(small_config(scenes, tmp_path), build)
@@ -180,7 +181,7 @@ def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
     train.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
     half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
     assert weights_of(tmp_path).keys()
-    model = run.supervised(half).train()
+    model = learners.build(half).train()
     train.freeze_norm(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms

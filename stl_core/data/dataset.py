@@ -7,16 +7,17 @@ number of workers and wherever a run was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stl_core.batch import Batch, pad_targets
-from stl_core.data import augment
+from stl_core.data import augment, depth_maps
 from stl_core.data.kitti import (
     FrameFiles,
     Source,
@@ -46,7 +47,8 @@ class DataConfig:
     :param max_objects: object slots of an image.
     :param augment: how samples vary.
     :param keep_images: decode all images once, at the start, and hold them in memory, 1.4 MB each
-        for KITTI's; forked loading processes share them. What is loaded is the same.
+        for KITTI's, and 1.9 MB more where depth is seen; forked loading processes share them.
+        What is loaded is the same.
     """
 
     sources: tuple[Source, ...] = ()
@@ -69,12 +71,42 @@ class Sample:
     image: Array  # (H, W, 3) uint8 RGB canvas
     P: Array  # (3, 4) of the canvas
     objects: ImageObjects
+    depth_m: Array | None = None  # (H, W) float32 canvas, 0 where unknown
+
+
+class Picture(NamedTuple):
+    """What is seen of a frame, as on disk."""
+
+    image: Array  # (H, W, 3) uint8 RGB
+    depth_m: Array | None  # (H, W) float32, 0 where unknown; None where nobody wants it
+
+
+def see_colour(files: FrameFiles) -> Picture:
+    """Read the image of a frame."""
+    return Picture(read_image(files.image_2), None)
+
+
+def see_depth(files: FrameFiles) -> Picture:
+    """Read the image of a frame, and its depth_2 file, or else complete its scan."""
+    image = read_image(files.image_2)
+    return Picture(image, depth_maps.depth_of_frame(files, image.shape[1], image.shape[0]))
+
+
+#: What reads a frame's picture: see_colour or see_depth.
+See = Callable[[FrameFiles], Picture]
 
 
 class Frames(Dataset[Sample]):
     """A data set indexed by (epoch, frame)."""
 
-    def __init__(self, config: DataConfig, spec: InputSpec, classes: tuple[str, ...], seed: int):
+    def __init__(
+        self,
+        config: DataConfig,
+        spec: InputSpec,
+        classes: tuple[str, ...],
+        seed: int,
+        see: See = see_colour,
+    ) -> None:
         """
         List the frames and read all text, so that a broken file is told before hours of work.
 
@@ -82,9 +114,11 @@ class Frames(Dataset[Sample]):
         :param spec: the network's input.
         :param classes: the classes taught; other labels are background.
         :param seed: root of all randomness.
+        :param see: reads what the networks see of a frame.
         :raises DataError: for a missing or malformed file, naming it.
         """
         self.config, self.spec, self.seed = config, spec, seed
+        self._see = see
         self.files = list_frames(config)
         self._P = [read_calib(files.calib).P2 for files in self.files]
         self._objects = [
@@ -93,9 +127,9 @@ class Frames(Dataset[Sample]):
             else Objects3D.empty()
             for files in self.files
         ]
-        paths = [files.image_2 for files in self.files] if config.keep_images else []
+        kept = self.files if config.keep_images else []
         with ThreadPoolExecutor() as pool:
-            self._images = list(pool.map(read_image, paths))
+            self._kept = list(pool.map(self._see, kept))
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -105,11 +139,12 @@ class Frames(Dataset[Sample]):
         """Return frame key[1] as varied in epoch key[0]."""
         epoch, index = key
         files = self.files[index]
-        image = self._images[index] if self._images else read_image(files.image_2)
+        image, depth_m = self._kept[index] if self._kept else self._see(files)
         rng = np.random.default_rng([self.seed, epoch, index])
-        scene = augment.Scene(image, self._P[index], self._objects[index])
+        scene = augment.Scene(image, self._P[index], self._objects[index], depth_m)
         canvas = augment.place(scene, self.spec, augment.draw(self.config.augment, rng))
-        return Sample(files.id, canvas.image, canvas.P, lower(canvas.objects, canvas.P))
+        objects = lower(canvas.objects, canvas.P)
+        return Sample(files.id, canvas.image, canvas.P, objects, canvas.depth_m)
 
 
 class ShuffledBatches(Sampler[list[tuple[int, int]]]):
@@ -167,11 +202,13 @@ def list_frames(config: DataConfig) -> list[FrameFiles]:
 
 def collate(samples: list[Sample], slots: int) -> Batch:
     """Stack samples into a batch with `slots` object slots an image."""
+    depths_m = [sample.depth_m for sample in samples if sample.depth_m is not None]
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),
         P=torch.from_numpy(np.stack([sample.P for sample in samples])).float(),
         targets=pad_targets([sample.objects for sample in samples], slots),
         ids=tuple(sample.id for sample in samples),
+        depth_m=torch.from_numpy(np.stack(depths_m)) if depths_m else None,
     )
 
 

@@ -8,6 +8,7 @@ Pillow from 10.3 on blends the two bytes of such pixels separately where it warp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -50,15 +51,19 @@ def depth_of_frame(
     return depth_m
 
 
+def require_depth(frames: Sequence[FrameFiles]) -> None:
+    """Raise DataError, naming the first frame of which there is no depth; before hours of work."""
+    for files in frames:
+        if files.depth_2 is None and files.velodyne is None:
+            raise _missing(files)
+
+
 def depth_of_scan(
     files: FrameFiles, width_px: int, height_px: int, fill: Fill = STANDARD
 ) -> Array:
     """Return the completed scan of a frame; parameters and errors as of depth_of_frame."""
     if files.velodyne is None:
-        raise DataError(
-            f'{files.image_2}: no depth of this frame; expected depth_2/{files.id}.png or'
-            f' velodyne/{files.id}.bin where the source has its folders'
-        )
+        raise _missing(files)
     calib = read_calib(files.calib)
     points_m = to_camera(read_velodyne(files.velodyne), calib.cam_T_velo)
     sparse_m = sparse_depth(points_m, calib.P2, width_px, height_px + BELOW_PX)
@@ -123,3 +128,10 @@ def write_depth(path: str | Path, depth_m: Array) -> None:
     part = Path(f'{path}.part')
     part.write_bytes(data.tobytes())
     part.replace(path)
+
+
+def _missing(files: FrameFiles) -> DataError:
+    return DataError(
+        f'{files.image_2}: no depth of this frame; expected depth_2/{files.id}.png or'
+        f' velodyne/{files.id}.bin where the source has its folders'
+    )

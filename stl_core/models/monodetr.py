@@ -44,7 +44,8 @@ class Config:
 
     :param backbone: a timm model; the paper's is ResNet-50 with torchvision's weights.
     :param pretrained: start the backbone from timm's ImageNet weights. Then, as in the paper,
-        its norms and its stages up to stride 4 stay as they came.
+        its norms and its stages up to stride 4 stay as they came, unless it sees depth: those
+        were made for colours.
     :param width: channels of tokens, a multiple of 32 and of attention_heads.
     :param attention_heads: of every attention.
     :param points: that a head of a deformable attention looks at on each map.
@@ -105,7 +106,8 @@ class MonoDETR(nn.Module):
         self.config = config
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.channels = self.backbone.channels[1:]
-        if config.pretrained:
+        self.keeps_norms = config.pretrained and in_channels == 3
+        if self.keeps_norms:
             self.backbone.freeze_beginning()
         width = config.width
         self.project = nn.ModuleList(_project(each, width, 1) for each in self.channels)
@@ -123,7 +125,7 @@ class MonoDETR(nn.Module):
     def train(self, mode: bool = True) -> MonoDETR:
         """Switch to training, but for a pretrained backbone, whose norms keep their statistics."""
         super().train(mode)
-        self.backbone.train(mode and not self.config.pretrained)
+        self.backbone.train(mode and not self.keeps_norms)
         return self
 
     def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:

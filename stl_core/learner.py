@@ -1,0 +1,129 @@
+"""
+What learns: a detector, from labels alone or beside a frozen teacher.
+
+A learner is an nn.Module with learner(batch, epoch) -> {name: unweighted scalar}, and with the
+detector that is judged and saved as `learner.detector`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import stl_core
+from stl_core import predict, sight
+from stl_core.config import TrainConfig
+from stl_core.data import dataset
+from stl_core.distill import distiller
+from stl_core.step import Supervised
+from stl_core.strict import ConfigError
+
+
+def build(config: TrainConfig) -> nn.Module:
+    """
+    Build what a configuration describes.
+
+    :param config: of the run.
+    :return: a learner, on the CPU.
+    :raises StudentError: for a file to start from, or a teacher, that cannot be used.
+    :raises ConfigError: for one that is of another kind than the run.
+    """
+    detector = predict.build_detector(student_spec(config))
+    if config.start:
+        detector.load_state_dict(_starting_weights(config))
+    if config.distill is None:
+        return Supervised(detector, config.input, config.precision)
+    spec = _teacher_spec(config)
+    return distiller.Distiller(
+        detector,
+        predict.load_detector(config.distill.teacher, spec),
+        config.distill.losses,
+        distiller.Config(config.distill.strides, config.distill.width),
+        student_input=partial(sight.of_batch, spec=config.input),
+        teacher_input=partial(sight.of_batch, spec=spec.input),
+        precision=config.precision,
+    )
+
+
+def eyes(config: TrainConfig) -> dataset.See:
+    """Return what reads of a frame all that the run's networks see."""
+    seen = [config.input, _teacher_spec(config).input] if config.distill else [config.input]
+    return dataset.see_depth if any(each.depth for each in seen) else dataset.see_colour
+
+
+def pinned(config: TrainConfig) -> TrainConfig:
+    """
+    Note which teacher it is, so that a run is not gone on with under another.
+
+    :raises StudentError: when there is no such file.
+    :raises ConfigError: when the configuration names another digest.
+    """
+    if config.distill is None:
+        return config
+    path, known = config.distill.teacher, config.distill.teacher_sha256
+    predict.read_spec(path)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if known and known != digest:
+        raise ConfigError(f'distill.teacher: {path} is not the teacher {known}, but {digest}')
+    distill = dataclasses.replace(config.distill, teacher_sha256=digest)
+    return dataclasses.replace(config, distill=distill)
+
+
+def student_spec(config: TrainConfig) -> predict.StudentSpec:
+    """Describe the student that a run makes."""
+    provenance: dict[str, Any] = {
+        'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
+        'epochs': config.epochs,
+        'seed': config.seed,
+    }
+    if config.distill:
+        provenance['teacher_sha256'] = config.distill.teacher_sha256
+        provenance['distilled'] = sorted(config.distill.losses)
+    return predict.StudentSpec(
+        classes=config.classes,
+        input=config.input,
+        detector=config.detector.name,
+        options=dataclasses.asdict(config.detector.options),
+        provenance=provenance,
+    )
+
+
+def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Read the weights to start from; ConfigError unless they are of the same network."""
+    spec, own = predict.read_spec(config.start), student_spec(config)
+    for what, theirs, ours in (
+        ('detector', spec.detector, own.detector),
+        ('classes', spec.classes, own.classes),
+        ('channels', spec.input.channels, own.input.channels),
+    ):
+        if theirs != ours:
+            raise ConfigError(f'start: {config.start} has {what} {theirs}, this run {ours}')
+    try:
+        return predict.load_detector(
+            config.start, dataclasses.replace(spec, options=own.options)
+        ).state_dict()
+    except predict.StudentError as err:
+        raise ConfigError(f'start: {err}') from err
+
+
+def _teacher_spec(config: TrainConfig) -> predict.StudentSpec:
+    """Read what the teacher is; ConfigError where it cannot teach this run's student."""
+    assert config.distill is not None, 'a run without teacher'
+    spec = predict.read_spec(config.distill.teacher)
+    for what, theirs, ours in (
+        ('classes', spec.classes, config.classes),
+        ('width', spec.input.width_px, config.input.width_px),
+        ('height', spec.input.height_px, config.input.height_px),
+    ):
+        if theirs != ours:
+            raise ConfigError(
+                f'distill.teacher: {config.distill.teacher} has {what} {theirs}, the student'
+                f' {ours}; they must see the same canvas and classes'
+            )
+    return spec

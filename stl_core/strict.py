@@ -1,0 +1,147 @@
+"""
+Plain data, as YAML gives it, into frozen dataclasses, strictly.
+
+What is unknown, missing or of a wrong type is refused with the path of the key and what would be
+right. `${NAME:-default}` in a string is filled from the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key."""
+
+
+def read(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """
+    Read a YAML file of keys and values.
+
+    :param path: the file.
+    :param overrides: 'dotted.key=value' on top, values as YAML.
+    :return: plain data.
+    :raises ConfigError: when it is none, or an override fits nowhere.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text()) or {}
+    except FileNotFoundError as err:
+        raise ConfigError('no such file; expected a YAML configuration') from err
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as err:
+        raise ConfigError(f'not YAML ({str(err).splitlines()[0]})') from err
+    if not isinstance(data, dict):
+        raise ConfigError(f'expected keys and values, got {type(data).__name__}')
+    for override in overrides:
+        _override(data, override)
+    return data
+
+
+def build(kind: Any, value: Any, path: str = '') -> Any:
+    """
+    Turn plain data into a type, strictly.
+
+    :param kind: a dataclass, tuple, dict, Optional or plain type.
+    :param value: what YAML gave.
+    :param path: where we are, for messages.
+    :return: the value, of that type.
+    :raises ConfigError: for an unknown or missing key, a wrong type or length.
+    """
+    where = path or 'configuration'
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        rest = [each for each in args if each is not type(None)]
+        return None if value is None else build(rest[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f'{where}: expected a list, got {value!r}')
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ConfigError(f'{where}: expected {len(args)} values, got {len(value)}')
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(build(each, item, f'{where}[{i}]') for i, (each, item) in pairs)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f'{where}: expected keys and values, got {value!r}')
+        return {str(key): build(args[1], item, f'{where}.{key}') for key, item in value.items()}
+    return _build_plain(kind, value, where)
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(value):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f'{path or "configuration"}: expected keys and values, got {value!r}')
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    prefix = f'{path}.' if path else ''
+    for key in value:
+        if key not in known:
+            raise ConfigError(f'{prefix}{key}: unknown key; known: {", ".join(sorted(known))}')
+    for key, each in known.items():
+        required = each.default is dataclasses.MISSING
+        if required and each.default_factory is dataclasses.MISSING and key not in value:
+            raise ConfigError(f'{prefix}{key}: missing')
+    built = {key: build(hints[key], item, f'{prefix}{key}') for key, item in value.items()}
+    try:
+        return kind(**built)
+    except ConfigError:
+        raise
+    except ValueError as err:
+        raise ConfigError(f'{path or "configuration"}: {err}') from err
+
+
+def _build_plain(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (float, int) and isinstance(value, str) and _number(value):
+        hint = '; YAML reads 1e-5 as text, write 1.0e-5' if 'e' in value.lower() else ''
+        raise ConfigError(f'{where}: expected {kind.__name__}, got the text {value!r}{hint}')
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f'{where}: expected {kind.__name__}, got {value!r}')
+    return expand(value) if isinstance(value, str) else value
+
+
+def expand(text: str) -> str:
+    """Fill ${NAME:-default} and ${NAME} from the environment; ConfigError where neither is."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ConfigError(f'{text!r}: the environment variable {name} is not set')
+        return found
+
+    return re.sub(r'\$\{(\w+)(?::-([^}]*))?\}', fill, text)
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key of freshly read YAML."""
+    key, sign, text = override.partition('=')
+    if not sign:
+        raise ConfigError(f'{override!r}: expected key=value')
+    *parents, last = key.split('.')
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f'{override!r}: {parent} is not a group of keys')
+    data[last] = yaml.safe_load(text)

@@ -1,0 +1,268 @@
+"""Teacher, base and distilled student out of one file: what is run, skipped and refused."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scenes import HEIGHT, WIDTH, make_scenes
+from small_run import assert_equal_weights, weights_of
+
+from stl_core import checkpoint, cli, judge, learner, predict, stages, train
+from stl_core.data import dataset, depth_maps, kitti
+from stl_core.images import DepthSpec, InputSpec
+from stl_core.strict import ConfigError
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+FOLDERS = ('image_2', 'calib', 'label_2', 'depth_2')
+LOSSES = {'feature': {}, 'relation': {}, 'response': {'half_sigma_m': 2.0}}
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    root = make_scenes(tmp_path_factory.mktemp('kitti'), frames=5)
+    (root / 'depth_2').mkdir()
+    for path in sorted((root / 'label_2').iterdir()):
+        depth_m, labels = np.zeros((HEIGHT, WIDTH), np.float32), kitti.read_labels(path)
+        for row in np.argsort(-labels.center_m[:, 2]):
+            left, top, right, bottom = labels.box_px[row].round().astype(int)
+            depth_m[top:bottom, left:right] = labels.center_m[row, 2]
+        depth_maps.write_depth(root / f'depth_2/{path.stem}.png', depth_m)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    monkeypatch.setattr(train.charts, 'curves', lambda *_: None)
+
+
+def plan(scenes, out, epochs=2):
+    frames = {'sources': [{k: str(scenes / k) for k in FOLDERS}], 'augment': {'crop': 0.5}}
+    options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
+    return {
+        'detector': {'options': options},
+        'input': {'width_px': 160, 'height_px': 64},
+        'train': frames,
+        'val': frames,
+        'epochs': epochs,
+        'batch_size': 2,
+        'workers': 0,
+        'eval_every': 0,
+        'device': 'cpu',
+        'stages': {
+            'teacher': {
+                'out': f'{out}/teacher',
+                'input': {'depth': {'mean_m': 14.0}},
+                'detector': {'options': {'virtual_focal_px': 0.0}},
+            },
+            'base': {'out': f'{out}/base'},
+            'distil': {
+                'out': f'{out}/distil',
+                'start': f'{out}/base/student.safetensors',
+                'distill': {
+                    'teacher': f'{out}/teacher/student.safetensors',
+                    'losses': LOSSES,
+                    'width': 16,
+                },
+                'weights': {f'distill/{name}': 1.0 for name in LOSSES},
+            },
+        },
+    }
+
+
+@pytest.fixture(scope='module')
+def trained(scenes, tmp_path_factory):
+    """A plan all of whose stages are done."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.charts, 'curves', lambda *_: None)
+        out = tmp_path_factory.mktemp('plan')
+        built = stages.build(plan(scenes, out))
+        for each in built.values():
+            stages.run(each)
+    return out, built
+
+
+def test_a_stage_has_what_is_common_and_its_own():
+    built = stages.build(plan(Path('x'), 'runs'))
+    assert list(built) == ['teacher', 'base', 'distil']
+    teacher, base, distil = built.values()
+    assert teacher.input == InputSpec(160, 64, depth=DepthSpec(mean_m=14.0))
+    assert teacher.detector.options.virtual_focal_px == 0.0
+    assert teacher.detector.options.head_width == base.detector.options.head_width == 8
+    assert base.distill is None
+    assert distil.distill.losses['response'].half_sigma_m == 2.0
+    assert distil.weights == {**base.weights, **{f'distill/{name}': 1.0 for name in LOSSES}}
+
+
+def test_a_file_without_stages_is_one_run():
+    assert list(stages.build({'epochs': 3})) == ['']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'stages': []}, 'stages: expected names'),
+        ({'stages': {'a': 3}}, 'stages.a: expected keys and values, got 3'),
+        ({'stages': {'a': {'epoch': 3}}}, 'stages.a: epoch: unknown key; known: '),
+        ({'stages': {'a': {}, 'b': {}}}, 'stages.a.out: runs/train is that of another stage'),
+        ({'distill': {'teacher': 'x'}}, 'distill.losses: missing'),
+        (
+            {
+                'distill': {'teacher': 'x', 'losses': {'spell': {}}},
+                'weights': {'distill/spell': 1},
+            },
+            'distill.losses.spell: unknown loss; known: feature, feature_public, ',
+        ),
+        (
+            {'distill': {'teacher': 'x', 'losses': {'feature': {}}}},
+            'weights.distill/feature: missing, as distill.losses names it',
+        ),
+        ({'weights': {'distill/feature': 1.0}}, 'weights.distill/feature: no such loss in'),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_by_name(change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        stages.build(change)
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(ConfigError, match="stage 'tutor': unknown; known: teacher, base, distil"):
+        stages.choose(stages.build(plan(Path('x'), 'runs')), ('tutor',))
+
+
+def test_the_teacher_sees_depth_and_refuses_pictures(trained, scenes):
+    out, built = trained
+    teacher = predict.load(out / 'teacher/student.safetensors', 'cpu')
+    assert teacher.spec.input.depth == DepthSpec(mean_m=14.0)
+    with pytest.raises(ValueError, match=r'sees depth: expected an \(H, W\) float32 map, got'):
+        teacher([np.zeros((96, 320, 3), np.uint8)], [np.eye(3, 4)])
+    files = dataset.list_frames(built['teacher'].val)[0]
+    _, _, seen = judge.see(teacher, files)
+    depth_m = depth_maps.depth_of_frame(files, WIDTH, HEIGHT)
+    (told,) = teacher([depth_m], [kitti.read_calib(files.calib).P2])
+    assert np.array_equal(seen.center_m, told.center_m)
+
+
+def test_a_distilled_student_is_bare(trained):
+    out, _ = trained
+    base, distilled = (
+        load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
+    )
+    assert distilled.keys() == base.keys()
+    assert any(not torch.equal(distilled[key], base[key]) for key in base)
+    spec = predict.read_spec(out / 'distil/student.safetensors')
+    assert spec.provenance['distilled'] == sorted(LOSSES)
+    assert spec.input.depth is None
+
+
+def test_the_teacher_is_left_as_it_was(trained):
+    out, _ = trained
+    before = load_file(out / 'teacher/student.safetensors')
+    after = {
+        name[len('teacher.') :]: value
+        for name, value in weights_of(out / 'distil').items()
+        if name.startswith('teacher.')
+    }
+    assert_equal_weights({name: after[name] for name in before}, before)
+
+
+def test_a_stage_begins_where_the_base_ended(trained):
+    out, built = trained
+    model = learner.build(learner.pinned(built['distil']))
+    assert_equal_weights(
+        dict(model.student.state_dict()), load_file(out / 'base/student.safetensors')
+    )
+
+
+def test_what_is_done_is_not_done_again(trained, monkeypatch):
+    _, built = trained
+    monkeypatch.setattr(train, 'fit', lambda _: pytest.fail('was trained again'))
+    for each in built.values():
+        assert stages.run(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
+
+
+def test_a_stage_is_done_again_for_another_configuration_or_teacher(trained, tmp_path):
+    out, built = trained
+    distil = learner.pinned(built['distil'])
+    assert checkpoint.is_done(distil)
+    assert not checkpoint.is_done(dataclasses.replace(distil, epochs=3))
+    other = tmp_path / 'other.safetensors'
+    predict.halve(out / 'teacher/student.safetensors', other)
+    moved = dataclasses.replace(
+        distil, distill=dataclasses.replace(distil.distill, teacher=str(other), teacher_sha256='')
+    )
+    assert not checkpoint.is_done(learner.pinned(moved))
+    with pytest.raises(ConfigError, match='is not the teacher'):
+        learner.pinned(
+            dataclasses.replace(
+                moved, distill=dataclasses.replace(moved.distill, teacher_sha256='0')
+            )
+        )
+
+
+def test_a_stopped_distillation_goes_on_bit_for_bit(trained, scenes, monkeypatch):
+    out, built = trained
+    again = dataclasses.replace(built['distil'], out=f'{out}/again')
+    real = train.keep
+
+    def stop_after_one(run, record, done, row):
+        real(run, record, done, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, 'keep', stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(again)
+    monkeypatch.setattr(train, 'keep', real)
+    stages.run(again)
+    assert_equal_weights(weights_of(out / 'again'), weights_of(out / 'distil'))
+
+
+def test_frames_without_depth_are_told_at_once(trained, scenes, tmp_path):
+    _, built = trained
+    bare = kitti.Source(*(str(scenes / name) for name in FOLDERS[:3]))
+    frames = dataclasses.replace(built['teacher'].train, sources=(bare,))
+    with pytest.raises(kitti.DataError, match=r'000000\.png: no depth of this frame; expected'):
+        train.fit(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'classes': ('Car',)}, r"has classes \('Car', 'Pedestrian', 'Cyclist'\), the student"),
+        ({'input': InputSpec(192, 64)}, 'has width 160, the student 192; they must see the same'),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused(trained, change, message):
+    _, built = trained
+    if 'classes' in change:
+        options = dataclasses.replace(
+            built['distil'].detector.options, mean_size_hwl_m=((1.5, 1.6, 3.9),)
+        )
+        change['detector'] = dataclasses.replace(built['distil'].detector, options=options)
+    with pytest.raises(ConfigError, match=message):
+        learner.build(dataclasses.replace(built['distil'], start='', **change))
+
+
+def test_a_start_of_another_kind_is_refused(trained):
+    out, built = trained
+    with pytest.raises(ConfigError, match=r'start: .* has channels 2, this run 3'):
+        learner.build(
+            dataclasses.replace(built['base'], start=f'{out}/teacher/student.safetensors')
+        )
+
+
+def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
+    out, _ = trained
+    path = tmp_path / 'plan.yaml'
+    path.write_text(json.dumps(plan(scenes, out)))
+    cli.main(['train', str(path), '--json', str(tmp_path / 'ap.json')])
+    told = capsys.readouterr().out
+    assert [f'stage {name}' in told for name in ('teacher', 'base', 'distil')] == [True] * 3
+    assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
+    cli.main(['train', str(path), '--stage', 'base'])
+    assert 'stage teacher' not in capsys.readouterr().out

@@ -1,5 +1,5 @@
 """
-`stl`: synthesize, depth-maps, train, evaluate, kitti-ap, predict, inspect, export, import-weights.
+`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
 
 Bad input ends with one line that names it and exit code 2.
 """
@@ -27,6 +27,7 @@ from stl_core import (
     predict,
     stages,
     strokes,
+    study,
     train,
 )
 from stl_core.data import depth_command, kitti
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.add_command,
         depth_command.add_command,
         _add_train,
+        study.add_command,
         _add_evaluate,
         _add_kitti_ap,
         _add_predict,

@@ -61,6 +61,7 @@ class TrainConfig:
         from MEAN_SIZE_HWL_M.
     :param input: its canvas, and whether it sees colour or, as a teacher, depth.
     :param start: student file whose weights training starts from; '' for a fresh network.
+    :param start_sha256: of that file; filled in when a run starts, as the teacher's.
     :param distill: teacher and distillation losses; none by default.
     :param train: frames to learn from.
     :param val: frames to be judged on.
@@ -88,6 +89,7 @@ class TrainConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     input: InputSpec = field(default_factory=InputSpec)
     start: str = ''
+    start_sha256: str = ''
     distill: DistillConfig | None = None
     train: DataConfig = field(default_factory=DataConfig)
     val: DataConfig = field(default_factory=DataConfig)

@@ -59,20 +59,21 @@ def eyes(config: TrainConfig) -> dataset.See:
 
 def pinned(config: TrainConfig) -> TrainConfig:
     """
-    Note which teacher it is, so that a run is not gone on with under another.
+    Note by digest which teacher and which start it is, so that no others are gone on with.
 
     :raises StudentError: when there is no such file.
     :raises ConfigError: when the configuration names another digest.
     """
-    if config.distill is None:
-        return config
-    path, known = config.distill.teacher, config.distill.teacher_sha256
-    predict.read_spec(path)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if known and known != digest:
-        raise ConfigError(f'distill.teacher: {path} is not the teacher {known}, but {digest}')
-    distill = dataclasses.replace(config.distill, teacher_sha256=digest)
-    return dataclasses.replace(config, distill=distill)
+    if config.start:
+        digest = _digest('start', config.start, config.start_sha256)
+        config = dataclasses.replace(config, start_sha256=digest)
+    if config.distill:
+        own = config.distill
+        digest = _digest('distill.teacher', own.teacher, own.teacher_sha256)
+        config = dataclasses.replace(
+            config, distill=dataclasses.replace(own, teacher_sha256=digest)
+        )
+    return config
 
 
 def student_spec(config: TrainConfig) -> predict.StudentSpec:
@@ -92,6 +93,15 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
         options=dataclasses.asdict(config.detector.options),
         provenance=provenance,
     )
+
+
+def _digest(key: str, path: str, known: str) -> str:
+    """SHA-256 of a student file; ConfigError unless it is the known one, if one is known."""
+    predict.read_spec(path)
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if known and known != found:
+        raise ConfigError(f'{key}: {path} is not the file of digest {known}, but {found}')
+    return found
 
 
 def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:

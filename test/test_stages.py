@@ -12,7 +12,17 @@ from safetensors.torch import load_file
 from scenes import HEIGHT, WIDTH, make_scenes
 from small_run import assert_equal_weights, weights_of
 
-from stl_core import checkpoint, cli, judge, learner, predict, stages, train
+from stl_core import (
+    checkpoint,
+    cli,
+    judge,
+    learner,
+    predict,
+    selection,
+    selection_chart,
+    stages,
+    train,
+)
 from stl_core.data import dataset, depth_maps, kitti
 from stl_core.images import DepthSpec, InputSpec
 from stl_core.strict import ConfigError
@@ -266,3 +276,25 @@ def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
     assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
     cli.main(['train', str(path), '--stage', 'base'])
     assert 'stage teacher' not in capsys.readouterr().out
+
+
+def test_what_is_selected_is_shown(trained, tmp_path):
+    _, built = trained
+    seen = selection.observe(built['distil'], 5, 8)
+    sigma_m, shown = seen.gates.student_sigma_m, seen.relations
+    assert len(sigma_m) == 9  # all that the five frames hold
+    assert np.allclose(seen.gates.feature, sigma_m**2 / (1 + sigma_m**2), atol=1e-6)
+    assert np.allclose(seen.gates.relation, 1 / (1 + seen.gates.teacher_sigma_m**2), atol=1e-6)
+    assert len(shown.depth_m) == 3
+    assert (np.diff(shown.depth_m) >= 0).all()
+    for matrix in (shown.teacher, shown.before, shown.after):
+        assert np.allclose(matrix, matrix.T, atol=1e-6)
+        assert np.abs(matrix).max() <= 1 + 1e-5
+    assert not np.allclose(shown.before, shown.after)
+    selection_chart.chart(seen, tmp_path / 'seen.png')
+    assert (tmp_path / 'seen.png').stat().st_size > 10_000
+
+
+def test_a_run_without_teacher_selects_nothing(trained):
+    with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
+        selection.observe(trained[1]['base'], 5, 8)

@@ -77,9 +77,8 @@ def loss(view: View, config: Config) -> Tensor:
     total = count(counted)
     terms = []
     for stride, *both in view.levels():
-        own, ideal = (standardise(pooled(each, rois, stride, config.cells)) for each in both)
-        size = math.prod(own.shape[1:])
-        terms.append((weight * (affinity(own) - affinity(ideal)).abs()).sum() / size / total)
+        own, ideal = (relations(each, rois, stride, config.cells) for each in both)
+        terms.append((weight * (own - ideal).abs()).sum() / total)
     return torch.stack(terms).mean()
 
 
@@ -98,6 +97,12 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     spread = pair_sums(view.teacher.sigma_m[view.targets.valid].detach().square())
     gaps = affinity_gaps(view, config.cells)
     return torch.stack([(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in gaps]).sum()
+
+
+def relations(grid: Tensor, rois: Tensor, stride: int, cells: int) -> Tensor:
+    """Mean over cells of the correlation over channels; parameters of pooled -> (K, K), +-1."""
+    rows = standardise(pooled(grid, rois, stride, cells))
+    return affinity(rows) / math.prod(rows.shape[1:])
 
 
 def affinity_gaps(view: View, cells: int) -> list[Tensor]:

@@ -1,0 +1,173 @@
+"""
+What a distillation selects: gates of objects, and relations of teacher and student.
+
+Shapes: M objects of all frames, K objects of one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stl_core import learner
+from stl_core.batch import Batch, View
+from stl_core.config import TrainConfig
+from stl_core.data import augment, dataset
+from stl_core.data.workers import tracked
+from stl_core.distill import boxes, feature, gate, relation
+from stl_core.strict import ConfigError
+from stl_core.types import Array
+
+
+@dataclass(frozen=True)
+class Gates:
+    """
+    How objects count.
+
+    :param depth_m: (M,) as labelled.
+    :param student_sigma_m: (M,) the distilled student's depth sigma.
+    :param teacher_sigma_m: (M,) the teacher's.
+    :param feature: (M,) weight in DASFD, 0 to 1.
+    :param relation: (M,) weight of the object with itself in DASRD, 0 to 1.
+    """
+
+    depth_m: Array
+    student_sigma_m: Array
+    teacher_sigma_m: Array
+    feature: Array
+    relation: Array
+
+
+@dataclass(frozen=True)
+class Relations:
+    """
+    Relations of the objects of one frame, nearest first, at one stride.
+
+    :param frame: its id.
+    :param stride: of the maps.
+    :param depth_m: (K,).
+    :param teacher: (K, K) mean correlation of two objects' features, -1 to 1.
+    :param before: (K, K) the student's, adapted, before distillation.
+    :param after: (K, K) after it.
+    """
+
+    frame: str
+    stride: int
+    depth_m: Array
+    teacher: Array
+    before: Array
+    after: Array
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    What was seen.
+
+    :param gates: of all objects.
+    :param relations: of the frame with most objects.
+    :param gap_before: mean |A_s - A_t| over pairs of an image and over frames.
+    :param gap_after: the same after distillation.
+    """
+
+    gates: Gates
+    relations: Relations
+    gap_before: float
+    gap_after: float
+
+
+def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
+    """
+    Look at a distillation that was run, on its val frames.
+
+    :param config: of the run; its last.pt is there.
+    :param frames: at most so many.
+    :param stride: at which relations are shown.
+    :return: gates and relations.
+    :raises ConfigError: for a run without teacher, checkpoint, that stride, or without objects.
+    """
+    if config.distill is None or stride not in config.distill.strides:
+        raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
+    path = Path(config.out) / 'last.pt'
+    if not path.exists():
+        raise ConfigError(f'{path}: no such checkpoint; train this stage first')
+    models = _before_and_after(learner.pinned(config), path)
+    still = augment.Config(flip=0.0, crop=0.0, colour=0.0)
+    data = dataset.Frames(
+        replace(config.val, augment=still, keep_images=False),
+        config.input,
+        config.classes,
+        config.seed,
+        learner.eyes(config),
+    )
+    gates: list[Gates] = []
+    seen: list[Relations] = []
+    count = min(frames, len(data))
+    for index in tracked(range(count), count, 'looking'):
+        batch = dataset.collate([data[0, index]], config.val.max_objects)
+        before, after = (_look(model, batch) for model in models)
+        gates.append(_gates(after, config.distill.losses))
+        seen.append(_relations(before, after, stride, batch.ids[0]))
+    pairs = [each for each in seen if len(each.depth_m)]
+    if not pairs:
+        raise ConfigError(f'{config.out}: no object in {len(seen)} val frames')
+    columns = {
+        name: np.concatenate([getattr(each, name) for each in gates])
+        for name in Gates.__dataclass_fields__
+    }
+    return Selection(
+        Gates(**columns),
+        max(pairs, key=lambda each: len(each.depth_m)),
+        float(np.mean([np.abs(each.before - each.teacher).mean() for each in pairs])),
+        float(np.mean([np.abs(each.after - each.teacher).mean() for each in pairs])),
+    )
+
+
+def _before_and_after(config: TrainConfig, path: Path) -> list[Any]:
+    """Build the distiller as training found it, and as it left it."""
+    models = []
+    for state in (None, torch.load(path, map_location='cpu', weights_only=True)['model']):
+        torch.manual_seed(config.seed)
+        model = learner.build(config)
+        if state is not None:
+            model.load_state_dict(state)
+        models.append(model.eval())
+    return models
+
+
+@torch.no_grad()
+def _look(model: Any, batch: Batch) -> View:
+    out = model.student(model.student_input(batch), batch.P)
+    view: View = model.look(out, batch, 0.0)
+    return view
+
+
+def _gates(view: View, losses: dict[str, Any]) -> Gates:
+    """Read the gates by the run's own numbers, or the defaults where it lacks a loss."""
+    valid = view.targets.valid
+    half = {
+        'feature': losses.get('feature', feature.Config()).half_sigma_m,
+        'relation': losses.get('relation', relation.Config()).half_sigma_m,
+    }
+    columns = (
+        view.targets.depth_m,
+        view.student.sigma_m,
+        view.teacher.sigma_m,
+        gate.doubt(view.student.sigma_m, half['feature']),
+        gate.certainty(view.teacher.sigma_m, half['relation']),
+    )
+    return Gates(*(each[valid].numpy() for each in columns))
+
+
+def _relations(before: View, after: View, stride: int, frame: str) -> Relations:
+    """Compute the matrices of one frame."""
+    rois = boxes.rois(after.targets, after.size_px)
+    cells = relation.Config().cells
+    maps = (after.teacher.features[stride], before.adapted[stride], after.adapted[stride])
+    matrices = (relation.relations(each.detach(), rois, stride, cells).numpy() for each in maps)
+    depth_m = after.targets.depth_m[after.targets.valid].numpy()
+    return Relations(frame, stride, depth_m, *matrices)

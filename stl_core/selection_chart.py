@@ -1,0 +1,104 @@
+"""The picture of what a distillation selects, and the command that draws it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+from stl_core import charts, selection, stages
+from stl_core.selection import Selection
+from stl_core.strict import ConfigError
+from stl_core.types import Array
+
+#: Title of a gate, its column, and the sigma that opens or shuts it.
+GATES: Mapping[str, tuple[str, str]] = {
+    'DASFD: what the student is unsure of': ('feature', 'student_sigma_m'),
+    'DASRD: what the teacher is sure of': ('relation', 'teacher_sigma_m'),
+}
+
+
+def chart(seen: Selection, path: Path) -> None:
+    """
+    Draw gates against depth and sigma, and relations of teacher, student before and after.
+
+    :param seen: what to draw.
+    :param path: PNG to write.
+    """
+    figure = charts.new_figure(11, 6.6)
+    grid = figure.add_gridspec(2, 1)
+    upper, lower = (figure.add_subfigure(grid[row]) for row in range(2))
+    panels = upper.subplots(1, 4)
+    for place, (title, (name, sigma)) in enumerate(GATES.items()):
+        weight, sigma_m = getattr(seen.gates, name), getattr(seen.gates, sigma)
+        _gate(panels[2 * place], seen.gates.depth_m, weight, 'depth, m', title)
+        _gate(panels[2 * place + 1], sigma_m, weight, sigma.replace('_sigma_m', "'s sigma, m"), '')
+        _logarithmic(panels[2 * place + 1])
+    matrices = lower.subplots(1, 3)
+    told = seen.relations
+    for axes, (title, matrix) in zip(
+        matrices,
+        {
+            'teacher': told.teacher,
+            f'student before, mean gap {seen.gap_before:.3f}': told.before,
+            f'student after, mean gap {seen.gap_after:.3f}': told.after,
+        }.items(),
+        strict=True,
+    ):
+        shown = axes.imshow(matrix, vmin=-1, vmax=1, cmap='RdBu_r')
+        axes.set_title(title, fontsize=9, loc='left')
+        places = range(len(told.depth_m))
+        axes.set_xticks(places, [f'{z:.0f}' for z in told.depth_m], fontsize=6)
+        axes.set_yticks(places, [f'{z:.0f} m' for z in told.depth_m], fontsize=6)
+    bar = lower.colorbar(shown, ax=list(matrices), shrink=0.8)
+    bar.ax.tick_params(labelsize=7)
+    what = f'relations of the objects of frame {told.frame} at stride {told.stride}, nearest first'
+    lower.supxlabel(f'{what}; gaps are means over all frames', fontsize=8)
+    charts.save(figure, path)
+
+
+def _gate(axes: Any, across: Array, weight: Array, what: str, title: str) -> None:
+    axes.plot(across, weight, '.', ms=3, alpha=0.4, color='tab:blue')
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel(what, fontsize=8)
+    axes.set_title(title, fontsize=9, loc='left')
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Let x be logarithmic, with plain numbers at 1, 2 and 5."""
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def add_command(commands: Any) -> None:
+    """Add `show-selection` to the parsers of a command line."""
+    parser = commands.add_parser(
+        'show-selection', help='what a distillation selects, as a picture'
+    )
+    parser.add_argument('config', help='YAML file of the run')
+    parser.add_argument('out', help='PNG to write')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
+    parser.add_argument('--stage', default='distil', help='the distillation among its stages')
+    parser.add_argument('--frames', type=int, default=200, help='val frames, at most')
+    parser.add_argument('--stride', type=int, default=8, help='of the maps that are related')
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    plan = stages.load(args.config, tuple(args.overrides))
+    (config,) = stages.choose(plan, (args.stage,) if '' not in plan else ()).values()
+    if args.frames < 1:
+        raise ConfigError(f'--frames: expected at least 1, got {args.frames}')
+    seen = selection.observe(config, args.frames, args.stride)
+    chart(seen, Path(args.out))
+    print(
+        f'{len(seen.gates.depth_m)} objects; mean gap of relations to the teacher'
+        f' {seen.gap_before:.4f} before, {seen.gap_after:.4f} after: {args.out}'
+    )

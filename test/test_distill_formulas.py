@@ -149,7 +149,7 @@ def by_hand(view, pairs, sigma_of):
     for stride, *both in view.levels():
         found = []
         for grid in both:
-            roi = roi_align(grid, box, 7, 1 / stride, aligned=True).flatten(2).numpy()
+            roi = roi_align(grid, box, 7, 1 / stride, 2, True).flatten(2).numpy()
             found.append(
                 [
                     [

@@ -19,6 +19,7 @@ from torchvision.ops import roi_align  # type: ignore[import-untyped]
 from stl_core.batch import View
 from stl_core.distill import boxes, gate
 from stl_core.distill.feature import standardise
+from stl_core.distill.pooling import pooled
 from stl_core.shares import count
 
 
@@ -110,25 +111,11 @@ def affinity_gaps(view: View, cells: int) -> list[Tensor]:
     rois = boxes.rois(view.targets, view.size_px)
     return [
         (
-            affinity(pooled(own, rois, stride, cells))
-            - affinity(pooled(ideal, rois, stride, cells))
+            affinity(roi_align(own, rois, cells, 1 / stride, aligned=True))
+            - affinity(roi_align(ideal, rois, cells, 1 / stride, aligned=True))
         ).abs()
         for stride, own, ideal in view.levels()
     ]
-
-
-def pooled(grid: Tensor, rois: Tensor, stride: int, cells: int) -> Tensor:
-    """
-    Pool each object (He et al., Mask R-CNN, ICCV 2017).
-
-    :param grid: (B, C, h, w).
-    :param rois: (K, 5) image and box, pixels.
-    :param stride: pixels a cell of the grid.
-    :param cells: of the result, a side.
-    :return: (K, cells * cells, C).
-    """
-    found: Tensor = roi_align(grid, rois.to(grid.dtype), cells, 1 / stride, aligned=True)
-    return found.flatten(2).transpose(1, 2)
 
 
 def affinity(rows: Tensor) -> Tensor:

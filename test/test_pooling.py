@@ -1,0 +1,46 @@
+"""Pooling by matrix products, against torchvision's RoIAlign."""
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from stl_core.distill.pooling import SAMPLES, pooled, shares
+
+H, W = 96, 320
+BOXES = torch.tensor(
+    [
+        [0, 0.0, 0.0, 320.0, 96.0],  # the whole canvas
+        [1, 3.2, 5.1, 3.9, 5.3],  # less than a pixel
+        [0, 100.0, 40.0, 180.5, 77.25],
+        [1, 0.0, 90.0, 20.0, 96.0],  # a corner
+        [1, 300.0, 0.0, 320.0, 3.0],
+    ]
+)
+
+
+@pytest.mark.parametrize('stride', [4, 8, 16, 32])
+@pytest.mark.parametrize('cells', [1, 7])
+def test_objects_are_pooled_as_by_roi_align(stride, cells):
+    torch.manual_seed(0)
+    grid = torch.randn(2, 5, H // stride, W // stride).double().requires_grad_()
+    twin = grid.detach().clone().requires_grad_()
+    own = pooled(grid, BOXES.double(), stride, cells)
+    ideal = roi_align(twin, BOXES.double(), cells, 1 / stride, SAMPLES, True).flatten(2).transpose(1, 2)
+    assert torch.allclose(own, ideal, atol=1e-9)
+    weight = torch.randn_like(own)
+    (own * weight).sum().backward()
+    (ideal * weight).sum().backward()
+    assert torch.allclose(grid.grad, twin.grad, atol=1e-9)
+
+
+def test_no_object_is_no_row():
+    grid = torch.randn(2, 5, 12, 40, requires_grad=True)
+    found = pooled(grid, BOXES[:0], 8, 7)
+    assert found.shape == (0, 49, 5)
+    found.sum().backward()
+    assert not grid.grad.any()
+
+
+def test_weights_of_a_cell_add_up_to_one():
+    low, high = torch.tensor([-0.5, 3.0, 9.0]), torch.tensor([11.5, 3.1, 11.5])
+    assert torch.allclose(shares(low, high, 7, 12).sum(-1), torch.ones(3, 7))

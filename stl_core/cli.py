@@ -25,11 +25,10 @@ from stl_core import (
     evaluate,
     judge,
     predict,
-    selection_chart,
     stages,
     strokes,
-    study,
     train,
+    transfer_commands,
 )
 from stl_core.data import depth_command, kitti
 from stl_core.data.synthetic import command
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.add_command,
         depth_command.add_command,
         _add_train,
-        study.add_command,
-        selection_chart.add_command,
+        transfer_commands.add_commands,
         _add_evaluate,
         _add_kitti_ap,
         _add_predict,

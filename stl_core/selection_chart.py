@@ -1,17 +1,15 @@
-"""The picture of what a distillation selects, and the command that draws it."""
+"""The picture of what a distillation selects."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from stl_core import charts, selection, stages
+from stl_core import charts
 from stl_core.selection import Selection
-from stl_core.strict import ConfigError
 from stl_core.types import Array
 
 #: Title of a gate, its column, and the sigma that opens or shuts it.
@@ -75,30 +73,3 @@ def _logarithmic(axes: Any) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def add_command(commands: Any) -> None:
-    """Add `show-selection` to the parsers of a command line."""
-    parser = commands.add_parser(
-        'show-selection', help='what a distillation selects, as a picture'
-    )
-    parser.add_argument('config', help='YAML file of the run')
-    parser.add_argument('out', help='PNG to write')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
-    parser.add_argument('--stage', default='distil', help='the distillation among its stages')
-    parser.add_argument('--frames', type=int, default=200, help='val frames, at most')
-    parser.add_argument('--stride', type=int, default=8, help='of the maps that are related')
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> None:
-    plan = stages.load(args.config, tuple(args.overrides))
-    (config,) = stages.choose(plan, (args.stage,) if '' not in plan else ()).values()
-    if args.frames < 1:
-        raise ConfigError(f'--frames: expected at least 1, got {args.frames}')
-    seen = selection.observe(config, args.frames, args.stride)
-    chart(seen, Path(args.out))
-    print(
-        f'{len(seen.gates.depth_m)} objects; mean gap of relations to the teacher'
-        f' {seen.gap_before:.4f} before, {seen.gap_after:.4f} after: {args.out}'
-    )

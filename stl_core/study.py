@@ -9,7 +9,6 @@ stopped and gone on with, and what is in the table is not run again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -187,23 +186,3 @@ def _without_losses(stage: dict[str, Any]) -> dict[str, Any]:
 def _bare(data: dict[str, Any]) -> dict[str, Any]:
     """Leave the teacher out of a run without distillation losses: it would only cost time."""
     return data if data['distill']['losses'] else {k: data[k] for k in data if k != 'distill'}
-
-
-def add_command(commands: Any) -> None:
-    """Add `study` to the parsers of a command line."""
-    parser = commands.add_parser('study', help='methods and seeds under one schedule, as a table')
-    parser.add_argument('config', help='YAML file')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
-    parser.add_argument('--table-only', action='store_true', help='train nothing, show the table')
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> None:
-    study = load(args.config, tuple(args.overrides))
-    table = Path(study.table) if args.table_only else run(study)
-    rows = study_table.read(table)
-    if not rows:
-        raise ConfigError(f'{table}: no finished run yet')
-    print(study_table.text(rows, study.judged))
-    study_table.chart(rows, study.judged, table.with_suffix('.png'))
-    print(f'chart: {table.with_suffix(".png")}')

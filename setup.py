@@ -13,6 +13,7 @@ ROS = [
     'ros-diagnostic-msgs; platform_machine == "x86_64"',
     'ros-std-srvs; platform_machine == "x86_64"',
 ]
+TEST = ['pytest>=7', 'hypothesis', 'shapely>=2', 'tensorboard']
 
 setup(
     name=NAME,
@@ -33,6 +34,8 @@ setup(
         (f'share/{NAME}/launch', glob('launch/*.launch.py')),
         (f'share/{NAME}/config', glob('config/*.yaml')),
         (f'share/{NAME}/config/train', glob('config/train/*.yaml')),
+        (f'share/{NAME}/rviz', glob('rviz/*.rviz')),
+        (f'share/{NAME}/foxglove', glob('foxglove/*.json')),
     ],
     install_requires=[
         'setuptools',
@@ -51,21 +54,16 @@ setup(
     extras_require={
         'ros': ROS,
         'train': ['tensorboard'],
-        'dev': [
-            'pytest>=7',
-            'hypothesis',
-            'ruff',
-            'mypy',
-            'types-PyYAML',
-            'shapely>=2',
-            'tensorboard',
-        ],
+        'rerun': ['rerun-sdk>=0.23'],
+        'test': TEST,  # by which colcon test knows that pytest runs them
+        'dev': [*TEST, 'ruff', 'mypy', 'types-PyYAML'],
     },
     zip_safe=False,
     entry_points={
         'console_scripts': [
             'stl = stl_core.cli:main',
             'detector = mono3d_ros.node:main',
+            'doctor = mono3d_ros.doctor:main',
             'evaluate_bag = mono3d_ros.evaluate_bag:main',
             'kitti_to_bag = mono3d_ros.kitti_to_bag:main',
             'bag_to_kitti = mono3d_ros.bag_to_kitti:main',

@@ -215,8 +215,9 @@ def raw(shot: Shot) -> Tracked:
 def track(drive: Sequence[Shot], config: tracking.Config, in_odom: bool) -> list[Tracked]:
     tracks, told = tracking.NO_TRACKS, []
     for shot in drive:
-        place = shot.odom_T_cam if in_odom else None
-        tracks, answers = tracking.update(tracks, shot.found, shot.stamp_ns, config, place)
+        place = shot.odom_T_cam if in_odom else tracking.UPRIGHT_T_CAM
+        look = tracking.Look('front', shot.found, shot.stamp_ns, place)
+        tracks, (answers,) = tracking.update(tracks, [look], config)
         told.append(Tracked(to_labels(answers.objects, CLASSES), answers.ids))
     return told
 

@@ -2,7 +2,7 @@
 Bags without ROS: read, decode, build messages, write; everything that touches rosbags.
 
 Messages travel as CDR bytes, just as ROS publishes them, so whatever is read can be published
-or written again without a detour. maker is the twin of the one in node.py: messages.py asks it
+or written again without a detour. maker is the twin of ros_messages.new: messages.py asks it
 for messages by name and gets rosbags' classes here, ROS's there.
 """
 

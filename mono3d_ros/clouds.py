@@ -1,4 +1,9 @@
-"""PointCloud2 -> arrays, whatever the layout of its points."""
+"""
+PointCloud2 -> arrays, whatever the layout of its points.
+
+sensor_msgs_py, which comes with ROS, is not used: it takes messages of ROS's own class only, and
+ours come out of bags without ROS; where rows are padded it takes the padding for points.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +45,22 @@ def read_points(cloud: Any) -> Array:
         'offsets': offsets,
         'itemsize': cloud.point_step,
     }
-    rows = np.frombuffer(_packed(cloud), np.dtype(layout))
+    rows = _packed(cloud).view(np.dtype(layout))
     points = np.zeros((len(rows), 4), np.float32)
     for column, name in enumerate(names):
         points[:, column] = rows[name]
-    return points[np.isfinite(points).all(1)]
+    finite = np.isfinite(points).all(1)
+    return points if finite.all() else points[finite]
 
 
-def _packed(cloud: Any) -> bytes:
-    """Return the bytes of the points without padding at the ends of rows."""
-    data = np.asarray(cloud.data, np.uint8)
+def _packed(cloud: Any) -> Array:
+    """Return the bytes of the points without padding at the ends of rows, uint8, contiguous."""
+    data = np.ascontiguousarray(cloud.data, np.uint8)
     row_bytes = cloud.width * cloud.point_step
     if cloud.height <= 1 or cloud.row_step == row_bytes:
-        return data[: len(data) // cloud.point_step * cloud.point_step].tobytes()
+        return data[: len(data) // cloud.point_step * cloud.point_step]
     if len(data) < cloud.height * cloud.row_step or cloud.row_step < row_bytes:
         needed = f'{cloud.height} rows of {cloud.row_step}'
         raise ValueError(f'a cloud of {len(data)} bytes, expected {needed}')
     rows = data[: cloud.height * cloud.row_step].reshape(cloud.height, cloud.row_step)
-    return rows[:, :row_bytes].tobytes()
+    return np.ascontiguousarray(rows[:, :row_bytes]).reshape(-1)

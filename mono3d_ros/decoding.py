@@ -1,21 +1,27 @@
 """
-Pixels of image messages -> (H, W, 3) uint8 RGB, without cv_bridge.
+Pixels of image messages -> (H, W, 3) uint8 RGB.
 
 The encodings are those of sensor_msgs/image_encodings. 8UC3 and 8UC4 name no colours; they are
 read as BGR and BGRA, as OpenCV would have written them. 16-bit images lose their low byte
 (value >> 8), so a 12-bit sensor should be scaled up by its driver.
+
+cv_bridge, where it is installed and works, reads the encodings that are not known here, and those
+only: of the known ones it makes the same pixels, later, and one that was built for another NumPy
+than the environment's can take the node down with it (docs/vehicle.md has the figures).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
+from mono3d_ros.installation import TRIALS, attempt
 from stl_core.types import Array
 
 
@@ -42,16 +48,15 @@ def decode(encoding: str, raw: RawImage) -> Array:
     """
     Decode an uncompressed image.
 
-    :param encoding: a key of DECODERS.
+    :param encoding: a key of DECODERS, or what cv_bridge knows besides.
     :param raw: its bytes.
     :return: (H, W, 3) uint8 RGB.
     :raises ValueError: for an unknown encoding or bytes that do not fit it.
     """
-    if encoding not in DECODERS:
-        known = ', '.join(DECODERS)
-        raise ValueError(f'encoding {encoding!r} is not known; known are {known}')
     if raw.height_px < 1 or raw.width_px < 1:
         raise ValueError(f'an image of {raw.width_px}x{raw.height_px} pixels')
+    if encoding not in DECODERS:
+        return _by_cv_bridge(encoding, raw)
     try:
         return DECODERS[encoding](raw)
     except ValueError as err:
@@ -117,11 +122,16 @@ def _rgb(raw: RawImage) -> Array:
     return _pixels(raw, 3)
 
 
-def _high_byte(raw: RawImage) -> Array:
-    """16-bit grey, value >> 8: that is the one byte of the two which counts 256s."""
-    rows = _rows(raw, raw.width_px * 2, raw.height_px)
+def _high_bytes(raw: RawImage, channels: int) -> Array:
+    """(H, W, channels) uint8: of the two bytes of each value the one that counts 256s."""
+    rows = _rows(raw, raw.width_px * 2 * channels, raw.height_px)
     high = rows[:, 0 if raw.is_bigendian else 1 :: 2]
-    return cv2.cvtColor(np.ascontiguousarray(high), cv2.COLOR_GRAY2RGB)
+    return np.ascontiguousarray(high).reshape(raw.height_px, raw.width_px, channels)
+
+
+def _colour16(raw: RawImage, channels: int, code: int) -> Array:
+    """Interleaved 16-bit channels, value >> 8, reordered by an OpenCV conversion."""
+    return cv2.cvtColor(_high_bytes(raw, channels), code)
 
 
 def _even(raw: RawImage, needed: Mapping[str, int]) -> None:
@@ -131,10 +141,14 @@ def _even(raw: RawImage, needed: Mapping[str, int]) -> None:
             raise ValueError(f'the {name} must be even, got {size}')
 
 
-def _bayer(raw: RawImage, code: int) -> Array:
-    """One colour a pixel, bilinear in between."""
+def _bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
+    """
+    One colour a pixel, bilinear in between.
+
+    :param values: _pixels for 8 bits, _high_bytes for 16.
+    """
     _even(raw, {'width': raw.width_px, 'height': raw.height_px})
-    return cv2.cvtColor(_pixels(raw, 1)[..., 0], code)
+    return cv2.cvtColor(values(raw, 1)[..., 0], code)
 
 
 def _yuv422(raw: RawImage, code: int) -> Array:
@@ -150,32 +164,90 @@ def _yuv420(raw: RawImage, code: int) -> Array:
     return cv2.cvtColor(np.ascontiguousarray(rows), code)
 
 
+@lru_cache(maxsize=1)
+def _cv_bridge() -> Any:
+    """
+    Return a working CvBridge; None where there is none.
+
+    One that was built for another NumPy may end the process instead of raising anything, so it
+    has to prove itself in a process of its own first.
+    """
+    if attempt(TRIALS['cv_bridge']).error:
+        return None
+    from cv_bridge import CvBridge
+
+    return CvBridge()
+
+
+def _by_cv_bridge(encoding: str, raw: RawImage) -> Array:
+    """
+    Let cv_bridge read an encoding that is not in DECODERS.
+
+    :raises ValueError: where there is no cv_bridge, or it does not know the encoding either.
+    """
+    bridge, known = _cv_bridge(), ', '.join(DECODERS)
+    if bridge is None:
+        raise ValueError(f'encoding {encoding!r} is not known; known are {known}')
+    try:
+        image = bridge.imgmsg_to_cv2(_message(encoding, raw), 'rgb8')
+    except Exception as err:
+        told = ' '.join(str(err).split())
+        raise ValueError(
+            f'encoding {encoding!r} is not known, and cv_bridge says {told!r}; known are {known}'
+        ) from err
+    return np.ascontiguousarray(image, np.uint8)
+
+
+def _message(encoding: str, raw: RawImage) -> SimpleNamespace:
+    """Return what cv_bridge reads of a sensor_msgs Image."""
+    return SimpleNamespace(
+        encoding=encoding,
+        height=raw.height_px,
+        width=raw.width_px,
+        step=raw.step_bytes,
+        is_bigendian=int(raw.is_bigendian),
+        data=raw.data,
+    )
+
+
 _GREY = partial(_colour, channels=1, code=cv2.COLOR_GRAY2RGB)
 _BGR = partial(_colour, channels=3, code=cv2.COLOR_BGR2RGB)
 _BGRA = partial(_colour, channels=4, code=cv2.COLOR_BGRA2RGB)
+_GREY16 = partial(_colour16, channels=1, code=cv2.COLOR_GRAY2RGB)
 _UYVY = partial(_yuv422, code=cv2.COLOR_YUV2RGB_UYVY)
 _YUYV = partial(_yuv422, code=cv2.COLOR_YUV2RGB_YUY2)
 
-#: How each encoding becomes (H, W, 3) uint8 RGB. OpenCV names a Bayer pattern by the second
-#: row's second and third pixel, ROS by the first four, hence the pairs of different letters.
+#: OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first four,
+#: hence the pairs of different letters.
+_PATTERNS = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+
+#: How each encoding becomes (H, W, 3) uint8 RGB.
 DECODERS: Mapping[str, Callable[[RawImage], Array]] = {
     'rgb8': _rgb,
     'bgr8': _BGR,
     'rgba8': partial(_colour, channels=4, code=cv2.COLOR_RGBA2RGB),
     'bgra8': _BGRA,
     'mono8': _GREY,
-    'mono16': _high_byte,
+    'rgb16': partial(_high_bytes, channels=3),
+    'bgr16': partial(_colour16, channels=3, code=cv2.COLOR_BGR2RGB),
+    'rgba16': partial(_colour16, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'bgra16': partial(_colour16, channels=4, code=cv2.COLOR_BGRA2RGB),
+    'mono16': _GREY16,
     '8UC1': _GREY,
     '8UC3': _BGR,
     '8UC4': _BGRA,
-    '16UC1': _high_byte,
-    'bayer_rggb8': partial(_bayer, code=cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr8': partial(_bayer, code=cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg8': partial(_bayer, code=cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg8': partial(_bayer, code=cv2.COLOR_BayerGB2RGB),
+    '16UC1': _GREY16,
+    **{f'bayer_{p}8': partial(_bayer, values=_pixels, code=c) for p, c in _PATTERNS.items()},
+    **{f'bayer_{p}16': partial(_bayer, values=_high_bytes, code=c) for p, c in _PATTERNS.items()},
     'yuv422': _UYVY,
     'uyvy': _UYVY,
     'yuv422_yuy2': _YUYV,
     'yuyv': _YUYV,
     'nv12': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV12),
+    'nv21': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV21),
 }

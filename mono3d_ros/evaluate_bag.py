@@ -2,71 +2,37 @@
 The command evaluate_bag: what a student says to a recorded drive, and how right it is; no ROS.
 
 Every image is answered by the code of the node, so nothing is lost and the same command makes the
-same answers/ and figures.json, byte for byte. OUT/answers is a bag of its own: /detector/CAMERA/
-markers and detections beside camera_info and tf. Labels come from CAMERA/ground_truth/labels of
-the bag, where it has them, or from a folder of KITTI files, as many as there are images. BAG may
-be a folder of bags: each gets its folder in OUT, and OUT tells of all of them together.
+same answers/ and figures.json, byte for byte. OUT/answers is a bag of its own: /detector/markers
+and /detector/detections, of several cameras /detector/CAMERA/..., beside camera_info and tf.
+Labels come from CAMERA/ground_truth/labels of the bag, where it has them, or from a folder of
+KITTI files, as many as there are images. Where /tf_static tells where the cameras stand on the
+vehicle, what two of them see is answered once. BAG may be a folder of bags: each gets its folder
+in OUT, and OUT tells of all of them together.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import multiprocessing
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros import evidence, examination, findings, network, score
-from mono3d_ros.bag import STORAGES, BagError, BagReader, refuse_existing
+from mono3d_ros import evaluation, evidence, film, network, score
+from mono3d_ros.bag import STORAGES, BagError
 from mono3d_ros.calibration import as_rectified, rectify
-from mono3d_ros.examination import AUTO, TOPIC, Findings, Plan
-from mono3d_ros.new_folder import new_folder
+from mono3d_ros.evaluation import ModelError, Outcome, Student
+from mono3d_ros.examination import AUTO, TOPIC, Plan
 from mono3d_ros.params import Params
-from mono3d_ros.pipeline import Predictor
-from mono3d_ros.playback import Sight, Wish, choose_cameras, rectified_first, rectified_last
-from stl_core.data.kitti import DataError
-from stl_core.progress import progress_bar
+from mono3d_ros.playback import Wish, rectified_first, rectified_last
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
-
-class ModelError(ValueError):
-    """A student that cannot be used; the message names it."""
-
-
-class Student(NamedTuple):
-    """A student file, and where it runs: auto, cpu, cuda or cuda:N."""
-
-    model: Path
-    device: str
-
-    def load(self) -> Predictor:
-        """Load it and run it once; ModelError for one that cannot be used."""
-        try:
-            predictor = network.load_student(self.model, self.device)
-            network.warm_up(predictor)
-        except network.LOAD_ERRORS as err:
-            raise ModelError(f'{self.model}: {" ".join(str(err).split())}') from err
-        return predictor
-
-
-class Outcome(NamedTuple):
-    """What came out, and how right it was; None without labels."""
-
-    findings: Findings
-    judged: score.Score | None
-
-
 #: What a user can mend: told in one line, without a traceback.
-BAD_INPUT = (BagError, DataError, ModelError, OSError)
+BAD_INPUT = (*evaluation.BAD_INPUT, film.FilmError)
 
 
 def list_bags(path: Path) -> list[Path]:
@@ -78,113 +44,6 @@ def list_bags(path: Path) -> list[Path]:
         for each in path.iterdir()
         if (each / 'metadata.yaml').exists() or each.suffix in ('.mcap', '.db3')
     )
-
-
-def evaluate(bag: Path, out: Path, student: Student, plan: Plan) -> Outcome:
-    """
-    Evaluate one bag into a new folder; it appears whole or not at all.
-
-    :param bag: folder or file.
-    :param out: the new folder.
-    :param student: the network.
-    :param plan: how.
-    :return: what came out, the pictures only drawn.
-    :raises BagError: for a bag that cannot be used.
-    :raises DataError: for labels that cannot be read.
-    :raises ModelError: for a student that cannot be used.
-    """
-    refuse_existing(out)
-    with BagReader(bag) as reader:  # what is wrong with a bag is told before a network is loaded
-        choose_cameras(reader.topics, plan.wish, bag)
-    predictor = student.load()
-    with new_folder(out) as folder, progress_bar() as bar:
-
-        def track(sights: Iterable[Sight], total: int) -> Iterable[Sight]:
-            task = bar.add_task(bag.name, total=total, note='')
-            return bar.track(sights, total=total, task_id=task)
-
-        found = examination.examine(bag, folder / 'answers', predictor, plan, track)
-        title = f'{bag.name} by {student.model.name}'
-        judged = findings.write(folder, title, about([bag], student, plan), found)
-    return Outcome(replace(found, pictures={}), judged)
-
-
-def evaluate_all(
-    bags: Sequence[Path], out: Path, student: Student, plan: Plan, jobs: int
-) -> tuple[Outcome, list[str]]:
-    """
-    Evaluate bags side by side, each into a folder of its name, and all of them together.
-
-    :param bags: at least one.
-    :param out: the new folder.
-    :param student: the network.
-    :param plan: how.
-    :param jobs: how many at a time.
-    :return: what came out of those that can be used, and why others cannot, a line each.
-    :raises BagError: where none can be used.
-    """
-    refuse_existing(out)
-    found: dict[Path, Outcome] = {}
-    faults: dict[Path, str] = {}
-    for bag, done in _side_by_side(bags, out, student, plan, jobs):
-        try:
-            found[bag] = done.result()
-        except BAD_INPUT as err:
-            faults[bag] = str(err)
-    told = [faults[each] for each in bags if each in faults]
-    if not found:
-        raise BagError(told[0])
-    used = [each for each in bags if each in found]
-    joined = _join([found[each].findings for each in used])
-    title = f'{len(used)} bags by {student.model.name}'
-    judged = findings.write(out, title, about(used, student, plan), joined)
-    return Outcome(joined, judged), told
-
-
-def about(bags: Sequence[Path], student: Student, plan: Plan) -> dict[str, Any]:
-    """Tell what is examined by what, and what decides about the outcome."""
-    return {
-        'bags': [each.name for each in bags],
-        'model': student.model.name,
-        'model_sha256': hashlib.sha256(student.model.read_bytes()).hexdigest(),
-        'score_threshold': plan.params.score_threshold,
-        'images_are': 'rectified' if plan.door is as_rectified else 'raw',
-        'one_image_of': plan.wish.every,
-        'scans_within_s': plan.wish.max_offset_s,
-    }
-
-
-def _side_by_side(
-    bags: Sequence[Path], out: Path, student: Student, plan: Plan, jobs: int
-) -> Iterator[tuple[Path, Future[Outcome]]]:
-    """Evaluate bags in processes of their own; each comes when it is done."""
-    # forked processes would inherit the threads of OpenCV and torch in whatever state they are
-    context = multiprocessing.get_context('spawn')
-    with (
-        progress_bar() as bar,
-        ProcessPoolExecutor(jobs, context, _share_cores, (jobs,)) as pool,
-    ):
-        task = bar.add_task('bags', total=len(bags), note='')
-        running = {pool.submit(evaluate, bag, out / bag.name, student, plan): bag for bag in bags}
-        try:
-            for done in as_completed(running):
-                yield running[done], done
-                bar.update(task, advance=1, note=running[done].name)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _join(parts: Sequence[Findings]) -> Findings:
-    timings_ms: dict[str, list[float]] = {}
-    for part in parts:
-        for stage, each in part.timings_ms.items():
-            timings_ms.setdefault(stage, []).extend(each)
-    return Findings(evidence.join([part.evidence for part in parts]), timings_ms, {})
-
-
-def _share_cores(jobs: int) -> None:
-    """Leave the other processes their cores; read by torch, which comes later."""
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
 
 
 def _no_share(package: str) -> str:
@@ -237,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--max-offset', type=float, default=0.05, help='of a scan, seconds')
     parser.add_argument('--every', type=int, default=1, help='only the first image of so many')
     parser.add_argument('--score', type=float, default=Params().score_threshold, help='least sent')
+    parser.add_argument('--track', action='store_true', help='follow objects: stable ids, speeds')
+    parser.add_argument(
+        '--fixed-frame', default=Params().fixed_frame, help='of /tf, where tracks are followed'
+    )
+    parser.add_argument(
+        '--vehicle-frame', default=Params().vehicle_frame, help='of /tf, where cameras stand'
+    )
+    parser.add_argument(
+        '--max-apart', type=float, default=Params().max_apart_s, help='of one moment, seconds'
+    )
+    parser.add_argument('--rerun', type=Path, metavar='FILE.rrd', help="for rerun's viewer")
     parser.add_argument('--pictures', type=int, default=8, help='how many images are drawn')
     parser.add_argument('--copy', action='store_true', help='copy images, scans and labels')
     parser.add_argument('--storage', choices=tuple(STORAGES), default='mcap', help='of answers')
@@ -250,12 +120,23 @@ def _read_plan(args: argparse.Namespace) -> Plan:
         raise BagError(f'--pictures {args.pictures}: expected 0 or more')
     if args.jobs < 1:
         raise BagError(f'--jobs {args.jobs}: expected 1 or more')
-    try:
-        params = Params(score_threshold=args.score)
-    except ValueError as err:
-        raise BagError(f'--score {args.score:g}: {err}') from err
+    params = Params(tracking=args.track)
+    for option, name in (('score', 'score_threshold'), ('max_apart', 'max_apart_s')):
+        value = getattr(args, option)
+        try:
+            params = replace(params, **{name: value})
+        except ValueError as err:
+            raise BagError(f'--{option.replace("_", "-")} {value:g}: {err}') from err
     return Plan(
-        Wish(args.camera, order, args.cloud, args.every, args.max_offset),
+        Wish(
+            args.camera,
+            order,
+            args.cloud,
+            args.every,
+            args.max_offset,
+            args.vehicle_frame,
+            args.fixed_frame,
+        ),
         door,
         params,
         labels=args.labels,
@@ -275,10 +156,15 @@ def _run(args: argparse.Namespace) -> list[str]:
         raise ModelError(str(err)) from err
     if bags and plan.labels not in (AUTO, TOPIC):
         raise BagError(f'{plan.labels}: label files are of one bag, but {args.bag} has several')
+    if bags and args.rerun:
+        raise BagError(f'{args.rerun}: a film shows one bag, but {args.bag} has several')
     if bags:
-        outcome, faults = evaluate_all(bags, args.out, student, plan, args.jobs)
+        outcome, faults = evaluation.evaluate_all(bags, args.out, student, plan, args.jobs)
+    elif args.rerun:
+        with film.Film(args.rerun) as show:
+            outcome = evaluation.evaluate(args.bag, args.out, student, plan, show)
     else:
-        outcome = evaluate(args.bag, args.out, student, plan)
+        outcome = evaluation.evaluate(args.bag, args.out, student, plan)
     _tell(outcome, args.out)
     return faults
 

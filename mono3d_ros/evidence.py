@@ -24,7 +24,8 @@ class Answer:
     :param P: (3, 4) of the image.
     :param found: all that the detector found, as `stl evaluate` judges it.
     :param depth_sigma_m: (N,) of found.
-    :param sent: what of it is sent: the objects above the score threshold.
+    :param sent: what of it is sent: what is sure enough and no other camera saw surer; where
+        objects are tracked, the tracks.
     :param truth: the labels; None where there are none.
     :param lidar_error_m: (M,) of sent, see lidar_check; None where there was no scan.
     """

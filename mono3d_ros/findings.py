@@ -136,7 +136,7 @@ def _lidar(told: Mapping[str, Any], folder: Path) -> page.Section:
 def _latency(timings_ms: Mapping[str, Sequence[float]], folder: Path) -> page.Section:
     rows = [(stage, *map(_shown, _percentiles(each))) for stage, each in timings_ms.items()]
     chart = [_png(folder / LATENCY_CHART)]
-    text = 'Images one by one, nothing sent over a network.'
+    text = 'Of images of one moment each has its share; nothing is sent over a network.'
     return page.Section('Time', text, ('stage (ms)', 'median', 'p95'), rows, chart)
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mono3d_ros.uncertainty import depth_covariance
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Objects3D, Rows
 
@@ -64,6 +65,7 @@ class States(Rows):
     What is believed of T objects, in the fixed frame.
 
     :param id: (T,) never used again.
+    :param camera: (T,) name of the camera that saw it last.
     :param class_id: (T,) as the objects'.
     :param score: (T,) of the object last seen.
     :param motion: (T, 5) centre x y z, metres, and velocity x y, m/s.
@@ -79,6 +81,7 @@ class States(Rows):
     """
 
     id: Array
+    camera: Array
     class_id: Array
     score: Array
     motion: Array
@@ -94,6 +97,7 @@ class States(Rows):
 
     WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
         'id': (),
+        'camera': (),
         'class_id': (),
         'score': (),
         'motion': (5,),
@@ -108,14 +112,16 @@ class States(Rows):
         'unseen_s': (),
     }
     DTYPES: ClassVar[dict[str, Any]] = {
-        name: np.int64 for name in ('id', 'class_id', 'turns', 'hits', 'misses')
+        'camera': np.str_,
+        **{name: np.int64 for name in ('id', 'class_id', 'turns', 'hits', 'misses')},
     }
 
 
 @dataclass(frozen=True)
 class Seen(Rows):
-    """N objects of a frame in the fixed frame; covariance is that of their centres."""
+    """N objects of one camera in the fixed frame; covariance is that of their centres."""
 
+    camera: Array
     class_id: Array
     score: Array
     center_m: Array
@@ -125,6 +131,7 @@ class Seen(Rows):
     box_px: Array
 
     WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+        'camera': (),
         'class_id': (),
         'score': (),
         'center_m': (3,),
@@ -133,13 +140,14 @@ class Seen(Rows):
         'size_hwl_m': (3,),
         'box_px': (4,),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
+    DTYPES: ClassVar[dict[str, Any]] = {'camera': np.str_, 'class_id': np.int64}
 
 
-def observe(objects: Objects3D, fixed_T_cam: Array, noise: Noise) -> Seen:
+def observe(camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise) -> Seen:
     """
     Bring objects into the fixed frame; depth errs along the ray, the bearing across it.
 
+    :param camera: name of it.
     :param objects: N objects, camera frame.
     :param fixed_T_cam: (4, 4) place of the camera.
     :param noise: of what is seen.
@@ -147,18 +155,15 @@ def observe(objects: Objects3D, fixed_T_cam: Array, noise: Noise) -> Seen:
     """
     turn, place = fixed_T_cam[:3, :3], fixed_T_cam[:3, 3]
     center = objects.center_m @ turn.T
-    range_m = np.linalg.norm(center, axis=1)
-    away = center / np.maximum(range_m, 1e-6)[:, None]
-    # the ray is longer than z; beyond z itself sigma says no more, and a network may say infinity
-    depth_m = np.maximum(np.abs(objects.center_m[:, 2]), 1e-6)
-    along = (np.minimum(objects.depth_sigma_m / depth_m, 1.0) * range_m) ** 2
-    across = (noise.bearing_sigma * range_m) ** 2
-    ray = away[:, :, None] * away[:, None, :]
-    covariance = (along - across)[:, None, None] * ray
-    covariance += (across + noise.position_sigma_m**2)[:, None, None] * np.eye(3)
+    squared_m2 = (center**2).sum(1)[:, None, None]
+    ray = center[:, :, None] * center[:, None, :]
+    covariance = turn @ depth_covariance(objects) @ turn.T
+    covariance += noise.bearing_sigma**2 * (squared_m2 * np.eye(3) - ray)
+    covariance += noise.position_sigma_m**2 * np.eye(3)
     cos, sin = np.cos(objects.rotation_y), np.sin(objects.rotation_y)
     heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ turn.T
     return Seen(
+        camera=np.full(len(objects), camera),
         class_id=objects.class_id,
         score=objects.score,
         center_m=center + place,
@@ -177,6 +182,7 @@ def born(seen: Seen, first_id: int, noise: Noise) -> States:
     covariance[:, [3, 4], [3, 4]] = noise.first_speed_m_s**2
     return States(
         id=first_id + np.arange(count),
+        camera=seen.camera,
         class_id=seen.class_id,
         score=seen.score,
         motion=np.column_stack([seen.center_m, np.zeros((count, 2))]),
@@ -193,20 +199,24 @@ def born(seen: Seen, first_id: int, noise: Noise) -> States:
 
 
 def predict(states: States, dt_s: float, noise: Noise) -> States:
-    """Move on by a time; noise grows so that two short steps do what a long one does."""
-    step = np.eye(5)
+    """
+    Move on by a time; noise grows so that two short steps do what a long one does.
+
+    Back as well: cameras do not take their images, nor do these arrive, quite at once.
+    """
+    step, long_s = np.eye(5), abs(dt_s)
     step[0, 3] = step[1, 4] = dt_s
     grown = np.zeros((5, 5))
-    grown[[0, 1], [0, 1]] = noise.acceleration_psd * dt_s**3 / 3
-    grown[[0, 1, 3, 4], [3, 4, 0, 1]] = noise.acceleration_psd * dt_s**2 / 2
-    grown[[3, 4], [3, 4]] = noise.acceleration_psd * dt_s
-    grown[2, 2] = noise.climb_psd * dt_s
+    grown[[0, 1], [0, 1]] = noise.acceleration_psd * long_s**3 / 3
+    grown[[0, 1, 3, 4], [3, 4, 0, 1]] = noise.acceleration_psd * dt_s * long_s / 2
+    grown[[3, 4], [3, 4]] = noise.acceleration_psd * long_s
+    grown[2, 2] = noise.climb_psd * long_s
     return replace(
         states,
         motion=states.motion @ step.T,
         covariance=step @ states.covariance @ step.T + grown,
-        yaw_variance=states.yaw_variance + noise.yaw_psd * dt_s,
-        unseen_s=states.unseen_s + dt_s,
+        yaw_variance=states.yaw_variance + noise.yaw_psd * long_s,
+        unseen_s=np.maximum(states.unseen_s + dt_s, 0.0),
     )
 
 
@@ -224,6 +234,7 @@ def correct(old: States, new: Seen, noise: Noise) -> States:
     share = 1 / np.minimum(old.hits + 1, noise.size_frames)
     return replace(
         old,
+        camera=new.camera,
         score=new.score,
         motion=old.motion + np.einsum('tij,tj->ti', gain, off),
         covariance=keep @ old.covariance @ keep.transpose(0, 2, 1) + taken,

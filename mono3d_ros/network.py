@@ -20,8 +20,8 @@ PACKAGE = 'mono3d_ros'
 #: The students that come with this package, colcon or not.
 SHIPPED = Path(__file__).parent / MODELS_FOLDER
 
-#: (path, device) -> Predictor.
-Load = Callable[[Path, str], Predictor]
+#: (path, device, precision) -> Predictor.
+Load = Callable[[Path, str, str], Predictor]
 
 #: What a network or its file may fail with when it is loaded or first run.
 LOAD_ERRORS = (ValueError, OSError, RuntimeError, ImportError, LookupError, TypeError)
@@ -61,7 +61,7 @@ def find_model(
     raise ValueError(f'parameter model: {model!r} not found; tried {tried}')
 
 
-def load_student(path: Path, device: str) -> Predictor:
+def load_student(path: Path, device: str, precision: str = 'fp32') -> Predictor:
     """
     Load a student file.
 
@@ -69,11 +69,12 @@ def load_student(path: Path, device: str) -> Predictor:
 
     :param path: the file.
     :param device: auto, cpu, cuda or cuda:N.
+    :param precision: fp32, bf16 or fp16.
     :raises ValueError: for a file or device that cannot be used.
     """
     from stl_core.predict import load
 
-    return load(path, device)
+    return load(path, device, precision=precision)
 
 
 def device_of(predictor: Predictor) -> str:
@@ -82,11 +83,18 @@ def device_of(predictor: Predictor) -> str:
     return str(getattr(run, 'device', 'cpu'))
 
 
-def warm_up(predictor: Predictor) -> None:
-    """Run once on a black picture: the first run allocates and is many times slower."""
+def warm_up(predictor: Predictor, most_images: int = 1) -> None:
+    """
+    Run on black pictures: the first run of each batch size allocates and is many times slower.
+
+    :param predictor: the network.
+    :param most_images: of one batch; every size up to that is run.
+    """
     height, width = WARM_UP_HW
     P = np.array([[width, 0.0, width / 2, 0.0], [0.0, width, height / 2, 0.0], [0, 0, 1, 0]])
-    predictor([np.zeros((height, width, 3), np.uint8)], [P])
+    black = np.zeros((height, width, 3), np.uint8)
+    for images in range(1, most_images + 1):
+        predictor([black] * images, [P] * images)
 
 
 def _shared(package: str, path: str, share: Callable[[str], str]) -> Path | str:

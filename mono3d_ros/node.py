@@ -1,5 +1,5 @@
 """
-The ROS 2 node `detector`: the only file that imports rclpy and message packages.
+The ROS 2 node `detector`.
 
 One thread spins and stores what arrives; a Worker takes the newest images and answers them.
 A lifecycle node: configure loads and warms the network, activate subscribes and starts the
@@ -8,97 +8,32 @@ worker. By default (parameter autostart) it does both by itself.
 
 from __future__ import annotations
 
-import posixpath
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import rclpy
 from ament_index_python.packages import get_package_share_directory
-from builtin_interfaces.msg import Duration, Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
-from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import NameValidationException, ParameterException
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from std_srvs.srv import SetBool
 
-from mono3d_ros import messages, network
-from mono3d_ros.calibration import as_rectified, rectify
-from mono3d_ros.diagnostics import Health, assess
-from mono3d_ros.params import Params
-from mono3d_ros.pipeline import Limits, Pipeline
-from mono3d_ros.stream import INFOS_KEPT, Counters, FrameResult, LatestFrames
-from mono3d_ros.worker import Outside, Worker
+from mono3d_ros import lens, network, outputs, ros_parameters, tf_listener, tracking
+from mono3d_ros.diagnostics import Health
+from mono3d_ros.endpoints import Endpoints
+from mono3d_ros.inputs import topics_of
+from mono3d_ros.operation import Channel, Operation, Perception
+from mono3d_ros.pipeline import Pipeline
+from mono3d_ros.reporting import Reporter
+from mono3d_ros.stream import Counters, Snapshot
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
-
-#: The messages that are made by name, see new.
-MESSAGES: Mapping[str, Any] = {
-    f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}': kind
-    for kind in (
-        *(Duration, Time, Point, Pose, Quaternion, Vector3),
-        *(ColorRGBA, Header, Marker, MarkerArray),
-    )
-}
-
-#: What each transport adds to the image topic, and the type there.
-RAW, COMPRESSED = ('', Image), ('/compressed', CompressedImage)
-TRANSPORTS = {'raw': (RAW,), 'compressed': (COMPRESSED,), 'auto': (RAW, COMPRESSED)}
-RELIABILITIES = {
-    'best_effort': QoSReliabilityPolicy.BEST_EFFORT,
-    'reliable': QoSReliabilityPolicy.RELIABLE,
-}
-
-#: Where both transports are there, the other one is heeded after so long a silence.
-SWITCH_NS = 1_000_000_000
-#: /diagnostics speaks of the last so many seconds, once a second.
-DIAGNOSTICS_WINDOW = 5
 EXIT_UNUSABLE = 2
-
-
-def new(type_name: str, /, **values: Any) -> Any:
-    """Make a ROS message by name; fields that are not given take their defaults."""
-    return MESSAGES[type_name](**values)
-
-
-def declare(node: Any) -> Params:
-    """
-    Declare every field of Params as a ROS parameter.
-
-    :param node: where to.
-    :return: their values.
-    :raises ValueError: for a wrong one; rclpy raises ParameterException for some.
-    """
-    values = {}
-    for each in fields(Params):
-        about = each.metadata
-        descriptor = ParameterDescriptor(
-            description=about['description'],
-            additional_constraints=', '.join(about['choices']),
-            read_only=not about['live'],
-            dynamic_typing=True,  # or 1 in YAML would be refused where 1.0 is meant
-        )
-        if about['limits'] is not None and isinstance(each.default, float):
-            low, high = about['limits']
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        default = list(each.default) if isinstance(each.default, tuple) else each.default
-        values[each.name] = node.declare_parameter(each.name, default, descriptor).value
-    return Params(**values)
 
 
 class Detector(LifecycleNode):
@@ -108,59 +43,43 @@ class Detector(LifecycleNode):
         """
         Declare the parameters and start reporting.
 
-        :param load: (path, device) -> Predictor; tests hand in their own.
+        :param load: (path, device, precision) -> Predictor; tests hand in their own.
         :param options: for rclpy's LifecycleNode.
         :raises ValueError: for a wrong parameter; rclpy raises ParameterException for some.
         """
         super().__init__('detector', **options)
-        self.params = declare(self)
-        self.counters = Counters()
+        self.params = ros_parameters.declare(self)
+        self.cameras = ros_parameters.declare_cameras(self, self.params)
+        self.counters = {camera.name: Counters() for camera in self.cameras}
         self._load = load
-        self._pipeline: Pipeline | None = None
-        self._device = ''
-        self._latest: LatestFrames | None = None
-        self._worker: Worker | None = None
-        self._inputs: list[Any] = []
-        self._image_topics: tuple[str, ...] = ()
-        self._carrier: type | None = None  # the message type that images come as
-        self._heard_ns = time.monotonic_ns()
-        self._bad_qos: dict[str, str] = {}
-        self._previous_ids: dict[str, tuple[int, ...]] = {}
-        self._snapshots = deque([self.counters.snapshot()], maxlen=DIAGNOSTICS_WINDOW)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        # a steady clock: with simulated time the node must speak up while there is no /clock
-        self._timer = self.create_timer(
-            1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._endpoints = Endpoints(self)
+        self._perception: Perception | None = None
+        self._channels: dict[str, Channel] = {}
+        self._operation: Operation | None = None
+        self._active = False
+        self._reporter = Reporter(self, self.counters, self._health)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        backwards = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+        )
+        self._jumps = self.get_clock().create_jump_callback(backwards, post_callback=self._on_jump)
 
     # transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the network and run it once."""
-        try:
-            self._pipeline = self._make_pipeline()
-        except network.LOAD_ERRORS as err:
-            self.get_logger().fatal(' '.join(str(err).split()) or type(err).__name__)
+        """Load the network, run it once, and advertise the answers."""
+        if not self._attempt(self._configure):
+            self._let_go()
             return TransitionCallbackReturn.FAILURE
-        self._publisher = self.create_lifecycle_publisher(MarkerArray, '~/markers', 10)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start working."""
-        pipeline = self._pipeline
-        assert pipeline is not None, 'activated without configure'
-        self._carrier, self._heard_ns, self._bad_qos = None, time.monotonic_ns(), {}
-        self._latest = LatestFrames(self.counters, time.monotonic_ns)
-        try:
-            self._subscribe()
-        except (ValueError, RuntimeError, NameValidationException) as err:
-            self.stop()
-            self.get_logger().fatal(' '.join(str(err).split()))
+        if not self._attempt(self._start):
+            self._endpoints.unsubscribe_all()
             return TransitionCallbackReturn.FAILURE
-        door = as_rectified if self.params.rectified else rectify
-        outside = Outside(self._now_ns, self._publish, self._complain)
-        self._worker = Worker(self._latest, pipeline, door, self.counters, outside)
+        self._active = True
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -170,8 +89,7 @@ class Detector(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of the network."""
-        self._pipeline = None
-        self.destroy_lifecycle_publisher(self._publisher)
+        self._let_go()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -181,171 +99,136 @@ class Detector(LifecycleNode):
 
     def stop(self) -> None:
         """End the worker and the subscriptions; only to be called by the thread that spins."""
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
-        if self._worker is not None:
-            self._worker.stop()
-        self._latest = self._worker = None
+        self._active = False
+        self._pause()
 
-    def _make_pipeline(self) -> Pipeline:
-        """Load and warm up what the parameters name."""
+    def _attempt(self, step: Callable[[], None]) -> bool:
+        """Take a step of a transition; rclpy would not say a word of what goes wrong."""
+        try:
+            step()
+        except Exception as err:
+            text = ' '.join(str(err).split())
+            own = isinstance(err, ValueError) and text
+            if self.context.ok():  # else we are shutting down, and it is no fault of the step
+                self.get_logger().fatal(text if own else f'{type(err).__name__}: {text}')
+            return False
+        return True
+
+    def _configure(self) -> None:
+        """Load and warm up what the parameters name, and advertise the answers."""
+        topics = {camera.name: topics_of(self, camera) for camera in self.cameras}
+        self._perception = self._make_perception()
+        self._channels = {
+            camera.name: Channel(
+                topics[camera.name], outputs.CameraOutputs(self._endpoints, camera.prefix)
+            )
+            for camera in self.cameras
+        }
+        for topic, type_name in outputs.lacking().items():
+            package = type_name.partition('/')[0]
+            self.get_logger().info(f'no {topic} will be sent: {package} is not installed')
+
+    def _let_go(self) -> None:
+        """Undo _configure."""
+        self._perception, self._channels = None, {}
+        self._endpoints.withdraw_all()
+
+    def _make_perception(self) -> Perception:
+        """Load and warm up the network."""
         params, log = self.params, self.get_logger()
         path = network.find_model(params.model, get_package_share_directory)
-        predictor = self._load(path, params.device)
-        self._device = network.device_of(predictor)
-        if self._device.startswith('cpu') and params.require_cuda:
+        predictor = self._load(path, params.device, params.precision)
+        device = network.device_of(predictor)
+        if device.startswith('cpu') and params.require_cuda:
             raise ValueError('parameter require_cuda: there is no CUDA device to run on')
-        limits = Limits(params.min_scores(tuple(predictor.spec.classes)), params.max_age_s)
-        pipeline = Pipeline(predictor, limits, time.perf_counter)
-        if self._cpu_fallback():
+        pipeline = Pipeline(
+            predictor,
+            params.selection(tuple(predictor.spec.classes)),
+            time.perf_counter,
+            tracker=tracking.Config() if params.tracking else None,
+            max_overlap_across=params.max_overlap_across,
+        )
+        if self._is_fallback(device):
             log.warning('NO CUDA DEVICE: running on the CPU, which is many times slower')
         start_s = time.perf_counter()
-        network.warm_up(predictor)
+        network.warm_up(predictor, len(self.cameras))
         took_s = time.perf_counter() - start_s
         classes = ', '.join(pipeline.classes)
-        log.info(f'{path} on {self._device} finds {classes}; its first run took {took_s:.2f} s')
-        return pipeline
+        log.info(f'{path} on {device} finds {classes}; its first runs took {took_s:.2f} s')
+        return Perception(pipeline, lens.learnt(predictor.spec), device)
 
-    def _cpu_fallback(self) -> bool:
-        return self._device.startswith('cpu') and self.params.device == 'auto'
+    def _is_fallback(self, device: str) -> bool:
+        return device.startswith('cpu') and self.params.device == 'auto'
 
-    # what arrives
-
-    def _subscribe(self) -> None:
-        """Subscribe to the images and their camera_info."""
-        image_topic, info_topic = self._topics()
-        transports = TRANSPORTS[self.params.transport]
-        self._image_topics = tuple(image_topic + suffix for suffix, _ in transports)
-        for topic, (_, kind) in zip(self._image_topics, transports, strict=True):
-            self._listen(kind, topic, partial(self._on_image, kind), depth=1)
-        # infos are small and each may be wanted, so none shall be lost to a busy moment
-        self._listen(CameraInfo, info_topic, self._on_info, depth=INFOS_KEPT)
-        topics = ', '.join((*self._image_topics, info_topic))
+    def _start(self) -> None:
+        """Subscribe and start the worker."""
+        assert self._perception is not None, 'started without being configured'
+        self._operation = Operation(self, self._endpoints, self._perception, self._channels)
+        topics = ', '.join(str(channel.topics) for channel in self._channels.values())
         self.get_logger().info(f'listening to {topics}')
 
-    def _topics(self) -> tuple[str, str]:
-        """
-        Return the full names of the image and the camera_info topic.
+    def _pause(self) -> None:
+        """End what _start began."""
+        operation, self._operation = self._operation, None
+        if operation is not None:
+            operation.close()
 
-        camera_info lies beside the image topic, remapped or not, unless it is given by
-        parameter or remapped itself.
-        """
-        image = self.resolve_topic_name(self.params.image_topic)
-        image = image[: -len(COMPRESSED[0])] if image.endswith(COMPRESSED[0]) else image
-        if self.params.camera_info_topic:
-            return image, self.resolve_topic_name(self.params.camera_info_topic)
-        info = self.resolve_topic_name('camera_info')
-        if info != self.resolve_topic_name('camera_info', only_expand=True):
-            return image, info
-        return image, posixpath.join(posixpath.dirname(image), 'camera_info')
+    # what comes in while running, beside images
 
-    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], depth: int) -> None:
-        """Subscribe, with QoS that YAML can override, and watch for QoS that does not fit."""
-        reliability = RELIABILITIES[self.params.reliability]
-        subscription = self.create_subscription(
-            kind,
-            topic,
-            callback,
-            QoSProfile(depth=depth, reliability=reliability),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=partial(self._on_bad_qos, topic)
-            ),
-        )
-        self._inputs.append(subscription)
-
-    def _on_image(self, kind: type, message: Any) -> None:
-        """Store an image; of two transports of the same pictures only one is heeded."""
-        now_ns = time.monotonic_ns()
-        if self._carrier not in (None, kind) and now_ns - self._heard_ns < SWITCH_NS:
-            return
-        self._carrier, self._heard_ns = kind, now_ns
-        self.counters.add('received')
-        stamp_ns = messages.stamp_ns(message.header)
-        if self._latest is not None:
-            self._latest.put_image(self.params.camera_name, stamp_ns, message)
-
-    def _on_info(self, message: Any) -> None:
-        """Store a camera_info."""
-        self.counters.add('infos')
-        stamp_ns = messages.stamp_ns(message.header)
-        if self._latest is not None:
-            self._latest.put_info(self.params.camera_name, stamp_ns, message)
-
-    def _on_bad_qos(self, topic: str, event: Any) -> None:
-        """Tell of a publisher that will never be heard."""
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self._bad_qos[topic] = policy
-        self.get_logger().error(
-            f'a publisher of {topic} offers another {policy} than parameter reliability asks for: '
-            'nothing will arrive from it'
-        )
-
-    # what goes out; called by the worker
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
-
-    def _publish(self, result: FrameResult) -> None:
-        """Send the boxes of a frame, and take away those of the frame before."""
-        array = messages.markers(
-            result,
-            self._previous_ids.get(result.camera, ()),
-            new,
-            lifetime_s=self.params.marker_lifetime_s,
-        )
-        self._publisher.publish(array)
-        self._previous_ids[result.camera] = result.ids
-
-    def _complain(self, text: str) -> None:
-        if self.context.ok():  # else we are shutting down, and it is no fault of the frame
-            self.get_logger().error(text)
-
-    # parameters and diagnostics
+    def _on_enable(self, request: Any, response: Any) -> Any:
+        """Switch the work on or off; without it images are not even subscribed to."""
+        if not self._active:
+            response.success, response.message = False, 'the node is not active'
+        elif not request.data:
+            self._pause()
+            response.success, response.message = True, 'switched off'
+        elif self._operation is None and not self._attempt(self._start):
+            self._endpoints.unsubscribe_all()
+            response.success, response.message = False, 'could not start, see the log'
+        else:
+            response.success, response.message = True, 'switched on'
+        return response
 
     def _on_set_parameters(self, parameters: Iterable[Any]) -> SetParametersResult:
-        """Take over thresholds while running; refuse wrong ones with the reason."""
-        ours = {each.name for each in fields(Params)}
-        changed = {each.name: each.value for each in parameters if each.name in ours}
+        """Take over what may change while running; refuse what is wrong with the reason."""
         try:
-            params = replace(self.params, **changed)
-            if self._pipeline is not None:
-                min_scores = params.min_scores(self._pipeline.classes)
-                self._pipeline.limits = Limits(min_scores, params.max_age_s)
+            params = ros_parameters.changed(self.params, parameters)
+            if self._perception is not None:
+                pipeline = self._perception.pipeline
+                pipeline.selection = params.selection(pipeline.classes)
         except ValueError as err:
             return SetParametersResult(successful=False, reason=str(err))
         self.params = params
+        if self._operation is not None:
+            self._operation.follow(params)
         return SetParametersResult(successful=True)
 
-    def _report(self) -> None:
-        """Publish /diagnostics."""
-        now = self.counters.snapshot()
-        status = assess(
-            Health(
-                active=self._latest is not None,
-                silent_s=(time.monotonic_ns() - self._heard_ns) / 1e9,
-                image_topics=self._image_topics,
-                publishers=sum(self.count_publishers(each) for each in self._image_topics),
-                device=self._device,
-                cpu_fallback=self._cpu_fallback(),
-                bad_qos=self._bad_qos,
-                now=now,
-                before=self._snapshots[0],
-            )
+    def _on_jump(self, jump: TimeJump) -> None:
+        """Begin anew when simulated time is set back: a bag is played again."""
+        seconds = -jump.delta.nanoseconds / 1e9
+        self.get_logger().info(f'time was set back by {seconds:.1f} s')
+        if self._operation is not None:
+            self._operation.rewind()
+
+    def _health(self, camera: str, now: Snapshot, before: Snapshot) -> Health:
+        """Tell the state of the node as far as a camera goes."""
+        operation, channel = self._operation, self._channels.get(camera)
+        images = tuple(channel.topics.images) if channel else ()
+        watched = (*images, channel.topics.info, *channel.outputs.topics) if channel else ()
+        device = self._perception.device if self._perception else ''
+        return Health(
+            active=self._active,
+            enabled=operation is not None,
+            silent_s=operation.silent_s(camera) if operation else 0.0,
+            image_topics=images,
+            publishers=sum(self.count_publishers(each) for each in images),
+            device=device,
+            cpu_fallback=self._is_fallback(device),
+            misfits=self._endpoints.misfits((*watched, tf_listener.MOVING, tf_listener.STATIC)),
+            lacking=outputs.lacking(),
+            now=now,
+            before=before,
         )
-        self._snapshots.append(now)
-        array = DiagnosticArray()
-        array.header.stamp = self.get_clock().now().to_msg()
-        array.status = [
-            DiagnosticStatus(
-                level=bytes([status.level]),
-                name=f'{self.get_fully_qualified_name().lstrip("/")}: {self.params.camera_name}',
-                message=status.message,
-                hardware_id=self._device,
-                values=[KeyValue(key=key, value=text) for key, text in status.values.items()],
-            )
-        ]
-        self._diagnostics.publish(array)
 
 
 def main(args: list[str] | None = None, load: network.Load = network.load_student) -> int:
@@ -364,13 +247,16 @@ def main(args: list[str] | None = None, load: network.Load = network.load_studen
         rclpy.try_shutdown()
         return EXIT_UNUSABLE
     try:
+        executor = SingleThreadedExecutor()  # before the start: half made it cannot be interrupted
+        executor.add_node(node)
         if node.params.autostart and not _start(node):
             return EXIT_UNUSABLE if rclpy.ok() else 0
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # rclpy's own, where the signal comes between two of its steps
+        if rclpy.ok():
+            raise
     finally:
         node.stop()
         node.destroy_node()

@@ -1,51 +1,20 @@
 """
 Every parameter of the node, once: default, range and meaning.
 
-node.py declares them by looping over the fields; config/detector.yaml is held against them by a
-test. YAML writes 1 where it means 1.0, so numbers are cast here and refused with a clear word.
+ros_parameters.py declares them by looping over the fields; config/detector.yaml is held against
+them by a test. YAML writes 1 where it means 1.0, so numbers are cast here and refused with a
+clear word.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f'expected true or false, got {value!r}')
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f'expected text, got {value!r}; put it in quotes')
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f'expected a number, got {value!r}')
-    return float(value)
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    """Cast a list; ROS hands an empty list of a YAML file over as None."""
-    if value is None:
-        return ()
-    if isinstance(value, (str, bytes)) or not hasattr(value, '__iter__'):
-        raise ValueError(f'expected a list of numbers, got {value!r}')
-    return tuple(_number(each) for each in value)
-
-
-def _device(value: Any) -> str:
-    device = _text(value)
-    kind, _, index = device.partition(':')
-    if device not in ('auto', 'cpu', 'cuda') and not (kind == 'cuda' and index.isdigit()):
-        raise ValueError(f'expected auto, cpu, cuda or cuda:N, got {device!r}')
-    return device
+from mono3d_ros import casts
+from mono3d_ros.casts import ANY
+from mono3d_ros.selection import Selection
 
 
 def _param(
@@ -75,50 +44,124 @@ class Params:
 
     model: str = _param(
         'synthetic_mobile.safetensors',
-        _text,
+        casts.text,
         'Student file: a path (also with ~ or $VAR), package://PACKAGE/PATH, or the name of a '
         'student that comes with the package.',
     )
-    device: str = _param('auto', _device, 'Where the network runs: auto, cpu, cuda or cuda:N.')
-    require_cuda: bool = _param(
-        False, _flag, 'Refuse to start without a GPU, instead of running slowly on the CPU.'
+    device: str = _param(
+        'auto', casts.device, 'Where the network runs: auto, cpu, cuda or cuda:N.'
     )
-    camera_name: str = _param('camera', _text, 'Name of the camera, first part of marker names.')
-    image_topic: str = _param('image_raw', _text, 'Topic of the images.')
+    require_cuda: bool = _param(
+        False, casts.flag, 'Refuse to start without a GPU, instead of running slowly on the CPU.'
+    )
+    precision: str = _param(
+        'fp32',
+        casts.text,
+        'What the network computes in: fp32, or a half type, bf16 or fp16, where that is safe.',
+        choices=('fp32', 'bf16', 'fp16'),
+    )
+    cameras: tuple[str, ...] = _param(
+        (),
+        casts.names,
+        'Names of several cameras, each with parameters of its own (NAME.image_topic); empty: '
+        'one camera, that of camera_name and image_topic.',
+    )
+    camera_name: str = _param(
+        'camera', casts.text, 'Name of the camera, first part of marker names.'
+    )
+    image_topic: str = _param('image_raw', casts.text, 'Topic of the images.')
     camera_info_topic: str = _param(
-        '', _text, 'Topic of camera_info; empty: camera_info beside the image topic.'
+        '', casts.text, 'Topic of camera_info; empty: camera_info beside the image topic.'
     )
     transport: str = _param(
         'auto',
-        _text,
+        casts.text,
         'Which images to take: raw (IMAGE_TOPIC), compressed (IMAGE_TOPIC/compressed) or auto '
         '(both topics, whichever arrives).',
         choices=('raw', 'compressed', 'auto'),
     )
     rectified: bool = _param(
         True,
-        _flag,
+        casts.flag,
         'The images are rectified, so P of camera_info holds; false: rectify them with K and D.',
     )
     reliability: str = _param(
         'best_effort',
-        _text,
+        casts.text,
         'QoS of the image and camera_info subscriptions; best_effort hears every publisher.',
         choices=('best_effort', 'reliable'),
     )
+    trigger: str = _param(
+        ANY,
+        casts.text,
+        'Of several cameras: any answers each as soon as its image is there; the name of a camera '
+        'answers all together when the image of that one is there.',
+    )
+    max_apart_s: float = _param(
+        0.04,
+        casts.number,
+        'With the name of a camera as trigger: images of the others go with its own when their '
+        'stamps are at most so far apart, seconds.',
+        limits=(0.0, 3600.0),
+    )
+    max_rate_hz: float = _param(
+        0.0,
+        casts.number,
+        'At most so many images a second of each camera are answered; 0: no limit.',
+        live=True,
+        limits=(0.0, 1000.0),
+    )
     score_threshold: float = _param(
-        0.1, _number, 'Objects with a lower score are not sent.', live=True, limits=(0.0, 1.0)
+        0.1, casts.number, 'Objects with a lower score are not sent.', live=True, limits=(0.0, 1.0)
     )
     class_thresholds: tuple[float, ...] = _param(
         (),
-        _numbers,
+        casts.numbers,
         'One score threshold a class, in the order of the model; empty: score_threshold for all.',
         live=True,
         limits=(0.0, 1.0),
     )
+    distance_thresholds: tuple[float, ...] = _param(
+        (),
+        casts.bands,
+        'Distance, score, distance, score, ...: up to that many metres an object must reach that '
+        'score as well; beyond the last one its class threshold alone.',
+        live=True,
+    )
+    class_names_kept: tuple[str, ...] = _param(
+        (), casts.texts, 'Names of the classes that are sent; empty: all of the model.', live=True
+    )
+    max_overlap_across: float = _param(
+        0.2,
+        casts.number,
+        'Boxes of two cameras that are answered together, see trigger, and overlap more on the '
+        'ground are one object, told by the surer camera; 1: every camera speaks for itself. '
+        'Needs vehicle_frame.',
+        limits=(0.0, 1.0),
+    )
+    target_frame: str = _param(
+        '',
+        casts.text,
+        "Frame that boxes are sent in; empty: the camera's own. Where tf does not know the way, "
+        "they stay in the camera's own, as their header says.",
+    )
+    vehicle_frame: str = _param(
+        'base_link',
+        casts.text,
+        'Frame in which objects that several cameras see are compared; empty: they are not.',
+    )
+    fixed_frame: str = _param(
+        'odom',
+        casts.text,
+        'Frame that does not move, for tracking; empty, or where tf does not know it: objects are '
+        'followed as each camera sees them.',
+    )
+    tracking: bool = _param(
+        False, casts.flag, 'Follow objects: ids that stay, velocities, smoothed boxes.'
+    )
     max_age_s: float = _param(
         0.0,
-        _number,
+        casts.number,
         'Images older than this are dropped, seconds; 0 keeps all. The clock of the node must be '
         'that of the stamps: replay bags with --clock and use_sim_time.',
         live=True,
@@ -126,24 +169,55 @@ class Params:
     )
     marker_lifetime_s: float = _param(
         0.3,
-        _number,
+        casts.number,
         'A viewer takes boxes away by itself after this, seconds; 0: never.',
         live=True,
         limits=(0.0, 3600.0),
     )
     autostart: bool = _param(
-        True, _flag, 'Configure and activate at start; false: leave it to a lifecycle manager.'
+        True,
+        casts.flag,
+        'Configure and activate at start; false: leave it to a lifecycle manager.',
     )
 
     def __post_init__(self) -> None:
         """Cast every value and refuse wrong ones by name."""
-        for each in fields(self):
-            try:
-                value = each.metadata['cast'](getattr(self, each.name))
-                _check(value, each.metadata['limits'], each.metadata['choices'])
-            except ValueError as err:
-                raise ValueError(f'parameter {each.name}: {err}') from None
-            object.__setattr__(self, each.name, value)
+        _cast(self)
+        if self.trigger not in (ANY, *self.cameras):
+            known = ', '.join((ANY, *self.cameras))
+            raise ValueError(f'parameter trigger: expected one of {known}, got {self.trigger!r}')
+
+    def one_of_several(self, name: str) -> CameraParams:
+        """Return what holds for a camera of several as long as nothing else is said."""
+        return CameraParams(f'{name}/image_raw', '', self.transport, self.rectified)
+
+    def the_only_one(self) -> CameraParams:
+        """Return the parameters of the only camera."""
+        return CameraParams(
+            self.image_topic, self.camera_info_topic, self.transport, self.rectified
+        )
+
+    def selection(self, classes: tuple[str, ...]) -> Selection:
+        """
+        Return what of the answers is passed on.
+
+        :param classes: of the network.
+        :raises ValueError: for thresholds or names that are not those of the classes.
+        """
+        unknown = [name for name in self.class_names_kept if name not in classes]
+        if unknown:
+            raise ValueError(
+                f'parameter class_names_kept: expected names among {", ".join(classes)}, got '
+                f'{", ".join(unknown)}'
+            )
+        numbers = self.distance_thresholds
+        kept = tuple(name in self.class_names_kept for name in classes)
+        return Selection(
+            min_scores=self.min_scores(classes),
+            bands=tuple(zip(numbers[::2], numbers[1::2], strict=True)),
+            kept=kept if any(kept) else (),
+            max_age_s=self.max_age_s,
+        )
 
     def min_scores(self, classes: tuple[str, ...]) -> tuple[float, ...]:
         """
@@ -159,6 +233,55 @@ class Params:
                 f'{", ".join(classes)}, or none, got {len(self.class_thresholds)}'
             )
         return self.class_thresholds
+
+
+@dataclass(frozen=True)
+class CameraParams:
+    """Parameters of one camera; of several, each has them under NAME."""
+
+    image_topic: str = _param('NAME/image_raw', casts.text, 'Topic of its images.')
+    camera_info_topic: str = _param(
+        '', casts.text, 'Topic of its camera_info; empty: camera_info beside its image topic.'
+    )
+    transport: str = _param(
+        'auto',
+        casts.text,
+        'Which of its images to take; by default as transport.',
+        choices=('raw', 'compressed', 'auto'),
+    )
+    rectified: bool = _param(
+        True, casts.flag, 'Whether its images are rectified; by default as rectified.'
+    )
+
+    def __post_init__(self) -> None:
+        """Cast every value and refuse wrong ones by name."""
+        _cast(self)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """
+    A camera as the node knows it.
+
+    :param name: ours.
+    :param prefix: what its topics begin with, '' for the only camera and NAME/ for others.
+    :param params: what was said of it.
+    """
+
+    name: str
+    prefix: str
+    params: CameraParams
+
+
+def _cast(params: Any) -> None:
+    """Cast every value of a dataclass of parameters and refuse wrong ones by name."""
+    for each in fields(params):
+        try:
+            value = each.metadata['cast'](getattr(params, each.name))
+            _check(value, each.metadata['limits'], each.metadata['choices'])
+        except ValueError as err:
+            raise ValueError(f'parameter {each.name}: {err}') from None
+        object.__setattr__(params, each.name, value)
 
 
 def _check(value: Any, limits: tuple[float, float] | None, choices: tuple[str, ...]) -> None:

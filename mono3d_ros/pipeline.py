@@ -1,18 +1,19 @@
 """
 The perception itself, pure: frames and the time go in, results come out.
 
-The node, the bag tools and the tests call the same step. It reads no clock, no topic and no
-parameter; what it must know is handed in.
+The node, the bag tools and the tests call the same step. It reads no clock, no topic, no
+transform and no parameter; what it must know is handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
-import numpy as np
-
+from mono3d_ros import duplicates, tracking
+from mono3d_ros.selection import Selection, select
 from mono3d_ros.stream import Frame, FrameResult
 from stl_core.types import Array, Objects3D
 
@@ -31,85 +32,118 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class Place:
     """
-    What is kept.
+    Where a camera is at the time of its image.
 
-    :param min_scores: one a class, 0 to 1.
-    :param max_age_s: frames older than this are dropped; 0 keeps all.
+    :param vehicle_T_cam: (4, 4) in the vehicle, z up, for objects that two cameras see; None
+        where that is not known.
+    :param fixed_T_cam: (4, 4) in a frame that does not move, z up, for tracks; None likewise.
     """
 
-    min_scores: tuple[float, ...]
-    max_age_s: float = 0.0
+    vehicle_T_cam: Array | None = None
+    fixed_T_cam: Array | None = None
+
+
+#: Of a camera that nothing is known of.
+NOWHERE = Place()
+NO_PLACES: Mapping[str, Place] = MappingProxyType({})
 
 
 class Pipeline:
-    """A predictor, what to keep of its objects, and the time it was last called at."""
+    """A predictor, what is passed on of its objects, and the tracks they are."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, timer_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        selection: Selection,
+        timer_s: Callable[[], float],
+        *,
+        tracker: tracking.Config | None = None,
+        max_overlap_across: float = 0.2,
+    ) -> None:
         """
-        Join a predictor with its limits.
+        Join a predictor with what is passed on.
 
         :param predictor: the network.
-        :param limits: may be replaced between two steps.
+        :param selection: may be replaced between two steps.
         :param timer_s: seconds on any clock that runs evenly; only differences count.
-        :raises ValueError: where limits are not for the classes of the predictor.
+        :param tracker: how objects are followed; None: they are not.
+        :param max_overlap_across: see duplicates.once; 1 lets every camera speak for itself.
+        :raises ValueError: where selection is not for the classes of the predictor, or an
+            overlap is none.
         """
+        if not 0 <= max_overlap_across <= 1:
+            raise ValueError(f'max_overlap_across must be 0 to 1, got {max_overlap_across:g}')
         self.classes = tuple(predictor.spec.classes)
         self._predictor, self._timer_s = predictor, timer_s
+        self._tracker, self._max_overlap_across = tracker, max_overlap_across
+        self._memory = tracking.NO_MEMORY
         self._last_now_ns = 0
-        self.limits = limits
+        self.selection = selection
 
     @property
-    def limits(self) -> Limits:
-        """What is kept."""
-        return self._limits
+    def selection(self) -> Selection:
+        """What is passed on."""
+        return self._selection
 
-    @limits.setter
-    def limits(self, limits: Limits) -> None:
-        if len(limits.min_scores) != len(self.classes):
-            raise ValueError(
-                f'{len(limits.min_scores)} thresholds for {len(self.classes)} classes: '
-                f'{", ".join(self.classes)}'
-            )
-        self._limits = limits
+    @selection.setter
+    def selection(self, selection: Selection) -> None:
+        selection.check(self.classes)
+        self._selection = selection
 
-    def step(self, frames: Sequence[Frame], now_ns: int) -> list[FrameResult]:
+    def step(
+        self, frames: Sequence[Frame], now_ns: int, places: Mapping[str, Place] = NO_PLACES
+    ) -> list[FrameResult]:
         """
         Detect in the newest frames of some cameras, in one batch.
 
         :param frames: at most one a camera.
         :param now_ns: the time on the clock of the stamps; 0 where it is not known (yet).
+        :param places: camera -> where it is at the time of its frame.
         :return: one result for each frame that is not too old, in their order.
         """
-        limits = self._limits
-        jumped_back, self._last_now_ns = now_ns < self._last_now_ns, now_ns
-        if limits.max_age_s > 0 and now_ns > 0 and not jumped_back:
-            oldest_ns = now_ns - int(limits.max_age_s * 1e9)
-            frames = [frame for frame in frames if frame.stamp_ns >= oldest_ns]
+        selection = self._selection
+        frames = self._fresh(frames, now_ns, selection.max_age_s)
         if not frames:
             return []
         start_s = self._timer_s()
         found = self._predictor([frame.image for frame in frames], [frame.P for frame in frames])
-        timings_ms = {'inference': (self._timer_s() - start_s) * 1e3}
+        found_s = self._timer_s()
         if len(found) != len(frames):
             raise ValueError(f'the predictor answered {len(found)} of {len(frames)} frames')
-        kept = [_above(objects, limits.min_scores) for objects in found]
-        return [
-            FrameResult(
-                camera=frame.camera,
-                stamp_ns=frame.stamp_ns,
-                frame_id=frame.frame_id,
-                objects=objects,
-                classes=self.classes,
-                ids=tuple(range(len(objects))),
-                timings_ms=timings_ms,
+        stands = [places.get(frame.camera, NOWHERE) for frame in frames]
+        kept = duplicates.once(
+            [select(objects, selection) for objects in found],
+            [place.vehicle_T_cam for place in stands],
+            self._max_overlap_across,
+        )
+        results = [self._result(each, own) for each, own in zip(frames, kept, strict=True)]
+        if self._tracker is not None:
+            self._memory, results = tracking.follow(
+                self._memory, results, [place.fixed_T_cam for place in stands], self._tracker
             )
-            for frame, objects in zip(frames, kept, strict=True)
-        ]
+        timings_ms = {
+            'inference': (found_s - start_s) * 1e3,
+            'postprocess': (self._timer_s() - found_s) * 1e3,
+        }
+        return [replace(result, timings_ms=timings_ms) for result in results]
 
+    def _fresh(self, frames: Sequence[Frame], now_ns: int, max_age_s: float) -> Sequence[Frame]:
+        """Leave out frames that are too old, unless the clock was just set back."""
+        jumped_back, self._last_now_ns = now_ns < self._last_now_ns, now_ns
+        if max_age_s <= 0 or now_ns <= 0 or jumped_back:
+            return frames
+        oldest_ns = now_ns - int(max_age_s * 1e9)
+        return [frame for frame in frames if frame.stamp_ns >= oldest_ns]
 
-def _above(objects: Objects3D, min_scores: tuple[float, ...]) -> Objects3D:
-    """Keep the objects of known classes that reach the threshold of their class."""
-    objects = objects[objects.class_id >= 0]
-    return objects[objects.score >= np.asarray(min_scores)[objects.class_id]]
+    def _result(self, frame: Frame, objects: Objects3D) -> FrameResult:
+        return FrameResult(
+            camera=frame.camera,
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            objects=objects,
+            classes=self.classes,
+            ids=tuple(range(len(objects))),
+            timings_ms={},
+        )

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from mono3d_ros import recording
 from mono3d_ros.bag import BagError, BagReader, Message
 from mono3d_ros.messages import stamp_ns
+from mono3d_ros.pipeline import Place
 from mono3d_ros.transform_history import TransformHistory
 from stl_core.data.kitti import DataError
 from stl_core.types import Array, Labels
@@ -68,6 +69,8 @@ class Wish:
     :param cloud: topic of the scans; empty for the first there is.
     :param every: of each camera the first image of so many.
     :param max_offset_s: a scan farther in time from its image is none.
+    :param vehicle_frame: the frame of the vehicle, and
+    :param fixed_frame: a frame that does not move, for the places of the cameras.
     """
 
     camera: str = ''
@@ -75,6 +78,8 @@ class Wish:
     cloud: str = ''
     every: int = 1
     max_offset_s: float = 0.05
+    vehicle_frame: str = 'base_link'
+    fixed_frame: str = 'odom'
 
     def __post_init__(self) -> None:
         """Refuse numbers that choose nothing."""
@@ -109,6 +114,7 @@ class Sight:
     :param recorded_ns: when the image was recorded.
     :param image: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
+    :param place: where the camera was, as far as /tf and /tf_static tell.
     :param scan: None where there is none near in time.
     :param truth: the labels; None where the bag has none of this image.
     :param label_text: the same as KITTI's lines.
@@ -119,6 +125,7 @@ class Sight:
     recorded_ns: int
     image: Any
     info: Any
+    place: Place
     scan: Scan | None
     truth: Labels | None
     label_text: str
@@ -168,6 +175,7 @@ class Playback:
         self.cameras = choose_cameras(reader.topics, wish, reader.path)
         self.cloud_topic = _choose_cloud(reader, wish.cloud)
         self._by_image = {each.image: each for each in self.cameras}
+        self._frames = (wish.vehicle_frame, wish.fixed_frame)
         self._index = self._look_through()
         self._scan_of = self._assign_scans()
 
@@ -260,11 +268,11 @@ class Playback:
         place = bisect_right(infos, at_ns, key=_first) - 1
         image = self._reader.decode(message)
         info = self._reader.decode(infos[max(0, place)][1])
+        own = image.header.frame_id or info.header.frame_id
         scan, labels = None, index.labels.get((camera.labels, message.stamp_ns))
         if (key := (message.topic, number)) in self._scan_of:
             cloud = scans[self._scan_of[key]]
             cloud_ns, frame_id = stamp_ns(cloud.header), cloud.header.frame_id
-            own = image.header.frame_id or info.header.frame_id
             way = index.history.between(own, at_ns, frame_id, cloud_ns)
             scan = Scan(cloud, (cloud_ns - at_ns) / 1e9, way)
         text = None if labels is None else self._reader.decode(labels)
@@ -274,6 +282,7 @@ class Playback:
             message.stamp_ns,
             image,
             info,
+            Place(*(index.history.between(each, at_ns, own, at_ns) for each in self._frames)),
             scan,
             truth=None if text is None else self._read_labels(text, message),
             label_text='' if text is None else text.data,

@@ -25,6 +25,7 @@ from stl_core.distinct import distinct
 from stl_core.geometry import lift, warp_box
 from stl_core.images import DepthSpec, InputSpec, fit_affine, prepare
 from stl_core.models import DETECTORS
+from stl_core.precision import PRECISIONS, as_float32, computing
 from stl_core.types import Array, ImageObjects, Objects3D
 
 HEADER = 'mono3d'
@@ -126,10 +127,12 @@ def choose_device(name: str) -> torch.device:
 class TorchRun:
     """Runs a detector in torch; `device` tells where."""
 
-    def __init__(self, detector: nn.Module, spec: InputSpec, device: torch.device) -> None:
+    def __init__(
+        self, detector: nn.Module, spec: InputSpec, device: torch.device, precision: str = 'fp32'
+    ) -> None:
         """Put the detector on the device; its train or eval state is the caller's."""
         self.detector = detector.to(device).to(memory_format=torch.channels_last)  # type: ignore
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.precision = spec, device, precision
 
     @torch.inference_mode()
     def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
@@ -137,8 +140,9 @@ class TorchRun:
         image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
         detector: Any = self.detector
-        out = detector(sight.normalise(image, self.spec), projections)
-        read = {name: value.cpu() for name, value in detector.read(out).items()}
+        with computing(self.precision, self.device):
+            out = detector(sight.normalise(image, self.spec), projections)
+        read = {name: value.cpu() for name, value in detector.read(as_float32(out)).items()}
         return [as_image_objects(read, row) for row in range(len(canvases))]
 
 
@@ -209,10 +213,10 @@ def read_spec(path: str | Path) -> StudentSpec:
         ) from err
 
 
-def load_torch(path: str | Path, device: torch.device) -> Run:
+def load_torch(path: str | Path, device: torch.device, precision: str) -> Run:
     """Load a .safetensors student to be run in torch, ready to predict."""
     spec = read_spec(path)
-    return TorchRun(load_detector(path, spec).eval(), spec.input, device)
+    return TorchRun(load_detector(path, spec).eval(), spec.input, device, precision)
 
 
 def load_detector(path: str | Path, spec: StudentSpec) -> nn.Module:
@@ -248,25 +252,30 @@ def halve(path: str | Path, out: str | Path) -> None:
     save_student(out, load_detector(path, spec), spec, torch.float16)
 
 
-#: How a student file is run, by suffix.
-RUNNERS: dict[str, Callable[[str | Path, torch.device], Run]] = {'.safetensors': load_torch}
+#: How a student file is run, by suffix: (path, device, key of PRECISIONS) -> Run.
+RUNNERS: dict[str, Callable[[str | Path, torch.device, str], Run]] = {'.safetensors': load_torch}
 
 
-def load(path: str | Path, device: str = 'auto', min_score: float = 0.01) -> Predictor:
+def load(
+    path: str | Path, device: str = 'auto', min_score: float = 0.01, precision: str = 'fp32'
+) -> Predictor:
     """
     Load a student.
 
     :param path: a student file.
     :param device: 'auto', 'cpu' or 'cuda:N'.
     :param min_score: see Predictor.
+    :param precision: what the network computes in, a key of PRECISIONS.
     :return: a Predictor ready to be called.
-    :raises StudentError: for a file or device that cannot be used.
+    :raises StudentError: for a file, device or precision that cannot be used.
     """
     suffix = Path(path).suffix
     if suffix not in RUNNERS:
         raise StudentError(f'{path}: expected a file ending in {", ".join(RUNNERS)}')
+    if precision not in PRECISIONS:
+        raise StudentError(f'precision {precision!r}: expected {", ".join(PRECISIONS)}')
     spec = read_spec(path)
-    return Predictor(RUNNERS[suffix](path, choose_device(device)), spec, min_score)
+    return Predictor(RUNNERS[suffix](path, choose_device(device), precision), spec, min_score)
 
 
 def _config(spec: StudentSpec) -> Any:

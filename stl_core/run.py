@@ -34,6 +34,7 @@ class Run:
     :param sampler: the batches of an epoch.
     :param loader: loads them.
     :param exam: what the detector is judged by.
+    :param focal_px: of the lens that is learnt, on the canvas.
     """
 
     config: TrainConfig
@@ -44,6 +45,7 @@ class Run:
     sampler: dataset.ShuffledBatches
     loader: Any
     exam: judge.Exam
+    focal_px: float
 
     @property
     def out(self) -> Path:
@@ -86,12 +88,18 @@ def start(config: TrainConfig, build: Build, device: torch.device) -> tuple[Run,
         raise TrainError(f'{config.out}: not all processes see the checkpoint; out must be shared')
     loader = dataset.batches(frames, sampler, config.workers)
     model = parallel.joined(learns)
-    return Run(config, device, learns, model, optimizer, sampler, loader, exam), first
+    lens = dataset.focal_px(frames.files, config.input)
+    return Run(config, device, learns, model, optimizer, sampler, loader, exam, lens), first
 
 
 def save_student(run: Run, name: str, done: int, judged: judge.Judgement) -> None:
     """Write the student file of a judged detector."""
     spec = learner.student_spec(run.config)
-    told = {'epoch': done, 'frames_judged': len(judged.found), 'metrics': judged.metrics}
+    told = {
+        'epoch': done,
+        'focal_px': round(run.focal_px, 2),
+        'frames_judged': len(judged.found),
+        'metrics': judged.metrics,
+    }
     spec = dataclasses.replace(spec, provenance={**spec.provenance, **told})
     predict.save_student(run.out / name, run.student, spec)

@@ -18,9 +18,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument('--table-only', action='store_true', help='train nothing, show the table')
     parser.set_defaults(run=_study)
 
-    parser = commands.add_parser(
-        'show-selection', help='what a teacher transfers, as a picture'
-    )
+    parser = commands.add_parser('show-selection', help='what a teacher transfers, as a picture')
     parser.add_argument('config', help='YAML file of the run')
     parser.add_argument('out', help='PNG to write')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')

@@ -4,11 +4,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scenes import make_scenes
+from scenes import P2, make_scenes
 from small_run import small_config
 
 from stl_core import batch
 from stl_core.data import dataset
+from stl_core.images import InputSpec
 from stl_core.types import Labels
 
 
@@ -93,3 +94,8 @@ def test_a_batch_can_be_pinned_and_taken_apart(scenes, tmp_path):
     doubled = batch.each_tensor(whole, lambda tensor: tensor * 2)
     assert torch.equal(doubled.targets.depth_m, whole.targets.depth_m * 2)
     assert callable(whole.pin_memory)  # DataLoader asks for this, and pins nothing without
+
+
+def test_the_lens_of_frames_is_told_on_the_canvas(scenes, tmp_path):
+    files = dataset.list_frames(small_config(scenes, tmp_path).train)
+    assert dataset.focal_px(files, InputSpec(160, 64)) == pytest.approx(P2[0, 0] / 2)

@@ -9,6 +9,8 @@ from mono3d_ros.decoding import DECODERS, RawImage, decode, decode_compressed
 H, W = 6, 8
 RGB = (200, 40, 90)
 GREY = 120
+PATTERNS = ('rggb', 'bggr', 'gbrg', 'grbg')
+WIDE = [encoding for encoding in DECODERS if '16' in encoding]
 
 
 def rgb(pixel=RGB):
@@ -19,6 +21,11 @@ def mosaic(pattern):
     """A Bayer image of one colour: each letter of the pattern tells which channel a pixel saw."""
     cell = np.array([RGB['rgb'.index(letter)] for letter in pattern], np.uint8).reshape(2, 2)
     return np.tile(cell, (H // 2, W // 2))
+
+
+def wide(image):
+    """The bytes of a little-endian 16-bit image, with something in the low byte."""
+    return (image.astype('<u2') * 256 + 250).view(np.uint8)
 
 
 def encoded():
@@ -33,24 +40,32 @@ def encoded():
     chroma = np.tile(np.array([u, v], np.uint8), (H // 2, W // 2))
     bgr, bgra = rgb()[..., ::-1], np.dstack([rgb()[..., ::-1], np.full((H, W), 7)])
     grey = np.full((H, W), GREY, np.uint8)
-    grey16 = np.full((H, W), GREY * 256 + 250, '<u2')
+    rgba16, bgra16 = wide(np.dstack([rgb(), bgra[..., 3]])), wide(bgra)
     images = {
         'rgb8': rgb(),
         'bgr8': bgr,
         'rgba8': np.dstack([rgb(), np.full((H, W), 7)]),
         'bgra8': bgra,
         'mono8': grey,
-        'mono16': grey16.view(np.uint8),
+        'rgb16': wide(rgb()),
+        'bgr16': wide(bgr),
+        'rgba16': rgba16,
+        'bgra16': bgra16,
+        'mono16': wide(grey),
         '8UC1': grey,
         '8UC3': bgr,
         '8UC4': bgra,
-        '16UC1': grey16.view(np.uint8),
-        **{f'bayer_{pattern}8': mosaic(pattern) for pattern in ('rggb', 'bggr', 'gbrg', 'grbg')},
+        '16UC1': wide(grey),
+        **{f'bayer_{pattern}8': mosaic(pattern) for pattern in PATTERNS},
+        **{f'bayer_{pattern}16': wide(mosaic(pattern)) for pattern in PATTERNS},
         'yuv422': pack('uyvy'),
         'uyvy': pack('uyvy'),
         'yuv422_yuy2': pack('yuyv'),
         'yuyv': pack('yuyv'),
         'nv12': np.vstack([np.full((H, W), y, np.uint8), chroma]),
+        'nv21': np.vstack(
+            [np.full((H, W), y, np.uint8), chroma.reshape(-1, 2)[:, ::-1].reshape(chroma.shape)]
+        ),
     }
     return {key: image.reshape(len(image), -1).astype(np.uint8) for key, image in images.items()}
 
@@ -71,7 +86,7 @@ def test_every_encoding_gives_the_same_picture(encoding, padding):
     image = decode(encoding, raw(encoded()[encoding], padding))
     assert image.dtype == np.uint8
     assert image.shape == (H, W, 3)
-    tolerance = 3 if encoding.startswith(('yuv', 'uyvy', 'yuyv', 'nv12')) else 0
+    tolerance = 3 if encoding.startswith(('yuv', 'uyvy', 'yuyv', 'nv')) else 0
     np.testing.assert_allclose(image.astype(int), expected(encoding), atol=tolerance)
 
 
@@ -82,9 +97,9 @@ def test_columns_stay_where_they_are():
     np.testing.assert_array_equal(image, picture)
 
 
-@pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
+@pytest.mark.parametrize('encoding', WIDE)
 def test_big_endian(encoding):
-    rows = encoded()[encoding].reshape(H, W, 2)[..., ::-1].reshape(H, -1)
+    rows = encoded()[encoding].reshape(H, -1, 2)[..., ::-1].reshape(H, -1)
     np.testing.assert_array_equal(
         decode(encoding, raw(rows, padding=4, is_bigendian=True)), expected(encoding)
     )
@@ -102,7 +117,7 @@ def test_bytes_that_cannot_be_written_to():
 
 
 def test_unknown_encoding_names_the_known():
-    with pytest.raises(ValueError, match=r'rgb9.*rgb8, bgr8.*nv12'):
+    with pytest.raises(ValueError, match=r'rgb9.*known are rgb8, bgr8.*nv12'):
         decode('rgb9', raw(encoded()['rgb8']))
 
 

@@ -3,23 +3,25 @@ from dataclasses import replace
 
 import pytest
 
-from mono3d_ros.diagnostics import ERROR, OK, WARN, Health, assess
+from mono3d_ros.diagnostics import COUNTED, ERROR, OK, WARN, Health, assess
 from mono3d_ros.stream import Snapshot
 
 
 def snapshot(**counts):
     texts = {name: f'said of {name}' for name in counts}
-    return Snapshot(counts, texts, {'inference': (12.34, 56.78)})
+    return Snapshot(counts, texts, {'inference': (12.34, 56.78), 'end_to_end': (1.0, 2.0)})
 
 
 HEALTH = Health(
     active=True,
+    enabled=True,
     silent_s=0.1,
     image_topics=('/a/image_raw', '/a/image_raw/compressed'),
     publishers=1,
     device='cuda:0',
     cpu_fallback=False,
-    bad_qos={},
+    misfits={},
+    lacking={'detections': 'vision_msgs/msg/Detection3DArray'},
     now=snapshot(received=50, infos=50, answered=50),
     before=snapshot(),
 )
@@ -30,7 +32,9 @@ def test_all_is_well():
     assert (status.level, status.message) == (OK, 'ok')
     assert status.values['answered'] == '50'
     assert status.values['inference ms (p50, p95)'] == '12.3, 56.8'
+    assert status.values['end to end ms (p50, p95)'] == '1.0, 2.0'
     assert status.values['device'] == 'cuda:0'
+    assert status.values['not sent'] == 'detections (vision_msgs/msg/Detection3DArray)'
 
 
 @pytest.mark.parametrize(
@@ -38,12 +42,19 @@ def test_all_is_well():
     [
         ({'silent_s': 7.0}, WARN, 'no image on /a/image_raw and .*compressed for 7 s'),
         ({'silent_s': 7.0, 'publishers': 0}, WARN, 'nobody publishes'),
-        ({'bad_qos': {'/a/image_raw': 'RELIABILITY'}}, ERROR, 'offers another RELIABILITY'),
+        ({'misfits': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
         ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: said of'),
         ({'now': snapshot(no_camera_info=2)}, ERROR, '2 images without camera_info'),
         ({'now': snapshot(bad=3)}, WARN, '3 images that failed: said of bad'),
         ({'now': snapshot(too_old=4)}, WARN, '4 images dropped for their age'),
         ({'now': snapshot(received=10, infos=50)}, WARN, '40 camera_infos .*LARGE_DATA'),
+        ({'now': snapshot(no_transform=2)}, WARN, '2 images whose place .*: said of no_transform'),
+        ({'now': snapshot(unfamiliar_lens=2)}, WARN, '2 images through another lens: said of'),
+        (
+            {'now': snapshot(received=50, infos=50, superseded=26)},
+            WARN,
+            '26 of 50 images were superseded .* max_rate_hz',
+        ),
         ({'cpu_fallback': True}, WARN, 'running on the CPU'),
     ],
 )
@@ -67,8 +78,31 @@ def test_what_is_over_is_over():
     assert status.values['bad'] == '5'
 
 
-def test_an_inactive_node_is_silent_by_right():
-    assert assess(replace(HEALTH, active=False, silent_s=99.0)).level == OK
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [({'active': False}, 'not active'), ({'enabled': False}, 'switched off by ~/enable')],
+)
+def test_a_node_that_is_not_at_work_is_silent_by_right(changes, message):
+    status = assess(replace(HEALTH, silent_s=99.0, **changes))
+    assert (status.level, status.message) == (OK, message)
+
+
+def test_a_network_that_misses_some_images_is_no_worry_nor_are_those_beyond_the_limit():
+    status = assess(replace(HEALTH, now=snapshot(received=50, infos=50, superseded=24)))
+    assert status.level == OK
+    assert status.message.startswith('24 of 50 images were superseded')
+    now = snapshot(received=50, infos=50, rate_limited=40)
+    assert assess(replace(HEALTH, now=now)).message == 'ok'
+
+
+def test_what_is_counted_is_what_may_be_complained_of():
+    """A finding's kind is what the log knows it by."""
+    now = snapshot(**{**dict.fromkeys(COUNTED, 100), 'received': 1})
+    whats = {each.what for each in assess(replace(HEALTH, now=now, silent_s=9.0)).findings}
+    assert whats == {
+        *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
+        *('unfamiliar_lens', 'superseded', 'unpaired', 'silent'),
+    }
 
 
 def test_a_few_infos_ahead_are_normal():

@@ -206,8 +206,8 @@ def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
     with BagReader(bag) as reader, BagReader(evaluated / 'answers') as answers:
         assert set(answers.topics) == {
             '/camera/camera_info',
-            '/detector/camera/detections',
-            '/detector/camera/markers',
+            '/detector/detections',
+            '/detector/markers',
             '/tf',
         }
         said = {topic: [] for topic in answers.topics}
@@ -218,12 +218,12 @@ def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
             frame = messages.to_frame(sight.image, sight.info, 'camera', as_rectified)
             (found,) = predictor([frame.image], [frame.P])
             sent = found[found.score >= LEAST]
-            stamp, array = said['/detector/camera/detections'][number]
+            stamp, array = said['/detector/detections'][number]
             assert stamp == frame.stamp_ns == messages.stamp_ns(array.header)
             assert [each.results[0].hypothesis.score for each in array.detections] == list(
                 sent.score
             )
-            boxes = report.to_boxes(said['/detector/camera/markers'][number][1])
+            boxes = report.to_boxes(said['/detector/markers'][number][1])
             assert len(boxes.labels) == len(sent)
             total += len(sent)
     assert total > 0
@@ -269,7 +269,7 @@ def test_the_report_is_one_small_file_that_needs_no_other(evaluated):
     assert 'Against the labels' in text
     timing = json.loads((evaluated / 'timing.json').read_text())
     assert timing['images'] == FRAMES
-    assert set(timing['stages_ms']) == {'decode', 'inference', 'total'}
+    assert set(timing['stages_ms']) == {'decode', 'inference', 'postprocess', 'total'}
     assert len(list((evaluated / 'pictures').iterdir())) == 2
 
 
@@ -320,6 +320,7 @@ def test_bad_wishes_are_one_line_code_2_and_nothing_half_written(bag, student, t
         (bag, tmp_path / 'x.safetensors', [], 'x.safetensors: not a readable student'),
         (bag, student, ['--camera', 'rear'], 'no camera rear; the bag has camera'),
         (bag, student, ['--score', 2], '--score 2: parameter score_threshold'),
+        (bag, student, ['--max-apart', -1], '--max-apart -1: parameter max_apart_s'),
         (bag, student, ['--pictures', -1], '--pictures -1: expected 0 or more'),
         (bag, student, ['--jobs', 0], '--jobs 0: expected 1 or more'),
         (bag, student, ['--labels', tmp_path / 'nowhere'], 'nowhere: 0 label files'),

@@ -86,7 +86,15 @@ def test_device():
     assert device_of(SimpleNamespace(run=len)) == 'cpu'
 
 
-def test_warm_up_is_a_real_call():
-    calls = []
-    warm_up(lambda images, Ps: calls.append((images[0].shape, Ps[0].shape)))
-    assert calls == [((384, 1280, 3), (3, 4))]
+def test_warm_up_runs_every_batch_size_that_will_be_seen():
+    batches = []
+
+    def predictor(images, Ps):
+        assert all(image.shape == (384, 1280, 3) for image in images)
+        assert all(P.shape == (3, 4) for P in Ps)
+        batches.append((len(images), len(Ps)))
+
+    warm_up(predictor)
+    assert batches == [(1, 1)]
+    warm_up(predictor, 3)
+    assert batches[1:] == [(1, 1), (2, 2), (3, 3)]

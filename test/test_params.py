@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mono3d_ros.params import Params
+from mono3d_ros.params import CameraParams, Params
 
 CONFIG = Path(__file__).resolve().parents[1] / 'config' / 'detector.yaml'
 
@@ -19,7 +19,7 @@ def test_the_yaml_file_has_every_parameter_with_its_default():
 
 
 def test_every_parameter_is_described():
-    for each in fields(Params):
+    for each in (*fields(Params), *fields(CameraParams)):
         assert each.metadata['description'].endswith('.'), each.name
 
 
@@ -53,6 +53,19 @@ def test_an_empty_list(empty):
         ('device', 'gpu', "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         ('device', 'cuda:x', 'device: expected'),
         ('max_age_s', -0.1, 'max_age_s: expected 0 to 3600, got -0.1'),
+        ('max_rate_hz', -1, 'max_rate_hz: expected 0 to 1000, got -1'),
+        ('precision', 'int8', "precision: expected one of fp32, bf16, fp16, got 'int8'"),
+        ('cameras', 'front', "cameras: expected a list of texts, got 'front'"),
+        ('cameras', [1], 'cameras: expected text, got 1'),
+        ('cameras', ['a', 'a'], 'cameras: expected different names, got a, a'),
+        ('cameras', ['1st'], "cameras: expected names of letters.*got '1st'"),
+        ('cameras', ['any'], "cameras: expected names .* not 'any', got 'any'"),
+        ('trigger', 'front', "trigger: expected one of any, got 'front'"),
+        ('distance_thresholds', [30.0], 'distance_thresholds: expected pairs .*got 1 numbers'),
+        ('distance_thresholds', [30, 0.1, 20, 0.2], 'distance_thresholds: .*ascend.*got 30, 20'),
+        ('distance_thresholds', [0, 0.1], 'distance_thresholds: .*ascend from above 0, got 0'),
+        ('distance_thresholds', [30, 1.1], 'distance_thresholds: expected scores .* got 1.1'),
+        ('class_names_kept', [None], 'class_names_kept: expected text, got None'),
     ],
 )
 def test_refusals_name_the_parameter(name, value, message):
@@ -75,13 +88,43 @@ def test_thresholds_of_the_classes():
         Params(class_thresholds=[0.1]).min_scores(classes)
 
 
+def test_what_is_passed_on():
+    classes = ('Car', 'Pedestrian', 'Cyclist')
+    params = Params(
+        score_threshold=0.2,
+        distance_thresholds=[30, 0.4, 60, 0.3],
+        class_names_kept=['Cyclist', 'Car'],
+        max_age_s=1,
+    )
+    selection = params.selection(classes)
+    assert selection.min_scores == (0.2, 0.2, 0.2)
+    assert selection.bands == ((30.0, 0.4), (60.0, 0.3))
+    assert selection.kept == (True, False, True)
+    assert selection.max_age_s == 1.0
+    assert Params().selection(classes).kept == ()
+    with pytest.raises(ValueError, match=r'class_names_kept: .* among Car, Pedestrian, Cyclist'):
+        Params(class_names_kept=['Truck']).selection(classes)
+
+
+def test_cameras():
+    params = Params(cameras=['front', 'left'], trigger='left', transport='raw', rectified=False)
+    assert params.one_of_several('front') == CameraParams('front/image_raw', '', 'raw', False)
+    with pytest.raises(ValueError, match='parameter trigger: expected one of any, front, left'):
+        replace(params, trigger='right')
+    with pytest.raises(ValueError, match='parameter transport: expected one of raw'):
+        CameraParams('front/image_raw', '', 'jpeg', True)
+    only = Params(image_topic='a/image', camera_info_topic='b/info', rectified=False)
+    assert only.the_only_one() == CameraParams('a/image', 'b/info', 'auto', False)
+
+
 def test_the_readme_lists_every_parameter_as_it_is():
     readme = (CONFIG.parents[1] / 'README.md').read_text()
-    for each in fields(Params):
+    named = [(each.name, each) for each in fields(Params)]
+    for name, each in [*named, *((f'NAME.{each.name}', each) for each in fields(CameraParams))]:
         default = each.default
         if isinstance(default, bool):
             default = str(default).lower()
         shown = "''" if default == '' else '[]' if default == () else default
         star = ' *' if each.metadata['live'] else ''
-        row = f'| `{each.name}`{star} | `{shown}` | {each.metadata["description"]} |'
+        row = f'| `{name}`{star} | `{shown}` | {each.metadata["description"]} |'
         assert row in readme, row

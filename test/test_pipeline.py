@@ -1,10 +1,13 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mono3d_ros.pipeline import Limits, Pipeline
+from mono3d_ros.pipeline import Pipeline, Place
+from mono3d_ros.selection import Selection
 from mono3d_ros.stream import Frame
+from mono3d_ros.tracking import UPRIGHT_T_CAM, Config
 from stl_core.types import Objects3D
 
 S = 1_000_000_000
@@ -41,9 +44,10 @@ class Fake:
         return [self.found for _ in images]
 
 
-def pipeline(predictor, max_age_s=0.0, min_scores=(0.5, 0.5)):
-    ticks = iter(range(1000))
-    return Pipeline(predictor, Limits(min_scores, max_age_s), lambda: next(ticks) * 0.25)
+def pipeline(predictor, max_age_s=0.0, min_scores=(0.5, 0.5), **options):
+    ticks = iter(range(100_000))
+    selection = Selection(min_scores, max_age_s=max_age_s)
+    return Pipeline(predictor, selection, lambda: next(ticks) * 0.25, **options)
 
 
 def test_a_result_carries_the_header_of_its_frame():
@@ -51,7 +55,7 @@ def test_a_result_carries_the_header_of_its_frame():
     assert (result.camera, result.stamp_ns, result.frame_id) == ('front', 10 * S, 'front_optical')
     assert result.classes == CLASSES
     assert result.ids == (0,)
-    assert result.timings_ms == {'inference': 250.0}
+    assert result.timings_ms == {'inference': 250.0, 'postprocess': 250.0}
 
 
 def test_cameras_are_one_batch():
@@ -105,13 +109,13 @@ def test_a_clock_that_jumps_back():
     assert len(line.step([frame(stamp_ns=2 * S)], 5 * S)) == 0
 
 
-def test_limits_can_be_replaced():
+def test_a_selection_can_be_replaced():
     line = pipeline(Fake())
-    line.limits = Limits((0.95, 0.5))
+    line.selection = Selection((0.95, 0.5))
     assert len(line.step([frame()], 0)[0].objects) == 0
 
 
-def test_limits_must_fit_the_classes():
+def test_a_selection_must_fit_the_classes():
     with pytest.raises(ValueError, match='1 thresholds for 2 classes: Car, Pedestrian'):
         pipeline(Fake(), min_scores=(0.5,))
 
@@ -121,3 +125,95 @@ def test_a_predictor_that_forgets_a_frame():
     fake.__class__ = type('Forgetful', (Fake,), {'__call__': lambda self, images, Ps: []})
     with pytest.raises(ValueError, match='answered 0 of 1'):
         pipeline(fake).step([frame()], 0)
+
+
+#: Two cameras on one spot: what they see at one place in their images stands at one place.
+SAME_SPOT = {name: Place(vehicle_T_cam=UPRIGHT_T_CAM) for name in ('a', 'b')}
+
+
+class ByCamera(Fake):
+    """Finds one car each, surer where the focal length is longer."""
+
+    def __call__(self, images, Ps):
+        self.calls.append((images, Ps))
+        return [objects([0], [P[0, 0] / 1000]) for P in Ps]
+
+
+def test_what_two_cameras_see_is_told_by_the_surer_one():
+    frames = [frame('a', focal=700.0), frame('b', focal=900.0), frame('c', focal=800.0)]
+    told = pipeline(ByCamera()).step(frames, 0, SAME_SPOT)
+    assert [each.objects.score.tolist() for each in told] == [[], [0.9], [0.8]]
+    assert [each.ids for each in told] == [(), (0,), (0,)]
+    told = pipeline(ByCamera(), max_overlap_across=1.0).step(frames, 0, SAME_SPOT)
+    assert [len(each.objects) for each in told] == [1, 1, 1]
+
+
+def test_thresholds_come_before_the_choice_of_a_camera():
+    """A surer object of a class that is not passed on does not take others with it."""
+    found = {700.0: objects([0], [0.6]), 900.0: objects([1], [0.9])}
+    fake = Fake()
+    fake.__class__ = type(
+        'Two', (Fake,), {'__call__': lambda self, images, Ps: [found[P[0, 0]] for P in Ps]}
+    )
+    line = pipeline(fake)
+    line.selection = Selection((0.5, 0.5), kept=(True, False))
+    told = line.step([frame('a', focal=700.0), frame('b', focal=900.0)], 0, SAME_SPOT)
+    assert [each.objects.score.tolist() for each in told] == [[0.6], []]
+
+
+def test_an_overlap_that_is_none_is_refused():
+    with pytest.raises(ValueError, match='max_overlap_across must be 0 to 1, got 2'):
+        pipeline(Fake(), max_overlap_across=2.0)
+
+
+class Driving(Fake):
+    """Finds one car 20 m before where the camera started, which drives 1 m a call towards it."""
+
+    def __call__(self, images, Ps):
+        self.calls.append(images)
+        car = objects([0], [0.9])
+        return [replace(car, center_m=[[0.0, 1.0, 20.0 - len(self.calls)]])] * len(images)
+
+
+def drive(line, count, first_ns=10 * S, camera='front', known=True):
+    """Let some frames come, 0.1 s apart, of a camera that drives 10 m/s."""
+    told = []
+    for number in range(1, count + 1):
+        fixed_T_cam = UPRIGHT_T_CAM.copy()
+        fixed_T_cam[0, 3] = number
+        places = {camera: Place(fixed_T_cam=fixed_T_cam)} if known else {}
+        stamp_ns = first_ns + number * S // 10
+        told += line.step([frame(camera, stamp_ns)], stamp_ns, places)
+    return told
+
+
+def test_without_a_tracker_there_are_no_velocities():
+    assert all(each.velocities_mps is None for each in drive(pipeline(Driving()), 3))
+
+
+@pytest.mark.parametrize(('known', 'speed'), [(True, 0.0), (False, -10.0)])
+def test_objects_are_followed_where_a_tracker_is_given(known, speed):
+    told = drive(pipeline(Driving(), tracker=Config()), 12, known=known)
+    assert [each.ids for each in told] == [(), *[(0,)] * 11]  # the first time it may be an error
+    np.testing.assert_allclose(told[-1].velocities_mps, [[0.0, 0.0, speed]], atol=0.5)
+    np.testing.assert_allclose(told[-1].objects.center_m, [[0.0, 1.0, 8.0]], atol=0.5)
+    assert told[-1].timings_ms == {'inference': 250.0, 'postprocess': 250.0}
+
+
+def test_a_bag_played_in_a_loop_begins_with_new_tracks():
+    line, rounds = pipeline(Driving(), tracker=Config(birth_hits=1), max_age_s=1.0), []
+    for _ in range(3):
+        line._predictor.calls.clear()
+        rounds.append({id for each in drive(line, 4) for id in each.ids})
+    assert rounds == [{0}, {1}, {2}]
+
+
+def test_cameras_that_come_and_go_leave_nothing_that_grows():
+    line = pipeline(Driving(), tracker=Config(birth_hits=1))
+    sizes = []
+    for number in range(40):
+        line._predictor.calls.clear()
+        drive(line, 3, first_ns=(10 + number) * S, camera=f'{number % 4}', known=number % 3 > 0)
+        alone = line._memory.alone.values()
+        sizes.append(len(line._memory.together.states) + sum(len(each.states) for each in alone))
+    assert max(sizes[20:]) <= max(sizes[:20])

@@ -139,6 +139,22 @@ def test_unusable_students_are_named(tmp_path, student):
     refuse(broken, "weights do not fit detector 'monodle'")
 
 
+def test_half_precision_computes_in_half_and_nearly_the_same(student):
+    seen = []
+    for precision in ('fp32', 'bf16'):
+        predictor = predict.load(student, 'cpu', precision=precision)
+        head = predictor.run.detector.heads['heatmap']
+        head.register_forward_hook(lambda module, inputs, out: seen.append(out))
+        (objects,) = predictor([noise(0)], [P2])
+        assert len(objects) > 0
+        assert objects.center_m.dtype == np.float64
+    whole, half = seen
+    assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert 0 < (half.float() - whole).abs().max() < 0.05 * whole.abs().max()
+    with pytest.raises(predict.StudentError, match="precision 'int8': expected fp32, bf16, fp16"):
+        predict.load(student, 'cpu', precision='int8')
+
+
 @pytest.mark.parametrize('name', ['gpu', 'cuda:99'])
 def test_unusable_devices_are_told(student, name):
     with pytest.raises(predict.StudentError, match=f'device {name!r}'):

@@ -8,7 +8,17 @@ from scipy.linalg import solve_discrete_are
 
 from mono3d_ros.motion import TURN_FRAMES, Noise, predict
 from mono3d_ros.stream import FrameResult
-from mono3d_ros.tracking import NO_TRACKS, UPRIGHT_T_CAM, Config, States, follow, update
+from mono3d_ros.tracking import (
+    NO_MEMORY,
+    NO_TRACKS,
+    UPRIGHT_T_CAM,
+    Config,
+    Look,
+    Memory,
+    States,
+    follow,
+    update,
+)
 from stl_core.types import Objects3D
 
 START_NS = 1_700_000_000_000_000_000
@@ -38,8 +48,8 @@ def run(frames, config=AT_ONCE, stamps_ns=None, places=None, tracks=NO_TRACKS):
     told = []
     for number, found in enumerate(frames):
         stamp_ns = START_NS + number * 100_000_000 if stamps_ns is None else stamps_ns[number]
-        place = None if places is None else places[number]
-        tracks, answers = update(tracks, found, stamp_ns, config, place)
+        place = UPRIGHT_T_CAM if places is None else places[number]
+        tracks, (answers,) = update(tracks, [Look('front', found, stamp_ns, place)], config)
         told.append(answers)
     return told, tracks
 
@@ -60,6 +70,11 @@ def turned_from(place, heading):
     """The rotation_y in the frame of a camera of what has a heading in odom."""
     x, _, z = place[:3, :3].T @ [np.cos(heading), np.sin(heading), 0.0]
     return np.arctan2(-z, x)
+
+
+def result(found, stamp_ns=START_NS, camera='front'):
+    ids = tuple(range(len(found)))
+    return FrameResult(camera, stamp_ns, 'optical', found, ('Car',), ids, {})
 
 
 def test_a_straight_line_is_fitted_as_least_squares_fits_it():
@@ -233,9 +248,12 @@ def test_a_bag_played_again_begins_anew_and_uses_no_id_twice():
 
 
 def test_tracks_in_odom_and_in_the_camera_frame_are_not_mixed():
-    frame = objects([[0.0, 1.0, 20.0]])
-    told, _ = run([frame] * 4, places=[None, None, pose(0, 0, 0), pose(0, 0, 0)])
-    assert told[0].ids == told[1].ids != told[2].ids == told[3].ids
+    frame, memory, ids = objects([[0.0, 1.0, 20.0]]), NO_MEMORY, []
+    for number, place in enumerate([None, None, pose(0, 0, 0), pose(0, 0, 0), None]):
+        one = result(frame, START_NS + number * 10**8)
+        memory, (followed,) = follow(memory, [one], [place], AT_ONCE)
+        ids.append(followed.ids)
+    assert ids[0] == ids[1] != ids[2] == ids[3] != ids[4] != ids[0]
 
 
 def test_a_pedestrian_does_not_go_on_as_a_car():
@@ -284,12 +302,12 @@ def test_an_update_changes_nothing_it_was_given_and_is_the_same_twice():
     frames = [objects([[0.0, 1.0, 20.0], [4.0, 1.0, 25.0]])] * 3
     _, tracks = run(frames)
     before = {f.name: getattr(tracks.states, f.name).copy() for f in fields(States)}
-    one = update(tracks, frames[0], START_NS + 10**9, AT_ONCE)
-    two = update(tracks, frames[0], START_NS + 10**9, AT_ONCE)
+    looks = [Look('front', frames[0], START_NS + 10**9, UPRIGHT_T_CAM)]
+    one, two = update(tracks, looks, AT_ONCE), update(tracks, looks, AT_ONCE)
     for name, value in before.items():
         np.testing.assert_array_equal(getattr(tracks.states, name), value)
         np.testing.assert_array_equal(getattr(one[0].states, name), getattr(two[0].states, name))
-    assert one[1].ids == two[1].ids
+    assert one[1][0].ids == two[1][0].ids
 
 
 def test_frames_without_objects_are_frames():
@@ -301,10 +319,10 @@ def test_frames_without_objects_are_frames():
 
 def test_follow_puts_tracks_in_the_place_of_a_results_objects():
     found = objects([[0.0, 1.0, 20.0]])
-    result = FrameResult('front', START_NS, 'optical', found, ('Car',), (0,), {'inference': 1.0})
-    tracks = replace(NO_TRACKS, next_id=7)
-    tracks, followed = follow(tracks, result, AT_ONCE)
+    memory = Memory(replace(NO_TRACKS, next_id=7))
+    _, (followed,) = follow(memory, [result(found)], [None], AT_ONCE)
     assert followed.ids == (7,)
+    np.testing.assert_array_equal(followed.velocities_mps, np.zeros((1, 3)))
     assert (followed.camera, followed.stamp_ns, followed.frame_id) == (
         'front',
         START_NS,

@@ -5,19 +5,27 @@ import numpy as np
 import pytest
 
 from mono3d_ros.calibration import as_rectified
-from mono3d_ros.pipeline import Limits, Pipeline
-from mono3d_ros.stream import Counters, LatestFrames
-from mono3d_ros.worker import Outside, Worker
+from mono3d_ros.complaints import Complaints
+from mono3d_ros.latest import LatestFrames
+from mono3d_ros.pipeline import NOWHERE, Pipeline
+from mono3d_ros.selection import Selection
+from mono3d_ros.stream import Counters
+from mono3d_ros.worker import STAGES, Outside, Worker
 from stl_core.types import Objects3D
 
 S = 1_000_000_000
+CAMERAS = ('front', 'left', 'right')
 
 
 class Fake:
     spec = SimpleNamespace(classes=('Car',))
 
+    def __init__(self):
+        self.batches = []
+
     def __call__(self, images, Ps):
-        if images[0][0, 0, 0] == 255:
+        self.batches.append(len(images))
+        if any(image[0, 0, 0] == 255 for image in images):
             raise KeyError('red')
         return [Objects3D.empty() for _ in images]
 
@@ -25,34 +33,53 @@ class Fake:
 class Bench:
     """A worker with everything around it."""
 
-    def __init__(self, max_age_s=0.0, now_ns=10 * S):
-        self.counters = Counters()
-        self.latest = LatestFrames(self.counters, time.monotonic_ns, info_wait_ns=0)
-        self.results, self.complaints = [], []
-        outside = Outside(lambda: now_ns, self.results.append, self.complaints.append)
-        pipeline = Pipeline(Fake(), Limits((0.5,), max_age_s), time.perf_counter)
-        self.worker = Worker(self.latest, pipeline, as_rectified, self.counters, outside)
+    def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, strange=''):
+        self.counters = {camera: Counters() for camera in CAMERAS}
+        self.latest = LatestFrames(self.counters, time.monotonic_ns, wait_ns=0)
+        self.results, self.said, self.timings = [], [], []
+        self.predictor = Fake()
+        outside = Outside(
+            now_ns=lambda: now_ns,
+            place=lambda frame: NOWHERE,
+            strange=lambda frame: strange,
+            publish=publish or (lambda result, frame: self.results.append(result)),
+            report=lambda camera, timings_ms: self.timings.append(timings_ms),
+            complain=Complaints(self.counters, self.said.append, self.said.append).add,
+        )
+        selection = Selection((0.5,), max_age_s=max_age_s)
+        pipeline = Pipeline(self.predictor, selection, time.perf_counter)
+        doors = dict.fromkeys(CAMERAS, as_rectified)
+        self.worker = Worker(self.latest, pipeline, doors, outside)
 
-    def send(self, stamp_ns=10 * S, red=0, info=True, focal=5.0, encoding='rgb8'):
+    def send(self, camera='front', **fields):
         """Send an image and wait until it is done with."""
+        before = self.done()
+        self.put(camera, **fields)
+        self.until(lambda: self.done() > before)
+
+    def put(self, camera, stamp_ns=10 * S, red=0, info=True, focal=5.0, encoding='rgb8'):
         sec, nanosec = divmod(stamp_ns, S)
         header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id='f')
-        before = self.done()
         if info:
-            self.latest.put_info('front', stamp_ns, camera_info(focal, header))
+            self.latest.put_info(camera, stamp_ns, camera_info(focal, header))
         data = np.full((2, 3, 3), red, np.uint8).tobytes()
         message = SimpleNamespace(
             header=header, height=2, width=3, encoding=encoding, is_bigendian=0, step=9, data=data
         )
-        self.latest.put_image('front', stamp_ns, message)
+        self.latest.put_image(camera, stamp_ns, message)
+
+    def until(self, condition):
         end = time.monotonic() + 5.0
-        while self.done() == before and time.monotonic() < end:
+        while not condition() and time.monotonic() < end:
             time.sleep(0.001)
-        assert self.done() == before + 1
+        assert condition()
 
     def done(self):
-        counts = self.counters.snapshot().counts
-        return sum(counts.values())
+        return len(self.timings) + sum(self.trouble().values())
+
+    def trouble(self, camera='front'):
+        counts = self.counters[camera].snapshot().counts
+        return {what: n for what, n in counts.items() if what not in ('received', 'infos')}
 
 
 def camera_info(focal, header):
@@ -88,28 +115,29 @@ def test_a_frame_is_answered_and_timed(make):
     bench = make()
     bench.send(stamp_ns=9 * S)
     assert [result.stamp_ns for result in bench.results] == [9 * S]
-    time.sleep(0.01)  # timings are recorded after the answer
-    latency = bench.counters.snapshot().latency_ms
-    assert {'queue', 'decode', 'inference', 'publish', 'total', 'end to end'} == set(latency)
-    assert latency['end to end'] == (1000.0, 1000.0)
+    (timings_ms,) = bench.timings
+    assert set(timings_ms) == set(STAGES)
+    assert timings_ms['end_to_end'] == 1000.0
+    parts = sum(timings_ms[stage] for stage in STAGES if stage not in ('total', 'end_to_end'))
+    assert parts <= timings_ms['total'] < parts + 50.0
 
 
 @pytest.mark.parametrize(
     ('trouble', 'what', 'text'),
     [
-        ({'red': 255}, 'bad', "bad: KeyError: 'red'"),
-        ({'encoding': 'rgb9'}, 'bad', "bad: ValueError: encoding 'rgb9'"),
-        ({'focal': 0.0}, 'uncalibrated', 'uncalibrated: K[0] of camera_info is 0'),
-        ({'info': False}, 'no_camera_info', 'no camera info: an image, but'),
+        ({'red': 255}, 'bad', "front: bad: KeyError: 'red'"),
+        ({'encoding': 'rgb9'}, 'bad', "front: bad: ValueError: encoding 'rgb9'"),
+        ({'focal': 0.0}, 'uncalibrated', 'front: uncalibrated: K[0] of camera_info is 0'),
+        ({'info': False}, 'no_camera_info', 'front: no camera info: an image, but'),
     ],
 )
 def test_trouble_is_counted_told_once_and_survived(make, trouble, what, text):
     bench = make()
     for _ in range(3):
         bench.send(**trouble)
-    assert bench.counters.snapshot().counts == {what: 3}
-    (complaint,) = bench.complaints
-    assert complaint.startswith(text)
+    assert bench.trouble() == {what: 3}
+    (said,) = bench.said
+    assert said.startswith(text)
     bench.send()
     assert len(bench.results) == 1
 
@@ -117,16 +145,60 @@ def test_trouble_is_counted_told_once_and_survived(make, trouble, what, text):
 def test_old_frames_are_told_with_the_remedy(make):
     bench = make(max_age_s=0.5)
     bench.send(stamp_ns=7 * S)
-    assert bench.counters.snapshot().counts == {'too_old': 1}
-    assert '3.0 s old' in bench.complaints[0]
-    assert 'use_sim_time' in bench.complaints[0]
+    assert bench.trouble() == {'too_old': 1}
+    assert '3.0 s old' in bench.said[0]
+    assert 'use_sim_time' in bench.said[0]
 
 
-def test_without_a_clock_there_is_no_end_to_end(make):
-    bench = make(now_ns=0)
-    bench.send()
-    time.sleep(0.01)
-    assert 'end to end' not in bench.counters.snapshot().latency_ms
+@pytest.mark.parametrize('now_ns', [0, 9 * S, 10 * S + 3601 * S])
+def test_by_another_clock_than_the_stamps_there_is_no_end_to_end(make, now_ns):
+    bench = make(now_ns=now_ns)
+    bench.send(stamp_ns=10 * S)
+    assert 'end_to_end' not in bench.timings[0]
+
+
+def test_a_strange_lens_is_told_and_answered_all_the_same(make):
+    bench = make(strange='twice as long')
+    bench.put('front')
+    bench.until(lambda: bench.results)
+    assert bench.trouble() == {'unfamiliar_lens': 1}
+    assert bench.said == ['front: unfamiliar lens: twice as long']
+
+
+def gathered(bench, reds):
+    """Send an image a camera so that the worker finds them all at once."""
+    with bench.latest._condition:
+        for camera, red in zip(CAMERAS, reds, strict=True):
+            bench.put(camera, red=red)
+
+
+def test_images_that_are_due_together_go_in_one_batch(make):
+    bench = make()
+    gathered(bench, (0, 0, 0))
+    bench.until(lambda: len(bench.results) == 3)
+    assert bench.predictor.batches == [3]
+    assert {result.camera for result in bench.results} == set(CAMERAS)
+
+
+def test_one_camera_does_not_silence_the_others(make):
+    bench = make()
+    gathered(bench, (0, 255, 0))
+    bench.until(lambda: bench.trouble('left') and len(bench.results) == 2)
+    assert {result.camera for result in bench.results} == {'front', 'right'}
+    assert bench.trouble('left') == {'bad': 1}
+    assert bench.trouble('front') == {}
+
+
+def test_an_answer_that_cannot_be_sent_is_not_computed_again(make):
+    def publish(result, frame):
+        if result.camera == 'left':
+            raise RuntimeError('no way out')
+
+    bench = make(publish=publish)
+    gathered(bench, (0, 0, 0))
+    bench.until(lambda: bench.trouble('left') and len(bench.timings) == 2)
+    assert bench.predictor.batches == [3]
+    assert bench.said == ['left: bad: RuntimeError: no way out']
 
 
 def test_stop_ends_the_thread(make):

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -34,29 +36,59 @@ ENVIRONMENT = {
 }
 
 
-class Vehicle:
-    """A camera, a viewer and an operator in one ROS node."""
+class Eye:
+    """One camera of the vehicle, and what the detector answers to its images."""
 
-    def __init__(self):
+    def __init__(self, node, name='camera', prefix=''):
+        self.name, self.prefix, self.node = name, prefix, node
+        self.answers = {}
+        self.hears_files = True  # whether the detector subscribes to compressed images as well
+        self.open()
+        node.create_subscription(MarkerArray, f'detector/{prefix}markers', self.on_markers, 10)
+
+    def open(self):
+        """Begin to publish; again after close, as a driver does that was restarted."""
+        self.images = self.node.create_publisher(Image, f'{self.prefix}image_raw', 1)
+        self.files = self.node.create_publisher(
+            CompressedImage, f'{self.prefix}image_raw/compressed', 1
+        )
+        self.infos = self.node.create_publisher(CameraInfo, f'{self.prefix}camera_info', 10)
+
+    def close(self):
+        for each in self.outputs():
+            self.node.destroy_publisher(each)
+
+    def outputs(self):
+        return self.images, self.files, self.infos
+
+    def heard(self):
+        return self.outputs() if self.hears_files else (self.images, self.infos)
+
+    def on_markers(self, message):
+        first = message.markers[0]
+        assert first.ns == f'{self.name}/frame'
+        self.answers[stamp_of(first.header)] = message.markers
+
+
+class Vehicle:
+    """Cameras, a viewer and an operator in one ROS node."""
+
+    def __init__(self, cameras=()):
         os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
         self.context = Context()
         rclpy.init(context=self.context, domain_id=DOMAIN)
         self.node = Node('vehicle', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.images = self.node.create_publisher(Image, 'image_raw', 1)
-        self.files = self.node.create_publisher(CompressedImage, 'image_raw/compressed', 1)
-        self.infos = self.node.create_publisher(CameraInfo, 'camera_info', 10)
+        if cameras:
+            self.eyes = {name: Eye(self.node, name, f'{name}/') for name in cameras}
+        else:
+            self.eyes = {'camera': Eye(self.node)}
+        self.eye = next(iter(self.eyes.values()))
         self.stamp_ns = 1_000_000_000
-        self.answers = {}
+        self.configured = 1  # by itself, at the start
         self.statuses = []
-        self.node.create_subscription(MarkerArray, 'detector/markers', self.on_markers, 10)
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
-
-    def on_markers(self, message):
-        first = message.markers[0]
-        assert first.ns == 'camera/frame'
-        self.answers[stamp_of(first.header)] = message.markers
 
     def on_diagnostics(self, message):
         self.statuses += message.status
@@ -67,10 +99,22 @@ class Vehicle:
             self.executor.spin_once(timeout_sec=0.02)
         return value
 
+    def rest(self, seconds):
+        """Let time go by."""
+        self.until(lambda: False, seconds)
+
     def ready(self):
-        outputs = (self.images, self.files, self.infos)
+        outputs = [each for eye in self.eyes.values() for each in eye.heard()]
         assert self.until(lambda: all(each.get_subscription_count() for each in outputs))
-        assert self.until(lambda: self.node.count_publishers('detector/markers'))
+        markers = [f'detector/{eye.prefix}markers' for eye in self.eyes.values()]
+        assert self.until(lambda: all(self.node.count_publishers(each) for each in markers))
+
+    def listen(self, kind, topic):
+        """Return the list that messages of a topic are put into from now on."""
+        heard = []
+        self.node.create_subscription(kind, topic, heard.append, 10)
+        assert self.until(lambda: self.node.count_publishers(topic)), topic
+        return heard
 
     def call(self, kind, name, request):
         client = self.node.create_client(kind, f'detector/{name}')
@@ -80,23 +124,36 @@ class Vehicle:
         self.node.destroy_client(client)
         return future.result()
 
-    def send(self, publisher, message, **info):
-        """Send an image with its camera_info and return its stamp."""
-        self.stamp_ns += 100_000_007
-        sec, nanosec = divmod(self.stamp_ns, 10**9)
-        for each in (message, numbers := camera_info(**info)):
-            each.header.stamp.sec, each.header.stamp.nanosec = sec, nanosec
-            each.header.frame_id = 'front_optical'
-        self.infos.publish(numbers)
-        publisher.publish(message)
+    def change(self, transition):
+        """Take the detector through a transition of its life."""
+        request = ChangeState.Request()
+        request.transition.label = transition
+        assert self.call(ChangeState, 'change_state', request).success, transition
+        self.configured += transition == 'configure'
+
+    def set(self, name, value):
+        """Set a parameter of the detector."""
+        request = SetParameters.Request(parameters=[parameter(name, value)])
+        return self.call(SetParameters, 'set_parameters', request).results[0]
+
+    def send(self, message, eye=None, stamp_ns=None, **info):
+        """Send an image, raw or compressed, with its camera_info and return its stamp."""
+        eye = eye or self.eye
+        self.stamp_ns = self.stamp_ns + 100_000_007 if stamp_ns is None else stamp_ns
+        numbers = camera_info(**info)
+        for each in (message, numbers):
+            stamp(each, self.stamp_ns, f'{eye.name}_optical')
+        eye.infos.publish(numbers)
+        (eye.files if isinstance(message, CompressedImage) else eye.images).publish(message)
         return self.stamp_ns
 
-    def ask(self, publisher, message, **info):
-        """Send until answered: best effort may lose one. Returns stamp and markers."""
-        for _ in range(5):
-            stamp_ns = self.send(publisher, message, **info)
-            if answer := self.until(lambda s=stamp_ns: self.answers.get(s), 4.0):
-                return stamp_ns, answer
+    def ask(self, message, eye=None, **info):
+        """Send until answered: best effort may lose one. Returns the markers."""
+        eye = eye or self.eye
+        for _ in range(10):
+            stamp_ns = self.send(message, eye, **info)
+            if answer := self.until(lambda s=stamp_ns: eye.answers.get(s), PATIENCE_S / 10):
+                return answer
         raise AssertionError('no answer')
 
     def status(self, condition):
@@ -111,14 +168,19 @@ class Vehicle:
         self.context.try_shutdown()
 
 
+def stamp(message, stamp_ns, frame_id):
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    message.header.frame_id = frame_id
+
+
 def stamp_of(header):
     return header.stamp.sec * 10**9 + header.stamp.nanosec
 
 
-def camera_info(focal=FOCAL, **changes):
+def camera_info(focal=FOCAL, size=(WIDTH, HEIGHT), **changes):
     fields = {
-        'width': WIDTH,
-        'height': HEIGHT,
+        'width': size[0],
+        'height': size[1],
         'distortion_model': 'plumb_bob',
         'k': [focal, 0.0, 16.0, 0.0, focal, 12.0, 0.0, 0.0, 1.0],
         'r': [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
@@ -127,17 +189,17 @@ def camera_info(focal=FOCAL, **changes):
     return CameraInfo(**{**fields, **changes})
 
 
-def pixels(cars):
-    return np.full((HEIGHT, WIDTH, 3), (10 * cars, 60, 60), np.uint8)
+def pixels(cars, size=(WIDTH, HEIGHT)):
+    return np.full((size[1], size[0], 3), (10 * cars, 60, 60), np.uint8)
 
 
-def image(cars, encoding='rgb8'):
-    data = pixels(cars)[..., :: 1 if encoding == 'rgb8' else -1]
+def image(cars, encoding='rgb8', size=(WIDTH, HEIGHT)):
+    data = pixels(cars, size)[..., :: 1 if encoding == 'rgb8' else -1]
     return Image(
-        height=HEIGHT,
-        width=WIDTH,
+        height=size[1],
+        width=size[0],
         encoding=encoding,
-        step=WIDTH * 3,
+        step=size[0] * 3,
         data=array.array('B', data.tobytes()),
     )
 
@@ -148,13 +210,23 @@ def png(cars):
 
 
 def drawn(markers, kind='boxes'):
-    return [m for m in markers if m.ns == f'camera/{kind}' and m.action == Marker.ADD]
+    return [m for m in markers if m.ns.endswith(f'/{kind}') and m.action == Marker.ADD]
+
+
+def labels(markers):
+    return [each.text for each in drawn(markers, 'labels')]
 
 
 def parameter(name, value):
-    kinds = {float: 'double', str: 'string', int: 'integer'}
-    kind = kinds[type(value)]
-    fields = {'type': getattr(ParameterType, f'PARAMETER_{kind.upper()}'), f'{kind}_value': value}
+    kinds = {bool: 'bool', float: 'double', str: 'string', int: 'integer'}
+    if isinstance(value, list):
+        kind = kinds[type(value[0])] if value else 'string'
+        fields = {'type': getattr(ParameterType, f'PARAMETER_{kind.upper()}_ARRAY')}
+        fields[f'{kind}_array_value'] = value
+    else:
+        kind = kinds[type(value)]
+        fields = {'type': getattr(ParameterType, f'PARAMETER_{kind.upper()}')}
+        fields[f'{kind}_value'] = value
     return Parameter(name=name, value=ParameterValue(**fields))
 
 

@@ -7,7 +7,7 @@ number of workers and wherever a run was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from stl_core.data.kitti import (
     read_split,
 )
 from stl_core.geometry import lower
-from stl_core.images import InputSpec
+from stl_core.images import InputSpec, fit_affine
 from stl_core.types import Array, ImageObjects, Labels, Objects3D
 
 
@@ -179,6 +179,23 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         for batch in np.split(order, cuts(self.frames, self.batches)[1:-1]):
             start, stop = cuts(len(batch), world)[rank : rank + 2]
             yield [(self.epoch, int(index)) for index in batch[start:stop]]
+
+
+def focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
+    """
+    Tell through which lens frames look: the median focal length of some, on the canvas.
+
+    :param frames: at least one; twenty, evenly picked, are looked at.
+    :param spec: the canvas.
+    :return: pixels of the canvas, before any augmentation.
+    """
+    picked = {round(place) for place in np.linspace(0, len(frames) - 1, 20)}
+    found = []
+    for place in picked:
+        height, width = read_image(frames[place].image_2).shape[:2]
+        P = read_calib(frames[place].calib).P2
+        found.append(P[0, 0] * fit_affine(width, height, spec)[0, 0])
+    return float(np.median(found))
 
 
 def taught(labels: Labels, config: DataConfig) -> Labels:

@@ -54,14 +54,14 @@ class _Shape(NamedTuple):
     """
     Where one object is drawn, in the frame of the markers.
 
-    :param outline: 24 end points of the edges.
+    :param corners: the 8 of the box.
     :param heading: tail and tip of the arrow.
     :param text_at: middle of the label.
     :param velocity: tail and tip of the arrow; None where the object hardly moves, or nobody
         knows.
     """
 
-    outline: list[list[float]]
+    corners: list[list[float]]
     heading: list[list[float]]
     text_at: list[float]
     velocity: list[list[float]] | None
@@ -119,12 +119,12 @@ def _shapes(result: FrameResult, target: Target) -> list[_Shape]:
     tip = front + (front - back) * reach
     above = objects.center_m.copy()
     above[:, 1] -= objects.size_hwl_m[:, 0] / 2 + TEXT_GAP_M  # y is down
-    outlines = target.place(box[:, np.ravel(BOX_EDGES)]).tolist()
+    placed = target.place(box).tolist()
     headings = target.place(np.stack([front, tip], 1)).tolist()
     velocities = _velocities(result, target)
     return [
         _Shape(*each)
-        for each in zip(outlines, headings, target.place(above).tolist(), velocities, strict=True)
+        for each in zip(placed, headings, target.place(above).tolist(), velocities, strict=True)
     ]
 
 
@@ -152,7 +152,10 @@ def _object_markers(result: FrameResult, row: int, shape: _Shape, pen: _Pen) -> 
         'frame_locked': False,
     }
     line = to_vector((LINE_WIDTH_M, 0.0, 0.0), new)
-    outline = {'type': LINE_LIST, 'points': _points(shape.outline, new), 'scale': line}
+    # a point of ROS takes long to make, so the edges share those of the corners
+    points = _points(shape.corners, new)
+    ends = [points[corner] for edge in BOX_EDGES for corner in edge]
+    outline = {'type': LINE_LIST, 'points': ends, 'scale': line}
     words = {
         'type': TEXT_VIEW_FACING,
         'text': label(result, row),

@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+from stl_core.types import Array
 
 #: Columns of a training's curves.csv that are not losses.
 NOT_LOSSES = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
 
 
-def curves(table: str | Path, path: str | Path) -> None:
+def curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
     """
-    Draw the losses of a training run, small multiples with a shared epoch axis.
+    Draw the losses of training runs, small multiples with a shared epoch axis.
 
-    :param table: curves.csv as train.fit writes it.
+    :param tables: name of each run -> its curves.csv, as train.fit writes it.
     :param path: PNG to write.
     """
-    with Path(table).open(newline='') as file:
-        rows = list(csv.DictReader(file))
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    losses = [name for name in columns if name not in NOT_LOSSES]
+    runs = {name: _columns(table) for name, table in tables.items()}
+    losses = dict.fromkeys(key for run in runs.values() for key in run if key not in NOT_LOSSES)
     shown = ['total', *losses, 'lr']
     height = -(-len(shown) // 3)
     figure = new_figure(11, 2.3 * height)
-    for place, name in enumerate(shown, 1):
+    for place, key in enumerate(shown, 1):
         axes = figure.add_subplot(height, 3, place)
-        axes.plot(columns['epoch'], columns[name], lw=1.2, color='tab:blue')
-        axes.set_title(name, fontsize=9, loc='left')
+        drawn = {name: run[key] for name, run in runs.items() if key in run}
+        for number, name in enumerate(runs):
+            if name in drawn:
+                axes.plot(runs[name]['epoch'], drawn[name], lw=1.2, color=f'C{number}', label=name)
+        axes.set_title(key, fontsize=9, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-        if columns[name].min() > 0:
+        if min(values.min() for values in drawn.values()) > 0:
             axes.set_yscale('log')
+            tell_plainly(axes.yaxis)
+        if place == 1 and len(runs) > 1:
+            axes.legend(fontsize=7)
     figure.supxlabel('epoch', fontsize=9)
     save(figure, path)
+
+
+def tell_plainly(axis: Any) -> None:
+    """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FormatStrFormatter('%g'))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _columns(table: str | Path) -> dict[str, Array]:
+    with Path(table).open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
 def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:

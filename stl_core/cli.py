@@ -99,6 +99,8 @@ def _train(args: argparse.Namespace) -> None:
         print(f'stage {name}' if name else '', evaluate.table(metrics, ('AP40',)), sep='\n')
         print(f'student: {Path(each.out) / "student.safetensors"}')
         found[name] = metrics
+    if len(found) > 1:
+        print(f'curves: {stages.draw({name: chosen[name] for name in found})}')
     if found:
         _write_json(args.json, found.get('', found))
 

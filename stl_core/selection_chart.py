@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
 from stl_core import charts
 from stl_core.selection import Selection
 from stl_core.types import Array
@@ -34,7 +32,8 @@ def chart(seen: Selection, path: Path) -> None:
         weight, sigma_m = getattr(seen.gates, name), getattr(seen.gates, sigma)
         _gate(panels[2 * place], seen.gates.depth_m, weight, 'depth, m', title)
         _gate(panels[2 * place + 1], sigma_m, weight, sigma.replace('_sigma_m', "'s sigma, m"), '')
-        _logarithmic(panels[2 * place + 1])
+        panels[2 * place + 1].set_xscale('log')
+        charts.tell_plainly(panels[2 * place + 1].xaxis)
     matrices = lower.subplots(1, 3)
     told = seen.relations
     for axes, (title, matrix) in zip(
@@ -65,11 +64,3 @@ def _gate(axes: Any, across: Array, weight: Array, what: str, title: str) -> Non
     axes.set_title(title, fontsize=9, loc='left')
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
-
-
-def _logarithmic(axes: Any) -> None:
-    """Let x be logarithmic, with plain numbers at 1, 2 and 5."""
-    axes.set_xscale('log')
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FormatStrFormatter('%g'))
-    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from stl_core import checkpoint, learner, train
+from stl_core import charts, checkpoint, learner, train
 from stl_core.config import TrainConfig, build_train
 from stl_core.shares import rank
 from stl_core.strict import ConfigError, read
@@ -89,3 +89,12 @@ def run(config: TrainConfig) -> dict[str, Any]:
     log.info('%s: done before', config.out)
     metrics: dict[str, Any] = json.loads((Path(config.out) / 'metrics.json').read_text())
     return metrics
+
+
+def draw(done: dict[str, TrainConfig]) -> Path:
+    """Draw the losses of several stages together, beside the folder of the last; return where."""
+    folders = {name: Path(config.out) for name, config in done.items()}
+    *_, last = folders.values()
+    path = last.parent / 'stages.png'
+    charts.curves({name: folder / 'curves.csv' for name, folder in folders.items()}, path)
+    return path

@@ -150,7 +150,7 @@ def finish(run: Run, done: int, judged: judge.Judgement | None) -> dict[str, Any
     text = json.dumps(judged.metrics, indent=1)
     checkpoint.write_atomically(run.out / 'metrics.json', text.encode())
     save_student(run, 'student.safetensors', done, judged)
-    charts.curves(run.out / 'curves.csv', run.out / 'curves.png')
+    charts.curves({run.out.name: run.out / 'curves.csv'}, run.out / 'curves.png')
     checkpoint.mark_done(run.config)
     return judged.metrics
 

@@ -272,7 +272,8 @@ def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
     path.write_text(json.dumps(plan(scenes, out)))
     cli.main(['train', str(path), '--json', str(tmp_path / 'ap.json')])
     told = capsys.readouterr().out
-    assert [f'stage {name}' in told for name in ('teacher', 'base', 'distil')] == [True] * 3
+    assert all(f'stage {name}' in told for name in ('teacher', 'base', 'distil'))
+    assert f'curves: {out}/stages.png' in told
     assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
     cli.main(['train', str(path), '--stage', 'base'])
     assert 'stage teacher' not in capsys.readouterr().out

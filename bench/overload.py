@@ -7,8 +7,11 @@ The real node with the shipped student runs in a process of its own; this one is
 the viewer. First each image comes when the last is answered, which tells how fast the network is
 alone; then they come at that rate times the factor. The age of an answer is the time from its
 image's stamp, taken as it is published, to its markers here: both ways over DDS are in it. The
-inference period is the median time between two answers under that load. The goals: no age above
-two periods, and no more than 2 % more memory in the last quarter than in the first.
+inference period is the median time between two answers under that load. A machine that stalls
+makes one answer late, which no node can help; what must not be is that the next are late for it.
+So every age is held against the time since the answer before it, too, where that is the longer
+one. The goals: no age above two such periods, and no more than 2 % more memory in the last quarter
+than in the first.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ def main() -> None:
     show(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + '\n')
-    met = figures['age_max_periods'] <= AGE_PERIODS and figures['memory_growth'] <= GROWTH
+    met = figures['age_max_own_periods'] <= AGE_PERIODS and figures['memory_growth'] <= GROWTH
     raise SystemExit(0 if met else 1)
 
 
@@ -162,7 +165,9 @@ def figures_of(camera: Camera, alone_ms: float) -> dict[str, float]:
     if len(camera.ages_s) < WARM_UP:
         raise SystemExit('no image was answered')
     ages_ms = 1e3 * np.array(camera.ages_s)
-    period_ms = 1e3 * float(np.median(np.diff(camera.answered_s)))
+    apart_ms = 1e3 * np.diff(camera.answered_s)
+    period_ms = float(np.median(apart_ms))
+    own_ms = np.maximum(apart_ms, period_ms)
     part = max(1, len(camera.memory_mib) // QUARTER)
     first, last = np.mean(camera.memory_mib[:part]), np.mean(camera.memory_mib[-part:])
     return {
@@ -175,6 +180,8 @@ def figures_of(camera: Camera, alone_ms: float) -> dict[str, float]:
         'age_p99_ms': float(np.percentile(ages_ms, 99)),
         'age_max_ms': float(ages_ms.max()),
         'age_max_periods': float(ages_ms.max() / period_ms),
+        'older_than_2_periods': int((ages_ms > AGE_PERIODS * period_ms).sum()),
+        'age_max_own_periods': float((ages_ms[1:] / own_ms).max()),
         'memory_first_mib': float(first),
         'memory_last_mib': float(last),
         'memory_growth': float(last / first - 1),

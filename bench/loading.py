@@ -28,7 +28,7 @@ from stl_core.data.synthetic import camera, writer
 from stl_core.images import InputSpec
 
 #: As the shipped student is trained.
-VARIED = augment.Config(flip=0.5, crop=0.5, scale=0.25, shift=0.03, colour=0.3)
+VARIED = augment.Config(flip=0.5, crop=0.8, scale=0.4, shift=0.03, colour=0.3)
 STUDENT = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
 
 

@@ -5,13 +5,11 @@ python bench/overload.py [--seconds 120] [--factor 5] [--size 1242x375] [--json 
 
 The real node with the shipped student runs in a process of its own; this one is the camera and
 the viewer. First each image comes when the last is answered, which tells how fast the network is
-alone; then they come at that rate times the factor. The age of an answer is the time from its
+alone; then, for a while, at that rate times the factor, which tells how fast it is while images
+pour in; then at that second rate times the factor. The age of an answer is the time from its
 image's stamp, taken as it is published, to its markers here: both ways over DDS are in it. The
-inference period is the median time between two answers under that load. A machine that stalls
-makes one answer late, which no node can help; what must not be is that the next are late for it.
-So every age is held against the time since the answer before it, too, where that is the longer
-one. The goals: no age above two such periods, and no more than 2 % more memory in the last quarter
-than in the first.
+inference period is the median time between two answers. The goals: no age above two periods, and
+no more than 2 % more memory in the last quarter than in the first.
 """
 
 from __future__ import annotations
@@ -37,6 +35,8 @@ from visualization_msgs.msg import MarkerArray
 
 #: Of the network alone; the first answers are not counted.
 PROBE_S, WARM_UP = 8.0, 5
+#: The network is faster again when fewer images pour in; the factor shall be reached all the same.
+MARGIN = 1.05
 #: Memory is compared between the first and the last quarter of the run.
 QUARTER = 4
 PATIENCE_S = 60.0
@@ -64,9 +64,10 @@ def main() -> None:
     try:
         camera.wait_for_detector()
         camera.run(PROBE_S, hz=0.0)
-        alone_ms = 1e3 * float(np.median(np.diff(camera.answered_s[WARM_UP:])))
-        camera.forget()
-        camera.run(args.seconds, hz=args.factor * 1e3 / alone_ms)
+        alone_ms = camera.period_ms()
+        camera.run(PROBE_S, hz=args.factor * 1e3 / alone_ms)
+        loaded_ms = camera.period_ms()
+        camera.run(args.seconds, hz=MARGIN * args.factor * 1e3 / loaded_ms)
     finally:
         node.send_signal(signal.SIGINT)
         node.wait()
@@ -75,7 +76,7 @@ def main() -> None:
     show(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + '\n')
-    met = figures['age_max_own_periods'] <= AGE_PERIODS and figures['memory_growth'] <= GROWTH
+    met = figures['age_max_periods'] <= AGE_PERIODS and figures['memory_growth'] <= GROWTH
     raise SystemExit(0 if met else 1)
 
 
@@ -131,6 +132,12 @@ class Camera:
                 noted_s += 1.0
             self.executor.spin_once(timeout_sec=max(0.0, min(next_s - now_s, 0.005)))
 
+    def period_ms(self) -> float:
+        """Return the median time between answers so far, and forget them."""
+        period_ms = 1e3 * float(np.median(np.diff(self.answered_s[WARM_UP:])))
+        self.forget()
+        return period_ms
+
     def publish(self) -> None:
         """Send an image and its camera_info, stamped now."""
         self.image.header.stamp = self.info.header.stamp = self.node.get_clock().now().to_msg()
@@ -165,9 +172,7 @@ def figures_of(camera: Camera, alone_ms: float) -> dict[str, float]:
     if len(camera.ages_s) < WARM_UP:
         raise SystemExit('no image was answered')
     ages_ms = 1e3 * np.array(camera.ages_s)
-    apart_ms = 1e3 * np.diff(camera.answered_s)
-    period_ms = float(np.median(apart_ms))
-    own_ms = np.maximum(apart_ms, period_ms)
+    period_ms = 1e3 * float(np.median(np.diff(camera.answered_s)))
     part = max(1, len(camera.memory_mib) // QUARTER)
     first, last = np.mean(camera.memory_mib[:part]), np.mean(camera.memory_mib[-part:])
     return {
@@ -181,7 +186,6 @@ def figures_of(camera: Camera, alone_ms: float) -> dict[str, float]:
         'age_max_ms': float(ages_ms.max()),
         'age_max_periods': float(ages_ms.max() / period_ms),
         'older_than_2_periods': int((ages_ms > AGE_PERIODS * period_ms).sum()),
-        'age_max_own_periods': float((ages_ms[1:] / own_ms).max()),
         'memory_first_mib': float(first),
         'memory_last_mib': float(last),
         'memory_growth': float(last / first - 1),

@@ -96,7 +96,9 @@ def _train(args: argparse.Namespace) -> None:
         metrics = stages.run(each)
         if not metrics:  # another process of this run judges, and tells
             continue
-        print(f'stage {name}' if name else '', evaluate.table(metrics, ('AP40',)), sep='\n')
+        if name:
+            print(f'stage {name}')
+        print(evaluate.table(metrics, ('AP40',)))
         print(f'student: {Path(each.out) / "student.safetensors"}')
         found[name] = metrics
     if len(found) > 1:

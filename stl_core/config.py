@@ -12,7 +12,7 @@ from typing import Any
 from stl_core import judge
 from stl_core.data.dataset import DataConfig
 from stl_core.data.kitti import CLASSES
-from stl_core.distill import LOSSES
+from stl_core.distill import LOSSES, distiller
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
 from stl_core.models.sizes import MEAN_SIZE_HWL_M
@@ -36,17 +36,14 @@ class DistillConfig:
 
     :param teacher: file of the trained teacher.
     :param losses: {key of distill.LOSSES: its numbers}; each needs a weight 'distill/<key>'.
-    :param strides: levels at which features are compared; [] where no loss looks at features.
-    :param width: channels in which the student's levels are fused, and most that an adapter has
-        between its convolutions; 512 is the public code's.
+    :param layers: those between student and teacher, which are dropped after training.
     :param teacher_sha256: of the teacher's file; filled in when a run starts, so that it is not
         gone on with under another teacher.
     """
 
     teacher: str
     losses: dict[str, Any]
-    strides: tuple[int, ...] = (8, 16, 32)
-    width: int = 128
+    layers: distiller.Config = field(default_factory=distiller.Config)
     teacher_sha256: str = ''
 
 

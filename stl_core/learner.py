@@ -44,7 +44,7 @@ def build(config: TrainConfig) -> nn.Module:
         detector,
         predict.load_detector(config.distill.teacher, spec),
         config.distill.losses,
-        distiller.Config(config.distill.strides, config.distill.width),
+        config.distill.layers,
         student_input=partial(sight.of_batch, spec=config.input),
         teacher_input=partial(sight.of_batch, spec=spec.input),
         precision=config.precision,

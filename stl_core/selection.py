@@ -90,7 +90,7 @@ def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
     :return: gates and relations.
     :raises ConfigError: for a run without teacher, checkpoint, that stride, or without objects.
     """
-    if config.distill is None or stride not in config.distill.strides:
+    if config.distill is None or stride not in config.distill.layers.strides:
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     path = Path(config.out) / 'last.pt'
     if not path.exists():
@@ -106,12 +106,13 @@ def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
     )
     gates: list[Gates] = []
     seen: list[Relations] = []
+    cells = config.distill.losses.get('relation', relation.Config()).cells
     count = min(frames, len(data))
     for index in tracked(range(count), count, 'looking'):
         batch = dataset.collate([data[0, index]], config.val.max_objects)
         before, after = (_look(model, batch) for model in models)
         gates.append(_gates(after, config.distill.losses))
-        seen.append(_relations(before, after, stride, batch.ids[0]))
+        seen.append(_relations(before, after, stride, cells, batch.ids[0]))
     pairs = [each for each in seen if len(each.depth_m)]
     if not pairs:
         raise ConfigError(f'{config.out}: no object in {len(seen)} val frames')
@@ -163,10 +164,9 @@ def _gates(view: View, losses: dict[str, Any]) -> Gates:
     return Gates(*(each[valid].numpy() for each in columns))
 
 
-def _relations(before: View, after: View, stride: int, frame: str) -> Relations:
+def _relations(before: View, after: View, stride: int, cells: int, frame: str) -> Relations:
     """Compute the matrices of one frame."""
     rois = boxes.rois(after.targets, after.size_px)
-    cells = relation.Config().cells
     maps = (after.teacher.features[stride], before.adapted[stride], after.adapted[stride])
     matrices = (relation.relations(each.detach(), rois, stride, cells).numpy() for each in maps)
     depth_m = after.targets.depth_m[after.targets.valid].numpy()

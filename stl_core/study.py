@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stl_core import checkpoint, learner, stages, study_table, train
+from stl_core import checkpoint, learner, stages, study_table
 from stl_core.config import TrainConfig, build_train
 from stl_core.strict import ConfigError, build, read
 
@@ -82,7 +82,7 @@ def lay_out(study: StudyConfig) -> tuple[list[Work], list[Work]]:
     if study.stage not in built:
         raise ConfigError(f'stage: {study.plan} has {", ".join(built)}, but no {study.stage!r}')
     earlier = list(built)[: list(built).index(study.stage)]
-    before = [Work(f'{name} (stage)', built[name]) for name in earlier]
+    before = [Work(name + study_table.STAGE, built[name]) for name in earlier]
     common = {key: value for key, value in data.items() if key != 'stages'}
     shared = _without_losses(stages.merge(common, data['stages'][study.stage]))
     runs = []
@@ -113,7 +113,7 @@ def run(study: StudyConfig) -> Path:
             _add(study, Work(work.method, config), stages.run(config))
     left = [each for each in _pinned(runs) if not _is_known(table, each)]
     for work in _told(left):
-        _add(study, work, train.fit(work.config))
+        _add(study, work, stages.run(work.config))
     return table
 
 

@@ -21,6 +21,8 @@ SHOWN = {
     'BEV at 0.7': 'bev/strict/moderate',
     'BEV at 0.5': 'bev/loose/moderate',
 }
+#: What the names of rows end with that are stages before the methods, such as the teacher.
+STAGE = ' (stage)'
 _KEYS = ('method', 'seed', 'epochs', 'config')
 
 
@@ -97,13 +99,14 @@ def text(rows: Sequence[Row], judged: str) -> str:
 
 def chart(rows: Sequence[Row], judged: str, path: Path) -> None:
     """
-    Draw every method's mean as a bar, its seeds as dots; what beats all others is not scaled away.
+    Draw every method's mean as a bar, its seeds as dots; the stages before are told in words.
 
     :param rows: of a study.
     :param judged: class whose figures they are.
     :param path: PNG to write.
     """
-    groups = methods(rows)
+    groups = {n: group for n, group in methods(rows).items() if not n.endswith(STAGE)}
+    stages = [row for row in rows if row.method.endswith(STAGE)]
     figure = charts.new_figure(11, 1.2 + 0.34 * len(groups))
     for place, (title, key) in enumerate(SHOWN.items(), 1):
         axes = figure.add_subplot(1, len(SHOWN), place)
@@ -115,7 +118,8 @@ def chart(rows: Sequence[Row], judged: str, path: Path) -> None:
         axes.set_yticks(range(len(groups)), groups if place == 1 else [''] * len(groups))
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        axes.set_title(title, fontsize=9, loc='left')
+        told = [f'{row.method.removesuffix(STAGE)} {row.figures[key]:.1f}' for row in stages]
+        axes.set_title('\n'.join([title, ', '.join(told)]), fontsize=8, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, axis='x')
     figure.supxlabel(f'{judged}, AP40, moderate; dots are seeds', fontsize=8)

@@ -22,3 +22,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory) -> Path:
+    """A file for fake_node, which looks only whether it is there."""
+    path = tmp_path_factory.mktemp('models') / 'student.safetensors'
+    path.write_text('weights')
+    return path

@@ -35,13 +35,6 @@ WRONG_STARTS = {
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp('models') / 'student.safetensors'
-    path.write_text('weights')
-    return path
-
-
-@pytest.fixture(scope='module')
 def wrong_starts(model):
     """All of them side by side: name -> process."""
     processes = {}

@@ -29,13 +29,6 @@ class Replay:
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp('models') / 'student.safetensors'
-    path.write_text('weights')
-    return path
-
-
-@pytest.fixture(scope='module')
 def replay(model):
     process = start(model, '-p', 'use_sim_time:=true', '-p', 'max_age_s:=0.5')
     vehicle = Vehicle()

@@ -76,7 +76,7 @@ def plan(scenes, out, epochs=2):
                 'distill': {
                     'teacher': f'{out}/teacher/student.safetensors',
                     'losses': LOSSES,
-                    'width': 16,
+                    'layers': {'width': 16},
                 },
                 'weights': {f'distill/{name}': 1.0 for name in LOSSES},
             },

@@ -24,7 +24,11 @@ def a_plan(tmp_path, **distil):
             'teacher': {'out': 'x/teacher', 'input': {'depth': {}}},
             'distil': {
                 'out': 'x/distil',
-                'distill': {'teacher': 'x/teacher', 'losses': {'feature': {}}, 'width': 16},
+                'distill': {
+                    'teacher': 'x/teacher',
+                    'losses': {'feature': {}},
+                    'layers': {'width': 16},
+                },
                 'weights': {'distill/feature': 1.0},
                 **distil,
             },
@@ -77,7 +81,7 @@ def test_runs_differ_by_method_and_seed_alone(tmp_path):
     assert base.distill is None
     assert selective.distill.losses.keys() == {'relation'}
     assert selective.distill.losses['relation'].cells == 5
-    assert selective.distill.width == 16
+    assert selective.distill.layers.width == 16
     assert selective.weights == {**base.weights, 'distill/relation': 3.0}
     assert (base.epochs, base.optim) == (selective.epochs, selective.optim)
     assert len({work.config.out for work in runs}) == 4

@@ -25,6 +25,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy bench --allow-untyped-defs --disable-error-code import-not-found \
+	  --disable-error-code union-attr --disable-error-code arg-type
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py $(if $(BAG),--bag $(BAG)) $(ARGS)

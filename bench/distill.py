@@ -76,7 +76,8 @@ def measure(
     model: Distiller, batch: Batch, clock: Callable[[Callable[[], object]], float]
 ) -> dict[str, float]:
     """Time each piece of a step -> {piece: ms}."""
-    student, image = model.student, model.student_input(batch)
+    student: Any = model.student
+    image = model.student_input(batch)
 
     def supervised() -> None:
         out = student(image, batch.P, batch.targets)

@@ -24,6 +24,7 @@ from stl_core import config, optim, predict, step
 from stl_core import learner as learners
 from stl_core.batch import Batch, to_device
 from stl_core.data import augment, dataset, kitti
+from stl_core.data import workers as working
 from stl_core.data.synthetic import camera, writer
 from stl_core.images import InputSpec
 
@@ -67,7 +68,7 @@ def main() -> None:
 def make_sources(root: Path, frames: int) -> dict[str, kitti.Source]:
     """Make a data set of PNG images, and copies of them as JPEG -> source by suffix."""
     job = writer.Job(str(root), seed=1, model=camera.KITTI, depth=False)
-    writer.synthesize(job, frames, workers=writer.cores(), show=False)
+    writer.synthesize(job, frames, workers=working.cores(), show=False)
     training = root / 'training'
     (training / 'jpg').mkdir()
     for path in (training / 'image_2').iterdir():

@@ -95,7 +95,7 @@ def load_with_boxes(boxes: int):
         predictor = network.load_student(path, device, precision)
 
         class Answering:
-            spec, run = predictor.spec, predictor.run
+            spec = predictor.spec
 
             def __call__(self, images, Ps):
                 predictor(images, Ps)

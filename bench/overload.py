@@ -108,7 +108,9 @@ class Camera:
 
     def forget(self) -> None:
         """Begin to count anew."""
-        self.sent, self.ages_s, self.answered_s = 0, [], []
+        self.sent = 0
+        self.ages_s: list[float] = []
+        self.answered_s: list[float] = []
         self.memory_mib: list[float] = []
 
     def wait_for_detector(self) -> None:

@@ -68,7 +68,7 @@ def errors(truth: Labels, found: Labels, P, width, height):
         j = int(away.argmin())
         size = np.abs(same.size_hwl_m[j] - known.size_hwl_m[i]).max()
         yaw = abs(np.degrees(wrap_angle(same.rotation_y[j] - known.rotation_y[i])))
-        rows.append([away[j], size, yaw])
+        rows.append([float(away[j]), float(size), float(yaw)])
     return np.array(rows).reshape(-1, 3)
 
 

@@ -37,11 +37,11 @@ def main() -> None:
     parser.add_argument('--out', default=str(STATISTICS_FILE))
     args = parser.parse_args()
     frames = read_zip(Path(args.labels))
-    statistics = {'frames': len(frames), 'levels': list(LEVELS), 'classes': {}}
-    for name in CLASSES:
-        statistics['classes'][name] = summarise(frames, name) | {
-            'size_correlation': correlation(frames, name)
-        }
+    classes = {
+        name: summarise(frames, name) | {'size_correlation': correlation(frames, name)}
+        for name in CLASSES
+    }
+    statistics = {'frames': len(frames), 'levels': list(LEVELS), 'classes': classes}
     Path(args.out).write_text(json.dumps(statistics, indent=0) + '\n')
     print(f'{args.out}: {len(frames)} frames, {len(FIGURES)} figures of {len(CLASSES)} classes')
 

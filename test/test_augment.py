@@ -71,7 +71,7 @@ def test_boxes_come_back_and_mirror_rightly(variation, x, z):
     old, _ = project(
         corners(scene.objects.center_m, scene.objects.size_hwl_m, scene.objects.rotation_y)[0], P
     )
-    A = augment.affine(WIDTH, HEIGHT, SPEC, variation)
+    A = augment.affine(WIDTH, HEIGHT, P, SPEC, variation)
     moved = old * A[[0, 1], [0, 1]] + A[:2, 2]
     # a mirrored box has its corners in another order
     np.testing.assert_allclose(

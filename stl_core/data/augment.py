@@ -46,7 +46,7 @@ class Variation:
     One draw.
 
     :param mirror: left to right.
-    :param zoom: about the middle of the canvas.
+    :param zoom: about the principal point, as a longer or a shorter lens would.
     :param shift: share of the canvas's width and height.
     :param colour: factors of brightness, contrast and saturation.
     """
@@ -94,23 +94,30 @@ def draw(config: Config, rng: np.random.Generator) -> Variation:
     return Variation(mirror, zoom, shift, (brightness, contrast, saturation))
 
 
-def affine(width_px: int, height_px: int, spec: InputSpec, variation: Variation) -> Array:
+def affine(
+    width_px: int, height_px: int, P: Array, spec: InputSpec, variation: Variation
+) -> Array:
     """
     Compose fit, mirror, zoom and shift.
 
+    The principal point stays under a zoom: then rows under the horizon keep their meaning, and a
+    zoomed picture is just what another lens would have taken.
+
     :param width_px: image width.
     :param height_px: image height.
+    :param P: (3, 4) of that image.
     :param spec: the canvas.
     :param variation: what was drawn.
     :return: (3, 3) transform from image pixels to canvas pixels; A[0, 0] < 0 where mirrored.
     """
     A = fit_affine(width_px, height_px, spec)
     size = np.array([spec.width_px, spec.height_px])
-    middle = (size - 1) / 2
-    zoom = np.diag([variation.zoom, variation.zoom, 1.0])
-    zoom[:2, 2] = (1 - variation.zoom) * middle + np.array(variation.shift) * size
     if variation.mirror:
-        zoom = zoom @ np.array([[-1.0, 0.0, size[0] - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        A = np.array([[-1.0, 0.0, size[0] - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) @ A
+    # a principal point beside the picture, as of a cut-out, would zoom the picture away
+    centre = np.clip((A @ P[:, 2])[:2] / P[2, 2], 0, size - 1)
+    zoom = np.diag([variation.zoom, variation.zoom, 1.0])
+    zoom[:2, 2] = (1 - variation.zoom) * centre + np.array(variation.shift) * size
     return zoom @ A
 
 
@@ -128,7 +135,7 @@ def place(scene: Scene, spec: InputSpec, variation: Variation) -> Scene:
     :return: the canvas, its P, and objects, depth and points that agree with it.
     """
     height, width = scene.image.shape[:2]
-    A = affine(width, height, spec, variation)
+    A = affine(width, height, scene.P, spec, variation)
     P, objects, points_m = warp_P(scene.P, A), scene.objects, scene.points_m
     if variation.mirror:
         P = P @ _MIRRORED_WORLD

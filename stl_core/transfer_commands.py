@@ -15,6 +15,7 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser('study', help='methods and seeds under one schedule, as a table')
     parser.add_argument('config', help='YAML file')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--table-only', action='store_true', help='train nothing, show the table')
     parser.set_defaults(run=_study)
 
@@ -30,7 +31,7 @@ def add_commands(commands: Any) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     config = study.load(args.config, tuple(args.overrides))
-    table = Path(config.table) if args.table_only else study.run(config)
+    table = Path(config.table) if args.table_only else study.run(config, args.jobs)
     rows = study_table.read(table)
     if not rows:
         raise ConfigError(f'{table}: no finished run yet')

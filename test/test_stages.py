@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from scenes import HEIGHT, WIDTH, make_scenes
 from small_run import assert_equal_weights, weights_of
@@ -21,6 +22,8 @@ from stl_core import (
     selection,
     selection_chart,
     stages,
+    study,
+    study_table,
     train,
 )
 from stl_core.data import dataset, depth_maps, kitti
@@ -299,3 +302,27 @@ def test_what_is_selected_is_shown(trained, tmp_path):
 def test_a_run_without_teacher_selects_nothing(trained):
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
         selection.observe(trained[1]['base'], 5, 8)
+
+
+def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trained, tmp_path):
+    text = yaml.safe_dump(plan(scenes, trained[0]), sort_keys=False)
+    (tmp_path / 'plan.yaml').write_text(text)
+    weights = {'weights': {'distill/response': 1.0}}
+    methods = {'base': {}, 'response': {'distill': {'losses': {'response': {}}}, **weights}}
+    students = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        grid = study.StudyConfig(
+            plan=str(tmp_path / 'plan.yaml'),
+            stage='distil',
+            methods=methods,
+            seeds=(1,),
+            out=str(out),
+            table=str(out / 'table.csv'),
+        )
+        study.run(grid, jobs)
+        students.append([load_file(out / name / '1/student.safetensors') for name in methods])
+        assert [row.method for row in study_table.read(out / 'table.csv')][-2:] == [*methods]
+    for one, other in zip(*students, strict=True):
+        assert_equal_weights(one, other)
+    assert 'epochs' in (tmp_path / '2/response/1/log.txt').read_text()

@@ -17,22 +17,28 @@ T = TypeVar('T')
 R = TypeVar('R')
 
 
-def spread(make: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Call make on every item, in `workers` processes of one thread each; results in order."""
+def spread(
+    make: Callable[[T], R], items: Iterable[T], workers: int, threads: int = 1
+) -> Iterator[R]:
+    """
+    Call make on every item, in `workers` processes of so many threads each; results in order.
+
+    :param workers: 0 makes every item in this process.
+    """
     if workers < 1:
         yield from map(make, items)
         return
     context = multiprocessing.get_context('spawn')  # threads of torch do not survive a fork
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, context, _limit, (threads,)) as pool:
         try:
             yield from pool.map(make, items)
         finally:  # stopped or failed: what has not begun need not
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def _limit(threads: int) -> None:
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
 
 def tracked(items: Iterable[T], total: int, what: str, show: bool = True) -> Iterator[T]:

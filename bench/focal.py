@@ -1,12 +1,10 @@
 """
 Does one student serve cameras of other focal lengths? It learnt one lens; try 0.7 and 1.4 of it.
 
-python bench/focal.py [--student FILE] [--native 0.7=FILE 1.4=FILE] [--train] [--frames 1000]
-                      [--out runs/focal] [--csv FILE]
+python bench/focal.py [--student FILE] [--frames 1000] [--out runs/focal] [--csv FILE]
 
-Judged on unseen worlds, the same ones through each of three lenses: the student, and natives,
-which learnt the same worlds in the same way through the lens that they are judged at. --train
-makes natives first: twice the time of the student's own training; an interrupted run goes on.
+The student is judged on unseen worlds, the same ones through each of three lenses. An interrupted
+run goes on.
 
 Plain depth is the student as if it had learnt that. At a single focal length the two
 parametrisations are one: they differ in the bias of a logit. So it is the same network, told at
@@ -15,8 +13,7 @@ every lens that it looks through the one it has learnt.
 AP3D itself depends on the lens: what is as high in the picture is 1.4 times as far through a 1.4
 times longer lens, and so is every error, in metres, while the IoU that counts stays. What that
 alone does is shown as well: labels and answers of the lens that was learnt, all depths stretched,
-which is how the same pictures would count had another lens taken them. So a student is compared
-with the native of a lens, and not with itself at another.
+which is how the same pictures would count had another lens taken them.
 """
 
 from __future__ import annotations
@@ -43,12 +40,8 @@ from stl_core.images import fit_affine
 from stl_core.types import Array, ImageObjects, Labels
 
 STUDENT = Path('mono3d_ros/models/synthetic_mobile.safetensors')
-CONFIG = Path('config/train/synthetic_mobile.yaml')
 LEARNT = 1.0
-OTHERS = (0.7, 1.4)
 LENSES = (0.7, LEARNT, 1.4)
-#: As the student's own: seed, frames and size that CONFIG's head tells to make.
-LEARN_SEED, LEARN_FRAMES, LEARN_SIZE = 1, 4000, '640x192'
 SEED = 3
 
 
@@ -72,18 +65,12 @@ def main() -> None:
     """Make what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0])
     parser.add_argument('--student', type=Path, default=STUDENT)
-    parser.add_argument('--native', nargs='*', default=[], metavar='LENS=FILE')
-    parser.add_argument('--train', action='store_true', help='natives that are not there yet')
     parser.add_argument('--out', type=Path, default=Path('runs/focal'))
     parser.add_argument('--frames', type=int, default=1000, help='unseen frames a lens')
     parser.add_argument('--csv', type=Path, help='write the table here as well')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    given = dict(pair.split('=', 1) for pair in args.native)
-    natives = {float(lens): Path(file) for lens, file in given.items()}
-    if args.train:
-        natives |= {lens: trained(args.out, lens) for lens in OTHERS if lens not in natives}
-    rows = measure(args.student, natives, args.out, args.frames)
+    rows = measure(args.student, args.out, args.frames)
     show(rows)
     if args.csv:
         with args.csv.open('w', newline='') as file:
@@ -92,45 +79,22 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def trained(out: Path, lens: float) -> Path:
-    """Train a student through a lens, all else as CONFIG has it; return its file."""
-    folder = out / f'trained_{lens:g}'
-    if not (folder / 'student.safetensors').exists():
-        world = out / f'learn_{lens:g}'
-        synthesize(world, lens, LEARN_SEED, LEARN_FRAMES, '--size', LEARN_SIZE)
-        kinds = ('image_2', 'calib', 'label_2')
-        source = ', '.join(f'{kind}: {world}/training/{kind}' for kind in kinds)
-        parts = [
-            setting
-            for part in ('train', 'val')
-            for setting in (
-                f'{part}.sources=[{{{source}}}]',
-                f'{part}.split={world}/ImageSets/{part}.txt',
-            )
-        ]
-        run('train', CONFIG, f'out={folder}', 'eval_every=0', *parts)
-    return folder / 'student.safetensors'
-
-
-def measure(student: Path, natives: dict[float, Path], out: Path, frames: int) -> list[Row]:
-    """Judge the student through every lens, as it is and as if plain, and each native at its."""
+def measure(student: Path, out: Path, frames: int) -> list[Row]:
+    """Judge the student through every lens, as it is and as if it had learnt plain depth."""
     virtual = predict.load(student)
     plain = as_if_plain(virtual)
     rows, own = [], None
     for lens in LENSES:
         folder = out / f'lens_{lens:g}'
-        synthesize(folder, lens, SEED, frames)
-        ways = {'virtual depth': virtual, 'plain depth': plain}
-        if lens in natives:
-            ways['native'] = predict.load(natives[lens])
-        for name, predictor in ways.items():
+        make_world(folder, lens, frames)
+        for name, predictor in (('virtual depth', virtual), ('plain depth', plain)):
             seen = answer(predictor, folder / 'training', frames)
             rows.append(judge(name, lens, seen))
             if lens == LEARNT and predictor is virtual:
                 own = seen
     assert own is not None
     rows += [judge('the same pictures', lens, stretch(own, lens)) for lens in LENSES]
-    return rows
+    return sorted(rows, key=lambda row: row.depth, reverse=True)
 
 
 def as_if_plain(predictor: predict.Predictor) -> predict.Predictor:
@@ -147,17 +111,13 @@ def as_if_plain(predictor: predict.Predictor) -> predict.Predictor:
     return predict.Predictor(told_one_lens, predictor.spec, predictor.min_score)
 
 
-def synthesize(folder: Path, lens: float, seed: int, frames: int, *more: str) -> None:
-    """Take pictures of a seed's worlds through a lens; nothing, where they are there."""
+def make_world(folder: Path, lens: float, frames: int) -> None:
+    """Take pictures of the seed's worlds through a lens; nothing, where they are there."""
     model = replace(camera.KITTI, focal_px=camera.KITTI.focal_px * lens)
     stored = folder.parent / f'lens_{lens:g}.json'
     stored.write_text(json.dumps(asdict(model)))
-    world = ('--camera', stored, '--seed', seed, '--frames', frames, *more)
-    run('synthesize', folder, *world, '--no-lidar', '--no-depth', '--jpg')
-
-
-def run(*command: object) -> None:
-    """Run stl's command in a process of its own."""
+    world = ('--camera', stored, '--seed', SEED, '--frames', frames)
+    command = ('synthesize', folder, *world, '--no-lidar', '--no-depth', '--jpg')
     subprocess.run([sys.executable, '-m', 'stl_core', *map(str, command)], check=True)
 
 
@@ -184,20 +144,19 @@ def judge(depth: str, lens: float, seen: Seen) -> Row:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print APs at IoU 0.5, a line each way to see; in brackets the share of the native's."""
-    at = {(row.depth, row.lens): row.ap_50 for row in rows}
-    table = Table(title='Car 3D AP40 at IoU 0.5, moderate', title_justify='left')
-    table.add_column('depth')
-    for lens in LENSES:
-        table.add_column(f'{lens:g}x', justify='right')
-    for depth in dict.fromkeys(row.depth for row in rows):
-        cells = []
+    """Print a line each way to see; in brackets the share of what it has at the learnt lens."""
+    for title, value in (('0.5', 'ap_50'), ('0.7', 'ap_70')):
+        at = {(row.depth, row.lens): getattr(row, value) for row in rows}
+        table = Table(title=f'Car 3D AP40 at IoU {title}, moderate', title_justify='left')
+        table.add_column('depth')
         for lens in LENSES:
-            ap, native = at.get((depth, lens)), at.get(('native', lens))
-            share = f' ({ap / native:.0%})' if ap is not None and native else ''
-            cells.append('' if ap is None else f'{ap:.1f}{share}')
-        table.add_row(depth, *cells)
-    Console().print(table)
+            table.add_column(f'{lens:g}x', justify='right')
+        for depth in dict.fromkeys(row.depth for row in rows):
+            own = at[depth, LEARNT]
+            shares = [f'{at[depth, lens] / own:.0%}' if own else '-' for lens in LENSES]
+            cells = [f'{at[depth, lens]:.1f}' for lens in LENSES]
+            table.add_row(depth, *(f'{c} ({s})' for c, s in zip(cells, shares, strict=True)))
+        Console().print(table)
 
 
 if __name__ == '__main__':

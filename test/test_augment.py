@@ -1,5 +1,7 @@
 """Whatever is drawn, pixels, depth, points, boxes and P still tell of the same scene."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -85,6 +87,22 @@ def test_no_variation_is_what_the_predictor_does():
     image, new_P = prepare(scene.image, P, SPEC)
     np.testing.assert_array_equal(canvas.image, image)
     np.testing.assert_allclose(canvas.P, new_P)
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+def test_a_zoomed_picture_is_that_of_another_lens_of_the_same_camera(mirror):
+    scene = a_scene(2.0, 20.0)
+    near = augment.place(scene, SPEC, augment.Variation(mirror))
+    far = augment.place(scene, SPEC, augment.Variation(mirror, zoom=1.3))
+    longer_lens = near.P[:, :3] * [[1.3, 1.0, 1.0], [1.0, 1.3, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_allclose(far.P[:, :3], longer_lens, atol=1e-9)
+
+
+def test_a_principal_point_beside_the_picture_does_not_zoom_the_picture_away():
+    scene = a_scene(2.0, 20.0)
+    beside = np.array([[721.5, 0, 40000.0, 0], [0, 721.5, -9000.0, 0], [0, 0, 1, 0]])
+    canvas = augment.place(dataclasses.replace(scene, P=beside), SPEC, augment.Variation(zoom=1.4))
+    assert (canvas.image > 0).mean() > 0.9
 
 
 def test_two_d_boxes_are_cut_where_the_picture_ends():

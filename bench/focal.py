@@ -1,7 +1,7 @@
 """
 Does one student serve cameras of other focal lengths? It learnt one lens; try 0.7 and 1.4 of it.
 
-python bench/focal.py [--student FILE] [--frames 1000] [--out runs/focal] [--csv FILE]
+python bench/focal.py [--student FILE] [--frames 800] [--out runs/focal] [--csv FILE]
 
 The student is judged on unseen worlds, the same ones through each of three lenses. An interrupted
 run goes on.
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0])
     parser.add_argument('--student', type=Path, default=STUDENT)
     parser.add_argument('--out', type=Path, default=Path('runs/focal'))
-    parser.add_argument('--frames', type=int, default=1000, help='unseen frames a lens')
+    parser.add_argument('--frames', type=int, default=800, help='unseen frames a lens')
     parser.add_argument('--csv', type=Path, help='write the table here as well')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

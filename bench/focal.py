@@ -3,8 +3,8 @@ Does one student serve cameras of other focal lengths? It learnt one lens; try 0
 
 python bench/focal.py [--student FILE] [--frames 800] [--out runs/focal] [--csv FILE]
 
-The student is judged on unseen worlds, the same ones through each of three lenses. An interrupted
-run goes on.
+The student is judged on unseen worlds, the same ones through each of three lenses. Worlds
+that are there are not made again.
 
 Plain depth is the student as if it had learnt that. At a single focal length the two
 parametrisations are one: they differ in the bias of a logit. So it is the same network, told at
@@ -112,7 +112,7 @@ def as_if_plain(predictor: predict.Predictor) -> predict.Predictor:
 
 
 def make_world(folder: Path, lens: float, frames: int) -> None:
-    """Take pictures of the seed's worlds through a lens; nothing, where they are there."""
+    """Take pictures of the seed's worlds through a lens."""
     model = replace(camera.KITTI, focal_px=camera.KITTI.focal_px * lens)
     stored = folder.parent / f'lens_{lens:g}.json'
     stored.write_text(json.dumps(asdict(model)))

@@ -20,17 +20,16 @@ from typing import Any
 import cv2
 import torch
 
-from stl_core import config, optim, predict, step
 from stl_core import learner as learners
+from stl_core import optim, predict, stages, step
 from stl_core.batch import Batch, to_device
-from stl_core.data import augment, dataset, kitti
+from stl_core.data import dataset, kitti
 from stl_core.data import workers as working
 from stl_core.data.synthetic import camera, writer
 from stl_core.images import InputSpec
 
-#: As the shipped student is trained.
-VARIED = augment.Config(flip=0.5, crop=0.8, scale=0.4, shift=0.03, colour=0.3)
-STUDENT = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
+#: How the shipped student is trained, but for what this measures.
+SHIPPED = Path('config/train/synthetic_mobile.yaml')
 
 
 def main() -> None:
@@ -56,10 +55,10 @@ def main() -> None:
             for rate in [loading(frames_of(source, spec, kept), workers, args)]
         ]
         frames = frames_of(sources['jpg'], spec, kept=True)
-        stages = {suffix: stage_times(source, spec) for suffix, source in sources.items()}
+        parts = {suffix: stage_times(source, spec) for suffix, source in sources.items()}
         trained = training(frames, spec, args)
     report = {'canvas': args.canvas, 'batch': args.batch, 'threads': torch.get_num_threads()}
-    report |= {'training_images_per_s': trained, 'loading': rows, 'stages_ms': stages}
+    report |= {'training_images_per_s': trained, 'loading': rows, 'stages_ms': parts}
     print(text_of(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1))
@@ -83,7 +82,8 @@ def make_sources(root: Path, frames: int) -> dict[str, kitti.Source]:
 
 def frames_of(source: kitti.Source, spec: InputSpec, kept: bool) -> dataset.Frames:
     """Make the data set as a training has it."""
-    data = dataset.DataConfig(sources=(source,), augment=VARIED, keep_images=kept)
+    shipped = stages.load(SHIPPED)['first'].train
+    data = dataclasses.replace(shipped, sources=(source,), split='', keep_images=kept)
     return dataset.Frames(data, spec, kitti.CLASSES, seed=0)
 
 
@@ -124,8 +124,7 @@ def stage_times(source: kitti.Source, spec: InputSpec) -> dict[str, float]:
 def training(frames: dataset.Frames, spec: InputSpec, args: Any) -> float:
     """Images a second of training steps of the mobile student on one batch."""
     device = predict.choose_device(args.device)
-    data = {'detector': {'options': STUDENT}, 'batch_size': args.batch}
-    built = dataclasses.replace(config.build_train(data), input=spec)
+    built = dataclasses.replace(stages.load(SHIPPED)['first'], input=spec, batch_size=args.batch)
     learner = learners.build(built).to(device).to(memory_format=torch.channels_last).train()
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
     batch = to_device(next(endless(frames, 0, args.batch)), device)

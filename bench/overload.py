@@ -77,6 +77,8 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + '\n')
     met = figures['age_max_periods'] <= AGE_PERIODS and figures['memory_growth'] <= GROWTH
+    if figures['overload'] < args.factor:
+        raise SystemExit('the images did not come so many times as fast as answers; again')
     raise SystemExit(0 if met else 1)
 
 

@@ -107,8 +107,11 @@ def run(study: StudyConfig, jobs: int = 1) -> Path:
     :param jobs: runs at a time, which share the processors. Small networks on few processors gain:
         threads that wait for each other learn less than as many runs of one thread each.
     :return: the table.
-    :raises ConfigError: when the table has a run of that name with another configuration.
+    :raises ConfigError: when the table has a run of that name with another configuration, or for
+        no job at a time.
     """
+    if jobs < 1:
+        raise ConfigError(f'jobs: expected at least 1 run at a time, got {jobs}')
     table = Path(study.table)
     before, runs = lay_out(study)
     for work in before:

@@ -3,7 +3,9 @@
 from types import SimpleNamespace
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
+from mono3d_ros.messages import Target
 from mono3d_ros.stream import FrameResult
 from stl_core.types import Objects3D
 
@@ -45,3 +47,11 @@ def by_kind(array):
 
 def xyz(point):
     return (point.x, point.y, point.z)
+
+
+def random_target(seed):
+    """Some frame, some way off."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.random(random_state=seed).as_matrix()
+    matrix[:3, 3] = np.random.default_rng(seed).normal(scale=5, size=3)
+    return Target('base_link', matrix)

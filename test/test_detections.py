@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from results import STAMP_NS, objects, plain_new, result, xyz
+from results import STAMP_NS, objects, plain_new, random_target, result, xyz
 from rosbags.typesys import get_types_from_msg
 from scipy.spatial.transform import Rotation
 
@@ -20,13 +20,6 @@ from stl_core.geometry import corners
 LEFT = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]])
 #: Corners 0 to 7 of geometry.corners in the axes of ROS: x ahead, y to the left, z up.
 SIGNS = np.array([[x, y, z] for y in (1, -1) for x, z in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
-
-
-def random_target(seed):
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.random(random_state=seed).as_matrix()
-    matrix[:3, 3] = np.random.default_rng(seed).normal(scale=5, size=3)
-    return Target('base_link', matrix)
 
 
 def box_corners(pose, size):

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from results import STAMP_NS, by_kind, objects, plain_new, result, xyz
-from scipy.spatial.transform import Rotation
+from results import STAMP_NS, by_kind, objects, plain_new, random_target, result, xyz
 
 from mono3d_ros import messages, report
 from mono3d_ros.bag import maker, typestore
@@ -82,21 +81,13 @@ def test_what_is_gone_is_deleted_in_the_same_array():
     assert all(each.pose.orientation.w == 1.0 for each in found)
 
 
-def turned(seed):
-    """Some frame, some way off."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.random(random_state=seed).as_matrix()
-    matrix[:3, 3] = np.random.default_rng(seed).normal(scale=5, size=3)
-    return Target('base_link', matrix)
-
-
 def tracked(n, velocities):
     return replace(result(n), velocities_mps=np.array(velocities, float))
 
 
 @pytest.mark.parametrize('seed', range(3))
 def test_in_another_frame_every_point_is_where_it_was(seed):
-    target, found = turned(seed), tracked(2, [[1.0, 0, 3], [0, 0, -4]])
+    target, found = random_target(seed), tracked(2, [[1.0, 0, 3], [0, 0, -4]])
     own = messages.markers(found, (5,), plain_new).markers
     told = messages.markers(found, (5,), plain_new, target=target).markers
     assert {each.header.frame_id for each in told} == {'base_link'}
@@ -168,7 +159,7 @@ def test_what_is_no_transform_is_refused(bad):
 
 MAKERS = {
     'visualization_msgs/msg/MarkerArray': lambda new: messages.markers(
-        tracked(2, [[1.0, 0, 3], [0, 0, 0]]), (0, 1, 2), new, target=turned(0)
+        tracked(2, [[1.0, 0, 3], [0, 0, 0]]), (0, 1, 2), new, target=random_target(0)
     ),
     'sensor_msgs/msg/CompressedImage': lambda new: messages.annotated(
         np.full((40, 60, 3), 90, np.uint8),

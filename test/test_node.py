@@ -40,9 +40,7 @@ SWITCH_S = 1.1
 
 
 @pytest.fixture(scope='module')
-def vehicle(tmp_path_factory):
-    model = tmp_path_factory.mktemp('models') / 'student.safetensors'
-    model.write_text('weights')
+def vehicle(model):
     process = start(model)
     vehicle = Vehicle()
     vehicle.ready()

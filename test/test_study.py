@@ -139,6 +139,12 @@ def test_a_study_that_cannot_be_is_refused_by_name(tmp_path, change, message):
         study.lay_out(dataclasses.replace(a_plan(tmp_path), **change))
 
 
+def test_no_run_at_a_time_is_refused(tmp_path, trained):
+    with pytest.raises(ConfigError, match='jobs: expected at least 1 run at a time, got 0'):
+        study.run(a_plan(tmp_path), jobs=0)
+    assert not trained
+
+
 def test_means_and_deviations_are_those_of_the_sample(tmp_path):
     values = [3.0, 5.0, 10.0]
     rows = [

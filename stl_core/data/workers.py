@@ -1,4 +1,4 @@
-"""One thing after the other, on all processors, with a bar: how data sets are made."""
+"""One thing after the other, on all processors, with a bar: data sets, and runs of a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def spread(
     """
     Call make on every item, in `workers` processes of so many threads each; results in order.
 
-    :param workers: 0 makes every item in this process.
+    :param make: a function that another process can import.
+    :param items: what it is called with.
+    :param workers: processes; 0 makes every item in this one, with the threads it has.
+    :param threads: of each process, for torch and OpenCV.
     """
     if workers < 1:
         yield from map(make, items)

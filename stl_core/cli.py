@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _add_import_weights,
     ):
         add(commands)
-    args = parser.parse_args(argv)
+    args = _parse(parser, argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
         args.run(args)
@@ -76,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print('stl: stopped; the same command goes on where it was', file=sys.stderr)
         sys.exit(130)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with settings after options too: argparse alone takes them in one place."""
+    args, rest = parser.parse_known_args(argv)
+    if rest and ('overrides' not in args or any(each.startswith('-') for each in rest)):
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def _add_train(commands: Any) -> None:

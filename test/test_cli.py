@@ -41,6 +41,13 @@ def refused(capsys, *arguments):
     return lines[-1]
 
 
+def test_settings_may_stand_after_options(world, tmp_path, capsys):
+    argv = ('train', str(world / 'config.yaml'), '--json', str(tmp_path / 'found.json'))
+    assert 'epochs: expected at least 1' in refused(capsys, *argv, 'epochs=0')
+    assert 'unrecognized arguments: --epochs=3' in refused(capsys, *argv, '--epochs=3')
+    assert 'unrecognized arguments: x=1' in refused(capsys, 'inspect', student(world), 'x=1')
+
+
 def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, capsys):
     cli.main(
         ['evaluate', student(world), str(world / 'training'), '--device', 'cpu']

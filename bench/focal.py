@@ -57,6 +57,7 @@ SEED = 3
 #: The worlds that natives learn: those that CONFIG's head tells to make.
 LEARN_SEED, LEARN_FRAMES, LEARN_SIZE = 1, 4000, '640x192'
 SAME, ALL = 'the same cars', "KITTI's cars"
+ONE_STAGE, NATIVE = 'one stage', 'native'
 #: What KITTI calls moderate.
 MOST_TRUNCATED, MOST_OCCLUDED = 0.3, 1
 #: Centres nearer than this in two labels of one world are of one car.
@@ -94,7 +95,7 @@ def main() -> None:
     ways['plain depth'] = {lens: as_if_plain(each) for lens, each in ways['virtual depth'].items()}
     if args.natives:
         natives = {lens: predict.load(one_stage(args.out, lens)) for lens in LENSES}
-        ways |= {'one stage': dict.fromkeys(LENSES, natives[LEARNT]), 'native, one stage': natives}
+        ways |= {ONE_STAGE: dict.fromkeys(LENSES, natives[LEARNT]), NATIVE: natives}
     rows = measure(ways, args.out, args.frames)
     show(rows)
     if args.csv:
@@ -216,7 +217,7 @@ def judge(cars: str, depth: str, lens: float, seen: Seen) -> Row:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a line each way to see; in brackets the share of what it has at the learnt lens."""
+    """Print a line each way to see; in brackets the share of the AP that it is compared with."""
     for title, value in (('0.5', 'ap_50'), ('0.7', 'ap_70')):
         at = {(row.cars, row.depth, row.lens): getattr(row, value) for row in rows}
         table = Table(title=f'Car 3D AP40 at IoU {title}, moderate', title_justify='left')
@@ -224,12 +225,14 @@ def show(rows: Sequence[Row]) -> None:
         table.add_column('depth')
         for lens in LENSES:
             table.add_column(f'{lens:g}x', justify='right')
+        table.add_column('% of')
         for cars, depth in dict.fromkeys((row.cars, row.depth) for row in rows):
-            own = at[cars, depth, LEARNT]
-            shares = [f'{at[cars, depth, lens] / own:.0%}' if own else '-' for lens in LENSES]
-            cells = [f'{at[cars, depth, lens]:.1f}' for lens in LENSES]
-            cells = [f'{c} ({s})' for c, s in zip(cells, shares, strict=True)]
-            table.add_row(cars, depth, *cells)
+            cells = []
+            for lens in LENSES:
+                whole = at[(cars, NATIVE, lens) if depth == ONE_STAGE else (cars, depth, LEARNT)]
+                share = f'{at[cars, depth, lens] / whole:.0%}' if whole else '-'
+                cells.append(f'{at[cars, depth, lens]:.1f} ({share})')
+            table.add_row(cars, depth, *cells, NATIVE if depth == ONE_STAGE else '1x')
         Console().print(table)
 
 

@@ -8,12 +8,14 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from stl_core import judge, predict
 from stl_core.config import TrainConfig, build_train
 from stl_core.optim import Optimizer
 from stl_core.strict import ConfigError
@@ -31,6 +33,8 @@ FREE = (
     'train.keep_images',
     'val.keep_images',
 )
+#: Key of done.json under which it says how the run ended.
+ENDED = 'ended'
 
 
 class CheckpointError(RuntimeError):
@@ -99,18 +103,39 @@ def differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
     return [key for key in differ if key not in FREE]
 
 
-def mark_done(config: TrainConfig) -> None:
-    """Note in the folder of a run that it is at its end."""
-    text = json.dumps(dataclasses.asdict(config), indent=1)
-    write_atomically(Path(config.out) / 'done.json', text.encode())
+def mark_done(config: TrainConfig, epochs: int, values: Sequence[float]) -> None:
+    """
+    Note in the folder of a run that it is at its end.
+
+    :param config: of the run.
+    :param epochs: how many it has done: fewer than it was to do where patience ended it.
+    :param values: the metric of every evaluation.
+    """
+    told = {**dataclasses.asdict(config), ENDED: {'epochs': epochs, 'values': list(values)}}
+    write_atomically(Path(config.out) / 'done.json', json.dumps(told, indent=1).encode())
 
 
 def is_done(config: TrainConfig) -> bool:
-    """Whether a run of this configuration is at its end, student and figures written."""
-    path = Path(config.out) / 'done.json'
+    """
+    Whether a run of this configuration is at its end, student and figures written.
+
+    A run that its patience ended is at its end only where the patience of today ends it, too.
+    """
+    out = Path(config.out)
+    student = out / 'student.safetensors'
+    if not all(each.is_file() for each in (out / 'done.json', out / 'metrics.json', student)):
+        return False
     try:
-        return path.exists() and not differences(config, json.loads(path.read_text()))
-    except (ConfigError, json.JSONDecodeError):
+        told = json.loads((out / 'done.json').read_text())
+        ended = told.pop(ENDED, None) or {
+            # written by an older version: the student knows
+            'epochs': predict.read_spec(student).provenance.get('epoch'),
+            'values': (),
+        }
+        complete = ended['epochs'] == config.epochs
+        stalled = judge.is_stalled(ended['values'], config.patience)
+        return (complete or stalled) and not differences(config, told)
+    except (ConfigError, json.JSONDecodeError, predict.StudentError):
         return False
 
 

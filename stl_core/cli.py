@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(parser, argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
+        _make_room(getattr(args, 'json', None))
         args.run(args)
     except BAD_INPUT as err:
         # from a loading process the message comes at the end of that process's traceback
@@ -121,7 +122,9 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser('evaluate', help="a student's AP on labelled frames")
     parser.add_argument('student', help='.safetensors file')
     _add_frames(parser)
-    parser.add_argument('--results', help='folder for KITTI result files, one a frame')
+    parser.add_argument(
+        '--results', help='folder for KITTI result files, one a frame; older ones are replaced'
+    )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     _add_report(parser)
     _add_json(parser)
@@ -169,7 +172,7 @@ def _kitti_ap(args: argparse.Namespace) -> None:
     results = sorted(Path(args.results).glob('*.txt'))
     if not results:
         raise kitti.DataError(f'{args.results}: no result file (ID.txt) in this folder')
-    found = [kitti.read_labels(path) for path in results]
+    found = [kitti.read_results(path) for path in results]
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
     metrics = evaluate.evaluate(truth, found)
     print(evaluate.table(metrics))
@@ -251,14 +254,19 @@ def _import_weights(args: argparse.Namespace) -> None:
 
 
 def _add_frames(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('root', help='folder with image_2, calib and, to evaluate, label_2')
+    parser.add_argument(
+        'root',
+        help='folder with image_2, calib; label_2 to evaluate; velodyne or depth_2 for a teacher',
+    )
     parser.add_argument('--split', help='file of frame ids; all frames without it')
 
 
 def _frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
     root = Path(args.root)
     label_2 = str(root / 'label_2') if labelled else ''
-    source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), label_2)
+    # what a teacher sees; students do without
+    depths = {name: str(root / name) for name in ('velodyne', 'depth_2') if (root / name).is_dir()}
+    source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), label_2, **depths)
     return kitti.find_frames(source, kitti.read_split(args.split) if args.split else ())
 
 
@@ -279,6 +287,15 @@ def _write_report(folder: str, found: dossier.Dossier) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='FILE', help='write the figures here as well')
+
+
+def _make_room(path: str | None) -> None:
+    """Make the folder of a file that will be written, before the work; DataError if it cannot."""
+    if path:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise kitti.DataError(f'--json {path}: no such folder can be made ({err})') from err
 
 
 def _write_json(path: str | None, figures: Any) -> None:

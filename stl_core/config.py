@@ -114,7 +114,8 @@ class TrainConfig:
             known = ', '.join(PRECISIONS)
             raise ValueError(f'precision: {self.precision!r} is unknown; known: {known}')
         least = dict.fromkeys(('epochs', 'batch_size', 'accumulate', 'save_every'), 1)
-        for name, low in {**least, 'workers': 0, 'eval_every': 0, 'patience': 0}.items():
+        least |= dict.fromkeys(('workers', 'eval_every', 'patience', 'seed'), 0)
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f'{name}: expected at least {low}, got {getattr(self, name)}')
         if self.eval_every:

@@ -24,15 +24,22 @@ class DepthSpec:
 
     :param mean_m: mean of the known depths.
     :param std_m: their standard deviation.
+    :param virtual_focal_px: focal length at which depth is shown, network pixels: as far as what
+        has this size would be through this lens. Zoomed pictures are then shown a depth that is
+        zoomed too, in the units in which a student, who is not told the lens, must think. 0 shows
+        true metres.
     """
 
     mean_m: float = 15.34
     std_m: float = 12.28
+    virtual_focal_px: float = 720.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by."""
         if not self.std_m > 0:
             raise ValueError(f'std_m: expected more than 0 metres, got {self.std_m}')
+        if self.virtual_focal_px < 0:
+            raise ValueError(f'virtual_focal_px: expected 0 or more, got {self.virtual_focal_px}')
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,11 @@ def is_stalled(values: Sequence[float], patience: int) -> bool:
 def write_results(
     folder: Path, frames: Sequence[kitti.FrameFiles], found: Sequence[Labels]
 ) -> None:
-    """Write one KITTI result file a frame."""
+    """Write one KITTI result file a frame; those of another student are taken away before."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob('*.txt')):
+        if path.stem.isdigit() and _holds_results(path):
+            path.unlink()
     for name, labels in zip(_file_names(frames), found, strict=True):
         (folder / f'{name}.txt').write_text(kitti.format_results(labels))
 
@@ -165,6 +168,15 @@ def summary(metrics: evaluate.Result) -> str:
     """Say the moderate 3D AP40 of every class in one line."""
     parts = [f'{name} {each["3d"]["AP40"]["strict"][1]:.2f}' for name, each in metrics.items()]
     return '3D AP40 moderate: ' + ', '.join(parts)
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether a file is a KITTI result file: labels and calibrations have other columns."""
+    try:
+        lines = path.read_text().splitlines()
+    except (UnicodeDecodeError, OSError):
+        return False
+    return all(len(line.split()) in (0, kitti.RESULT_COLUMNS) for line in lines)
 
 
 def _file_names(frames: Sequence[kitti.FrameFiles]) -> list[str]:

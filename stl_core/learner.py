@@ -32,8 +32,10 @@ def build(config: TrainConfig) -> nn.Module:
     :param config: of the run.
     :return: a learner, on the CPU.
     :raises StudentError: for a file to start from, or a teacher, that cannot be used.
-    :raises ConfigError: for one that is of another kind than the run.
+    :raises ConfigError: for one that is of another kind than the run, or where depth is shown
+        as one lens would have it and learnt in true metres, or the other way round.
     """
+    _check_lens(config)
     detector = predict.build_detector(student_spec(config))
     if config.start:
         detector.load_state_dict(_starting_weights(config))
@@ -93,6 +95,16 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
         options=dataclasses.asdict(config.detector.options),
         provenance=provenance,
     )
+
+
+def _check_lens(config: TrainConfig) -> None:
+    learnt = config.detector.options.virtual_focal_px
+    seen = config.input.depth.virtual_focal_px if config.input.depth else learnt
+    if bool(seen) != bool(learnt):
+        raise ConfigError(
+            f'input.depth.virtual_focal_px is {seen}, detector.options.virtual_focal_px {learnt};'
+            ' where one is 0, for true metres, the other must be too'
+        )
 
 
 def _digest(key: str, path: str, known: str) -> str:

@@ -33,7 +33,7 @@ class OptimConfig:
     :param cycle_peak: lr at the peak, as a multiple of lr.
     :param cycle_end: lr at the end, as a multiple of lr.
     :param cycle_beta1: betas[0] at the peak, as a multiple of it.
-    :param max_norm: gradients are clipped to this norm.
+    :param max_norm: gradients are clipped to this norm; 1.0e+9 for as they are.
     :param ema: decay of the running mean of weights and buffers that is judged and saved as the
         student; it rises to this value from 0.1, as (1 + step) / (10 + step). 0 for the weights.
     :param freeze_norm_at: fraction of the run after which BatchNorm uses its running statistics,
@@ -55,16 +55,22 @@ class OptimConfig:
     freeze_norm_at: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse an unknown schedule, and fractions that are none."""
+        """Refuse an unknown schedule, fractions that are none, and rates of the wrong sign."""
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f'schedule: {self.schedule!r} is unknown; known: {", ".join(SCHEDULES)}'
             )
         if not 0 < self.cycle_rise < 1:
             raise ValueError(f'cycle_rise: expected more than 0, less than 1: {self.cycle_rise}')
-        for name, value in (('betas', max(self.betas)), ('ema', self.ema)):
+        for name, value in (*(('betas', each) for each in self.betas), ('ema', self.ema)):
             if not 0 <= value < 1:
                 raise ValueError(f'{name}: expected at least 0, less than 1, got {value}')
+        for name in ('lr', 'max_norm'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name}: expected more than 0, got {getattr(self, name)}')
+        for name in ('weight_decay', 'warmup_epochs'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name}: expected at least 0, got {getattr(self, name)}')
 
 
 class Pace(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stl_core.batch import Outputs
 
@@ -21,6 +21,19 @@ def computing(precision: str, device: torch.device) -> torch.autocast:
     """Return the `with` under which a network's forward computes in this precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def exactly(layer: nn.Module, x: Tensor) -> Tensor:
+    """
+    Compute a layer in float32 under any autocast: bfloat16 tells depths only 1.6 % apart.
+
+    :param layer: of float32 weights.
+    :param x: its input, of any float type.
+    :return: its output, float32.
+    """
+    with computing('fp32', x.device):
+        found: Tensor = layer(x.float())
+    return found
 
 
 def as_float32(out: Outputs) -> Outputs:

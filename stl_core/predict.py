@@ -8,7 +8,7 @@ options, classes, input and where it comes from. RUNNERS decides by suffix how a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from stl_core import sight
 from stl_core.batch import as_image_objects
@@ -141,7 +141,7 @@ class TorchRun:
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
         detector: Any = self.detector
         with computing(self.precision, self.device):
-            out = detector(sight.normalise(image, self.spec), projections)
+            out = detector(sight.normalise(image, projections, self.spec), projections)
         read = {name: value.cpu() for name, value in detector.read(as_float32(out)).items()}
         return [as_image_objects(read, row) for row in range(len(canvases))]
 
@@ -150,11 +150,14 @@ def build_detector(spec: StudentSpec) -> nn.Module:
     """
     Build the detector that a spec describes, untrained.
 
-    :raises StudentError: for an unknown detector or option, naming the known ones.
+    :raises StudentError: for an unknown detector, or an option or value that it does not know.
     """
     config = _config(spec)
-    entry = DETECTORS[spec.detector]
-    return entry.detector(config, in_channels=spec.input.channels, num_classes=len(spec.classes))
+    build, channels = DETECTORS[spec.detector].detector, spec.input.channels
+    try:
+        return build(config, in_channels=channels, num_classes=len(spec.classes))
+    except ValueError as err:
+        raise StudentError(f'detector.options: {err}') from err
 
 
 def save_student(
@@ -203,7 +206,8 @@ def read_spec(path: str | Path) -> StudentSpec:
     try:
         canvas = {key: _tuples(value) for key, value in header['input'].items()}
         if canvas.get('depth'):
-            canvas['depth'] = DepthSpec(**canvas['depth'])
+            # before the option was there, teachers were shown true metres
+            canvas['depth'] = DepthSpec(**{'virtual_focal_px': 0.0, **canvas['depth']})
         return StudentSpec(
             **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
         )
@@ -241,7 +245,8 @@ def load_detector(path: str | Path, spec: StudentSpec) -> nn.Module:
         detector.load_state_dict(state)
     except RuntimeError as err:
         raise StudentError(
-            f'{path}: weights do not fit detector {spec.detector!r}: {err}'
+            f'{path}: weights do not fit detector {spec.detector!r}:'
+            f' {_misfit(detector.state_dict(), state)}'
         ) from err
     return detector
 
@@ -288,6 +293,17 @@ def _config(spec: StudentSpec) -> Any:
         )
     except TypeError as err:
         raise StudentError(f'options of detector {spec.detector!r}: {err}') from err
+
+
+def _misfit(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that is not as the detector's own, in one line."""
+    for name in [*own, *(name for name in found if name not in own)]:
+        ours, theirs = (
+            tuple(each[name].shape) if name in each else 'missing' for each in (own, found)
+        )
+        if ours != theirs:
+            return f'{name} is {theirs} in the file, {ours} in the detector'
+    return 'they cannot be read'
 
 
 def _tuples(value: Any) -> Any:

@@ -74,6 +74,8 @@ def start(config: TrainConfig, build: Build, device: torch.device) -> tuple[Run,
             f' times {config.accumulate} parts (accumulate)'
         )
     exam = judge.set_exam(dataset.list_frames(config.val))
+    if not exam.frames:
+        raise TrainError('val.sources: no frames to be judged on')
     if see is dataset.see_depth:
         depth_maps.require_depth(frames.files)
     if config.input.depth:

@@ -51,7 +51,7 @@ class Relations:
     :param stride: of the maps.
     :param depth_m: (K,).
     :param teacher: (K, K) mean correlation of two objects' features, -1 to 1.
-    :param before: (K, K) the student's, adapted, before distillation.
+    :param before: (K, K) the student's before distillation, through the layers it left.
     :param after: (K, K) after it.
     """
 
@@ -129,13 +129,21 @@ def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
 
 
 def _before_and_after(config: TrainConfig, path: Path) -> list[Any]:
-    """Build the distiller as training found it, and as it left it."""
+    """
+    Build the distiller as training left it, with the student as it was found, and as it was left.
+
+    Both students are seen through the same layers, the trained ones: random layers would tell
+    nothing of the student behind them.
+    """
+    state = torch.load(path, map_location='cpu', weights_only=True)['model']
     models = []
-    for state in (None, torch.load(path, map_location='cpu', weights_only=True)['model']):
+    for found in (True, False):
         torch.manual_seed(config.seed)
-        model = learner.build(config)
-        if state is not None:
-            model.load_state_dict(state)
+        model: Any = learner.build(config)
+        student = {key: each.clone() for key, each in model.student.state_dict().items()}
+        model.load_state_dict(state)
+        if found:
+            model.student.load_state_dict(student)
         models.append(model.eval())
     return models
 

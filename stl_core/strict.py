@@ -39,8 +39,28 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f'not YAML ({str(err).splitlines()[0]})') from err
     if not isinstance(data, dict):
         raise ConfigError(f'expected keys and values, got {type(data).__name__}')
+    return overridden(data, overrides)
+
+
+def overridden(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """
+    Put settings on top of plain data.
+
+    :param data: left as it is, also where two of its keys share a value, as YAML's anchors do.
+    :param overrides: 'dotted.key=value', values as YAML; the last of a key counts.
+    :return: the data with them.
+    :raises ConfigError: naming the override that is none, or fits nowhere.
+    """
     for override in overrides:
-        _override(data, override)
+        key, sign, text = override.partition('=')
+        if not sign:
+            raise ConfigError(f'{override!r}: expected key=value')
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as err:
+            told = str(err).splitlines()[0]
+            raise ConfigError(f'{override!r}: the value is not YAML ({told})') from err
+        data = _put(data, key.split('.'), value, override)
     return data
 
 
@@ -134,14 +154,12 @@ def _number(text: str) -> bool:
     return True
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key of freshly read YAML."""
-    key, sign, text = override.partition('=')
-    if not sign:
-        raise ConfigError(f'{override!r}: expected key=value')
-    *parents, last = key.split('.')
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f'{override!r}: {parent} is not a group of keys')
-    data[last] = yaml.safe_load(text)
+def _put(data: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
+    """Return data with one nested key set; only what lies on the way to it is new."""
+    key, *rest = keys
+    if not rest:
+        return {**data, key: value}
+    inner = {} if data.get(key) is None else data[key]
+    if not isinstance(inner, dict):
+        raise ConfigError(f'{override!r}: {key} is not a group of keys')
+    return {**data, key: _put(inner, rest, value, override)}

@@ -4,7 +4,8 @@ A grid of methods and seeds under one schedule: every claim beside its controls.
 A study names a plan of stages and one of them: the runs differ from that stage by what their
 method says and by the seed, and in nothing else. The stages before it, such as the teacher, are
 trained once. Every finished run is one row of a table that is appended to, so that a study can be
-stopped and gone on with, and what is in the table is not run again.
+stopped and gone on with, and what is in the table is not run again. The stages before must come to
+the figures that the table has of them: runs of two teachers are no comparison.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from stl_core import checkpoint, learner, stages, study_table
+from stl_core import checkpoint, evaluate, learner, stages, study_table
 from stl_core.config import TrainConfig, build_train
-from stl_core.data.workers import cores, spread, tracked
+from stl_core.data.workers import cores, finished, tracked
+from stl_core.predict import StudentError
 from stl_core.strict import ConfigError, build, read
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,11 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
         config: StudyConfig = build(StudyConfig, read(path, overrides))
         if not config.methods or not config.seeds:
             raise ConfigError('methods, seeds: expected at least one of each')
+        if len(set(config.seeds)) < len(config.seeds):
+            raise ConfigError(f'seeds: expected each once, got {list(config.seeds)}')
+        if config.judged not in evaluate.CLASSES:
+            known = ', '.join(evaluate.CLASSES)
+            raise ConfigError(f'judged: {config.judged!r} is unknown; known: {known}')
         return config
     except ConfigError as err:
         raise ConfigError(f'{path}: {err}') from err
@@ -107,26 +114,26 @@ def run(study: StudyConfig, jobs: int = 1) -> Path:
     :param jobs: runs at a time, which share the processors. Small networks on few processors gain:
         threads that wait for each other learn less than as many runs of one thread each.
     :return: the table.
-    :raises ConfigError: when the table has a run of that name with another configuration, or for
-        no job at a time.
+    :raises ConfigError: when the table has a run of that name with another configuration, or the
+        figures of another class or of another teacher, when another study is writing it, or for no
+        job at a time.
     """
     if jobs < 1:
         raise ConfigError(f'jobs: expected at least 1 run at a time, got {jobs}')
     table = Path(study.table)
     before, runs = lay_out(study)
-    for work in before:
-        config = learner.pinned(work.config)
-        if not _is_known(table, Work(work.method, config)):
-            _add(study, Work(work.method, config), stages.run(config))
-    left = [each for each in _pinned(runs) if not _is_known(table, each)]
-    if jobs > 1:
-        configs = [work.config for work in left]
-        done = spread(_run_aside, configs, jobs, threads=max(1, cores() // jobs))
-        results: Iterable[dict[str, Any]] = tracked(done, len(left), 'runs')
-    else:
-        results = (stages.run(work.config) for work in _told(left))
-    for work, metrics in zip(left, results, strict=True):
-        _add(study, work, metrics)
+    with study_table.writing(table):
+        rows = study_table.read(table)
+        study_table.check_class(table, rows, study.judged)
+        if {_name(work) for work in before + runs} <= {row[:2] for row in rows}:
+            _compare(table, before + runs)
+            return table
+        for work in before:
+            _run_before(study, work)
+        left = [each for each in map(_pinned, runs) if not _known(table, each)]
+        with contextlib.closing(_train(left, jobs)) as results:
+            for work, metrics in results:
+                study_table.append(table, _row(study, work, metrics))
     return table
 
 
@@ -140,17 +147,79 @@ def digest(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _compare(table: Path, works: list[Work]) -> None:
+    """Compare a table that is complete with its runs, as far as there are files to tell them."""
+    try:
+        for work in works:
+            _known(table, _pinned(work))
+    except StudentError as err:
+        log.info('%s has every run; what they were made from is not here: %s', table, err)
+
+
+def _run_before(study: StudyConfig, work: Work) -> None:
+    """Train a stage before the methods, or see that it is the one that the table tells of."""
+    table, work = Path(study.table), _pinned(work)
+    row = _known(table, work)
+    if row and not checkpoint.is_done(work.config):
+        log.info(
+            '%s has %s, but %s does not: it is trained again, and must come to the same figures',
+            *(table, work.method, work.config.out),
+        )
+    made = _row(study, work, stages.run(work.config))
+    if row is None:
+        study_table.append(table, made)
+    elif any(abs(row.figures[name] - made.figures[name]) > 1e-4 for name in made.figures):
+        raise _other_stage(table, work)
+
+
+def _train(left: list[Work], jobs: int) -> Generator[tuple[Work, dict[str, Any]], None, None]:
+    """Train runs; each with its figures as soon as it is finished."""
+    if jobs == 1:
+        for work in _told(left):
+            yield work, stages.run(work.config)
+        return
+    configs = [work.config for work in left]
+    made = finished(_run_aside, configs, jobs, threads=max(1, cores() // jobs))
+    # closed at once, not when the garbage is collected: so nothing trains on
+    with contextlib.closing(made), contextlib.closing(tracked(made, len(left), 'runs')) as results:
+        for place, metrics in results:
+            yield left[place], metrics
+
+
 def _run_aside(config: TrainConfig) -> dict[str, Any]:
     """Run one of several: what it has to say goes to a file in its folder."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / 'log.txt').open('a') as file, contextlib.redirect_stdout(file):
-        return stages.run(config)
+    with (out / 'log.txt').open('a', buffering=1) as file, contextlib.redirect_stdout(file):
+        with _logged(file):
+            try:
+                return stages.run(config)
+            except Exception:
+                log.exception('the run failed')
+                raise
 
 
-def _pinned(runs: list[Work]) -> Iterator[Work]:
-    for work in runs:
-        yield work._replace(config=learner.pinned(work.config))
+@contextlib.contextmanager
+def _logged(file: IO[str]) -> Iterator[None]:
+    """Log to a file, too, while it lasts: nobody has configured a spawned process."""
+    root, handler = logging.getLogger(), logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def _pinned(work: Work) -> Work:
+    return work._replace(config=learner.pinned(work.config))
+
+
+def _name(work: Work) -> tuple[str, int]:
+    return work.method, work.config.seed
 
 
 def _told(left: list[Work]) -> Iterator[Work]:
@@ -169,21 +238,32 @@ def _told(left: list[Work]) -> Iterator[Work]:
         yield work
 
 
-def _is_known(table: Path, work: Work) -> bool:
-    """Whether the table has a run; ConfigError where it has another of the same name and seed."""
+def _known(table: Path, work: Work) -> study_table.Row | None:
+    """Find the row of a run; ConfigError where it was another of the same name and seed."""
     for row in study_table.read(table):
-        if (row.method, row.seed) == (work.method, work.config.seed):
-            if row.config != digest(work.config):
-                raise ConfigError(
-                    f'{table}: {row.method}, seed {row.seed}, was run with another configuration;'
-                    ' choose another table= and out=, or remove the row'
-                )
-            return True
-    return False
+        if row[:2] == _name(work):
+            if row.config == digest(work.config):
+                return row
+            if work.method.endswith(study_table.STAGE):
+                raise _other_stage(table, work)
+            raise ConfigError(
+                f'{table}: {row.method}, seed {row.seed}, was run with another configuration,'
+                ' teacher or start; choose another table= and out=, or remove the row'
+            )
+    return None
 
 
-def _add(study: StudyConfig, work: Work, metrics: dict[str, Any]) -> None:
-    """Write the row of a finished run."""
+def _other_stage(table: Path, work: Work) -> ConfigError:
+    stage = work.method.removesuffix(study_table.STAGE)
+    return ConfigError(
+        f'{table}: {work.method}, seed {work.config.seed}: the table was made with another {stage}'
+        f' than {work.config.out}; choose another table= and out=, or remove the row and those of'
+        ' the runs that build on it'
+    )
+
+
+def _row(study: StudyConfig, work: Work, metrics: dict[str, Any]) -> study_table.Row:
+    """Make the row of a finished run."""
     told = metrics[study.judged]
     figures = {
         f'{kind}/{criterion}/{level}': told[kind]['AP40'][criterion][place]
@@ -191,19 +271,18 @@ def _add(study: StudyConfig, work: Work, metrics: dict[str, Any]) -> None:
         for criterion in ('strict', 'loose')
         for place, level in enumerate(study_table.LEVELS)
     }
-    row = study_table.Row(
-        work.method, work.config.seed, work.config.epochs, digest(work.config), figures
-    )
-    study_table.append(Path(study.table), row)
+    told_by = digest(work.config)
+    return study_table.Row(*_name(work), work.config.epochs, told_by, figures, study.judged)
 
 
 def _without_losses(stage: dict[str, Any]) -> dict[str, Any]:
     """Leave out of a stage what it learns from its teacher."""
-    weights = stage.get('weights', {})
+    weights = stage.get('weights') or {}
     weights = {name: each for name, each in weights.items() if not name.startswith('distill/')}
-    return {**stage, 'weights': weights, 'distill': {**stage.get('distill', {}), 'losses': {}}}
+    return {**stage, 'weights': weights, 'distill': {**(stage.get('distill') or {}), 'losses': {}}}
 
 
 def _bare(data: dict[str, Any]) -> dict[str, Any]:
     """Leave the teacher out of a run without distillation losses: it would only cost time."""
-    return data if data['distill']['losses'] else {k: data[k] for k in data if k != 'distill'}
+    learns = data['distill'] and data['distill']['losses']
+    return data if learns else {k: data[k] for k in data if k != 'distill'}

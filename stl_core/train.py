@@ -48,8 +48,8 @@ def fit(config: TrainConfig, build: Build = learner.build) -> dict[str, Any]:
     :return: what evaluate.evaluate says of the last student on the val frames; empty in all
         processes but the first.
     :raises CheckpointError: when out holds another run.
-    :raises TrainError: when there is nothing to learn from, losses and weights differ, or the
-        gradient is not finite.
+    :raises TrainError: when there is nothing to learn from or to be judged on, losses and weights
+        differ, or the gradient is not finite.
     :raises DataError: for a missing or malformed file of the data set.
     :raises StudentError: for a teacher, or a file to start from, that cannot be used.
     :raises ConfigError: for one that does not fit the run.
@@ -68,7 +68,7 @@ def fit(config: TrainConfig, build: Build = learner.build) -> dict[str, Any]:
                 bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
                 if record:
                     judged = keep(run, record, done, row)
-        metrics = finish(run, done, judged) if record else {}
+        metrics = finish(run, record, done, judged) if record else {}
         parallel.from_first(0.0, device)  # who goes on to a next run finds this one's files
         return metrics
 
@@ -143,7 +143,7 @@ def keep(run: Run, record: Record, done: int, row: dict[str, float]) -> judge.Ju
     return judged
 
 
-def finish(run: Run, done: int, judged: judge.Judgement | None) -> dict[str, Any]:
+def finish(run: Run, record: Record, done: int, judged: judge.Judgement | None) -> dict[str, Any]:
     """Judge the last detector, unless that was just done; write student, results and curves."""
     judged = judged or judge.judge(run.student, student_spec(run.config), run.exam, run.device)
     judge.write_results(run.out / 'results', run.exam.frames, judged.found)
@@ -151,7 +151,7 @@ def finish(run: Run, done: int, judged: judge.Judgement | None) -> dict[str, Any
     checkpoint.write_atomically(run.out / 'metrics.json', text.encode())
     save_student(run, 'student.safetensors', done, judged)
     charts.curves({run.out.name: run.out / 'curves.csv'}, run.out / 'curves.png')
-    checkpoint.mark_done(run.config)
+    checkpoint.mark_done(run.config, done, record.column('val', 'metric'))
     return judged.metrics
 
 

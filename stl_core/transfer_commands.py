@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,27 @@ def add_commands(commands: Any) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     config = study.load(args.config, tuple(args.overrides))
-    table = Path(config.table) if args.table_only else study.run(config, args.jobs)
-    rows = study_table.read(table)
+    table = Path(config.table)
+    if not args.table_only:
+        with _ended_by_sigterm():
+            study.run(config, args.jobs)
+    rows = study_table.arranged(study_table.read(table), tuple(config.methods))
     if not rows:
         raise ConfigError(f'{table}: no finished run yet')
+    study_table.check_class(table, rows, config.judged)
     print(study_table.text(rows, config.judged))
     study_table.chart(rows, config.judged, table.with_suffix('.png'))
     print(f'chart: {table.with_suffix(".png")}')
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """End what is within on SIGTERM as on Ctrl-C: what it started must end, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_selection(args: argparse.Namespace) -> None:

@@ -134,3 +134,19 @@ def test_colours_by_hand(factors, expected):
     found = augment.recolour(image, *factors)[0, 0].astype(int)
     # grey of (200, 100, 50) is 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
     np.testing.assert_allclose(found, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'expected'),
+    [
+        ('flip', 1.5, '0 to 1'),
+        ('crop', -0.1, '0 to 1'),
+        ('colour', 2.0, '0 to 1'),
+        ('scale', 1.0, 'at least 0, less than 1'),
+        ('scale', -0.5, 'at least 0, less than 1'),
+        ('shift', -0.1, 'at least 0'),
+    ],
+)
+def test_strengths_without_sense_are_refused(name, value, expected):
+    with pytest.raises(ValueError, match=f'{name}: expected {expected}, got {value}'):
+        augment.Config(**{name: value})

@@ -1,6 +1,7 @@
 """The commands of the README, as a user types them."""
 
 import json
+import re
 
 import pytest
 from scenes import make_scenes
@@ -85,6 +86,53 @@ def test_predict_draws_and_writes(world, tmp_path):
     cli.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
     assert len(list((tmp_path / 'pictures').glob('*.png'))) == 4
     assert len(list((tmp_path / 'results').glob('*.txt'))) == 4
+
+
+def test_results_of_another_student_do_not_stay(world, tmp_path, capsys):
+    results = tmp_path / 'results'
+    results.mkdir()
+    label = (world / 'training/label_2/000000.txt').read_text()
+    scored = label.replace('\n', ' 0.5\n')
+    for name, text in (('000077', scored), ('000078', label), ('notes', scored), ('000079', '')):
+        (results / f'{name}.txt').write_text(text)
+    argv = ['predict', student(world), str(world / 'training'), '--out', str(tmp_path)]
+    cli.main([*argv, '--device', 'cpu'])
+    ours = [f'{i:06d}.txt' for i in range(4)]
+    assert sorted(path.name for path in results.iterdir()) == [*ours, '000078.txt', 'notes.txt']
+
+
+def test_labels_are_not_taken_for_results(world, tmp_path, capsys):
+    for path in (world / 'training/label_2').iterdir():
+        (tmp_path / path.name).write_text(path.read_text().replace('\n', ' 0.5\n'))
+    told = refused(capsys, 'kitti-ap', tmp_path, world / 'training/label_2')
+    assert 'label_2/000000.txt:1: expected 16 columns of a result, the last its score' in told
+
+
+def test_a_network_that_cannot_be_is_one_line(world, tmp_path, capsys):
+    argv = ('train', world / 'config.yaml', *SMALL, f'out={tmp_path}')
+    told = refused(capsys, *argv, 'detector.options.neck=lite')
+    assert told == "stl: detector.options: neck 'lite': unknown; known: dlaup, light"
+    told = refused(capsys, *argv, 'detector.options.backbone=dla3')
+    assert told.startswith("stl: detector.options: backbone 'dla3': not a timm model; similar")
+    start = f'start={student(world)}'
+    told = refused(capsys, *argv, start, 'detector.options.head_width=16')
+    assert told.startswith(f'stl: start: {student(world)}: weights do not fit detector')
+    assert re.search(r': heads\S+ is \(8,.*\) in the file, \(16,.*\) in the detector$', told)
+
+
+def test_a_folder_for_figures_is_made_before_the_work(world, tmp_path, capsys):
+    argv = ('train', world / 'config.yaml', *SMALL, f'out={world}/run')
+    (tmp_path / 'file').write_text('')
+    told = refused(capsys, *argv, '--json', tmp_path / 'file/x.json')
+    assert 'file/x.json: no such folder can be made' in told
+    cli.main([*map(str, argv), '--json', str(tmp_path / 'new/x.json')])
+    assert (tmp_path / 'new/x.json').is_file()
+
+
+def test_a_list_of_no_frames_is_refused(world, tmp_path, capsys):
+    (tmp_path / 'val.txt').write_text('')
+    argv = ('evaluate', student(world), world / 'training', '--split', tmp_path / 'val.txt')
+    assert 'val.txt: no frame id in this file' in refused(capsys, *argv)
 
 
 def test_inspect_tells_the_header(world, capsys):

@@ -96,6 +96,9 @@ def test_runs_that_make_no_sense_are_refused():
     refuse({'precision': 'half'}, "precision: 'half' is unknown; known: fp32, bf16, fp16")
     refuse({'accumulate': 0}, 'accumulate: expected at least 1, got 0')
     refuse({'eval_every': -1}, 'eval_every: expected at least 0, got -1')
+    refuse({'seed': -1}, 'seed: expected at least 0, got -1')
+    refuse({'optim': {'lr': 0}}, 'optim: lr: expected more than 0, got 0.0')
+    refuse({'train': {'augment': {'flip': 2}}}, 'train.augment: flip: expected 0 to 1, got 2.0')
     refuse({'optim': {'schedule': 'poly'}}, "optim: schedule: 'poly' is unknown; known: step, cos")
     refuse({'eval_every': 0, 'patience': 3}, 'patience: counts evaluations')
     refuse({'metric': '3d'}, "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got '3d'")
@@ -133,6 +136,16 @@ def test_overrides_come_on_top(tmp_path):
         config.load(path, ('epochs',))
     with pytest.raises(ConfigError, match='epochs is not a group'):
         config.load(path, ('epochs.x=1',))
+    with pytest.raises(ConfigError, match=r"'optim.betas=\[0.9': the value is not YAML \(while"):
+        config.load(path, ('optim.betas=[0.9',))
+
+
+def test_an_override_leaves_what_shares_an_anchor_alone(tmp_path):
+    path = tmp_path / 'a.yaml'
+    path.write_text('train: &frames {augment: {flip: 0.25}}\nval: *frames\n')
+    built = config.load(path, ('val.split=val.txt', 'val.augment.flip=0'))
+    assert (built.train.split, built.train.augment.flip) == ('', 0.25)
+    assert (built.val.split, built.val.augment.flip) == ('val.txt', 0.0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from distill_views import (
     learning,
     with_sigma,
     with_student,
+    with_targets,
     with_teacher,
 )
 from torchvision.ops import roi_align
@@ -115,15 +116,48 @@ def test_feature_loss_is_one_less_the_correlation_times_the_gate():
     terms = []
     for stride, own, ideal in view.levels():
         owner, owned = boxes.owners(view.targets, stride, *own.shape[-2:])
-        cells = [
-            (gate.doubt(view.student.sigma_m, 2.0)[b, owner[b, y, x]])
-            * (1 - np.corrcoef(own[b, :, y, x], ideal[b, :, y, x])[0, 1])
-            for b, y, x in owned.nonzero()
-            if ideal[b, :, y, x].any()
-        ]
-        terms.append(np.mean(cells))
+        objects = []
+        for b, n in view.targets.valid.nonzero().tolist():
+            gaps = [
+                1 - np.corrcoef(own[b, :, y, x], ideal[b, :, y, x])[0, 1]
+                for y, x in (owned[b] & (owner[b] == n)).nonzero()
+                if ideal[b, :, y, x].any()
+            ]
+            objects.append(gate.doubt(view.student.sigma_m, 2.0)[b, n] * np.mean(gaps))
+        terms.append(np.mean(objects))
     value = feature.loss(view, feature.Config(half_sigma_m=2.0))
     assert float(value) == pytest.approx(np.mean(terms), rel=1e-4)
+
+
+def test_objects_of_equal_doubt_weigh_alike_however_large():
+    view = with_sigma(a_view('alike', (2,), 2), 'student', 1.0)
+    box = torch.tensor([[[0.0, 0, 320, 192], [400.0, 64, 432, 96]]])
+    view = with_targets(view, box_px=box)
+    ones = {stride: torch.randn_like(each) for stride, each in view.adapted.items()}
+    view = dataclasses.replace(with_teacher(view, features=ones), adapted=ones)
+
+    def spoilt(x, y, wide, high):  # where the student answers the opposite
+        wrong = {stride: each.clone() for stride, each in ones.items()}
+        for stride, each in wrong.items():
+            rows = slice(y // stride, (y + high) // stride)
+            each[:, :, rows, x // stride : (x + wide) // stride] *= -1
+        return float(evaluate('feature', dataclasses.replace(view, adapted=wrong)))
+
+    assert spoilt(0, 0, 320, 192) == pytest.approx(spoilt(400, 64, 32, 32), rel=1e-4)
+    # 1 - correlation is 2, for one of two objects, half shut
+    assert spoilt(400, 64, 32, 32) == pytest.approx(2 / 2 / 2, rel=1e-3)
+
+
+def test_every_object_has_cells_also_where_a_nearer_one_takes_them():
+    targets = a_view('crowd', (3,), 3).targets
+    targets = dataclasses.replace(
+        targets,
+        box_px=torch.tensor([[[64.0, 64, 128, 128], [65, 65, 70, 70], [66, 66, 69, 69]]]),
+        depth_m=torch.tensor([[10.0, 30.0, 40.0]]),
+    )
+    cells = boxes.own_cells(targets, 8, 24, 80)
+    assert cells.sum((-1, -2)).tolist() == [[64, 1, 1]]
+    assert cells[0, 1:, 8, 8].all()
 
 
 def test_cells_without_any_feature_of_the_teacher_do_not_teach():
@@ -206,6 +240,35 @@ def test_response_loss_is_l1_and_the_divergence_of_bins():
         away += float((p * (own['heading'][12:] - ideal['heading'][12:]).abs()).sum())
         total += away / (1 + float(view.teacher.sigma_m[b, n]) ** 2)
     assert float(evaluate('response', view)) == pytest.approx(total / 5)
+
+
+def test_depth_maps_are_compared_by_the_divergence_of_laplace_laws():
+    own, ideal = torch.tensor([-3.0, 0.9]), torch.tensor([-3.2, 0.4])
+    (z, sigma), (z_t, sigma_t) = (
+        (float(np.exp(-each[0].item())), float(each[1].exp())) for each in (own, ideal)
+    )
+    x = np.linspace(z_t - 60, z_t + 60, 2_000_001)
+    p, q = (
+        np.exp(-np.sqrt(2) * np.abs(x - mean) / s) / (np.sqrt(2) * s)
+        for mean, s in ((z_t, sigma_t), (z, sigma))
+    )
+    divergence = np.sum(p * np.log(p / q)) * (x[1] - x[0])
+    assert float(response.laplace_gap(own, ideal)) == pytest.approx(divergence, rel=1e-3)
+    assert float(response.laplace_gap(ideal, ideal)) == pytest.approx(0, abs=1e-6)
+
+
+def test_every_cell_of_an_object_says_its_depth_as_the_teacher_does():
+    view = a_view('dense', (1,), 1)
+    box = torch.tensor([[[40.0, 40, 80, 64]]])
+    view = with_targets(view, box_px=box)
+    view, tensors = learning(with_student(view, answers={'depth': view.teacher.answers['depth']}))
+    value = response.at_depth_map(view, torch.inf)
+    value.backward()
+    grad = tensors['heads', 'depth'].grad[0]
+    taught = grad.abs().sum(0) > 0
+    expected = torch.zeros_like(taught)
+    expected[10:16, 10:20] = True
+    assert torch.equal(taught, expected)
 
 
 def test_plain_response_is_the_ungated_one():

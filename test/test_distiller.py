@@ -76,7 +76,7 @@ def test_every_loss_is_told_by_name_beside_the_students():
 
 
 def test_a_loss_left_out_is_the_ablation_and_none_is_learning_from_labels():
-    model, batch = distiller({}, Config(strides=())), a_batch()
+    model, batch = distiller({}), a_batch()
     named = model(batch, 0.0)
     twin = build('monodle').train()
     assert named == twin.losses(twin(pixels(batch), batch.P), batch.targets)
@@ -112,9 +112,10 @@ def test_gradients_of_distillation_alone_reach_student_and_layers():
         assert np.mean(reached) > 0.7  # biases before a BatchNorm, and what is in no box, are not
 
 
-def test_every_trained_layer_is_in_the_graph_also_without_objects():
+@pytest.mark.parametrize('name', list(LOSSES))
+def test_every_trained_layer_is_in_the_graph_also_without_objects(name):
     """As DistributedDataParallel demands."""
-    model = distiller().train()
+    model = distiller({name: LOSSES[name].config()}).train()
     sum(model(a_batch(count=0), 0.0).values()).backward()
     for name, p in model.named_parameters():
         if p.requires_grad:

@@ -36,6 +36,20 @@ def test_results_read_back_as_written(tmp_path):
         np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
 
 
+def test_a_result_has_a_score(tmp_path):
+    path = write(tmp_path / 'a.txt', f'{LINE} 0.75\n\n')
+    assert kitti.read_results(path).score.tolist() == [0.75]
+    write(path, f'{LINE} 0.75\n{LINE}\n')
+    with pytest.raises(kitti.DataError, match=r'a\.txt:2: expected 16 columns .* score, got 15'):
+        kitti.read_results(path)
+
+
+def test_a_list_of_no_frames_is_not_all_frames(tmp_path):
+    assert kitti.read_split(write(tmp_path / 'val.txt', '01\n03\n')) == ('01', '03')
+    with pytest.raises(kitti.DataError, match=r'val\.txt: no frame id in this file'):
+        kitti.read_split(write(tmp_path / 'val.txt', '\n'))
+
+
 def test_empty_label_file_is_no_objects(tmp_path):
     assert len(kitti.read_labels(write(tmp_path / 'a.txt', '\n'))) == 0
 

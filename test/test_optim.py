@@ -150,3 +150,11 @@ def test_numbers_without_sense_are_refused():
         optim.OptimConfig(ema=1.0)
     with pytest.raises(ValueError, match='cycle_rise: expected more than 0'):
         optim.OptimConfig(cycle_rise=0.0)
+    for name, value in (('lr', -1.0), ('max_norm', 0.0), ('lr', math.nan)):
+        with pytest.raises(ValueError, match=f'{name}: expected more than 0, got {value}'):
+            optim.OptimConfig(**{name: value})
+    for name in ('weight_decay', 'warmup_epochs'):
+        with pytest.raises(ValueError, match=rf'{name}: expected at least 0, got -1\.0'):
+            optim.OptimConfig(**{name: -1.0})
+    with pytest.raises(ValueError, match=r'betas: expected at least 0, less than 1, got -0\.1'):
+        optim.OptimConfig(betas=(-0.1, 0.99))

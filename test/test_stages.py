@@ -69,7 +69,7 @@ def plan(scenes, out, epochs=2):
         'stages': {
             'teacher': {
                 'out': f'{out}/teacher',
-                'input': {'depth': {'mean_m': 14.0}},
+                'input': {'depth': {'mean_m': 14.0, 'virtual_focal_px': 0.0}},
                 'detector': {'options': {'virtual_focal_px': 0.0}},
             },
             'base': {'out': f'{out}/base'},
@@ -104,7 +104,7 @@ def test_a_stage_has_what_is_common_and_its_own():
     built = stages.build(plan(Path('x'), 'runs'))
     assert list(built) == ['teacher', 'base', 'distil']
     teacher, base, distil = built.values()
-    assert teacher.input == InputSpec(160, 64, depth=DepthSpec(mean_m=14.0))
+    assert teacher.input == InputSpec(160, 64, depth=DepthSpec(mean_m=14.0, virtual_focal_px=0.0))
     assert teacher.detector.options.virtual_focal_px == 0.0
     assert teacher.detector.options.head_width == base.detector.options.head_width == 8
     assert base.distill is None
@@ -143,6 +143,49 @@ def test_a_plan_that_cannot_be_is_refused_by_name(change, message):
         stages.build(change)
 
 
+def test_an_override_is_on_top_of_what_a_stage_has_of_its_own():
+    data = plan(Path('x'), 'runs')
+    data['stages']['base'] |= {'epochs': 5, 'optim': {'lr': 0.5}}
+    given = ('stages.base.seed=3', 'epochs=1', 'optim.lr=0.25', 'seed=2', 'stages.distil.epochs=7')
+    built = stages.build(data, given)
+    assert [each.epochs for each in built.values()] == [1, 1, 7]
+    assert [each.seed for each in built.values()] == [2, 3, 2]
+    assert {each.optim.lr for each in built.values()} == {0.25}
+    assert stages.build(data)['base'].epochs == 5  # the data is as it was
+    one = {**data, 'stages': {'base': data['stages']['base']}}
+    assert stages.build(one, ('out=there',))['base'].out == 'there'
+
+
+@pytest.mark.parametrize(
+    'override', ['detector.options.head_width=32', 'detector.options={head_width: 32}']
+)
+def test_an_override_of_one_stage_joins_what_is_common(override):
+    built = stages.build(plan(Path('x'), 'runs'), (f'stages.base.{override}',))
+    options = [each.detector.options for each in built.values()]
+    assert [each.head_width for each in options] == [8, 32, 8]
+    assert {each.neck for each in options} == {'light'}
+
+
+def test_an_override_of_a_group_replaces_that_of_every_stage():
+    data = plan(Path('x'), 'runs')
+    built = stages.build(data, ('detector.options={head_width: 32}',))
+    options = [each.detector.options for each in built.values()]
+    assert {(each.head_width, each.neck) for each in options} == {(32, 'dlaup')}
+    assert len({each.virtual_focal_px for each in options}) == 1
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('out=x', 'out: stages cannot share a folder; give stages.teacher.out='),
+        ('stages.tutor.seed=1', "'stages.tutor.seed=1': no such stage; known: teacher, base, dis"),
+    ],
+)
+def test_an_override_that_fits_no_stage_is_refused(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        stages.build(plan(Path('x'), 'runs'), (override,))
+
+
 def test_an_unknown_stage_is_refused():
     with pytest.raises(ConfigError, match="stage 'tutor': unknown; known: teacher, base, distil"):
         stages.choose(stages.build(plan(Path('x'), 'runs')), ('tutor',))
@@ -151,7 +194,7 @@ def test_an_unknown_stage_is_refused():
 def test_the_teacher_sees_depth_and_refuses_pictures(trained, scenes):
     out, built = trained
     teacher = predict.load(out / 'teacher/student.safetensors', 'cpu')
-    assert teacher.spec.input.depth == DepthSpec(mean_m=14.0)
+    assert teacher.spec.input.depth == DepthSpec(mean_m=14.0, virtual_focal_px=0.0)
     with pytest.raises(ValueError, match=r'sees depth: expected an \(H, W\) float32 map, got'):
         teacher([np.zeros((96, 320, 3), np.uint8)], [np.eye(3, 4)])
     files = dataset.list_frames(built['teacher'].val)[0]
@@ -199,7 +242,7 @@ def test_what_is_done_is_not_done_again(trained, monkeypatch):
         assert stages.run(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
 
 
-def test_a_stage_is_done_again_for_another_configuration_or_teacher(trained, tmp_path):
+def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_path):
     out, built = trained
     distil = learner.pinned(built['distil'])
     assert checkpoint.is_done(distil)
@@ -280,6 +323,40 @@ def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
     assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
     cli.main(['train', str(path), '--stage', 'base'])
     assert 'stage teacher' not in capsys.readouterr().out
+
+
+def test_a_changed_stage_is_refused(trained, scenes, tmp_path, capsys):
+    path = tmp_path / 'plan.yaml'
+    path.write_text(json.dumps(plan(scenes, trained[0])))
+    with pytest.raises(SystemExit):
+        cli.main(['train', str(path), '--stage', 'base', 'epochs=3'])
+    told = capsys.readouterr().err
+    assert 'base/last.pt: made with another epochs; choose another out= or remove it' in told
+
+
+@pytest.mark.parametrize('kind', ['depth_2', 'velodyne'])
+def test_a_teacher_can_be_evaluated_by_its_depth(trained, scenes, tmp_path, capsys, kind):
+    out, _ = trained
+    root = tmp_path / 'training'
+    root.mkdir()
+    for name in FOLDERS[:3]:
+        (root / name).symlink_to(scenes / name)
+    argv = ['evaluate', str(out / 'teacher/student.safetensors'), str(root), '--device', 'cpu']
+    with pytest.raises(SystemExit):
+        cli.main(argv)
+    assert '000000.png: no depth of this frame' in capsys.readouterr().err
+    (root / kind).mkdir()
+    for path in sorted((scenes / 'depth_2').iterdir()):
+        if kind == 'depth_2':
+            (root / kind / path.name).symlink_to(path)
+        else:
+            (root / kind / f'{path.stem}.bin').write_bytes(np.ones((5, 4), np.float32).tobytes())
+    cli.main([*argv, '--json', str(tmp_path / 'new/ap.json')])
+    found = json.loads((tmp_path / 'new/ap.json').read_text())['ap']
+    if kind == 'depth_2':
+        assert found == json.loads((out / 'teacher/metrics.json').read_text())
+    cli.main(['predict', *argv[1:], '--out', str(tmp_path / 'seen')])
+    assert len(list((tmp_path / 'seen/results').iterdir())) == 5
 
 
 def test_what_is_selected_is_shown(trained, tmp_path):

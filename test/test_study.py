@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import logging
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 import yaml
 
 from stl_core import cli, stages, study, study_table, train
+from stl_core.predict import StudentError
 from stl_core.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +118,8 @@ def test_a_study_that_was_stopped_goes_on(tmp_path, trained, monkeypatch):
     (tmp_path / 'table.csv').write_text(''.join(lines[:3]) + lines[3][:9])  # a torn line
     trained.clear()
     study.run(plan)
-    assert len(trained) == 3
+    assert trained[0] == 'x/teacher'  # which is cheap: it says that it was done before
+    assert len(trained[1:]) == 3
     assert (tmp_path / 'table.csv').read_text() == whole
 
 
@@ -121,6 +127,137 @@ def test_a_row_of_another_configuration_is_refused(tmp_path, trained):
     study.run(a_plan(tmp_path))
     with pytest.raises(ConfigError, match='base, seed 4, was run with another configuration'):
         study.run(a_plan(tmp_path, epochs=3))
+
+
+def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch):
+    plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
+
+    def last_first(make, configs, jobs, threads):
+        """Finish in the other order, and fail at the first."""
+        for place in range(len(configs) - 1, 0, -1):
+            assert len(study_table.read(table)) == len(configs) - place
+            yield place, stages.run(configs[place])
+        raise ConfigError('the first run failed')
+
+    monkeypatch.setattr(study, 'finished', last_first)
+    with pytest.raises(ConfigError, match='the first run failed'):
+        study.run(plan, jobs=2)
+    rows = study_table.read(table)
+    assert [row[:2] for row in rows[1:]] == [('selective', 5), ('base', 5), ('selective', 4)]
+    assert [row.figures['3d/strict/moderate'] for row in rows[1:]] == [15, 5, 14]
+    told = study_table.text(study_table.arranged(rows, tuple(plan.methods)), 'Car')
+    assert told.index('teacher') < told.index('| base') < told.index('| selective')
+
+
+def test_a_run_aside_logs_into_its_folder_while_it_runs(tmp_path, monkeypatch):
+    log = tmp_path / 'runs/base/4/log.txt'
+
+    def fit(config):
+        print('a word')
+        study.log.info('%d epochs', config.epochs)
+        assert re.fullmatch(r'a word\n\S+ \S+ 2 epochs\n', log.read_text())
+        raise ConfigError('too late')
+
+    monkeypatch.setattr(stages, 'run', fit)
+    (work, *_) = study.lay_out(a_plan(tmp_path))[1]
+    handlers = logging.getLogger().handlers[:]
+    with pytest.raises(ConfigError, match='too late'):
+        study._run_aside(work.config)
+    assert log.read_text().endswith('ConfigError: too late\n')
+    assert logging.getLogger().handlers == handlers
+
+
+def test_a_table_is_written_by_one_study_at_a_time(tmp_path, trained):
+    table = tmp_path / 'table.csv'
+    with study_table.writing(table):
+        with pytest.raises(ConfigError, match='another study is writing this table'):
+            study.run(a_plan(tmp_path))
+    assert not trained
+    study.run(a_plan(tmp_path))
+    assert sorted(path.name for path in tmp_path.glob('table*')) == ['table.csv']
+
+
+def drop_last(table):
+    table.write_text(''.join(table.read_text().splitlines(True)[:-1]))
+
+
+def test_the_stages_before_must_be_those_of_the_table(tmp_path, trained, monkeypatch):
+    plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
+    study.run(plan)
+    drop_last(table)
+    whole = table.read_text()
+    told = (
+        r'table.csv: teacher \(stage\), seed 444.* another teacher than x/teacher; choose another'
+    )
+    table.write_text(whole.replace('444.0000', '443.0000'))
+    with pytest.raises(ConfigError, match=told):
+        study.run(plan)
+    digest = study_table.read(table)[0].config
+    table.write_text(whole.replace(digest, 'another'))
+    with pytest.raises(ConfigError, match=told):
+        study.run(plan)
+    table.write_text(whole)
+    study.run(plan)
+    assert len(study_table.read(table)) == 5
+
+
+def test_a_complete_table_is_shown_without_the_files_of_its_stages(
+    tmp_path, trained, monkeypatch, caplog
+):
+    plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
+    study.run(plan)
+    trained.clear()
+
+    def pinned(config):
+        if config.distill:
+            raise StudentError('x/teacher/student.safetensors: no such file')
+        return config
+
+    monkeypatch.setattr(study.learner, 'pinned', pinned)
+    with caplog.at_level(logging.INFO):
+        study.run(plan)
+    assert 'has every run; what they were made from is not here: x/teacher' in caplog.text
+    assert not trained
+    drop_last(table)
+    with pytest.raises(StudentError, match='no such file'):
+        study.run(plan)
+    assert trained == ['x/teacher']  # it was called for; here that makes no file
+
+
+def test_a_class_that_cannot_be_judged_is_refused(tmp_path):
+    path = tmp_path / 'study.yaml'
+    path.write_text(json.dumps(vars(a_plan(tmp_path))))
+    assert study.load(path, ('judged=Cyclist',)).judged == 'Cyclist'
+    with pytest.raises(ConfigError, match=r"judged: 'Truck' .* Car, Pedestrian, Cyclist"):
+        study.load(path, ('judged=Truck',))
+    with pytest.raises(ConfigError, match='seeds: expected each once'):
+        study.load(path, ('seeds=[1, 1]',))
+
+
+def test_a_table_is_not_shown_for_a_class_that_it_does_not_hold(tmp_path, trained, capsys):
+    plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
+    study.run(plan)
+    path = tmp_path / 'study.yaml'
+    path.write_text(json.dumps(vars(plan)))
+    for command in (['study', str(path)], ['study', str(path), '--table-only']):
+        with pytest.raises(SystemExit):
+            cli.main([*command, 'judged=Cyclist'])
+        assert 'holds the figures of Car' in capsys.readouterr().err
+    # older versions did not write the class
+    older = '\n'.join(re.sub(r',(judged|Car),', ',', row) for row in table.open())
+    table.write_text(older.replace('\n\n', '\n'))
+    assert 'judged' not in table.read_text()
+    assert {row.judged for row in study_table.read(table)} == {'Car'}
+    study.run(plan)
+    study_table.append(table, study_table.read(table)[0]._replace(seed=9))
+    assert len(study_table.read(table)) == 6
+
+
+def test_a_method_may_leave_distillation_out_by_null(tmp_path):
+    plan = a_plan(tmp_path)
+    methods = {'none': None, 'null': {'distill': None}, 'no loss': {'distill': {'losses': None}}}
+    _, runs = study.lay_out(dataclasses.replace(plan, methods=methods))
+    assert all(work.config.distill is None for work in runs)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +284,39 @@ def test_no_run_at_a_time_is_refused(tmp_path, trained):
 
 def test_means_and_deviations_are_those_of_the_sample(tmp_path):
     values = [3.0, 5.0, 10.0]
-    rows = [
-        study_table.Row('a', seed, 2, 'x', dict.fromkeys(study_table.SHOWN.values(), value))
-        for seed, value in enumerate(values)
-    ]
+    rows = [a_row('a', seed, value) for seed, value in enumerate(values)]
     told = study_table.text(rows, 'Car')
     assert f'| a | 3 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in told
     assert '| a | 1 | 3.00 |' in study_table.text(rows[:1], 'Car')
+    assert '| 3D at 0.5 | 3D at 0.25 |' in study_table.text(rows, 'Cyclist')
+
+
+def a_row(method, seed, value):
+    return study_table.Row(method, seed, 2, 'x', dict.fromkeys(study_table.SHOWN, value))
+
+
+def test_methods_are_compared_seed_by_seed(tmp_path):
+    base = {1: 3.0, 2: 5.0, 3: 10.0}
+    rows = [a_row('teacher (stage)', 1, 60.0), *(a_row('base', *each) for each in base.items())]
+    rows += [a_row('b', 3, 12.0), a_row('b', 1, 4.0), a_row('b', 8, 70.0), a_row('c', 9, 1.0)]
+    found = study_table.differences(rows)
+    assert {name: values.tolist() for name, values in found.items()} == {'b': [2.0, 1.0]}
+    told = study_table.text(rows, 'Car').splitlines()
+    assert told[2].endswith('| 3D at 0.5 vs base |')
+    assert [row.rsplit('|', 2)[1].strip() for row in told[4:]] == ['', '', '+1.50 ± 0.71', '']
+    study_table.chart(rows, 'Car', tmp_path / 'some.png')
+    study_table.chart(rows[:1], 'Car', tmp_path / 'stages.png')
+
+
+def test_a_run_is_not_counted_twice(tmp_path):
+    table = tmp_path / 'table.csv'
+    study_table.append(table, a_row('a', 1, 3.0))
+    with pytest.raises(ConfigError, match='a, seed 1, is there already'):
+        study_table.append(table, a_row('a', 1, 4.0))
+    assert len(study_table.read(table)) == 1
+    table.write_text(table.read_text() + table.read_text().splitlines(True)[1])
+    with pytest.raises(ConfigError, match='a, seed 1, is there already'):
+        study_table.read(table)
 
 
 def test_the_command_shows_table_and_chart(tmp_path, trained, capsys):
@@ -166,3 +329,18 @@ def test_the_command_shows_table_and_chart(tmp_path, trained, capsys):
     cli.main(['study', str(path)])
     assert '| selective | 2 | 14.50 ± 0.71 | 29.00 ± 1.41 |' in capsys.readouterr().out
     assert (tmp_path / 'table.png').stat().st_size > 5000
+
+
+def test_sigterm_ends_a_study_like_ctrl_c(tmp_path, monkeypatch, capsys):
+    def run(config, jobs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(study, 'run', run)
+    monkeypatch.chdir(ROOT)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['study', 'config/study/monostl.yaml', f'table={tmp_path}/table.csv'])
+    assert stop.value.code == 130
+    assert 'the same command goes on' in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before

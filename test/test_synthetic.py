@@ -100,6 +100,17 @@ def test_our_readers_read_it(tmp_path):
         np.testing.assert_allclose(found.box_px, told.box_px, atol=1e-3)
 
 
+@pytest.mark.parametrize(('count', 'held'), [(1, ''), (2, '1'), (4, '3'), (5, '4'), (11, '49')])
+def test_every_fifth_frame_is_for_validation_and_one_at_least(tmp_path, count, held):
+    ids = [f'{i:06d}' for i in range(count)]
+    writer.write_splits(tmp_path, ids)
+    train, val, both = (
+        (tmp_path / f'{name}.txt').read_text().split() for name in ('train', 'val', 'trainval')
+    )
+    assert val == [f'{int(each):06d}' for each in held]
+    assert both == ids == sorted(train + val)
+
+
 def test_masks_lie_within_projected_boxes(made):
     for each in made:
         own = each.annotated.labels

@@ -158,6 +158,8 @@ def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
 def test_nothing_to_learn_from_is_told(scenes, tmp_path):
     with pytest.raises(step.TrainError, match=r'train\.sources: no frames'):
         train.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
+    with pytest.raises(step.TrainError, match=r'val\.sources: no frames to be judged on'):
+        train.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
 
 
 class Poisoned(step.Supervised):
@@ -202,7 +204,8 @@ def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
     values = iter([1.0, 3.0, 2.0, 2.0])
     monkeypatch.setattr(judge.Metric, 'of', lambda self, metrics: next(values))
     numbers = optim.OptimConfig(ema=0.5)
-    train.fit(small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers))
+    ended = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers)
+    train.fit(ended)
     rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
     assert [(row['epoch'], row['metric']) for row in rows] == [
         ('1', '1'),
@@ -221,8 +224,33 @@ def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
         shipped = predict.load_detector(path, predict.read_spec(path)).state_dict()
         assert_equal_weights(shipped, states[name]['mean']['module'])
     # a run that has come to its end so does not go on
-    train.fit(small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers))
+    train.fit(ended)
     assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
+    # nor is it done for who has more patience
+    done = {
+        patience: checkpoint.is_done(dataclasses.replace(ended, patience=patience))
+        for patience in (0, 1, 2, 3)
+    }
+    assert done == {0: False, 1: True, 2: True, 3: False}
+
+
+def test_a_run_is_done_when_all_it_leaves_is_there(scenes, finished, tmp_path):
+    built = small_config(scenes, tmp_path)
+    names = ('done.json', 'student.safetensors', 'metrics.json')
+    for name in names:
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    assert checkpoint.is_done(dataclasses.replace(built, patience=3, eval_every=1))
+    for name in names:
+        (tmp_path / name).rename(tmp_path / 'away')
+        assert not checkpoint.is_done(built), name
+        (tmp_path / 'away').rename(tmp_path / name)
+    # an older version did not say how a run ended; its student tells the epochs
+    told = json.loads((tmp_path / 'done.json').read_text())
+    assert told.pop('ended') == {'epochs': 4, 'values': []}
+    (tmp_path / 'done.json').write_text(json.dumps(told))
+    assert checkpoint.is_done(built)
+    (tmp_path / 'done.json').write_text(json.dumps({**told, 'epochs': 9}))
+    assert not checkpoint.is_done(dataclasses.replace(built, epochs=9))
 
 
 def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):

@@ -39,6 +39,16 @@ class Config:
     shift: float = 0.1
     colour: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no probability, and strengths that would turn pictures inside out."""
+        for name in ('flip', 'crop', 'colour'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
+        if not 0 <= self.scale < 1:
+            raise ValueError(f'scale: expected at least 0, less than 1, got {self.scale}')
+        if not self.shift >= 0:
+            raise ValueError(f'shift: expected at least 0, got {self.shift}')
+
 
 @dataclass(frozen=True)
 class Variation:

@@ -18,6 +18,8 @@ from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+#: Those of a label, and a score.
+RESULT_COLUMNS = 16
 
 
 class DataError(ValueError):
@@ -107,8 +109,11 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
 
 
 def read_split(path: str | Path) -> tuple[str, ...]:
-    """Read an ImageSets file: one frame id a line."""
-    return tuple(_existing(Path(path), 'a list of frame ids').read_text().split())
+    """Read an ImageSets file, one frame id a line; DataError where it is missing or has none."""
+    ids = tuple(read_text(path, 'a list of frame ids').split())
+    if not ids:  # for find_frames no ids are all frames
+        raise DataError(f'{path}: no frame id in this file')
+    return ids
 
 
 def read_text(path: str | Path, what: str) -> str:
@@ -169,6 +174,24 @@ def read_labels(path: str | Path) -> Labels:
     """
     lines = read_text(path, 'a KITTI label file').splitlines()
     return parse_labels((f'{path}:{number}', line) for number, line in enumerate(lines, 1))
+
+
+def read_results(path: str | Path) -> Labels:
+    """
+    Read a result file, which has a score in every line.
+
+    :param path: lines of 16 columns.
+    :return: as read_labels.
+    :raises DataError: as read_labels, and for a line without a score, such as a label file's.
+    """
+    for number, line in enumerate(read_text(path, 'a KITTI result file').splitlines(), 1):
+        columns = len(line.split())
+        if columns not in (0, RESULT_COLUMNS):
+            raise DataError(
+                f'{path}:{number}: expected {RESULT_COLUMNS} columns of a result, the last its'
+                f' score, got {columns}; labels have no score'
+            )
+    return read_labels(path)
 
 
 def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import cv2
@@ -19,7 +24,7 @@ R = TypeVar('R')
 
 def spread(
     make: Callable[[T], R], items: Iterable[T], workers: int, threads: int = 1
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """
     Call make on every item, in `workers` processes of so many threads each; results in order.
 
@@ -28,23 +33,71 @@ def spread(
     :param workers: processes; 0 makes every item in this one, with the threads it has.
     :param threads: of each process, for torch and OpenCV.
     """
+    early: dict[int, R] = {}
+    following = 0
+    with contextlib.closing(finished(make, items, workers, threads)) as results:
+        for place, result in results:
+            early[place] = result
+            while following in early:
+                yield early.pop(following)
+                following += 1
+
+
+def finished(
+    make: Callable[[T], R], items: Iterable[T], workers: int, threads: int = 1
+) -> Generator[tuple[int, R], None, None]:
+    """
+    Call make on every item as spread does; results as soon as they are there.
+
+    No more than `workers` items are begun. Where one fails, or the generator is closed, or this
+    process dies, the others are stopped amid what they do.
+
+    :return: the place of an item among the items, and its result.
+    """
     if workers < 1:
-        yield from map(make, items)
+        yield from enumerate(map(make, items))
         return
     context = multiprocessing.get_context('spawn')  # threads of torch do not survive a fork
-    with ProcessPoolExecutor(workers, context, _limit, (threads,)) as pool:
+    todo = enumerate(items)
+    ours, leash = context.Pipe(duplex=False)
+    with ours, leash, ProcessPoolExecutor(workers, context, _begin, (threads, ours)) as pool:
+        begun: dict[Future[R], int] = {}
+
+        def begin(most: int) -> None:
+            for place, item in itertools.islice(todo, most):
+                begun[pool.submit(make, item)] = place
+
         try:
-            yield from pool.map(make, items)
-        finally:  # stopped or failed: what has not begun need not
-            pool.shutdown(wait=True, cancel_futures=True)
+            begin(workers)
+            while begun:
+                for each in wait(begun, return_when=FIRST_COMPLETED).done:
+                    place, result = begun.pop(each), each.result()
+                    begin(1)
+                    yield place, result
+        except BaseException:  # failed, interrupted or closed: do not wait for the others
+            leash.close()
+            raise
 
 
-def _limit(threads: int) -> None:
+def _begin(threads: int, leash: Connection) -> None:
+    """Set up a worker: the system lets go of the leash when the parent dies."""
+    # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave, args=(leash,), daemon=True).start()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
 
 
-def tracked(items: Iterable[T], total: int, what: str, show: bool = True) -> Iterator[T]:
+def _leave(leash: Connection) -> None:
+    """End this process when the other end is closed; what it writes must bear that anyhow."""
+    with contextlib.suppress(OSError):  # so Windows says it
+        leash.poll(None)
+    os._exit(1)
+
+
+def tracked(
+    items: Iterable[T], total: int, what: str, show: bool = True
+) -> Generator[T, None, None]:
     """Pass items on and draw a bar with the time that is left."""
     progress = progress_bar()
     progress.disable = not show

@@ -11,10 +11,17 @@ from stl_core.distill import baselines, feature, relation, response
 
 
 class Entry(NamedTuple):
-    """A loss of (view, config) -> unweighted scalar, and the dataclass of its numbers."""
+    """
+    A distillation loss.
+
+    :param loss: (view, config) -> unweighted scalar.
+    :param config: dataclass of its numbers.
+    :param compares_features: whether it asks for view.levels(), so for layers between.
+    """
 
     loss: Callable[..., Tensor]
     config: type[Any]
+    compares_features: bool = True
 
 
 LOSSES: dict[str, Entry] = {
@@ -22,10 +29,10 @@ LOSSES: dict[str, Entry] = {
     'feature_public': Entry(feature.public_loss, feature.PublicConfig),
     'relation': Entry(relation.loss, relation.Config),
     'relation_public': Entry(relation.public_loss, relation.PublicConfig),
-    'response': Entry(response.loss, response.Config),
-    'plain_response': Entry(baselines.response, baselines.Config),
+    'response': Entry(response.loss, response.Config, compares_features=False),
+    'plain_response': Entry(baselines.response, baselines.Config, compares_features=False),
     'plain_feature': Entry(baselines.feature, baselines.Config),
     'plain_scene': Entry(baselines.scene, baselines.Config),
     'plain_relation': Entry(baselines.relation, baselines.Config),
-    'plain_heads': Entry(baselines.heads, baselines.Config),
+    'plain_heads': Entry(baselines.heads, baselines.Config, compares_features=False),
 }

@@ -40,7 +40,40 @@ def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
 
 def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
     """
-    Give each cell to the nearest of the objects whose boxes it lies in.
+    Give each cell to the nearest of the objects whose boxes it lies in, see covered.
+
+    :param targets: network pixels.
+    :param stride: pixels a cell.
+    :param h: grid height.
+    :param w: grid width.
+    :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
+    """
+    inside = covered(targets, stride, h, w)
+    nearest, owner = _depths(targets, inside).min(1)
+    return owner, nearest.isfinite()
+
+
+def own_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
+    """
+    List the cells of each object: those where no other is nearer.
+
+    An object that has none left, small or hidden, has those of its whole box: each has one.
+
+    :param targets: network pixels.
+    :param stride: pixels a cell.
+    :param h: grid height.
+    :param w: grid width.
+    :return: (B, N, h, w) bool; none of slots that do not count.
+    """
+    inside = covered(targets, stride, h, w)
+    depth_m = _depths(targets, inside)
+    own = inside & (depth_m <= depth_m.amin(1, keepdim=True))
+    return torch.where(own.any(-1).any(-1)[..., None, None], own, inside)
+
+
+def covered(targets: Targets, stride: float, h: int, w: int) -> Tensor:
+    """
+    Mark the cells of each box.
 
     A box takes the cells from that of its left upper corner up to, without, that of its right
     lower corner; it is cut at the map's edge, and has one cell at least.
@@ -49,7 +82,7 @@ def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Ten
     :param stride: pixels a cell.
     :param h: grid height.
     :param w: grid width.
-    :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
+    :return: (B, N, h, w) bool; none of slots that do not count.
     """
     edge = torch.floor(targets.box_px / stride)
     limit = edge.new_tensor([w, h])
@@ -57,10 +90,13 @@ def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Ten
     high = torch.maximum(torch.minimum(edge[..., 2:], limit), low + 1)
     columns = _between(low[..., 0], high[..., 0], w)
     rows = _between(low[..., 1], high[..., 1], h) & targets.valid[..., None]
-    inside = rows[..., :, None] & columns[..., None, :]
-    depth_m = targets.depth_m[..., None, None]
-    nearest, owner = torch.where(inside, depth_m, torch.inf).min(1)
-    return owner, nearest.isfinite()
+    return rows[..., :, None] & columns[..., None, :]
+
+
+def mean_over(cells: Tensor, grid: Tensor) -> Tensor:
+    """(B, N, h, w) bool cells of each object, (B, h, w) -> (B, N) means over them; 0 of none."""
+    total = torch.where(cells, grid[:, None], 0).sum((-1, -2))
+    return total / cells.sum((-1, -2)).clamp(min=1)
 
 
 def rois(targets: Targets, size_px: tuple[int, int]) -> Tensor:
@@ -75,3 +111,8 @@ def _between(low: Tensor, high: Tensor, cells: int) -> Tensor:
     """(B, N) first cell and the one after the last -> (B, N, cells) bool."""
     place = torch.arange(cells, device=low.device)
     return (place >= low[..., None]) & (place < high[..., None])
+
+
+def _depths(targets: Targets, inside: Tensor) -> Tensor:
+    """(B, N, h, w) depth of each object in its cells, metres; infinite elsewhere."""
+    return torch.where(inside, targets.depth_m[..., None, None], torch.inf)

@@ -31,8 +31,7 @@ class Config:
     """
     The layers between student and teacher.
 
-    :param strides: levels at which features are compared; both networks have them. () where no
-        loss looks at features.
+    :param strides: levels at which features are compared; both networks have them.
     :param width: channels in which the student's levels are fused, and most that an adapter has
         between its convolutions; 512 is the public code's.
     """
@@ -76,10 +75,13 @@ class Distiller(nn.Module):
             if name not in LOSSES:
                 raise ValueError(f'loss {name!r}: unknown; known: {", ".join(LOSSES)}')
         self.student, self.teacher = student, teacher.requires_grad_(False).eval()
-        self.losses, self.config = dict(losses), config
+        self.losses = dict(losses)
         self.student_input, self.teacher_input = student_input, teacher_input
         self.precision = precision
-        own, ideal = (_channels(net, config.strides) for net in (student, teacher))
+        # layers that no loss asks for would get no gradient
+        asked = any(LOSSES[name].compares_features for name in losses)
+        self.strides = tuple(sorted(config.strides)) if asked else ()
+        own, ideal = (_channels(net, self.strides) for net in (student, teacher))
         self.review = Review(own, config.width) if own else None
         self.adapters = nn.ModuleList(
             adapter(*pair, config.width) for pair in zip(own, ideal, strict=True)
@@ -135,11 +137,10 @@ class Distiller(nn.Module):
         """Fuse the student's maps and bring them to the teacher's widths."""
         if self.review is None:
             return {}
-        strides = sorted(self.config.strides)
-        fused = self.review([features[stride] for stride in strides])
+        fused = self.review([features[stride] for stride in self.strides])
         return {
             stride: adapt(each).float()
-            for stride, adapt, each in zip(strides, self.adapters, fused, strict=True)
+            for stride, adapt, each in zip(self.strides, self.adapters, fused, strict=True)
         }
 
 
@@ -162,7 +163,7 @@ def _channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
     widths = dict(zip(net.strides, net.channels, strict=True))  # type: ignore[arg-type]
     if not set(strides) <= widths.keys():
         raise ValueError(f'distill.strides: {strides}; {type(net).__name__} has {tuple(widths)}')
-    return tuple(widths[stride] for stride in sorted(strides))
+    return tuple(widths[stride] for stride in strides)
 
 
 def _side(net: Any, out: Outputs, targets: Targets) -> Side:

@@ -41,11 +41,13 @@ class PublicConfig:
 
 def loss(view: View, config: Config) -> Tensor:
     """
-    Mean over cells in boxes of g * (1/2C) sum_c (n(F_s) - n(F_t))^2, and over strides.
+    Mean over strides and objects of g * mean over cells of (1/2C) sum_c (n(F_s) - n(F_t))^2.
 
     n takes each cell's features to mean 0 and variance 1 over channels, so neither the teacher's
     scale nor its number of channels weighs, and half the square is 1 - correlation.
-    g = sigma^2 / (half^2 + sigma^2) of the student at the object that owns the cell.
+    g = sigma^2 / (half^2 + sigma^2) of the student. An object's cells are those where none is
+    nearer, see boxes.own_cells; the mean over them comes first, or the near, which fill the most
+    and are known the best, would teach the most.
 
     :param view: the batch.
     :param config: the gate.
@@ -53,9 +55,12 @@ def loss(view: View, config: Config) -> Tensor:
     """
     weight = gate.doubt(view.student.sigma_m, config.half_sigma_m)
     terms = []
-    for level in view.levels():
-        own, ideal, opened = cells_in_boxes(view.targets, level, weight)
-        terms.append(half_square(standardise(own), standardise(ideal), opened))
+    for stride, own, ideal in view.levels():
+        gap = _half_squares(*(standardise(each.movedim(1, -1)) for each in (own, ideal)))
+        cells = boxes.own_cells(view.targets, stride, *gap.shape[1:])
+        cells = cells & (ideal != 0).any(1)[:, None]
+        taught = cells.any(-1).any(-1)
+        terms.append(mean((weight * boxes.mean_over(cells, gap))[taught]))
     return torch.stack(terms).mean()
 
 
@@ -99,9 +104,14 @@ def cells_in_boxes(
 
 def half_square(own: Tensor, ideal: Tensor, weight: Tensor) -> Tensor:
     """(M, C), (M, C), (M,) -> mean over M of weight times half the mean square over C."""
-    return mean(weight * (own - ideal).square().mean(-1) / 2)
+    return mean(weight * _half_squares(own, ideal))
 
 
 def standardise(rows: Tensor) -> Tensor:
     """(..., C) -> the same, mean 0 and variance 1 over C, unless that is far below 1e-5."""
     return F.layer_norm(rows, rows.shape[-1:])
+
+
+def _half_squares(own: Tensor, ideal: Tensor) -> Tensor:
+    """(..., C), (..., C) -> (...,) half the mean square difference over C."""
+    return (own - ideal).square().mean(-1) / 2

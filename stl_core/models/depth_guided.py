@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stl_core.models import center_box
 from stl_core.models.deformable import DeformableAttention, Sizes, cell_reach
+from stl_core.precision import exactly
 
 #: Maps that queries and cells look at: strides 8, 16, 32, 64.
 LEVELS = 4
@@ -147,13 +148,13 @@ class Decoder(nn.Module):
         """
         position, content = queries.chunk(2, -1)
         content = content.expand(len(scene.depth), -1, -1)
-        center = self.start(position).float()[None].clamp(-_LIMIT, _LIMIT)
+        center = exactly(self.start, position)[None].clamp(-_LIMIT, _LIMIT)
         where = center.sigmoid(), cell_reach(scene.sizes, center)
         reference = nn.functional.pad(center, (0, 4))  # a first box is told without a guess
         said, logits = [], []
         for layer, head in zip(self.layers, boxes, strict=True):
             content = layer(content, position, groups, scene, where)
-            logit = head(content).float() + reference
+            logit = exactly(head, content) + reference
             said.append(content)
             logits.append(logit)
             # gradients stop here: a layer answers for its own step only

@@ -23,6 +23,7 @@ from stl_core.models import center_heads, depth, heatmap, keypoints, losses
 from stl_core.models.attentive_norm import AttentiveNorm
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
 from stl_core.models.center_heads import STRIDE
+from stl_core.precision import exactly
 
 #: Weight of every loss in the paper, which has one for the offsets of all nine keypoints.
 WEIGHTS = {
@@ -236,7 +237,11 @@ class _Head(nn.Module):
     def forward(self, x: Tensor, skip: frozenset[str]) -> dict[str, Tensor]:
         wanted = [name for name in self.outputs if name not in skip]
         stem = self.stem(x) if wanted else x
-        return {name: self.outputs[name](stem) for name in wanted}
+        layers = {name: self.outputs[name] for name in wanted}
+        return {
+            name: exactly(layer, stem) if name == 'depth' else layer(stem)
+            for name, layer in layers.items()
+        }
 
 
 def _shown(targets: Targets) -> Targets:

@@ -23,6 +23,7 @@ from stl_core.batch import Outputs, Targets
 from stl_core.models import assignment, center_box, depth, depth_map, heatmap, set_losses
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.depth_guided import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
+from stl_core.precision import exactly
 
 #: Weight of every loss in the paper; each is a sum over decoder layers, which weigh the same.
 WEIGHTS = {
@@ -148,7 +149,7 @@ class MonoDETR(nn.Module):
         heads = {'box': box, 'depth_map': logits}
         for name in ('class', 'size_3d', 'heading', 'depth'):
             layers = self.heads[name].children()
-            parts = [head(said[:, layer]) for layer, head in enumerate(layers)]
+            parts = [exactly(head, said[:, layer]) for layer, head in enumerate(layers)]
             heads[name] = torch.stack(parts, 1)
         focal, virtual = P[:, 0, 0], self.config.virtual_focal_px
         learnt_at = torch.full_like(focal, virtual) if virtual else focal

@@ -18,6 +18,7 @@ from stl_core.models import center_heads, depth, heatmap, losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
 from stl_core.models.center_heads import STRIDE
 from stl_core.models.sizes import MEAN_SIZE_HWL_M
+from stl_core.precision import exactly
 
 #: Weight of every loss in the paper.
 WEIGHTS = {
@@ -117,7 +118,10 @@ class MonoDLE(nn.Module):
         """
         features = self.backbone(image)
         fused = self.neck(features)
-        heads = {name: head(fused) for name, head in self.heads.items()}
+        heads = {
+            name: _exact_head(head, fused) if name == 'depth' else head(fused)
+            for name, head in self.heads.items()
+        }
         if self.config.virtual_focal_px:
             heads['depth'] = depth.stretch(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
@@ -213,6 +217,14 @@ def ideal_heads(
 def _cell(out: Outputs, targets: Targets) -> Tensor:
     """(B, N) flat cells of targets on the grid of the heads."""
     return heatmap.cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
+
+
+def _exact_head(head: nn.Module, fused: Tensor) -> Tensor:
+    """Run a head whose last layer is float32 in any case."""
+    *first, last = head.children()
+    for layer in first:
+        fused = layer(fused)
+    return exactly(last, fused)
 
 
 def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:

@@ -105,9 +105,9 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
 
 
 def write_splits(folder: Path, ids: list[str]) -> None:
-    """Write train.txt, val.txt (every fifth frame) and trainval.txt."""
+    """Write train.txt, val.txt (every fifth frame; of 2 to 4 the last) and trainval.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = ids[VAL_EVERY - 1 :: VAL_EVERY]
+    held = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[1:][-1:]
     for name, rows in (
         ('train', [i for i in ids if i not in set(held)]),
         ('val', held),

@@ -13,7 +13,13 @@ FLOORS = [
         'stl_core/strict.py',
         'stl_core/__init__.py',
     ],
-    ['stl_core/geometry.py', 'stl_core/batch.py', 'stl_core/strokes.py', 'stl_core/shares.py'],
+    [
+        'stl_core/geometry.py',
+        'stl_core/batch.py',
+        'stl_core/inverse_depth.py',
+        'stl_core/strokes.py',
+        'stl_core/shares.py',
+    ],
     ['stl_core/above.py', 'stl_core/precision.py'],
     [
         'stl_core/distinct.py',
@@ -56,6 +62,7 @@ ROS_ROOMS = {
 ALLOWED = {
     'torch': {
         'stl_core/batch.py',
+        'stl_core/inverse_depth.py',
         'stl_core/models',
         'stl_core/distill',
         'stl_core/predict.py',

@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_detectors import H, W, build, some_objects
 
-from stl_core import sight
+from stl_core import inverse_depth, sight
 from stl_core.batch import Batch, pad_targets
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
 from stl_core.images import InputSpec
-from stl_core.models import DETECTORS, depth
+from stl_core.models import DETECTORS
 
 SMALL = Config(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}
@@ -266,7 +266,9 @@ def test_the_answer_of_depth_is_its_logit_in_metres_of_this_lens(name):
     longer[:, [0, 1], [0, 1]] *= 2
     with torch.no_grad():
         near, far = (
-            depth.from_logit(model.answers(model(pixels(batch), P), batch.targets)['depth'])
+            inverse_depth.from_logit(
+                model.answers(model(pixels(batch), P), batch.targets)['depth']
+            )
             for P in (batch.P, longer)
         )
     torch.testing.assert_close(far, 2 * near, rtol=1e-3, atol=1e-3)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stl_core import inverse_depth
 from stl_core.batch import View
 from stl_core.distill import boxes, gate
 from stl_core.distill.feature import cells_in_boxes
 from stl_core.distill.means import mean
-from stl_core.models import depth
 
 #: Bounds of a log sigma (metres): far from what a network should say, near enough for float32.
 _LOG_SIGMA = (math.log(1e-3), math.log(1e3))
@@ -144,7 +144,8 @@ def laplace_gap(own: Tensor, ideal: Tensor) -> Tensor:
     :return: (...,), 0 where they agree.
     """
     (mean_s, log_s), (mean_t, log_t) = (
-        (depth.from_logit(each[..., 0]), each[..., 1].clamp(*_LOG_SIGMA)) for each in (own, ideal)
+        (inverse_depth.from_logit(each[..., 0]), each[..., 1].clamp(*_LOG_SIGMA))
+        for each in (own, ideal)
     )
     away = math.sqrt(2) * (mean_s - mean_t).abs()
     inner = log_t.exp() * torch.exp(-away / log_t.exp()) + away

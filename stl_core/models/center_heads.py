@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stl_core import inverse_depth
 from stl_core.batch import Targets
-from stl_core.models import depth, heatmap, losses
+from stl_core.models import heatmap, losses
 from stl_core.models.backbone import STRIDES
 
 STRIDE = STRIDES[0]
@@ -89,7 +90,7 @@ def box_losses(at: Mapping[str, Tensor], ideal: Encoded, targets: Targets) -> di
     :return: unweighted scalars, keys 'det/<head>'.
     """
     valid = ideal.valid
-    z, log_sigma = depth.from_logit(at['depth'][..., 0]), at['depth'][..., 1]
+    z, log_sigma = inverse_depth.from_logit(at['depth'][..., 0]), at['depth'][..., 1]
     return {
         'det/offset_2d': losses.l1(at['offset_2d'], ideal.offset_2d, valid),
         'det/size_2d': losses.l1(at['size_2d'], ideal.size_2d, valid),
@@ -132,7 +133,7 @@ def read(
         'class_id': class_id,
         'score': height / (1 + log_sigma.exp()),
         'center_px': (corner + at['offset_3d']) * STRIDE,
-        'depth_m': depth.from_logit(at['depth'][..., 0]),
+        'depth_m': inverse_depth.from_logit(at['depth'][..., 0]),
         'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
         'alpha': heatmap.decode_angle(chosen, rest, bins),
         'box_px': torch.cat([middle - half, middle + half], -1),

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stl_core import inverse_depth
 from stl_core.batch import Outputs, Targets
-from stl_core.models import center_heads, depth, heatmap, keypoints, losses
+from stl_core.models import center_heads, heatmap, keypoints, losses
 from stl_core.models.attentive_norm import AttentiveNorm
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
 from stl_core.models.center_heads import STRIDE
@@ -129,7 +130,7 @@ class MonoCon(nn.Module):
         heads['heading'] = torch.cat([heads.pop('heading_bin'), heads.pop('heading_rest')], 1)
         if self.config.virtual_focal_px:
             factor = P[:, 0, 0] / self.config.virtual_focal_px
-            heads['depth'] = depth.stretch(heads['depth'], factor)
+            heads['depth'] = inverse_depth.stretch(heads['depth'], factor)
         return Outputs(features, heads, P)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stl_core import inverse_depth
 from stl_core.batch import Outputs, Targets
-from stl_core.models import assignment, center_box, depth, depth_map, heatmap, set_losses
+from stl_core.models import assignment, center_box, depth_map, heatmap, set_losses
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.depth_guided import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
 from stl_core.precision import exactly
@@ -193,7 +194,7 @@ class MonoDETR(nn.Module):
             'center_box': at['box'],
             'size_hwl_m': at['size_3d'],
             'heading': at['heading'],
-            'depth': depth.to_logit(at['depth'][..., :1]),
+            'depth': inverse_depth.to_logit(at['depth'][..., :1]),
         }
 
     def _last(self, out: Outputs) -> dict[str, Tensor]:
@@ -262,7 +263,7 @@ def mean_depth(
     on_map = nn.functional.grid_sample(
         depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
     )[:, 0]
-    mean_m = (depth.from_logit(told[..., 0]) + by_size + on_map) / 3
+    mean_m = (inverse_depth.from_logit(told[..., 0]) + by_size + on_map) / 3
     stretch = stretch[:, None, None]
     return torch.stack([mean_m * stretch, told[..., 1] + stretch.log()], -1)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stl_core import inverse_depth
 from stl_core.batch import Outputs, Targets
-from stl_core.models import center_heads, depth, heatmap, losses
+from stl_core.models import center_heads, heatmap, losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
 from stl_core.models.center_heads import STRIDE
 from stl_core.models.sizes import MEAN_SIZE_HWL_M
@@ -123,7 +124,7 @@ class MonoDLE(nn.Module):
             for name, head in self.heads.items()
         }
         if self.config.virtual_focal_px:
-            heads['depth'] = depth.stretch(
+            heads['depth'] = inverse_depth.stretch(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
             )
         return Outputs(features, heads)
@@ -190,7 +191,7 @@ def ideal_heads(
     :return: seven raw heads (B, ., h, w).
     """
     ideal = center_heads.encode(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
-    depth_logit = depth.to_logit(targets.depth_m)
+    depth_logit = inverse_depth.to_logit(targets.depth_m)
     one_hot = nn.functional.one_hot(ideal.heading_bin, bins)
     sure = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
     at = {

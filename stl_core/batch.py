@@ -70,7 +70,8 @@ class Outputs:
     """
     What a detector's forward returns.
 
-    :param features: backbone maps (B, C, h, w), finest first, one for each of its strides.
+    :param features: what distillation may compare: maps (B, C, h, w), finest first, one for each of
+        its strides. They are the backbone's; at stride 4 what the heads read, after the neck.
     :param heads: raw head maps by name, before any sigmoid.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     """
@@ -85,7 +86,7 @@ class Side:
     """
     One network on a batch, as a distillation loss sees it.
 
-    :param features: backbone map (B, C, h, w) at each stride, finest first.
+    :param features: map (B, C, h, w) at each stride, finest first, see Outputs.
     :param heads: raw head maps by name, before any sigmoid.
     :param answers: what the heads say of each target, raw, {name: (B, N, D)}.
     :param sigma_m: (B, N) how unsure the depth of each target is, standard deviation in metres.

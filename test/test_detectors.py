@@ -199,6 +199,14 @@ def test_dla34_has_the_shape_of_the_papers():
     assert out.heads['heading'].shape == (1, 24, 16, 16)
 
 
+def test_the_finest_feature_is_what_the_heads_read():
+    model = build('monodle').eval()
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+        assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads['heatmap'])
+    assert model.channels == tuple(each.shape[1] for each in out.features)
+
+
 def targets_at(points, classes, size=8.0):
     points = torch.tensor([points], dtype=torch.float32)
     count = points.shape[1]

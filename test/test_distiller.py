@@ -112,6 +112,15 @@ def test_gradients_of_distillation_alone_reach_student_and_layers():
         assert np.mean(reached) > 0.7  # biases before a BatchNorm, and what is in no box, are not
 
 
+def test_layers_learn_alone_first():
+    model, batch = distiller(config=Config(width=16, alone_epochs=0.5)).train(), a_batch()
+    for epoch, reached in ((0.49, False), (0.5, True)):
+        model.zero_grad()
+        model(batch, epoch)['distill/feature'].backward()
+        assert any(p.grad is not None for p in model.student.parameters()) == reached
+        assert all(p.grad is not None for p in model.adapters.parameters())
+
+
 @pytest.mark.parametrize('name', list(LOSSES))
 def test_every_trained_layer_is_in_the_graph_also_without_objects(name):
     """As DistributedDataParallel demands."""

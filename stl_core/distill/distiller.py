@@ -32,12 +32,20 @@ class Config:
     The layers between student and teacher.
 
     :param strides: levels at which features are compared; both networks have them.
+    :param alone_epochs: for so long the layers learn alone, shown features that carry no gradient:
+        while they are random, what they pass back only disturbs a student that is trained.
     :param width: channels in which the student's levels are fused, and most that an adapter has
         between its convolutions; 512 is the public code's.
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
     width: int = 128
+    alone_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse less than no time."""
+        if self.alone_epochs < 0:
+            raise ValueError(f'alone_epochs: expected 0 or more, got {self.alone_epochs}')
 
 
 class Distiller(nn.Module):
@@ -78,6 +86,7 @@ class Distiller(nn.Module):
         self.losses = dict(losses)
         self.student_input, self.teacher_input = student_input, teacher_input
         self.precision = precision
+        self.alone_epochs = config.alone_epochs
         # layers that no loss asks for would get no gradient
         asked = any(LOSSES[name].compares_features for name in losses)
         self.strides = tuple(sorted(config.strides)) if asked else ()
@@ -118,7 +127,7 @@ class Distiller(nn.Module):
         height, width = batch.image.shape[1:3]
         student = _side(self.student, out, batch.targets)
         with computing(self.precision, batch.image.device):
-            adapted = self._adapt(student.features)
+            adapted = self._adapt(student.features, epoch)
             with torch.no_grad():
                 ideal = self.teacher(self.teacher_input(batch), batch.P)
         with torch.no_grad():
@@ -133,11 +142,14 @@ class Distiller(nn.Module):
             epoch=epoch,
         )
 
-    def _adapt(self, features: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _adapt(self, features: dict[int, Tensor], epoch: float) -> dict[int, Tensor]:
         """Fuse the student's maps and bring them to the teacher's widths."""
         if self.review is None:
             return {}
-        fused = self.review([features[stride] for stride in self.strides])
+        shown = [features[stride] for stride in self.strides]
+        if epoch < self.alone_epochs:
+            shown = [each.detach() for each in shown]
+        fused = self.review(shown)
         return {
             stride: adapt(each).float()
             for stride, adapt, each in zip(self.strides, self.adapters, fused, strict=True)

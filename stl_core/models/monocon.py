@@ -92,8 +92,8 @@ class MonoCon(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
-        self.channels = self.backbone.channels
-        self.neck = build_neck(config.neck, self.channels)
+        self.neck = build_neck(config.neck, self.backbone.channels)
+        self.channels = (self.neck.out_channels, *self.backbone.channels[1:])
         bins = config.heading_bins
         outputs = {
             'heatmap': {'heatmap': num_classes},
@@ -119,7 +119,7 @@ class MonoCon(nn.Module):
         :param image: (B, in_channels, H, W) normalised.
         :param P: (B, 3, 4) projections; their focal lengths stretch the depth.
         :param targets: their presence, or training mode, asks for the contexts.
-        :return: backbone maps and raw heads (B, ., H/4, W/4).
+        :return: what the heads read, the backbone's coarser maps, and raw heads (B, ., H/4, W/4).
         """
         features = self.backbone(image)
         fused = self.neck(features)
@@ -131,7 +131,7 @@ class MonoCon(nn.Module):
         if self.config.virtual_focal_px:
             factor = P[:, 0, 0] / self.config.virtual_focal_px
             heads['depth'] = inverse_depth.stretch(heads['depth'], factor)
-        return Outputs(features, heads, P)
+        return Outputs((fused, *features[1:]), heads, P)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """

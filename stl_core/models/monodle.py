@@ -86,8 +86,8 @@ class MonoDLE(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
-        self.channels = self.backbone.channels
-        self.neck = build_neck(config.neck, self.channels)
+        self.neck = build_neck(config.neck, self.backbone.channels)
+        self.channels = (self.neck.out_channels, *self.backbone.channels[1:])
         widths = {
             'heatmap': num_classes,
             'offset_2d': 2,
@@ -115,7 +115,8 @@ class MonoDLE(nn.Module):
         :param image: (B, in_channels, H, W) normalised.
         :param P: (B, 3, 4) projections; their focal lengths stretch the depth.
         :param targets: not looked at either; DETR-style detectors do.
-        :return: backbone maps and the seven raw heads (B, ., H/4, W/4).
+        :return: what the heads read, the backbone's coarser maps, and the seven raw heads
+            (B, ., H/4, W/4).
         """
         features = self.backbone(image)
         fused = self.neck(features)
@@ -127,7 +128,7 @@ class MonoDLE(nn.Module):
             heads['depth'] = inverse_depth.stretch(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
             )
-        return Outputs(features, heads)
+        return Outputs((fused, *features[1:]), heads)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """

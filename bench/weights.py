@@ -1,0 +1,120 @@
+"""
+Measure how hard every distillation loss pulls at a student, beside its own losses.
+
+python bench/weights.py PLAN.yaml [--stage distil] [--losses feature relation] [--batches 8]
+[--share 0.33]: where a stage of distillation begins, on its own frames. The layers between student
+and teacher first learn alone, for as long as they will in training, from all losses that compare
+features. Prints the norm of each loss's gradient on the student's backbone, as share of the
+detector's own, and the weight with which it would have the share asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stl_core import learner, stages
+from stl_core.batch import Batch
+from stl_core.config import TrainConfig
+from stl_core.data import dataset
+from stl_core.distill import LOSSES
+from stl_core.distill.distiller import Distiller
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
+    parser.add_argument('plan')
+    parser.add_argument('--stage', default='distil')
+    parser.add_argument('--batches', type=int, default=8)
+    parser.add_argument('--share', type=float, default=1 / 3, help="of the detector's gradient")
+    parser.add_argument('--losses', nargs='+', default=list(LOSSES), choices=list(LOSSES))
+    args = parser.parse_args()
+    config = stages.load(args.plan)[args.stage]
+    torch.manual_seed(config.seed)
+    model: Any = learner.build(with_losses(config, args.losses))
+    model.train()
+    batches = Batches(config)
+    steps = int(model.alone_epochs * len(batches)) if model.review else 0
+    settle(model, (batches[k % len(batches)] for k in range(steps)))
+    rows = gradients(model, [batches[-1 - k] for k in range(args.batches)])
+    own = rows.pop('the detector')[1]
+    print(f'{steps} steps of the layers alone, {args.batches} batches of {config.batch_size}')
+    print(f"| loss | value | gradient / the detector's | weight for {args.share:.2f} |")
+    print('|---|---|---|---|')
+    for name, (value, norm) in rows.items():
+        weight = f'{args.share * own / norm:.3g}' if norm else 'none'
+        print(f'| {name} | {value:.4f} | {norm / own:.4f} | {weight} |')
+
+
+def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
+    """Return the same run with these losses, those it has with its own numbers."""
+    assert config.distill, 'a stage without distillation'
+    losses = {n: config.distill.losses.get(n, LOSSES[n].config()) for n in names}
+    return dataclasses.replace(config, distill=dataclasses.replace(config.distill, losses=losses))
+
+
+class Batches:
+    """The first pass of a run over its frames, batch by batch."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Open the frames."""
+        shown = dataclasses.replace(config.train, keep_images=False)
+        self.frames = dataset.Frames(
+            shown, config.input, config.classes, config.seed, learner.eyes(config)
+        )
+        self.size, self.slots = config.batch_size, config.train.max_objects
+
+    def __len__(self) -> int:
+        """Whole batches."""
+        return len(self.frames) // self.size
+
+    def __getitem__(self, k: int) -> Batch:
+        """Read batch k; from the end where k is below 0."""
+        first = k % len(self) * self.size
+        rows = [self.frames[0, first + row] for row in range(self.size)]
+        return dataset.collate(rows, self.slots)
+
+
+def settle(model: Distiller, batches: Iterator[Batch]) -> None:
+    """Teach the layers alone."""
+    layers = [p for name, p in model.named_parameters() if name.startswith(('review', 'adapt'))]
+    optimizer = torch.optim.AdamW(layers, lr=2e-3)
+    for batch in batches:
+        named = model(batch, 0.0)
+        compared = [named[f'distill/{n}'] for n in model.losses if LOSSES[n].compares_features]
+        optimizer.zero_grad()
+        torch.stack(compared).sum().backward()
+        optimizer.step()
+
+
+def gradients(model: Distiller, batches: list[Batch]) -> dict[str, tuple[float, float]]:
+    """{name: mean value, mean norm of the gradient on the student's backbone}; alone no more."""
+    backbone = list(model.student.backbone.parameters())  # type: ignore[union-attr, operator]
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for batch in batches:
+        named = model(batch, model.alone_epochs)
+        own = torch.stack([v for name, v in named.items() if name.startswith('det/')]).sum()
+        for name, value in {'the detector': own, **named}.items():
+            if not name.startswith('det/'):
+                found[name].append((value.item(), norm(value, backbone)))
+    return {
+        name: (sum(v for v, _ in each) / len(each), sum(n for _, n in each) / len(each))
+        for name, each in found.items()
+    }
+
+
+def norm(value: Tensor, parameters: list[Tensor]) -> float:
+    """Length of a gradient."""
+    each = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return torch.stack([g.square().sum() for g in each if g is not None]).sum().sqrt().item()
+
+
+if __name__ == '__main__':
+    main()

@@ -70,8 +70,8 @@ class Outputs:
     """
     What a detector's forward returns.
 
-    :param features: what distillation may compare: maps (B, C, h, w), finest first, one for each of
-        its strides. They are the backbone's; at stride 4 what the heads read, after the neck.
+    :param features: what distillation may compare: maps (B, C, h, w), finest first, one for each
+        of its strides. They are the backbone's; at stride 4 what the heads read, after the neck.
     :param heads: raw head maps by name, before any sigmoid.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     """

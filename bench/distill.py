@@ -88,7 +88,8 @@ def measure(
             model.teacher(model.teacher_input(batch), batch.P)
 
     def layers() -> None:
-        torch.stack([each.mean() for each in model._adapt(features, model.alone_epochs).values()]).sum().backward()
+        adapted = model._adapt(features, model.alone_epochs)
+        torch.stack([each.mean() for each in adapted.values()]).sum().backward()
 
     view = model.look(student(image, batch.P, batch.targets), batch, 0.0)
     features = {stride: leaf(each) for stride, each in view.student.features.items()}

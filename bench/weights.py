@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,10 +41,11 @@ def main() -> None:
     torch.manual_seed(config.seed)
     model: Any = learner.build(with_losses(config, args.losses))
     model.train()
-    batches = Batches(config)
-    steps = int(model.alone_epochs * len(batches)) if model.review else 0
-    settle(model, (batches[k % len(batches)] for k in range(steps)))
-    rows = gradients(model, [batches[-1 - k] for k in range(args.batches)])
+    batches = stream(config)
+    pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
+    steps = int(model.alone_epochs * pass_steps) if model.review else 0
+    settle(model, islice(batches, steps))
+    rows = gradients(model, list(islice(batches, args.batches)))
     own = rows.pop('the detector')[1]
     print(f'{steps} steps of the layers alone, {args.batches} batches of {config.batch_size}')
     print(f"| loss | value | gradient / the detector's | weight for {args.share:.2f} |")
@@ -60,26 +62,15 @@ def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
     return dataclasses.replace(config, distill=dataclasses.replace(config.distill, losses=losses))
 
 
-class Batches:
-    """The first pass of a run over its frames, batch by batch."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        """Open the frames."""
-        shown = dataclasses.replace(config.train, keep_images=False)
-        self.frames = dataset.Frames(
-            shown, config.input, config.classes, config.seed, learner.eyes(config)
-        )
-        self.size, self.slots = config.batch_size, config.train.max_objects
-
-    def __len__(self) -> int:
-        """Whole batches."""
-        return len(self.frames) // self.size
-
-    def __getitem__(self, k: int) -> Batch:
-        """Read batch k; from the end where k is below 0."""
-        first = k % len(self) * self.size
-        rows = [self.frames[0, first + row] for row in range(self.size)]
-        return dataset.collate(rows, self.slots)
+def stream(config: TrainConfig) -> Iterator[Batch]:
+    """Load the batches of a run, its first pass over and over."""
+    shown = dataclasses.replace(config.train, keep_images=False)
+    see = learner.eyes(config)
+    frames = dataset.Frames(shown, config.input, config.classes, config.seed, see)
+    sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
+    loader = dataset.batches(frames, sampler, workers=0)
+    while True:
+        yield from loader
 
 
 def settle(model: Distiller, batches: Iterator[Batch]) -> None:

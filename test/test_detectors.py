@@ -204,7 +204,16 @@ def test_the_finest_feature_is_what_the_heads_read():
     with torch.no_grad():
         out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
         assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads['heatmap'])
-    assert model.channels == tuple(each.shape[1] for each in out.features)
+
+
+@pytest.mark.parametrize('name', list(SMALL))
+def test_features_have_the_strides_and_channels_that_detectors_say(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+    shapes = [tuple(each.shape[1:]) for each in out.features]
+    wanted = zip(model.channels, model.strides, strict=True)
+    assert shapes == [(width, H // stride, W // stride) for width, stride in wanted]
 
 
 def targets_at(points, classes, size=8.0):

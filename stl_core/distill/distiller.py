@@ -32,10 +32,10 @@ class Config:
     The layers between student and teacher.
 
     :param strides: levels at which features are compared; both networks have them.
-    :param alone_epochs: for so long the layers learn alone, shown features that carry no gradient:
-        while they are random, what they pass back only disturbs a student that is trained.
     :param width: channels in which the student's levels are fused, and most that an adapter has
         between its convolutions; 512 is the public code's.
+    :param alone_epochs: for so long the layers learn alone, shown features that carry no gradient:
+        what random layers pass back has nothing to teach.
     """
 
     strides: tuple[int, ...] = (8, 16, 32)

@@ -129,7 +129,7 @@ class View:
         :raises ValueError: when no features were adapted.
         """
         if not self.adapted:
-            raise ValueError('this loss compares features: distill.strides must name a level')
+            raise ValueError('this loss compares features: name levels in distill.layers.strides')
         return [
             (stride, own, self.teacher.features[stride]) for stride, own in self.adapted.items()
         ]

@@ -12,6 +12,7 @@ from distill_views import (
     a_view,
     evaluate,
     learning,
+    tensor,
     with_sigma,
     with_student,
     with_targets,
@@ -19,7 +20,7 @@ from distill_views import (
 )
 from torchvision.ops import roi_align
 
-from stl_core.distill import baselines, boxes, feature, gate, relation, response
+from stl_core.distill import answer_maps, baselines, boxes, feature, gate, relation, response
 from stl_core.models import heatmap
 
 
@@ -253,8 +254,8 @@ def test_depth_maps_are_compared_by_the_divergence_of_laplace_laws():
         for mean, s in ((z_t, sigma_t), (z, sigma))
     )
     divergence = np.sum(p * np.log(p / q)) * (x[1] - x[0])
-    assert float(response.laplace_gap(own, ideal)) == pytest.approx(divergence, rel=1e-3)
-    assert float(response.laplace_gap(ideal, ideal)) == pytest.approx(0, abs=1e-6)
+    assert float(answer_maps.laplace_gap(own, ideal)) == pytest.approx(divergence, rel=1e-3)
+    assert float(answer_maps.laplace_gap(ideal, ideal)) == pytest.approx(0, abs=1e-6)
 
 
 def test_every_cell_of_an_object_says_its_depth_as_the_teacher_does():
@@ -262,13 +263,57 @@ def test_every_cell_of_an_object_says_its_depth_as_the_teacher_does():
     box = torch.tensor([[[40.0, 40, 80, 64]]])
     view = with_targets(view, box_px=box)
     view, tensors = learning(with_student(view, answers={'depth': view.teacher.answers['depth']}))
-    value = response.at_depth_map(view, torch.inf)
+    value = answer_maps.at_depth_map(view, answer_maps.common_maps(view), torch.inf)
     value.backward()
     grad = tensors['heads', 'depth'].grad[0]
     taught = grad.abs().sum(0) > 0
     expected = torch.zeros_like(taught)
     expected[10:16, 10:20] = True
     assert torch.equal(taught, expected)
+
+
+def test_answers_of_an_object_count_where_the_teacher_has_its_peak():
+    view = a_view('peaks', (3, 0, 2), 5)
+    class_id = torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]])
+    view = with_targets(view, class_id=class_id)
+    weight = tensor('weight', (3, 5)).exp()
+    maps = answer_maps.common_maps(view)
+    own, ideal = view.student.heads, view.teacher.heads
+    total = 0.0
+    for b, n in view.targets.valid.nonzero().tolist():
+        height = ideal['heatmap'][b, class_id[b, n]].sigmoid()
+        shares = 0.0
+        away = 0.0
+        for i, j in maps.cells[b, n].nonzero().tolist():
+            gap = sum(
+                float((own[key][b, :, i, j] - ideal[key][b, :, i, j]).abs().mean())
+                for key in ('offset_2d', 'size_2d', 'offset_3d', 'size_3d')
+            )
+            (s, s_rest), (t, t_rest) = (
+                side['heading'][b, :, i, j].chunk(2) for side in (own, ideal)
+            )
+            p, q = t.softmax(0), s.softmax(0)
+            gap += float((p * (p / q).log()).sum() + (p * (s_rest - t_rest).abs()).sum())
+            away += float(height[i, j]) * gap
+            shares += float(height[i, j])
+        total += float(weight[b, n]) * away / shares / 5
+    assert float(answer_maps.at_peaks(view, maps, weight)) == pytest.approx(total, rel=1e-4)
+
+
+def test_maps_are_compared_only_beside_a_heatmap_of_their_size():
+    view = a_view('maps', (2,), 2)
+    odd = {
+        'heatmap': torch.zeros(1, 3, 48, 160),
+        'depth': torch.zeros(1, 2, 48, 160),
+        'coarse': torch.zeros(1, 2, 24, 80),
+        'edges': torch.zeros(1, 9),
+    }
+    both = with_teacher(with_student(view, heads=odd), heads=odd)
+    assert list(answer_maps.common_maps(both).own) == ['heatmap', 'depth']
+    # (B, layers, queries, 2) of a transformer with two decoder layers is no map of depth
+    queries = {'depth': torch.zeros(1, 2, 50, 2)}
+    told = with_teacher(with_student(view, heads=queries), heads=queries)
+    assert answer_maps.common_maps(told) is None
 
 
 def test_plain_response_is_the_ungated_one():

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stl_core.batch import Side, Targets, View
+from stl_core.distill.answers import at_objects
 from stl_core.distill.feature import cells_in_boxes, half_square
 from stl_core.distill.means import mean
 from stl_core.distill.relation import affinity_gaps
-from stl_core.distill.response import at_objects
 
 #: Head maps compared by L1, and how many of their channels.
 _COMPARED = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
@@ -32,7 +32,7 @@ class Config:
 
 
 def response(view: View, config: Config) -> Tensor:
-    """Compare answers at objects (response.at_objects), every object alike, and no heatmap."""
+    """Compare answers at objects (answers.at_objects), every object alike, and no heatmap."""
     return at_objects(view, torch.ones_like(view.teacher.sigma_m))
 
 

@@ -174,7 +174,8 @@ def _channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
     """Widths of a detector's features at some strides, finest first."""
     widths = dict(zip(net.strides, net.channels, strict=True))  # type: ignore[arg-type]
     if not set(strides) <= widths.keys():
-        raise ValueError(f'distill.strides: {strides}; {type(net).__name__} has {tuple(widths)}')
+        name = type(net).__name__
+        raise ValueError(f'distill.layers.strides: {strides}; {name} has {tuple(widths)}')
     return tuple(widths[stride] for stride in strides)
 
 

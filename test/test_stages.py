@@ -399,7 +399,9 @@ def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trai
         )
         study.run(grid, jobs)
         students.append([load_file(out / name / '1/student.safetensors') for name in methods])
-        assert [row.method for row in study_table.read(out / 'table.csv')][-2:] == [*methods]
+        # of two at a time, either may be finished first
+        rows = study_table.read(out / 'table.csv')[-2:]
+        assert {row.method for row in rows} == {*methods}
     for one, other in zip(*students, strict=True):
         assert_equal_weights(one, other)
     assert 'epochs' in (tmp_path / '2/response/1/log.txt').read_text()

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ('launch/*.launch.py', 'config/*.yaml', 'config/train/*.yaml', 'rviz/*', 'foxglove/*')
+SHIPPED = (
+    'launch/*.launch.py',
+    'config/*.yaml',
+    'config/train/*.yaml',
+    'config/train/*.txt',
+    'config/study/*.yaml',
+    'rviz/*',
+    'foxglove/*',
+)
 
 
 @pytest.fixture(scope='module')

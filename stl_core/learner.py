@@ -18,11 +18,14 @@ from torch import nn
 
 import stl_core
 from stl_core import predict, sight
+from stl_core.batch import Batch, pad_targets
 from stl_core.config import TrainConfig
 from stl_core.data import dataset
 from stl_core.distill import distiller
+from stl_core.shares import noted
 from stl_core.step import Supervised
 from stl_core.strict import ConfigError
+from stl_core.types import ImageObjects
 
 
 def build(config: TrainConfig) -> nn.Module:
@@ -32,8 +35,9 @@ def build(config: TrainConfig) -> nn.Module:
     :param config: of the run.
     :return: a learner, on the CPU.
     :raises StudentError: for a file to start from, or a teacher, that cannot be used.
-    :raises ConfigError: for one that is of another kind than the run, or where depth is shown
-        as one lens would have it and learnt in true metres, or the other way round.
+    :raises ConfigError: for one that is of another kind than the run, for a loss that cannot
+        compare the two, or where depth is shown as one lens would have it and learnt in true
+        metres, or the other way round.
     """
     _check_lens(config)
     detector = predict.build_detector(student_spec(config))
@@ -42,7 +46,7 @@ def build(config: TrainConfig) -> nn.Module:
     if config.distill is None:
         return Supervised(detector, config.input, config.precision)
     spec = _teacher_spec(config)
-    return distiller.Distiller(
+    model = distiller.Distiller(
         detector,
         predict.load_detector(config.distill.teacher, spec),
         config.distill.losses,
@@ -51,6 +55,8 @@ def build(config: TrainConfig) -> nn.Module:
         teacher_input=partial(sight.of_batch, spec=spec.input),
         precision=config.precision,
     )
+    _rehearse(model)
+    return model
 
 
 def eyes(config: TrainConfig) -> dataset.See:
@@ -95,6 +101,25 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
         options=dataclasses.asdict(config.detector.options),
         provenance=provenance,
     )
+
+
+def _rehearse(model: distiller.Distiller) -> None:
+    """Try every loss on a small black picture; ConfigError where it cannot compare the two."""
+    side = 128  # the coarsest map, MonoDETR's, still has several cells
+    blank = Batch(
+        image=torch.zeros(1, side, side, 3, dtype=torch.uint8),
+        P=torch.eye(3, 4)[None],
+        targets=pad_targets([ImageObjects.empty()], 1),
+        ids=('',),
+        depth_m=torch.zeros(1, side, side),
+    )
+    model.eval()  # so that norms learn nothing of it
+    try:
+        with torch.no_grad(), noted():  # nor do other processes hear of it
+            model(blank, 0.0)
+    except ValueError as err:
+        raise ConfigError(f'distill.losses: {err}') from err
+    model.train()
 
 
 def _check_lens(config: TrainConfig) -> None:

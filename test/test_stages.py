@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from scenes import HEIGHT, WIDTH, make_scenes
 from small_run import assert_equal_weights, weights_of
+from test_detectors import SMALL
 
 from stl_core import (
     checkpoint,
@@ -233,6 +234,10 @@ def test_a_stage_begins_where_the_base_ended(trained):
     assert_equal_weights(
         dict(model.student.state_dict()), load_file(out / 'base/student.safetensors')
     )
+    assert model.training
+    counted = [each for name, each in model.review.named_buffers() if 'num_batches' in name]
+    assert counted
+    assert not any(counted)  # what was tried while it was built has left no trace
 
 
 def test_what_is_done_is_not_done_again(trained, monkeypatch):
@@ -302,6 +307,21 @@ def test_a_teacher_of_another_kind_is_refused(trained, change, message):
         change['detector'] = dataclasses.replace(built['distil'].detector, options=options)
     with pytest.raises(ConfigError, match=message):
         learner.build(dataclasses.replace(built['distil'], start='', **change))
+
+
+def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp_path):
+    given = plan(Path('nowhere'), tmp_path)
+    given['detector'] = {'name': 'monodetr', 'options': SMALL['monodetr']}
+    distil = given['stages']['distil']
+    distil['distill']['losses'] = {'plain_heads': {}}
+    distil['weights'] = {'distill/plain_heads': 1.0}
+    built = stages.build(given)
+    for name in ('teacher', 'base'):
+        spec = learner.student_spec(built[name])
+        path = tmp_path / name / 'student.safetensors'
+        predict.save_student(path, predict.build_detector(spec), spec)
+    with pytest.raises(ConfigError, match=r'distill\.losses: plain_heads: needs the head map off'):
+        learner.build(built['distil'])
 
 
 def test_a_start_of_another_kind_is_refused(trained):

@@ -1,8 +1,10 @@
 """Teacher, base and distilled student out of one file: what is run, skipped and refused."""
 
+import csv
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +219,41 @@ def test_a_distilled_student_is_bare(trained):
     assert spec.input.depth is None
 
 
+def assert_all_stages_teach(given, out):
+    """All stages run: a bare student, and distillation losses that are numbers and not nothing."""
+    for each in stages.build(given).values():
+        stages.run(each)
+    base, distilled = (
+        load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
+    )
+    assert distilled.keys() == base.keys()
+    with (out / 'distil/curves.csv').open() as file:
+        (row,) = csv.DictReader(file)
+    told = [float(row[f'distill/{name}']) for name in LOSSES]
+    assert np.isfinite(told).all()
+    assert min(told) > 0
+
+
+@pytest.mark.parametrize('name', ['monocon', 'monodetr'])
+def test_every_detector_goes_through_all_stages(name, scenes, tmp_path):
+    given = plan(scenes, tmp_path, epochs=1)
+    given['detector'] = {'name': name, 'options': SMALL[name]}
+    assert_all_stages_teach(given, tmp_path)
+
+
+def test_a_teacher_of_another_architecture_teaches_by_stride(scenes, tmp_path):
+    given = plan(scenes, tmp_path, epochs=1)
+    other = {'backbone': 'mobilenetv3_small_050', 'neck': 'dlaup', 'virtual_focal_px': 0.0}
+    given['stages']['teacher']['detector'] = {'options': other}
+    assert_all_stages_teach(given, tmp_path)
+    weights = weights_of(tmp_path / 'distil')
+    ends = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
+    begins = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
+    model = learner.build(learner.pinned(stages.build(given)['distil']))
+    assert ends == list(model.teacher.channels[1:]) != begins
+    assert begins == list(model.student.channels[1:])
+
+
 def test_the_teacher_is_left_as_it_was(trained):
     out, _ = trained
     before = load_file(out / 'teacher/student.safetensors')
@@ -264,6 +301,20 @@ def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_p
                 moved, distill=dataclasses.replace(moved.distill, teacher_sha256='0')
             )
         )
+
+
+def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path):
+    out, built = trained
+    start = tmp_path / 'start.safetensors'
+    shutil.copy(out / 'base/student.safetensors', start)
+    again = dataclasses.replace(
+        built['base'], out=str(tmp_path / 'again'), start=str(start), epochs=1
+    )
+    stages.run(again)
+    assert checkpoint.is_done(learner.pinned(again))
+    predict.halve(out / 'base/student.safetensors', start)
+    with pytest.raises(checkpoint.CheckpointError, match='made with another start_sha256; choose'):
+        stages.run(again)
 
 
 def test_a_stopped_distillation_goes_on_bit_for_bit(trained, scenes, monkeypatch):

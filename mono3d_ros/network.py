@@ -70,11 +70,14 @@ def load_student(path: Path, device: str, precision: str = 'fp32') -> Predictor:
     :param path: the file.
     :param device: auto, cpu, cuda or cuda:N.
     :param precision: fp32, bf16 or fp16.
-    :raises ValueError: for a file or device that cannot be used.
+    :raises ValueError: for a file or device that cannot be used, or a teacher's file.
     """
     from stl_core.predict import load
 
-    return load(path, device, precision=precision)
+    predictor = load(path, device, precision=precision)
+    if predictor.spec.input.depth is not None:
+        raise ValueError(f'{path}: a teacher, which sees depth; expected a student')
+    return predictor
 
 
 def device_of(predictor: Predictor) -> str:

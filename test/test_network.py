@@ -2,9 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mono3d_ros import network
+from mono3d_ros import evaluation, network
 from mono3d_ros.network import device_of, find_model, warm_up
 from mono3d_ros.params import Params
+from stl_core import predict
+from stl_core.images import DepthSpec, InputSpec
 
 
 def no_share(package):
@@ -52,6 +54,20 @@ def test_the_default_student_is_there_and_small(tmp_path):
     path = find_model(Params().model, no_share)
     assert path.stat().st_size <= 4_000_000
     assert len(network.load_student(path, 'cpu').spec.classes) == 3
+
+
+def test_a_teacher_is_refused_by_name(tmp_path):
+    options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
+    spec = predict.StudentSpec(
+        ('Car', 'Pedestrian', 'Cyclist'), InputSpec(depth=DepthSpec()), 'monodle', options
+    )
+    path = tmp_path / 'teacher.safetensors'
+    predict.save_student(path, predict.build_detector(spec), spec)
+    told = 'teacher.safetensors: a teacher, which sees depth; expected a student'
+    with pytest.raises(ValueError, match=told):
+        network.load_student(path, 'cpu')
+    with pytest.raises(evaluation.ModelError, match=told):
+        evaluation.Student(path, 'cpu').load()
 
 
 def test_the_error_names_every_place(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_detectors import H, W, build, some_objects
+from test_detectors import H, W, build, every_detector, some_objects
+from test_monocon import Answers
 
 from stl_core import inverse_depth, sight
 from stl_core.batch import Batch, pad_targets
@@ -132,20 +133,39 @@ def test_every_trained_layer_is_in_the_graph_also_without_objects(name):
             assert p.grad.isfinite().all(), name
 
 
-def test_the_student_is_the_bare_detector():
-    model, batch = distiller().train(), a_batch()
+def among_its_like(name):
+    return distiller(student=build(name), teacher=build(name))
+
+
+@every_detector
+def test_the_student_is_the_bare_detector(name):
+    model, batch = among_its_like(name).train(), a_batch()
     steps(model, batch, 2)
-    bare = build('monodle').eval()
+    bare = build(name).eval()
+    assert model.student.state_dict().keys() == bare.state_dict().keys()
     bare.load_state_dict(model.student.state_dict())
     assert model.detector is model.student
     model.eval()
     with torch.no_grad():
-        one, other = bare(pixels(batch), batch.P), model.detector(pixels(batch), batch.P)
-    for own, ideal in zip(
-        (*one.features, *one.heads.values()), (*other.features, *other.heads.values()), strict=True
-    ):
+        one, other = (net(pixels(batch), batch.P) for net in (bare, model.detector))
+        read, same = bare.read(one), model.detector.read(other)
+    for own, ideal in zip(one.features, other.features, strict=True):
         assert torch.equal(own, ideal)
-    assert model.student.state_dict().keys() == build('monodle').state_dict().keys()
+    for own, ideal in ((one.heads, other.heads), (read, same)):
+        assert own.keys() == ideal.keys()
+        assert all(torch.equal(own[key], ideal[key]) for key in own)
+
+
+@every_detector
+def test_the_exported_graph_is_that_of_the_bare_detector(name):
+    model, batch = among_its_like(name).eval(), a_batch(1)
+    graphs, states = [], []
+    for net in (build(name).eval(), model.detector):
+        exported = torch.export.export(Answers(net), (pixels(batch), batch.P))
+        graphs.append([(node.op, str(node.target), node.name) for node in exported.graph.nodes])
+        states.append(exported.state_dict.keys())
+    assert graphs[0] == graphs[1]
+    assert states[1] == {f'detector.{key}' for key in model.student.state_dict()}
 
 
 def test_a_run_goes_on_from_its_state():
@@ -239,7 +259,7 @@ def test_what_cannot_be_built_is_told(losses, config, message):
         distiller(losses, config)
 
 
-@pytest.mark.parametrize('name', list(DETECTORS))
+@every_detector
 @pytest.mark.parametrize('count', [0, 4])
 def test_every_detector_can_teach_its_like(name, count):
     model, batch = (
@@ -254,7 +274,7 @@ def test_every_detector_can_teach_its_like(name, count):
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize('name', list(DETECTORS))
+@every_detector
 def test_a_detector_answers_for_each_target(name):
     model, batch = build(name), a_batch()
     out = model(pixels(batch), batch.P, batch.targets)
@@ -268,7 +288,7 @@ def test_a_detector_answers_for_each_target(name):
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize('name', list(DETECTORS))
+@every_detector
 def test_the_answer_of_depth_is_its_logit_in_metres_of_this_lens(name):
     model, batch = build(name).eval(), a_batch()
     longer = batch.P.clone()

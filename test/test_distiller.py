@@ -1,6 +1,7 @@
 """The Distiller: a frozen teacher, training-only layers, and a student that is left bare."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -225,6 +226,33 @@ def test_a_view_tells_sigma_in_metres_and_carries_no_gradient_of_the_teacher():
     parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.answers.values())
     assert not any(each.requires_grad for each in (*parts, teacher.sigma_m))
     assert (view.size_px, view.epoch) == ((H, W), 2.5)
+
+
+def test_sigma_of_a_query_is_that_of_the_one_that_labels_teach():
+    """Of all groups and layers in training, the query whose gradient the object's depth turns."""
+    student = build('monodetr', groups=3)
+    model, batch = distiller(student=student, teacher=build('monodetr')).train(), a_batch()
+    targets = batch.targets
+    for column in (targets.center_px, targets.box_px, targets.class_id):
+        column[:, 1] = column[:, 0]  # two want one query
+    targets.center_px[:, 1] += 1
+    out = model.student(pixels(batch), batch.P, targets)
+    sigma_m = model.look(out, batch, 0.0).student.sigma_m
+    told = out.heads['depth']
+    assert told.shape[2] == 3 * student.config.queries
+
+    def pull(depth_m):
+        loss = student.losses(out, dataclasses.replace(targets, depth_m=depth_m))['det/depth']
+        return torch.autograd.grad(loss, told, retain_graph=True)[0]
+
+    usual = pull(targets.depth_m)
+    for slot in range(4):
+        other = targets.depth_m.clone()
+        other[:, slot] += 7
+        turned = (pull(other) != usual).any(-1)[:, -1, : student.config.queries]
+        assert turned.sum(1).tolist() == [1, 1]
+        taught = told[:, -1, : student.config.queries, 1][turned].exp()
+        torch.testing.assert_close(sigma_m[:, slot], taught.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_objects_off_the_canvas_do_not_teach():

@@ -6,13 +6,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scenes import make_scenes
 from test_detectors import H, W, build, every_detector, some_objects
 from test_monocon import Answers
 
 from stl_core import inverse_depth, sight
 from stl_core.batch import Batch, pad_targets
+from stl_core.data import augment, dataset, kitti
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
+from stl_core.distill.review import Review
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
 
@@ -112,6 +115,18 @@ def test_gradients_of_distillation_alone_reach_student_and_layers():
     for part in (model.student.backbone, model.review, model.adapters):
         reached = [p.grad is not None and p.grad.any() for p in part.parameters()]
         assert np.mean(reached) > 0.7  # biases before a BatchNorm, and what is in no box, are not
+
+
+def test_coarse_maps_are_reviewed_on_fine_ones_and_not_the_other_way():
+    torch.manual_seed(0)
+    review = Review((8, 12, 16), 16).eval()
+    maps = [torch.randn(1, width, side, side) for width, side in ((8, 16), (12, 8), (16, 4))]
+    with torch.no_grad():
+        before = review(maps)
+        for level in range(3):
+            after = review([each + (place == level) for place, each in enumerate(maps)])
+            moved = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
+            assert moved == [place <= level for place in range(3)]
 
 
 def test_layers_learn_alone_first():
@@ -255,6 +270,28 @@ def test_sigma_of_a_query_is_that_of_the_one_that_labels_teach():
         torch.testing.assert_close(sigma_m[:, slot], taught.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_labels_of_other_classes_do_not_teach(tmp_path):
+    scenes = make_scenes(tmp_path, frames=3)
+    path = scenes / 'label_2/000002.txt'
+    car, *others = path.read_text().splitlines()
+    kinds = ('Van', 'Truck')
+    others = [each.replace('Car', kind) for each, kind in zip(others, kinds, strict=True)]
+    folders = (str(scenes / name) for name in ('image_2', 'calib', 'label_2'))
+    still = augment.Config(flip=0.0, crop=0.0)
+    data = dataset.DataConfig((kitti.Source(*folders),), augment=still)
+    seen = []
+    for lines in ([car], [car, *others]):
+        path.write_text('\n'.join(lines))
+        frames = dataset.Frames(data, InputSpec(W, H), ('Car',), 0)
+        batch = dataset.collate([frames[0, 2]], 10)
+        model = distiller().eval()
+        view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+        assert view.targets.valid.sum() == 1
+        assert float(view.targets.depth_m[0, 0]) == pytest.approx(float(car.split()[13]), abs=0.01)
+        seen.append(model(batch, 0.0))
+    assert seen[0] == seen[1]
+
+
 def test_objects_off_the_canvas_do_not_teach():
     model, batch = distiller(), a_batch()
     moved = some_objects(0, 4)
@@ -289,17 +326,25 @@ def test_what_cannot_be_built_is_told(losses, config, message):
 
 @every_detector
 @pytest.mark.parametrize('count', [0, 4])
-def test_every_detector_can_teach_its_like(name, count):
-    model, batch = (
-        distiller(student=build(name), teacher=build(name)).train(),
-        a_batch(count=count),
-    )
-    named = {key: value for key, value in model(batch, 0.0).items() if key.startswith('distill/')}
-    assert all((value.detach() > 0) == (count > 0) for value in named.values())
+def test_every_detector_can_teach_its_like_by_every_loss(name, count):
+    losses = {key: ALL[key] for key in ALL if (name, key) != ('monodetr', 'plain_heads')}
+    model = distiller(losses, student=build(name), teacher=build(name)).train()
+    found = model(a_batch(count=count), 0.0)
+    named = {key: found[f'distill/{key}'] for key in losses}
+    assert all(value.isfinite() for value in named.values())
+    assert all((named[key].detach() > 0) == (count > 0) for key in SELECTIVE)
+    assert count or not any(named[key].detach() for key in losses if key != 'plain_scene')
     sum(named.values()).backward()
     grads = [p.grad for p in model.student.parameters() if p.grad is not None]
     assert grads
     assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_head_maps_of_a_detector_without_cannot_be_compared():
+    student, teacher = build('monodetr'), build('monodetr')
+    model = distiller({'plain_heads': ALL['plain_heads']}, student=student, teacher=teacher)
+    with pytest.raises(ValueError, match='plain_heads: needs the head map offset_2d of student'):
+        model(a_batch(), 0.0)
 
 
 @every_detector

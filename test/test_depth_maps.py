@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from scipy.interpolate import LinearNDInterpolator
+from scipy.ndimage import distance_transform_edt, minimum_filter1d
 
-from stl_core import cli
+from stl_core import cli, geometry
 from stl_core.data import kitti
 from stl_core.data.depth_fill import complete, hidden
 from stl_core.data.depth_maps import (
@@ -90,6 +92,12 @@ def real_frame(data, frame_id):
     return kitti.find_frames(source, (frame_id,))[0]
 
 
+def rays_of(files):
+    calib = kitti.read_calib(files.calib)
+    points = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    return sparse_depth(points, calib.P2, WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
@@ -110,9 +118,7 @@ def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id)
 
 def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
     files = real_frame(mono3d_data, '000008')
-    calib = kitti.read_calib(files.calib)
-    points = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
-    rays = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
+    rays = rays_of(files)
     found = depth_of_scan(files, WIDTH, HEIGHT)
     seen = (rays > 0) & ~hidden(rays, 3)
     assert (found[seen] > 0).all()
@@ -122,6 +128,54 @@ def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
     for box, z in zip(cars.box_px.astype(int), cars.center_m[:, 2], strict=True):
         inside = found[box[1] : box[3], box[0] : box[2]]
         assert abs(np.median(inside[inside > 0]) - z) < 3.5
+
+
+@pytest.mark.parametrize('frame_id', ['000008', '000114'])
+def test_a_real_map_is_silent_where_no_ray_is_near(mono3d_data, frame_id):
+    files = real_frame(mono3d_data, frame_id)
+    rays, found = rays_of(files) > 0, depth_of_scan(files, WIDTH, HEIGHT) > 0
+    away = distance_transform_edt(~rays)
+    assert away[found].max() < 10  # beams are 4 to 7 pixels apart
+    rows = np.arange(HEIGHT)[:, None]
+    highest = minimum_filter1d(np.where(rays.any(0), rays.argmax(0), HEIGHT), 21)
+    assert not (found & (rows < highest - 3)).any()
+    # there is something to be silent about: the sky, and holes below the highest rays
+    assert (away > 10).mean() > 0.3
+    assert ((away > 10) & (rows > highest)).sum() > 200
+
+
+def beside_objects(files, rays):
+    """Windows at both sides of labels whose rays leave a gap in depth, and the gap's ends."""
+    labels = kitti.read_labels(files.label_2)
+    labels = labels[labels.name != 'DontCare']
+    corners = geometry.corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
+    far_sides, boxes = corners[..., 2].max(1) + 0.5, labels.box_px.round().astype(int)
+    for (left, top, right, bottom), far_side in zip(boxes, far_sides, strict=True):
+        middle = (top + bottom) // 2  # below it, the road joins the object to what is behind
+        for side in {left, right}.intersection(range(20, WIDTH - 20)):
+            seen = rays[max(top - 12, 0) : middle + 12, side - 14 : side + 14]
+            near, far = seen[(seen > 0) & (seen < far_side)], seen[seen >= far_side]
+            if min(len(near), len(far)) >= 5 and far.min() - near.max() > 3:
+                window = np.s_[max(top, 0) : middle, side - 8 : side + 8]
+                yield window, 1.02 * near.max(), 0.98 * far.min()
+
+
+def test_hardly_a_pixel_beside_a_real_object_is_between_it_and_what_is_behind(mono3d_data):
+    ours, blended = [], []
+    for frame_id in ('000008', '000010', '000011', '000114'):
+        files = real_frame(mono3d_data, frame_id)
+        rays, found = rays_of(files), depth_of_scan(files, WIDTH, HEIGHT)
+        straight = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
+        between = straight(*np.mgrid[:HEIGHT, :WIDTH])
+        for window, low, high in beside_objects(files, rays):
+            known = found[window] > 0
+            for shares, depth_m in ((ours, found), (blended, between)):
+                inside = depth_m[window][known]
+                shares.append((inside > low) & (inside < high))
+    ours, blended = np.concatenate(ours), np.concatenate(blended)
+    assert len(ours) > 10_000
+    assert ours.mean() < 0.003
+    assert blended.mean() > 0.05  # straight lines from ray to ray: the measure tells
 
 
 # ---- files

@@ -174,6 +174,16 @@ def test_no_module_level_mutable_state():
             assert not isinstance(node, (ast.Global, ast.Nonlocal)), f'{path}:{node.lineno}'
 
 
+def test_no_loss_reads_a_tensor_into_python_or_chooses_a_device():
+    """Reading makes the host wait at every step."""
+    for path, tree in sources().items():
+        if within(path, ['stl_core/distill']):
+            for node in ast.walk(tree):
+                named = node.attr if isinstance(node, ast.Attribute) else None
+                forbidden = named in {'item', 'tolist', 'numpy', 'cpu', 'cuda'}
+                assert not forbidden, f'{path}:{node.lineno} asks for .{named}'
+
+
 def test_only_mains_print():
     mains = (
         'stl_core/cli.py',

@@ -18,7 +18,7 @@ from stl_core.batch import Batch, View
 from stl_core.config import TrainConfig
 from stl_core.data import augment, dataset
 from stl_core.data.workers import tracked
-from stl_core.distill import boxes, feature, gate, relation
+from stl_core.distill import boxes, channels, feature, gate, relation
 from stl_core.strict import ConfigError
 from stl_core.types import Array
 
@@ -50,7 +50,7 @@ class Relations:
     :param frame: its id.
     :param stride: of the maps.
     :param depth_m: (K,).
-    :param teacher: (K, K) mean correlation of two objects' features, -1 to 1.
+    :param teacher: (K, K) cosine of two objects' features, -1 to 1, see relation.relations.
     :param before: (K, K) the student's before distillation, through the layers it left.
     :param after: (K, K) after it.
     """
@@ -175,7 +175,12 @@ def _gates(view: View, losses: dict[str, Any]) -> Gates:
 def _relations(before: View, after: View, stride: int, cells: int, frame: str) -> Relations:
     """Compute the matrices of one frame."""
     rois = boxes.rois(after.targets, after.size_px)
-    maps = (after.teacher.features[stride], before.adapted[stride], after.adapted[stride])
-    matrices = (relation.relations(each.detach(), rois, stride, cells).numpy() for each in maps)
+    ideal = after.teacher.features[stride]
+    shown = boxes.own_cells(after.targets, stride, *ideal.shape[-2:])
+    scale = channels.scale(ideal, shown)
+    maps = (ideal, before.adapted[stride], after.adapted[stride])
+    matrices = (
+        relation.relations(each.detach(), rois, stride, cells, scale).numpy() for each in maps
+    )
     depth_m = after.targets.depth_m[after.targets.valid].numpy()
     return Relations(frame, stride, depth_m, *matrices)

@@ -41,10 +41,11 @@ def over_processes(value: Tensor) -> Tensor:
 
 def over_step(value: Tensor) -> Tensor:
     """
-    Mean of a number over all shares of the step.
+    Mean of numbers over all shares of the step.
 
-    :param value: () a sum or a count over this share, and nothing that was asked for before.
-    :return: () float32 without gradient; value itself where the step is not shared.
+    :param value: sums or counts over this share, of any shape that all shares have, and nothing
+        that was asked for before.
+    :return: the same, float32 without gradient; value itself where the step is not shared.
     """
     return _STEP.get().ask(value.detach().float())
 

@@ -111,15 +111,20 @@ def rehearse(model: nn.Module, pieces: Sequence[Batch], epoch: float) -> list[Te
     """
     kept = [buffer.clone() for buffer in model.buffers()]
     device = pieces[0].image.device
-    asked = []
+    asked: list[list[Tensor]] = []
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         for piece in pieces:
             with shares.noted() as notes:
                 model(piece, epoch)
-            asked.append(torch.stack(notes) if notes else torch.zeros(0, device=device))
+            asked.append(notes)
     for buffer, before in zip(model.buffers(), kept, strict=True):
         buffer.copy_(before)
-    return list(shares.over_processes(torch.stack(asked).mean(0)))
+    # processes are asked for all at once
+    none = torch.zeros(0, device=device)
+    flat = [torch.cat([none, *map(torch.flatten, each)]) for each in asked]
+    means = shares.over_processes(torch.stack(flat).mean(0))
+    parts = means.split([note.numel() for note in asked[0]])
+    return [part.view_as(note) for part, note in zip(parts, asked[0], strict=True)]
 
 
 def _cut(batch: Batch, parts: int) -> list[Batch]:

@@ -157,15 +157,38 @@ def test_having_every_object_twice_changes_nothing(name):
 def test_scale_and_number_of_channels_do_not_weigh(name):
     view = a_view('scale', (3, 2), 5, dtype=torch.float64)
     value = evaluate(name, view)
-    loud = {stride: each * 100 for stride, each in view.teacher.features.items()}
-    # all but layer_norm's 1e-5 beside a variance
-    torch.testing.assert_close(
-        evaluate(name, with_teacher(view, features=loud)), value, rtol=2e-3, atol=0
+    loud, own = (
+        {stride: each * 100 for stride, each in maps.items()}
+        for maps in (view.teacher.features, view.adapted)
     )
+    scaled = dataclasses.replace(with_teacher(view, features=loud), adapted=own)
+    torch.testing.assert_close(evaluate(name, scaled), value)
     wide = {stride: torch.cat([each, each], 1) for stride, each in view.teacher.features.items()}
     own = {stride: torch.cat([each, each], 1) for stride, each in view.adapted.items()}
     doubled = dataclasses.replace(with_teacher(view, features=wide), adapted=own)
     torch.testing.assert_close(evaluate(name, doubled), value)
+
+
+@pytest.mark.parametrize('name', ['feature', 'relation'])
+def test_the_loss_is_bounded_however_far_off_the_student_is(name):
+    view = a_view('bound', (3, 2), 5)
+    view = with_sigma(with_sigma(view, 'student', 1e3), 'teacher', 1e-3)
+    for factor in (-1.0, 1e3, -1e6):
+        off = {stride: each * factor for stride, each in view.teacher.features.items()}
+        assert 0 < float(evaluate(name, dataclasses.replace(view, adapted=off))) <= 2
+
+
+@pytest.mark.parametrize('name', ['feature', 'relation'])
+def test_what_a_channel_always_says_teaches_nothing(name):
+    view = a_view('always', (3, 2), 5, dtype=torch.float64)
+    value = evaluate(name, view)
+    shift = {s: torch.randn(1, each.shape[1], 1, 1) for s, each in view.adapted.items()}
+    ideal, own = (
+        {s: each + 5 * shift[s] for s, each in maps.items()}
+        for maps in (view.teacher.features, view.adapted)
+    )
+    moved = dataclasses.replace(with_teacher(view, features=ideal), adapted=own)
+    torch.testing.assert_close(evaluate(name, moved), value, rtol=1e-3, atol=0)
 
 
 @ours
@@ -176,10 +199,11 @@ def test_parts_of_a_batch_computed_in_turn_teach_as_the_whole(name):
     for part in parts:
         with shares.noted() as notes:
             evaluate(name, part)
-        asked.append(torch.stack(notes))
+        asked.append(notes)
+    means = [torch.stack(each).mean(0) for each in zip(*asked, strict=True)]
     with_means = []
     for part in parts:
-        with shares.told(list(torch.stack(asked).mean(0)), 2):
+        with shares.told(means, 2):
             with_means.append(evaluate(name, part))
     torch.testing.assert_close(torch.stack(with_means).mean(), evaluate(name, view))
 

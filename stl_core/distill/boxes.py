@@ -38,6 +38,13 @@ def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
     return torch.minimum(box_px.clamp(min=0), limit)
 
 
+def enlarged(targets: Targets, around: float) -> Targets:
+    """Push each border of every box outwards by a share of the box's width or height."""
+    low, high = targets.box_px[..., :2], targets.box_px[..., 2:]
+    margin = (high - low) * around
+    return replace(targets, box_px=torch.cat([low - margin, high + margin], -1))
+
+
 def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
     """
     Give each cell to the nearest of the objects whose boxes it lies in, see covered.

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stl_core.batch import Targets, View
-from stl_core.distill import boxes, gate
+from stl_core.distill import boxes, channels, gate
 from stl_core.distill.means import mean
 
 
@@ -25,13 +24,19 @@ class Config:
     Our DASFD.
 
     :param half_sigma_m: the student's depth sigma at which an object counts half, metres.
+    :param around: how far beyond its box an object's features are compared, as share of the width
+        and height of the box: the ground on which it stands, and what is beside it, tell its
+        distance, too.
     """
 
     half_sigma_m: float = 1.0
+    around: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
+        """Refuse what cannot be divided by, and less than the box."""
         gate.check_half(self.half_sigma_m)
+        if not self.around >= 0:
+            raise ValueError(f'around: {self.around} of a box; must be at least 0')
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,11 @@ class PublicConfig:
 
 def loss(view: View, config: Config) -> Tensor:
     """
-    Mean over strides and objects of g * mean over cells of (1/2C) sum_c (n(F_s) - n(F_t))^2.
+    Mean over strides and objects of g * mean over cells of h / (1 + h / 2).
 
-    n takes each cell's features to mean 0 and variance 1 over channels, so neither the teacher's
-    scale nor its number of channels weighs, and half the square is 1 - correlation.
+    h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is how much the teacher's channel varies over
+    objects, see channels.scale: neither its scale nor the number of channels weighs. What is far
+    off teaches no more than 2, so that a few cells cannot own the loss.
     g = sigma^2 / (half^2 + sigma^2) of the student. An object's cells are those where none is
     nearer, see boxes.own_cells; the mean over them comes first, or the near, which fill the most
     and are known the best, would teach the most.
@@ -54,13 +60,15 @@ def loss(view: View, config: Config) -> Tensor:
     :return: scalar, at most 2; 0 when no object is valid.
     """
     weight = gate.doubt(view.student.sigma_m, config.half_sigma_m)
+    targets = boxes.enlarged(view.targets, config.around)
     terms = []
     for stride, own, ideal in view.levels():
-        gap = _half_squares(*(standardise(each.movedim(1, -1)) for each in (own, ideal)))
-        cells = boxes.own_cells(view.targets, stride, *gap.shape[1:])
+        cells = boxes.own_cells(targets, stride, *own.shape[-2:])
         cells = cells & (ideal != 0).any(1)[:, None]
-        taught = cells.any(-1).any(-1)
-        terms.append(mean((weight * boxes.mean_over(cells, gap))[taught]))
+        deviation = channels.scale(ideal, cells).deviation
+        away = ((own - ideal).movedim(1, -1) / deviation).square().mean(-1) / 2
+        gap = boxes.mean_over(cells, away / (1 + away / 2))
+        terms.append(mean((weight * gap)[cells.any(-1).any(-1)]))
     return torch.stack(terms).mean()
 
 
@@ -104,14 +112,4 @@ def cells_in_boxes(
 
 def half_square(own: Tensor, ideal: Tensor, weight: Tensor) -> Tensor:
     """(M, C), (M, C), (M,) -> mean over M of weight times half the mean square over C."""
-    return mean(weight * _half_squares(own, ideal))
-
-
-def standardise(rows: Tensor) -> Tensor:
-    """(..., C) -> the same, mean 0 and variance 1 over C, unless that is far below 1e-5."""
-    return F.layer_norm(rows, rows.shape[-1:])
-
-
-def _half_squares(own: Tensor, ideal: Tensor) -> Tensor:
-    """(..., C), (..., C) -> (...,) half the mean square difference over C."""
-    return (own - ideal).square().mean(-1) / 2
+    return mean(weight * (own - ideal).square().mean(-1) / 2)

@@ -9,16 +9,16 @@ Shapes: B batch, N object slots, K objects of the batch, C channels, h w grid.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
 from stl_core.batch import View
-from stl_core.distill import boxes, gate
-from stl_core.distill.feature import standardise
+from stl_core.distill import boxes, channels, gate
+from stl_core.distill.channels import Scale
 from stl_core.distill.pooling import pooled
 from stl_core.shares import count
 
@@ -32,8 +32,8 @@ class Config:
         a pair counts half, metres.
     :param cells: an object is pooled to this many cells a side.
     :param across_images: weight of a pair from two images, where one within an image weighs 1.
-        0, since objects of two scenes, lenses and crops have no relation to transfer, and the
-        loss would depend on which images share a batch; 1 takes all pairs, as the public code.
+        At 0 it does not matter which images share a batch, or a part of it. Where images show
+        few objects there are few pairs then; 1 takes all, as the public code does.
     """
 
     half_sigma_m: float = 1.0
@@ -60,8 +60,9 @@ def loss(view: View, config: Config) -> Tensor:
     """
     Mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
 
-    A_ij is the mean over cells of the correlation over channels of objects i and j, so in
-    [-1, 1] for any number of channels and any size of feature. c_ij = 1 / (1 + u / half^2) with
+    A_ij is the cosine of the pooled features of objects i and j, so in [-1, 1], each channel less
+    its mean and by its deviation over the teacher's objects, see channels.scale: else what all
+    objects have in common would make them all alike. c_ij = 1 / (1 + u / half^2) with
     u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. Pairs of an object with itself count, so that
     having every object twice changes nothing.
 
@@ -77,9 +78,12 @@ def loss(view: View, config: Config) -> Tensor:
     weight = counted * gate.certainty(u.sqrt(), config.half_sigma_m)
     total = count(counted)
     terms = []
-    for stride, *both in view.levels():
-        own, ideal = (relations(each, rois, stride, config.cells) for each in both)
-        terms.append((weight * (own - ideal).abs()).sum() / total)
+    for stride, own, ideal in view.levels():
+        scale = channels.scale(ideal, boxes.own_cells(view.targets, stride, *own.shape[-2:]))
+        gap = relations(own, rois, stride, config.cells, scale) - relations(
+            ideal, rois, stride, config.cells, scale
+        )
+        terms.append((weight * gap.abs()).sum() / total)
     return torch.stack(terms).mean()
 
 
@@ -100,10 +104,19 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     return torch.stack([(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in gaps]).sum()
 
 
-def relations(grid: Tensor, rois: Tensor, stride: int, cells: int) -> Tensor:
-    """Mean over cells of the correlation over channels; parameters of pooled -> (K, K), +-1."""
-    rows = standardise(pooled(grid, rois, stride, cells))
-    return affinity(rows) / math.prod(rows.shape[1:])
+def relations(grid: Tensor, rois: Tensor, stride: int, cells: int, scale: Scale) -> Tensor:
+    """
+    Compare the objects of a map with each other.
+
+    :param grid: (B, C, h, w) features.
+    :param rois: (K, 5), see boxes.rois.
+    :param stride: pixels a cell of the grid.
+    :param cells: an object is pooled to this many a side.
+    :param scale: what a channel has in common, and how much it varies.
+    :return: (K, K) cosines, -1 to 1.
+    """
+    rows = (pooled(grid, rois, stride, cells) - scale.mean) / scale.deviation
+    return affinity(F.normalize(rows.flatten(1), eps=1e-6))
 
 
 def affinity_gaps(view: View, cells: int) -> list[Tensor]:

@@ -158,16 +158,14 @@ def _look(model: Any, batch: Batch) -> View:
 def _gates(view: View, losses: dict[str, Any]) -> Gates:
     """Read the gates by the run's own numbers, or the defaults where it lacks a loss."""
     valid = view.targets.valid
-    half = {
-        'feature': losses.get('feature', feature.Config()).half_sigma_m,
-        'relation': losses.get('relation', relation.Config()).half_sigma_m,
-    }
     columns = (
         view.targets.depth_m,
         view.student.sigma_m,
         view.teacher.sigma_m,
-        gate.doubt(view.student.sigma_m, half['feature']),
-        gate.certainty(view.teacher.sigma_m, half['relation']),
+        feature.weight_of(view, losses.get('feature', feature.Config())),
+        gate.certainty(
+            view.teacher.sigma_m, losses.get('relation', relation.Config()).half_sigma_m
+        ),
     )
     return Gates(*(each[valid].numpy() for each in columns))
 

@@ -101,9 +101,9 @@ def a_view(
     return View(student, teacher, adapted, targets, P, size_px, 0.0)
 
 
-def evaluate(name, view):
+def evaluate(name, view, **numbers):
     entry = LOSSES[name]
-    return entry.loss(view, entry.config())
+    return entry.loss(view, entry.config(**numbers))
 
 
 def with_targets(view, **columns):

@@ -1,6 +1,7 @@
 """Every distillation loss says what its formula says, and boxes own the cells they should."""
 
 import dataclasses
+from math import inf
 
 import golden
 import numpy as np
@@ -85,6 +86,7 @@ def test_the_gate_rises_with_doubt_between_its_bounds():
     ('name', 'who', 'sign'),
     [
         ('feature', 'student', 1),
+        ('feature', 'teacher', -1),
         ('feature_public', 'student', 1),
         ('relation', 'teacher', -1),
         ('relation_public', 'teacher', -1),
@@ -147,9 +149,13 @@ def test_feature_loss_is_the_bounded_square_by_the_teachers_deviation_times_the_
                 for _, y, x in places
             ]
             gap = np.mean([each / (1 + each / 2) for each in h])
-            objects.append(gate.doubt(view.student.sigma_m, 2.0)[b, n] * gap)
+            own_sigma, ideal_sigma = (
+                float(side.sigma_m[b, n]) for side in (view.student, view.teacher)
+            )
+            doubt, certainty = own_sigma**2 / (4 + own_sigma**2), 9 / (9 + ideal_sigma**2)
+            objects.append(doubt * certainty * gap)
         terms.append(np.mean(objects))
-    value = feature.loss(view, feature.Config(half_sigma_m=2.0))
+    value = feature.loss(view, feature.Config(half_sigma_m=2.0, sure_sigma_m=3.0, around=0.0))
     assert float(value) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
@@ -165,11 +171,25 @@ def test_objects_of_equal_doubt_weigh_alike_however_large():
         for stride, each in wrong.items():
             rows = slice(y // stride, (y + high) // stride)
             each[:, :, rows, x // stride : (x + wide) // stride] *= -1e6
-        return float(evaluate('feature', dataclasses.replace(view, adapted=wrong)))
+        wrong = dataclasses.replace(view, adapted=wrong)
+        return float(evaluate('feature', wrong, half_sigma_m=1.0, sure_sigma_m=inf, around=0.0))
 
     assert spoilt(0, 0, 320, 192) == pytest.approx(spoilt(400, 64, 32, 32), rel=1e-3)
     # 2 is the bound, for one of two objects, half shut
     assert spoilt(400, 64, 32, 32) == pytest.approx(2 / 2 / 2, rel=1e-3)
+
+
+def test_features_are_compared_around_an_object_as_far_as_is_asked():
+    view = with_targets(a_view('around', (1,), 1), box_px=torch.tensor([[[320.0, 96, 384, 128]]]))
+    view, tensors = learning(view)
+    evaluate('feature', view, around=0.5).backward()
+    grad = tensors['adapted', 8].grad[0].any(0)
+    rows, columns = grad.nonzero().unbind(1)
+    # half the width, 32 px, and half the height, 16 px, at every side
+    assert (columns.min() * 8, (columns.max() + 1) * 8) == (320 - 32, 384 + 32)
+    assert (rows.min() * 8, (rows.max() + 1) * 8) == (96 - 16, 128 + 16)
+    with pytest.raises(ValueError, match=r'around: -0\.1 of a box; must be at least 0'):
+        feature.Config(around=-0.1)
 
 
 def test_every_object_has_cells_also_where_a_nearer_one_takes_them():

@@ -132,7 +132,7 @@ def test_a_file_without_stages_is_one_run():
                 'distill': {'teacher': 'x', 'losses': {'spell': {}}},
                 'weights': {'distill/spell': 1},
             },
-            'distill.losses.spell: unknown loss; known: feature, ',
+            'distill.losses.spell: unknown loss; known: feature, feature_public, ',
         ),
         (
             {'distill': {'teacher': 'x', 'losses': {'feature': {}}}},

@@ -1,8 +1,9 @@
 """
 Depth-aware selective feature distillation, DASFD (Ding et al., MonoSTL, TCSVT 2024).
 
-Inside objects' boxes the student's adapted features imitate the teacher's, the more the less the
-student knows of the object's depth: what it knows already, it need not learn from LiDAR.
+At objects the student's adapted features imitate the teacher's, the more the less the student
+knows of the object's depth, and the more the teacher knows: what the student knows already it need
+not learn from LiDAR, and what LiDAR does not tell is not to be learnt.
 Shapes: B batch, N object slots, M cells in boxes, C channels.
 """
 
@@ -24,17 +25,21 @@ class Config:
     Our DASFD.
 
     :param half_sigma_m: the student's depth sigma at which an object counts half, metres.
+    :param sure_sigma_m: the teacher's at which it counts half; infinite (.inf in YAML) trusts the
+        teacher in everything, as the public code does.
     :param around: how far beyond its box an object's features are compared, as share of the width
         and height of the box: the ground on which it stands, and what is beside it, tell its
         distance, too.
     """
 
-    half_sigma_m: float = 1.0
-    around: float = 0.0
+    half_sigma_m: float = 0.5
+    sure_sigma_m: float = 1.0
+    around: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by, and less than the box."""
         gate.check_half(self.half_sigma_m)
+        gate.check_half(self.sure_sigma_m)
         if not self.around >= 0:
             raise ValueError(f'around: {self.around} of a box; must be at least 0')
 
@@ -51,15 +56,15 @@ def loss(view: View, config: Config) -> Tensor:
     h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is how much the teacher's channel varies over
     objects, see channels.scale: neither its scale nor the number of channels weighs. What is far
     off teaches no more than 2, so that a few cells cannot own the loss.
-    g = sigma^2 / (half^2 + sigma^2) of the student. An object's cells are those where none is
-    nearer, see boxes.own_cells; the mean over them comes first, or the near, which fill the most
-    and are known the best, would teach the most.
+    g is weight_of each object. An object's cells are those around it where none is nearer, see
+    boxes.own_cells; the mean over them comes first, or the near, which fill the most and are known
+    the best, would teach the most.
 
     :param view: the batch.
-    :param config: the gate.
+    :param config: the gates, and how far around an object is looked.
     :return: scalar, at most 2; 0 when no object is valid.
     """
-    weight = gate.doubt(view.student.sigma_m, config.half_sigma_m)
+    weight = weight_of(view, config)
     targets = boxes.enlarged(view.targets, config.around)
     terms = []
     for stride, own, ideal in view.levels():
@@ -70,6 +75,20 @@ def loss(view: View, config: Config) -> Tensor:
         gap = boxes.mean_over(cells, away / (1 + away / 2))
         terms.append(mean((weight * gap)[cells.any(-1).any(-1)]))
     return torch.stack(terms).mean()
+
+
+def weight_of(view: View, config: Config) -> Tensor:
+    """
+    How far each object is let through: the student's doubt times the teacher's certainty.
+
+    s_s^2 / (half^2 + s_s^2) * sure^2 / (sure^2 + s_t^2), s being the sigmas of depth, metres.
+
+    :param view: the batch.
+    :param config: the gates.
+    :return: (B, N) in [0, 1), without gradient.
+    """
+    doubt = gate.doubt(view.student.sigma_m, config.half_sigma_m)
+    return doubt * gate.certainty(view.teacher.sigma_m, config.sure_sigma_m)
 
 
 def public_loss(view: View, config: PublicConfig) -> Tensor:

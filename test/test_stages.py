@@ -435,8 +435,9 @@ def test_what_is_selected_is_shown(trained, tmp_path):
     seen = selection.observe(built['distil'], 5, 8)
     sigma_m, shown = seen.gates.student_sigma_m, seen.relations
     assert len(sigma_m) == 9  # all that the five frames hold
-    assert np.allclose(seen.gates.feature, sigma_m**2 / (1 + sigma_m**2), atol=1e-6)
-    assert np.allclose(seen.gates.relation, 1 / (1 + seen.gates.teacher_sigma_m**2), atol=1e-6)
+    sure = 1 / (1 + seen.gates.teacher_sigma_m**2)
+    assert np.allclose(seen.gates.feature, sure * sigma_m**2 / (0.25 + sigma_m**2), atol=1e-6)
+    assert np.allclose(seen.gates.relation, sure, atol=1e-6)
     assert len(shown.depth_m) == 3
     assert (np.diff(shown.depth_m) >= 0).all()
     for matrix in (shown.teacher, shown.before, shown.after):

@@ -218,14 +218,7 @@ def list_frames(config: DataConfig) -> list[FrameFiles]:
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:
-    """
-    Stack samples into a batch.
-
-    :param samples: as loaded.
-    :param slots: most object slots of an image; no more than the fullest image needs are made,
-        since what is computed for a slot costs the same whether an object is in it or not.
-    """
-    slots = min(slots, max(1, *(len(sample.objects) for sample in samples)))
+    """Stack samples into a batch with `slots` object slots an image."""
     depths_m = [sample.depth_m for sample in samples if sample.depth_m is not None]
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),

@@ -55,11 +55,14 @@ def test_pixels_depth_points_and_objects_meet_under_the_new_projection(variation
     ((u, v),) = project(canvas.points_m, canvas.P)[0]
     if not (8 < u < SPEC.width_px - 9 and 8 < v < SPEC.height_px - 9):
         return
+    # the square lies on whole pixels of the picture, and is seen in whole pixels of the canvas;
+    # OpenCV places to a thirty-second
+    limit = 0.5 * canvas.P[0, 0] / P[0, 0] + 0.5 + 1 / 32
     rows, columns = np.nonzero(canvas.image[..., 0] > 160)
-    assert np.hypot(columns.mean() - u, rows.mean() - v) < 0.8
+    assert max(abs(columns.mean() - u), abs(rows.mean() - v)) < limit
     rows, columns = np.nonzero(canvas.depth_m)
     assert set(canvas.depth_m[rows, columns]) == {np.float32(z)}  # copied, never blended
-    assert np.hypot(columns.mean() - u, rows.mean() - v) < 0.8
+    assert max(abs(columns.mean() - u), abs(rows.mean() - v)) < limit
 
 
 @settings(deadline=None)

@@ -138,13 +138,24 @@ def run(study: StudyConfig, jobs: int = 1) -> Path:
 
 
 def digest(config: TrainConfig) -> str:
-    """Tell a run's configuration, teacher included, in 12 characters; where it lies is no part."""
-    flat = checkpoint.flatten(dataclasses.asdict(config))
+    """
+    Tell a run's configuration, teacher included, in 12 characters.
+
+    Where it lies is no part of it, nor is what is empty: a table outlives new options.
+    """
+    flat = checkpoint.flatten(_filled(dataclasses.asdict(config)))
     told = {key: value for key, value in flat.items() if key not in checkpoint.FREE}
     # where they lie; what they are is in their own digests
     for place in ('distill.teacher', 'start'):
         told.pop(place, None)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _filled(value: Any) -> Any:
+    """Leave out of plain data what is None or ''."""
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items() if each not in (None, '')}
+    return [_filled(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _compare(table: Path, works: list[Work]) -> None:

@@ -8,7 +8,7 @@ from scenes import P2, make_scenes
 from small_run import small_config
 
 from stl_core import batch
-from stl_core.data import dataset
+from stl_core.data import dataset, kitti
 from stl_core.images import InputSpec
 from stl_core.types import Labels
 
@@ -94,6 +94,16 @@ def test_a_batch_can_be_pinned_and_taken_apart(scenes, tmp_path):
     doubled = batch.each_tensor(whole, lambda tensor: tensor * 2)
     assert torch.equal(doubled.targets.depth_m, whole.targets.depth_m * 2)
     assert callable(whole.pin_memory)  # DataLoader asks for this, and pins nothing without
+
+
+def test_a_source_may_have_a_split_of_its_own(scenes, tmp_path):
+    folders = {name: str(scenes / name) for name in ('image_2', 'calib', 'label_2')}
+    ids = [files.id for files in kitti.find_frames(kitti.Source(**folders))]
+    (tmp_path / 'own.txt').write_text(f'{ids[3]} {ids[1]}')
+    (tmp_path / 'all.txt').write_text(ids[0])
+    own = kitti.Source(**folders, split=str(tmp_path / 'own.txt'))
+    config = dataset.DataConfig((own, kitti.Source(**folders)), split=str(tmp_path / 'all.txt'))
+    assert [files.id for files in dataset.list_frames(config)] == [ids[3], ids[1], ids[0]]
 
 
 def test_the_lens_of_frames_is_told_on_the_canvas(scenes, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from stl_core import cli, stages, study, study_table, train
+from stl_core.data import kitti
 from stl_core.predict import StudentError
 from stl_core.strict import ConfigError
 
@@ -98,6 +99,24 @@ def test_every_committed_study_can_be_laid_out(monkeypatch):
         before, runs = study.lay_out(study.load(path))
         assert before
         assert len({study.digest(work.config) for work in runs}) == len(runs)
+
+
+def test_a_run_is_told_by_what_it_says_and_not_by_what_it_leaves_out(tmp_path):
+    config = study.lay_out(a_plan(tmp_path))[1][0].config
+    assert study.digest(dataclasses.replace(config, out='elsewhere')) == study.digest(config)
+    assert study.digest(dataclasses.replace(config, seed=9)) != study.digest(config)
+
+    def of(source):
+        train = dataclasses.replace(config.train, sources=(source,))
+        return study.digest(dataclasses.replace(config, train=train))
+
+    told = of(kitti.Source('images', 'calib'))
+    assert of(kitti.Source('images', 'calib', split='few.txt')) != told
+    assert of(kitti.Source('images', 'calib', velodyne='scans')) != told
+    option = [('option', str, '')]  # what a later version may add
+    later = dataclasses.make_dataclass('Later', option, bases=(kitti.Source,), frozen=True)
+    assert of(later('images', 'calib')) == told
+    assert of(later('images', 'calib', option='on')) != told
 
 
 def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeypatch):

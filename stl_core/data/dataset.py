@@ -38,7 +38,7 @@ class DataConfig:
     Which frames, which objects, which augmentations.
 
     :param sources: KITTI-layout folders; frames of all are joined in order.
-    :param split: a file of frame ids to keep, applied to every source; '' keeps all.
+    :param split: a file of frame ids to keep of every source without one of its own; '' keeps all.
     :param min_depth_m: objects nearer than this are not taught, they are background.
     :param max_depth_m: nor are those farther than this,
     :param min_height_px: with a lower 2D box in the picture,

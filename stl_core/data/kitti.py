@@ -52,6 +52,7 @@ class Source:
     :param label_2: folder of ID.txt, or empty for unlabelled data.
     :param velodyne: folder of ID.bin, or empty.
     :param depth_2: folder of ID.png, 16-bit depth (see depth_maps), or empty.
+    :param split: a file of the frame ids to keep, or empty.
     """
 
     image_2: str
@@ -59,6 +60,7 @@ class Source:
     label_2: str = ''
     velodyne: str = ''
     depth_2: str = ''
+    split: str = ''
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
     List the frames of a source.
 
     :param source: the folders.
-    :param ids: the frames wanted; all images of the folder when empty.
+    :param ids: the frames wanted, unless the source has a split; all images when empty.
     :return: frames in order of id, or of ids where given.
     :raises DataError: for a missing folder, image, calib or label, naming it.
     """
@@ -86,6 +88,7 @@ def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
     images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in ('.png', '.jpg')}
     if not images:
         raise DataError(f'{folder}: no .png or .jpg image in this folder')
+    ids = read_split(source.split) if source.split else ids
     frames = []
     for frame_id in ids or tuple(images):
         if frame_id not in images:

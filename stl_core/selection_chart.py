@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stl_core import charts
-from stl_core.selection import Selection
-from stl_core.types import Array
-
-#: Title of a gate, its column, and the sigma that opens or shuts it.
-GATES: Mapping[str, tuple[str, str]] = {
-    'DASFD: what the student is unsure of': ('feature', 'student_sigma_m'),
-    'DASRD: what the teacher is sure of': ('relation', 'teacher_sigma_m'),
-}
+from stl_core.selection import Gates, Selection
 
 
 def chart(seen: Selection, path: Path) -> None:
@@ -27,13 +19,7 @@ def chart(seen: Selection, path: Path) -> None:
     figure = charts.new_figure(11, 6.6)
     grid = figure.add_gridspec(2, 1)
     upper, lower = (figure.add_subfigure(grid[row]) for row in range(2))
-    panels = upper.subplots(1, 4)
-    for place, (title, (name, sigma)) in enumerate(GATES.items()):
-        weight, sigma_m = getattr(seen.gates, name), getattr(seen.gates, sigma)
-        _gate(panels[2 * place], seen.gates.depth_m, weight, 'depth, m', title)
-        _gate(panels[2 * place + 1], sigma_m, weight, sigma.replace('_sigma_m', "'s sigma, m"), '')
-        panels[2 * place + 1].set_xscale('log')
-        charts.tell_plainly(panels[2 * place + 1].xaxis)
+    _gates(upper, seen.gates)
     matrices = lower.subplots(1, 3)
     told = seen.relations
     for axes, (title, matrix) in zip(
@@ -57,10 +43,36 @@ def chart(seen: Selection, path: Path) -> None:
     charts.save(figure, path)
 
 
-def _gate(axes: Any, across: Array, weight: Array, what: str, title: str) -> None:
-    axes.plot(across, weight, '.', ms=3, alpha=0.4, color='tab:blue')
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel(what, fontsize=8)
-    axes.set_title(title, fontsize=9, loc='left')
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25)
+def _gates(figure: Any, seen: Gates) -> None:
+    """
+    Draw DASFD and DASRD against depth and against the sigmas that they ask for.
+
+    DASFD asks two, so that its weight there is a colour.
+    """
+    feature, both, relation, teacher = figure.subplots(1, 4)
+    dots = {'s': 9, 'alpha': 0.5, 'linewidths': 0}
+    for axes, weight, title in (
+        (feature, seen.feature, 'DASFD: what the teacher knows better'),
+        (relation, seen.relation, 'DASRD: what the teacher is sure of'),
+    ):
+        axes.scatter(seen.depth_m, weight, **dots)
+        axes.set_xlabel('depth, m', fontsize=8)
+        axes.set_title(title, fontsize=9, loc='left')
+    teacher.scatter(seen.teacher_sigma_m, seen.relation, **dots)
+    shown = both.scatter(
+        *(seen.teacher_sigma_m, seen.student_sigma_m),
+        **{**dots, 'alpha': 1.0, 'c': seen.feature, 'vmin': 0, 'vmax': 1, 'cmap': 'viridis'},
+    )
+    figure.colorbar(shown, ax=both).ax.tick_params(labelsize=7)
+    both.set_ylabel("student's sigma, m", fontsize=8)
+    both.set_yscale('log')
+    charts.tell_plainly(both.yaxis)
+    for axes in (both, teacher):
+        axes.set_xscale('log')
+        axes.set_xlabel("teacher's sigma, m", fontsize=8)
+        charts.tell_plainly(axes.xaxis)
+    for axes in (feature, relation, teacher):
+        axes.set_ylim(-0.03, 1.03)
+    for axes in (feature, both, relation, teacher):
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)

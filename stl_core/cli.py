@@ -24,6 +24,7 @@ from stl_core import (
     draw,
     evaluate,
     judge,
+    parallel,
     predict,
     stages,
     strokes,
@@ -103,15 +104,16 @@ def _add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     chosen = stages.choose(stages.load(args.config, tuple(args.overrides)), tuple(args.stage))
     found = {}
-    for name, each in chosen.items():
-        metrics = stages.run(each)
-        if not metrics:  # another process of this run judges, and tells
-            continue
-        if name:
-            print(f'stage {name}')
-        print(evaluate.table(metrics, ('AP40',)))
-        print(f'student: {Path(each.out) / "student.safetensors"}')
-        found[name] = metrics
+    with parallel.processes(next(iter(chosen.values())).device):
+        for name, each in chosen.items():
+            metrics = stages.run(each)
+            if not metrics:  # another process of this run judges, and tells
+                continue
+            if name:
+                print(f'stage {name}')
+            print(evaluate.table(metrics, ('AP40',)))
+            print(f'student: {Path(each.out) / "student.safetensors"}')
+            found[name] = metrics
     if len(found) > 1:
         print(f'curves: {stages.draw({name: chosen[name] for name in found})}')
     if found:

@@ -30,6 +30,9 @@ def processes(device: str) -> Iterator[torch.device]:
     """
     Join the processes that torchrun started, for as long as this lasts.
 
+    Whoever runs several runs in turn joins them around all: within, they stay joined. A group that
+    is left and joined anew may meet what is left of the one before.
+
     :param device: 'auto', 'cpu' or 'cuda:N'; of several processes each takes card LOCAL_RANK.
     :return: the device of this process.
     :raises StudentError: for a device that is not there.
@@ -41,6 +44,9 @@ def processes(device: str) -> Iterator[torch.device]:
     if own.type == 'cuda':
         own = predict.choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
         torch.cuda.set_device(own)
+    if dist.is_initialized():
+        yield own
+        return
     dist.init_process_group('nccl' if own.type == 'cuda' else 'gloo', timeout=WAIT)
     try:
         yield own

@@ -1,6 +1,7 @@
 """Two processes on the CPU must do what one does."""
 
 import csv
+import json
 import multiprocessing
 import os
 import socket
@@ -8,9 +9,10 @@ import socket
 import pytest
 import torch
 from scenes import make_scenes
+from small_plan import make_scenes_with_depth, plan
 from small_run import assert_equal_weights, small_config, weights_of
 
-from stl_core import optim, parallel, train
+from stl_core import cli, optim, parallel, train
 
 
 def joined_config(scenes, out, **changes):
@@ -19,12 +21,46 @@ def joined_config(scenes, out, **changes):
     return small_config(scenes, out, epochs=3, batch_size=5, optim=numbers, **changes)
 
 
-def one_of_two(rank, port, scenes, out):
+def one_of_two(rank, port, work, *given):
     torch.set_num_threads(1)
     os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2'}
     os.environ |= {'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(port)}
+    work(rank, *given)
+
+
+def fit(rank, scenes, out):
     metrics = train.fit(joined_config(scenes, out, eval_every=2))
     assert bool(metrics) == (rank == 0)
+
+
+def run_plan(rank, path, out):
+    """All stages, and again, now that all are done."""
+    with parallel.processes('cpu'):
+        for name in ('first', 'again'):
+            cli.main(['train', str(path), '--json', str(out / f'{name}{rank}.json')])
+
+
+def in_two(work, *given):
+    """Start work(rank, *given) in two processes that are joined."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context('spawn')
+    workers = [
+        context.Process(target=one_of_two, args=(rank, port, work, *given)) for rank in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    return workers
+
+
+def ended(workers):
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')
@@ -36,22 +72,23 @@ def scenes(tmp_path_factory):
 def runs(scenes, tmp_path_factory):
     """Folders of the same run by one process and by two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context('spawn')
-    workers = [
-        context.Process(target=one_of_two, args=(rank, port, scenes, two)) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    workers = in_two(fit, scenes, two)
     train.fit(joined_config(scenes, one, eval_every=2))
-    torch.set_num_threads(threads)
-    for worker in workers:
-        worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    ended(workers)
+    return one, two
+
+
+@pytest.fixture(scope='module')
+def plans(tmp_path_factory):
+    """Folders of the same plan by one process and by two, and of what these told."""
+    scenes = make_scenes_with_depth(tmp_path_factory.mktemp('depth'), frames=7)
+    one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
+    for out in (one, two):
+        given = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
+        (out / 'plan.yaml').write_text(json.dumps(given))
+    workers = in_two(run_plan, two / 'plan.yaml', two)
+    cli.main(['train', str(one / 'plan.yaml')])
+    ended(workers)
     return one, two
 
 
@@ -92,6 +129,23 @@ def test_a_run_of_two_goes_on_in_one(runs, scenes):
     assert metrics.keys() == {'Car', 'Pedestrian', 'Cyclist'}
     assert_equal_weights(weights_of(runs[1]), before)
     assert [row['epoch'] for row in table(runs[1], 'curves.csv')] == [1, 2, 3]
+
+
+def test_two_processes_run_all_stages_as_one(plans):
+    for stage in ('teacher', 'base', 'distil'):
+        one, two = (table(out / stage, 'curves.csv') for out in plans)
+        assert len(one) == 2
+        for a, b in zip(one, two, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-4), stage
+    assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
+
+
+def test_one_of_two_processes_tells_of_all_stages(plans):
+    out = plans[1]
+    told = json.loads((out / 'first0.json').read_text())
+    assert told.keys() == {'teacher', 'base', 'distil'}
+    assert json.loads((out / 'again0.json').read_text()) == told
+    assert not list(out.glob('*1.json'))
 
 
 def test_alone_there_is_nothing_to_join():

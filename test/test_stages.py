@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from scenes import HEIGHT, WIDTH, make_scenes
+from scenes import HEIGHT, WIDTH
+from small_plan import FOLDERS, LOSSES, make_scenes_with_depth, plan
 from small_run import assert_equal_weights, weights_of
 from test_detectors import SMALL
 
@@ -34,60 +35,16 @@ from stl_core.images import DepthSpec, InputSpec
 from stl_core.strict import ConfigError
 
 pytestmark = pytest.mark.usefixtures('one_thread')
-FOLDERS = ('image_2', 'calib', 'label_2', 'depth_2')
-LOSSES = {'feature': {}, 'relation': {}, 'response': {'half_sigma_m': 2.0}}
 
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
-    root = make_scenes(tmp_path_factory.mktemp('kitti'), frames=5)
-    (root / 'depth_2').mkdir()
-    for path in sorted((root / 'label_2').iterdir()):
-        depth_m, labels = np.zeros((HEIGHT, WIDTH), np.float32), kitti.read_labels(path)
-        for row in np.argsort(-labels.center_m[:, 2]):
-            left, top, right, bottom = labels.box_px[row].round().astype(int)
-            depth_m[top:bottom, left:right] = labels.center_m[row, 2]
-        depth_maps.write_depth(root / f'depth_2/{path.stem}.png', depth_m)
-    return root
+    return make_scenes_with_depth(tmp_path_factory.mktemp('kitti'), frames=5)
 
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     monkeypatch.setattr(train.charts, 'curves', lambda *_: None)
-
-
-def plan(scenes, out, epochs=2):
-    frames = {'sources': [{k: str(scenes / k) for k in FOLDERS}], 'augment': {'crop': 0.5}}
-    options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
-    return {
-        'detector': {'options': options},
-        'input': {'width_px': 160, 'height_px': 64},
-        'train': frames,
-        'val': frames,
-        'epochs': epochs,
-        'batch_size': 2,
-        'workers': 0,
-        'eval_every': 0,
-        'device': 'cpu',
-        'stages': {
-            'teacher': {
-                'out': f'{out}/teacher',
-                'input': {'depth': {'mean_m': 14.0, 'virtual_focal_px': 0.0}},
-                'detector': {'options': {'virtual_focal_px': 0.0}},
-            },
-            'base': {'out': f'{out}/base'},
-            'distil': {
-                'out': f'{out}/distil',
-                'start': f'{out}/base/student.safetensors',
-                'distill': {
-                    'teacher': f'{out}/teacher/student.safetensors',
-                    'losses': LOSSES,
-                    'layers': {'width': 16},
-                },
-                'weights': {f'distill/{name}': 1.0 for name in LOSSES},
-            },
-        },
-    }
 
 
 @pytest.fixture(scope='module')

@@ -151,8 +151,8 @@ def _bridge(q: Array, reach: _Reach, same: float) -> Array:
     slope = np.where(short, (after - before) / steps, 0).astype(np.float32)
     level = short & (np.abs(after - before) <= same * np.minimum(before, after))
     surface = level | (short & _steady(slope, level, short, reach.steady))
-    ahead = np.where(short, np.minimum(steps // 2, reach.edge), reach.rim)
-    back = np.where(short, np.minimum((steps - 1) // 2, reach.edge), reach.rim)
+    past = np.where(short, reach.edge, reach.rim)
+    ahead, back = np.minimum(steps // 2, past), np.minimum((steps - 1) // 2, past)
     ahead, back = np.where(surface, steps - 1, ahead), np.where(surface, 0, back)
     owner, step = _counted(np.append(reach.rim, back))
     flat[first[owner] - step] = flat[first[owner]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from stl_core import predict, sight
 from stl_core.batch import Batch, pad_targets
 from stl_core.config import TrainConfig
 from stl_core.data import dataset
-from stl_core.distill import distiller
+from stl_core.distill import LOSSES, distiller
 from stl_core.shares import noted
 from stl_core.step import Supervised
 from stl_core.strict import ConfigError
 from stl_core.types import ImageObjects
+
+#: Options that give what a detector's heads say its meaning.
+MEANING = ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins')
 
 
 def build(config: TrainConfig) -> nn.Module:
@@ -40,7 +44,10 @@ def build(config: TrainConfig) -> nn.Module:
         metres, or the other way round.
     """
     _check_lens(config)
-    detector = predict.build_detector(student_spec(config))
+    own = student_spec(config)
+    if config.start:  # a backbone need not look for ImageNet's weights then
+        own = dataclasses.replace(own, options={**own.options, 'pretrained': False})
+    detector = predict.build_detector(own)
     if config.start:
         detector.load_state_dict(_starting_weights(config))
     if config.distill is None:
@@ -148,6 +155,7 @@ def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
         ('detector', spec.detector, own.detector),
         ('classes', spec.classes, own.classes),
         ('channels', spec.input.channels, own.input.channels),
+        *_meanings(spec, own),
     ):
         if theirs != ours:
             raise ConfigError(f'start: {config.start} has {what} {theirs}, this run {ours}')
@@ -173,4 +181,20 @@ def _teacher_spec(config: TrainConfig) -> predict.StudentSpec:
                 f'distill.teacher: {config.distill.teacher} has {what} {theirs}, the student'
                 f' {ours}; they must see the same canvas and classes'
             )
+    answers = [name for name in config.distill.losses if LOSSES[name].compares_answers]
+    own = student_spec(config)
+    kinds = ('detector', spec.detector, own.detector), *_meanings(spec, own)
+    for what, there, here in kinds if answers else ():
+        if there != here:
+            raise ConfigError(
+                f'distill.losses: {", ".join(answers)}: heads of {config.distill.teacher} do not'
+                f" mean what the student's do: {what} is {there} there, {here} here; losses that"
+                ' compare features can learn from it'
+            )
     return spec
+
+
+def _meanings(one: predict.StudentSpec, other: predict.StudentSpec) -> list[tuple[str, str, str]]:
+    """List (option, its value in one, in the other) of MEANING, as JSON, where both have it."""
+    both = [name for name in MEANING if name in one.options and name in other.options]
+    return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in both]

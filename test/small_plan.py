@@ -25,6 +25,7 @@ def make_scenes_with_depth(root, frames):
 def plan(scenes, out, epochs=2):
     frames = {'sources': [{k: str(scenes / k) for k in FOLDERS}], 'augment': {'crop': 0.5}}
     options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
+    options['virtual_focal_px'] = 0.0
     return {
         'detector': {'options': options},
         'input': {'width_px': 160, 'height_px': 64},
@@ -39,7 +40,6 @@ def plan(scenes, out, epochs=2):
             'teacher': {
                 'out': f'{out}/teacher',
                 'input': {'depth': {'mean_m': 14.0, 'virtual_focal_px': 0.0}},
-                'detector': {'options': {'virtual_focal_px': 0.0}},
             },
             'base': {'out': f'{out}/base'},
             'distil': {
@@ -47,7 +47,7 @@ def plan(scenes, out, epochs=2):
                 'start': f'{out}/base/student.safetensors',
                 'distill': {
                     'teacher': f'{out}/teacher/student.safetensors',
-                    'losses': LOSSES,
+                    'losses': dict(LOSSES),
                     'layers': {'width': 16},
                 },
                 'weights': {f'distill/{name}': 1.0 for name in LOSSES},

@@ -194,13 +194,13 @@ def assert_all_stages_teach(given, out):
 @pytest.mark.parametrize('name', ['monocon', 'monodetr'])
 def test_every_detector_goes_through_all_stages(name, scenes, tmp_path):
     given = plan(scenes, tmp_path, epochs=1)
-    given['detector'] = {'name': name, 'options': SMALL[name]}
+    given['detector'] = {'name': name, 'options': SMALL[name] | {'virtual_focal_px': 0.0}}
     assert_all_stages_teach(given, tmp_path)
 
 
 def test_a_teacher_of_another_architecture_teaches_by_stride(scenes, tmp_path):
     given = plan(scenes, tmp_path, epochs=1)
-    other = {'backbone': 'mobilenetv3_small_050', 'neck': 'dlaup', 'virtual_focal_px': 0.0}
+    other = {'backbone': 'mobilenetv3_small_050', 'neck': 'dlaup'}
     given['stages']['teacher']['detector'] = {'options': other}
     assert_all_stages_teach(given, tmp_path)
     weights = weights_of(tmp_path / 'distil')
@@ -274,6 +274,21 @@ def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path)
         stages.run(again)
 
 
+def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_path):
+    out, built = trained
+    teacher = tmp_path / 'teacher.safetensors'
+    shutil.copy(out / 'teacher/student.safetensors', teacher)
+    distill = dataclasses.replace(built['distil'].distill, teacher=str(teacher))
+    again = dataclasses.replace(
+        built['distil'], out=str(tmp_path / 'again'), distill=distill, epochs=1
+    )
+    stages.run(again)
+    assert checkpoint.is_done(learner.pinned(again))
+    predict.halve(out / 'teacher/student.safetensors', teacher)
+    with pytest.raises(checkpoint.CheckpointError, match=r'distill\.teacher_sha256; choose'):
+        stages.run(again)
+
+
 def test_a_stopped_distillation_goes_on_bit_for_bit(trained, scenes, monkeypatch):
     out, built = trained
     again = dataclasses.replace(built['distil'], out=f'{out}/again')
@@ -304,6 +319,7 @@ def test_frames_without_depth_are_told_at_once(trained, scenes, tmp_path):
     [
         ({'classes': ('Car',)}, r"has classes \('Car', 'Pedestrian', 'Cyclist'\), the student"),
         ({'input': InputSpec(192, 64)}, 'has width 160, the student 192; they must see the same'),
+        ({'input': InputSpec(160, 96)}, 'has height 64, the student 96; they must see the same'),
     ],
 )
 def test_a_teacher_of_another_kind_is_refused(trained, change, message):
@@ -330,6 +346,41 @@ def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp
         predict.save_student(path, predict.build_detector(spec), spec)
     with pytest.raises(ConfigError, match=r'distill\.losses: plain_heads: needs the head map off'):
         learner.build(built['distil'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'name': 'monocon'}, r'response: heads of .*: detector is monodle there'),
+        ({'mean_size_hwl_m': ((1, 1, 1),) * 3}, r'response: heads of .*: mean_size_hwl_m is \[\['),
+        (
+            {'virtual_focal_px': 500.0},
+            r'response: .*: virtual_focal_px is 0\.0 there, 500',
+        ),
+    ],
+)
+def test_answers_of_another_meaning_are_not_compared(trained, scenes, tmp_path, change, message):
+    """Features may be: nobody takes them at their word."""
+    out, _ = trained
+    given = plan(scenes, out)
+    name, options = change.pop('name', 'monodle'), given['detector']['options']
+    distil = given['stages']['distil']
+    distil.pop('start')
+    distil['detector'] = {'name': name, 'options': options | change}
+    with pytest.raises(ConfigError, match=message):
+        learner.build(stages.build(given)['distil'])
+    for each in (distil['distill']['losses'], distil['weights']):
+        each.pop('response', None), each.pop('distill/response', None)
+    learner.build(stages.build(given)['distil'])
+
+
+def test_a_start_with_heads_of_another_meaning_is_refused(trained):
+    out, built = trained
+    options = dataclasses.replace(built['base'].detector.options, virtual_focal_px=500.0)
+    detector = dataclasses.replace(built['base'].detector, options=options)
+    start = f'{out}/base/student.safetensors'
+    with pytest.raises(ConfigError, match=r'start: .* has virtual_focal_px 0\.0, this run 500'):
+        learner.build(dataclasses.replace(built['base'], start=start, detector=detector))
 
 
 def test_a_start_of_another_kind_is_refused(trained):

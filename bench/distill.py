@@ -1,10 +1,11 @@
 """
 Measure what distillation costs a training step, beside teacher and student themselves.
 
-python bench/distill.py [tiny mobile mobile_dla34 dla34] [--batch 6] [--device cpu]: random weights
-and boxes. Prints the median ms of the student forward and backward with its own losses, of the
-teacher forward, of the layers between the two and of every loss (both forward and backward), and
-the share of the default losses, and of those and the layers, in teacher and student.
+python bench/distill.py [tiny study mobile mobile_dla34 dla34] [--device cpu] [--threads 1]:
+random weights and boxes; study has the canvas, strides and losses of config/study/monostl.yaml.
+Prints the median ms of the student forward and backward with its own losses, of the teacher
+forward, of the layers between the two and of every loss (both forward and backward), and the share
+of the default losses, and of those and the layers, in teacher and student.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from stl_core import sight
 from stl_core.batch import Batch, View, pad_targets, to_device
-from stl_core.distill import LOSSES
+from stl_core.distill import LOSSES, relation
 from stl_core.distill.distiller import Config, Distiller
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
@@ -35,15 +36,21 @@ DEFAULT = ('feature', 'relation', 'response')
 
 
 class Size(NamedTuple):
-    """Options of two MonoDLE, and their canvas."""
+    """Options of two MonoDLE, their canvas, images a step, strides, and DASRD's own numbers."""
 
     student: dict[str, Any]
     teacher: dict[str, Any]
     canvas: InputSpec
+    batch: int = 6
+    strides: tuple[int, ...] = (8, 16, 32)
+    relation: relation.Config = relation.Config()
 
 
 SIZES = {
     'tiny': Size(MOBILE, MOBILE, InputSpec(256, 96)),
+    'study': Size(
+        MOBILE, MOBILE, InputSpec(320, 96), 16, (4, 8), relation.Config(across_images=1.0)
+    ),
     'mobile': Size(MOBILE, MOBILE, InputSpec(512, 160)),
     'mobile_dla34': Size(MOBILE, DLA34, InputSpec(512, 160)),
     'dla34': Size(DLA34, DLA34, InputSpec(1280, 384)),
@@ -53,21 +60,22 @@ SIZES = {
 def main() -> None:
     """Measure every size asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
-    parser.add_argument('sizes', nargs='*', default=['mobile', 'mobile_dla34', 'dla34'])
-    parser.add_argument('--batch', type=int, default=6)
+    parser.add_argument('sizes', nargs='*', default=['study', 'mobile', 'mobile_dla34', 'dla34'])
     parser.add_argument('--objects', type=int, default=5, help="of an image; 5 are KITTI's")
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, help="of the processor; torch's choice without")
     args = parser.parse_args()
     unknown = set(args.sizes) - SIZES.keys()
     if unknown:
         parser.error(f'unknown: {", ".join(unknown)}; known: {", ".join(SIZES)}')
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     for name in args.sizes:
         size, device = SIZES[name], torch.device(args.device)
-        batch = to_device(a_batch(size.canvas, args.batch, args.objects), device)
+        batch = to_device(a_batch(size.canvas, size.batch, args.objects), device)
         model = build(size).to(device).to(memory_format=torch.channels_last).train()
         found = measure(model, batch, partial(median_ms, device=device, repeats=args.repeats))
-        what = f'{args.batch} x {size.canvas.width_px} x {size.canvas.height_px}'
+        what = f'{size.batch} x {size.canvas.width_px} x {size.canvas.height_px}'
         print(f'{name}: {what}, {args.objects} objects each, {device}')
         report(found)
 
@@ -99,7 +107,7 @@ def measure(
         'layers': clock(layers),
     }
     for name, entry in LOSSES.items():
-        config = entry.config()
+        config = model.losses.get(name, entry.config())
         found[name] = clock(lambda e=entry, c=config: e.loss(leaves(view), c).backward())  # type: ignore
     return found
 
@@ -124,7 +132,7 @@ def median_ms(run: Callable[[], object], *, device: torch.device, repeats: int) 
         began = time.perf_counter()
         run()
         if device.type == 'cuda':
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         times.append(1e3 * (time.perf_counter() - began))
     return statistics.median(times[1:])
 
@@ -158,8 +166,8 @@ def build(size: Size) -> Distiller:
     return Distiller(
         network(size.student),
         network(size.teacher),
-        {name: LOSSES[name].config() for name in DEFAULT},
-        Config(),
+        {name: LOSSES[name].config() for name in DEFAULT} | {'relation': size.relation},
+        Config(size.strides),
         student_input=pixels,
         teacher_input=pixels,
     )

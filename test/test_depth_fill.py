@@ -140,12 +140,11 @@ def test_any_map_is_filled_near_rays_only_with_depths_that_rays_have(sparse, acr
 
 
 def test_a_ray_keeps_what_it_measured_where_beams_are_closer_than_rays():
-    """A ray's reach, half the way to the next along its beam, is more than the next beam is off."""
+    """Half the way to the next ray along a beam is farther than the next beam."""
     sparse = np.zeros((60, 200), np.float32)
     sparse[20, ::20], sparse[28, ::20], sparse[36, ::20] = 12.0, 10.0, 12.0
     found = complete(sparse, Fill(spacing_px=(20, 2)))
     np.testing.assert_allclose(found[sparse > 0], sparse[sparse > 0], rtol=1e-6)
-
 
 
 def test_rays_past_the_edge_of_a_car_are_not_seen():

@@ -1,10 +1,10 @@
-"""Pooling by matrix products, against torchvision's RoIAlign."""
+"""Pooling by bags of places, against torchvision's RoIAlign."""
 
 import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stl_core.distill.pooling import SAMPLES, pooled, shares
+from stl_core.distill.pooling import SAMPLES, pooled, taps
 
 H, W = 96, 320
 BOXES = torch.tensor(
@@ -44,4 +44,6 @@ def test_no_object_is_no_row():
 
 def test_weights_of_a_cell_add_up_to_one():
     low, high = torch.tensor([-0.5, 3.0, 9.0]), torch.tensor([11.5, 3.1, 11.5])
-    assert torch.allclose(shares(low, high, 7, 12).sum(-1), torch.ones(3, 7))
+    place, weight = taps(low, high, 7, 12)
+    assert torch.allclose(weight.sum(-1), torch.ones(3, 7))
+    assert ((place >= 0) & (place < 12)).all()

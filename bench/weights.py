@@ -1,11 +1,13 @@
 """
 Measure how hard every distillation loss pulls at a student, beside its own losses.
 
-python bench/weights.py PLAN.yaml [--stage distil] [--losses feature relation] [--batches 8]
-[--share 0.33]: where a stage of distillation begins, on its own frames. The layers between student
-and teacher first learn alone, for as long as they will in training, from all losses that compare
-features. Prints the norm of each loss's gradient on the student's backbone, as share of the
-detector's own, and the weight with which it would have the share asked for.
+python bench/weights.py PLAN.yaml [key=value ...] [--stage distil] [--losses feature plain_scene]
+[--batches 8] [--share 0.33] [--device cpu]: where a stage of distillation begins, on its own
+frames. The layers between student and teacher first learn alone, for as long as they will in
+training, from the losses that compare features, with their weights. Prints the norm of each loss's
+gradient on the student's backbone, as share of all of the detector's own losses, once unweighted
+and once with the plan's weight, and the weight with which it would have the share asked for.
+--losses measures others than the plan's, weighted by 1.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stl_core import learner, stages
-from stl_core.batch import Batch
+from stl_core import learner, predict, stages
+from stl_core.batch import Batch, to_device
 from stl_core.config import TrainConfig
 from stl_core.data import dataset
 from stl_core.distill import LOSSES
@@ -32,34 +34,47 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('plan')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the plan')
     parser.add_argument('--stage', default='distil')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     parser.add_argument('--batches', type=int, default=8)
     parser.add_argument('--share', type=float, default=1 / 3, help="of the detector's gradient")
-    parser.add_argument('--losses', nargs='+', default=list(LOSSES), choices=list(LOSSES))
+    parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="without, the plan's")
     args = parser.parse_args()
-    config = stages.load(args.plan)[args.stage]
+    plan = stages.load(args.plan, tuple(args.overrides))
+    (config,) = stages.choose(plan, (args.stage,)).values()
+    config = with_losses(config, args.losses) if args.losses else config
+    device = predict.choose_device(args.device)
     torch.manual_seed(config.seed)
-    model: Any = learner.build(with_losses(config, args.losses))
-    model.train()
-    batches = stream(config)
+    model: Any = learner.build(config)
+    model.to(device).train()
+    batches = (to_device(batch, device) for batch in stream(config))
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
     steps = int(model.alone_epochs * pass_steps) if model.review else 0
-    settle(model, islice(batches, steps))
-    rows = gradients(model, list(islice(batches, args.batches)))
+    settle(model, islice(batches, steps), config.weights)
+    rows = gradients(model, list(islice(batches, args.batches)), config.weights)
     own = rows.pop('the detector')[1]
     print(f'{steps} steps of the layers alone, {args.batches} batches of {config.batch_size}')
-    print(f"| loss | value | gradient / the detector's | weight for {args.share:.2f} |")
-    print('|---|---|---|---|')
+    print(f"| loss | value | gradient / the detector's | weighted | weight for {args.share:.2f} |")
+    print('|---|---|---|---|---|')
     for name, (value, norm) in rows.items():
         weight = f'{args.share * own / norm:.3g}' if norm else 'none'
-        print(f'| {name} | {value:.4f} | {norm / own:.4f} | {weight} |')
+        pull = norm / own
+        print(
+            f'| {name} | {value:.4f} | {pull:.4f} | {pull * config.weights[name]:.2f} | {weight} |'
+        )
 
 
 def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
-    """Return the same run with these losses, those it has with its own numbers."""
-    assert config.distill, 'a stage without distillation'
+    """Return the same run with these losses, those it has with its own numbers and weights."""
+    if not config.distill:
+        raise SystemExit('not a stage of distillation')
     losses = {n: config.distill.losses.get(n, LOSSES[n].config()) for n in names}
-    return dataclasses.replace(config, distill=dataclasses.replace(config.distill, losses=losses))
+    distill = dataclasses.replace(config.distill, losses=losses)
+    weights = {name: each for name, each in config.weights.items() if name.startswith('det/')}
+    for key in (f'distill/{name}' for name in names):
+        weights[key] = config.weights.get(key, 1.0)
+    return dataclasses.replace(config, distill=distill, weights=weights)
 
 
 def stream(config: TrainConfig) -> Iterator[Batch]:
@@ -73,28 +88,31 @@ def stream(config: TrainConfig) -> Iterator[Batch]:
         yield from loader
 
 
-def settle(model: Distiller, batches: Iterator[Batch]) -> None:
+def settle(model: Distiller, batches: Iterator[Batch], weights: dict[str, float]) -> None:
     """Teach the layers alone."""
     layers = [p for name, p in model.named_parameters() if name.startswith(('review', 'adapt'))]
     optimizer = torch.optim.AdamW(layers, lr=2e-3)
     for batch in batches:
         named = model(batch, 0.0)
-        compared = [named[f'distill/{n}'] for n in model.losses if LOSSES[n].compares_features]
+        compared = [f'distill/{n}' for n in model.losses if LOSSES[n].compares_features]
         optimizer.zero_grad()
-        torch.stack(compared).sum().backward()
+        torch.stack([weights[name] * named[name] for name in compared]).sum().backward()
         optimizer.step()
 
 
-def gradients(model: Distiller, batches: list[Batch]) -> dict[str, tuple[float, float]]:
+def gradients(
+    model: Distiller, batches: list[Batch], weights: dict[str, float]
+) -> dict[str, tuple[float, float]]:
     """{name: mean value, mean norm of the gradient on the student's backbone}; alone no more."""
-    backbone = list(model.student.backbone.parameters())  # type: ignore[union-attr, operator]
+    backbone = model.student.backbone.parameters()  # type: ignore[union-attr, operator]
+    learnt = [each for each in backbone if each.requires_grad]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for batch in batches:
         named = model(batch, model.alone_epochs)
-        own = torch.stack([v for name, v in named.items() if name.startswith('det/')]).sum()
+        own = sum(weights[name] * v for name, v in named.items() if name.startswith('det/'))
         for name, value in {'the detector': own, **named}.items():
             if not name.startswith('det/'):
-                found[name].append((value.item(), norm(value, backbone)))
+                found[name].append((value.item(), norm(value, learnt)))
     return {
         name: (sum(v for v, _ in each) / len(each), sum(n for _, n in each) / len(each))
         for name, each in found.items()

@@ -150,7 +150,10 @@ def flatten(value: Any, path: str = '') -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step: after a crash it is the old one or the new one."""
     part = path.with_name(path.name + '.part')
-    part.write_bytes(data)
+    with part.open('wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)

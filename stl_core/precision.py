@@ -7,6 +7,7 @@ Losses, gradients and weights are float32 in any case.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,19 @@ def computing(precision: str, device: torch.device) -> torch.autocast:
     """Return the `with` under which a network's forward computes in this precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def emulated(precision: str, device: torch.device, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """
+    Tell whether a processor computes bf16 in software, many times slower than fp32.
+
+    :param precision: key of PRECISIONS.
+    :param device: what computes.
+    :param cpuinfo: where Linux says what the processor has; elsewhere nothing is known, and False.
+    """
+    if precision != 'bf16' or device.type != 'cpu' or not cpuinfo.exists():
+        return False
+    return 'bf16' not in cpuinfo.read_text()
 
 
 def exactly(layer: nn.Module, x: Tensor) -> Tensor:

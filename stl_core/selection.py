@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stl_core import learner
+from stl_core import checkpoint, learner
 from stl_core.batch import Batch, View
 from stl_core.config import TrainConfig
 from stl_core.data import augment, dataset
@@ -70,7 +70,8 @@ class Selection:
 
     :param gates: of all objects.
     :param relations: of the frame with most objects.
-    :param gap_before: mean |A_s - A_t| over pairs of an image and over frames.
+    :param gap_before: mean |A_s - A_t| over pairs of two objects of an image, and over images; 0
+        where no image has two.
     :param gap_after: the same after distillation.
     """
 
@@ -88,14 +89,17 @@ def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
     :param frames: at most so many.
     :param stride: at which relations are shown.
     :return: gates and relations.
-    :raises ConfigError: for a run without teacher, checkpoint, that stride, or without objects.
+    :raises ConfigError: for a run without teacher, checkpoint, that stride, or without objects,
+        and for a checkpoint of another configuration; only the val frames may be others.
     """
-    if config.distill is None or stride not in config.distill.layers.strides:
-        raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     path = Path(config.out) / 'last.pt'
+    if config.distill is None:
+        raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     if not path.exists():
         raise ConfigError(f'{path}: no such checkpoint; train this stage first')
     models = _before_and_after(learner.pinned(config), path)
+    if stride not in models[0].strides:
+        raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     still = augment.Config(flip=0.0, crop=0.0, colour=0.0)
     data = dataset.Frames(
         replace(config.val, augment=still, keep_images=False),
@@ -123,9 +127,15 @@ def observe(config: TrainConfig, frames: int, stride: int) -> Selection:
     return Selection(
         Gates(**columns),
         max(pairs, key=lambda each: len(each.depth_m)),
-        float(np.mean([np.abs(each.before - each.teacher).mean() for each in pairs])),
-        float(np.mean([np.abs(each.after - each.teacher).mean() for each in pairs])),
+        _gap([(each.before, each.teacher) for each in pairs]),
+        _gap([(each.after, each.teacher) for each in pairs]),
     )
+
+
+def _gap(pairs: list[tuple[Array, Array]]) -> float:
+    """Mean difference of (K, K) matrices off the diagonal: of itself an object says nothing."""
+    gaps = [np.abs(one - other)[~np.eye(len(one), dtype=bool)] for one, other in pairs]
+    return float(np.mean([each.mean() for each in gaps if len(each)] or [0.0]))
 
 
 def _before_and_after(config: TrainConfig, path: Path) -> list[Any]:
@@ -135,15 +145,21 @@ def _before_and_after(config: TrainConfig, path: Path) -> list[Any]:
     Both students are seen through the same layers, the trained ones: random layers would tell
     nothing of the student behind them.
     """
-    state = torch.load(path, map_location='cpu', weights_only=True)['model']
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    differ = checkpoint.differences(config, state['config'])
+    differ = [key for key in differ if not key.startswith('val.')]
+    if differ:
+        raise ConfigError(f'{path}: made with another {", ".join(differ[:5])}; tell how it was')
     models = []
     for found in (True, False):
         torch.manual_seed(config.seed)
         model: Any = learner.build(config)
         student = {key: each.clone() for key, each in model.student.state_dict().items()}
-        model.load_state_dict(state)
+        model.load_state_dict(state['model'])
         if found:
             model.student.load_state_dict(student)
+        elif 'mean' in state:  # what is judged and saved is the mean of the weights
+            model.student.load_state_dict(state['mean']['module'])
         models.append(model.eval())
     return models
 
@@ -172,7 +188,7 @@ def _gates(view: View, losses: dict[str, Any]) -> Gates:
 
 def _relations(before: View, after: View, stride: int, cells: int, frame: str) -> Relations:
     """Compute the matrices of one frame."""
-    rois = boxes.rois(after.targets, after.size_px)
+    rois = boxes.rois(after.targets, after.size_px, boxes.listed(after.targets))
     ideal = after.teacher.features[stride]
     shown = boxes.own_cells(after.targets, stride, *ideal.shape[-2:])
     scale = channels.scale(ideal, shown)

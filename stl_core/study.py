@@ -93,7 +93,7 @@ def lay_out(study: StudyConfig) -> tuple[list[Work], list[Work]]:
     earlier = list(built)[: list(built).index(study.stage)]
     before = [Work(name + study_table.STAGE, built[name]) for name in earlier]
     common = {key: value for key, value in data.items() if key != 'stages'}
-    shared = _without_losses(stages.merge(common, data['stages'][study.stage]))
+    shared = _without_losses(stages.merge(common, data['stages'][study.stage] or {}))
     runs = []
     for seed in study.seeds:
         for name, own in study.methods.items():
@@ -141,7 +141,8 @@ def digest(config: TrainConfig) -> str:
     """
     Tell a run's configuration, teacher included, in 12 characters.
 
-    Where it lies is no part of it, nor is what is empty: a table outlives new options.
+    Where the run lies is no part of it, nor is what is None or empty, so that a table outlives
+    new options that are; nor is the code: after a loss has changed, its rows are to be removed.
     """
     flat = checkpoint.flatten(_filled(dataclasses.asdict(config)))
     told = {key: value for key, value in flat.items() if key not in checkpoint.FREE}

@@ -57,17 +57,21 @@ def read(path: Path) -> list[Row]:
     """
     Read a table; no row where there is none. A line torn by a crash is left out.
 
-    :raises ConfigError: for a run that is in it twice: it would count as two seeds.
+    :raises ConfigError: for a run that is in it twice: it would count as two seeds; or for a line
+        that is none of such a table.
     """
     if not path.exists():
         return []
     lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
     rows: list[Row] = []
-    for told in csv.DictReader(lines):
-        figures = {name: float(value) for name, value in told.items() if name not in _KEYS}
-        # tables of older versions hold cars, and do not say so
-        own = int(told['seed']), int(told['epochs']), told['config'], figures
-        row = Row(told['method'], *own, told.get('judged', 'Car'))
+    for number, told in enumerate(csv.DictReader(lines), 2):
+        try:
+            figures = {name: float(value) for name, value in told.items() if name not in _KEYS}
+            # tables of older versions hold cars, and do not say so
+            own = int(told['seed']), int(told['epochs']), told['config'], figures
+            row = Row(told['method'], *own, told.get('judged', 'Car'))
+        except (KeyError, TypeError, ValueError) as err:
+            raise ConfigError(f'{path}:{number}: not a row of a study ({err!r})') from err
         _check_new(path, rows, row)
         rows.append(row)
     return rows

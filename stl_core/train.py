@@ -22,6 +22,7 @@ from stl_core import charts, checkpoint, judge, learner, parallel
 from stl_core.batch import to_device
 from stl_core.config import TrainConfig
 from stl_core.learner import student_spec
+from stl_core.precision import emulated
 from stl_core.progress import progress_bar
 from stl_core.record import Record
 from stl_core.run import Build, Run, save_student, start
@@ -199,6 +200,8 @@ def _bar() -> Progress:
 def _announce(run: Run) -> None:
     frames, learnt = run.sampler.frames, sum(p.numel() for p in run.optimizer.parameters) / 1e6
     _log('%d frames, %.2f M parameters, on %s, into %s', frames, learnt, run.device, run.out)
+    if emulated(run.config.precision, run.device):
+        _log('precision: this processor has no bf16 and is slow at it; precision=fp32 is faster')
 
 
 def _log(message: str, *values: object) -> None:

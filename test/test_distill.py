@@ -1,6 +1,7 @@
 """Every loss of LOSSES keeps the same contract."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from distill_views import (
 )
 
 from stl_core import shares
-from stl_core.distill import LOSSES, feature, relation, response
+from stl_core.distill import LOSSES, distiller, feature, relation, response
 from stl_core.distill.distiller import compare
 
 every_loss = pytest.mark.parametrize('name', list(LOSSES))
@@ -223,3 +224,23 @@ def test_losses_that_compare_features_ask_for_some():
 def test_a_gate_without_width_is_refused(config):
     with pytest.raises(ValueError, match='half_sigma_m: 0 metres; must be above 0'):
         config(half_sigma_m=0)
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: feature.Config(sure_sigma_m=-1.0), 'sure_sigma_m: -1.0 metres; must be above 0'),
+        (
+            lambda: feature.Config(half_sigma_m=math.inf),
+            'half_sigma_m: infinite, which would',
+        ),
+        (lambda: relation.Config(cells=0), 'cells: 0; must be at least 1'),
+        (lambda: relation.PublicConfig(cells=0), 'cells: 0; must be at least 1'),
+        (lambda: relation.Config(across_images=-1.0), 'across_images: -1.0; must be at least 0'),
+        (lambda: distiller.Config(width=0), 'width: expected at least 1 channel, got 0'),
+        (lambda: distiller.Config(strides=(8, 8)), r'strides: expected each once, got \[8, 8\]'),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -204,6 +204,22 @@ def test_every_object_has_cells_also_where_a_nearer_one_takes_them():
     assert cells[0, 1:, 8, 8].all()
 
 
+def test_a_far_car_keeps_its_body_beside_a_near_one():
+    """Their boxes do not meet; what is around the near one reaches over the far one."""
+    targets = a_view('beside', (2,), 2).targets
+    box_px = torch.tensor([[[304.0, 104, 424, 168], [472, 104, 512, 136]]])
+    targets = dataclasses.replace(targets, box_px=box_px, depth_m=torch.tensor([[10.0, 30.0]]))
+    near, far = boxes.own_cells(targets, 8, 24, 80, around=1.0)[0]
+    body = boxes.covered(targets, 8, 24, 80)[0]
+    assert (near & body[0]).sum() == body[0].sum() == 15 * 8
+    assert (far & body[1]).sum() == body[1].sum() == 5 * 4
+    assert not (near & body[1]).any()
+    assert not (far & body[0]).any()
+    around = near & far  # the ground between is beside both
+    assert around.any()
+    assert not (around & body.any(0)).any()
+
+
 def test_cells_without_any_feature_of_the_teacher_do_not_teach():
     view = a_view('dead', (3, 2), 5)
     alive = {stride: each.clone() for stride, each in view.teacher.features.items()}
@@ -266,19 +282,9 @@ def test_relations_stay_within_an_image():
 
 
 def test_response_loss_is_l1_and_the_divergence_of_bins():
-    view = a_view('said', (3, 2), 5, dtype=torch.float64)
-    view = with_student(view, heads={})
-    total = 0.0
-    for b, n in view.targets.valid.nonzero().tolist():
-        own, ideal = (
-            {k: v[b, n] for k, v in s.answers.items()} for s in (view.student, view.teacher)
-        )
-        q, p = (F.softmax(each['heading'][:12], -1) for each in (own, ideal))
-        away = sum(float((own[key] - ideal[key]).abs().mean()) for key in own if key != 'heading')
-        away += float((p * (p / q).log()).sum())
-        away += float((p * (own['heading'][12:] - ideal['heading'][12:]).abs()).sum())
-        total += away / (1 + float(view.teacher.sigma_m[b, n]) ** 2)
-    assert float(evaluate('response', view)) == pytest.approx(total / 5)
+    view = with_student(a_view('said', (3, 2), 5, dtype=torch.float64), heads={})
+    told = answers_by_hand(view, 1 / (1 + view.teacher.sigma_m**2))
+    assert float(evaluate('response', view)) == pytest.approx(told)
 
 
 def test_depth_maps_are_compared_by_the_divergence_of_laplace_laws():
@@ -310,19 +316,30 @@ def test_every_cell_of_an_object_says_its_depth_as_the_teacher_does():
     assert torch.equal(taught, expected)
 
 
-def test_answers_of_an_object_count_where_the_teacher_has_its_peak():
-    view = a_view('peaks', (3, 0, 2), 5)
-    class_id = torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]])
-    view = with_targets(view, class_id=class_id)
-    weight = tensor('weight', (3, 5)).exp()
-    maps = answer_maps.common_maps(view)
+def answers_by_hand(view, weight):
+    """Answers at objects, written as loops: the mean over them."""
+    total, where = 0.0, view.targets.valid.nonzero().tolist()
+    for b, n in where:
+        own, ideal = (
+            {k: v[b, n] for k, v in s.answers.items()} for s in (view.student, view.teacher)
+        )
+        q, p = (F.softmax(each['heading'][:12], -1) for each in (own, ideal))
+        away = sum(float((own[key] - ideal[key]).abs().mean()) for key in own if key != 'heading')
+        away += float((p * (p / q).log()).sum())
+        away += float((p * (own['heading'][12:] - ideal['heading'][12:]).abs()).sum())
+        total += float(weight[b, n]) * away
+    return total / len(where)
+
+
+def peaks_by_hand(view, weight):
+    """Answers all over objects by the height of the teacher's peak, written as loops."""
     own, ideal = view.student.heads, view.teacher.heads
+    cells = cells_by_hand(view, 4, ideal['heatmap'])
     total = 0.0
-    for b, n in view.targets.valid.nonzero().tolist():
-        height = ideal['heatmap'][b, class_id[b, n]].sigmoid()
-        shares = 0.0
-        away = 0.0
-        for i, j in maps.cells[b, n].nonzero().tolist():
+    for (b, n), places in cells.items():
+        height = ideal['heatmap'][b, view.targets.class_id[b, n]].sigmoid()
+        shares, away = 0.0, 0.0
+        for _, i, j in places:
             gap = sum(
                 float((own[key][b, :, i, j] - ideal[key][b, :, i, j]).abs().mean())
                 for key in ('offset_2d', 'size_2d', 'offset_3d', 'size_3d')
@@ -334,8 +351,57 @@ def test_answers_of_an_object_count_where_the_teacher_has_its_peak():
             gap += float((p * (p / q).log()).sum() + (p * (s_rest - t_rest).abs()).sum())
             away += float(height[i, j]) * gap
             shares += float(height[i, j])
-        total += float(weight[b, n]) * away / shares / 5
-    assert float(answer_maps.at_peaks(view, maps, weight)) == pytest.approx(total, rel=1e-4)
+        total += float(weight[b, n]) * away / shares / len(cells)
+    return total
+
+
+def heatmap_by_hand(view, weight):
+    """Divergence of the chances of an object, cell by cell of boxes: the mean over those."""
+    own, ideal = (side.heads['heatmap'].sigmoid() for side in (view.student, view.teacher))
+    found = []
+    for (_, n), places in cells_by_hand(view, 4, ideal).items():
+        for b, i, j in places:
+            q, p = own[b, :, i, j], ideal[b, :, i, j]
+            gap = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
+            found.append(float(weight[b, n] * gap))
+    return np.mean(found)
+
+
+def depths_by_hand(view, half_sigma_m):
+    """Divergence of laws of depth by the teacher's certainty in each cell, written as loops."""
+    own, ideal = (side.heads['depth'] for side in (view.student, view.teacher))
+    found = []
+    for places in cells_by_hand(view, 4, ideal).values():
+        gaps = [
+            float(answer_maps.laplace_gap(own[b, :, i, j], ideal[b, :, i, j]))
+            / (1 + (float(ideal[b, 1, i, j].exp()) / half_sigma_m) ** 2)
+            for b, i, j in places
+        ]
+        found.append(np.mean(gaps))
+    return np.mean(found)
+
+
+def test_response_adds_up_answers_and_maps_each_with_its_gate():
+    view = a_view('whole', (3, 0, 2), 5, dtype=torch.float64)
+    view = with_targets(view, class_id=torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]]))
+    half = 1.5
+    weight = 1 / (1 + (view.teacher.sigma_m / half) ** 2)
+    parts = [
+        answers_by_hand(view, weight),
+        heatmap_by_hand(view, weight),
+        depths_by_hand(view, half),
+        peaks_by_hand(view, weight),
+    ]
+    assert min(parts) > 0.01
+    assert float(evaluate('response', view, half_sigma_m=half)) == pytest.approx(sum(parts))
+
+
+def test_answers_of_an_object_count_where_the_teacher_has_its_peak():
+    view = a_view('peaks', (3, 0, 2), 5)
+    view = with_targets(view, class_id=torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]]))
+    weight = tensor('weight', (3, 5)).exp()
+    found = answer_maps.at_peaks(view, answer_maps.common_maps(view), weight)
+    assert float(found) == pytest.approx(peaks_by_hand(view, weight), rel=1e-4)
 
 
 def test_maps_are_compared_only_beside_a_heatmap_of_their_size():

@@ -15,7 +15,7 @@ from stl_core.batch import Batch, pad_targets
 from stl_core.data import augment, dataset, kitti
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
-from stl_core.distill.review import Review
+from stl_core.distill.review import Review, adapter
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
 
@@ -127,6 +127,37 @@ def test_coarse_maps_are_reviewed_on_fine_ones_and_not_the_other_way():
             after = review([each + (place == level) for place, each in enumerate(maps)])
             moved = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
             assert moved == [place <= level for place in range(3)]
+
+
+def test_maps_are_mixed_by_attention_place_by_place():
+    torch.manual_seed(0)
+    review = Review((8, 12), 16).eval()
+    fine, coarse = torch.randn(1, 8, 8, 12), torch.randn(1, 12, 4, 6)
+    with torch.no_grad():
+        found = review([fine, coarse])
+        own, left = review.inward[0](fine)[0], review.inward[1](coarse)[0]
+        weight, bias = review.attention[0].weight[:, :, 0, 0], review.attention[0].bias
+        mixed = torch.empty(16, 8, 12)
+        for y in range(8):
+            for x in range(12):
+                one, two = own[:, y, x], left[:, y // 2, x // 2]
+                share = 1 / (1 + torch.exp(-(weight @ torch.cat([one, two]) + bias)))
+                mixed[:, y, x] = share[0] * one + share[1] * two
+        torch.testing.assert_close(found[0], review.outward[0](mixed[None]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[1], review.outward[1](left[None]))
+
+
+def test_an_adapter_sees_neighbours_bends_and_ends_at_the_width_of_the_teacher():
+    torch.manual_seed(0)
+    layers = adapter(8, 24, 16).eval()
+    point = torch.zeros(1, 8, 7, 7)
+    point[..., 3, 3] = 1.0
+    with torch.no_grad():
+        silent, up, down = (layers(each) for each in (0 * point, point, -point))
+    assert up.shape == (1, 24, 7, 7)
+    reached = ((up - silent)[0].abs().amax(0) > 1e-6).nonzero()
+    assert (reached.min(0).values.tolist(), reached.max(0).values.tolist()) == ([2, 2], [4, 4])
+    assert not torch.allclose(up - silent, silent - down, atol=1e-3)  # it is not linear
 
 
 def test_layers_learn_alone_first():

@@ -456,6 +456,36 @@ def test_what_is_selected_is_shown(trained, tmp_path):
     assert (tmp_path / 'seen.png').stat().st_size > 10_000
 
 
+def test_what_is_before_is_the_start_and_what_is_after_the_student(trained):
+    out, built = trained
+    config = learner.pinned(built['distil'])
+    models = selection._before_and_after(config, out / 'distil/last.pt')
+    for model, stage in zip(models, ('base', 'distil'), strict=True):
+        saved = load_file(out / f'{stage}/student.safetensors')
+        assert all(torch.equal(saved[k], each) for k, each in model.student.state_dict().items())
+
+
+def test_a_checkpoint_of_another_run_is_not_shown(trained, scenes):
+    """The gates drawn would be those of the plan."""
+    out, _ = trained
+    given = plan(scenes, out)
+    given['stages']['distil']['distill']['losses'] |= {'feature': {'half_sigma_m': 50.0}}
+    with pytest.raises(ConfigError, match=r'last\.pt: made with another distill\.losses\.f'):
+        selection.observe(stages.build(given)['distil'], 5, 8)
+
+
+def test_a_distillation_of_answers_alone_has_no_relations_to_show(trained, scenes, tmp_path):
+    given = plan(scenes, trained[0], epochs=1)
+    distil = given['stages']['distil'] | {'out': str(tmp_path / 'answers')}
+    distil['distill']['losses'] = {'response': {}}
+    distil['weights'] = {'distill/response': 1.0}
+    given['stages']['distil'] = distil
+    config = stages.build(given)['distil']
+    stages.run(config)
+    with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
+        selection.observe(config, 5, 8)
+
+
 def test_a_run_without_teacher_selects_nothing(trained):
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
         selection.observe(trained[1]['base'], 5, 8)

@@ -33,7 +33,7 @@ def at_objects(view: View, weight: Tensor) -> Tensor:
                 f'{ideal[name].shape[-1]} from the teacher; must be the same'
             )
     away = sum(gap(name, own[name], ideal[name]) for name in both)
-    return mean((weight * away)[view.targets.valid])
+    return mean(weight * away, view.targets.valid)
 
 
 def gap(name: str, own: Tensor, ideal: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ def heading_gap(own: Tensor, ideal: Tensor) -> Tensor:
     """
     Compare headings: KL of the bins, and L1 of the remainders as far as the teacher holds a bin.
 
-    :param own: (B, N, 2A) the student's bins (logits), then remainders (radians).
-    :param ideal: (B, N, 2A) the teacher's.
-    :return: (B, N).
+    :param own: (..., 2A) the student's bins (logits), then remainders (radians).
+    :param ideal: (..., 2A) the teacher's.
+    :return: (...,).
     """
     (own_bins, own_rest), (bins, rest) = own.chunk(2, -1), ideal.chunk(2, -1)
     log_p = bins.log_softmax(-1)

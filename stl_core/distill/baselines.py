@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stl_core.batch import Side, Targets, View
 from stl_core.distill.answers import at_objects
-from stl_core.distill.feature import cells_in_boxes, half_square
+from stl_core.distill.feature import square_in_boxes
 from stl_core.distill.means import mean
 from stl_core.distill.relation import affinity_gaps
 
@@ -38,11 +38,7 @@ def response(view: View, config: Config) -> Tensor:
 
 def feature(view: View, config: Config) -> Tensor:
     """L2 in boxes, ungated: 1/10 sum over strides of mean over cells of (1/2C) sum_c dF^2."""
-    weight = torch.ones_like(view.teacher.sigma_m)
-    terms = [
-        half_square(*cells_in_boxes(view.targets, level, weight)) / 10 for level in view.levels()
-    ]
-    return torch.stack(terms).sum()
+    return square_in_boxes(view, torch.ones_like(view.teacher.sigma_m)) / 10
 
 
 def scene(view: View, config: Config) -> Tensor:
@@ -88,7 +84,7 @@ def heads(view: View, config: Config) -> Tensor:
     total = _heading(view)
     for name, channels in _COMPARED.items():
         own, ideal = (side.heads[name][:, :channels] for side in (view.student, view.teacher))
-        total = total + mean((own - ideal).abs().movedim(1, -1)[near])
+        total = total + mean((own - ideal).abs().movedim(1, -1), near)
     return total
 
 
@@ -121,11 +117,12 @@ def _squares(targets: Targets, stride: float, h: int, w: int) -> Tensor:
 def _heading(view: View) -> Tensor:
     """KL over bins, mean over objects and bins, and mean L1 of the true bin's remainder."""
     valid = view.targets.valid
-    own, ideal = (side.answers['heading'][valid] for side in (view.student, view.teacher))
+    own, ideal = (side.answers['heading'] for side in (view.student, view.teacher))
     (own_bins, own_rest), (bins, rest) = own.chunk(2, -1), ideal.chunk(2, -1)
     log_p = bins.log_softmax(-1)
     kl = F.kl_div(own_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
     width = 2 * math.pi / bins.shape[-1]
-    true = torch.remainder(torch.round(view.targets.alpha[valid] / width), bins.shape[-1])
-    gap = (own_rest - rest).abs().gather(-1, true.long()[:, None])
-    return mean(kl) + mean(gap)
+    alpha = torch.where(valid, view.targets.alpha, 0)  # any number may be where nothing is
+    true = torch.remainder(torch.round(alpha / width), bins.shape[-1])
+    gap = (own_rest - rest).abs().gather(-1, true.long()[..., None])
+    return mean(kl, valid) + mean(gap, valid)

@@ -34,8 +34,9 @@ def shown(targets: Targets, size_px: tuple[int, int]) -> Targets:
 def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
     """(..., 4) boxes -> the same, cut at the edge of a canvas of that height and width."""
     height, width = size_px
-    limit = box_px.new_tensor([width, height, width, height])
-    return torch.minimum(box_px.clamp(min=0), limit)
+    # no tensor of limits: making one lets the host wait for the device
+    x, y = box_px[..., 0::2].clamp(0, width), box_px[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], -1).flatten(-2)
 
 
 def enlarged(targets: Targets, around: float) -> Targets:
@@ -60,22 +61,27 @@ def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Ten
     return owner, nearest.isfinite()
 
 
-def own_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
+def own_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0.0) -> Tensor:
     """
-    List the cells of each object: those where no other is nearer.
+    List the cells of each object: those of its box where no other is nearer, and around it.
 
-    An object that has none left, small or hidden, has those of its whole box: each has one.
+    An object that has none left in its box, small or hidden, has all of them: each has one.
+    A cell in no box is of every object around whose box it lies.
 
     :param targets: network pixels.
     :param stride: pixels a cell.
     :param h: grid height.
     :param w: grid width.
+    :param around: how far beyond its box an object reaches, as share of the box, see enlarged.
     :return: (B, N, h, w) bool; none of slots that do not count.
     """
     inside = covered(targets, stride, h, w)
-    depth_m = _depths(targets, inside)
-    own = inside & (depth_m <= depth_m.amin(1, keepdim=True))
-    return torch.where(own.any(-1).any(-1)[..., None, None], own, inside)
+    own = _nearest(targets, inside)
+    own = torch.where(own.any(-1).any(-1)[..., None, None], own, inside)
+    if not around:
+        return own
+    beside = covered(enlarged(targets, around), stride, h, w) & ~inside.any(1, keepdim=True)
+    return own | beside
 
 
 def covered(targets: Targets, stride: float, h: int, w: int) -> Tensor:
@@ -91,12 +97,9 @@ def covered(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     :param w: grid width.
     :return: (B, N, h, w) bool; none of slots that do not count.
     """
-    edge = torch.floor(targets.box_px / stride)
-    limit = edge.new_tensor([w, h])
-    low = torch.minimum(edge[..., :2].clamp(min=0), limit - 1)
-    high = torch.maximum(torch.minimum(edge[..., 2:], limit), low + 1)
-    columns = _between(low[..., 0], high[..., 0], w)
-    rows = _between(low[..., 1], high[..., 1], h) & targets.valid[..., None]
+    left, top, right, bottom = torch.floor(targets.box_px / stride).unbind(-1)
+    columns = _between(left, right, w)
+    rows = _between(top, bottom, h) & targets.valid[..., None]
     return rows[..., :, None] & columns[..., None, :]
 
 
@@ -106,18 +109,30 @@ def mean_over(cells: Tensor, grid: Tensor) -> Tensor:
     return total / cells.sum((-1, -2)).clamp(min=1)
 
 
-def rois(targets: Targets, size_px: tuple[int, int]) -> Tensor:
-    """(K, 5) of the valid objects: number of the image, and box cut at the canvas, pixels."""
-    image = torch.arange(len(targets.valid), device=targets.valid.device)
-    image = image[:, None].expand_as(targets.valid)[targets.valid]
-    box = clipped(targets.box_px, size_px)[targets.valid]
+def listed(targets: Targets) -> Tensor:
+    """(K,) places of the valid objects among all slots; asking how many makes the host wait."""
+    return targets.valid.flatten().nonzero()[:, 0]
+
+
+def rois(targets: Targets, size_px: tuple[int, int], places: Tensor) -> Tensor:
+    """(K,) of listed -> (K, 5): number of the image, and box cut at the canvas, pixels."""
+    box = clipped(targets.box_px, size_px).flatten(0, 1)[places]
+    image = places.div(targets.valid.shape[1], rounding_mode='floor')
     return torch.cat([image[:, None].to(box.dtype), box], 1)
 
 
 def _between(low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """(B, N) first cell and the one after the last -> (B, N, cells) bool."""
+    """(B, N) first cell and the one after the last -> (B, N, cells) bool, one of them at least."""
+    low = low.clamp(0, cells - 1)
+    high = torch.maximum(high.clamp(max=cells), low + 1)
     place = torch.arange(cells, device=low.device)
     return (place >= low[..., None]) & (place < high[..., None])
+
+
+def _nearest(targets: Targets, inside: Tensor) -> Tensor:
+    """(B, N, h, w) bool -> the same, of every cell only the nearest of its objects."""
+    depth_m = _depths(targets, inside)
+    return inside & (depth_m <= depth_m.amin(1, keepdim=True))
 
 
 def _depths(targets: Targets, inside: Tensor) -> Tensor:

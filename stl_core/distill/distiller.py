@@ -43,9 +43,13 @@ class Config:
     alone_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse less than no time."""
+        """Refuse less than no time, no channel, and a level twice."""
         if self.alone_epochs < 0:
             raise ValueError(f'alone_epochs: expected 0 or more, got {self.alone_epochs}')
+        if self.width < 1:
+            raise ValueError(f'width: expected at least 1 channel, got {self.width}')
+        if len(set(self.strides)) < len(self.strides):
+            raise ValueError(f'strides: expected each once, got {list(self.strides)}')
 
 
 class Distiller(nn.Module):

@@ -9,6 +9,7 @@ Shapes: B batch, N object slots, M cells in boxes, C channels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +38,11 @@ class Config:
     around: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by, and less than the box."""
-        gate.check_half(self.half_sigma_m)
-        gate.check_half(self.sure_sigma_m)
+        """Refuse what cannot be divided by, doubt of nothing, and less than the box."""
+        gate.check_half('half_sigma_m', self.half_sigma_m)
+        gate.check_half('sure_sigma_m', self.sure_sigma_m)
+        if math.isinf(self.half_sigma_m):
+            raise ValueError('half_sigma_m: infinite, which would teach nothing; must be finite')
         if not self.around >= 0:
             raise ValueError(f'around: {self.around} of a box; must be at least 0')
 
@@ -56,24 +59,24 @@ def loss(view: View, config: Config) -> Tensor:
     h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is how much the teacher's channel varies over
     objects, see channels.scale: neither its scale nor the number of channels weighs. What is far
     off teaches no more than 2, so that a few cells cannot own the loss.
-    g is weight_of each object. An object's cells are those around it where none is nearer, see
-    boxes.own_cells; the mean over them comes first, or the near, which fill the most and are known
-    the best, would teach the most.
+    g is weight_of each object. An object's cells are those of its box where none is nearer, and
+    those around it, see boxes.own_cells; the mean over them comes first, or the near, which fill
+    the most and are known the best, would teach the most.
 
     :param view: the batch.
     :param config: the gates, and how far around an object is looked.
     :return: scalar, at most 2; 0 when no object is valid.
     """
     weight = weight_of(view, config)
-    targets = boxes.enlarged(view.targets, config.around)
     terms = []
     for stride, own, ideal in view.levels():
-        cells = boxes.own_cells(targets, stride, *own.shape[-2:])
+        h, w = own.shape[-2:]
+        cells = boxes.own_cells(view.targets, stride, h, w, config.around)
         cells = cells & (ideal != 0).any(1)[:, None]
         deviation = channels.scale(ideal, cells).deviation
         away = ((own - ideal).movedim(1, -1) / deviation).square().mean(-1) / 2
         gap = boxes.mean_over(cells, away / (1 + away / 2))
-        terms.append(mean((weight * gap)[cells.any(-1).any(-1)]))
+        terms.append(mean(weight * gap, cells.any(-1).any(-1)))
     return torch.stack(terms).mean()
 
 
@@ -105,30 +108,30 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     :return: scalar; 0 when no object is valid.
     """
     weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
-    terms = [
-        half_square(*cells_in_boxes(view.targets, level, weight)) / 10 for level in view.levels()
-    ]
+    return square_in_boxes(view, weight) / 10
+
+
+def square_in_boxes(view: View, weight: Tensor) -> Tensor:
+    """Sum over strides of the mean over cells in boxes of weight (1/2C) sum_c dF^2; (B, N)."""
+    terms = []
+    for stride, own, ideal in view.levels():
+        weights, owned = on_cells(view.targets, stride, ideal, weight)
+        terms.append(mean(weights * (own - ideal).square().mean(1) / 2, owned))
     return torch.stack(terms).sum()
 
 
-def cells_in_boxes(
-    targets: Targets, level: tuple[float, Tensor, Tensor], weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def on_cells(
+    targets: Targets, stride: float, ideal: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """
-    Take the cells in boxes out of two maps; cells without any teacher's feature do not count.
+    Give each cell in a box the weight of its owner; without any teacher's feature it has none.
 
     :param targets: network pixels.
-    :param level: stride, the student's and the teacher's map (B, C, h, w).
+    :param stride: pixels a cell.
+    :param ideal: (B, C, h, w), the teacher's map.
     :param weight: (B, N) of each object.
-    :return: (M, C) student, (M, C) teacher, (M,) weight of the object that owns the cell.
+    :return: (B, h, w) weights, and (B, h, w) bool, which cells count.
     """
-    stride, own, ideal = level
-    owner, owned = boxes.owners(targets, stride, *own.shape[-2:])
-    owned = owned & (ideal != 0).any(1)
-    weight = weight.gather(1, owner.flatten(1)).view_as(owner)
-    return own.movedim(1, -1)[owned], ideal.movedim(1, -1)[owned], weight[owned]
-
-
-def half_square(own: Tensor, ideal: Tensor, weight: Tensor) -> Tensor:
-    """(M, C), (M, C), (M,) -> mean over M of weight times half the mean square over C."""
-    return mean(weight * (own - ideal).square().mean(-1) / 2)
+    owner, owned = boxes.owners(targets, stride, *ideal.shape[-2:])
+    weights = weight.gather(1, owner.flatten(1)).view_as(owner)
+    return weights, owned & (ideal != 0).any(1)

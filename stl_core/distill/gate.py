@@ -22,7 +22,7 @@ def doubt(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
     return 1 - certainty(sigma_m, half_sigma_m)
 
 
-def check_half(half_sigma_m: float) -> None:
-    """Raise ValueError unless half_sigma_m can be divided by."""
+def check_half(name: str, half_sigma_m: float) -> None:
+    """Raise ValueError, naming the option, unless it can be divided by."""
     if not half_sigma_m > 0:
-        raise ValueError(f'half_sigma_m: {half_sigma_m} metres; must be above 0')
+        raise ValueError(f'{name}: {half_sigma_m} metres; must be above 0')

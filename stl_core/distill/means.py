@@ -8,6 +8,13 @@ from torch import Tensor
 from stl_core.shares import count
 
 
-def mean(value: Tensor) -> Tensor:
-    """(...) of any shape, also empty -> scalar; 0 with a gradient path where there is nothing."""
-    return value.sum() / count(torch.ones_like(value))
+def mean(value: Tensor, mask: Tensor) -> Tensor:
+    """
+    Take the mean over what counts, without asking how much that is: the host need not wait.
+
+    :param value: of any shape.
+    :param mask: bool, of a shape that value's goes on from.
+    :return: scalar; 0 with a gradient path where nothing counts.
+    """
+    mask = mask.view(mask.shape + (1,) * (value.dim() - mask.dim())).expand_as(value)
+    return torch.where(mask, value, 0).sum() / count(mask)

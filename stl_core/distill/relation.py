@@ -32,8 +32,9 @@ class Config:
         a pair counts half, metres.
     :param cells: an object is pooled to this many cells a side.
     :param across_images: weight of a pair from two images, where one within an image weighs 1.
-        At 0 it does not matter which images share a batch, or a part of it. Where images show
-        few objects there are few pairs then; 1 takes all, as the public code does.
+        At 0 it does not matter which images share a batch. Where images show few objects there
+        are few pairs then; 1 takes all, as the public code does, of those that a process or part
+        of the step has: with several, each sees fewer pairs.
     """
 
     half_sigma_m: float = 1.0
@@ -41,8 +42,11 @@ class Config:
     across_images: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
-        gate.check_half(self.half_sigma_m)
+        """Refuse what cannot be divided by, no cell, and a weight below nothing."""
+        gate.check_half('half_sigma_m', self.half_sigma_m)
+        _check_cells(self.cells)
+        if not self.across_images >= 0:
+            raise ValueError(f'across_images: {self.across_images}; must be at least 0')
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class PublicConfig:
     """
 
     cells: int = 7
+
+    def __post_init__(self) -> None:
+        """Refuse no cell."""
+        _check_cells(self.cells)
 
 
 def loss(view: View, config: Config) -> Tensor:
@@ -70,8 +78,9 @@ def loss(view: View, config: Config) -> Tensor:
     :param config: gate, pooling and the weight of pairs across images.
     :return: scalar, at most 2; 0 when no object is valid.
     """
-    rois = boxes.rois(view.targets, view.size_px)
-    u = pair_sums(view.teacher.sigma_m[view.targets.valid].detach().square()) / 2
+    places = boxes.listed(view.targets)
+    rois = boxes.rois(view.targets, view.size_px, places)
+    u = pair_sums(view.teacher.sigma_m.flatten()[places].detach().square()) / 2
     image = rois[:, 0]
     within = (image[:, None] == image).to(u.dtype)
     counted = within + (1 - within) * config.across_images
@@ -99,7 +108,8 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     :param config: pooling.
     :return: scalar; 0 when no object is valid.
     """
-    spread = pair_sums(view.teacher.sigma_m[view.targets.valid].detach().square())
+    places = boxes.listed(view.targets)
+    spread = pair_sums(view.teacher.sigma_m.flatten()[places].detach().square())
     gaps = affinity_gaps(view, config.cells)
     return torch.stack([(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in gaps]).sum()
 
@@ -121,7 +131,7 @@ def relations(grid: Tensor, rois: Tensor, stride: int, cells: int, scale: Scale)
 
 def affinity_gaps(view: View, cells: int) -> list[Tensor]:
     """List for each stride (K, K) |A_s - A_t| of plain inner products over the whole batch."""
-    rois = boxes.rois(view.targets, view.size_px)
+    rois = boxes.rois(view.targets, view.size_px, boxes.listed(view.targets))
     return [
         (
             affinity(roi_align(own, rois, cells, 1 / stride, aligned=True))
@@ -135,6 +145,11 @@ def affinity(rows: Tensor) -> Tensor:
     """(K, ...) features of objects -> (K, K) inner products."""
     flat = rows.flatten(1)
     return flat @ flat.T
+
+
+def _check_cells(cells: int) -> None:
+    if cells < 1:
+        raise ValueError(f'cells: {cells}; must be at least 1')
 
 
 def pair_sums(value: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by."""
-        gate.check_half(self.half_sigma_m)
+        gate.check_half('half_sigma_m', self.half_sigma_m)
 
 
 def loss(view: View, config: Config) -> Tensor:

@@ -184,12 +184,13 @@ class MonoDETR(nn.Module):
         return read(self._last(out), _canvas(out), self.config)
 
     def confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """(B, N) certainty of depth of the query of each target, 1 / (1 + sigma) in (0, 1]."""
-        return 1 / (1 + self._of_targets(out, targets)['depth'][..., 1].exp())
+        """(B, N) certainty of depth of each target's query, 1 / (1 + sigma); 0 without a query."""
+        at, paired = self._of_targets(out, targets)
+        return torch.where(paired, 1 / (1 + at['depth'][..., 1].exp()), 0)
 
     def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Say what the query of each target says, {name: (B, N, D)}; of depth the logit alone."""
-        at = self._of_targets(out, targets)
+        at, _ = self._of_targets(out, targets)
         return {
             'center_box': at['box'],
             'size_hwl_m': at['size_3d'],
@@ -202,14 +203,20 @@ class MonoDETR(nn.Module):
         first = slice(self.config.queries)
         return {name: out.heads[name][:, -1, first].float() for name in self.heads}
 
-    def _of_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """(B, N, .) last heads of each target's query; the cheapest where none is paired."""
+    def _of_targets(self, out: Outputs, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+        """
+        Find what each target's query says, the cheapest where none is paired.
+
+        :return: (B, N, .) last heads, and (B, N) bool, whether one is paired: not for what labels
+            do not teach, nor where there are fewer queries than targets.
+        """
         heads = self._last(out)
         alone = {name: head[:, None] for name, head in heads.items()}
         price, taught = _price(alone, targets, _canvas(out))
         pairs = assignment.pair(price, taught, groups=1)
-        query = torch.where(pairs.found[:, 0, 0], pairs.query[:, 0, 0], price[:, 0].argmin(1))
-        return set_losses.gather(heads, query)
+        paired = pairs.found[:, 0, 0]
+        query = torch.where(paired, pairs.query[:, 0, 0], price[:, 0].argmin(1))
+        return set_losses.gather(heads, query), paired
 
 
 def read(heads: dict[str, Tensor], canvas_px: Tensor, config: Config) -> dict[str, Tensor]:

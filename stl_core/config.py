@@ -69,7 +69,8 @@ class TrainConfig:
     :param epochs: passes over the training frames.
     :param batch_size: images a step, at most, of all processes together.
     :param accumulate: parts in which a step's images are computed, one after the other: less
-        memory, the same step (BatchNorm aside), one forward pass more.
+        memory, the same step (BatchNorm, and losses between images, aside), one forward pass
+        more.
     :param workers: loading processes, of each process.
     :param seed: root of all randomness.
     :param device: 'auto', 'cpu' or 'cuda:N'.

@@ -47,6 +47,8 @@ class Relations:
     """
     Relations of the objects of one frame, nearest first, at one stride.
 
+    Channels are measured over that frame's objects; training measures them over a step's.
+
     :param frame: its id.
     :param stride: of the maps.
     :param depth_m: (K,).

@@ -32,6 +32,33 @@ def test_every_committed_configuration_loads(path):
         assert built.train.sources
 
 
+@pytest.mark.parametrize(
+    ('name', 'epochs', 'batch_size', 'optim', 'distil'),
+    [
+        # drops are counted in epochs after five of warming up; the last run has one of its own
+        ('monodle', 140, 24, {'lr': 1.25e-3, 'weight_decay': 1e-5, 'drops': (95, 125)}, (200, 12)),
+        ('monocon', 200, 8, {'lr': 2.25e-4, 'weight_decay': 1e-5, 'max_norm': 35.0}, (200, 8)),
+        ('monodetr', 195, 16, {'lr': 2e-4, 'weight_decay': 1e-4, 'drops': (125, 165)}, (195, 16)),
+    ],
+)
+def test_plans_for_kitti_have_the_published_schedules(name, epochs, batch_size, optim, distil):
+    plan = stages.load(ROOT / f'config/train/monostl_{name}_kitti.yaml')
+    assert list(plan) == ['teacher', 'base', 'distil']
+    for stage in ('teacher', 'base'):
+        assert (plan[stage].epochs, plan[stage].batch_size) == (epochs, batch_size)
+        drops = tuple(round(share * epochs) for share in plan[stage].optim.drops)
+        told = {**vars(plan[stage].optim), 'drops': drops}
+        assert {key: told[key] for key in optim} == optim
+    assert (plan['distil'].epochs, plan['distil'].batch_size) == distil
+    if name == 'monodle':
+        assert [round(200 * share) for share in plan['distil'].optim.drops] == [125, 165]
+    assert [each.input.depth is not None for each in plan.values()] == [True, False, False]
+    assert plan['distil'].start == f'{plan["base"].out}/student.safetensors'
+    assert plan['distil'].distill.teacher == f'{plan["teacher"].out}/student.safetensors'
+    assert plan['distil'].distill.losses.keys() == {'feature', 'relation', 'response'}
+    assert {each.detector.name for each in plan.values()} == {name}
+
+
 def test_every_refusal_names_the_path():
     refuse({'optim': {'learning_rate': 1}}, 'optim.learning_rate: unknown key; known: betas, ')
     refuse({'optim': {'lr': '1e-5'}}, "optim.lr: expected float, got the text '1e-5'; YAML reads")

@@ -7,6 +7,7 @@ number of workers and wherever a run was resumed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class DataConfig:
     :param max_objects: object slots of an image.
     :param augment: how samples vary.
     :param keep_images: decode all images once, at the start, and hold them in memory, 1.4 MB each
-        for KITTI's, and 1.9 MB more where depth is seen; forked loading processes share them.
+        for KITTI's, and 1.9 MB more where depth is seen; on Linux the loading processes share
+        them.
         What is loaded is the same.
     """
 
@@ -245,6 +247,8 @@ def batches(frames: Frames, sampler: ShuffledBatches, workers: int) -> DataLoade
         frames,  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=workers,
+        # what is kept in memory is then shared, not copied to each: Python 3.14 would not fork
+        multiprocessing_context='fork' if workers and sys.platform == 'linux' else None,
         collate_fn=_Collate(frames.config.max_objects),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,

@@ -3,7 +3,9 @@ What ours is compared with: distillation that selects nothing, or other things.
 
 feature, scene, relation and heads are the ablations and parts of the public code
 (DingCodeLab/MonoSTL at 2f761c9; scene and heads come from MonoDistill, Chong et al., ICLR 2022),
-with its scale. Leaving every loss out is the baseline without distillation.
+with its scale: where a step is shared among processes or parts, scene and relation divide by what
+their share has, as the public ones of the other modules do. Leaving every loss out is the baseline
+without distillation.
 Shapes: B batch, N object slots, K objects of the batch, C channels, A heading bins, h w grid.
 """
 

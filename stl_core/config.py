@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stl_core import judge
@@ -18,7 +17,7 @@ from stl_core.models import DETECTORS
 from stl_core.models.sizes import MEAN_SIZE_HWL_M
 from stl_core.optim import OptimConfig
 from stl_core.precision import PRECISIONS
-from stl_core.strict import ConfigError, build, read
+from stl_core.strict import ConfigError, build
 
 
 @dataclass(frozen=True)
@@ -123,21 +122,6 @@ class TrainConfig:
             judge.read_metric(self.metric, self.classes)
         elif self.patience:
             raise ValueError('patience: counts evaluations, so it needs an eval_every')
-
-
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
-    """
-    Read a training configuration.
-
-    :param path: a YAML file of differences from the defaults.
-    :param overrides: 'dotted.key=value' on top, values as YAML.
-    :return: the whole configuration.
-    :raises ConfigError: naming the file and key that is wrong.
-    """
-    try:
-        return build_train(read(path, overrides))
-    except ConfigError as err:
-        raise ConfigError(f'{path}: {err}') from err
 
 
 def build_train(data: dict[str, Any]) -> TrainConfig:

@@ -157,20 +157,20 @@ def test_a_metric_is_read_from_the_figures():
 def test_overrides_come_on_top(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('epochs: 3\n')
-    built = config.load(path, ('epochs=7', 'optim.lr=0.5', 'detector.options.neck=light'))
+    built = stages.load(path, ('epochs=7', 'optim.lr=0.5', 'detector.options.neck=light'))['']
     assert (built.epochs, built.optim.lr, built.detector.options.neck) == (7, 0.5, 'light')
     with pytest.raises(ConfigError, match="'epochs': expected key=value"):
-        config.load(path, ('epochs',))
+        stages.load(path, ('epochs',))
     with pytest.raises(ConfigError, match='epochs is not a group'):
-        config.load(path, ('epochs.x=1',))
+        stages.load(path, ('epochs.x=1',))
     with pytest.raises(ConfigError, match=r"'optim.betas=\[0.9': the value is not YAML \(while"):
-        config.load(path, ('optim.betas=[0.9',))
+        stages.load(path, ('optim.betas=[0.9',))
 
 
 def test_an_override_leaves_what_shares_an_anchor_alone(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('train: &frames {augment: {flip: 0.25}}\nval: *frames\n')
-    built = config.load(path, ('val.split=val.txt', 'val.augment.flip=0'))
+    built = stages.load(path, ('val.split=val.txt', 'val.augment.flip=0'))['']
     assert (built.train.split, built.train.augment.flip) == ('', 0.25)
     assert (built.val.split, built.val.augment.flip) == ('val.txt', 0.0)
 
@@ -184,7 +184,7 @@ def test_unusable_files_are_named(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=rf'a.yaml: .*{message}'):
-        config.load(path)
+        stages.load(path)
 
 
 def test_the_environment_fills_paths(monkeypatch):

@@ -14,7 +14,7 @@ from stl_core import inverse_depth, sight
 from stl_core.batch import Batch, pad_targets
 from stl_core.data import augment, dataset, kitti
 from stl_core.distill import LOSSES
-from stl_core.distill.distiller import Config, Distiller
+from stl_core.distill.distiller import Config, Distiller, compare
 from stl_core.distill.review import Review, adapter
 from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
@@ -272,6 +272,16 @@ def test_a_view_tells_sigma_in_metres_and_carries_no_gradient_of_the_teacher():
     parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.answers.values())
     assert not any(each.requires_grad for each in (*parts, teacher.sigma_m))
     assert (view.size_px, view.epoch) == ((H, W), 2.5)
+
+
+@pytest.mark.parametrize(('log_sigma', 'told'), [(30.0, 1e3), (-30.0, 1e-3)])
+def test_a_sigma_beyond_all_reason_is_bounded(log_sigma, told):
+    model, batch = distiller(ALL), a_batch()
+    out = model.student(pixels(batch), batch.P)
+    out.heads['depth'].data[:, 1] = log_sigma
+    view = model.look(out, batch, 0.0)
+    assert (view.student.sigma_m == told).all()
+    assert all(each.isfinite() for each in compare(view, model.losses).values())
 
 
 def test_sigma_of_a_query_is_that_of_the_one_that_labels_teach():

@@ -164,6 +164,22 @@ def test_the_teacher_sees_depth_and_refuses_pictures(trained, scenes):
     assert np.array_equal(seen.center_m, told.center_m)
 
 
+def test_the_teacher_teaches_by_what_it_was_shown_when_it_learnt(trained):
+    distil = trained[1]['distil']
+    model = learner.build(learner.pinned(distil)).eval()
+    frames = dataset.Frames(distil.val, distil.input, distil.classes, 0, dataset.see_depth)
+    batch = dataset.collate([frames[0, 0]], 9)
+    known = batch.depth_m > 0
+    metres = torch.where(known, (batch.depth_m - 14.0) / DepthSpec().std_m, 0)
+    shown = model.teacher_input(batch)
+    torch.testing.assert_close(shown, torch.stack([metres, known.float()], 1))
+    path = distil.distill.teacher
+    teacher = predict.load_detector(path, predict.read_spec(path)).eval()
+    with torch.no_grad():
+        view = model.look(model.student(model.student_input(batch), batch.P), batch, 0.0)
+        torch.testing.assert_close(view.teacher.heads, teacher(shown, batch.P).heads)
+
+
 def test_a_distilled_student_is_bare(trained):
     out, _ = trained
     base, distilled = (

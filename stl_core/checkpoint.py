@@ -22,9 +22,12 @@ from stl_core.strict import ConfigError
 
 log = logging.getLogger(__name__)
 
-#: What may differ between a run and its continuation: none of it touches the weights.
+#: What may differ between a run and its continuation: none of it touches the weights. Of files
+#: that it learns from, their digests are compared, not where they lie.
 FREE = (
     'out',
+    'start',
+    'distill.teacher',
     'device',
     'workers',
     'save_every',

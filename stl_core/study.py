@@ -146,9 +146,6 @@ def digest(config: TrainConfig) -> str:
     """
     flat = checkpoint.flatten(_filled(dataclasses.asdict(config)))
     told = {key: value for key, value in flat.items() if key not in checkpoint.FREE}
-    # where they lie; what they are is in their own digests
-    for place in ('distill.teacher', 'start'):
-        told.pop(place, None)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 

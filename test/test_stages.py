@@ -290,6 +290,19 @@ def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path)
         stages.run(again)
 
 
+def test_a_teacher_and_a_start_may_be_moved(trained, tmp_path):
+    out, built = trained
+    for name in ('teacher', 'base'):
+        shutil.copy(out / name / 'student.safetensors', tmp_path / f'{name}.safetensors')
+    distill = dataclasses.replace(
+        built['distil'].distill, teacher=str(tmp_path / 'teacher.safetensors')
+    )
+    moved = dataclasses.replace(
+        built['distil'], distill=distill, start=str(tmp_path / 'base.safetensors')
+    )
+    assert checkpoint.is_done(learner.pinned(moved))
+
+
 def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_path):
     out, built = trained
     teacher = tmp_path / 'teacher.safetensors'

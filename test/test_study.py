@@ -101,6 +101,27 @@ def test_every_committed_study_can_be_laid_out(monkeypatch):
         assert len({study.digest(work.config) for work in runs}) == len(runs)
 
 
+@pytest.mark.parametrize(
+    ('name', 'page'), [('monostl', 'distillation'), ('monostl_tries', 'monostl_tries')]
+)
+def test_the_documented_table_is_that_of_the_committed_runs(name, page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grid = study.load(f'config/study/{name}.yaml')
+    rows = study_table.arranged(study_table.read(Path(grid.table)), tuple(grid.methods))
+    told = study_table.text(rows, grid.judged).splitlines()
+    table = [line for line in told if line.startswith('|') and '(stage)' not in line]
+    assert len(table) > 5
+    assert set(table) <= set(Path(f'docs/{page}.md').read_text().splitlines())
+
+
+def test_the_committed_study_has_every_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grid = study.load('config/study/monostl.yaml')
+    before, runs = study.lay_out(grid)
+    rows = {row[:2] for row in study_table.read(Path(grid.table))}
+    assert rows == {(work.method, work.config.seed) for work in before + runs}
+
+
 def test_a_run_is_told_by_what_it_says_and_not_by_what_it_leaves_out(tmp_path):
     config = study.lay_out(a_plan(tmp_path))[1][0].config
     assert study.digest(dataclasses.replace(config, out='elsewhere')) == study.digest(config)

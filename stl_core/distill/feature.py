@@ -112,7 +112,7 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
 
 
 def square_in_boxes(view: View, weight: Tensor) -> Tensor:
-    """Sum over strides of the mean over cells in boxes of weight (1/2C) sum_c dF^2; (B, N)."""
+    """Sum over strides of the mean over cells in boxes of (1/2C) sum_c dF^2, by (B, N) weights."""
     terms = []
     for stride, own, ideal in view.levels():
         weights, owned = on_cells(view.targets, stride, ideal, weight)

@@ -49,8 +49,10 @@ def curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
 
 
 def tell_plainly(axis: Any) -> None:
-    """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, at more if short."""
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FormatStrFormatter('%g'))
     axis.set_minor_formatter(NullFormatter())
 

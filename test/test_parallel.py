@@ -136,7 +136,8 @@ def test_two_processes_run_all_stages_as_one(plans):
         one, two = (table(out / stage, 'curves.csv') for out in plans)
         assert len(one) == 2
         for a, b in zip(one, two, strict=True):
-            assert a == pytest.approx(b, rel=1e-4, abs=1e-4), stage
+            # each learns from a teacher and a base of its own, which add up roundings
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-4), stage
     assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
 
 

@@ -151,7 +151,7 @@ def _before_and_after(config: TrainConfig, path: Path) -> list[Any]:
     differ = checkpoint.differences(config, state['config'])
     differ = [key for key in differ if not key.startswith('val.')]
     if differ:
-        raise ConfigError(f'{path}: made with another {", ".join(differ[:5])}; tell how it was')
+        raise ConfigError(f"{path}: made with another {', '.join(differ[:5])}; give that run's")
     models = []
     for found in (True, False):
         torch.manual_seed(config.seed)

@@ -20,7 +20,7 @@ FLOORS = [
         'stl_core/strokes.py',
         'stl_core/shares.py',
     ],
-    ['stl_core/above.py', 'stl_core/precision.py'],
+    ['stl_core/above.py', 'stl_core/means.py', 'stl_core/precision.py'],
     [
         'stl_core/distinct.py',
         'stl_core/images.py',
@@ -71,6 +71,7 @@ ALLOWED = {
         'stl_core/data/workers.py',
         'stl_core/data/synthetic',
         'stl_core/shares.py',
+        'stl_core/means.py',
         'stl_core/precision.py',
         'stl_core/sight.py',
         'stl_core/learner.py',

@@ -30,6 +30,7 @@ class Waits(TorchDispatchMode):
         ('feature', []),
         ('response', []),
         ('relation', ['aten.nonzero.default']),  # how many objects there are
+        ('feature_public', []),
         ('plain_feature', []),
         ('plain_response', []),
         ('plain_scene', []),

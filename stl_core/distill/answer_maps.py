@@ -18,7 +18,7 @@ from stl_core import inverse_depth
 from stl_core.batch import View
 from stl_core.distill import answers, boxes, gate
 from stl_core.distill.feature import on_cells
-from stl_core.distill.means import mean
+from stl_core.means import masked_mean
 
 #: Bounds of a log sigma (metres): far from what a network should say, near enough for float32.
 _LOG_SIGMA = (math.log(1e-3), math.log(1e3))
@@ -79,7 +79,7 @@ def at_heatmap(view: View, maps: Maps, weight: Tensor) -> Tensor:
     opened, owned = on_cells(view.targets, maps.stride, ideal, weight)
     there = ideal.sigmoid() * (F.logsigmoid(ideal) - F.logsigmoid(own))
     not_there = (-ideal).sigmoid() * (F.logsigmoid(-ideal) - F.logsigmoid(-own))
-    return mean(opened * (there + not_there).sum(1), owned)
+    return masked_mean(opened * (there + not_there).sum(1), owned)
 
 
 def at_depth_map(view: View, maps: Maps, half_sigma_m: float) -> Tensor | float:
@@ -96,7 +96,7 @@ def at_depth_map(view: View, maps: Maps, half_sigma_m: float) -> Tensor | float:
     own, ideal = maps.last('depth')
     opened = gate.certainty(ideal[..., 1].exp(), half_sigma_m)
     gap = boxes.mean_over(maps.cells, opened * laplace_gap(own, ideal))
-    return mean(gap, view.targets.valid)
+    return masked_mean(gap, view.targets.valid)
 
 
 def at_peaks(view: View, maps: Maps, weight: Tensor) -> Tensor | float:
@@ -117,7 +117,7 @@ def at_peaks(view: View, maps: Maps, weight: Tensor) -> Tensor | float:
     chosen = view.targets.class_id[..., None, None].expand(-1, -1, *height.shape[-2:])
     place = height.gather(1, chosen) * maps.cells
     place = place / place.sum((-1, -2), keepdim=True).clamp(min=1e-6)
-    return mean(weight * torch.einsum('bnhw,bhw->bn', place, gaps), view.targets.valid)
+    return masked_mean(weight * torch.einsum('bnhw,bhw->bn', place, gaps), view.targets.valid)
 
 
 def laplace_gap(own: Tensor, ideal: Tensor) -> Tensor:

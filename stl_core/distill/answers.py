@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stl_core.batch import View
-from stl_core.distill.means import mean
+from stl_core.means import masked_mean
 
 
 def at_objects(view: View, weight: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def at_objects(view: View, weight: Tensor) -> Tensor:
                 f'{ideal[name].shape[-1]} from the teacher; must be the same'
             )
     away = sum(gap(name, own[name], ideal[name]) for name in both)
-    return mean(weight * away, view.targets.valid)
+    return masked_mean(weight * away, view.targets.valid)
 
 
 def gap(name: str, own: Tensor, ideal: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ What ours is compared with: distillation that selects nothing, or other things.
 feature, scene, relation and heads are the ablations and parts of the public code
 (DingCodeLab/MonoSTL at 2f761c9; scene and heads come from MonoDistill, Chong et al., ICLR 2022),
 with its scale: where a step is shared among processes or parts, scene and relation divide by what
-their share has, as the public ones of the other modules do. Leaving every loss out is the baseline
-without distillation.
+their share has, as relation_public does. Leaving every loss out is the baseline without
+distillation.
 Shapes: B batch, N object slots, K objects of the batch, C channels, A heading bins, h w grid.
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor
 from stl_core.batch import Side, Targets, View
 from stl_core.distill.answers import at_objects
 from stl_core.distill.feature import square_in_boxes
-from stl_core.distill.means import mean
 from stl_core.distill.relation import affinity_gaps
+from stl_core.means import masked_mean
 
 #: Head maps compared by L1, and how many of their channels.
 _COMPARED = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
@@ -86,7 +86,7 @@ def heads(view: View, config: Config) -> Tensor:
     total = _heading(view)
     for name, channels in _COMPARED.items():
         own, ideal = (side.heads[name][:, :channels] for side in (view.student, view.teacher))
-        total = total + mean((own - ideal).abs().movedim(1, -1), near)
+        total = total + masked_mean((own - ideal).abs().movedim(1, -1), near)
     return total
 
 
@@ -127,4 +127,4 @@ def _heading(view: View) -> Tensor:
     alpha = torch.where(valid, view.targets.alpha, 0)  # any number may be where nothing is
     true = torch.remainder(torch.round(alpha / width), bins.shape[-1])
     gap = (own_rest - rest).abs().gather(-1, true.long()[..., None])
-    return mean(kl, valid) + mean(gap, valid)
+    return masked_mean(kl, valid) + masked_mean(gap, valid)

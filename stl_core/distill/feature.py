@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stl_core.batch import Targets, View
 from stl_core.distill import boxes, channels, gate
-from stl_core.distill.means import mean
+from stl_core.means import masked_mean
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def loss(view: View, config: Config) -> Tensor:
         deviation = channels.scale(ideal, cells).deviation
         away = ((own - ideal).movedim(1, -1) / deviation).square().mean(-1) / 2
         gap = boxes.mean_over(cells, away / (1 + away / 2))
-        terms.append(mean(weight * gap, cells.any(-1).any(-1)))
+        terms.append(masked_mean(weight * gap, cells.any(-1).any(-1)))
     return torch.stack(terms).mean()
 
 
@@ -116,7 +116,7 @@ def square_in_boxes(view: View, weight: Tensor) -> Tensor:
     terms = []
     for stride, own, ideal in view.levels():
         weights, owned = on_cells(view.targets, stride, ideal, weight)
-        terms.append(mean(weights * (own - ideal).square().mean(1) / 2, owned))
+        terms.append(masked_mean(weights * (own - ideal).square().mean(1) / 2, owned))
     return torch.stack(terms).sum()
 
 

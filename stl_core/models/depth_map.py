@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.batch import Targets
-from stl_core.models.losses import masked_mean
+from stl_core.means import masked_mean
 
 STRIDE = 16
 #: Where the first bin begins, metres.

@@ -13,25 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.shares import count, over_step
-
-
-def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
-    """
-    Mean of the rows that count.
-
-    :param value: (B, N) or (B, N, D); NaN in rows that do not count is ignored.
-    :param valid: (B, N) bool.
-    :return: scalar, 0 when no row counts.
-    """
-    weight = _as_wide(valid, value)
-    return torch.where(weight, value, 0.0).sum() / count(weight)
-
-
-def whole_mean(value: Tensor, valid: Tensor) -> Tensor:
-    """masked_mean over the whole step, whoever shares it; for factors: carries no gradient."""
-    weight = _as_wide(valid, value)
-    return over_step(torch.where(weight, value, 0.0).sum()) / count(weight)
+from stl_core.means import masked_mean, whole_mean
+from stl_core.shares import count
 
 
 def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -129,8 +112,3 @@ def multibin_each(
 def _rest_error(rest: Tensor, bin_: Tensor, target: Tensor) -> Tensor:
     """(B, N, A) remainders, (B, N) direction and true remainder -> (B, N) error, radians."""
     return (rest.gather(-1, bin_[..., None])[..., 0] - target).abs()
-
-
-def _as_wide(valid: Tensor, value: Tensor) -> Tensor:
-    """(B, N) mask -> the same for every number of a (B, N, D) value."""
-    return valid if value.dim() == valid.dim() else valid[..., None].expand_as(value)

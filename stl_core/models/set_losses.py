@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stl_core.batch import Targets
+from stl_core.means import masked_mean
 from stl_core.models import assignment, center_box, heatmap, losses
 from stl_core.shares import count
 
@@ -105,9 +106,9 @@ def _compare_layer(
     size = wanted.size_hwl_m
     return {
         'det/class': class_focal(heads['class'], wanted.class_id, query, found),
-        'det/center': losses.masked_mean(apart[..., :2].sum(-1), found),
-        'det/box': losses.masked_mean(apart[..., 2:].sum(-1), found),
-        'det/giou': losses.masked_mean(1 - giou, found),
+        'det/center': masked_mean(apart[..., :2].sum(-1), found),
+        'det/box': masked_mean(apart[..., 2:].sum(-1), found),
+        'det/giou': masked_mean(1 - giou, found),
         'det/depth': losses.laplacian_nll(
             at['depth'][..., 0], at['depth'][..., 1], wanted.depth_m, found
         ),

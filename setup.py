@@ -24,7 +24,7 @@ setup(
     maintainer_email='mono3d_ros@example.org',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'stl_core', 'stl_core.*']),
     package_data={
-        'stl_core': ['py.typed', 'data/synthetic/*.json'],
+        'stl_core': ['py.typed', 'data/synthetic/scene/*.json'],
         NAME: ['py.typed', 'models/*'],
     },
     python_requires='>=3.10',
@@ -62,13 +62,13 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'stl = stl_core.cli:main',
-            'detector = mono3d_ros.node:main',
-            'doctor = mono3d_ros.doctor:main',
-            'evaluate_bag = mono3d_ros.evaluate_bag:main',
-            'kitti_to_bag = mono3d_ros.kitti_to_bag:main',
-            'bag_to_kitti = mono3d_ros.bag_to_kitti:main',
-            'synthesize_bag = mono3d_ros.synthesize_bag:main',
+            'stl = stl_core.cli.main:main',
+            'detector = mono3d_ros.node.detector_node:main',
+            'doctor = mono3d_ros.doctor.__main__:main',
+            'evaluate_bag = mono3d_ros.bag_evaluation.evaluate_bag:main',
+            'kitti_to_bag = mono3d_ros.bags.kitti_to_bag:main',
+            'bag_to_kitti = mono3d_ros.bags.bag_to_kitti:main',
+            'synthesize_bag = mono3d_ros.bags.synthesize_bag:main',
         ],
     },
 )

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stl_core.data import kitti
-from stl_core.data.depth_fill import complete, hidden, ray_spacing
+from stl_core.data.depth_completion import complete, hidden, ray_spacing
 from stl_core.data.depth_maps import BELOW_PX, depth_of_scan, sparse_depth, to_camera
+from stl_core.data.sources import kitti
 from stl_core.types import Array
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
@@ -220,7 +220,8 @@ def real_cases(
 
 def synthetic_worlds(frames: int) -> Iterator[tuple[Array, Array, Array]]:
     """Yield points in the camera's frame with their beams, P and dense depth."""
-    from stl_core.data.synthetic import camera, frame, lidar
+    from stl_core.data.synthetic import frame
+    from stl_core.data.synthetic.sensors import camera, lidar
 
     sensor = lidar.Lidar()
     pose = np.eye(4)

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stl_core import sight
-from stl_core.batch import Batch, View, pad_targets, to_device
-from stl_core.distill import LOSSES, relation
+from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Config, Distiller
-from stl_core.images import InputSpec
+from stl_core.distill.losses import relation
 from stl_core.models import DETECTORS
+from stl_core.preprocessing import InputSpec
+from stl_core.tensors import normalization as sight
+from stl_core.tensors.batch import Batch, View, pad_targets, to_device
 from stl_core.types import ImageObjects
 
 MOBILE = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}

@@ -42,11 +42,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from stl_core import evaluate, matching, predict, stages
-from stl_core import judge as judging
-from stl_core.data import kitti
-from stl_core.data.synthetic import camera
-from stl_core.images import fit_affine
+from stl_core.data.sources import kitti
+from stl_core.data.synthetic.sensors import camera
+from stl_core.evaluation import average_precision as evaluate
+from stl_core.evaluation import error_matching as matching
+from stl_core.inference import predictor as predict
+from stl_core.inference import result_files as result_files_module
+from stl_core.preprocessing import fit_affine
+from stl_core.training import stages
+from stl_core.training import validation as judging
 from stl_core.types import Array, ImageObjects, Labels
 
 STUDENT = Path('mono3d_ros/models/synthetic_mobile.safetensors')
@@ -240,7 +244,7 @@ def answer(predictor: predict.Predictor, world: Path, frames: int) -> Seen:
     """Return labels and what is found of the first frames of a world."""
     source = kitti.Source(*(str(world / name) for name in ('image_2', 'calib', 'label_2')))
     exam = judging.set_exam(kitti.find_frames(source)[:frames])
-    return Seen(exam.truth, judging.detect(predictor, exam.frames))
+    return Seen(exam.truth, result_files_module.detect(predictor, exam.frames))
 
 
 def judge(cars: str, depth: str, lens: float, seen: Seen) -> Row:

@@ -15,8 +15,8 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from stl_core.data.kitti import read_labels, read_split
-from stl_core.evaluate import evaluate, table
+from stl_core.data.sources.kitti import read_labels, read_split
+from stl_core.evaluation.average_precision import evaluate, table
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
 

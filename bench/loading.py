@@ -20,13 +20,17 @@ from typing import Any
 import cv2
 import torch
 
-from stl_core import learner as learners
-from stl_core import optim, predict, stages, step
-from stl_core.batch import Batch, to_device
-from stl_core.data import dataset, kitti
-from stl_core.data import workers as working
-from stl_core.data.synthetic import camera, writer
-from stl_core.images import InputSpec
+from stl_core.data import dataset
+from stl_core.data import worker_pool as working
+from stl_core.data.sources import kitti
+from stl_core.data.synthetic import writer
+from stl_core.data.synthetic.sensors import camera
+from stl_core.inference import predictor as predict
+from stl_core.preprocessing import InputSpec
+from stl_core.tensors.batch import Batch, to_device
+from stl_core.training import model_builder as learners
+from stl_core.training import optim, stages
+from stl_core.training import train_step as step
 
 #: How the shipped student is trained, but for what this measures.
 SHIPPED = Path('config/train/synthetic_mobile.yaml')

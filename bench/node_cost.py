@@ -32,9 +32,9 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import MarkerArray
 
-from mono3d_ros import network
-from mono3d_ros.node import Detector
-from mono3d_ros.stream import Counters
+from mono3d_ros.monitoring.counters import Counters
+from mono3d_ros.node.detector_node import Detector
+from mono3d_ros.perception import model_loading as network
 from stl_core.types import Objects3D
 
 SIZES = {'1242x375': (1242, 375, 4.0), '1920x1080': (1920, 1080, 12.0)}

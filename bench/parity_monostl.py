@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'test'))
 import golden
 from distill_views import STRIDES, a_view, cells
 
-from stl_core.batch import View
+from stl_core.tensors.batch import View
 
 #: Objects of each image, and slots. Its boxes must have 50 slots; in its loss of headings empty
 #: slots take part, so heads are compared where there are none.

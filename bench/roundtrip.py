@@ -13,12 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stl_core import evaluate, predict
-from stl_core.batch import as_image_objects
-from stl_core.data import augment, dataset, kitti
+from stl_core.data import augmentation as augment
+from stl_core.data import dataset
+from stl_core.data.sources import kitti
+from stl_core.evaluation import average_precision as evaluate
 from stl_core.geometry import project, wrap_angle
-from stl_core.images import InputSpec
-from stl_core.models import center_heads, monodle
+from stl_core.inference import model_file as model_file_module
+from stl_core.inference import predictor as predict
+from stl_core.models import monodle
+from stl_core.models.centernet import heads as center_heads
+from stl_core.preprocessing import InputSpec
+from stl_core.tensors.batch import as_image_objects
 from stl_core.types import Labels
 
 
@@ -43,7 +48,7 @@ def round_trip(training, spec):
         sources=(source,), max_depth_m=1e3, augment=augment.Config(flip=0.0)
     )
     frames = dataset.Frames(config, spec, kitti.CLASSES, seed=0)
-    student = predict.StudentSpec(kitti.CLASSES, spec, 'monodle')
+    student = model_file_module.StudentSpec(kitti.CLASSES, spec, 'monodle')
     for index, files in enumerate(frames.files):
         batch = dataset.collate([frames[0, index]], config.max_objects)
         predictor = predict.Predictor(perfect_run(batch.targets), student, min_score=0.5)

@@ -22,8 +22,9 @@ from unittest import mock
 import cv2
 import torch
 
-from stl_core.data import workers as working
-from stl_core.data.synthetic import camera, frame, lidar, writer
+from stl_core.data import worker_pool as working
+from stl_core.data.synthetic import frame, writer
+from stl_core.data.synthetic.sensors import camera, lidar
 
 #: Name, size, LiDAR and depth.
 CASES = (

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from stl_core.data import workers as working
-from stl_core.data.synthetic import camera, frame, labels, lidar
-from stl_core.data.synthetic.distributions import CLASSES, FIGURES, LEVELS, kitti, summarise
-from stl_core.evaluate import evaluate
+from stl_core.data import worker_pool as working
+from stl_core.data.synthetic import frame
+from stl_core.data.synthetic.scene.distributions import CLASSES, FIGURES, LEVELS, kitti, summarise
+from stl_core.data.synthetic.sensors import camera, labels, lidar
+from stl_core.evaluation.average_precision import evaluate
 from stl_core.geometry import project
 from stl_core.types import Array, Labels
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stl_core.data.kitti import read_labels
-from stl_core.data.synthetic.distributions import (
+from stl_core.data.sources.kitti import read_labels
+from stl_core.data.synthetic.scene.distributions import (
     CLASSES,
     FIGURES,
     LEVELS,

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mono3d_ros import tracking
-from mono3d_ros.motion import Noise
-from stl_core.data.kitti import to_labels
-from stl_core.data.synthetic import camera, sequence, writer
-from stl_core.data.tracking import NO_TRACKS, Drive, read_drive
+from mono3d_ros.perception import tracker as tracking
+from mono3d_ros.perception.kalman_filter import Noise
+from stl_core.data.sources.kitti import to_labels
+from stl_core.data.sources.kitti_tracking import NO_TRACKS, Drive, read_drive
+from stl_core.data.synthetic import sequence, writer
+from stl_core.data.synthetic.sensors import camera
+from stl_core.evaluation.error_matching import match
+from stl_core.evaluation.tracking_metrics import COUNTED, Tracked, score
 from stl_core.geometry import wrap_angle
-from stl_core.matching import match
-from stl_core.tracking_score import COUNTED, Tracked, score
 from stl_core.types import Array, Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')

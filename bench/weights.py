@@ -22,12 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stl_core import learner, predict, stages
-from stl_core.batch import Batch, to_device
-from stl_core.config import TrainConfig
 from stl_core.data import dataset
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller
+from stl_core.inference import predictor as predict
+from stl_core.tensors.batch import Batch, to_device
+from stl_core.training import model_builder as learner
+from stl_core.training import stages
+from stl_core.training.config import TrainConfig
 
 
 def main() -> None:

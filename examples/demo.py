@@ -25,10 +25,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros import report, score
-from mono3d_ros.bag import BagError, BagReader
-from stl_core import charts, draw
-from stl_core.data import kitti
+from mono3d_ros.bag_evaluation import label_score as score
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bags.bag_io import BagError, BagReader
+from stl_core.data.sources import kitti
+from stl_core.visualization import charts, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = ROOT / 'runs/demo/student.safetensors'
@@ -106,7 +108,7 @@ def choose_student(args):
 
 def real_frames(out):
     """Write the KITTI frames into a bag."""
-    run('-m', 'mono3d_ros.kitti_to_bag', data_root() / 'training', out / 'played')
+    run('-m', 'mono3d_ros.bags.kitti_to_bag', data_root() / 'training', out / 'played')
     return out / 'played'
 
 
@@ -114,7 +116,7 @@ def synthetic_drive(out):
     """Make a drive through the synthetic world and write it into a bag; bag and labels."""
     size = ('--frames', DRIVE_FRAMES, '--seed', DRIVE_SEED)
     run('-m', 'stl_core', 'synthesize', out / 'drive', '--sequence', '--no-depth', *size)
-    run('-m', 'mono3d_ros.kitti_to_bag', out / 'drive', out / 'played')
+    run('-m', 'mono3d_ros.bags.kitti_to_bag', out / 'drive', out / 'played')
     return out / 'played', out / 'drive/object/label_2'
 
 
@@ -177,7 +179,7 @@ def show(bag, answers, out, labels):
     """Draw every frame, write the figures and print them."""
     pictures, first, found = [], [], []
     for number, scene in enumerate(report.read_scenes(bag)):
-        boxes = answers.boxes.get(scene.frame.stamp_ns, report.NO_BOXES)
+        boxes = answers.boxes.get(scene.frame.stamp_ns, recorded_boxes_module.NO_BOXES)
         found.append(score.to_labels(boxes, scene.frame))
         image = report.picture(
             scene,
@@ -252,7 +254,9 @@ def demo(args):
         bag, labels = synthetic_drive(out)
     elif bag is None:
         bag = real_frames(out)
-    answers = report.read_answers(play(bag.resolve(), model.resolve(), out, args.rate))
+    answers = recorded_boxes_module.read_answers(
+        play(bag.resolve(), model.resolve(), out, args.rate)
+    )
     show(bag, answers, out, labels)
     if len(answers.boxes) < answers.sent:
         missing = answers.sent - len(answers.boxes)

@@ -12,11 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stl_core import draw, strokes
-from stl_core.data.synthetic import camera, frame, lidar, writer
-from stl_core.data.synthetic.distributions import CLASSES
+from stl_core.data import worker_pool as worker_pool_module
+from stl_core.data.synthetic import frame, writer
+from stl_core.data.synthetic.scene.distributions import CLASSES
+from stl_core.data.synthetic.sensors import camera, lidar
 from stl_core.geometry import project
 from stl_core.types import Array
+from stl_core.visualization import draw
+from stl_core.visualization import style as strokes
 
 SHEET = 12
 #: Frames looked through for the sheet, when none are named.
@@ -34,7 +37,11 @@ def main() -> None:
     args = parser.parse_args()
     numbers = args.frames or range(CHOICE)
     items = [(args.seed, number) for number in numbers]
-    found = list(writer.tracked(writer.spread(picture, items, args.workers), len(items), 'frames'))
+    found = list(
+        worker_pool_module.tracked(
+            worker_pool_module.spread(picture, items, args.workers), len(items), 'frames'
+        )
+    )
     if not args.frames:
         order = sorted(range(len(found)), key=lambda i: -found[i][0])[:SHEET]
         found = [found[i] for i in sorted(order)]

@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from mono3d_ros.bag import BagError, BagReader, BagWriter, stamp_ns
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, stamp_ns
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 INFO = 'sensor_msgs/msg/CameraInfo'
@@ -63,7 +63,7 @@ class Replay(Node):
         A publisher knows of a subscriber before the subscriber knows of it. What is sent in
         between arrives with the next heartbeat, seconds later, when the images are gone.
 
-        :param first: mono3d_ros.bag.Message of each such topic.
+        :param first: mono3d_ros.bags.bag_io.Message of each such topic.
         :param timeout_s: how long to wait for each topic.
         """
         for message in first:

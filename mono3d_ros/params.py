@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mono3d_ros import casts
-from mono3d_ros.casts import ANY
-from mono3d_ros.selection import Selection
+from mono3d_ros import param_validators as casts
+from mono3d_ros.param_validators import ANY
+from mono3d_ros.perception.detection_filter import Selection
 
 
 def _param(

@@ -1,5 +1,5 @@
 """Run `python -m stl_core`, which is the command `stl`."""
 
-from stl_core.cli import main
+from stl_core.cli.main import main
 
 main()

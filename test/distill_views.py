@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import torch
 
-from stl_core.batch import Side, Targets, View
 from stl_core.distill import LOSSES
+from stl_core.tensors.batch import Side, Targets, View
 
 STRIDES = (8, 16, 32)
 HEADS = {

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mono3d_ros.node import main
-from stl_core.images import InputSpec
+from mono3d_ros.node.detector_node import main
+from stl_core.preprocessing import InputSpec
 from stl_core.types import Objects3D
 
 FAILS = 250

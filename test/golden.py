@@ -16,7 +16,7 @@ import numpy as np
 from filled import fill_all
 
 from stl_core.geometry import corners, project, wrap_angle
-from stl_core.images import InputSpec
+from stl_core.preprocessing import InputSpec
 
 FOLDER = Path(__file__).parent / 'data' / 'parity'
 SPEC = InputSpec(1280, 384)

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.messages import Target
-from mono3d_ros.stream import FrameResult
+from mono3d_ros.camera_frame import FrameResult, Target
 from stl_core.types import Objects3D
 
 STAMP_NS = 1_700_000_000_123_456_789

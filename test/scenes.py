@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from stl_core import geometry
-from stl_core.data import kitti
+from stl_core.data.sources import kitti
 from stl_core.types import Labels
 
 WIDTH, HEIGHT = 320, 96

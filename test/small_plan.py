@@ -3,7 +3,8 @@
 import numpy as np
 from scenes import HEIGHT, WIDTH, make_scenes
 
-from stl_core.data import depth_maps, kitti
+from stl_core.data import depth_maps
+from stl_core.data.sources import kitti
 
 FOLDERS = ('image_2', 'calib', 'label_2', 'depth_2')
 LOSSES = {'feature': {}, 'relation': {}, 'response': {'half_sigma_m': 2.0}}

@@ -5,7 +5,8 @@ import dataclasses
 import torch
 from torch import nn
 
-from stl_core import config, learner
+from stl_core.training import config
+from stl_core.training import model_builder as learner
 
 
 def small_config(scenes, out, **changes):

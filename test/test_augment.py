@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stl_core.data import augment
+from stl_core.data import augmentation as augment
 from stl_core.geometry import corners, lift, lower, project
-from stl_core.images import InputSpec, prepare
+from stl_core.preprocessing import InputSpec, prepare
 from stl_core.types import Objects3D
 
 SPEC = InputSpec(512, 160)

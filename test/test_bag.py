@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mono3d_ros import messages
-from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, stamp_ns, typestore
-from mono3d_ros.stream import FrameResult
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, maker, stamp_ns, typestore
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.messages import markers as markers_module
 from stl_core.types import Objects3D
 
 HEADER = 'std_msgs/msg/Header'
@@ -116,4 +116,4 @@ def test_defaults_are_those_of_ros_itself():
 
 def test_recorded_markers_are_paired_by_the_stamp_of_the_first():
     result = FrameResult('front', 123, 'optical', Objects3D.empty(), ('Car',), (), {})
-    assert stamp_ns(messages.markers(result, (), maker(typestore()))) == 123
+    assert stamp_ns(markers_module.markers(result, (), maker(typestore()))) == 123

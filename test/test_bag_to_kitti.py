@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scenes import HEIGHT, P2, WIDTH, make_scenes
 
-from mono3d_ros import bag_to_kitti, kitti_to_bag, transforms
-from mono3d_ros.bag import BagReader, BagWriter, maker, typestore
-from mono3d_ros.messages import to_header
-from mono3d_ros.playback import Playback, Wish
-from mono3d_ros.recording import FLOAT32, POINT_FIELDS
-from stl_core.data import kitti
+from mono3d_ros.bags import bag_to_kitti, kitti_to_bag
+from mono3d_ros.bags.bag_io import BagReader, BagWriter, maker, typestore
+from mono3d_ros.bags.drive_reader import Playback, Wish
+from mono3d_ros.bags.drive_writer import FLOAT32, POINT_FIELDS
+from mono3d_ros.messages.primitives import to_header
+from mono3d_ros.tf import transforms
+from stl_core.data.sources import kitti
 
 STORE = typestore()
 NEW = maker(STORE)

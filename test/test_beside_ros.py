@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.clouds import read_points
-from mono3d_ros.decoding import DECODERS, RawImage, decode, decode_compressed
-from mono3d_ros.installation import TRIALS, attempt
+from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode, decode_compressed
+from mono3d_ros.messages.point_cloud import read_points
+from mono3d_ros.subprocess_probe import TRIALS, attempt
 
 ROOT = Path(__file__).resolve().parents[1]
 H, W = 24, 32
@@ -83,7 +83,7 @@ class CvBridge:
         return np.full((2, 2, 3), 9, np.uint8)
 """
 ASK = """
-from mono3d_ros.decoding import RawImage, decode
+from mono3d_ros.messages.image_decoding import RawImage, decode
 try:
     print(decode('{encoding}', RawImage(bytes([1, 2, 3] * 4), 2, 2, 6))[0, 0].tolist())
 except ValueError as err:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mono3d_ros.calibration import Intrinsics, Uncalibrated, as_rectified, rectify
+from mono3d_ros.messages.rectification import Intrinsics, Uncalibrated, as_rectified, rectify
 
 W, H = 640, 480
 K = np.array([[500.0, 0.0, 310.0], [0.0, 510.0, 245.0], [0.0, 0.0, 1.0]])

@@ -6,7 +6,7 @@ import re
 import pytest
 from scenes import make_scenes
 
-from stl_core import cli
+from stl_core.cli import main as cli
 
 SMALL = (
     'detector.options={backbone: mobilenetv4_conv_small, neck: light, head_width: 8}',

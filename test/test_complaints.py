@@ -1,5 +1,5 @@
-from mono3d_ros.complaints import REPEAT_DEFAULT_S, Complaints, Throttle
-from mono3d_ros.stream import Counters
+from mono3d_ros.monitoring.counters import Counters
+from mono3d_ros.monitoring.throttled_log import REPEAT_DEFAULT_S, Complaints, Throttle
 
 
 class Clock:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stl_core import config, judge, stages, strict
 from stl_core.models import monodle
-from stl_core.models.sizes import MEAN_SIZE_HWL_M
-from stl_core.strict import ConfigError
+from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
+from stl_core.training import config, stages
+from stl_core.training import config_builder as strict
+from stl_core.training import validation as judge
+from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 

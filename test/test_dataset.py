@@ -7,9 +7,10 @@ import torch
 from scenes import P2, make_scenes
 from small_run import small_config
 
-from stl_core import batch
-from stl_core.data import dataset, kitti
-from stl_core.images import InputSpec
+from stl_core.data import dataset
+from stl_core.data.sources import kitti
+from stl_core.preprocessing import InputSpec
+from stl_core.tensors import batch
 from stl_core.types import Labels
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mono3d_ros.decoding import DECODERS, RawImage, decode, decode_compressed
+from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode, decode_compressed
 
 H, W = 6, 8
 RGB = (200, 40, 90)

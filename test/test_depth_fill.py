@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter
 
-from stl_core.data.depth_fill import Fill, complete, hidden, ray_spacing
+from stl_core.data.depth_completion import Fill, complete, hidden, ray_spacing
 
 WIDTH, HEIGHT = 1242, 375
 FOCAL, MIDDLE = 721.5, 172.9

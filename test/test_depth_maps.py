@@ -6,9 +6,9 @@ import pytest
 from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import distance_transform_edt, minimum_filter1d
 
-from stl_core import cli, geometry
-from stl_core.data import kitti
-from stl_core.data.depth_fill import complete, hidden
+from stl_core import geometry
+from stl_core.cli import main as cli
+from stl_core.data.depth_completion import complete, hidden
 from stl_core.data.depth_maps import (
     MOST_DEPTH_M,
     depth_of_frame,
@@ -18,9 +18,11 @@ from stl_core.data.depth_maps import (
     to_camera,
     write_depth,
 )
-from stl_core.data.synthetic import camera, frame, lidar
+from stl_core.data.sources import kitti
+from stl_core.data.synthetic import frame
+from stl_core.data.synthetic.sensors import camera, lidar
 from stl_core.geometry import backproject
-from stl_core.images import InputSpec, warp_depth
+from stl_core.preprocessing import InputSpec, warp_depth
 
 WIDTH, HEIGHT = 1242, 375
 P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]])

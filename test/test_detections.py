@@ -10,10 +10,10 @@ from results import STAMP_NS, objects, plain_new, random_target, result, xyz
 from rosbags.typesys import get_types_from_msg
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros import messages
-from mono3d_ros.bag import maker, typestore
-from mono3d_ros.detections import AUTOWARE_LABELS
-from mono3d_ros.messages import Target
+from mono3d_ros.bags.bag_io import maker, typestore
+from mono3d_ros.camera_frame import Target
+from mono3d_ros.messages import detections as detections_module
+from mono3d_ros.messages.detections import AUTOWARE_LABELS
 from stl_core.geometry import corners
 
 #: Axes of base_link in the frame of a camera that looks to its left, and where it stands.
@@ -31,7 +31,7 @@ def box_corners(pose, size):
 
 def test_detections_are_the_same_boxes_in_the_axes_of_ros():
     found = result(3, ids=(4, 7, 9))
-    array = messages.detections(found, plain_new)
+    array = detections_module.detections(found, plain_new)
     assert array.header.frame_id == 'front_optical'
     assert [each.id for each in array.detections] == ['4', '7', '9']
     told = [each.results[0].hypothesis for each in array.detections]
@@ -49,7 +49,7 @@ def test_detections_are_the_same_boxes_in_the_axes_of_ros():
 def test_in_any_frame_corners_are_where_they_were_and_sizes_stay(seed, rotation_y):
     target = random_target(seed)
     found = replace(result(2), objects=replace(objects(2), rotation_y=[rotation_y, -rotation_y]))
-    array = messages.detections(found, plain_new, target=target)
+    array = detections_module.detections(found, plain_new, target=target)
     assert array.header.frame_id == array.detections[0].header.frame_id == 'base_link'
     o = found.objects
     boxes = corners(o.center_m, o.size_hwl_m, o.rotation_y)
@@ -62,7 +62,9 @@ def test_in_any_frame_corners_are_where_they_were_and_sizes_stay(seed, rotation_
 def test_a_camera_that_looks_left_tells_the_usual_box():
     """What faces to the right in its image drives ahead: no turn at all in base_link."""
     found = replace(result(1), objects=replace(objects(1), rotation_y=[0.0]))
-    (each,) = messages.detections(found, plain_new, target=Target('base_link', LEFT)).detections
+    (each,) = detections_module.detections(
+        found, plain_new, target=Target('base_link', LEFT)
+    ).detections
     q = each.bbox.center.orientation
     np.testing.assert_allclose(np.abs([q.x, q.y, q.z, q.w]), [0, 0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(xyz(each.bbox.center.position), [0.2, 20.4, 0.6])
@@ -71,7 +73,7 @@ def test_a_camera_that_looks_left_tells_the_usual_box():
 @pytest.mark.parametrize('target', [None, Target('base_link', LEFT), random_target(3)])
 def test_a_centre_is_in_doubt_along_its_ray_as_far_as_its_depth_is(target):
     o = replace(objects(3), depth_sigma_m=[0.5, 2.0, 4.0])
-    array = messages.detections(replace(result(3), objects=o), plain_new, target=target)
+    array = detections_module.detections(replace(result(3), objects=o), plain_new, target=target)
     matrix = np.eye(4) if target is None else target.target_T_cam
     for each, center, sigma in zip(array.detections, o.center_m, o.depth_sigma_m, strict=True):
         covariance = np.reshape(each.results[0].pose.covariance, (6, 6))
@@ -87,7 +89,7 @@ def test_a_centre_is_in_doubt_along_its_ray_as_far_as_its_depth_is(target):
 
 def test_a_depth_of_no_bound_has_a_covariance_with_one():
     o = replace(objects(1), depth_sigma_m=[np.inf])
-    (each,) = messages.detections(replace(result(1), objects=o), plain_new).detections
+    (each,) = detections_module.detections(replace(result(1), objects=o), plain_new).detections
     assert np.reshape(each.results[0].pose.covariance, (6, 6))[2, 2] == pytest.approx(20.0**2)
 
 
@@ -126,14 +128,14 @@ def store():
 def autoware(found, store, target=None):
     """Make the message and read it back from its bytes."""
     name = 'autoware_perception_msgs/msg/DetectedObjects'
-    made = messages.detected_objects(found, maker(store), target=target)
+    made = detections_module.detected_objects(found, maker(store), target=target)
     return store.deserialize_cdr(store.serialize_cdr(made, name), name)
 
 
 def test_autoware_is_told_the_same_boxes(store):
     found, target = result(3), random_target(5)
     array = autoware(found, store, target)
-    numbers = messages.detections(found, maker(store), target=target).detections
+    numbers = detections_module.detections(found, maker(store), target=target).detections
     assert array.header.frame_id == 'base_link'
     assert array.header.stamp.nanosec == STAMP_NS % 10**9
     for each, twin, score in zip(array.objects, numbers, found.objects.score, strict=True):

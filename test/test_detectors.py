@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core.batch import Targets, pad_targets
-from stl_core.models import DETECTORS, heatmap, losses
-from stl_core.precision import computing
+from stl_core.models import DETECTORS, losses
+from stl_core.models.centernet import heatmap
+from stl_core.tensors.batch import Targets, pad_targets
+from stl_core.tensors.precision import computing
 from stl_core.types import ImageObjects
 
 #: Options that make each detector small enough for a test.

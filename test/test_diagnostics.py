@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from mono3d_ros.diagnostics import COUNTED, ERROR, OK, WARN, Health, assess
-from mono3d_ros.stream import Snapshot
+from mono3d_ros.monitoring.counters import Snapshot
+from mono3d_ros.monitoring.diagnostics import COUNTED, ERROR, OK, WARN, Health, assess
 
 
 def snapshot(**counts):

@@ -20,9 +20,10 @@ from distill_views import (
     with_teacher,
 )
 
-from stl_core import shares
-from stl_core.distill import LOSSES, distiller, feature, relation, response
+from stl_core.distill import LOSSES, distiller
 from stl_core.distill.distiller import compare
+from stl_core.distill.losses import feature, relation, response
+from stl_core.tensors import reductions as shares
 
 every_loss = pytest.mark.parametrize('name', list(LOSSES))
 #: plain_scene compares whole pictures, whatever is in them.

@@ -21,8 +21,11 @@ from distill_views import (
 )
 from torchvision.ops import roi_align
 
-from stl_core.distill import answer_maps, baselines, boxes, feature, gate, relation, response
-from stl_core.models import heatmap
+from stl_core.distill import regions as boxes
+from stl_core.distill import weighting as gate
+from stl_core.distill.losses import baselines, feature, relation, response
+from stl_core.distill.losses import response as answer_maps
+from stl_core.models.centernet import heatmap
 
 
 @pytest.mark.parametrize('case', ['few', 'crowd', 'filled'])

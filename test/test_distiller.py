@@ -10,14 +10,17 @@ from scenes import make_scenes
 from test_detectors import H, W, build, every_detector, some_objects
 from test_monocon import Answers
 
-from stl_core import inverse_depth, sight
-from stl_core.batch import Batch, pad_targets
-from stl_core.data import augment, dataset, kitti
+from stl_core.data import augmentation as augment
+from stl_core.data import dataset
+from stl_core.data.sources import kitti
 from stl_core.distill import LOSSES
+from stl_core.distill.adapters import Review, adapter
 from stl_core.distill.distiller import Config, Distiller, compare
-from stl_core.distill.review import Review, adapter
-from stl_core.images import InputSpec
 from stl_core.models import DETECTORS
+from stl_core.preprocessing import InputSpec
+from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.tensors import normalization as sight
+from stl_core.tensors.batch import Batch, pad_targets
 
 SMALL = Config(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}

@@ -5,7 +5,7 @@ import pytest
 from shapely.affinity import rotate, translate
 from shapely.geometry import box
 
-from stl_core.distinct import distinct
+from stl_core.inference.nms import distinct
 from stl_core.types import Objects3D
 
 

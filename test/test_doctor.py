@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mono3d_ros import doctor
-from mono3d_ros.advice import (
+from mono3d_ros.doctor import __main__ as doctor
+from mono3d_ros.doctor.checks import (
     FOR_TOOLS,
     MESSAGES,
     MISSING,
@@ -22,15 +22,14 @@ from mono3d_ros.advice import (
     advise,
     can_run,
 )
-from mono3d_ros.installation import (
+from mono3d_ros.doctor.environment import (
     MODULES,
     Facts,
-    Trial,
-    attempt,
     gather,
     look_at_commands,
     look_at_students,
 )
+from mono3d_ros.subprocess_probe import Trial, attempt
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = '/home/a/.venv/bin/python'

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from streets import P2, farther, scored, street
 
-from stl_core import cli, dossier
-from stl_core.data import kitti
-from stl_core.evaluate import evaluate
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
+from stl_core.evaluation import report as dossier
+from stl_core.evaluation.average_precision import evaluate
 from stl_core.types import Labels
 
 

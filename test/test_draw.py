@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stl_core import charts, draw
-from stl_core.above import birds_eye
 from stl_core.geometry import project
-from stl_core.strokes import class_colour
 from stl_core.types import Objects3D
+from stl_core.visualization import charts, draw
+from stl_core.visualization.birds_eye import birds_eye
+from stl_core.visualization.style import class_colour
 
 P = np.array([[700.0, 0, 600, 45], [0, 700, 180, 0.3], [0, 0, 1, 0.005]])
 IMAGE = np.full((375, 1242, 3), 100, np.uint8)

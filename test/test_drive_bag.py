@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mono3d_ros import kitti_to_bag, recording, report, synthesize_bag
-from mono3d_ros.bag import BagReader
-from mono3d_ros.bag import stamp_ns as stamp_of
-from stl_core import cli
-from stl_core.data import kitti, tracking
-from stl_core.data.synthetic import camera, sequence, writer
-from stl_core.data.synthetic.lidar import Lidar
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import drive_writer as recording
+from mono3d_ros.bags import kitti_to_bag, synthesize_bag
+from mono3d_ros.bags.bag_io import BagReader
+from mono3d_ros.bags.bag_io import stamp_ns as stamp_of
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti_tracking as tracking
+from stl_core.data.synthetic import sequence, writer
+from stl_core.data.synthetic.sensors import camera
+from stl_core.data.synthetic.sensors.lidar import Lidar
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

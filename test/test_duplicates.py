@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 from shapely import affinity
 from shapely.geometry import box as rectangle
 
-from mono3d_ros.duplicates import once
-from mono3d_ros.tracking import UPRIGHT_T_CAM
+from mono3d_ros.perception.cross_camera_nms import once
+from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
 from stl_core.geometry import wrap_angle
 from stl_core.types import Objects3D
 

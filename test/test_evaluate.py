@@ -8,15 +8,22 @@ import numpy as np
 import pytest
 from label_rows import box, crowd, frame
 
-from stl_core.contest import EASY, HARD, MODERATE, false_scores, set_up_contest, true_scores
-from stl_core.evaluate import (
+from stl_core.evaluation.average_precision import (
     best_min_score,
     evaluate,
     precision_recall,
     precision_recall_curve,
     table,
 )
-from stl_core.pairs import compare
+from stl_core.evaluation.kitti_matching import (
+    EASY,
+    HARD,
+    MODERATE,
+    false_scores,
+    set_up_contest,
+    true_scores,
+)
+from stl_core.evaluation.overlaps import compare
 
 
 def test_least_height_is_enough_for_a_label():

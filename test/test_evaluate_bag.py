@@ -9,19 +9,26 @@ import pytest
 import torch
 from scenes import P2, make_scenes
 
-from mono3d_ros import evaluate_bag, kitti_to_bag, lidar_check, messages, report
-from mono3d_ros.bag import BagReader
-from mono3d_ros.calibration import as_rectified
-from mono3d_ros.playback import Playback, Wish
-from stl_core import cli, predict
-from stl_core.data import kitti
+from mono3d_ros.bag_evaluation import evaluate_bag, lidar_check
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bags.bag_io import BagReader
+from mono3d_ros.bags.drive_reader import Playback, Wish
+from mono3d_ros.messages import images as images_module
+from mono3d_ros.messages import primitives as primitives_module
+from mono3d_ros.messages.rectification import as_rectified
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
 from stl_core.geometry import corners, project
-from stl_core.images import InputSpec
+from stl_core.inference import model_file as model_file_module
+from stl_core.inference import predictor as predict
+from stl_core.preprocessing import InputSpec
 from stl_core.types import Objects3D
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
-SPEC = predict.StudentSpec(
+SPEC = model_file_module.StudentSpec(
     classes=('Car', 'Pedestrian', 'Cyclist'),
     input=InputSpec(160, 64),
     detector='monodle',
@@ -36,13 +43,13 @@ FRAMES, LEAST = 4, 0.2
 def student(tmp_path_factory):
     """Make a student that has learnt nothing, but sees boxes of all scores wherever it looks."""
     torch.manual_seed(0)
-    detector = predict.build_detector(SPEC)
+    detector = model_file_module.build_detector(SPEC)
     for name in ('heatmap', 'heading'):
         torch.nn.init.normal_(detector.heads[name][-1].weight, std=30.0)
     for name, bias in {'depth': (-4.6, 0.0), 'size_2d': (7.0, 6.0)}.items():
         detector.heads[name][-1].bias.data = torch.tensor(bias)
     path = tmp_path_factory.mktemp('student') / 'student.safetensors'
-    predict.save_student(path, detector, SPEC)
+    model_file_module.save_student(path, detector, SPEC)
     return path
 
 
@@ -215,15 +222,15 @@ def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
             said[message.topic].append((message.stamp_ns, answers.decode(message)))
         total = 0
         for number, sight in enumerate(Playback(reader, Wish())):
-            frame = messages.to_frame(sight.image, sight.info, 'camera', as_rectified)
+            frame = images_module.to_frame(sight.image, sight.info, 'camera', as_rectified)
             (found,) = predictor([frame.image], [frame.P])
             sent = found[found.score >= LEAST]
             stamp, array = said['/detector/detections'][number]
-            assert stamp == frame.stamp_ns == messages.stamp_ns(array.header)
+            assert stamp == frame.stamp_ns == primitives_module.stamp_ns(array.header)
             assert [each.results[0].hypothesis.score for each in array.detections] == list(
                 sent.score
             )
-            boxes = report.to_boxes(said['/detector/markers'][number][1])
+            boxes = recorded_boxes_module.to_boxes(said['/detector/markers'][number][1])
             assert len(boxes.labels) == len(sent)
             total += len(sent)
     assert total > 0

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from label_rows import box, crowd, frame
 
-from stl_core.evaluate import (
-    evaluate,
-)
+from stl_core.data.sources import kitti
+from stl_core.evaluation.average_precision import evaluate
+from stl_core.evaluation.overlaps import compare
 from stl_core.geometry import overlap_bev
-from stl_core.pairs import compare
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
 METRIC = {
@@ -36,7 +35,6 @@ def folder(name):
 @pytest.mark.parametrize('detections', ['pointgnn_car', 'synthetic_3class'])
 def test_equals_the_official_program(detections):
     """300 frames, all metrics: within 0.001 of what the devkit's C++ program prints."""
-    kitti = pytest.importorskip('stl_core.data.kitti')
     path = folder('extras/eval_val300')
     ids = kitti.read_split(path / 'ids.txt')
     truth = [kitti.read_labels(path / 'label_2' / f'{i}.txt') for i in ids]
@@ -55,7 +53,6 @@ def test_equals_the_official_program(detections):
 
 def test_perfect_result_on_the_training_frames():
     """Labels used as detections: AP40 is what the number of objects allows."""
-    kitti = pytest.importorskip('stl_core.data.kitti')
     labels = [kitti.read_labels(p) for p in sorted(folder('training/label_2').glob('*.txt'))]
     assert len(labels) == 18
     result = evaluate(labels, labels)

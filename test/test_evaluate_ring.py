@@ -7,17 +7,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros import evaluate_bag, examination, kitti_to_bag, report
-from mono3d_ros.bag import BagReader
-from mono3d_ros.calibration import as_rectified
-from mono3d_ros.examination import Plan
-from mono3d_ros.messages import stamp_ns
-from mono3d_ros.moments import moments
+from mono3d_ros.bag_evaluation import evaluate_bag
+from mono3d_ros.bag_evaluation import replay as examination
+from mono3d_ros.bag_evaluation.replay import Plan, moments
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags import recorded_boxes as report
+from mono3d_ros.bags.bag_io import BagReader
+from mono3d_ros.bags.drive_reader import Playback, Wish
+from mono3d_ros.messages.primitives import stamp_ns
+from mono3d_ros.messages.rectification import as_rectified
 from mono3d_ros.params import Params
-from mono3d_ros.playback import Playback, Wish
-from stl_core.data import kitti, tracking
-from stl_core.data.synthetic import camera, sequence, writer
-from stl_core.data.synthetic.lidar import Lidar
+from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti_tracking as tracking
+from stl_core.data.synthetic import sequence, writer
+from stl_core.data.synthetic.sensors import camera
+from stl_core.data.synthetic.sensors.lidar import Lidar
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -9,11 +9,10 @@ import pytest
 from results import STAMP_NS, result
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.examiner import Shown
-from mono3d_ros.film import WORLD, Film, FilmError
-from mono3d_ros.pipeline import Place
-from mono3d_ros.stream import Frame
-from mono3d_ros.tracking import UPRIGHT_T_CAM
+from mono3d_ros.bag_evaluation.offline_detector import Shown
+from mono3d_ros.bag_evaluation.rerun_export import WORLD, Film, FilmError
+from mono3d_ros.camera_frame import Frame, Place
+from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
 from stl_core.geometry import corners, project
 
 #: KITTI's cameras do not stand where their frame begins.

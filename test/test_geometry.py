@@ -119,7 +119,7 @@ def test_edges_are_the_twelve_of_a_box():
 
 def test_real_labels_alpha_is_yaw_less_the_bearing(mono3d_data):
     """KITTI's own alpha, an independent witness of yaw, projection and centre."""
-    from stl_core.data import kitti
+    from stl_core.data.sources import kitti
 
     worst = []
     for path in sorted((mono3d_data / 'training/label_2').glob('*.txt')):

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stl_core import images
+from stl_core import preprocessing as images
 from stl_core.geometry import project
 
 

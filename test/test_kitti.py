@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from stl_core.data import kitti
+from stl_core import types as types_module
+from stl_core.data.sources import kitti
 
 LINE = 'Car 0.00 1 -1.57 10.00 20.00 110.50 80.00 1.50 1.60 4.00 1.00 2.00 20.00 -1.50'
 DONT_CARE = 'DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10'
@@ -32,7 +33,7 @@ def test_select_keeps_the_listed_classes_in_their_order(tmp_path):
 def test_results_read_back_as_written(tmp_path):
     labels = kitti.read_labels(write(tmp_path / 'a.txt', f'{LINE} 0.75\n'))
     again = kitti.read_labels(write(tmp_path / 'b.txt', kitti.format_results(labels)))
-    for name in kitti.Labels.WIDTHS:
+    for name in types_module.Labels.WIDTHS:
         np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
 
 

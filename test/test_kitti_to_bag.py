@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from scenes import P2, make_scenes
 
-from mono3d_ros import kitti_to_bag, report
-from mono3d_ros.bag import BagReader
-from stl_core.data import kitti
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags.bag_io import BagReader
+from stl_core.data.sources import kitti
 from stl_core.geometry import corners
 
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from mono3d_ros.latest import INFOS_KEPT, Anchor, LatestFrames
-from mono3d_ros.stream import Counters
+from mono3d_ros.monitoring.counters import Counters
+from mono3d_ros.perception.image_buffer import INFOS_KEPT, Anchor, LatestFrames
 
 MS = 1_000_000
 WAIT_NS = 50 * MS

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.lens import learnt, unfamiliar
-from mono3d_ros.stream import Frame
-from stl_core.images import InputSpec
+from mono3d_ros.camera_frame import Frame
+from mono3d_ros.perception.lens_check import learnt, unfamiliar
+from stl_core.preprocessing import InputSpec
 
 KITTI_P = np.array([[721.5377, 0, 609.6, 44.9], [0, 721.5377, 172.9, 0.2], [0, 0, 1, 0.003]])
 

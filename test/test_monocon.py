@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stl_core.batch import pad_targets
 from stl_core.geometry import corners, lower, project
-from stl_core.models import heatmap, keypoints, losses, monocon
-from stl_core.models.attentive_norm import AttentiveNorm
+from stl_core.models import losses, monocon
+from stl_core.models.centernet import heatmap, keypoints
+from stl_core.models.centernet.attentive_norm import AttentiveNorm
+from stl_core.tensors.batch import pad_targets
 from stl_core.types import Objects3D
 
 H, W = 96, 320

@@ -9,12 +9,15 @@ import queries
 import torch
 from test_detectors import batch, build
 
-from stl_core.batch import Outputs, as_image_objects, pad_targets
-from stl_core.data import kitti
+from stl_core.data.sources import kitti
 from stl_core.geometry import lift, lower
-from stl_core.models import backbone, center_box, depth_map, monodetr, set_losses
-from stl_core.predict import build_detector
-from stl_core.published import translate
+from stl_core.inference.converters import translate
+from stl_core.inference.model_file import build_detector
+from stl_core.models import backbone, monodetr
+from stl_core.models.detr import box_coding as center_box
+from stl_core.models.detr import criterion as set_losses
+from stl_core.models.detr import depth_predictor as depth_map
+from stl_core.tensors.batch import Outputs, as_image_objects, pad_targets
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,11 @@ import pytest
 import torch
 from test_detectors import batch
 
-from stl_core.models import assignment, center_box, deformable, depth_map, set_losses
+from stl_core.models.detr import box_coding as center_box
+from stl_core.models.detr import criterion as set_losses
+from stl_core.models.detr import deformable_attention as deformable
+from stl_core.models.detr import depth_predictor as depth_map
+from stl_core.models.detr import matcher as assignment
 
 
 def bilinear(grid, x, y):

@@ -2,11 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from mono3d_ros import evaluation, network
-from mono3d_ros.network import device_of, find_model, warm_up
+from mono3d_ros.bag_evaluation import runner as evaluation
 from mono3d_ros.params import Params
-from stl_core import predict
-from stl_core.images import DepthSpec, InputSpec
+from mono3d_ros.perception import model_loading as network
+from mono3d_ros.perception.model_loading import device_of, find_model, warm_up
+from stl_core.inference import model_file as predict
+from stl_core.preprocessing import DepthSpec, InputSpec
 
 
 def no_share(package):

@@ -33,7 +33,7 @@ from vehicle import (
 )
 from visualization_msgs.msg import Marker, MarkerArray
 
-from mono3d_ros.worker import STAGES
+from mono3d_ros.perception.worker import STAGES
 
 #: So long after the last raw image the node heeds compressed ones, and the other way round.
 SWITCH_S = 1.1

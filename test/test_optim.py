@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stl_core import optim
+from stl_core.training import optim
 
 
 def small_model():

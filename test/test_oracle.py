@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from streets import P2, farther, moved, scored, street
 
-from stl_core.data import kitti
-from stl_core.evaluate import evaluate
-from stl_core.geometry import backproject, project
-from stl_core.matching import match
-from stl_core.oracle import (
+from stl_core.data.sources import kitti
+from stl_core.evaluation.average_precision import evaluate
+from stl_core.evaluation.error_matching import match
+from stl_core.evaluation.oracle import (
     AS_DETECTED,
     CAMERA_AT_ORIGIN,
     PARTS,
@@ -19,6 +18,7 @@ from stl_core.oracle import (
     with_depth,
     with_projected_center,
 )
+from stl_core.geometry import backproject, project
 from stl_core.types import Labels
 
 FRAMES = 30

@@ -7,8 +7,8 @@ pytest.importorskip('visualization_msgs', reason='ROS messages are not installed
 from results import result
 from visualization_msgs.msg import Marker
 
-from mono3d_ros.outputs import ANNOTATED, MARKERS, CameraOutputs
-from mono3d_ros.stream import Frame
+from mono3d_ros.camera_frame import Frame
+from mono3d_ros.node.publishers import ANNOTATED, MARKERS, CameraOutputs
 
 FRAME = Frame('front', np.zeros((24, 32, 3), np.uint8), np.eye(3, 4), 7, 'front_optical')
 
@@ -54,7 +54,7 @@ def test_topics_of_one_of_several_cameras_lie_under_its_name(outputs, endpoints)
 
 
 def test_nothing_is_made_for_nobody(outputs, endpoints, monkeypatch):
-    monkeypatch.setattr('mono3d_ros.outputs.messages', None)
+    monkeypatch.setattr('mono3d_ros.node.publishers.markers_module', None)
     outputs.publish(result(2), FRAME, None, 0.3)
     outputs.report({'inference': 1.0})
     assert not any(publisher.sent for publisher in endpoints.publishers.values())

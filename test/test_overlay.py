@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from results import STAMP_NS, objects, plain_new, result
 
-from mono3d_ros import messages
-from stl_core import draw
+from mono3d_ros.messages import annotated_image as annotated_image_module
 from stl_core.geometry import project
+from stl_core.visualization import draw
 
 P = np.array([[300.0, 0, 160, 0], [0, 300, 60, 0], [0, 0, 1, 0]])
 
@@ -25,7 +25,7 @@ def decoded(message):
 
 def test_it_is_what_draw_draws_but_for_what_jpeg_loses():
     found, image = result(3), grey()
-    message = messages.annotated(image, found, P, plain_new)
+    message = annotated_image_module.annotated(image, found, P, plain_new)
     assert (message.format, message.header.frame_id) == ('jpeg', 'front_optical')
     assert message.header.stamp.nanosec == STAMP_NS % 10**9
     assert (image == 128).all()
@@ -40,17 +40,17 @@ def test_it_is_what_draw_draws_but_for_what_jpeg_loses():
 
 
 def test_without_objects_it_is_the_image():
-    message = messages.annotated(grey(), result(0), P, plain_new)
+    message = annotated_image_module.annotated(grey(), result(0), P, plain_new)
     assert np.abs(decoded(message).astype(int) - 128).max() <= 2
 
 
 def test_the_bytes_are_an_array_that_rclpy_takes_as_it_is():
-    data = messages.annotated(grey(), result(1), P, plain_new).data
+    data = annotated_image_module.annotated(grey(), result(1), P, plain_new).data
     assert (type(data), data.typecode) == (array, 'B')
 
 
 def test_tracks_are_named():
-    plain = messages.annotated(grey(), result(1), P, plain_new)
+    plain = annotated_image_module.annotated(grey(), result(1), P, plain_new)
     tracked = replace(result(1), velocities_mps=np.zeros((1, 3)))
-    named = messages.annotated(grey(), tracked, P, plain_new)
+    named = annotated_image_module.annotated(grey(), tracked, P, plain_new)
     assert np.abs(decoded(plain).astype(int) - decoded(named)).max() > 60

@@ -63,7 +63,7 @@ def test_package_xml_says_the_same(setup, package):
 
 
 def test_package_xml_names_what_the_node_needs(package):
-    from mono3d_ros.advice import MESSAGES, OPTIONAL
+    from mono3d_ros.doctor.checks import MESSAGES, OPTIONAL
 
     named = {each.text for each in package.findall('exec_depend')}
     assert {'rclpy', 'launch', 'launch_ros', *MESSAGES, *OPTIONAL} <= named

@@ -12,7 +12,10 @@ from scenes import make_scenes
 from small_plan import make_scenes_with_depth, plan
 from small_run import assert_equal_weights, small_config, weights_of
 
-from stl_core import cli, optim, parallel, train
+from stl_core.cli import main as cli
+from stl_core.training import distributed as parallel
+from stl_core.training import optim
+from stl_core.training import trainer as train
 
 
 def joined_config(scenes, out, **changes):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core import published
-from stl_core.batch import as_image_objects, pad_targets
-from stl_core.data.kitti import parse_labels
+from stl_core.data.sources.kitti import parse_labels
 from stl_core.geometry import lift, lower
-from stl_core.models import heatmap, keypoints
-from stl_core.predict import build_detector
+from stl_core.inference import converters as published
+from stl_core.inference.model_file import build_detector
+from stl_core.models.centernet import heatmap, keypoints
+from stl_core.tensors.batch import as_image_objects, pad_targets
 
 
 def of_monodle(heads):

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.pipeline import Pipeline, Place
-from mono3d_ros.selection import Selection
-from mono3d_ros.stream import Frame
-from mono3d_ros.tracking import UPRIGHT_T_CAM, Config
+from mono3d_ros.camera_frame import Frame, Place
+from mono3d_ros.perception.detection_filter import Selection
+from mono3d_ros.perception.pipeline import Pipeline
+from mono3d_ros.perception.tracker import UPRIGHT_T_CAM, Config
 from stl_core.types import Objects3D
 
 S = 1_000_000_000

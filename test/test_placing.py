@@ -3,11 +3,10 @@ import time
 import numpy as np
 import pytest
 
-from mono3d_ros import placing
-from mono3d_ros.pipeline import NOWHERE
-from mono3d_ros.placing import Frames, Placing
-from mono3d_ros.recent_transforms import MissingTransform
-from mono3d_ros.stream import Frame
+from mono3d_ros.camera_frame import NOWHERE, Frame
+from mono3d_ros.tf import camera_poses as placing
+from mono3d_ros.tf.buffer import MissingTransform
+from mono3d_ros.tf.camera_poses import Frames, Placing
 
 FRAME = Frame('front', np.zeros((2, 2, 3), np.uint8), np.eye(3, 4), 7, 'front_optical')
 BASE_T_FRONT, ODOM_T_FRONT = (np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * n for n in (2, 5))

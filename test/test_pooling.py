@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stl_core.distill.pooling import SAMPLES, pooled, taps
+from stl_core.distill.roi_align import SAMPLES, pooled, taps
 
 H, W = 96, 320
 BOXES = torch.tensor(

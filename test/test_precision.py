@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stl_core.precision import emulated
+from stl_core.tensors.precision import emulated
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ import torch
 from safetensors.torch import save_file
 from scenes import P2
 
-from stl_core import predict
-from stl_core.batch import pad_targets
 from stl_core.geometry import lower, warp_box, warp_P
-from stl_core.images import InputSpec, fit_affine
+from stl_core.inference import model_file as model_file_module
+from stl_core.inference import predictor as predict
 from stl_core.models import monodle
+from stl_core.preprocessing import InputSpec, fit_affine
+from stl_core.tensors.batch import pad_targets
 from stl_core.types import ImageObjects, Objects3D
 
-SPEC = predict.StudentSpec(
+SPEC = model_file_module.StudentSpec(
     classes=('Car', 'Pedestrian', 'Cyclist'),
     input=InputSpec(160, 64),
     detector='monodle',
@@ -27,7 +28,7 @@ SPEC = predict.StudentSpec(
 def student(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('student') / 'student.safetensors'
-    predict.save_student(path, predict.build_detector(SPEC), SPEC)
+    model_file_module.save_student(path, model_file_module.build_detector(SPEC), SPEC)
     return path
 
 
@@ -43,10 +44,12 @@ def assert_is_spec(found):
 
 
 def test_a_student_file_reads_back_whole(student):
-    assert_is_spec(predict.read_spec(student))
+    assert_is_spec(model_file_module.read_spec(student))
     loaded = predict.load(student, 'cpu')
     torch.manual_seed(0)
-    fresh = predict.TorchRun(predict.build_detector(SPEC).eval(), SPEC.input, torch.device('cpu'))
+    fresh = predict.TorchRun(
+        model_file_module.build_detector(SPEC).eval(), SPEC.input, torch.device('cpu')
+    )
     expected = predict.Predictor(fresh, SPEC)([noise(0)], [P2])[0]
     found = loaded([noise(0)], [P2])[0]
     assert len(found) > 0
@@ -55,8 +58,8 @@ def test_a_student_file_reads_back_whole(student):
 
 def test_half_precision_halves_the_file_and_hardly_moves_the_boxes(student, tmp_path):
     small = tmp_path / 'half.safetensors'
-    predict.halve(student, small)
-    assert_is_spec(predict.read_spec(small))
+    model_file_module.halve(student, small)
+    assert_is_spec(model_file_module.read_spec(small))
     assert small.stat().st_size < 0.55 * student.stat().st_size
     (one,), (two,) = (predict.load(path, 'cpu')([noise(0)], [P2]) for path in (student, small))
     assert len(one) == len(two)
@@ -113,7 +116,7 @@ def test_no_images_no_answers_and_mismatch_is_told(student):
 
 def test_unusable_students_are_named(tmp_path, student):
     def refuse(path, message):
-        with pytest.raises(predict.StudentError, match=message):
+        with pytest.raises(model_file_module.StudentError, match=message):
             predict.load(path, 'cpu')
 
     refuse(tmp_path / 'a.safetensors', 'a.safetensors: no such file')
@@ -124,18 +127,20 @@ def test_unusable_students_are_named(tmp_path, student):
     save_file({'x': torch.zeros(1)}, broken)
     refuse(broken, 'without the header of a student')
     header = {'classes': ['Car'], 'input': {'width_px': 3}}
-    save_file({'x': torch.zeros(1)}, broken, metadata={predict.HEADER: json.dumps(header)})
+    save_file(
+        {'x': torch.zeros(1)}, broken, metadata={model_file_module.HEADER: json.dumps(header)}
+    )
     refuse(broken, 'header of this student is not understood')
 
     def write(**changes):
         told = json.dumps(asdict(replace(SPEC, **changes)))
-        save_file({'x': torch.zeros(1)}, broken, metadata={predict.HEADER: told})
+        save_file({'x': torch.zeros(1)}, broken, metadata={model_file_module.HEADER: told})
 
     write(detector='yolo')
     refuse(broken, "detector 'yolo': unknown; known: monodle")
     write()
     refuse(broken, 'made by an older version, without .*virtual_focal_px; train or import')
-    predict.save_student(broken, torch.nn.Linear(1, 1), SPEC)
+    model_file_module.save_student(broken, torch.nn.Linear(1, 1), SPEC)
     refuse(
         broken,
         r"weights do not fit detector 'monodle': backbone\S+ is missing in the file, \(.*\) in the"
@@ -155,13 +160,15 @@ def test_half_precision_computes_in_half_and_nearly_the_same(student):
     whole, half = seen
     assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
     assert 0 < (half.float() - whole).abs().max() < 0.05 * whole.abs().max()
-    with pytest.raises(predict.StudentError, match="precision 'int8': expected fp32, bf16, fp16"):
+    with pytest.raises(
+        model_file_module.StudentError, match="precision 'int8': expected fp32, bf16, fp16"
+    ):
         predict.load(student, 'cpu', precision='int8')
 
 
 @pytest.mark.parametrize('name', ['gpu', 'cuda:99'])
 def test_unusable_devices_are_told(student, name):
-    with pytest.raises(predict.StudentError, match=f'device {name!r}'):
+    with pytest.raises(model_file_module.StudentError, match=f'device {name!r}'):
         predict.load(student, name)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core import cli, published
-from stl_core.predict import build_detector, load_detector, read_spec
-from stl_core.published import LAYOUTS, WeightsError
-from stl_core.published.files import read_state
+from stl_core.cli import main as cli
+from stl_core.inference import converters as published
+from stl_core.inference.converters import LAYOUTS
+from stl_core.inference.converters.checkpoint_reader import read_state
+from stl_core.inference.converters.key_mapping import WeightsError
+from stl_core.inference.model_file import build_detector, load_detector, read_spec
 
 
 def shapes(name):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bag import maker, typestore
-from mono3d_ros.recent_transforms import KEPT_NS, MissingTransform, RecentTransforms
-from mono3d_ros.transform_history import TransformHistory
-from mono3d_ros.transforms import Pose, to_message
+from mono3d_ros.bags.bag_io import maker, typestore
+from mono3d_ros.tf.buffer import KEPT_NS, MissingTransform, RecentTransforms
+from mono3d_ros.tf.history import TransformHistory
+from mono3d_ros.tf.transforms import Pose, to_message
 
 NEW = maker(typestore())
 MS, S = 1_000_000, 1_000_000_000

@@ -2,7 +2,8 @@ import sys
 
 import pytest
 
-from stl_core import judge, record
+from stl_core.training import metric_logging as record
+from stl_core.training import validation as judge
 
 
 def test_only_what_is_better_is_the_best():

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from streets import P2, farther, scored, street
 
-from stl_core.contest import MODERATE
-from stl_core.pairs import compare
-from stl_core.reliability import (
+from stl_core.evaluation.kitti_matching import MODERATE
+from stl_core.evaluation.overlaps import compare
+from stl_core.evaluation.reliability import (
     COVERAGES,
     DepthSamples,
     depth_errors,

@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 from scenes import make_scenes
 
-from mono3d_ros import kitti_to_bag, messages, recording, report
-from mono3d_ros.bag import BagError, BagReader, BagWriter, maker, typestore
-from mono3d_ros.playback import Scan
-from mono3d_ros.stream import FrameResult
-from mono3d_ros.transform_history import TransformHistory
-from stl_core import draw, geometry, strokes
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import drive_writer as recording
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, maker, typestore
+from mono3d_ros.bags.drive_reader import Scan
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.tf.history import TransformHistory
+from stl_core import geometry
 from stl_core.types import Objects3D
+from stl_core.visualization import draw
+from stl_core.visualization import style as strokes
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKERS = 'visualization_msgs/msg/MarkerArray'
@@ -44,7 +50,7 @@ def record(path, stamps, answered):
         bag.add_topic('/detector/markers', MARKERS)
         for i, stamp in enumerate(answered):
             result = FrameResult('camera', stamp, 'c', one_car(), ('Car',), (0,), {})
-            array = messages.markers(result, (), maker(store))
+            array = markers_module.markers(result, (), maker(store))
             bag.write('/detector/markers', 10**12 + i * 10**9 + 30_000_000, array)
     with (path / 'sent.csv').open('w', newline='') as file:
         rows = [(stamp, 10**12 + i * 10**9) for i, stamp in enumerate(stamps)]
@@ -53,7 +59,7 @@ def record(path, stamps, answered):
 
 def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
     record(tmp_path / 'answers', [5, 6, 7], [5, 6])
-    answers = report.read_answers(tmp_path / 'answers')
+    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
     car = one_car()
     expected = geometry.corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
     edges = answers.boxes[5].edges_m[0]
@@ -67,12 +73,14 @@ def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
 
 def test_no_answer_at_all_has_figures_too(tmp_path):
     record(tmp_path / 'answers', [5], [])
-    assert report.read_answers(tmp_path / 'answers').figures()['frames_answered'] == 0
+    assert (
+        recorded_boxes_module.read_answers(tmp_path / 'answers').figures()['frames_answered'] == 0
+    )
 
 
 def test_missing_answers_and_cameras_are_told(tmp_path):
     with pytest.raises(BagError, match=r'sent\.csv: no such file'):
-        report.read_answers(tmp_path)
+        recorded_boxes_module.read_answers(tmp_path)
     with pytest.raises(BagError, match='no image topic with a camera_info beside it; the bag has'):
         report.camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
     info = 'sensor_msgs/msg/CameraInfo'
@@ -86,7 +94,7 @@ def test_a_picture_shows_the_box_where_it_projects(tmp_path):
     (scene,) = report.read_scenes(tmp_path / 'bag')
     plain = report.picture(scene, None)
     edges = draw.box_edges(one_car(0.0))
-    drawn = report.picture(scene, report.Boxes(edges, ('Car 0.87',)))
+    drawn = report.picture(scene, recorded_boxes_module.Boxes(edges, ('Car 0.87',)))
     assert plain.shape == drawn.shape
     assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs want even sides
     changed = (plain != drawn).any(2)
@@ -139,7 +147,7 @@ def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
         node.terminate()
         assert node.wait(timeout=30) == 0
     assert played.returncode == 0, played.stderr
-    answers = report.read_answers(tmp_path / 'answers')
+    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
     assert answers.sent == len(answers.boxes) == len(answers.latency_ms) == 4
     stamps = [scene.frame.stamp_ns for scene in report.read_scenes(tmp_path / 'bag')]
     assert sorted(answers.boxes) == stamps

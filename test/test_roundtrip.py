@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stl_core import evaluate
-from stl_core.images import InputSpec
+from stl_core.evaluation import average_precision as evaluate
+from stl_core.preprocessing import InputSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'bench'))
 roundtrip = pytest.importorskip('roundtrip')

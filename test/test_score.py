@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from scenes import P2, make_scenes
 
-from mono3d_ros import score
-from mono3d_ros.report import Boxes
-from mono3d_ros.stream import Frame
-from stl_core import draw
-from stl_core.data import kitti
+from mono3d_ros.bag_evaluation import label_score as score
+from mono3d_ros.bags.recorded_boxes import Boxes
+from mono3d_ros.camera_frame import Frame
+from stl_core.data.sources import kitti
 from stl_core.geometry import wrap_angle
 from stl_core.types import Objects3D
+from stl_core.visualization import draw
 
 
 def published(objects):

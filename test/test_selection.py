@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mono3d_ros.selection import Selection, select
+from mono3d_ros.perception.detection_filter import Selection, select
 from stl_core.types import Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from stl_core import shares
 from stl_core.models import losses
+from stl_core.tensors import reductions as shares
 
 B, N = 6, 4
 

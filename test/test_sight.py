@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stl_core import sight
-from stl_core.images import DepthSpec, InputSpec
+from stl_core.preprocessing import DepthSpec, InputSpec
+from stl_core.tensors import normalization as sight
 
 
 def shown(depth_m, focal_px, **numbers):

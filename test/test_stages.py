@@ -17,22 +17,19 @@ from small_plan import FOLDERS, LOSSES, make_scenes_with_depth, plan
 from small_run import assert_equal_weights, weights_of
 from test_detectors import SMALL
 
-from stl_core import (
-    checkpoint,
-    cli,
-    judge,
-    learner,
-    predict,
-    selection,
-    selection_chart,
-    stages,
-    study,
-    study_table,
-    train,
-)
-from stl_core.data import dataset, depth_maps, kitti
-from stl_core.images import DepthSpec, InputSpec
-from stl_core.strict import ConfigError
+from stl_core.cli import main as cli
+from stl_core.data import dataset, depth_maps
+from stl_core.data.sources import kitti
+from stl_core.experiments import selection, selection_chart, study, study_table
+from stl_core.inference import model_file as model_file_module
+from stl_core.inference import predictor as predict
+from stl_core.inference import result_files as judge
+from stl_core.preprocessing import DepthSpec, InputSpec
+from stl_core.training import checkpoint, stages
+from stl_core.training import model_builder as learner
+from stl_core.training import trainer as train
+from stl_core.training.config_builder import ConfigError
+from stl_core.visualization import charts
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -44,7 +41,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(train.charts, 'curves', lambda *_: None)
+    monkeypatch.setattr(charts, 'curves', lambda *_: None)
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +49,7 @@ def trained(scenes, tmp_path_factory):
     """A plan all of whose stages are done."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.charts, 'curves', lambda *_: None)
+        patch.setattr(charts, 'curves', lambda *_: None)
         out = tmp_path_factory.mktemp('plan')
         built = stages.build(plan(scenes, out))
         for each in built.values():
@@ -174,7 +171,7 @@ def test_the_teacher_teaches_by_what_it_was_shown_when_it_learnt(trained):
     shown = model.teacher_input(batch)
     torch.testing.assert_close(shown, torch.stack([metres, known.float()], 1))
     path = distil.distill.teacher
-    teacher = predict.load_detector(path, predict.read_spec(path)).eval()
+    teacher = model_file_module.load_detector(path, model_file_module.read_spec(path)).eval()
     with torch.no_grad():
         view = model.look(model.student(model.student_input(batch), batch.P), batch, 0.0)
         torch.testing.assert_close(view.teacher.heads, teacher(shown, batch.P).heads)
@@ -187,7 +184,7 @@ def test_a_distilled_student_is_bare(trained):
     )
     assert distilled.keys() == base.keys()
     assert any(not torch.equal(distilled[key], base[key]) for key in base)
-    spec = predict.read_spec(out / 'distil/student.safetensors')
+    spec = model_file_module.read_spec(out / 'distil/student.safetensors')
     assert spec.provenance['distilled'] == sorted(LOSSES)
     assert spec.input.depth is None
 
@@ -263,7 +260,7 @@ def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_p
     assert checkpoint.is_done(distil)
     assert not checkpoint.is_done(dataclasses.replace(distil, epochs=3))
     other = tmp_path / 'other.safetensors'
-    predict.halve(out / 'teacher/student.safetensors', other)
+    model_file_module.halve(out / 'teacher/student.safetensors', other)
     moved = dataclasses.replace(
         distil, distill=dataclasses.replace(distil.distill, teacher=str(other), teacher_sha256='')
     )
@@ -285,7 +282,7 @@ def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path)
     )
     stages.run(again)
     assert checkpoint.is_done(learner.pinned(again))
-    predict.halve(out / 'base/student.safetensors', start)
+    model_file_module.halve(out / 'base/student.safetensors', start)
     with pytest.raises(checkpoint.CheckpointError, match='made with another start_sha256; choose'):
         stages.run(again)
 
@@ -313,7 +310,7 @@ def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_pat
     )
     stages.run(again)
     assert checkpoint.is_done(learner.pinned(again))
-    predict.halve(out / 'teacher/student.safetensors', teacher)
+    model_file_module.halve(out / 'teacher/student.safetensors', teacher)
     with pytest.raises(checkpoint.CheckpointError, match=r'distill\.teacher_sha256; choose'):
         stages.run(again)
 
@@ -372,7 +369,7 @@ def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp
     for name in ('teacher', 'base'):
         spec = learner.student_spec(built[name])
         path = tmp_path / name / 'student.safetensors'
-        predict.save_student(path, predict.build_detector(spec), spec)
+        model_file_module.save_student(path, model_file_module.build_detector(spec), spec)
     with pytest.raises(ConfigError, match=r'distill\.losses: plain_heads: needs the head map off'):
         learner.build(built['distil'])
 

@@ -5,10 +5,13 @@ from scenes import make_scenes
 from small_run import assert_equal_weights, dropping, small_config
 from torch import nn
 
-from stl_core import learner as learners
-from stl_core import optim, step, train
-from stl_core.batch import Outputs
 from stl_core.data import dataset
+from stl_core.tensors.batch import Outputs
+from stl_core.training import model_builder as learners
+from stl_core.training import model_builder as model_builder_module
+from stl_core.training import optim
+from stl_core.training import train_step as step
+from stl_core.training import trainer as train
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +77,7 @@ class Telling(nn.Module):
 def test_networks_compute_in_half_and_losses_in_float32(scenes, precision, dtype):
     built = small_config(scenes, scenes)
     frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
-    learner = step.Supervised(Telling(), built.input, precision)
+    learner = model_builder_module.Supervised(Telling(), built.input, precision)
     learner(dataset.collate([frames[0, 0]], 50), 0.0)['value'].backward()
     assert learner.detector.computed == getattr(torch, dtype)
     assert learner.detector.given == [torch.float32, torch.float32, torch.int64]

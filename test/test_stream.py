@@ -1,4 +1,4 @@
-from mono3d_ros.stream import Counters
+from mono3d_ros.monitoring.counters import Counters
 
 
 def test_counters():

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from stl_core import cli, stages, study, study_table, train
-from stl_core.data import kitti
-from stl_core.predict import StudentError
-from stl_core.strict import ConfigError
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
+from stl_core.experiments import study, study_table
+from stl_core.inference.model_file import StudentError
+from stl_core.training import model_builder, stages
+from stl_core.training import trainer as train
+from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +73,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(train, 'fit', fit)
     monkeypatch.setattr(stages, 'run', fit)
-    monkeypatch.setattr(study.learner, 'pinned', lambda config: config)
+    monkeypatch.setattr(model_builder, 'pinned', lambda config: config)
     return done
 
 
@@ -253,7 +256,7 @@ def test_a_complete_table_is_shown_without_the_files_of_its_stages(
             raise StudentError('x/teacher/student.safetensors: no such file')
         return config
 
-    monkeypatch.setattr(study.learner, 'pinned', pinned)
+    monkeypatch.setattr(model_builder, 'pinned', pinned)
     with caplog.at_level(logging.INFO):
         study.run(plan)
     assert 'has every run; what they were made from is not here: x/teacher' in caplog.text

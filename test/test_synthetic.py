@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core import cli
-from stl_core.data import kitti
-from stl_core.data.synthetic import (
-    camera,
-    caster,
-    frame,
-    labels,
-    lidar,
-    sequence,
-    textures,
-    writer,
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
+from stl_core.data.synthetic import frame, sequence, writer
+from stl_core.data.synthetic.rendering import textures
+from stl_core.data.synthetic.rendering.shadows import sunlit
+from stl_core.data.synthetic.scene.builder import (
+    CARVE,
+    Builder,
+    Frustum,
+    Limb,
+    Prism,
+    Spheroid,
+    box,
 )
-from stl_core.data.synthetic.builder import CARVE, Builder, Frustum, Limb, Prism, Spheroid, box
-from stl_core.data.synthetic.caster import Rays, cast
-from stl_core.data.synthetic.distributions import (
+from stl_core.data.synthetic.scene.distributions import (
     CLASSES,
     LEVELS,
     between,
@@ -30,12 +30,14 @@ from stl_core.data.synthetic.distributions import (
     summarise,
     uniform,
 )
-from stl_core.data.synthetic.distributions import kitti as kitti_fits
-from stl_core.data.synthetic.shadows import sunlit
-from stl_core.data.synthetic.shapes import Placement
-from stl_core.data.synthetic.vehicles import add_car
-from stl_core.data.synthetic.world import make_world
-from stl_core.evaluate import evaluate
+from stl_core.data.synthetic.scene.distributions import kitti as kitti_fits
+from stl_core.data.synthetic.scene.solids import Placement
+from stl_core.data.synthetic.scene.vehicles import add_car
+from stl_core.data.synthetic.scene.world import make_world
+from stl_core.data.synthetic.sensors import camera, labels, lidar
+from stl_core.data.synthetic.sensors import ray_caster as caster
+from stl_core.data.synthetic.sensors.ray_caster import Rays, cast
+from stl_core.evaluation.average_precision import evaluate
 from stl_core.geometry import corners, project
 
 pytestmark = pytest.mark.usefixtures('one_thread')

@@ -8,10 +8,10 @@ from scipy.spatial.transform import Rotation
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
-from mono3d_ros import tf_listener
-from mono3d_ros.recent_transforms import MissingTransform
-from mono3d_ros.ros_messages import new
-from mono3d_ros.transforms import Pose, to_message
+from mono3d_ros.node import message_factory, tf_listener
+from mono3d_ros.node.message_factory import new
+from mono3d_ros.tf.buffer import MissingTransform
+from mono3d_ros.tf.transforms import Pose, to_message
 
 MS, S = 1_000_000, 1_000_000_000
 
@@ -106,7 +106,7 @@ def test_both_forget_what_moves_when_time_is_set_back(own, tf2):
 
 def test_without_tf2_msgs_every_question_is_answered_by_why(monkeypatch):
     monkeypatch.setattr(tf_listener, 'tf2_ros', None)
-    monkeypatch.setattr(tf_listener.ros_messages, 'find', lambda type_name: None)
+    monkeypatch.setattr(message_factory, 'find', lambda type_name: None)
     listener = tf_listener.listen(Node(), Node())
     with pytest.raises(MissingTransform, match='tf2_msgs is not installed'):
         listener.find('odom', 'front', 0)

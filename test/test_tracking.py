@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stl_core.data import tracking
-from stl_core.data.kitti import DataError
+from stl_core.data.sources import kitti_tracking as tracking
+from stl_core.data.sources.kitti import DataError
 
 CALIB = """P2: 700 0 600 45 0 700 170 0.2 0 0 1 0.003
 R_rect 1 0 0 0 1 0 0 0 1

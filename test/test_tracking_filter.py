@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_are
 
-from mono3d_ros.motion import TURN_FRAMES, Noise, predict
-from mono3d_ros.stream import FrameResult
-from mono3d_ros.tracking import (
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.perception.kalman_filter import TURN_FRAMES, Noise, States, predict
+from mono3d_ros.perception.tracker import (
     NO_MEMORY,
     NO_TRACKS,
     UPRIGHT_T_CAM,
     Config,
     Look,
     Memory,
-    States,
     follow,
     update,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stl_core.tracking_score import COUNTED, MIN_IOU, Tracked, score
+from stl_core.evaluation.tracking_metrics import COUNTED, MIN_IOU, Tracked, score
 from stl_core.types import Labels
 
 FRAMES = 50

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mono3d_ros.motion import Noise, born, observe, predict
-from mono3d_ros.stream import FrameResult
-from mono3d_ros.tracking import NO_MEMORY, UPRIGHT_T_CAM, Config, follow
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.perception.kalman_filter import Noise, born, observe, predict
+from mono3d_ros.perception.tracker import NO_MEMORY, UPRIGHT_T_CAM, Config, follow
 from stl_core.types import Objects3D
 
 START_NS, MS = 1_700_000_000_000_000_000, 1_000_000

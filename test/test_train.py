@@ -13,9 +13,16 @@ from scenes import make_scenes
 from small_run import assert_equal_weights, dropping, small_config, weights_of
 from torch import nn
 
-from stl_core import checkpoint, config, judge, optim, predict, step, train
-from stl_core import learner as learners
-from stl_core.data import dataset, kitti
+from stl_core.data import dataset
+from stl_core.data.sources import kitti
+from stl_core.inference import model_file as predict
+from stl_core.training import checkpoint, config, optim
+from stl_core.training import model_builder as learners
+from stl_core.training import model_builder as model_builder_module
+from stl_core.training import train_step as step
+from stl_core.training import trainer as train
+from stl_core.training import validation as judge
+from stl_core.visualization import charts
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -23,7 +30,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Drawing curves takes longer than such a run; the run of `finished` draws them."""
-    monkeypatch.setattr(train.charts, 'curves', lambda table, path: None)
+    monkeypatch.setattr(charts, 'curves', lambda table, path: None)
 
 
 @pytest.fixture(scope='module')
@@ -162,7 +169,7 @@ def test_nothing_to_learn_from_is_told(scenes, tmp_path):
         train.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
 
 
-class Poisoned(step.Supervised):
+class Poisoned(model_builder_module.Supervised):
     def forward(self, batch, epoch):
         losses = super().forward(batch, epoch)
         return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}

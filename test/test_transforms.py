@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bag import maker, typestore
-from mono3d_ros.transforms import Pose, lookup, to_message, to_tree
+from mono3d_ros.bags.bag_io import maker, typestore
+from mono3d_ros.tf.transforms import Pose, lookup, to_message, to_tree
 
 NEW = maker(typestore())
 

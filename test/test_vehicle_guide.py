@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_launch import ARGUMENTS
 
-from mono3d_ros.advice import FOR_TOOLS, NEEDED
-from mono3d_ros.worker import STAGES
+from mono3d_ros.doctor.checks import FOR_TOOLS, NEEDED
+from mono3d_ros.perception.worker import STAGES
 
 GUIDE = Path(__file__).resolve().parents[1] / 'docs' / 'vehicle.md'
 #: What rosdep installs by package.xml, and pip need not.
@@ -57,7 +57,7 @@ def test_diagnostics_are_quoted_as_they_are(text):
     """The fixed words of each finding, looked up in the file that makes them."""
     sources = ''.join(
         (GUIDE.parents[1] / 'mono3d_ros' / name).read_text()
-        for name in ('diagnostics.py', 'endpoints.py')
+        for name in ('monitoring/diagnostics.py', 'node/endpoints.py')
     )
     table = text.partition('| what | level |')[2].partition('\n\n')[0]
     quoted = [each for row in table.splitlines()[2:] for each in re.findall('`([^`]*)`', row)[:1]]

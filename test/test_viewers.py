@@ -38,7 +38,7 @@ def topics(tree):
 def said():
     """Name of a camera, '' of the only one -> the topics that the node advertises for it."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from mono3d_ros.outputs import TYPES
+    from mono3d_ros.node.publishers import TYPES
 
     return lambda camera: {f'/detector/{camera}{topic}' for topic in TYPES}
 

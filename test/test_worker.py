@@ -4,13 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.calibration import as_rectified
-from mono3d_ros.complaints import Complaints
-from mono3d_ros.latest import LatestFrames
-from mono3d_ros.pipeline import NOWHERE, Pipeline
-from mono3d_ros.selection import Selection
-from mono3d_ros.stream import Counters
-from mono3d_ros.worker import STAGES, Outside, Worker
+from mono3d_ros.camera_frame import NOWHERE
+from mono3d_ros.messages.rectification import as_rectified
+from mono3d_ros.monitoring.counters import Counters
+from mono3d_ros.monitoring.throttled_log import Complaints
+from mono3d_ros.perception.detection_filter import Selection
+from mono3d_ros.perception.image_buffer import LatestFrames
+from mono3d_ros.perception.pipeline import Pipeline
+from mono3d_ros.perception.worker import STAGES, Outside, Worker
 from stl_core.types import Objects3D
 
 S = 1_000_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stl_core.data.workers import finished, spread
+from stl_core.data.worker_pool import finished, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, {test!r})
 from functools import partial
 from test_workers import note_and_sleep
-from stl_core.data.workers import spread
+from stl_core.data.worker_pool import spread
 
 if __name__ == '__main__':
     list(spread(partial(note_and_sleep, Path({folder!r})), [60.0] * 9, 2))

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stl_core.batch import Batch, pad_targets
-from stl_core.data import augment, depth_maps
-from stl_core.data.kitti import (
+from stl_core.data import augmentation as augment
+from stl_core.data import depth_maps
+from stl_core.data.sources.kitti import (
     FrameFiles,
     Source,
     find_frames,
@@ -29,7 +29,8 @@ from stl_core.data.kitti import (
     read_split,
 )
 from stl_core.geometry import lower
-from stl_core.images import InputSpec, fit_affine
+from stl_core.preprocessing import InputSpec, fit_affine
+from stl_core.tensors.batch import Batch, pad_targets
 from stl_core.types import Array, ImageObjects, Labels, Objects3D
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stl_core.data.depth_fill import STANDARD, Fill, complete
-from stl_core.data.kitti import DataError, FrameFiles, read_calib, read_velodyne
+from stl_core.data.depth_completion import STANDARD, Fill, complete
+from stl_core.data.sources.kitti import DataError, FrameFiles, read_calib, read_velodyne
 from stl_core.geometry import project
 from stl_core.types import Array
 

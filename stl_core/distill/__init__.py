@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stl_core.distill import baselines, feature, relation, response
+from stl_core.distill.losses import baselines, feature, relation, response
 
 
 class Entry(NamedTuple):

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stl_core.batch import Batch, Outputs, Side, Targets, View
-from stl_core.distill import LOSSES, boxes
-from stl_core.distill.review import Review, adapter
-from stl_core.precision import as_float32, computing
+from stl_core.distill import LOSSES
+from stl_core.distill import regions as boxes
+from stl_core.distill.adapters import Review, adapter
+from stl_core.tensors.batch import Batch, Outputs, Side, Targets, View
+from stl_core.tensors.precision import as_float32, computing
 
 #: What a network is given of a batch: (B, C, H, W), normalised.
 Input = Callable[[Batch], Tensor]

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.means import masked_mean, whole_mean
-from stl_core.shares import count
+from stl_core.tensors.reductions import count, masked_mean, whole_mean
 
 
 def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stl_core import inverse_depth
-from stl_core.batch import Outputs, Targets
-from stl_core.models import center_heads, heatmap, keypoints, losses
-from stl_core.models.attentive_norm import AttentiveNorm
+from stl_core.models import losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
-from stl_core.models.center_heads import STRIDE
-from stl_core.precision import exactly
+from stl_core.models.centernet import heads as center_heads
+from stl_core.models.centernet import heatmap, keypoints
+from stl_core.models.centernet.attentive_norm import AttentiveNorm
+from stl_core.models.centernet.heads import STRIDE
+from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.precision import exactly
 
 #: Weight of every loss in the paper, which has one for the offsets of all nine keypoints.
 WEIGHTS = {

@@ -19,12 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stl_core import inverse_depth
-from stl_core.batch import Outputs, Targets
-from stl_core.models import assignment, center_box, depth_map, heatmap, set_losses
 from stl_core.models.backbone import STRIDES, Backbone
-from stl_core.models.depth_guided import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
-from stl_core.precision import exactly
+from stl_core.models.centernet import heatmap
+from stl_core.models.detr import box_coding as center_box
+from stl_core.models.detr import criterion as set_losses
+from stl_core.models.detr import depth_predictor as depth_map
+from stl_core.models.detr import matcher as assignment
+from stl_core.models.detr.transformer import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
+from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.precision import exactly
 
 #: Weight of every loss in the paper; each is a sum over decoder layers, which weigh the same.
 WEIGHTS = {

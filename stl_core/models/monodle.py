@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stl_core import inverse_depth
-from stl_core.batch import Outputs, Targets
-from stl_core.models import center_heads, heatmap, losses
+from stl_core.models import losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
-from stl_core.models.center_heads import STRIDE
-from stl_core.models.sizes import MEAN_SIZE_HWL_M
-from stl_core.precision import exactly
+from stl_core.models.centernet import heads as center_heads
+from stl_core.models.centernet import heatmap
+from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M, STRIDE
+from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.precision import exactly
 
 #: Weight of every loss in the paper.
 WEIGHTS = {

@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from stl_core.data.synthetic.camera import CameraModel, rays_of
-from stl_core.data.synthetic.caster import Hits, cast
-from stl_core.data.synthetic.labels import Annotated, annotate
-from stl_core.data.synthetic.lidar import Lidar, Scan, scan
-from stl_core.data.synthetic.renderer import render
-from stl_core.data.synthetic.sensor import develop, draw_shot
-from stl_core.data.synthetic.world import World, make_world
+from stl_core.data.synthetic.rendering.renderer import render
+from stl_core.data.synthetic.scene.world import World, make_world
+from stl_core.data.synthetic.sensors.camera import CameraModel, rays_of
+from stl_core.data.synthetic.sensors.image_sensor import develop, draw_shot
+from stl_core.data.synthetic.sensors.labels import Annotated, annotate
+from stl_core.data.synthetic.sensors.lidar import Lidar, Scan, scan
+from stl_core.data.synthetic.sensors.ray_caster import Hits, cast
 from stl_core.types import Array, Camera
 
 #: What draws what: the streams of (seed, frame).

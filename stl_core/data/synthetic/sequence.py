@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from stl_core.data.depth_maps import write_depth
-from stl_core.data.kitti import format_results
-from stl_core.data.synthetic.camera import SURROUND_DEG, rays_of
+from stl_core.data.sources.kitti import format_results
 from stl_core.data.synthetic.frame import CAMERA, WORLD, Frame, stream, take
-from stl_core.data.synthetic.lidar import Lidar
-from stl_core.data.synthetic.shapes import turn_about_y
-from stl_core.data.synthetic.world import World, make_world, moved
+from stl_core.data.synthetic.scene.solids import turn_about_y
+from stl_core.data.synthetic.scene.world import World, make_world, moved
+from stl_core.data.synthetic.sensors.camera import SURROUND_DEG, rays_of
+from stl_core.data.synthetic.sensors.lidar import Lidar
 from stl_core.data.synthetic.writer import (
     IMU_IN_VELO_M,
     RIG_R_VELO,
@@ -33,7 +33,7 @@ from stl_core.data.synthetic.writer import (
     label_text,
     write_image,
 )
-from stl_core.data.workers import spread, tracked
+from stl_core.data.worker_pool import spread, tracked
 from stl_core.types import Array, Camera
 
 RATE_HZ = 10.0

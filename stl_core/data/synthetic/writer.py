@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from stl_core.data.depth_maps import write_depth
-from stl_core.data.kitti import DataError, format_results
-from stl_core.data.synthetic.camera import CameraModel
+from stl_core.data.sources.kitti import DataError, format_results
 from stl_core.data.synthetic.frame import Frame, make_frame
-from stl_core.data.synthetic.lidar import Lidar
-from stl_core.data.workers import spread, tracked
+from stl_core.data.synthetic.sensors.camera import CameraModel
+from stl_core.data.synthetic.sensors.lidar import Lidar
+from stl_core.data.worker_pool import spread, tracked
 from stl_core.types import Array, Labels
 
 #: Every fifth frame is for validation.

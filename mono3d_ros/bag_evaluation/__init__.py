@@ -1,0 +1,1 @@
+"""The command evaluate_bag and its parts."""

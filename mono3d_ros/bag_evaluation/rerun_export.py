@@ -1,0 +1,175 @@
+"""
+What was answered to a bag as a film for rerun's viewer: boxes in the world and on the images.
+
+rerun is an extra: it is imported when a film is begun and not before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mono3d_ros.bag_evaluation.offline_detector import Shown
+from mono3d_ros.bags.drive_writer import LABELLED
+from mono3d_ros.camera_frame import Frame, camera_itself
+from mono3d_ros.messages.detections import ros_boxes
+from mono3d_ros.messages.markers import label
+from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
+from stl_core.geometry import project
+from stl_core.types import Array, Objects3D
+from stl_core.visualization.style import TRUTH_COLOUR, class_colour
+
+APPLICATION, WORLD = 'mono3d_ros', 'world'
+JPEG_QUALITY = 85
+POINT_M = 0.03
+#: Of the time axis: stamps of the images.
+TIMELINE = 'stamp'
+
+
+class FilmError(ValueError):
+    """A film that cannot be made; the message says why, and what to do."""
+
+
+class Film:
+    """
+    A new .rrd file; use it in a with statement. It appears when complete, or not at all.
+
+    Show it every answer by calling it. A camera stands in the fixed frame where /tf tells so, else
+    in that of the vehicle, else upright where the world begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Begin.
+
+        :param path: the file to make.
+        :raises FilmError: where rerun is not installed, or something is at the path.
+        """
+        self._rerun = _load()
+        if path.exists():
+            raise FilmError(f'{path}: exists already and is not overwritten; name a new file')
+        self._path, self._growing = path, path.with_name(f'.{path.name}.part')
+        self._cameras: list[str] = []
+
+    def __enter__(self) -> Film:
+        """Open the file."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._out = self._rerun.RecordingStream(APPLICATION, recording_id=self._path.stem)
+        self._out.save(self._growing)
+        self._log('', self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, *_: BaseException | TracebackType
+    ) -> None:
+        """Move the finished file to its place; drop it after an error."""
+        if kind is None:
+            self._out.send_blueprint(self._blueprint())
+        self._out.disconnect()
+        if kind is None:
+            self._growing.replace(self._path)
+        else:
+            self._growing.unlink(missing_ok=True)
+
+    def __call__(self, shown: Shown) -> None:
+        """Add an answer."""
+        result, camera = shown.result, shown.result.camera
+        if camera not in self._cameras:
+            self._cameras.append(camera)
+        self._out.set_time(TIMELINE, timestamp=np.datetime64(result.stamp_ns, 'ns'))
+        self._log(camera, self._transform(_place(shown)))
+        self._see(camera, shown.frame)
+        truth = (
+            Objects3D.empty() if shown.sight.truth is None else shown.sight.truth.select(LABELLED)
+        )
+        names = [result.classes[i] for i in result.objects.class_id]
+        colours = [class_colour(name) for name in names]
+        labels = [label(result, row) for row in range(len(names))]
+        self._log(f'{camera}/boxes', self._boxes(result.objects, colours, labels))
+        self._log(f'{camera}/truth', self._boxes(truth, [TRUTH_COLOUR] * len(truth), None))
+        points = self._rerun.Points3D(_in_view(shown), radii=POINT_M)
+        self._log(f'{camera}/points', points)
+        speeds = result.velocities_mps
+        if speeds is not None:
+            arrows = {'vectors': speeds, 'origins': result.objects.center_m, 'colors': colours}
+            self._log(f'{camera}/velocity', self._rerun.Arrows3D(**arrows))
+
+    def _see(self, camera: str, frame: Frame) -> None:
+        """Add an image, and where from and how it shows the world."""
+        height, width = frame.image.shape[:2]
+        K, quality = frame.P[:, :3], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        eye = np.eye(4)
+        eye[:3, 3] = -np.linalg.solve(K, frame.P[:, 3])
+        _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), quality)
+        pinhole = self._rerun.Pinhole(image_from_camera=K, width=width, height=height)
+        image = self._rerun.EncodedImage(contents=jpeg.tobytes(), media_type='image/jpeg')
+        self._log(f'{camera}/image', self._transform(eye), pinhole, image)
+
+    def _transform(self, matrix: Array) -> Any:
+        return self._rerun.Transform3D(translation=matrix[:3, 3], mat3x3=matrix[:3, :3])
+
+    def _boxes(
+        self, objects: Objects3D, colours: list[tuple[int, int, int]], labels: list[str] | None
+    ) -> Any:
+        """Return boxes in the frame of their camera; none at all take the last ones away."""
+        boxes = ros_boxes(objects, camera_itself(''))
+        return self._rerun.Boxes3D(
+            centers=boxes.center_m,
+            half_sizes=boxes.size_lwh_m / 2,
+            quaternions=boxes.turn_xyzw,
+            colors=colours,
+            labels=labels,
+        )
+
+    def _blueprint(self) -> Any:
+        """Arrange the world beside the images, their boxes upon them."""
+        blueprint = self._rerun.blueprint
+        images = [
+            blueprint.Spatial2DView(
+                origin=f'{WORLD}/{camera}/image',
+                contents=[
+                    '$origin',
+                    *(f'/{WORLD}/{camera}/{each}' for each in ('boxes', 'truth')),
+                ],
+                name=camera,
+            )
+            for camera in sorted(self._cameras)
+        ]
+        world = blueprint.Spatial3DView(origin=WORLD, name=WORLD)
+        return blueprint.Blueprint(blueprint.Horizontal(world, blueprint.Grid(*images)))
+
+    def _log(self, path: str, *parts: Any, static: bool = False) -> None:
+        self._out.log('/'.join(filter(None, (WORLD, path))), *parts, static=static)
+
+
+def _load() -> Any:
+    try:
+        import rerun.blueprint  # type: ignore[import-not-found]
+    except ImportError as err:
+        raise FilmError(
+            'a film takes rerun, which is not installed: pip install rerun-sdk'
+        ) from err
+    return rerun
+
+
+def _place(shown: Shown) -> Array:
+    """Return where the camera stands in the world."""
+    place = shown.sight.place
+    for known in (place.fixed_T_cam, place.vehicle_T_cam):
+        if known is not None:
+            return known
+    return UPRIGHT_T_CAM
+
+
+def _in_view(shown: Shown) -> Array:
+    """(K, 3) float32 the points of the scan that the image shows: other cameras show the rest."""
+    if shown.points_m is None:
+        return np.zeros((0, 3), np.float32)
+    height, width = shown.frame.image.shape[:2]
+    pixels, w = project(shown.points_m, shown.frame.P)
+    inside = (w > 0) & (pixels >= 0).all(1) & (pixels < [width, height]).all(1)
+    return shown.points_m[inside].astype(np.float32)

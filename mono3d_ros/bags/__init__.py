@@ -1,0 +1,1 @@
+"""Read, write and convert bags, without ROS."""

@@ -1,0 +1,109 @@
+"""
+What a detector answered to a bag, as a person wants to see it: table, pictures, video.
+
+Nothing is detected here: images come from the bag that was played, boxes from the markers that
+were recorded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mono3d_ros.bags.bag_io import BagError, BagReader
+from mono3d_ros.messages.markers import ADD, LINE_LIST, TEXT_VIEW_FACING
+from mono3d_ros.messages.primitives import stamp_ns
+from stl_core.types import Array
+from stl_core.visualization import style as strokes
+
+POINTS_PER_BOX = 24
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """
+    The boxes of one MarkerArray.
+
+    :param edges_m: (M, 24, 3) end points of the edges, in the frame of the markers.
+    :param labels: M texts.
+    """
+
+    edges_m: Array
+    labels: tuple[str, ...]
+
+    @property
+    def colours(self) -> list[tuple[int, int, int]]:
+        """RGB of each box, by the class its label begins with."""
+        return [strokes.class_colour(label.split(' ')[0]) for label in self.labels]
+
+
+NO_BOXES = Boxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    What was recorded.
+
+    :param boxes: stamp of the image -> the boxes found in it.
+    :param latency_ms: stamp of the image -> from sending it to receiving its answer.
+    :param sent: images that were played.
+    """
+
+    boxes: Mapping[int, Boxes]
+    latency_ms: Mapping[int, float]
+    sent: int
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Say how many frames went in and came out, and how fast; no times without an answer."""
+        latency = list(self.latency_ms.values())
+        times = np.percentile(latency, [0, 50, 95]).round(2).tolist() if latency else [None] * 3
+        return {
+            'frames_in': self.sent,
+            'frames_answered': len(self.boxes),
+            'boxes': sum(len(each.labels) for each in self.boxes.values()),
+            'latency_ms_min': times[0],
+            'latency_ms_median': times[1],
+            'latency_ms_p95': times[2],
+        }
+
+
+def read_answers(bag: str | Path) -> Answers:
+    """
+    Read a bag of answers as examples/replay_bag.py records it.
+
+    :param bag: its folder, with sent.csv.
+    :raises BagError: for a bag that is missing or malformed.
+    """
+    table = Path(bag) / 'sent.csv'
+    if not table.is_file():
+        raise BagError(f'{table}: no such file; expected the times that images were sent')
+    with table.open(newline='') as file:
+        sent = {int(row['stamp_ns']): int(row['sent_ns']) for row in csv.DictReader(file)}
+    boxes, latency_ms = {}, {}
+    with BagReader(bag) as reader:
+        for message in reader.messages():
+            array = reader.decode(message)
+            if not array.markers:
+                raise BagError(f'{bag}: {message.topic}: an answer without its first marker')
+            stamp = stamp_ns(array.markers[0].header)
+            boxes[stamp] = to_boxes(array)
+            if stamp in sent:
+                latency_ms[stamp] = (message.stamp_ns - sent[stamp]) / 1e6
+    return Answers(boxes, latency_ms, len(sent))
+
+
+def to_boxes(array: Any) -> Boxes:
+    """Read the boxes and labels out of a MarkerArray that messages.markers made."""
+    added = [marker for marker in array.markers if marker.action == ADD]
+    boxes = {m.id: m.points for m in added if m.type == LINE_LIST}
+    labels = {m.id: m.text for m in added if m.type == TEXT_VIEW_FACING}
+    edges = [[(p.x, p.y, p.z) for p in points] for points in boxes.values()]
+    return Boxes(
+        np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels.get(i, '') for i in boxes)
+    )

@@ -1,0 +1,63 @@
+"""The command synthesize_bag: a drive through the synthetic world, straight into a bag."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mono3d_ros.bags.bag_io import BagError, refuse_existing
+from mono3d_ros.bags.kitti_to_bag import (
+    EXIT_BAD_INPUT,
+    EXIT_STOPPED,
+    Wanted,
+    add_form,
+    convert,
+    read_form,
+)
+from stl_core.cli import synthesize as command
+from stl_core.data.sources.kitti import DataError
+from stl_core.data.synthetic import sequence
+
+
+def synthesize(out: Path, args: argparse.Namespace) -> None:
+    """
+    Make a drive in a folder that is removed again, and a bag of it.
+
+    :param out: folder of the bag.
+    :param args: of the arguments that add_world and add_form add.
+    :raises DataError: naming the argument that is wrong.
+    :raises BagError: where the bag exists or cannot be written.
+    """
+    refuse_existing(out)
+    job = command.read_job(args, '', depth=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
+        sequence.synthesize(replace(job, out=folder), args.frames, args.workers, args.surround)
+        convert(Path(folder), out, Wanted(), read_form(args))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 2 and one line for bad input."""
+    parser = argparse.ArgumentParser('synthesize_bag', description=__doc__)
+    parser.add_argument('out', type=Path, help='folder of the new bag')
+    command.add_world(parser)
+    add_form(parser)
+    args = parser.parse_args(argv)
+    try:
+        synthesize(args.out, args)
+    except (DataError, BagError, OSError) as err:
+        print(f'synthesize_bag: {err}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print('synthesize_bag: stopped; nothing was written', file=sys.stderr)
+        return EXIT_STOPPED
+    print(f'{args.frames} frames: {args.out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

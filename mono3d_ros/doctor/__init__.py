@@ -1,0 +1,1 @@
+"""The command doctor: check that this machine has all that the node needs."""

@@ -1,0 +1,1 @@
+"""ROS messages <-> arrays, for ROS and for bags alike."""

@@ -1,0 +1,41 @@
+"""A result drawn on its own image, as a compressed image that every viewer of ROS shows."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import cv2
+
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.messages.markers import label
+from mono3d_ros.messages.primitives import New, to_header
+from stl_core.types import Array
+from stl_core.visualization import draw
+from stl_core.visualization.style import class_colour
+
+JPEG_QUALITY = 85
+
+
+def annotated(image_rgb: Array, result: FrameResult, P: Array, new: New) -> Any:
+    """
+    Draw a result on its image.
+
+    :param image_rgb: (H, W, 3) uint8 RGB that the result is of.
+    :param result: what was found.
+    :param P: (3, 4) projection of the image.
+    :param new: maker of messages.
+    :return: sensor_msgs CompressedImage, jpeg.
+    """
+    objects = result.objects
+    colours = [class_colour(result.classes[i]) for i in objects.class_id]
+    labels = [label(result, row) for row in range(len(objects))]
+    drawn = draw.draw_edges(image_rgb, draw.box_edges(objects), P, colours, labels)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
+    return new(
+        'sensor_msgs/msg/CompressedImage',
+        header=to_header(result.stamp_ns, result.frame_id, new),
+        format='jpeg',
+        data=array('B', jpeg.tobytes()),  # rclpy takes minutes for any other kind of bytes
+    )

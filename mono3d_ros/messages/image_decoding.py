@@ -1,0 +1,253 @@
+"""
+Pixels of image messages -> (H, W, 3) uint8 RGB.
+
+The encodings are those of sensor_msgs/image_encodings. 8UC3 and 8UC4 name no colours; they are
+read as BGR and BGRA, as OpenCV would have written them. 16-bit images lose their low byte
+(value >> 8), so a 12-bit sensor should be scaled up by its driver.
+
+cv_bridge, where it is installed and works, reads the encodings that are not known here, and those
+only: of the known ones it makes the same pixels, later, and one that was built for another NumPy
+than the environment's can take the node down with it (docs/vehicle.md has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mono3d_ros.subprocess_probe import TRIALS, attempt
+from stl_core.types import Array
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """
+    An uncompressed image as a message carries it.
+
+    :param data: its bytes: anything with the buffer protocol.
+    :param height_px: rows of the image.
+    :param width_px: columns of the image.
+    :param step_bytes: bytes from the start of one row to the next, padding included.
+    :param is_bigendian: the order of the two bytes of 16-bit pixels.
+    """
+
+    data: Any
+    height_px: int
+    width_px: int
+    step_bytes: int
+    is_bigendian: bool = False
+
+
+def decode(encoding: str, raw: RawImage) -> Array:
+    """
+    Decode an uncompressed image.
+
+    :param encoding: a key of DECODERS, or what cv_bridge knows besides.
+    :param raw: its bytes.
+    :return: (H, W, 3) uint8 RGB.
+    :raises ValueError: for an unknown encoding or bytes that do not fit it.
+    """
+    if raw.height_px < 1 or raw.width_px < 1:
+        raise ValueError(f'an image of {raw.width_px}x{raw.height_px} pixels')
+    if encoding not in DECODERS:
+        return _by_cv_bridge(encoding, raw)
+    try:
+        return DECODERS[encoding](raw)
+    except ValueError as err:
+        size = f'{raw.width_px}x{raw.height_px}'
+        raise ValueError(f'{encoding} image of {size} pixels: {err}') from err
+
+
+def decode_compressed(format: str, data: Any) -> Array:
+    """
+    Decode a JPEG or PNG file.
+
+    The pixels are taken as stored: an EXIF orientation would turn them away from P.
+
+    :param format: what the message says it is; only used to tell what failed.
+    :param data: the bytes of the file.
+    :return: (H, W, 3) uint8 RGB.
+    :raises ValueError: for bytes that are no image.
+    """
+    if 'compressedDepth' in format:
+        raise ValueError(f'format {format!r} carries depth, not a picture')
+    file = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(file, flags) if file.size else None
+    if image is None:
+        raise ValueError(f'{file.size} bytes of format {format!r} are not a JPEG or PNG image')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _rows(raw: RawImage, row_bytes: int, rows: int) -> Array:
+    """
+    Cut the rows out of the bytes.
+
+    :param raw: the image.
+    :param row_bytes: bytes of a row that carry pixels.
+    :param rows: how many rows its planes have together.
+    :return: (rows, row_bytes) uint8, a view; the last row may come without its padding.
+    :raises ValueError: telling how many bytes were expected.
+    """
+    if raw.step_bytes < row_bytes:
+        raise ValueError(f'step is {raw.step_bytes} bytes, but a row takes {row_bytes}')
+    data = np.frombuffer(raw.data, np.uint8) if len(raw.data) else np.zeros(0, np.uint8)
+    full = raw.step_bytes * rows
+    if not full - raw.step_bytes + row_bytes <= data.size <= full:
+        raise ValueError(
+            f'expected {full} bytes ({rows} rows of {raw.step_bytes}), got {data.size}'
+        )
+    return np.ndarray((rows, row_bytes), np.uint8, buffer=data, strides=(raw.step_bytes, 1))
+
+
+def _pixels(raw: RawImage, channels: int) -> Array:
+    """Return (H, W, channels) uint8, contiguous."""
+    rows = _rows(raw, raw.width_px * channels, raw.height_px)
+    return np.ascontiguousarray(rows).reshape(raw.height_px, raw.width_px, channels)
+
+
+def _colour(raw: RawImage, channels: int, code: int) -> Array:
+    """Interleaved 8-bit channels, reordered by an OpenCV conversion."""
+    return cv2.cvtColor(_pixels(raw, channels), code)
+
+
+def _rgb(raw: RawImage) -> Array:
+    """Already what is wanted."""
+    return _pixels(raw, 3)
+
+
+def _high_bytes(raw: RawImage, channels: int) -> Array:
+    """(H, W, channels) uint8: of the two bytes of each value the one that counts 256s."""
+    rows = _rows(raw, raw.width_px * 2 * channels, raw.height_px)
+    high = rows[:, 0 if raw.is_bigendian else 1 :: 2]
+    return np.ascontiguousarray(high).reshape(raw.height_px, raw.width_px, channels)
+
+
+def _colour16(raw: RawImage, channels: int, code: int) -> Array:
+    """Interleaved 16-bit channels, value >> 8, reordered by an OpenCV conversion."""
+    return cv2.cvtColor(_high_bytes(raw, channels), code)
+
+
+def _even(raw: RawImage, needed: Mapping[str, int]) -> None:
+    """Refuse an odd width or height where pixels share their colour in pairs."""
+    for name, size in needed.items():
+        if size % 2:
+            raise ValueError(f'the {name} must be even, got {size}')
+
+
+def _bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
+    """
+    One colour a pixel, bilinear in between.
+
+    :param values: _pixels for 8 bits, _high_bytes for 16.
+    """
+    _even(raw, {'width': raw.width_px, 'height': raw.height_px})
+    return cv2.cvtColor(values(raw, 1)[..., 0], code)
+
+
+def _yuv422(raw: RawImage, code: int) -> Array:
+    """Two bytes a pixel; two pixels in a row share a colour."""
+    _even(raw, {'width': raw.width_px})
+    return cv2.cvtColor(_pixels(raw, 2), code)
+
+
+def _yuv420(raw: RawImage, code: int) -> Array:
+    """Decode a plane of brightness and one of half the height with the colours of 2x2 pixels."""
+    _even(raw, {'width': raw.width_px, 'height': raw.height_px})
+    rows = _rows(raw, raw.width_px, raw.height_px * 3 // 2)
+    return cv2.cvtColor(np.ascontiguousarray(rows), code)
+
+
+@lru_cache(maxsize=1)
+def _cv_bridge() -> Any:
+    """
+    Return a working CvBridge; None where there is none.
+
+    One that was built for another NumPy may end the process instead of raising anything, so it
+    has to prove itself in a process of its own first.
+    """
+    if attempt(TRIALS['cv_bridge']).error:
+        return None
+    from cv_bridge import CvBridge
+
+    return CvBridge()
+
+
+def _by_cv_bridge(encoding: str, raw: RawImage) -> Array:
+    """
+    Let cv_bridge read an encoding that is not in DECODERS.
+
+    :raises ValueError: where there is no cv_bridge, or it does not know the encoding either.
+    """
+    bridge, known = _cv_bridge(), ', '.join(DECODERS)
+    if bridge is None:
+        raise ValueError(f'encoding {encoding!r} is not known; known are {known}')
+    try:
+        image = bridge.imgmsg_to_cv2(_message(encoding, raw), 'rgb8')
+    except Exception as err:
+        told = ' '.join(str(err).split())
+        raise ValueError(
+            f'encoding {encoding!r} is not known, and cv_bridge says {told!r}; known are {known}'
+        ) from err
+    return np.ascontiguousarray(image, np.uint8)
+
+
+def _message(encoding: str, raw: RawImage) -> SimpleNamespace:
+    """Return what cv_bridge reads of a sensor_msgs Image."""
+    return SimpleNamespace(
+        encoding=encoding,
+        height=raw.height_px,
+        width=raw.width_px,
+        step=raw.step_bytes,
+        is_bigendian=int(raw.is_bigendian),
+        data=raw.data,
+    )
+
+
+_GREY = partial(_colour, channels=1, code=cv2.COLOR_GRAY2RGB)
+_BGR = partial(_colour, channels=3, code=cv2.COLOR_BGR2RGB)
+_BGRA = partial(_colour, channels=4, code=cv2.COLOR_BGRA2RGB)
+_GREY16 = partial(_colour16, channels=1, code=cv2.COLOR_GRAY2RGB)
+_UYVY = partial(_yuv422, code=cv2.COLOR_YUV2RGB_UYVY)
+_YUYV = partial(_yuv422, code=cv2.COLOR_YUV2RGB_YUY2)
+
+#: OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first four,
+#: hence the pairs of different letters.
+_PATTERNS = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+
+#: How each encoding becomes (H, W, 3) uint8 RGB.
+DECODERS: Mapping[str, Callable[[RawImage], Array]] = {
+    'rgb8': _rgb,
+    'bgr8': _BGR,
+    'rgba8': partial(_colour, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'bgra8': _BGRA,
+    'mono8': _GREY,
+    'rgb16': partial(_high_bytes, channels=3),
+    'bgr16': partial(_colour16, channels=3, code=cv2.COLOR_BGR2RGB),
+    'rgba16': partial(_colour16, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'bgra16': partial(_colour16, channels=4, code=cv2.COLOR_BGRA2RGB),
+    'mono16': _GREY16,
+    '8UC1': _GREY,
+    '8UC3': _BGR,
+    '8UC4': _BGRA,
+    '16UC1': _GREY16,
+    **{f'bayer_{p}8': partial(_bayer, values=_pixels, code=c) for p, c in _PATTERNS.items()},
+    **{f'bayer_{p}16': partial(_bayer, values=_high_bytes, code=c) for p, c in _PATTERNS.items()},
+    'yuv422': _UYVY,
+    'uyvy': _UYVY,
+    'yuv422_yuy2': _YUYV,
+    'yuyv': _YUYV,
+    'nv12': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV12),
+    'nv21': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV21),
+}

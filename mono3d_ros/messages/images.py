@@ -1,0 +1,64 @@
+"""
+Message fields <-> Frame and FrameResult, for ROS and for bags alike.
+
+Messages that come in are read by field name, here; those that go out are made by a maker that is
+handed in (see fields.New), each kind in a file of its own, and are named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mono3d_ros.camera_frame import Frame
+from mono3d_ros.messages.image_decoding import RawImage, decode, decode_compressed
+from mono3d_ros.messages.primitives import stamp_ns
+from mono3d_ros.messages.rectification import Door, Intrinsics
+from stl_core.types import Array
+
+
+def to_frame(message: Any, info: Any, camera: str, door: Door) -> Frame:
+    """
+    Read an image message and its camera_info.
+
+    :param message: sensor_msgs Image or CompressedImage.
+    :param info: sensor_msgs CameraInfo.
+    :param camera: our name of the camera.
+    :param door: calibration.as_rectified or calibration.rectify.
+    :return: a frame with the image's own stamp and frame.
+    :raises Uncalibrated: where camera_info says so.
+    :raises ValueError: for an image that cannot be read or does not fit camera_info.
+    """
+    image, P = door(to_image(message), to_intrinsics(info))
+    frame_id = message.header.frame_id or info.header.frame_id
+    return Frame(camera, image, P, stamp_ns(message.header), frame_id)
+
+
+def to_image(message: Any) -> Array:
+    """(H, W, 3) uint8 RGB of a sensor_msgs Image or CompressedImage."""
+    if hasattr(message, 'format'):  # only a CompressedImage has one
+        return decode_compressed(message.format, message.data)
+    raw = RawImage(
+        message.data, message.height, message.width, message.step, bool(message.is_bigendian)
+    )
+    return decode(message.encoding, raw)
+
+
+def to_intrinsics(info: Any) -> Intrinsics:
+    """Read the numbers of a sensor_msgs CameraInfo."""
+    roi = info.roi
+    return Intrinsics(
+        width_px=info.width,
+        height_px=info.height,
+        distortion_model=info.distortion_model,
+        D=_floats(info.d),
+        K=_floats(info.k),
+        R=_floats(info.r),
+        P=_floats(info.p),
+        binning=(info.binning_x, info.binning_y),
+        roi_px=(roi.x_offset, roi.y_offset, roi.width, roi.height),
+    )
+
+
+def _floats(numbers: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)

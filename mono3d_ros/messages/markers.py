@@ -1,0 +1,199 @@
+"""A result as markers, which every viewer of ROS draws: outline, heading, label, velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mono3d_ros.camera_frame import FrameResult, Target, camera_itself
+from mono3d_ros.messages.primitives import (
+    New,
+    to_duration,
+    to_header,
+    to_point,
+    to_pose,
+    to_vector,
+)
+from stl_core.geometry import BOX_EDGES, corners
+from stl_core.visualization.style import class_colour
+
+# visualization_msgs/msg/Marker
+ARROW, LINE_LIST, TEXT_VIEW_FACING = 0, 5, 9
+ADD, DELETE = 0, 2
+
+#: Kinds of marker that each object is drawn with, the last part of their namespace.
+KINDS = ('boxes', 'heading', 'labels')
+#: And one more where objects are tracked.
+VELOCITY = 'velocity'
+
+LINE_WIDTH_M = 0.08
+TEXT_HEIGHT_M = 0.6
+#: How far the label floats above the box.
+TEXT_GAP_M = 0.5
+#: How far the heading arrow reaches beyond the front of the box.
+ARROW_REACH_M = 1.0
+#: The velocity arrow reaches from the centre to where the object is after so long.
+AHEAD_S = 1.0
+#: What is slower has no velocity arrow.
+MIN_SPEED_M_S = 0.5
+
+
+class _Pen(NamedTuple):
+    """What all markers of an array share."""
+
+    header: Any
+    lifetime: Any
+    new: New
+
+
+class _Shape(NamedTuple):
+    """
+    Where one object is drawn, in the frame of the markers.
+
+    :param corners: the 8 of the box.
+    :param heading: tail and tip of the arrow.
+    :param text_at: middle of the label.
+    :param velocity: tail and tip of the arrow; None where the object hardly moves, or nobody
+        knows.
+    """
+
+    corners: list[list[float]]
+    heading: list[list[float]]
+    text_at: list[float]
+    velocity: list[list[float]] | None
+
+
+def markers(
+    result: FrameResult,
+    previous_ids: Iterable[int],
+    new: New,
+    *,
+    lifetime_s: float = 0.3,
+    target: Target | None = None,
+) -> Any:
+    """
+    Draw a result: outline, heading and label of each object, and where tracked its velocity.
+
+    The first marker of every array, objects or not, is a DELETE in '<camera>/frame' that carries
+    the image's stamp and frame: viewers ignore it, and recorders and tests find by it which
+    image was answered.
+
+    :param result: what was found.
+    :param previous_ids: result.ids of the camera's previous array; what is no longer there is
+        deleted in this same array, so nothing flickers and nothing stays behind.
+    :param new: maker of messages.
+    :param lifetime_s: after this a viewer takes the boxes away by itself; 0 means never.
+    :param target: the frame to draw in; None: the camera's own.
+    :return: visualization_msgs MarkerArray.
+    """
+    target = target or camera_itself(result.frame_id)
+    header = to_header(result.stamp_ns, target.frame_id, new)
+    pen = _Pen(header, to_duration(lifetime_s, new), new)
+    gone = sorted(set(previous_ids) - set(result.ids))
+    drawn = [_delete(f'{result.camera}/frame', 0, pen)]
+    for row, shape in enumerate(_shapes(result, target)):
+        drawn += _object_markers(result, row, shape, pen)
+    kinds = KINDS if result.velocities_mps is None else (*KINDS, VELOCITY)
+    drawn += [_delete(f'{result.camera}/{kind}', id, pen) for id in gone for kind in kinds]
+    return new('visualization_msgs/msg/MarkerArray', markers=drawn)
+
+
+def label(result: FrameResult, row: int) -> str:
+    """Say class, score and depth of an object, and its id where it is tracked."""
+    objects = result.objects
+    name, z = result.classes[objects.class_id[row]], objects.center_m[row, 2]
+    id = '' if result.velocities_mps is None else f' #{result.ids[row]}'
+    return f'{name} {objects.score[row]:.2f} {z:.1f} m{id}'
+
+
+def _shapes(result: FrameResult, target: Target) -> list[_Shape]:
+    """Tell where each object is drawn."""
+    objects = result.objects
+    box = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
+    front, back = box[:, [0, 1, 4, 5]].mean(1), box[:, [2, 3, 6, 7]].mean(1)
+    reach = ARROW_REACH_M / np.maximum(objects.size_hwl_m[:, 2:], 1e-6)
+    tip = front + (front - back) * reach
+    above = objects.center_m.copy()
+    above[:, 1] -= objects.size_hwl_m[:, 0] / 2 + TEXT_GAP_M  # y is down
+    placed = target.place(box).tolist()
+    headings = target.place(np.stack([front, tip], 1)).tolist()
+    velocities = _velocities(result, target)
+    return [
+        _Shape(*each)
+        for each in zip(placed, headings, target.place(above).tolist(), velocities, strict=True)
+    ]
+
+
+def _velocities(result: FrameResult, target: Target) -> list[list[list[float]] | None]:
+    """Return an arrow along each velocity, see _Shape."""
+    center, velocity = result.objects.center_m, result.velocities_mps
+    if velocity is None:
+        return [None] * len(center)
+    arrows = target.place(np.stack([center, center + AHEAD_S * velocity], 1)).tolist()
+    fast = np.linalg.norm(velocity, axis=1) >= MIN_SPEED_M_S
+    return [arrow if moves else None for arrow, moves in zip(arrows, fast, strict=True)]
+
+
+def _object_markers(result: FrameResult, row: int, shape: _Shape, pen: _Pen) -> list[Any]:
+    """Return one marker of each kind."""
+    new, id = pen.new, result.ids[row]
+    name = result.classes[result.objects.class_id[row]]
+    shared = {
+        'header': pen.header,
+        'id': id,
+        'action': ADD,
+        'pose': to_pose((0.0, 0.0, 0.0), new),
+        'color': _colour(name, new),
+        'lifetime': pen.lifetime,
+        'frame_locked': False,
+    }
+    line = to_vector((LINE_WIDTH_M, 0.0, 0.0), new)
+    # a point of ROS takes long to make, so the edges share those of the corners
+    points = _points(shape.corners, new)
+    ends = [points[corner] for edge in BOX_EDGES for corner in edge]
+    outline = {'type': LINE_LIST, 'points': ends, 'scale': line}
+    words = {
+        'type': TEXT_VIEW_FACING,
+        'text': label(result, row),
+        'pose': to_pose(shape.text_at, new),
+        'scale': to_vector((0.0, 0.0, TEXT_HEIGHT_M), new),
+    }
+    parts = dict(zip(KINDS, (outline, _arrow(shape.heading, new), words), strict=True))
+    if shape.velocity is not None:
+        parts[VELOCITY] = _arrow(shape.velocity, new)
+    found = [
+        new('visualization_msgs/msg/Marker', **{**shared, **part}, ns=f'{result.camera}/{kind}')
+        for kind, part in parts.items()
+    ]
+    if VELOCITY not in parts and result.velocities_mps is not None:
+        # the arrow of the frame before must not stay
+        found.append(_delete(f'{result.camera}/{VELOCITY}', id, pen))
+    return found
+
+
+def _arrow(tail_and_tip: Sequence[Sequence[float]], new: New) -> dict[str, Any]:
+    scale = to_vector((LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M), new)
+    return {'type': ARROW, 'points': _points(tail_and_tip, new), 'scale': scale}
+
+
+def _points(points_m: Sequence[Sequence[float]], new: New) -> list[Any]:
+    return [to_point(each, new) for each in points_m]
+
+
+def _delete(ns: str, id: int, pen: _Pen) -> Any:
+    """Return a marker that takes another one away."""
+    return pen.new(
+        'visualization_msgs/msg/Marker',
+        header=pen.header,
+        ns=ns,
+        id=id,
+        action=DELETE,
+        pose=to_pose((0.0, 0.0, 0.0), pen.new),
+    )
+
+
+def _colour(name: str, new: New) -> Any:
+    r, g, b = (level / 255 for level in class_colour(name))
+    return new('std_msgs/msg/ColorRGBA', r=r, g=g, b=b, a=1.0)

@@ -1,0 +1,1 @@
+"""Counters, diagnostics and throttled logging."""

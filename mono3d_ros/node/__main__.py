@@ -1,0 +1,7 @@
+"""Run `python -m mono3d_ros.node`, which is the command `detector`."""
+
+import sys
+
+from mono3d_ros.node.detector_node import main
+
+sys.exit(main())

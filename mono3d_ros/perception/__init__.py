@@ -1,0 +1,1 @@
+"""The perception itself, without ROS: images in, tracked objects out."""

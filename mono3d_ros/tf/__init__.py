@@ -1,0 +1,1 @@
+"""Coordinate frames: transforms, a buffer, the history of a bag, camera poses."""

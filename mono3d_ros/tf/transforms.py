@@ -1,0 +1,85 @@
+"""Poses of coordinate frames <-> the messages of /tf and /tf_static, and chains of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mono3d_ros.messages.primitives import New, to_header
+from stl_core.types import Array
+
+#: Child frame -> its parent, and the (4, 4) that takes points of the child to the parent.
+Tree = Mapping[str, 'tuple[str, Array]']
+
+
+class Pose(NamedTuple):
+    """
+    Where a frame stands in another.
+
+    :param parent: name of the frame it stands in.
+    :param child: name of the frame.
+    :param parent_T_child: (4, 4) takes points of the child to the parent.
+    """
+
+    parent: str
+    child: str
+    parent_T_child: Array
+
+
+def to_message(poses: Sequence[Pose], stamp_ns: int, new: New) -> Any:
+    """Make the TFMessage of poses, all with one stamp."""
+    return new('tf2_msgs/msg/TFMessage', transforms=[_stamped(p, stamp_ns, new) for p in poses])
+
+
+def to_tree(message: Any) -> dict[str, tuple[str, Array]]:
+    """Read a TFMessage; trees of several messages are joined with |, the newer on the right."""
+    tree = {}
+    for each in message.transforms:
+        at, q = each.transform.translation, each.transform.rotation
+        turn = np.array([q.x, q.y, q.z, q.w])
+        if not np.isfinite(turn).all() or not turn.any():
+            continue  # no rotation; tf2 ignores these too
+        matrix = np.eye(4)
+        matrix[:3, :3] = Rotation.from_quat(turn).as_matrix()
+        matrix[:3, 3] = at.x, at.y, at.z
+        tree[each.child_frame_id] = (each.header.frame_id, matrix)
+    return tree
+
+
+def lookup(tree: Tree, target: str, source: str) -> Array | None:
+    """Return the (4, 4) that takes points of source to target; None where none leads there."""
+    from_source, from_target = _to_ancestors(tree, source), _to_ancestors(tree, target)
+    shared = next((name for name in from_source if name in from_target), None)
+    if shared is None:
+        return None
+    return np.linalg.inv(from_target[shared]) @ from_source[shared]
+
+
+def _to_ancestors(tree: Tree, name: str) -> dict[str, Array]:
+    """Return what takes a frame to itself, its parent, and on to the root, in this order."""
+    found = {name: np.eye(4)}
+    while name in tree and tree[name][0] not in found:  # a loop is no tree: stop
+        parent, parent_T_name = tree[name]
+        found[parent] = parent_T_name @ found[name]
+        name = parent
+    return found
+
+
+def _stamped(pose: Pose, stamp_ns: int, new: New) -> Any:
+    # KITTI prints rotations to 7 digits; the nearest true rotation has a quaternion
+    u, _, vt = np.linalg.svd(pose.parent_T_child[:3, :3])
+    x, y, z, w = Rotation.from_matrix(u @ vt).as_quat().tolist()
+    tx, ty, tz = pose.parent_T_child[:3, 3].tolist()
+    return new(
+        'geometry_msgs/msg/TransformStamped',
+        header=to_header(stamp_ns, pose.parent, new),
+        child_frame_id=pose.child,
+        transform=new(
+            'geometry_msgs/msg/Transform',
+            translation=new('geometry_msgs/msg/Vector3', x=tx, y=ty, z=tz),
+            rotation=new('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w),
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The command `stl`, one file a group of subcommands."""

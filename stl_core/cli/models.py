@@ -1,0 +1,51 @@
+"""
+`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
+
+Bad input ends with one line that names it and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stl_core.inference import model_file as predict
+from stl_core.inference.converters import LAYOUTS, import_weights
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser('inspect', help='what a student file says of itself')
+    parser.add_argument('student', help='.safetensors file')
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    print(json.dumps(asdict(predict.read_spec(args.student)), indent=1, sort_keys=True))
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser('export', help='a student file with weights in half precision')
+    parser.add_argument('student', help='.safetensors file')
+    parser.add_argument('out', help='.safetensors file to write')
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    predict.halve(args.student, args.out)
+    print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
+
+
+def _add_import_weights(commands: Any) -> None:
+    parser = commands.add_parser('import-weights', help='a student file of a published checkpoint')
+    parser.add_argument('program', choices=list(LAYOUTS), help='which program saved it')
+    parser.add_argument('checkpoint', help='.pth file that the program saved')
+    parser.add_argument('out', help='.safetensors file to write')
+    parser.set_defaults(run=_import_weights)
+
+
+def _import_weights(args: argparse.Namespace) -> None:
+    spec = import_weights(args.program, args.checkpoint, args.out)
+    print(f'{args.out}: {spec.detector} for {", ".join(spec.classes)}, from {args.checkpoint}')

@@ -1,0 +1,267 @@
+"""
+KITTI's tracking layout -> a drive: its cameras, tracked objects, scans and the way of the car.
+
+ROOT/{image_02,calib,label_02,velodyne,oxts,poses}, all but the first two as may be; ROOT may be
+the folder above, with ROOT/training, and then each ROOT/CAMERA/training is another camera of the
+same car. A label line is: frame track, then the object benchmark's columns.
+The base is the car's own frame, x forward, y left, z up: that of KITTI's inertial unit, or of the
+LiDAR where the calib file knows no such unit. Odom is where the base was at frame 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from stl_core.data.sources.kitti import Calibration, DataError, parse_labels, read_calib, read_text
+from stl_core.types import Array, Labels
+
+#: The camera that the scans, and the way of the car, lie with.
+FRONT = 'front'
+
+#: Where truncation has levels: the share outside the image that stands for each.
+TRUNCATED = {'0': '0', '1': '0.5', '2': '1'}
+
+EARTH_M = 6378137.0
+OXTS_COLUMNS, POSE_COLUMNS = 30, 12
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """
+    The labelled objects of one image, and which is which in other images.
+
+    :param labels: N objects, DontCare included.
+    :param ids: N numbers, the same for one object in all frames and cameras; -1 for DontCare.
+    :param text: the label lines, as the object benchmark has them.
+    """
+
+    labels: Labels
+    ids: tuple[int, ...]
+    text: str
+
+
+#: An image in which nothing is labelled.
+NO_TRACKS = Tracks(Labels.empty(), (), '')
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    One camera of a drive.
+
+    :param name: FRONT, or that of its folder.
+    :param calib: its numbers.
+    :param images: frame number -> image file.
+    :param tracks: frame number -> objects, frames without any left out; None for a drive without
+        labels.
+    """
+
+    name: str
+    calib: Calibration
+    images: Mapping[int, Path]
+    tracks: Mapping[int, Tracks] | None
+
+
+@dataclass(frozen=True)
+class Drive:
+    """
+    A drive.
+
+    :param views: cameras, the front one first; all have the images that it has.
+    :param scans: frame number -> LiDAR file, where there is one.
+    :param odom_T_base: (L, 4, 4) way of the car, by frame number; None where it is unknown.
+    """
+
+    views: tuple[View, ...]
+    scans: Mapping[int, Path]
+    odom_T_base: Array | None
+
+    @property
+    def base_T_velo(self) -> Array:
+        """(4, 4) LiDAR frame -> base."""
+        return _base_T_velo(self.views[0].calib)
+
+    def base_T_cam(self, view: View) -> Array:
+        """(4, 4) frame of a camera -> base."""
+        return self.base_T_velo @ np.linalg.inv(view.calib.cam_T_velo)
+
+
+def is_drive(root: Path) -> bool:
+    """Tell whether a folder has the tracking layout."""
+    return _home(root) is not None
+
+
+def read_drive(root: Path, sequence: str = '') -> Drive:
+    """
+    Read a drive; its images and scans stay files.
+
+    :param root: see above.
+    :param sequence: name of the drive, such as '0001'; may be empty where there is only one.
+    :return: the drive.
+    :raises DataError: naming the file or folder that is missing or wrong.
+    """
+    home = _home(root)
+    if home is None:
+        raise DataError(f'{root}: no folder image_02 or training/image_02 in it')
+    sequence = _choose(home / 'image_02', sequence)
+    homes = {FRONT: home}
+    if home != root:
+        others = (p for p in sorted(root.iterdir()) if p.name not in (home.name, FRONT))
+        homes |= {path.name: found for path in others if (found := _home(path))}
+    views = tuple(_read_view(name, home, sequence) for name, home in homes.items())
+    for view in views[1:]:
+        if lacking := sorted(set(views[0].images) - set(view.images)):
+            folder = homes[view.name] / 'image_02' / sequence
+            raise DataError(f'{folder}/{lacking[0]:06d}.png: missing, though {FRONT} has it')
+    folder = home / 'velodyne' / sequence
+    scans = _numbered(folder, ('.bin',)) if folder.is_dir() else {}
+    way = _read_way(home, sequence, views[0].calib)
+    if way is not None and max(views[0].images) >= len(way):
+        raise DataError(
+            f'{home}: the way of the car has {len(way)} rows, image {max(views[0].images):06d} '
+            'none of them'
+        )
+    return Drive(views, scans, way)
+
+
+def read_tracks(path: str | Path) -> dict[int, Tracks]:
+    """
+    Read a label file of the tracking benchmark.
+
+    :param path: lines of 17 columns: frame, track, and the object benchmark's.
+    :return: frame number -> its objects in their order.
+    :raises DataError: naming the file and line that is wrong.
+    """
+    rows: dict[int, list[tuple[str, str, int]]] = {}
+    for number, line in enumerate(read_text(path, 'a KITTI tracking label file').splitlines(), 1):
+        where, columns = f'{path}:{number}', line.split()
+        if not columns:
+            continue
+        if len(columns) not in (17, 18):
+            raise DataError(
+                f'{where}: expected 17 columns, or 18 with a score, got {len(columns)}'
+            )
+        try:
+            frame, track = int(columns[0]), int(columns[1])
+        except ValueError as err:
+            raise DataError(f'{where}: expected a frame and a track number ({err})') from err
+        columns[3] = TRUNCATED.get(columns[3], columns[3])
+        rows.setdefault(frame, []).append((where, ' '.join(columns[2:]), track))
+    return {frame: _tracks(found) for frame, found in rows.items()}
+
+
+def read_poses(path: str | Path) -> Array:
+    """
+    Read the way of a camera as KITTI's odometry benchmark writes it.
+
+    :param path: rows of 12 numbers, one a frame.
+    :return: (L, 4, 4) camera frame -> that camera's frame at row 0.
+    :raises DataError: naming the file and row that is wrong.
+    """
+    rows = _read_table(path, POSE_COLUMNS).reshape(-1, 3, 4)
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3] = rows
+    return np.linalg.inv(poses[0]) @ poses
+
+
+def read_oxts(path: str | Path) -> Array:
+    """
+    Read what KITTI's GPS and inertial unit measured, as its raw-data paper maps it to metres.
+
+    :param path: rows of 30 numbers, one a frame: latitude, longitude, altitude, roll, pitch, yaw
+        and others.
+    :return: (L, 4, 4) frame of the unit -> that frame at row 0.
+    :raises DataError: naming the file and row that is wrong.
+    """
+    rows = _read_table(path, OXTS_COLUMNS)
+    latitude, longitude = np.radians(rows[:, :2].T)
+    scale_m = EARTH_M * np.cos(latitude[0])  # Mercator's, true to scale where the drive begins
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3, :3] = Rotation.from_euler('ZYX', rows[:, [5, 4, 3]]).as_matrix()
+    poses[:, 0, 3] = scale_m * longitude
+    poses[:, 1, 3] = scale_m * np.log(np.tan(np.pi / 4 + latitude / 2))
+    poses[:, 2, 3] = rows[:, 2]
+    poses[:, :3, 3] -= poses[0, :3, 3]  # near 0, where the inverse is exact
+    return np.linalg.inv(poses[0]) @ poses
+
+
+def _home(root: Path) -> Path | None:
+    """Find the folder that holds image_02."""
+    return next((p for p in (root, root / 'training') if (p / 'image_02').is_dir()), None)
+
+
+def _choose(folder: Path, wanted: str) -> str:
+    """Return the drive that is wanted, or the only one."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if wanted in names or (not wanted and len(names) == 1):
+        return wanted or names[0]
+    if not names:
+        raise DataError(f'{folder}: no drive (a folder such as 0000) in it')
+    has = f'it has {", ".join(names)}'
+    raise DataError(f'{folder}: {f"no drive {wanted}" if wanted else "which drive?"}; {has}')
+
+
+def _read_view(name: str, home: Path, sequence: str) -> View:
+    path = home / 'calib' / f'{sequence}.txt'
+    calib = read_calib(path)
+    if np.array_equal(calib.cam_T_velo, np.eye(4)):  # what read_calib says where a file is silent
+        raise DataError(f'{path}: expected a line "Tr_velo_cam" with 12 numbers')
+    images = _numbered(home / 'image_02' / sequence, ('.png', '.jpg'))
+    if not images:
+        raise DataError(f'{home / "image_02" / sequence}: no .png or .jpg image in this folder')
+    labelled = (home / 'label_02').is_dir()
+    tracks = read_tracks(home / 'label_02' / f'{sequence}.txt') if labelled else None
+    return View(name, calib, images, tracks)
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Return the files of a folder by the number that each is named with, in its order."""
+    if not folder.is_dir():
+        raise DataError(f'{folder}: no such folder')
+    paths = [path for path in folder.iterdir() if path.suffix in suffixes]
+    if odd := sorted(path.name for path in paths if not path.stem.isdecimal()):
+        raise DataError(f'{folder / odd[0]}: expected a name such as 000000{suffixes[0]}')
+    return {int(path.stem): path for path in sorted(paths, key=lambda path: int(path.stem))}
+
+
+def _tracks(rows: list[tuple[str, str, int]]) -> Tracks:
+    """Read the rows of one frame: what errors call them, their text, their track."""
+    labels = parse_labels((where, text) for where, text, _ in rows)
+    text = ''.join(f'{text}\n' for _, text, _ in rows)
+    return Tracks(labels, tuple(track for *_, track in rows), text)
+
+
+def _base_T_velo(calib: Calibration) -> Array:
+    return np.eye(4) if calib.velo_T_imu is None else np.linalg.inv(calib.velo_T_imu)
+
+
+def _read_way(home: Path, sequence: str, calib: Calibration) -> Array | None:
+    """Return odom_T_base by frame number, from the camera's way if it is there, else from GPS."""
+    poses, oxts = (home / name / f'{sequence}.txt' for name in ('poses', 'oxts'))
+    if poses.is_file():
+        base_T_cam = _base_T_velo(calib) @ np.linalg.inv(calib.cam_T_velo)
+        return base_T_cam @ read_poses(poses) @ np.linalg.inv(base_T_cam)
+    if oxts.is_file() and calib.velo_T_imu is None:
+        raise DataError(f'{oxts}: measured by a unit whose place, Tr_imu_velo, calib does not say')
+    return read_oxts(oxts) if oxts.is_file() else None
+
+
+def _read_table(path: str | Path, columns: int) -> Array:
+    """Read rows of numbers; there is at least one."""
+    rows = []
+    for number, line in enumerate(read_text(path, f'rows of {columns} numbers').splitlines(), 1):
+        try:
+            row = np.array([float(value) for value in line.split()])
+        except ValueError as err:
+            raise DataError(f'{path}:{number}: expected numbers ({err})') from err
+        if len(row) != columns or not np.isfinite(row).all():
+            raise DataError(f'{path}:{number}: expected {columns} finite numbers')
+        rows.append(row)
+    if not rows:
+        raise DataError(f'{path}: empty; expected rows of {columns} numbers')
+    return np.array(rows)

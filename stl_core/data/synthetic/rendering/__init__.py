@@ -1,0 +1,1 @@
+"""From ray hits to a picture: surfaces, light, shadows."""

@@ -1,0 +1,1 @@
+"""What a synthetic world is made of: road, traffic, scenery, materials."""

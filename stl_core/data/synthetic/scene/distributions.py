@@ -1,0 +1,147 @@
+"""
+What KITTI's training labels look like in numbers, and draws from it.
+
+kitti_statistics.json holds aggregates only (bench/synthetic_fit.py makes it): for each class the
+quantiles of sizes, positions and box heights, correlations of sizes, shares of directions,
+occlusion levels and difficulties, and how many objects a frame has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stl_core.evaluation.kitti_matching import DIFFICULTIES
+from stl_core.types import Array, Labels
+
+STATISTICS_FILE = Path(__file__).with_name('kitti_statistics.json')
+CLASSES = ('Car', 'Van', 'Truck', 'Pedestrian', 'Cyclist')
+
+#: Where the quantile functions are tabulated; linear between.
+LEVELS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+
+#: What is compared class by class.
+FIGURES = ('height_m', 'width_m', 'length_m', 'x_m', 'y_m', 'z_m', 'alpha', 'box_height_px')
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw from [low, high): the number that rng.uniform gives, in a fraction of its time."""
+    return low + (high - low) * rng.random()
+
+
+def between(draws: Array, low: Array | float, high: Array | float) -> Array:
+    """Stretch draws from [0, 1) to [low, high), as rng.uniform does."""
+    return low + (high - low) * draws
+
+
+def pick(rng: np.random.Generator, shares: Sequence[float] | Array) -> int:
+    """Draw a number with these shares: the one rng.choice draws, in a fraction of its time."""
+    rising = np.cumsum(shares)
+    return int((rising / rising[-1]).searchsorted(rng.random(), side='right'))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """
+    The figures of one class.
+
+    :param mean: by figure, see FIGURES.
+    :param std: likewise.
+    :param quantiles: by figure, at LEVELS.
+    :param size_correlation: (3, 3) of the logarithms of height, width, length.
+    :param counts: share of frames with 0, 1, 2, ... objects of the class.
+    :param directions: shares of rotation_y away (-pi/2), towards (pi/2), across.
+    :param occluded: shares of the levels 0 1 2 3.
+    :param truncated: share of objects that leave the image.
+    :param difficulty: shares that count as easy, moderate, hard (each holds the one before).
+    """
+
+    mean: dict[str, float]
+    std: dict[str, float]
+    quantiles: dict[str, list[float]]
+    size_correlation: list[list[float]]
+    counts: list[float]
+    directions: list[float]
+    occluded: list[float]
+    truncated: float
+    difficulty: list[float]
+
+    def draw(self, figure: str, rng: np.random.Generator, count: int) -> Array:
+        """Draw a figure from its quantile function: (count,)."""
+        return np.interp(rng.random(count), LEVELS, self.quantiles[figure])
+
+    def draw_sizes(self, rng: np.random.Generator, count: int) -> Array:
+        """Draw height, width, length: each as distributed, together as correlated; (count, 3)."""
+        normal = rng.standard_normal((count, 3)) @ self._root.T
+        level = 1 / (1 + np.exp(-1.702 * normal))  # the normal distribution's, to 0.01
+        names = ('height_m', 'width_m', 'length_m')
+        columns = [
+            np.interp(level[:, i], LEVELS, self.quantiles[name]) for i, name in enumerate(names)
+        ]
+        return np.stack(columns, 1)
+
+    @cached_property
+    def _root(self) -> Array:
+        return np.linalg.cholesky(np.array(self.size_correlation) + 1e-6 * np.eye(3))
+
+    def draw_count(self, rng: np.random.Generator) -> int:
+        """Draw how many of the class a frame has."""
+        return pick(rng, self.counts)
+
+
+@lru_cache(maxsize=1)
+def kitti() -> dict[str, Fit]:
+    """Read KITTI's figures, by class."""
+    stored = json.loads(STATISTICS_FILE.read_text())
+    return {name: Fit(**figures) for name, figures in stored['classes'].items()}
+
+
+def figures(labels: Labels) -> dict[str, Array]:
+    """N labels -> {figure: (N,)}; y is that of the box's bottom, as KITTI writes it."""
+    size, center, box = labels.size_hwl_m, labels.center_m, labels.box_px
+    columns = (*size.T, center[:, 0], center[:, 1] + size[:, 0] / 2, center[:, 2])
+    return dict(zip(FIGURES, (*columns, labels.alpha, box[:, 3] - box[:, 1]), strict=True))
+
+
+def summarise(frames: Sequence[Labels], name: str) -> dict[str, Any]:
+    """
+    Put the labels of a class into numbers.
+
+    :param frames: the labels of each frame.
+    :param name: the class.
+    :return: the fields of Fit but size_correlation; numbers rounded.
+    """
+    own = [labels[labels.name == name] for labels in frames]
+    counts = np.bincount([len(labels) for labels in own]) / max(1, len(own))
+    rows = [own_frame for own_frame in own if len(own_frame)] or [Labels.empty()]
+    joined = Labels(
+        **{key: np.concatenate([getattr(r, key) for r in rows]) for key in Labels.WIDTHS}
+    )
+    values = {key: column for key, column in figures(joined).items() if len(column)}
+    turn = np.sin(joined.rotation_y)
+    directions = [(turn < -0.8).mean(), (turn > 0.8).mean(), (np.abs(turn) <= 0.8).mean()]
+    height = joined.box_px[:, 3] - joined.box_px[:, 1]
+    difficulty = [
+        (
+            (height >= each.min_height_px)
+            & (joined.occluded <= each.max_occluded)
+            & (joined.truncated <= each.max_truncated)
+        ).mean()
+        for each in DIFFICULTIES
+    ]
+    return {
+        'mean': {key: round(float(v.mean()), 4) for key, v in values.items()},
+        'std': {key: round(float(v.std()), 4) for key, v in values.items()},
+        'quantiles': {key: np.quantile(v, LEVELS).round(3).tolist() for key, v in values.items()},
+        'counts': counts.round(5).tolist(),
+        'directions': np.round(directions, 4).tolist(),
+        'occluded': [round(float((joined.occluded == k).mean()), 4) for k in range(4)],
+        'truncated': round(float((joined.truncated > 0).mean()), 4),
+        'difficulty': np.round(difficulty, 4).tolist(),
+    }

@@ -1,0 +1,202 @@
+"""The road: where its middle runs, how it rises, its lanes, kerbs and junctions."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from stl_core.data.synthetic.scene.materials import GROUND
+from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids, box_corners
+from stl_core.types import Array
+
+#: How far to the sides the ground reaches.
+SIDE_M = 150.0
+KERB_M = 0.12
+#: Hills follow one another every 2 pi times this.
+ROLLING_M = 40.0
+PARKING_M = (0.0, 2.1, 5.0)
+
+
+@dataclass(frozen=True)
+class Road:
+    """
+    A road along z. Lateral positions count from the line between the directions, right is +.
+
+    :param kind: 'residential', 'city', 'country' or 'highway'.
+    :param lane_m: width of a lane.
+    :param lanes: lanes of the oncoming and of our own direction.
+    :param parking: on the left and on the right 0 none, 1 along the kerb, 2 across.
+    :param walk_m: width of the pavements.
+    :param kerb: whether there are pavements, raised above the road.
+    :param swing_m: (2,) amplitudes of the two sines that the middle follows.
+    :param wave_m: (2,) their wavelengths.
+    :param phase: (2,) their phases.
+    :param slope: rise per metre at z = 0.
+    :param bend: change of that rise per metre, at z = 0; the road rolls up and down with it.
+    :param roll: fall of the ground to the right per metre.
+    :param junctions: from and to z, where another road crosses.
+    :param start_m: first z.
+    :param end_m: last z.
+    """
+
+    kind: str
+    lane_m: float
+    lanes: tuple[int, int]
+    parking: tuple[int, int]
+    walk_m: float
+    kerb: bool
+    swing_m: Array
+    wave_m: Array
+    phase: Array
+    slope: float
+    bend: float
+    roll: float
+    junctions: tuple[tuple[float, float], ...]
+    start_m: float = -70.0
+    end_m: float = 190.0
+
+    @cached_property
+    def edges_m(self) -> tuple[float, float]:
+        """Lateral position of the left and the right edge of what cars drive and park on."""
+        left, right = (
+            self.lanes[i] * self.lane_m + PARKING_M[self.parking[i]] + 0.25 for i in (0, 1)
+        )
+        return -left, right
+
+    def middle(self, z: float) -> float:
+        """Return x of the road's middle."""
+        return sum(
+            [
+                swing * (math.sin(2 * math.pi * z / wave + phase) - math.sin(phase))
+                for swing, wave, phase in self.waves
+            ]
+        )
+
+    def heading(self, z: float) -> float:
+        """Return the direction of the road, atan(dx/dz)."""
+        turn = 2 * math.pi
+        return math.atan(
+            sum(
+                [
+                    swing * math.cos(turn * z / wave + phase) * turn / wave
+                    for swing, wave, phase in self.waves
+                ]
+            )
+        )
+
+    @cached_property
+    def waves(self) -> list[list[float]]:
+        """Amplitude, wavelength and phase of each sine."""
+        return np.stack([self.swing_m, self.wave_m, self.phase], 1).tolist()
+
+    @cached_property
+    def stations(self) -> Array:
+        """The z at which the ground's flat pieces meet: short near the start, then long."""
+        near = np.arange(-30.0, 60.0, 5.0)
+        far = np.arange(60.0, self.end_m, 10.0)
+        if self.end_m > 200:  # a long road to drive along: equally fine everywhere
+            near, far = np.arange(-30.0, self.end_m, 6.0), np.zeros(0)
+        return np.concatenate([np.arange(self.start_m, -30.0, 10.0), near, far, [self.end_m]])
+
+    @cached_property
+    def _downs(self) -> Array:
+        """The y of the road's middle at the stations."""
+        z = self.stations
+        return -(self.slope * z + self.bend * ROLLING_M**2 * (1 - np.cos(z / ROLLING_M)))
+
+    @cached_property
+    def _profile(self) -> tuple[list[float], list[float]]:
+        """Stations and heights as lists: a look-up of one point is quickest in those."""
+        return self.stations.tolist(), self._downs.tolist()
+
+    def down(self, x: float, z: float) -> float:
+        """Return y (down) of the road, pavements not counted."""
+        at, downs = self._profile
+        i = min(max(bisect_right(at, z), 1), len(at) - 1)
+        rise = (downs[i] - downs[i - 1]) / (at[i] - at[i - 1])
+        return downs[i - 1] + rise * (min(max(z, at[0]), at[-1]) - at[i - 1]) + self.roll * x
+
+    def edge_x(self, side: int, z: float) -> float:
+        """Return x of the left (0) or right (1) edge of what cars drive and park on."""
+        return self.middle(z) + self.edges_m[side] / math.cos(self.heading(z))
+
+    def lateral(self, x: float, z: float) -> float:
+        """Return the lateral position of a point."""
+        return (x - self.middle(z)) * math.cos(self.heading(z))
+
+    def at(self, lateral: float, z: float) -> tuple[Array, float]:
+        """Return the point on the ground, pavement included, and the direction of the road."""
+        heading = self.heading(z)
+        x = self.middle(z) + lateral / math.cos(heading)
+        left, right = self.edges_m
+        raised = self.kerb and not (left <= lateral <= right) and not self.crossed(z)
+        return np.array([x, self.down(x, z) - KERB_M * raised, z]), heading
+
+    def crossed(self, z: float) -> bool:
+        """Tell whether z lies in a junction."""
+        return any(z0 <= z <= z1 for z0, z1 in self.junctions)
+
+    def ground(self) -> Solids:
+        """Lay the ground: flat pieces from station to station, pavements on top."""
+        pieces = [self._slabs(0.0)]
+        if self.kerb:
+            pieces += [self._slabs(KERB_M, side) for side in (0, 1)]
+        # piece by piece along the road, pavements where there is no junction
+        middle = (self.stations[:-1] + self.stations[1:]) / 2
+        crossed = np.array([self.crossed(z) for z in middle.tolist()])
+        use = np.stack([np.full(len(middle), True), ~crossed, ~crossed][: len(pieces)], 1)
+        planes = np.stack([planes for planes, _ in pieces], 1)[use]
+        bounds = np.stack([bounds for _, bounds in pieces], 1)[use]
+        count, none = len(planes), np.zeros((len(planes), 3))
+        return Solids(
+            planes=planes,
+            bounds=bounds,
+            spheroid=np.zeros((count, 5)),
+            material=np.full(count, GROUND),
+            colour=none + 0.2,
+            owner=np.full(count, -1),
+            bottom=none,
+            yaw=none[:, 0],
+            size=none + 1.0,
+            casts=np.full(count, False),
+        )
+
+    def _slabs(self, raise_m: float, side: int | None = None) -> tuple[Array, Array]:
+        """
+        Cut the ground at the stations into slabs as thick as what shows of their sides.
+
+        :param raise_m: height over the road.
+        :param side: 0 or 1 for what lies beyond the left or right edge of the road only.
+        :return: planes (N, MAX_PLANES, 4) and bounds (N, 8, 3) of N slabs, world.
+        """
+        z0, z1, top = self.stations[:-1], self.stations[1:], self._downs - raise_m
+        rise, thick = (top[1:] - top[:-1]) / (z1 - z0), raise_m + 0.05
+        planes = np.tile([0.0, 0.0, 0.0, 1.0], (len(z0), MAX_PLANES, 1))
+        # the top: y >= top + roll * x + rise * (z - z0), y being down
+        planes[:, 0, 0], planes[:, 0, 1], planes[:, 0, 2] = self.roll, -1.0, rise
+        planes[:, 0, 3] = rise * z0 - top[:-1]
+        planes[:, 0] /= np.sqrt(self.roll**2 + 1.0 + rise**2)[:, None]
+        planes[:, 1, 2], planes[:, 1, 3] = 1.0, z1 + 0.02
+        planes[:, 2, 2], planes[:, 2, 3] = -1.0, 0.02 - z0
+        planes[:, 3] = -planes[:, 0]
+        planes[:, 3, 3] += thick * planes[:, 3, 1]
+        low, high = np.empty((2, len(z0), 3))
+        fall = SIDE_M * abs(self.roll)
+        low[:, 0], low[:, 1], low[:, 2] = -SIDE_M, np.minimum(top[:-1], top[1:]) - fall, z0
+        high[:, 0], high[:, 1], high[:, 2] = SIDE_M, np.maximum(top[:-1], top[1:]) + fall, z1
+        high[:, 1] += thick
+        if side is not None:
+            edge = np.array([self.edge_x(side, z) for z in self.stations.tolist()])
+            away = np.stack([z0 - z1, edge[1:] - edge[:-1]], 1) * (-1.0, 1.0)[side]
+            away /= np.linalg.norm(away, axis=1, keepdims=True)
+            planes[:, 4, [0, 2]] = away
+            planes[:, 4, 3] = away[:, 0] * edge[:-1] + away[:, 1] * z0
+            if side:
+                low[:, 0] = np.minimum(edge[:-1], edge[1:])
+            else:
+                high[:, 0] = np.maximum(edge[:-1], edge[1:])
+        return planes, box_corners(low, high)

@@ -1,0 +1,1 @@
+"""Camera, LiDAR and the ray caster; exact labels from what rays hit."""

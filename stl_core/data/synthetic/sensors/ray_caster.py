@@ -1,0 +1,322 @@
+"""
+The one ray caster: camera image, dense depth, masks, shadows and LiDAR all come from here.
+
+A sensor's rays form a grid, ray(i, j) = column j (x and z) + row i (y): a camera and a spinning
+LiDAR alike. Along such rays the inverse distance w at which a plane is met is affine in the ray,
+w = n.ray / (d - n.origin), so a convex polytope is met at the least w of the planes that face the
+sensor, where that is not below the greatest w of the others: a handful of additions and minima on
+the solid's own rectangle of the grid, and no division. Rectangles are many and most are small:
+what counts is how little a call costs, so this is NumPy, whatever device the rest computes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids
+from stl_core.types import Array
+
+NEAR_M = 0.2
+#: From this many pixels on it pays to leave out rows of a rectangle.
+LARGE_PX = 2000
+#: Rectangle of a grid: first row, row after the last, first column, column after the last.
+Rect = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Rays:
+    """
+    A grid of H x W rays in the rig's frame (x right, y down, z forward).
+
+    :param origin: (3,) where they start.
+    :param columns: (W, 2) x and z of each column.
+    :param rows: (H,) y of each row, ascending.
+    :param heading: about y, of the middle column; a camera's optical axis.
+    :param round_about: whether the columns go all the way round, at even steps, as a LiDAR's do.
+    """
+
+    origin: Array
+    columns: Array
+    rows: Array
+    heading: float = 0.0
+    round_about: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        return len(self.rows), len(self.columns)
+
+
+@dataclass(frozen=True)
+class Hits:
+    """
+    What the rays of a grid meet first.
+
+    :param inverse: (H, W) float32, 1 / the factor that stretches the ray to the hit; 0 for none.
+    :param solid: (H, W) int32 number of the solid, -1 for none.
+    :param face: (H, W) int8 number of its plane.
+    :param alone: (owners,) rays that would meet an object if nothing else were there.
+    :param extent: (owners, 4) first column, first row, last column, last row of those rays.
+    :param visible: (owners,) rays that meet it first.
+    """
+
+    inverse: Array
+    solid: Array
+    face: Array
+    alone: Array
+    extent: Array
+    visible: Array
+
+
+#: What has been painted: inverse, and the code of the solid and its plane, -1 for none.
+Layers = tuple[Array, Array]
+#: A code is the solid's number and, in the lowest bits, the plane's among those facing the sensor.
+CODE_BITS = 4
+#: Of a solid: inverses at which rays meet each plane that faces them, inverse at which they meet
+#: the solid, and whether they meet it, before all that has been painted; (h, w) each.
+Met = tuple[Sequence[Array] | Array, Array, Array]
+
+
+def cast(rays: Rays, solids: Solids, owners: int) -> Hits:
+    """
+    Find the first hit of every ray.
+
+    :param rays: the grid.
+    :param solids: S solids in the rig's frame.
+    :param owners: number of labelled objects.
+    :return: the hits.
+    """
+    layers = _layers(rays.shape)
+    painter = _Painter(rays, solids)
+    alone, extent = np.zeros(owners, np.int64), np.zeros((owners, 4), np.int64)
+    for owner in range(-1, owners):
+        numbers = np.flatnonzero((solids.owner == owner) & painter.met)
+        if not len(numbers):
+            continue
+        if owner < 0:
+            painter.paint(numbers, layers, (0, 0))
+            continue
+        y0, y1, x0, x1 = painter.around(numbers)
+        own = _layers((y1 - y0, x1 - x0))
+        painter.paint(numbers, own, (y0, x0))
+        alone[owner], extent[owner] = _measure(own[0], y0, x0)
+        first = own[0] > layers[0][y0:y1, x0:x1]
+        for layer, piece in zip(layers, own, strict=True):
+            np.copyto(layer[y0:y1, x0:x1], piece, where=first)
+    inverse, code = layers
+    solid, plane = code >> CODE_BITS, code & ((1 << CODE_BITS) - 1)
+    face = painter.order.ravel()[solid * MAX_PLANES + plane]
+    seen = np.bincount(solid.ravel() + 1, minlength=len(solids) + 1)[1:]
+    visible = np.zeros(owners + 1, np.int64)
+    np.add.at(visible, solids.owner, seen)  # the last one is nobody's
+    return Hits(inverse, solid, face, alone, extent, visible[:-1])
+
+
+def _layers(shape: tuple[int, int]) -> Layers:
+    """Return layers on which nothing is painted."""
+    return np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+
+
+class _Painter:
+    """The solids as one grid sees them, ready to be painted one after the other."""
+
+    def __init__(self, rays: Rays, solids: Solids) -> None:
+        """Sort each solid's planes, those that face the sensor first, and find its rectangle."""
+        self.columns = np.ascontiguousarray(rays.columns.T, np.float32)
+        self.rows = rays.rows.astype(np.float32)
+        self.squares = (self.columns**2).sum(0), self.rows**2
+        normals, offsets = solids.planes[..., :3], solids.planes[..., 3]
+        room = offsets - normals @ rays.origin
+        used = np.abs(normals).sum(-1) > 0
+        rank = np.where(used, np.where(room < 0, 0, 1), 2)
+        self.order = np.argsort(rank, 1, kind='stable').astype(np.int8)
+        self.front, self.planes = (rank == 0).sum(1), used.sum(1)
+        room = np.where(np.abs(room) < 1e-9, 1e-9, room)
+        slope = np.take_along_axis(normals / room[..., None], self.order[..., None], 1)
+        self.across = slope[..., [0, 2]].astype(np.float32)
+        self.down = slope[..., 1:2].astype(np.float32)
+        ball = solids.spheroid.copy()
+        ball[:, :3] -= rays.origin
+        self.balls = ball.tolist()
+        rects = rectangles(rays, solids.bounds)
+        if not rays.round_about:
+            large = _area(rects) >= LARGE_PX
+            rects[large] = _trimmed(
+                rects[large], rays, slope[large], self.front[large], self.planes[large]
+            )
+        self.met = (_area(rects) > 0) & ((self.front > 0) | (ball[:, 3] > 0))
+        self.rects = rects.tolist()
+
+    def pieces(self, number: int) -> list[Rect]:
+        """Return the rectangle of a solid, or the two into which the ends of a circle part it."""
+        y0, y1, x0, x1 = self.rects[number]
+        width = self.columns.shape[1]
+        found = [(y0, y1, max(x0, 0), min(x1, width))]
+        if x0 < 0:
+            found.append((y0, y1, max(x0 + width, 0), width))
+        if x1 > width:
+            found.append((y0, y1, 0, min(x1 - width, width)))
+        return found
+
+    def around(self, numbers: Array) -> Rect:
+        """Return one rectangle round those of several solids."""
+        y0, y1, x0, x1 = zip(*(piece for k in numbers for piece in self.pieces(k)), strict=True)
+        return min(y0), max(y1), min(x0), max(x1)
+
+    @np.errstate(invalid='ignore')
+    def paint(self, numbers: Array, layers: Layers, corner: tuple[int, int]) -> None:
+        """Paint solids into layers whose top left is corner (row, column) of the grid."""
+        i, j = corner
+        for number in numbers.tolist():
+            meet = self._polytope if self.front[number] else self._ball
+            for y0, y1, x0, x1 in self.pieces(number):
+                part = slice(y0 - i, y1 - i), slice(x0 - j, x1 - j)
+                inverse, code = layers[0][part], layers[1][part]
+                facing, near, hit = meet(number, slice(y0, y1), slice(x0, x1), inverse)
+                if not hit.any():
+                    continue
+                np.copyto(inverse, near, where=hit)
+                np.copyto(code, number << CODE_BITS, where=hit)
+                for k in range(1, len(facing)):
+                    np.copyto(code, number << CODE_BITS | k, where=hit & (facing[k] == near))
+
+    def _polytope(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+        """Find where rays enter a polytope: not before they meet each plane that faces them."""
+        front, count = self.front[number], self.planes[number]
+        across = self.across[number, :count] @ self.columns[:, columns]
+        inverse = across[:, None] + (self.down[number, :count] * self.rows[rows])[..., None]
+        near = np.minimum.reduce(inverse[:front])
+        hit = near >= np.maximum.reduce(inverse[front:])
+        hit &= near > before
+        return inverse[:front], near, hit
+
+    def _ball(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+        """Find where rays enter a spheroid."""
+        x, y, z, wide, tall = self.balls[number]
+        c = (x * x + z * z) / wide**2 + y * y / tall**2 - 1.0
+        if c <= 0:  # the sensor is inside
+            return (), before, np.zeros(before.shape, bool)
+        across, down = self.columns[:, columns], self.rows[rows]
+        a = self.squares[0][columns] / wide**2 + (self.squares[1][rows] / tall**2)[:, None]
+        b = (across[0] * x + across[1] * z) / wide**2 + (down * y / tall**2)[:, None]
+        near = (b + np.sqrt(b * b - a * c)) / c  # not a number where a ray goes past
+        return (), near, near > before
+
+
+def _area(rects: Array) -> Array:
+    """Return the number of pixels in rectangles (S, 4)."""
+    return np.maximum(rects[:, 1] - rects[:, 0], 0) * np.maximum(rects[:, 3] - rects[:, 2], 0)
+
+
+def _trimmed(rects: Array, rays: Rays, slope: Array, front: Array, planes: Array) -> Array:
+    """
+    Leave out rows of rectangles where a polytope cannot be met.
+
+    A hit wants w >= w' of every plane that faces the sensor and every other one. Both are affine
+    in column and row: in any column that bounds the rows from one side, and along the columns of a
+    camera the bound is linear, so that its values in the first and in the last column tell all.
+    Boxes round long, level solids say much less: a slab of the ground is 300 m long, and turned
+    against the view.
+    """
+    x0, x1 = np.clip(rects[:, 2:].T, [[0], [1]], [[len(rays.columns) - 1], [len(rays.columns)]])
+    number = np.arange(slope.shape[1])
+    facing = (number < front[:, None])[:, :, None]
+    other = ((number >= front[:, None]) & (number < planes[:, None]))[:, None, :]
+    step = slope[:, :, None, 1] - slope[:, None, :, 1]
+    limit = []
+    for column in (x0, x1 - 1):
+        across = (slope[..., [0, 2]] * rays.columns[column][:, None]).sum(-1)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            limit.append((across[:, None, :] - across[:, :, None]) / step)
+    least = np.where(facing & other & (step > 1e-9), np.minimum(*limit), -np.inf).max((1, 2))
+    most = np.where(facing & other & (step < -1e-9), np.maximum(*limit), np.inf).min((1, 2))
+    slack = 0.1 * np.abs(np.diff(rays.rows)).min()  # for the rounding of what is painted
+    y0 = np.maximum(rects[:, 0], np.searchsorted(rays.rows, least - slack))
+    y1 = np.minimum(rects[:, 1], np.searchsorted(rays.rows, most + slack))
+    return np.stack([y0, y1, rects[:, 2], rects[:, 3]], 1)
+
+
+def _measure(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
+    """Count the rays that hit and find the columns and rows between which they lie."""
+    mask = inverse > 0
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return 0, (0, 0, -1, -1)
+    extent = (columns[0] + x0, rows[0] + y0, columns[-1] + x0, rows[-1] + y0)
+    return int(mask.sum()), extent
+
+
+def rectangles(rays: Rays, bounds: Array) -> Array:
+    """
+    Find the part of a grid where each solid can be met.
+
+    :param rays: the grid.
+    :param bounds: (S, V, 3) points whose hull holds each solid.
+    :return: (S, 4) rectangles, those without a row or a column empty. Where the columns go all
+        the way round they may begin before the first or end behind the last one.
+    """
+    cos, sin = np.cos(rays.heading), np.sin(rays.heading)
+    away = bounds - rays.origin
+    right = cos * away[..., 0] - sin * away[..., 2]
+    ahead = sin * away[..., 0] + cos * away[..., 2]
+    if rays.round_about:
+        return _all_round(rays, right, ahead, away[..., 1])
+    return _pinhole(rays, right, ahead, away[..., 1])
+
+
+def _pinhole(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
+    """Project the corners, those behind replaced by where the edges come to the front."""
+    valid = ahead >= NEAR_M
+    low, high = [], []
+    part = valid.any(1) & ~valid.all(1)
+    i, j = np.tril_indices(ahead.shape[1], -1)
+    start, step = ahead[part][:, j], ahead[part][:, i] - ahead[part][:, j]
+    crosses = valid[part][:, i] != valid[part][:, j]
+    t = np.where(crosses, (NEAR_M - start) / np.where(step == 0, 1.0, step), 0.0)
+    for value in (right, down):
+        corner = value / np.maximum(ahead, NEAR_M)
+        least, most = (
+            np.where(valid, corner, np.inf).min(1),
+            np.where(valid, corner, -np.inf).max(1),
+        )
+        start = value[part][:, j]
+        edge = (start + t * (value[part][:, i] - start)) / NEAR_M
+        least[part] = np.minimum(least[part], np.where(crosses, edge, np.inf).min(1))
+        most[part] = np.maximum(most[part], np.where(crosses, edge, -np.inf).max(1))
+        low.append(least)
+        high.append(most)
+    cos, sin = np.cos(rays.heading), np.sin(rays.heading)
+    columns = cos * rays.columns[:, 0] - sin * rays.columns[:, 1]
+    rect, some = [], np.full(len(ahead), True)
+    for line, least, most in zip((rays.rows, columns), low[::-1], high[::-1], strict=True):
+        rect.append(np.maximum(np.searchsorted(line, least) - 1, 0))
+        rect.append(np.minimum(np.searchsorted(line, most) + 1, len(line)))
+        some &= (least < line[-1]) & (most > line[0])
+    return np.where(some[:, None], np.stack(rect, 1), 0)
+
+
+def _all_round(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
+    """Find the bearings a solid spans, and its heights over the least horizontal distance."""
+    width = len(rays.columns)
+    middle = np.arctan2(right.mean(1), ahead.mean(1))
+    apart = np.arctan2(right, ahead) - middle[:, None]
+    apart = (apart + np.pi) % (2 * np.pi) - np.pi
+    i, j = np.tril_indices(ahead.shape[1], -1)
+    edge = np.stack([right[:, i] - right[:, j], ahead[:, i] - ahead[:, j]], -1)
+    start = np.stack([right[:, j], ahead[:, j]], -1)
+    t = -(start * edge).sum(-1) / np.maximum((edge**2).sum(-1), 1e-12)
+    nearest = np.linalg.norm(start + np.clip(t, 0, 1)[..., None] * edge, axis=-1).min(1)
+    low, high = down.min(1), down.max(1)
+    farthest = np.hypot(right, ahead).max(1)
+    top = np.where(low < 0, low / np.maximum(nearest, 1e-3), low / farthest)
+    bottom = np.where(high > 0, high / np.maximum(nearest, 1e-3), high / farthest)
+    y0 = np.maximum(np.searchsorted(rays.rows, top) - 1, 0)
+    y1 = np.minimum(np.searchsorted(rays.rows, bottom) + 1, len(rays.rows))
+    inside = apart.max(1) - apart.min(1) > np.pi  # it may hold the sensor's own axis
+    first = np.floor((middle + apart.min(1) + np.pi) / (2 * np.pi) * width).astype(int) - 1
+    last = np.ceil((middle + apart.max(1) + np.pi) / (2 * np.pi) * width).astype(int) + 2
+    first, last = np.where(inside, 0, first), np.where(inside, width, last)
+    return np.stack([y0, y1, first, last], 1)

@@ -1,0 +1,1 @@
+"""KITTI AP, tracking metrics, and what AP hides: oracles, depth errors, calibration."""

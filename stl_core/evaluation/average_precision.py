@@ -1,0 +1,235 @@
+"""
+KITTI object evaluation: average precision of boxes in the image, from above and in 3D, and AOS.
+
+A detection is a true positive when it overlaps a labelled object of its class by more than the
+class's minimum IoU: of 2D boxes ('bbox'), of rectangles on the ground ('bev') or of boxes ('3d').
+Each object takes one detection, each detection serves one object. Precision is read at up to 41
+scores, those at which recall comes nearest to 0, 1/40, 2/40, ..., 1, and raised at each of them
+to the best precision at that recall or a higher one. AP40 is the mean over the 40 recalls above 0,
+AP11 over the 11 recalls 0, 0.1, ..., 1. AOS ('aos') weighs every true positive of 'bbox' by
+(1 + cos(error of alpha)) / 2.
+
+A difficulty tells which objects must be found; others of the class, and objects of the class that
+resembles it (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
+difficulty's height cost nothing, whatever their class; nor, in 'bbox', do those in DontCare areas.
+
+All this follows evaluate_object.cpp of the KITTI object devkit, its order of matching and its
+rounding included. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40
+recalls: Simonelli et al., 'Disentangling monocular 3D object detection', ICCV 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stl_core.evaluation.kitti_matching import (
+    DIFFICULTIES,
+    Contest,
+    Difficulty,
+    count_matches,
+    set_up_contest,
+    true_scores,
+)
+from stl_core.evaluation.overlaps import Frames, compare, ratio
+from stl_core.types import Array, Labels
+
+CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+
+#: The IoU that a match must exceed, for each of CLASSES.
+MIN_IOU = {
+    'strict': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.7, 0.5, 0.5), '3d': (0.7, 0.5, 0.5)},
+    'loose': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.5, 0.25, 0.25), '3d': (0.5, 0.25, 0.25)},
+}
+
+RECALL_STEPS = 40
+NO_ALPHA = -10.0
+
+#: {class: {'bbox'|'bev'|'3d'|'aos': {'AP40'|'AP11': {'strict'|'loose': [easy, moderate, hard]}}}}
+Result = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """Precision and recall, 0 to 1, when only detections of at least min_score are used."""
+
+    min_score: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    Precision and recall, 0 to 1, at each of T least scores, as measured: none of it is raised.
+
+    :param min_score: (T,) ascending; recall falls.
+    :param precision: (T,).
+    :param recall: (T,).
+    """
+
+    min_score: Array
+    precision: Array
+    recall: Array
+
+
+def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Result:
+    """
+    Score detections as the KITTI benchmark does.
+
+    A class that has nothing to be found gets 0, as in the devkit; so does the AOS of a class with
+    a detection that has no alpha (-10), where the devkit prints no AOS at all.
+
+    :param ground_truth: the labels of each frame, DontCare included.
+    :param detections: the detections of the same frames in the same order.
+    :return: percentages, see Result.
+    :raises ValueError: when the two differ in length.
+    """
+    frames = compare(ground_truth, detections)
+    result: Result = {}
+    for number, class_name in enumerate(CLASSES):
+        scores: dict[str, dict[str, dict[str, list[float]]]]
+        scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
+        own = frames.found.name == class_name.lower()
+        has_alpha = not (frames.found.alpha[own] == NO_ALPHA).any()
+        for criterion, metrics in MIN_IOU.items():
+            for metric, min_iou in metrics.items():
+                curves = np.stack(
+                    [
+                        _curves(
+                            set_up_contest(frames, class_name, difficulty, metric, min_iou[number])
+                        )
+                        for difficulty in DIFFICULTIES
+                    ],
+                    -1,
+                )
+                for kind, points in (('AP40', slice(1, None)), ('AP11', slice(0, None, 4))):
+                    precision, similarity = 100 * curves[:, points].mean(1)
+                    scores[metric][kind][criterion] = precision.tolist()
+                    if metric == 'bbox':
+                        scores['aos'][kind][criterion] = (similarity * has_alpha).tolist()
+        result[class_name] = scores
+    return result
+
+
+def table(result: Result, shown: Sequence[str] = ('AP40', 'AP11')) -> str:
+    """
+    Lay out a result as text, one line for each class, metric, kind of AP and least IoU.
+
+    :param result: of evaluate.
+    :param shown: the kinds of AP.
+    :return: a heading and the lines.
+    """
+    lines = ['class       metric  AP    IoU             easy  moderate    hard']
+    for class_name, metrics in result.items():
+        for metric, kinds in metrics.items():
+            for kind, criteria in ((kind, kinds[kind]) for kind in shown):
+                for criterion, (easy, moderate, hard) in criteria.items():
+                    min_iou = MIN_IOU[criterion]['bbox' if metric == 'aos' else metric]
+                    lines.append(
+                        f'{class_name:<12}{metric:<8}{kind:<6}'
+                        f'{min_iou[CLASSES.index(class_name)]:<5.2f}{criterion:<7}'
+                        f'{easy:8.2f}{moderate:10.2f}{hard:8.2f}'
+                    )
+    return '\n'.join(lines)
+
+
+def precision_recall(
+    ground_truth: Sequence[Labels],
+    detections: Sequence[Labels],
+    class_name: str,
+    difficulty: Difficulty,
+    min_score: float,
+    min_iou3d: float,
+) -> tuple[float, float]:
+    """
+    Measure one class in 3D at one score, by the benchmark's rules.
+
+    :param class_name: any class that the labels name.
+    :param difficulty: which objects must be found.
+    :param min_score: detections below it are left out.
+    :param min_iou3d: 3D IoU that a true positive must exceed.
+    :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
+    """
+    frames = compare(ground_truth, detections)
+    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
+    true, false, missed, _ = count_matches(contest, np.array([min_score]))
+    return float(ratio(true, true + false)[0]), float(ratio(true, true + missed)[0])
+
+
+def best_min_score(
+    ground_truth: Sequence[Labels],
+    detections: Sequence[Labels],
+    class_name: str,
+    difficulty: Difficulty,
+    min_iou3d: float,
+) -> WorkingPoint:
+    """
+    Find the one score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
+
+    The scores of true positives are tried, evenly picked ones where there are more than 500:
+    between two of them only false positives come and go. Parameters as in precision_recall.
+
+    :return: the lowest of equally good thresholds; all 0 when there is no true positive.
+    """
+    frames = compare(ground_truth, detections)
+    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
+    scores = _scores_to_try(contest, 500)
+    if not len(scores):
+        return WorkingPoint(0.0, 0.0, 0.0)
+    true, false, missed, _ = count_matches(contest, scores)
+    best = int(np.argmax(ratio(2 * true, 2 * true + false + missed)))
+    precision, recall = ratio(true, true + false)[best], ratio(true, true + missed)[best]
+    return WorkingPoint(float(scores[best]), float(precision), float(recall))
+
+
+def precision_recall_curve(
+    frames: Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
+) -> Curve:
+    """
+    Measure one class at the scores of its true positives, evenly picked ones of more than 100.
+
+    :param frames: labels and detections, see pairs.compare.
+    :param class_name: any class that the labels name.
+    :param difficulty: which objects must be found.
+    :param metric: 'bbox', 'bev' or '3d'.
+    :param min_iou: the IoU that a true positive must exceed.
+    :return: the curve; no point at all when there is no true positive.
+    """
+    contest = set_up_contest(frames, class_name, difficulty, metric, min_iou)
+    scores = _scores_to_try(contest, 100)
+    true, false, missed, _ = count_matches(contest, scores)
+    return Curve(scores, ratio(true, true + false), ratio(true, true + missed))
+
+
+def _scores_to_try(contest: Contest, most: int) -> Array:
+    """Pick at most so many scores of true positives, ascending, evenly, the ends included."""
+    scores = np.unique(true_scores(contest))
+    return scores[np.linspace(0, len(scores) - 1, min(len(scores), most)).astype(int)]
+
+
+def _scores_to_read(true_scores: Array, to_find: int) -> Array:
+    """Pick the scores, descending, at which recall is nearest to 0, 1/40, 2/40, ..., 1."""
+    scores = np.sort(true_scores)[::-1]
+    recall = np.arange(1, len(scores) + 1) / max(to_find, 1)
+    following = np.append(recall[1:], recall[-1:])
+    read: list[float] = []
+    step, start = 0.0, 0
+    while start < len(scores):
+        passed = following[start:] - step < step - recall[start:]
+        passed[-1] = False  # the last score is always read, however far its recall is from step
+        start += int(np.argmin(passed)) + 1
+        read.append(scores[start - 1])
+        step += 1 / RECALL_STEPS  # adding up rounds as the devkit does, and that decides ties
+    return np.array(read)
+
+
+def _curves(contest: Contest) -> Array:
+    """(2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
+    min_scores = _scores_to_read(true_scores(contest), contest.to_find)
+    true, false, _, similarity = count_matches(contest, min_scores)
+    curves = np.zeros((2, RECALL_STEPS + 1))
+    curves[:, : len(min_scores)] = ratio(true, true + false), ratio(similarity, true + false)
+    return np.maximum.accumulate(curves[:, ::-1], 1)[:, ::-1]

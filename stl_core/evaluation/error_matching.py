@@ -1,0 +1,50 @@
+"""
+Which label a detection means, told by their 2D boxes alone, so that errors in 3D can be measured.
+
+The benchmark's matching (contest.py) asks for overlap in 3D and so hides the very errors that
+oracle.py and reliability.py look for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stl_core.evaluation.overlaps import box_iou
+from stl_core.types import Array, Labels
+
+#: Least IoU of the 2D boxes of a match.
+MIN_BOX_IOU = 0.5
+
+#: The rule below in one sentence, for those who read a table made by it.
+RULE = (
+    'detections, best score first, take the label of their class, not yet taken, with the greatest'
+    f' IoU of the 2D boxes, at least {MIN_BOX_IOU}; labels of every difficulty count'
+)
+
+
+def match(truth: Labels, found: Labels) -> tuple[Array, Array]:
+    """
+    Match the detections of one frame with its labels.
+
+    Detections, best score first, take the label of their class, not yet taken, with the greatest
+    IoU of the 2D boxes, at least MIN_BOX_IOU. DontCare areas, and what lies behind the camera
+    (z <= 0, so that it has no place in the image), match nothing.
+
+    :param truth: the labels of a frame.
+    :param found: its detections.
+    :return: (M,) rows of truth and (M,) rows of found, by falling score.
+    """
+    name, found_name = np.char.lower(truth.name), np.char.lower(found.name)
+    can = (name[:, None] == found_name) & (name != 'dontcare')[:, None]
+    can &= (truth.center_m[:, 2] > 0)[:, None] & (found.center_m[:, 2] > 0)
+    a, b = np.nonzero(can)
+    iou = box_iou(truth.box_px[a], found.box_px[b])
+    order = np.lexsort((-iou, b, -found.score[b]))
+    rows: dict[int, int] = {}
+    taken: set[int] = set()
+    for pair in order[iou[order] >= MIN_BOX_IOU]:
+        label, detection = int(a[pair]), int(b[pair])
+        if detection not in rows and label not in taken:
+            rows[detection] = label
+            taken.add(label)
+    return np.array(list(rows.values()), np.int64), np.array(list(rows), np.int64)

@@ -1,0 +1,272 @@
+"""
+A folder about one set of detections: tables as CSV and JSON, and charts.
+
+oracle.csv .png             AP as detected and with one part taken from the labels (oracle.py)
+depth_error.csv .png        depth errors by distance (reliability.py)
+precision_recall.csv .png   curves as measured (evaluate.py); the chart shows 3D
+score_reliability.csv .png  precision by score in 3D, moderate (reliability.py)
+sigma_coverage.csv .png     depth errors within the predicted sigma; only where it is known
+figures.json                all but the curves, and notes on what was left out and why
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from stl_core.evaluation import report_charts as diagrams
+from stl_core.evaluation.average_precision import (
+    CLASSES,
+    MIN_IOU,
+    Curve,
+    Result,
+    precision_recall_curve,
+)
+from stl_core.evaluation.error_matching import RULE
+from stl_core.evaluation.kitti_matching import DIFFICULTIES, MODERATE
+from stl_core.evaluation.oracle import AS_DETECTED, CAMERA_AT_ORIGIN, oracle_table
+from stl_core.evaluation.overlaps import Frames, compare
+from stl_core.evaluation.reliability import (
+    DEPTH_EDGES_M,
+    DepthErrors,
+    DepthSamples,
+    ScoreReliability,
+    SigmaCoverage,
+    depth_errors,
+    depth_samples,
+    of_class,
+    score_reliability,
+    sigma_coverage,
+)
+from stl_core.types import Array, Labels
+
+DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
+
+#: Of the tables and charts.
+NAMES = ('oracle', 'depth_error', 'precision_recall', 'score_reliability', 'sigma_coverage')
+
+NO_CALIBRATION = (
+    'no calibration was given: for the oracles of depth and projected centre the camera stands at'
+    " the origin of the camera frame (KITTI's left colour camera stands 6 cm beside it)"
+)
+NO_SIGMA = 'the detections carry no sigma of depth: sigma_coverage is left out'
+NO_MATCH = 'no detection was matched with a label: sigma_coverage is left out'
+NO_PROBABILITY = 'scores leave 0 to 1, so they are no probabilities: no calibration error'
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """
+    What is known of one set of detections; by class, those of which something was detected.
+
+    :param oracle: by part, all classes, see oracle.oracle_table.
+    :param depth: depth errors by distance; the last row is of all distances.
+    :param curves: by metric, criterion and difficulty, such as ('3d', 'strict', 'easy').
+    :param score: by criterion.
+    :param sigma: empty where the detections carry no sigma, or none was matched.
+    :param notes: what was left out or replaced, one sentence each.
+    """
+
+    oracle: Mapping[str, Result]
+    depth: Mapping[str, Sequence[DepthErrors]]
+    curves: Mapping[str, Mapping[tuple[str, str, str], Curve]]
+    score: Mapping[str, Mapping[str, ScoreReliability]]
+    sigma: Mapping[str, SigmaCoverage]
+    notes: tuple[str, ...]
+
+
+def examine(
+    ground_truth: Sequence[Labels],
+    detections: Sequence[Labels],
+    Ps: Sequence[Array] | None = None,
+    depth_sigmas_m: Sequence[Array] | None = None,
+) -> Dossier:
+    """
+    Find out all that a dossier tells.
+
+    :param ground_truth: the labels of each frame, DontCare included.
+    :param detections: the detections of the same frames in the same order.
+    :param Ps: (3, 4) projection of each frame, where they are known.
+    :param depth_sigmas_m: (N,) of each frame's detections, where they are known.
+    :return: the dossier.
+    :raises ValueError: when the lists differ in length.
+    """
+    frames = compare(ground_truth, detections)
+    classes = [name for name in CLASSES if (frames.found.name == name.lower()).any()]
+    samples = depth_samples(ground_truth, detections, depth_sigmas_m)
+    own = {name: of_class(samples, name) for name in classes}
+    known = own if depth_sigmas_m is not None else {}
+    score = {name: _score(frames, name) for name in classes}
+    sigma = {name: sigma_coverage(each) for name, each in known.items() if len(each.error_m)}
+    notes = [f'{name}: nothing was detected' for name in CLASSES if name not in classes]
+    if Ps is None:
+        notes.append(NO_CALIBRATION)
+    if not sigma:
+        notes.append(NO_SIGMA if depth_sigmas_m is None else NO_MATCH)
+    notes += [
+        f'{name}: {NO_PROBABILITY}' for name in classes if not score[name]['strict'].is_share
+    ]
+    return Dossier(
+        oracle=oracle_table(
+            ground_truth, detections, Ps or [CAMERA_AT_ORIGIN] * len(ground_truth)
+        ),
+        depth={name: _depth(each) for name, each in own.items()},
+        curves={name: _curves(frames, name) for name in classes},
+        score=score,
+        sigma=sigma,
+        notes=tuple(notes),
+    )
+
+
+def write(dossier: Dossier, folder: str | Path) -> None:
+    """
+    Write a dossier; files of an earlier one in the same folder go.
+
+    :param dossier: of examine.
+    :param folder: made where there is none.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        for suffix in ('.csv', '.png'):
+            (folder / f'{name}{suffix}').unlink(missing_ok=True)
+    for name, rows in _tables(dossier).items():
+        if rows:
+            _write_csv(folder / f'{name}.csv', rows)
+    (folder / 'figures.json').write_text(json.dumps(_figures(dossier), indent=1) + '\n')
+    if dossier.depth:
+        _draw(dossier, folder)
+
+
+def _depth(samples: DepthSamples) -> list[DepthErrors]:
+    ranges = [*pairwise(DEPTH_EDGES_M), (0.0, math.inf)]
+    return [depth_errors(samples, low, high) for low, high in ranges]
+
+
+def _score(frames: Frames, class_name: str) -> dict[str, ScoreReliability]:
+    number = CLASSES.index(class_name)
+    return {
+        criterion: score_reliability(frames, class_name, MODERATE, metrics['3d'][number])
+        for criterion, metrics in MIN_IOU.items()
+    }
+
+
+def _curves(frames: Frames, class_name: str) -> dict[tuple[str, str, str], Curve]:
+    number = CLASSES.index(class_name)
+    return {
+        (metric, criterion, name): precision_recall_curve(
+            frames, class_name, difficulty, metric, min_iou[number]
+        )
+        for criterion, metrics in MIN_IOU.items()
+        for metric, min_iou in metrics.items()
+        for name, difficulty in zip(DIFFICULTY_NAMES, DIFFICULTIES, strict=True)
+    }
+
+
+def _tables(dossier: Dossier) -> dict[str, list[dict[str, Any]]]:
+    """Lay out everything as rows, by the names of the files."""
+    return {
+        'oracle': [
+            {'part': part, 'class': name, 'metric': metric, 'kind': kind, 'criterion': criterion}
+            | dict(zip(DIFFICULTY_NAMES, ap, strict=True))
+            for part, result in dossier.oracle.items()
+            for name, metrics in result.items()
+            for metric, kinds in metrics.items()
+            for kind, criteria in kinds.items()
+            for criterion, ap in criteria.items()
+        ],
+        'depth_error': [
+            {'class': name} | asdict(row) for name, rows in dossier.depth.items() for row in rows
+        ],
+        'precision_recall': [
+            {'class': name, 'metric': metric, 'criterion': criterion, 'difficulty': difficulty}
+            | row
+            for name, curves in dossier.curves.items()
+            for (metric, criterion, difficulty), curve in curves.items()
+            for row in _rows(**vars(curve))
+        ],
+        'score_reliability': [
+            {'class': name, 'criterion': criterion} | row
+            for name, criteria in dossier.score.items()
+            for criterion, each in criteria.items()
+            for row in _rows(
+                from_score=each.edges[:-1],
+                to_score=each.edges[1:],
+                count=each.count,
+                mean_score=each.mean_score,
+                precision=each.precision,
+            )
+        ],
+        'sigma_coverage': [
+            {'class': name} | row
+            for name, each in dossier.sigma.items()
+            for row in _rows(expected=each.expected, observed=each.observed)
+        ],
+    }
+
+
+def _figures(dossier: Dossier) -> dict[str, Any]:
+    """Everything but the curves as plain JSON; null where there is no number."""
+    return {
+        'notes': list(dossier.notes),
+        'matching': RULE,
+        'oracle': dossier.oracle,
+        'depth_error': {
+            name: [_plain(asdict(row)) for row in rows] for name, rows in dossier.depth.items()
+        },
+        'score_calibration_error': {
+            name: _plain({criterion: each.error for criterion, each in criteria.items()})
+            for name, criteria in dossier.score.items()
+        },
+        'sigma': {
+            name: {'count': each.count, 'mean_calibration_error': each.error}
+            | {'fitting_factor': each.factor}
+            for name, each in dossier.sigma.items()
+        },
+    }
+
+
+def _draw(dossier: Dossier, folder: Path) -> None:
+    table = dossier.oracle[AS_DETECTED]
+    in_3d = {
+        name: {key[1:]: curve for key, curve in curves.items() if key[0] == '3d'}
+        for name, curves in dossier.curves.items()
+    }
+    near = {name: rows[:-1] for name, rows in dossier.depth.items()}
+    diagrams.oracle_bars(dossier.oracle, list(dossier.depth), folder / 'oracle.png')
+    diagrams.depth_by_distance(near, folder / 'depth_error.png')
+    diagrams.precision_recall(in_3d, table, folder / 'precision_recall.png')
+    diagrams.reliability(dossier.score, folder / 'score_reliability.png')
+    if dossier.sigma:
+        diagrams.coverage(dossier.sigma, folder / 'sigma_coverage.png')
+
+
+def _rows(**columns: Array) -> list[dict[str, Any]]:
+    """Columns of equal length -> one dict a row."""
+    lists = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Put None for numbers that are not finite, which JSON does not know."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with a heading, six digits each; empty where there is no finite number."""
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        for row in map(_plain, rows):
+            writer.writerow(
+                {key: f'{x:.6g}' if isinstance(x, float) else x for key, x in row.items()}
+            )

@@ -1,0 +1,212 @@
+"""The pictures of a dossier: oracle bars, depth errors, precision and recall, reliability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from stl_core.evaluation.average_precision import CLASSES, MIN_IOU, Curve, Result
+from stl_core.evaluation.reliability import DepthErrors, ScoreReliability, SigmaCoverage
+from stl_core.visualization import charts
+
+#: Light to dark, as the objects get harder to see.
+DIFFICULTY_COLOURS = {'easy': '#7fb8e0', 'moderate': '#2f7fc1', 'hard': '#0b2f5c'}
+CRITERION_COLOURS = {'strict': 'tab:blue', 'loose': '#8cc0e6'}
+CLASS_COLOURS = {'Car': 'tab:blue', 'Pedestrian': 'tab:red', 'Cyclist': 'tab:olive'}
+LINES = {'strict': '-', 'loose': ':'}
+PANEL_IN = 4.2
+TITLE: Mapping[str, Any] = {'fontsize': 10, 'x': 0.01, 'ha': 'left'}
+#: Place of a legend beside the title of its panel, for panels that are full.
+ABOVE: Mapping[str, Any] = {
+    'loc': 'lower right',
+    'bbox_to_anchor': (1.0, 1.0),
+    'ncol': 2,
+    'frameon': False,
+}
+
+
+def oracle_bars(table: Mapping[str, Result], classes: Sequence[str], path: Path) -> None:
+    """
+    Draw the moderate 3D AP40 as detected and with each part taken from the labels.
+
+    :param table: of oracle.oracle_table.
+    :param classes: one panel each.
+    :param path: PNG to write.
+    """
+    figure, panels = _panels(classes, 1, 3.4)
+    for axes, name in zip(panels[0], classes, strict=True):
+        for shift, criterion in ((-0.2, 'strict'), (0.2, 'loose')):
+            ap = [part[name]['3d']['AP40'][criterion][1] for part in table.values()]
+            label = f'{criterion}, IoU {_min_iou(criterion, name):g}'
+            places = [place + shift for place in range(len(ap))]
+            colour = CRITERION_COLOURS[criterion]
+            bars = axes.barh(places, ap, height=0.38, color=colour, label=label)
+            axes.bar_label(bars, fmt='%.1f', fontsize=7, padding=2)
+        axes.set_yticks(range(len(table)), list(table))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 112)
+        axes.set_xticks(range(0, 101, 20))
+        axes.axhline(0.5, color='black', lw=0.6)
+        _finish(axes, name, 'AP40 moderate, %', '')
+        axes.legend(fontsize=7, **ABOVE)
+    figure.suptitle('3D AP with one part of each matched detection taken from its label', **TITLE)
+    charts.save(figure, path)
+
+
+def depth_by_distance(errors: Mapping[str, Sequence[DepthErrors]], path: Path) -> None:
+    """
+    Draw depth errors by true depth: metres above, share within 5 % below.
+
+    :param errors: by class, a row for each range.
+    :param path: PNG to write.
+    """
+    figure, panels = _panels(list(errors), 2, 2.7)
+    for column, (name, rows) in enumerate(errors.items()):
+        above, below = panels[0][column], panels[1][column]
+        places = range(len(rows))
+        mean_abs = [row.mean_abs_m for row in rows]
+        above.bar(places, mean_abs, color='#b5d3ea', label='mean absolute')
+        above.plot(places, [row.median_abs_m for row in rows], '_', ms=18, mew=2, color='tab:blue')
+        above.plot([], [], '-', lw=2, color='tab:blue', label='median absolute')
+        above.plot(places, [row.bias_m for row in rows], 'o', ms=4, color='tab:red')
+        above.plot([], [], 'o', ms=4, color='tab:red', label='bias (found less true)')
+        above.axhline(0, color='black', lw=0.6)
+        above.set_xticks(places, [''] * len(rows))
+        _finish(above, f'{name}: {sum(row.count for row in rows)} matched', '', 'depth error, m')
+        above.legend(fontsize=7, loc='best')
+        below.bar(places, [100 * row.within_5_percent for row in rows], color='tab:blue')
+        below.set_ylim(0, 105)
+        ranges = [f'{row.from_m:g}-{row.to_m:g}\nn {row.count}' for row in rows]
+        below.set_xticks(places, ranges)
+        for axes in (above, below):
+            axes.set_xlim(-0.6, len(rows) - 0.4)  # ranges without a match keep their place
+        _finish(below, '', 'true depth, m; n matched detections', 'within 5 %, % of n')
+    figure.suptitle('Depth of matched detections against their labels', **TITLE)
+    charts.save(figure, path)
+
+
+def precision_recall(
+    curves: Mapping[str, Mapping[tuple[str, str], Curve]], table: Result, path: Path
+) -> None:
+    """
+    Draw precision over recall in 3D.
+
+    :param curves: by class, then by criterion and difficulty, such as ('strict', 'easy').
+    :param table: AP for the legend, of evaluate.evaluate.
+    :param path: PNG to write.
+    """
+    figure, panels = _panels(list(curves), 1, 3.6)
+    for axes, (name, lines) in zip(panels[0], curves.items(), strict=True):
+        for (criterion, difficulty), curve in lines.items():
+            column = list(DIFFICULTY_COLOURS).index(difficulty)
+            ap = table[name]['3d']['AP40'][criterion][column]
+            axes.plot(
+                curve.recall,
+                curve.precision,
+                LINES[criterion],
+                color=DIFFICULTY_COLOURS[difficulty],
+                lw=1.5,
+                label=f'{difficulty}, IoU {_min_iou(criterion, name):g}: AP40 {ap:.1f}',
+            )
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.03)
+        _finish(axes, name, 'recall', 'precision')
+        axes.legend(fontsize=7, loc='lower left')
+    figure.suptitle(
+        '3D precision and recall as measured, at the scores of true positives', **TITLE
+    )
+    charts.save(figure, path)
+
+
+def reliability(bins: Mapping[str, Mapping[str, ScoreReliability]], path: Path) -> None:
+    """
+    Draw how often detections of like score are right in 3D, and how many there are.
+
+    :param bins: by class, then by criterion.
+    :param path: PNG to write.
+    """
+    figure, panels = _panels(list(bins), 2, 2.7)
+    for column, (name, criteria) in enumerate(bins.items()):
+        above, below = panels[0][column], panels[1][column]
+        for criterion, each in criteria.items():
+            _line_of_bins(above, each, f'IoU {_min_iou(criterion, name):g}', criterion)
+        strict = criteria['strict']
+        if strict.is_share:
+            above.plot([0, 1], [0, 1], '--', color='grey', lw=0.8, label='score = precision')
+        above.set_ylim(0, 1.03)
+        _finish(above, name, '', 'precision')
+        above.legend(fontsize=7, loc='best')
+        edges, count = strict.edges, strict.count
+        below.bar(edges[:-1], count, np.diff(edges), align='edge', ec='white', color='tab:blue')
+        below.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(below, '', 'score', f'detections (of {count.sum()})')
+        for axes in (above, below):
+            axes.set_xlim(edges[0], edges[-1])
+    figure.suptitle('Precision of detections by score, 3D, moderate', **TITLE)
+    charts.save(figure, path)
+
+
+def coverage(covered: Mapping[str, SigmaCoverage], path: Path) -> None:
+    """
+    Draw the share of depth errors within what sigma promises over the share it promises.
+
+    :param covered: by class.
+    :param path: PNG to write.
+    """
+    figure = charts.new_figure(5.2, 4.8)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], '--', color='grey', lw=0.8, label='right sigma')
+    for name, each in covered.items():
+        told = f'{name}: n {each.count}, mean gap {each.error:.3f}, sigma x {each.factor:.2f} fits'
+        axes.plot(each.expected, each.observed, color=CLASS_COLOURS.get(name), lw=1.5, label=told)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect('equal')
+    title = (
+        'Depth errors within reach of the predicted sigma\nbelow the diagonal sigma is too small'
+    )
+    _finish(axes, title, 'share expected (Laplace law)', 'share observed')
+    axes.legend(fontsize=7, loc='best')
+    charts.save(figure, path)
+
+
+def _line_of_bins(axes: Any, bins: ScoreReliability, label: str, criterion: str) -> None:
+    """Draw precision over mean score of the bins that hold something."""
+    full = bins.count > 0
+    if not math.isnan(bins.error):
+        label += f': calibration error {bins.error:.3f}'
+    style = {'ms': 4, 'lw': 1.2, 'color': CRITERION_COLOURS[criterion], 'label': label}
+    axes.plot(bins.mean_score[full], bins.precision[full], 'o-', **style)
+
+
+def _panels(classes: Sequence[str], rows: int, height_in: float) -> tuple[Any, list[list[Any]]]:
+    """Lay out a column for each class -> the figure and its axes, row by row."""
+    columns = len(classes)
+    figure = charts.new_figure(max(6.0, PANEL_IN * columns), height_in * rows + 0.3)
+    grid = [
+        [
+            figure.add_subplot(rows, columns, row * columns + column + 1)
+            for column in range(columns)
+        ]
+        for row in range(rows)
+    ]
+    return figure, grid
+
+
+def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
+    """Write what an axis shows, in the sizes of all charts."""
+    axes.set_title(title, fontsize=9, loc='left')
+    axes.set_xlabel(xlabel, fontsize=8)
+    axes.set_ylabel(ylabel, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def _min_iou(criterion: str, class_name: str) -> float:
+    return MIN_IOU[criterion]['3d'][CLASSES.index(class_name)]

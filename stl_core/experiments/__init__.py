@@ -1,0 +1,1 @@
+"""Ablation studies over methods and seeds; what distillation selects."""

@@ -1,0 +1,79 @@
+"""Checkpoints of 2gunsu/monocon-pytorch: keys of DLA-34, DLAUp, attentive norms and ten heads."""
+
+from __future__ import annotations
+
+from stl_core.inference.converters import monodle
+from stl_core.inference.converters.key_mapping import Layout, Move
+from stl_core.inference.model_file import StudentSpec
+from stl_core.preprocessing import InputSpec
+
+#: What the program calls the layers before a head's last -> what we do.
+_STEMS = {
+    'heatmap_head': 'heatmap',
+    'offset_head': 'offset_2d',
+    'wh_head': 'size_2d',
+    'depth_head': 'depth',
+    'dim_head': 'size_3d',
+    'dir_feat': 'heading',
+    'center2kpt_offset_head': 'keypoints',
+    'kpt_heatmap_head': 'keypoint_heatmap',
+    'kpt_heatmap_offset_head': 'keypoint_rest',
+}
+#: The same of the last layers; those of size and keypoints need their rows moved, see below.
+_LASTS = {
+    r'heatmap_head\.3': 'heatmap.outputs.heatmap',
+    r'offset_head\.3': 'offset_2d.outputs.offset_2d',
+    r'wh_head\.3': 'size_2d.outputs.size_2d',
+    r'depth_head\.3': 'depth.outputs.depth',
+    r'dir_cls\.0': 'heading.outputs.heading_bin',
+    r'dir_reg\.0': 'heading.outputs.heading_rest',
+    r'kpt_heatmap_head\.3': 'keypoint_heatmap.outputs.keypoint_heatmap',
+    r'kpt_heatmap_offset_head\.3': 'keypoint_rest.outputs.keypoint_rest',
+}
+_STEM_MOVES = tuple(
+    Move(rf'head\.{old}\.{key}', rf'heads.{new}.stem.{ours}')
+    for old, new in _STEMS.items()
+    for key, ours in (
+        (r'0\.(weight|bias)', r'0.\1'),
+        (r'1\.(weight|bias)_', r'1.\1'),
+        (r'1\.(running_mean|running_var|num_batches_tracked)', r'1.norm.\1'),
+        (r'1\.attn_weights\.attention\.0\.(weight)', r'1.attention.\1'),
+        (r'1\.attn_weights\.attention\.1\.(.+)', r'1.attention_norm.\1'),
+    )
+)
+
+LAYOUT = Layout(
+    program='2gunsu/monocon-pytorch at 908807b',
+    spec=StudentSpec(
+        classes=('Pedestrian', 'Cyclist', 'Car'),
+        # images of KITTI, 1242 x 375 and like it, are padded, not resized
+        input=InputSpec(1248, 384),
+        detector='monocon',
+        options={
+            'backbone': 'dla34',
+            'neck': 'dlaup',
+            'head_width': 64,
+            'virtual_focal_px': 721.5,  # metres were learnt through KITTI's lens
+        },
+    ),
+    moves=(
+        monodle.BACKBONE,
+        *monodle.NECK,
+        *_STEM_MOVES,
+        *(Move(rf'head\.{old}\.(.+)', rf'heads.{new}.\1') for old, new in _LASTS.items()),
+        # length, height, width
+        Move(r'head\.dim_head\.3\.(.+)', r'heads.size_3d.outputs.size_3d.\1', (1, 2, 0)),
+        # x and y of eight corners, then of the centre
+        Move(
+            r'head\.center2kpt_offset_head\.3\.(.+)',
+            r'heads.keypoints.outputs.keypoint_offset.\1',
+            tuple(range(16)),
+        ),
+        Move(
+            r'head\.center2kpt_offset_head\.3\.(.+)',
+            r'heads.keypoints.outputs.offset_3d.\1',
+            (16, 17),
+        ),
+    ),
+    drops=monodle.IDLE,
+)

@@ -1,0 +1,48 @@
+"""Checkpoints of xinzhuma/monodle: keys of DLA-34, DLAUp and seven heads."""
+
+from __future__ import annotations
+
+from stl_core.inference.converters.key_mapping import Layout, Move
+from stl_core.inference.model_file import StudentSpec
+from stl_core.preprocessing import InputSpec
+
+#: Keys of the backbone and neck, which other programs have taken over.
+BACKBONE = Move(r'backbone\.(.+)', r'backbone.body.\1')
+NECK = tuple(
+    Move(rf'neck\.ida_{stage}\.{old}_{merge + 1}\.{tail}', rf'neck.stages.{stage}.{merge}.{new}')
+    for stage in range(3)
+    for merge in range(stage + 1)
+    for old, tail, new in (
+        ('proj', r'conv\.(.+)', r'project.0.\1'),
+        ('proj', r'bn1?\.(.+)', r'project.1.\1'),
+        ('up', r'(weight)', r'up.\1'),
+        ('node', r'conv\.(.+)', r'node.0.\1'),
+        ('node', r'bn1?\.(.+)', r'node.1.\1'),
+    )
+)
+HEADS = Move(r'(heatmap|offset_2d|size_2d|depth|offset_3d|size_3d|heading)\.(.+)', r'heads.\1.\2')
+#: Parts of DLA-34 that no forward pass of these programs uses.
+IDLE = {
+    r'backbone\.fc\..+': 'the ImageNet classifier, never called',
+    r'backbone\.level[34]\.project\..+': 'a projection whose result is not used',
+}
+
+LAYOUT = Layout(
+    program='xinzhuma/monodle at e426aa6',
+    spec=StudentSpec(
+        classes=('Pedestrian', 'Car', 'Cyclist'),
+        input=InputSpec(1280, 384),
+        detector='monodle',
+        options={
+            'backbone': 'dla34',
+            'neck': 'dlaup',
+            'head_width': 256,
+            # metres were learnt through KITTI's lens, 721.5 px, at 1280 px for its 1242
+            'virtual_focal_px': 743.6,
+            # sizes are learnt themselves, not what they differ from a mean (meanshape: False)
+            'mean_size_hwl_m': ((0.0, 0.0, 0.0),) * 3,
+        },
+    ),
+    moves=(BACKBONE, *NECK, HEADS),
+    drops=IDLE,
+)

@@ -1,0 +1,1 @@
+"""Parts of the CenterNet-style detectors, MonoDLE and MonoCon."""

@@ -1,0 +1,1 @@
+"""Parts of the DETR-style detector, MonoDETR."""

@@ -1,0 +1,71 @@
+"""
+The box of MonoDETR: a projected 3D centre and how far the four sides of the 2D box are from it.
+
+(x, y, left, right, top, bottom), in shares of the canvas's width and height, so that a sigmoid
+reaches every value. Corners are (x0, y0, x1, y1) in the same shares.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stl_core.tensors.batch import Targets
+
+#: Smallest area divided by: shares of a canvas, far below a pixel's.
+_LEAST = 1e-9
+
+
+def encode(targets: Targets, canvas_px: Tensor) -> Tensor:
+    """
+    Put targets into the terms of the box.
+
+    :param targets: network pixels.
+    :param canvas_px: (2,) width, height.
+    :return: (B, N, 6).
+    """
+    center = targets.center_px / canvas_px
+    low, high = targets.box_px[..., :2] / canvas_px, targets.box_px[..., 2:] / canvas_px
+    sides = torch.stack([center - low, high - center], -1)  # (B, N, xy, low high)
+    return torch.cat([center, sides.flatten(-2)], -1)
+
+
+def expressible(box: Tensor) -> Tensor:
+    """
+    Tell which boxes a sigmoid can say: the centre on the canvas and within its 2D box.
+
+    :param box: (..., 6).
+    :return: (...,) bool.
+    """
+    center, sides = box[..., :2], box[..., 2:]
+    return ((center >= 0) & (center < 1)).all(-1) & (sides >= 0).all(-1)
+
+
+def corners(box: Tensor) -> Tensor:
+    """(..., 6) -> (..., 4) x0 y0 x1 y1."""
+    x, y, left, right, top, bottom = box.unbind(-1)
+    return torch.stack([x - left, y - top, x + right, y + bottom], -1)
+
+
+def extent(box: Tensor) -> Tensor:
+    """(..., 6) -> (..., 2) width and height of the 2D box."""
+    return box[..., 2::2] + box[..., 3::2]
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """
+    Overlap that also tells how far apart boxes are (Rezatofighi et al., CVPR 2019).
+
+    :param a: (..., 4) corners.
+    :param b: (..., 4) corners; leading axes broadcast.
+    :return: (...,) in [-1, 1].
+    """
+    shared = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    around = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared
+    return shared / union.clamp(min=_LEAST) - (around - union) / around.clamp(min=_LEAST)
+
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    """(..., 2) corners -> (...,) area, 0 where high is not beyond low."""
+    return (high - low).clamp(min=0).prod(-1)

@@ -1,0 +1,1 @@
+"""What models, distillation and training share in torch: batches, outputs, reductions."""

@@ -1,0 +1,143 @@
+"""
+Runs that build on each other, in one file: a teacher, a base, a student distilled from both.
+
+The file holds what all have in common and, under `stages`, by name and in order, what each has of
+its own. A stage that is done is not run again. One whose folder was made with another
+configuration, another teacher or another start is refused, until it gets another `out` or its
+folder is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from stl_core.tensors.reductions import rank
+from stl_core.training import checkpoint
+from stl_core.training import model_builder as learner
+from stl_core.training import trainer as train
+from stl_core.training.config import TrainConfig, build_train
+from stl_core.training.config_builder import ConfigError, overridden, read
+from stl_core.visualization import charts
+
+log = logging.getLogger(__name__)
+
+
+def load(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
+    """
+    Read the stages of a training configuration.
+
+    :param path: a YAML file; without `stages` it is one run, whose name is ''.
+    :param overrides: 'dotted.key=value' on top of every stage, also of what a stage has of its
+        own; stages.NAME.key=value is for one, and comes on top of those for all.
+    :return: {name: whole configuration}, in order.
+    :raises ConfigError: naming the file and key that is wrong.
+    """
+    try:
+        return build(read(path), overrides)
+    except ConfigError as err:
+        raise ConfigError(f'{path}: {err}') from err
+
+
+def build(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
+    """Build the stages of plain data and overrides; ConfigError as of load, without the file."""
+    of_one = tuple(each for each in overrides if re.match(r'stages[.=]', each))
+    of_all = tuple(each for each in overrides if each not in of_one)
+    _check_overrides(data.get('stages'), of_one)
+    common = overridden({key: data[key] for key in data if key != 'stages'}, of_all)
+    own = data.get('stages')
+    if isinstance(own, dict):
+        own = {name: _without(each, of_all) for name, each in own.items()}
+    own = overridden({'stages': own}, of_one)['stages']
+    if own is None:
+        return {'': build_train(common)}
+    if not isinstance(own, dict) or not own:
+        raise ConfigError(f'stages: expected names and what each has of its own, got {own!r}')
+    if len(own) > 1 and any(each.startswith('out=') for each in of_all):
+        raise ConfigError(f'out: stages cannot share a folder; give stages.{next(iter(own))}.out=')
+    built = {}
+    for name, differences in own.items():
+        if not isinstance(differences or {}, dict):
+            raise ConfigError(f'stages.{name}: expected keys and values, got {differences!r}')
+        try:
+            built[str(name)] = build_train(merge(common, differences or {}))
+        except ConfigError as err:
+            raise ConfigError(f'stages.{name}: {err}') from err
+    outs = [config.out for config in built.values()]
+    for name, config in built.items():
+        if outs.count(config.out) > 1:
+            raise ConfigError(f'stages.{name}.out: {config.out} is that of another stage, too')
+    return built
+
+
+def _check_overrides(own: Any, of_one: tuple[str, ...]) -> None:
+    """Refuse an override of a stage that is not there: it would become a stage of its own."""
+    known = [str(name) for name in own] if isinstance(own, dict) else []
+    for each in of_one:
+        parts = each.partition('=')[0].split('.')
+        if len(parts) > 1 and parts[1] not in known:
+            raise ConfigError(
+                f'{each!r}: no such stage; known: {", ".join(known) or "none, it is a single run"}'
+            )
+
+
+def _without(own: Any, overrides: tuple[str, ...]) -> Any:
+    """Leave out of what a stage has of its own what is overridden for all."""
+    for each in overrides:
+        own = _dropped(own, each.partition('=')[0].split('.'))
+    return own
+
+
+def _dropped(data: Any, keys: list[str]) -> Any:
+    """Return data without one nested key."""
+    key, *rest = keys
+    if not isinstance(data, dict) or key not in data:
+        return data
+    if rest and isinstance(data[key], dict):
+        return {**data, key: _dropped(data[key], rest)}
+    return {name: value for name, value in data.items() if name != key}
+
+
+def merge(common: Any, own: Any) -> Any:
+    """Put own on top of common: keys are joined, all else is replaced."""
+    if not isinstance(common, dict) or not isinstance(own, dict):
+        return own
+    joined = {key: merge(common[key], own[key]) for key in common.keys() & own.keys()}
+    return {**common, **own, **joined}
+
+
+def choose(stages: dict[str, TrainConfig], names: tuple[str, ...]) -> dict[str, TrainConfig]:
+    """Take some stages, in their order; all where none is named. ConfigError names the known."""
+    for name in names:
+        if name not in stages:
+            known = ', '.join(filter(None, stages)) or 'none, it is a single run'
+            raise ConfigError(f'stage {name!r}: unknown; known: {known}')
+    return {name: each for name, each in stages.items() if not names or name in names}
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """
+    Train one stage, unless it is done.
+
+    :return: and raises: see train.fit.
+    """
+    config = learner.pinned(config)
+    if not checkpoint.is_done(config):
+        return train.fit(config)
+    if rank():
+        return {}
+    log.info('%s: done before', config.out)
+    metrics: dict[str, Any] = json.loads((Path(config.out) / 'metrics.json').read_text())
+    return metrics
+
+
+def draw(done: dict[str, TrainConfig]) -> Path:
+    """Draw the losses of several stages together, beside the folder of the last; return where."""
+    folders = {name: Path(config.out) for name, config in done.items()}
+    *_, last = folders.values()
+    path = last.parent / 'stages.png'
+    charts.curves({name: folder / 'curves.csv' for name, folder in folders.items()}, path)
+    return path

@@ -1,0 +1,1 @@
+"""Pictures and charts: boxes on images, bird's-eye view, curves."""

@@ -1,0 +1,263 @@
+"""
+Pictures a person looks at first: boxes on an image, the scene from above, both side by side.
+
+Images are (H, W, 3) uint8 RGB and are never written into: every function returns a new one. A box
+is drawn from its (24, 3) edge points, the pairs of geometry.BOX_EDGES with the front face first,
+which is also what a LINE_LIST marker of the node carries; so labels, predictions and recorded
+messages are drawn by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from stl_core.geometry import BOX_EDGES, corners, project, warp_P
+from stl_core.types import Array, Objects3D
+from stl_core.visualization.birds_eye import birds_eye
+from stl_core.visualization.style import (
+    BACKGROUND,
+    SUBPIXEL_BITS,
+    TEXT,
+    TRUTH_COLOUR,
+    class_colour,
+    fixed_point,
+    text_size,
+    write_text,
+)
+
+#: What lies nearer than this in front of the camera plane is cut off before projecting.
+NEAR_M = 0.1
+#: Places of the front face's corners among the 24 edge points, in order round it.
+_FRONT = [0, 2, 4, 6]
+#: Classes whose colours are told above every picture.
+LEGEND = ('Car', 'Pedestrian', 'Cyclist')
+
+
+def box_edges(objects: Objects3D) -> Array:
+    """N objects -> (N, 24, 3) end points of their 12 edges, metres, camera frame."""
+    corners_m = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
+    return corners_m[:, np.array(BOX_EDGES).ravel()]
+
+
+def box_labels(objects: Objects3D, classes: Sequence[str]) -> list[str]:
+    """Say class, score and depth of each object, such as 'Car 0.87 23.4 m'."""
+    rows = zip(objects.class_id, objects.score, objects.center_m[:, 2], strict=True)
+    return [f'{classes[i]} {score:.2f} {z:.1f} m' for i, score, z in rows]
+
+
+def draw_objects(image: Array, objects: Objects3D, P: Array, classes: Sequence[str]) -> Array:
+    """
+    Draw labelled boxes on an image.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param objects: N objects, camera frame.
+    :param P: (3, 4) projection of that image.
+    :param classes: names by class_id.
+    :return: a new image.
+    """
+    colours = [class_colour(classes[i]) for i in objects.class_id]
+    return draw_edges(image, box_edges(objects), P, colours, box_labels(objects, classes))
+
+
+def draw_edges(
+    image: Array,
+    edges_m: Array,
+    P: Array,
+    colours: Sequence[tuple[int, int, int]],
+    labels: Sequence[str] = (),
+) -> Array:
+    """
+    Draw boxes given by their edges; near boxes over far ones, the front face tinted.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param edges_m: (M, 24, 3) camera frame; boxes may reach behind the camera.
+    :param P: (3, 4) projection of that image.
+    :param colours: M times RGB.
+    :param labels: M texts, or none at all.
+    :return: a new image.
+    """
+    depth_m = edges_m[..., 2].mean(1)
+    far_first = np.argsort(-depth_m)
+    segments = [visible_segments(edges_m[i], P) for i in range(len(edges_m))]
+    out = _tinted(image, edges_m, P, colours, segments)
+    for i in far_first:
+        thickness = line_width(image.shape[0], depth_m[i])
+        for start, end in fixed_point(segments[i]):
+            cv2.line(out, start, end, colours[i], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    taken: list[tuple[int, int, int, int]] = []
+    for i in far_first[::-1] if labels else ():
+        if len(segments[i]):
+            _label(out, labels[i], segments[i], colours[i], taken)
+    return out
+
+
+def line_width(height_px: int, depth_m: float) -> int:
+    """Return the line width for an object: thin far away, thicker near and on large images."""
+    return 1 if depth_m > 22.0 else max(1, round(height_px / 400)) + (depth_m < 11.0)
+
+
+def visible_segments(edges_m: Array, P: Array) -> Array:
+    """
+    Project edges after cutting off what is behind, or too near to, the camera.
+
+    :param edges_m: (24, 3) end points in pairs, camera frame.
+    :param P: (3, 4).
+    :return: (K, 2, 2) pixels of the K <= 12 edges of which something is left.
+    """
+    pairs = np.asarray(edges_m, np.float64).reshape(-1, 2, 3)
+    z = pairs[..., 2]
+    pairs, z = pairs[(z > NEAR_M).any(1)], z[(z > NEAR_M).any(1)]
+    step = z[:, ::-1] - z
+    t = np.where(z < NEAR_M, (NEAR_M - z) / np.where(step == 0, 1.0, step), 0.0)
+    return project(pairs + t[..., None] * (pairs[:, ::-1] - pairs), P)[0]
+
+
+def scene(
+    image: Array,
+    P: Array,
+    edges_m: Array,
+    colours: Sequence[tuple[int, int, int]],
+    labels: Sequence[str] = (),
+    *,
+    truth_m: Array | None = None,
+    points_m: Array | None = None,
+    caption: str = '',
+) -> Array:
+    """
+    Make the whole picture of one frame: boxes on the enlarged image beside the view from above.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param P: (3, 4) projection of that image.
+    :param edges_m: (M, 24, 3) boxes, camera frame.
+    :param colours: M times RGB.
+    :param labels: M texts, or none at all.
+    :param truth_m: (T, 24, 3) annotated boxes, thin and white in both views.
+    :param points_m: (L, 3) LiDAR points, camera frame.
+    :param caption: one line above.
+    :return: (H', W', 3) uint8 RGB, sides even as video wants them.
+    """
+    large, large_P = enlarge(image, P)
+    if truth_m is not None:
+        for edges in truth_m:
+            for start, end in fixed_point(visible_segments(edges, large_P)):
+                cv2.line(large, start, end, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    drawn = draw_edges(large, edges_m, large_P, colours, labels)
+    above = birds_eye(
+        edges_m,
+        colours,
+        size_px=large.shape[0],
+        truth_m=truth_m,
+        points_m=points_m,
+        view=(large_P, large.shape[1]),
+    )
+    return side_by_side(drawn, above, caption)
+
+
+def enlarge(image: Array, P: Array) -> tuple[Array, Array]:
+    """
+    Scale an image to a height at which lines and labels are readable, 480 to 720 pixels.
+
+    :param image: (H, W, 3) uint8.
+    :param P: (3, 4).
+    :return: the scaled image, always a new one, and its P.
+    """
+    height, width = image.shape[:2]
+    s = np.clip(1600.0 * height / width, 480.0, 720.0) / height
+    size = (2 * round(s * width / 2), 2 * round(s * height / 2))
+    sx, sy = size[0] / width, size[1] / height
+    A = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+    kind = cv2.INTER_AREA if s < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=kind), warp_P(P, A)
+
+
+def side_by_side(image: Array, above: Array, caption: str = '') -> Array:
+    """
+    Set two pictures of one height beside each other under a line of text and the class colours.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param above: (H, W', 3) uint8 RGB.
+    :param caption: one line.
+    :return: (H + 36, W + W' + 4, 3) uint8 RGB.
+    """
+    height, gap, bar = image.shape[0], 4, 36
+    out = np.full((height + bar, image.shape[1] + gap + above.shape[1], 3), BACKGROUND, np.uint8)
+    out[bar:, : image.shape[1]] = image
+    out[bar:, image.shape[1] + gap :] = above
+    write_text(out, caption, (14, 24), 0.56, TEXT)
+    x = out.shape[1] - 14
+    for name in reversed(LEGEND):
+        x -= text_size(name, 0.5)[0]
+        write_text(out, name, (x, 24), 0.5, TEXT)
+        cv2.rectangle(out, (x - 20, 12), (x - 8, 24), class_colour(name), -1)
+        x -= 38
+    return out
+
+
+def contact_sheet(pictures: Sequence[Array], columns: int = 2, width_px: int = 1100) -> Array:
+    """K pictures of any size -> one picture, each scaled to width_px, row by row."""
+    scaled = []
+    for picture in pictures:
+        height = max(1, round(picture.shape[0] * width_px / picture.shape[1]))
+        scaled.append(cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA))
+    rows = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
+    tops = np.cumsum([0] + [max(p.shape[0] for p in row) + 8 for row in rows])
+    out = np.full((tops[-1], columns * (width_px + 8) - 8, 3), BACKGROUND, np.uint8)
+    for top, row in zip(tops, rows, strict=False):
+        for column, picture in enumerate(row):
+            left = column * (width_px + 8)
+            out[top : top + picture.shape[0], left : left + width_px] = picture
+    return out
+
+
+def _tinted(
+    image: Array,
+    edges_m: Array,
+    P: Array,
+    colours: Sequence[tuple[int, int, int]],
+    segments: Sequence[Array],
+) -> Array:
+    """Darken the image under the lines and tint the front faces, so that both stand out."""
+    layer = image.copy()
+    for i in np.argsort(-edges_m[..., 2].mean(1)):
+        if edges_m[i, _FRONT, 2].min() > NEAR_M:
+            face = fixed_point(project(edges_m[i, _FRONT], P)[0])
+            cv2.fillPoly(layer, [face], colours[i], cv2.LINE_AA, SUBPIXEL_BITS)
+        width = line_width(image.shape[0], edges_m[i, :, 2].mean()) + 2
+        for start, end in fixed_point(segments[i]):
+            cv2.line(layer, start, end, (0, 0, 0), width, cv2.LINE_AA, SUBPIXEL_BITS)
+    return cv2.addWeighted(layer, 0.35, image, 0.65, 0)
+
+
+def _label(
+    out: Array,
+    text: str,
+    segments: Array,
+    colour: tuple[int, int, int],
+    taken: list[tuple[int, int, int, int]],
+) -> None:
+    """Write a label above a box where no other label is; append the place to taken."""
+    inside = np.clip(segments.reshape(-1, 2), 0, [out.shape[1] - 1, out.shape[0] - 1])
+    low, high = segments.reshape(-1, 2).min(0), segments.reshape(-1, 2).max(0)
+    if (high < 0).any() or low[0] >= out.shape[1] or low[1] >= out.shape[0]:
+        return  # the box is beside the image
+    size = float(np.clip(out.shape[0] / 1100, 0.36, 0.6))
+    width, height = text_size(text, size)
+    width, height = width + 10, height + 8
+    x = int(np.clip(inside[:, 0].mean() - width / 2, 0, max(0, out.shape[1] - width)))
+    y = int(inside[:, 1].min()) - height - 3
+    y = max(y, 0)
+    while any(_overlap((x, y, width, height), other) for other in taken) and y >= height:
+        y -= height // 2
+    taken.append((x, y, width, height))
+    patch = out[y : y + height, x : x + width]
+    out[y : y + height, x : x + width] = patch // 4 + np.array(BACKGROUND, np.uint8) // 2
+    cv2.rectangle(out, (x, y), (x + 2, y + height - 1), colour, -1)
+    write_text(out, text, (x + 7, y + height - 5), size, TEXT)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Tell whether two rectangles x y width height share a pixel."""
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

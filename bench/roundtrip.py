@@ -7,6 +7,7 @@ over every labelled object whose projected centre is in the image, and the 3D AP
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def main():
     parser.add_argument('data', nargs='?', default=default, type=Path)
     parser.add_argument('--width', type=int, default=1280)
     parser.add_argument('--height', type=int, default=384)
+    parser.add_argument('--json', type=Path, help='write the figures here as well')
     args = parser.parse_args()
     trips = list(round_trip(args.data / 'training', InputSpec(args.width, args.height)))
     worst = np.concatenate([errors(*trip) for trip in trips])
@@ -97,6 +99,19 @@ def main():
     for name, metrics in result.items():
         easy, moderate, hard = metrics['3d']['AP40']['strict']
         print(f'{name:<11} 3D AP40 {easy:.1f}/{moderate:.1f}/{hard:.1f}')
+    if args.json:
+        args.json.write_text(
+            json.dumps(
+                {
+                    'frames': len(trips),
+                    'objects': len(worst),
+                    'worst_center_m': float(worst[:, 0].max()),
+                    'worst_size_m': float(worst[:, 1].max()),
+                    'worst_yaw_deg': float(worst[:, 2].max()),
+                    'ap40_3d': {n: list(m['3d']['AP40']['strict']) for n, m in result.items()},
+                }
+            )
+        )
 
 
 if __name__ == '__main__':

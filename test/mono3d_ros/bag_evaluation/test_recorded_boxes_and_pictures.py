@@ -1,0 +1,269 @@
+"""From recorded markers to pictures, and the replay over real DDS that records them."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from kitti_scenes import make_scenes
+
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import drive_writer as recording
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, maker, typestore
+from mono3d_ros.bags.drive_reader import Scan
+from mono3d_ros.camera_frame import FrameResult
+from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.tf.history import TransformHistory
+from stl_core import geometry
+from stl_core.types import Objects3D
+from stl_core.visualization import draw
+from stl_core.visualization import style as strokes
+
+ROOT = Path(__file__).resolve().parents[3]
+MARKERS = 'visualization_msgs/msg/MarkerArray'
+#: Low ids are safe from the system's own ports; other runs on this machine have other ids.
+DOMAIN = str(1 + os.getpid() % 100)
+
+
+def one_car(x=1.0):
+    return Objects3D(
+        class_id=[0],
+        score=[0.87],
+        center_m=[[x, 0.5, 12.0]],
+        size_hwl_m=[[1.5, 1.6, 4.0]],
+        rotation_y=[0.4],
+        box_px=[[0, 0, 1, 1]],
+        depth_sigma_m=[0.3],
+    )
+
+
+def record(path, stamps, answered):
+    """Write answers as the replay does: one car for each stamp in answered."""
+    store = typestore()
+    with BagWriter(path, store) as bag:
+        bag.add_topic('/detector/markers', MARKERS)
+        for i, stamp in enumerate(answered):
+            result = FrameResult('camera', stamp, 'c', one_car(), ('Car',), (0,), {})
+            array = markers_module.markers(result, (), maker(store))
+            bag.write('/detector/markers', 10**12 + i * 10**9 + 30_000_000, array)
+    with (path / 'sent.csv').open('w', newline='') as file:
+        rows = [(stamp, 10**12 + i * 10**9) for i, stamp in enumerate(stamps)]
+        csv.writer(file).writerows([('stamp_ns', 'sent_ns'), *rows])
+
+
+def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
+    record(tmp_path / 'answers', [5, 6, 7], [5, 6])
+    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
+    car = one_car()
+    expected = geometry.corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
+    edges = answers.boxes[5].edges_m[0]
+    np.testing.assert_allclose(edges, expected[np.array(geometry.BOX_EDGES).ravel()])
+    assert answers.boxes[5].labels == ('Car 0.87 12.0 m',)
+    assert answers.boxes[5].colours == [strokes.class_colour('Car')]
+    figures = answers.figures()
+    assert (figures['frames_in'], figures['frames_answered'], figures['boxes']) == (3, 2, 2)
+    assert figures['latency_ms_median'] == pytest.approx(30.0)
+
+
+def test_no_answer_at_all_has_figures_too(tmp_path):
+    record(tmp_path / 'answers', [5], [])
+    assert (
+        recorded_boxes_module.read_answers(tmp_path / 'answers').figures()['frames_answered'] == 0
+    )
+
+
+def test_missing_answers_and_cameras_are_told(tmp_path):
+    with pytest.raises(BagError, match=r'sent\.csv: no such file'):
+        recorded_boxes_module.read_answers(tmp_path)
+    with pytest.raises(BagError, match='no image topic with a camera_info beside it; the bag has'):
+        report.camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
+    info = 'sensor_msgs/msg/CameraInfo'
+    topics = {'/a/i/compressed': 'sensor_msgs/msg/CompressedImage', '/a/camera_info': info}
+    assert report.camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
+
+
+def test_a_picture_shows_the_box_where_it_projects(tmp_path):
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    (scene,) = report.read_scenes(tmp_path / 'bag')
+    plain = report.picture(scene, None)
+    edges = draw.box_edges(one_car(0.0))
+    drawn = report.picture(scene, recorded_boxes_module.Boxes(edges, ('Car 0.87',)))
+    assert plain.shape == drawn.shape
+    assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs want even sides
+    changed = (plain != drawn).any(2)
+    assert 0.005 < changed.mean() < 0.3
+    report.write_picture(tmp_path / 'p/a.png', drawn)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'p/a.png'))[..., ::-1], drawn)
+    report.write_picture(tmp_path / 'p/b.png', plain[:-20])
+    report.write_video(tmp_path / 'a.mp4', sorted((tmp_path / 'p').iterdir()), hold_s=0.5)
+    video = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10
+
+
+def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
+    """Player, detector and recorder are real; only the network is a fake."""
+    pytest.importorskip('rclpy')
+    make_scenes(tmp_path / 'kitti', frames=4)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    environment = {
+        **os.environ,
+        'ROS_DOMAIN_ID': DOMAIN,
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
+    }
+    (tmp_path / 'model').touch()
+    parameters = {
+        'model': tmp_path / 'model',
+        'image_topic': '/camera/image_raw',
+        'reliability': 'reliable',
+    }
+    arguments = [part for k, v in parameters.items() for part in ('-p', f'{k}:={v}')]
+    node = subprocess.Popen(
+        [sys.executable, str(ROOT / 'test/support/fake_node.py'), '--ros-args', *arguments],
+        env=environment,
+    )
+    try:
+        played = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / 'examples/replay_bag.py'),
+                str(tmp_path / 'bag'),
+                str(tmp_path / 'answers'),
+                *('--rate', '0.5'),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        node.terminate()
+        assert node.wait(timeout=30) == 0
+    assert played.returncode == 0, played.stderr
+    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
+    assert answers.sent == len(answers.boxes) == len(answers.latency_ms) == 4
+    stamps = [scene.frame.stamp_ns for scene in report.read_scenes(tmp_path / 'bag')]
+    assert sorted(answers.boxes) == stamps
+    assert all(0 < latency < 5000 for latency in answers.latency_ms.values())
+
+
+def test_nobody_listening_and_no_bag_end_with_code_2(tmp_path):
+    pytest.importorskip('rclpy')
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
+    for bag, topic, message in (
+        ('bag', '/camera/image_raw', 'nobody listens to /camera/'),
+        ('bag', '/x', 'no topic /x; the bag has /camera/'),
+        ('bag', '/tf', 'no Image or CompressedImage topic'),
+        ('none', '/x', 'no such bag'),
+    ):
+        played = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / 'examples/replay_bag.py'),
+                str(tmp_path / bag),
+                str(tmp_path / 'answers'),
+                *('--timeout', '1', '--topics', topic),
+            ],
+            env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert played.returncode == 2
+        assert message in played.stderr
+        assert not (tmp_path / 'answers').exists()
+
+
+def test_the_shared_recorded_drive_reads(mono3d_data):
+    bag = mono3d_data / 'bag_tracking0001_mcap'
+    if not bag.is_dir():
+        pytest.skip(f'no recorded drive at {bag}')
+    scenes = list(report.read_scenes(bag))
+    assert len(scenes) == 3
+    with BagReader(bag) as reader:
+        assert report.camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
+    assert all(scene.frame.image.shape == (375, 1242, 3) for scene in scenes)
+    assert all(scene.truth is None and scene.points_m is None for scene in scenes)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--bag', 'none'], 'no such bag'),
+        (['--bag', 'out/played', '--out', 'out'], 'lies in what out replaces'),
+        (['--bag', 'out/played', '--student', 'x.onnx'], r'x.onnx: no such file'),
+        (['--bag', 'out/played', '--rate', '0'], '--rate must be above 0'),
+    ],
+)
+def test_the_demo_tells_what_cannot_work_before_it_trains_or_removes(tmp_path, arguments, message):
+    make_scenes(tmp_path / 'kitti', frames=1)
+    kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'out/played')])
+    before = sorted(tmp_path.rglob('*'))
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / 'examples/demo.py'), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, 'MONO3D_DATA': str(tmp_path / 'no data'), 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
+    """A recorded drive has other transforms in /tf, and clouds of any layout."""
+    new = maker(typestore())
+    points = np.zeros(
+        3,
+        np.dtype(
+            {
+                'names': ['z', 'y', 'x'],
+                'formats': ['<f4'] * 3,
+                'offsets': [2, 6, 14],
+                'itemsize': 22,
+            }
+        ),
+    )
+    points['x'], points['y'], points['z'] = [1, 2, np.nan], 3, 4
+    fields = [
+        new('sensor_msgs/msg/PointField', name=n, offset=o, datatype=recording.FLOAT32, count=1)
+        for n, o in (('z', 2), ('y', 6), ('x', 14))
+    ]
+    header = new('std_msgs/msg/Header', frame_id='lidar')
+    cloud = new(
+        'sensor_msgs/msg/PointCloud2',
+        header=header,
+        fields=fields,
+        point_step=22,
+        data=points.tobytes(),
+    )
+    other, ours = (
+        new(
+            'geometry_msgs/msg/TransformStamped',
+            header=new('std_msgs/msg/Header', frame_id=a),
+            child_frame_id=b,
+            transform=new(
+                'geometry_msgs/msg/Transform', translation=new('geometry_msgs/msg/Vector3', x=1.0)
+            ),
+        )
+        for a, b in (('odom', 'base_link'), ('lidar', 'optical'))
+    )
+
+    def seen(*transforms):
+        tf = new('tf2_msgs/msg/TFMessage', transforms=transforms)
+        way = TransformHistory([], [tf]).between('optical', 0, 'lidar', 0)
+        return report.in_camera(Scan(cloud, 0.0, way))
+
+    assert seen(other) is None
+    assert seen() is None
+    np.testing.assert_array_equal(seen(other, ours), [[0, 3, 4], [1, 3, 4]])

@@ -1,0 +1,126 @@
+import cv2
+import numpy as np
+import pytest
+from kitti_scenes import P2, make_scenes
+
+from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags.bag_io import BagReader
+from stl_core.data.sources import kitti
+from stl_core.geometry import corners
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    return make_scenes(tmp_path / 'kitti', frames=3)
+
+
+def convert(*arguments):
+    return kitti_to_bag.main([str(each) for each in arguments])
+
+
+def add_scans(root, count=3):
+    (root / 'velodyne').mkdir()
+    for i in range(count):
+        points = np.random.default_rng(i).normal(size=(50, 4)).astype(np.float32)
+        (root / f'velodyne/{i:06d}.bin').write_bytes(points.tobytes())
+
+
+@pytest.mark.parametrize('compressed', [[], ['--compressed']])
+def test_frames_come_back_out_of_the_bag(scenes, tmp_path, compressed):
+    assert convert(scenes, tmp_path / 'bag', *compressed) == 0
+    found = list(report.read_scenes(tmp_path / 'bag'))
+    assert len(found) == 3
+    stamps = [scene.frame.stamp_ns for scene in found]
+    assert np.diff(stamps).tolist() == [100_000_000] * 2
+    for i, scene in enumerate(found):
+        image = cv2.imread(str(scenes / f'image_2/{i:06d}.png'))[..., ::-1]
+        np.testing.assert_array_equal(scene.frame.image, image)
+        np.testing.assert_allclose(scene.frame.P, P2, atol=1e-6)  # the fourth column too
+        assert scene.frame.frame_id == 'camera_optical'
+        labels = kitti.read_labels(scenes / f'label_2/{i:06d}.txt')
+        box = corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
+        assert len(scene.truth.edges_m) == len(labels)
+        np.testing.assert_allclose(scene.truth.edges_m.min(1), box.min(1), atol=1e-3)
+        np.testing.assert_allclose(scene.truth.edges_m.max(1), box.max(1), atol=1e-3)
+
+
+def test_scans_are_written_as_they_are_and_land_in_the_camera_frame(scenes, tmp_path):
+    add_scans(scenes)
+    for path in (scenes / 'calib').iterdir():
+        turned = '0 -1 0 0.1 0 0 -1 0.2 1 0 0 0.3'  # x forward to z, y left to -x, z up to -y
+        path.write_text(path.read_text() + f'Tr_velo_to_cam: {turned}\n')
+    assert convert(scenes, tmp_path / 'bag') == 0
+    with BagReader(tmp_path / 'bag') as bag:
+        cloud = bag.decode(next(bag.messages(['/points'])))
+        tf = bag.decode(next(bag.messages(['/tf']))).transforms[0]
+    assert [field.name for field in cloud.fields] == ['x', 'y', 'z', 'intensity']
+    assert (cloud.width, cloud.point_step) == (50, 16)
+    raw = (scenes / 'velodyne/000000.bin').read_bytes()
+    assert cloud.data.tobytes() == raw
+    assert (tf.header.frame_id, tf.child_frame_id) == ('velodyne', 'camera_optical')
+    points = np.frombuffer(raw, np.float32).reshape(-1, 4)[:, :3]
+    expected = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + [0.1, 0.2, 0.3]
+    scene = next(iter(report.read_scenes(tmp_path / 'bag')))
+    np.testing.assert_allclose(scene.points_m, expected, atol=1e-5)
+
+
+def test_the_same_frames_make_the_same_bytes(scenes, tmp_path):
+    for place in ('one', 'two'):
+        assert convert(scenes, tmp_path / place / 'bag') == 0
+    one, two = (next((tmp_path / p / 'bag').glob('*.mcap')).read_bytes() for p in ('one', 'two'))
+    assert one == two
+
+
+def test_names_rate_and_choice_of_frames(scenes, tmp_path):
+    options = ('--ids', '000002', '--camera-ns', 'front', '--frame-id', 'f', '--rate', '4')
+    assert convert(scenes, tmp_path / 'bag', *options) == 0
+    with BagReader(tmp_path / 'bag') as bag:
+        assert '/front/image_raw' in bag.topics
+        messages = list(bag.messages(['/front/image_raw']))
+        assert len(messages) == 1
+        assert bag.decode(messages[0]).header.frame_id == 'f'
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda r: (r / 'calib/000001.txt').unlink(), 'calib/000001.txt: no such file'),
+        (lambda r: (r / 'calib/000001.txt').write_text('P2: 1'), 'expected a line "P2:" with 12'),
+        (lambda r: (r / 'label_2/000001.txt').unlink(), 'label_2/000001.txt: no such file'),
+        (lambda r: (r / 'label_2/000001.txt').write_text('Car 1'), '000001.txt:1: expected 15'),
+        (lambda r: (r / 'image_2/000001.png').write_bytes(b'x'), 'not a readable PNG or JPEG'),
+    ],
+)
+def test_bad_input_is_one_line_code_2_and_nothing_half_written(
+    scenes, tmp_path, capsys, damage, message
+):
+    damage(scenes)
+    (tmp_path / 'out').mkdir()
+    assert convert(scenes, tmp_path / 'out/bag') == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert '\n' not in told
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_a_missing_root_and_an_existing_bag_are_told(scenes, tmp_path, capsys):
+    assert convert(tmp_path / 'nowhere', tmp_path / 'bag') == 2
+    assert 'nowhere/image_2: no such file or folder' in capsys.readouterr().err
+    (tmp_path / 'bag').mkdir()
+    assert convert(scenes, tmp_path / 'bag') == 2
+    assert 'exists already' in capsys.readouterr().err
+    assert convert(scenes, tmp_path / 'other', '--rate', '0') == 2
+    assert 'rate must be above 0' in capsys.readouterr().err
+
+
+def test_real_frames(mono3d_data, tmp_path):
+    assert convert(mono3d_data / 'training', tmp_path / 'bag', '--ids', '000008', '000010') == 0
+    for scene in report.read_scenes(tmp_path / 'bag'):
+        assert scene.frame.image.shape == (375, 1242, 3)
+        assert len(scene.points_m) > 100_000
+        # the LiDAR sees the nearest car of the picture: points fill its box
+        near = scene.truth.edges_m[scene.truth.edges_m[..., 2].mean(1).argsort()][1]
+        low, high = near.min(0), near.max(0)
+        inside = ((scene.points_m > low) & (scene.points_m < high)).all(1)
+        assert inside.sum() > 500

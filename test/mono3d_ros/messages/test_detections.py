@@ -1,0 +1,177 @@
+"""Boxes in numbers: the same boxes in any frame, their doubt along the rays, Autoware's words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from frame_results import STAMP_NS, objects, plain_new, random_target, result, xyz
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rosbags.typesys import get_types_from_msg
+from scipy.spatial.transform import Rotation
+
+from mono3d_ros.bags.bag_io import maker, typestore
+from mono3d_ros.camera_frame import Target
+from mono3d_ros.messages import detections as detections_module
+from mono3d_ros.messages.detections import AUTOWARE_LABELS
+from stl_core.geometry import corners
+
+#: Axes of base_link in the frame of a camera that looks to its left, and where it stands.
+LEFT = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]])
+#: Corners 0 to 7 of geometry.corners in the axes of ROS: x ahead, y to the left, z up.
+SIGNS = np.array([[x, y, z] for y in (1, -1) for x, z in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
+
+
+def box_corners(pose, size):
+    """Corners of a box as any tool of ROS sees it."""
+    q = pose.orientation
+    turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
+    return xyz(pose.position) + SIGNS * (np.array(xyz(size)) / 2) @ turn.T
+
+
+def test_detections_are_the_same_boxes_in_the_axes_of_ros():
+    found = result(3, ids=(4, 7, 9))
+    array = detections_module.detections(found, plain_new)
+    assert array.header.frame_id == 'front_optical'
+    assert [each.id for each in array.detections] == ['4', '7', '9']
+    told = [each.results[0].hypothesis for each in array.detections]
+    assert [each.class_id for each in told] == ['Car', 'Tram', 'Car']
+    assert [each.score for each in told] == found.objects.score.tolist()
+    boxes = corners(found.objects.center_m, found.objects.size_hwl_m, found.objects.rotation_y)
+    for each, box in zip(array.detections, boxes, strict=True):
+        at = box_corners(each.bbox.center, each.bbox.size)
+        np.testing.assert_allclose(at, box, atol=1e-9)
+        assert each.results[0].pose.pose == each.bbox.center
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-np.pi, np.pi))
+def test_in_any_frame_corners_are_where_they_were_and_sizes_stay(seed, rotation_y):
+    target = random_target(seed)
+    found = replace(result(2), objects=replace(objects(2), rotation_y=[rotation_y, -rotation_y]))
+    array = detections_module.detections(found, plain_new, target=target)
+    assert array.header.frame_id == array.detections[0].header.frame_id == 'base_link'
+    o = found.objects
+    boxes = corners(o.center_m, o.size_hwl_m, o.rotation_y)
+    for each, box in zip(array.detections, boxes, strict=True):
+        assert xyz(each.bbox.size) == (4.0, 1.6, 1.5)
+        moved = box @ target.target_T_cam[:3, :3].T + target.target_T_cam[:3, 3]
+        np.testing.assert_allclose(box_corners(each.bbox.center, each.bbox.size), moved, atol=1e-9)
+
+
+def test_a_camera_that_looks_left_tells_the_usual_box():
+    """What faces to the right in its image drives ahead: no turn at all in base_link."""
+    found = replace(result(1), objects=replace(objects(1), rotation_y=[0.0]))
+    (each,) = detections_module.detections(
+        found, plain_new, target=Target('base_link', LEFT)
+    ).detections
+    q = each.bbox.center.orientation
+    np.testing.assert_allclose(np.abs([q.x, q.y, q.z, q.w]), [0, 0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(xyz(each.bbox.center.position), [0.2, 20.4, 0.6])
+
+
+@pytest.mark.parametrize('target', [None, Target('base_link', LEFT), random_target(3)])
+def test_a_centre_is_in_doubt_along_its_ray_as_far_as_its_depth_is(target):
+    o = replace(objects(3), depth_sigma_m=[0.5, 2.0, 4.0])
+    array = detections_module.detections(replace(result(3), objects=o), plain_new, target=target)
+    matrix = np.eye(4) if target is None else target.target_T_cam
+    for each, center, sigma in zip(array.detections, o.center_m, o.depth_sigma_m, strict=True):
+        covariance = np.reshape(each.results[0].pose.covariance, (6, 6))
+        # where the centre goes when the depth is a standard deviation more
+        farther = center * (center[2] + sigma) / center[2]
+        shift = matrix[:3, :3] @ (farther - center)
+        np.testing.assert_allclose(covariance[:3, :3], np.outer(shift, shift), atol=1e-12)
+        assert not covariance[3:].any()
+        assert not covariance[:, 3:].any()
+        if target is None:
+            assert covariance[2, 2] == pytest.approx(sigma**2)  # a variance, and no more than it
+
+
+def test_a_depth_of_no_bound_has_a_covariance_with_one():
+    o = replace(objects(1), depth_sigma_m=[np.inf])
+    (each,) = detections_module.detections(replace(result(1), objects=o), plain_new).detections
+    assert np.reshape(each.results[0].pose.covariance, (6, 6))[2, 2] == pytest.approx(20.0**2)
+
+
+#: autoware_perception_msgs, field by field, constants left out.
+AUTOWARE = {
+    'ObjectClassification': 'uint8 label\nfloat32 probability',
+    'DetectedObjectKinematics': (
+        'geometry_msgs/PoseWithCovariance pose_with_covariance\nbool has_position_covariance\n'
+        'uint8 orientation_availability\n'
+        'geometry_msgs/TwistWithCovariance twist_with_covariance\n'
+        'bool has_twist\nbool has_twist_covariance'
+    ),
+    'Shape': 'uint8 type\ngeometry_msgs/Polygon footprint\ngeometry_msgs/Vector3 dimensions',
+    'DetectedObject': (
+        'float32 existence_probability\n'
+        'autoware_perception_msgs/ObjectClassification[] classification\n'
+        'autoware_perception_msgs/DetectedObjectKinematics kinematics\n'
+        'autoware_perception_msgs/Shape shape'
+    ),
+    'DetectedObjects': (
+        'std_msgs/Header header\nautoware_perception_msgs/DetectedObject[] objects'
+    ),
+}
+
+
+@pytest.fixture(scope='module')
+def store():
+    store = typestore()
+    for name, text in AUTOWARE.items():
+        full = f'autoware_perception_msgs/msg/{name}'
+        if full not in store.types:
+            store.register(get_types_from_msg(text, full))
+    return store
+
+
+def autoware(found, store, target=None):
+    """Make the message and read it back from its bytes."""
+    name = 'autoware_perception_msgs/msg/DetectedObjects'
+    made = detections_module.detected_objects(found, maker(store), target=target)
+    return store.deserialize_cdr(store.serialize_cdr(made, name), name)
+
+
+def test_autoware_is_told_the_same_boxes(store):
+    found, target = result(3), random_target(5)
+    array = autoware(found, store, target)
+    numbers = detections_module.detections(found, maker(store), target=target).detections
+    assert array.header.frame_id == 'base_link'
+    assert array.header.stamp.nanosec == STAMP_NS % 10**9
+    for each, twin, score in zip(array.objects, numbers, found.objects.score, strict=True):
+        assert each.existence_probability == pytest.approx(score)
+        kinematics = each.kinematics
+        assert kinematics.pose_with_covariance.pose == twin.bbox.center
+        np.testing.assert_array_equal(
+            kinematics.pose_with_covariance.covariance, twin.results[0].pose.covariance
+        )
+        assert kinematics.has_position_covariance
+        assert kinematics.orientation_availability == 2
+        assert not kinematics.has_twist
+        assert (each.shape.type, each.shape.dimensions) == (0, twin.bbox.size)
+    assert [each.classification[0].label for each in array.objects] == [1, 0, 1]  # no Tram there
+
+
+def test_every_class_of_kitti_that_autoware_has_a_word_for_has_its_number():
+    words = {'car': 1, 'truck': 2, 'bus': 3, 'motorcycle': 5, 'cyclist': 6, 'pedestrian': 7}
+    assert {name: AUTOWARE_LABELS[name] for name in words} == words
+
+
+def test_autoware_is_told_speeds_along_the_axes_of_the_object(store):
+    """Two cars: one drives where it looks, the other backwards and a little to its right."""
+    yaws, speeds = np.array([0.7, -2.0]), np.array([9.0, -3.0])
+    ahead = np.column_stack([np.cos(yaws), np.zeros(2), -np.sin(yaws)])
+    left = np.column_stack([np.sin(yaws), np.zeros(2), np.cos(yaws)])
+    found = replace(
+        result(2),
+        objects=replace(objects(2), rotation_y=yaws),
+        velocities_mps=speeds[:, None] * ahead + [[0.0], [-0.5]] * left,
+    )
+    for target in (None, random_target(6)):
+        twists = [
+            each.kinematics.twist_with_covariance.twist.linear
+            for each in autoware(found, store, target).objects
+        ]
+        np.testing.assert_allclose(xyz(twists[0]), [9.0, 0.0, 0.0], atol=1e-6)
+        np.testing.assert_allclose(xyz(twists[1]), [-3.0, -0.5, 0.0], atol=1e-6)
+    assert all(each.kinematics.has_twist for each in autoware(found, store).objects)

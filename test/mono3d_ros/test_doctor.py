@@ -1,0 +1,385 @@
+import ast
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mono3d_ros.doctor import __main__ as doctor
+from mono3d_ros.doctor.checks import (
+    FOR_TOOLS,
+    MESSAGES,
+    MISSING,
+    NEEDED,
+    NOTE,
+    OPTIONAL,
+    WARNING,
+    advise,
+    can_run,
+)
+from mono3d_ros.doctor.environment import (
+    MODULES,
+    Facts,
+    gather,
+    look_at_commands,
+    look_at_students,
+)
+from mono3d_ros.subprocess_probe import Trial, attempt
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = '/home/a/.venv/bin/python'
+TORCH = {
+    'version': '2.9.0+cu130',
+    'cuda': '13.0',
+    'device': 'NVIDIA RTX A2000 (sm_86)',
+    'told': '',
+}
+
+#: A vehicle with nothing to complain of.
+WELL = Facts(
+    python='3.12.3',
+    executable=PYTHON,
+    abi='cpython-312',
+    in_venv=True,
+    sees_system=True,
+    machine='x86_64',
+    variables={'ROS_DISTRO': 'jazzy', 'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'},
+    underlays=('jazzy',),
+    modules=frozenset(MODULES),
+    versions={'numpy': '1.26.4', 'opencv-python-headless': '4.11.0.86', 'torch': '2.9.0'},
+    rclpy_abis=('cpython-312',),
+    other_pythons=(),
+    rmws=('rmw_cyclonedds_cpp', 'rmw_fastrtps_cpp'),
+    gpus=('NVIDIA RTX A2000, 580.65',),
+    settings={'net.core.rmem_max': 2147483647},
+    students={'/models/student.safetensors': ''},
+    commands={'/ws/install/lib/mono3d_ros/detector': '/home/a/.venv/bin/python3'},
+    trials={
+        'rclpy': Trial({'rmw': 'rmw_fastrtps_cpp'}),
+        'torch': Trial(TORCH),
+        'cv2': Trial({'version': '4.11.0', 'path': '/cv2'}),
+        'cv_bridge': Trial({}),
+    },
+)
+
+
+def without(*names):
+    return {'modules': WELL.modules - set(names)}
+
+
+def trial(name, said=None, error=''):
+    return {'trials': {**WELL.trials, name: Trial(said or {}, error)}}
+
+
+def torch_says(**changes):
+    return trial('torch', {**TORCH, 'device': '', **changes})
+
+
+def installed(**versions):
+    named = {name.replace('_', '-'): version for name, version in versions.items()}
+    return {'versions': {**WELL.versions, **named}}
+
+
+#: What is changed about the vehicle -> level, what is said, what is to be done.
+FINDINGS = {
+    'old python': ({'python': '3.8.10'}, MISSING, '3.8.10 is too old', 'Python 3.10 or newer'),
+    'no ros': (
+        {**without('rclpy'), 'underlays': ()},
+        MISSING,
+        'ROS 2 is not installed',
+        'pip install "mono3d_ros',
+    ),
+    'ros not sourced': (
+        without('rclpy'),
+        MISSING,
+        'not sourced',
+        r'^\. /opt/ros/jazzy/setup.bash',
+    ),
+    'ros of another python': (
+        {**without('rclpy'), 'other_pythons': ('3.10',)},
+        MISSING,
+        'for Python 3.10, but this is 3.12.3',
+        '^make .*: /usr/bin/python3.10 -m venv --system-site-packages',
+    ),
+    'rclpy of another python': (
+        {'rclpy_abis': ('cpython-310',)},
+        MISSING,
+        f'built for cpython-310, but this is cpython-312 .{PYTHON}',
+        '/usr/bin/python3 -m venv --system-site-packages',
+    ),
+    'rmw not installed': (
+        {
+            **trial('rclpy', error='ImportError: no rmw'),
+            'variables': {**WELL.variables, 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'},
+        },
+        MISSING,
+        'does not start: ImportError: no rmw',
+        'apt install ros-jazzy-rmw-zenoh-cpp, or unset RMW_IMPLEMENTATION',
+    ),
+    'hidden system packages': (
+        {
+            **trial('rclpy', error="ModuleNotFoundError: No module named 'yaml'"),
+            'sees_system': False,
+        },
+        MISSING,
+        "No module named 'yaml'",
+        "hides the system's packages: .*--system-site-packages",
+    ),
+    'broken rclpy': (trial('rclpy', error='OSError: x'), MISSING, 'OSError: x', 'source ROS'),
+    'rclpy of pypi': (installed(ros_rclpy='9.1.2'), NOTE, 'unofficial', 'docs/vehicle.md'),
+    'no torch': (
+        without('torch', 'cv2'),
+        MISSING,
+        'torch, cv2',
+        f'^{PYTHON} -m pip install torch opencv-python-headless$',
+    ),
+    'no torch for the system': (
+        {**without('torch'), 'in_venv': False},
+        MISSING,
+        'torch',
+        'venv --system-site-packages .venv && .venv/bin/pip install torch$',
+    ),
+    'broken torch': (
+        trial('torch', error='ImportError: libcudart'),
+        MISSING,
+        'torch does not import: ImportError: libcudart',
+        'pip install --force-reinstall torch',
+    ),
+    'no rosbags': (without('rosbags'), NOTE, 'bag and training tools.*rosbags', 'install rosbags'),
+    'no messages': (
+        without('std_srvs', 'visualization_msgs'),
+        MISSING,
+        'ROS lacks std_srvs, visualization_msgs',
+        '^sudo apt install ros-jazzy-std-srvs ros-jazzy-visualization-msgs$',
+    ),
+    'no vision_msgs': (
+        without('vision_msgs'),
+        NOTE,
+        'no ~/detections',
+        'sudo apt install ros-jazzy-vision-msgs',
+    ),
+    'no tf': (without('tf2_msgs'), NOTE, 'no target_frame', 'ros-jazzy-tf2-msgs'),
+    'no student': ({'students': {}}, MISSING, 'without its student', 'parameter model'),
+    'cut student': ({'students': {'/a': 'cut: 9 bytes'}}, MISSING, '/a: cut: 9', 'install'),
+    'old torch': (
+        trial('torch', {**TORCH, 'version': '2.1.0'}),
+        WARNING,
+        '2.1.0 is older',
+        '>=2.4',
+    ),
+    'no gpu': ({**torch_says(), 'gpus': ()}, WARNING, 'no NVIDIA GPU or no driver', 'device: cpu'),
+    'torch without cuda': (
+        torch_says(cuda=''),
+        WARNING,
+        'built without CUDA, but there is NVIDIA RTX A2000, 580.65',
+        'force-reinstall torch torchvision',
+    ),
+    'old driver': (
+        torch_says(told='The NVIDIA driver on your system is too old'),
+        WARNING,
+        'cannot use NVIDIA RTX A2000, 580.65: The NVIDIA driver on your system is too old',
+        'a driver for CUDA 13.0',
+    ),
+    'two opencvs': (
+        installed(opencv_python='4.11.0.86'),
+        WARNING,
+        'opencv-python and opencv-python-headless are one package',
+        'uninstall opencv-python opencv-python-headless, then .*install opencv-python-headless',
+    ),
+    'default transports': (
+        {'variables': {'ROS_DISTRO': 'jazzy'}},
+        WARNING,
+        'lose large images',
+        'export FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA',
+    ),
+    'small buffers': (
+        {
+            **trial('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
+            'settings': {'net.core.rmem_max': 212992},
+        },
+        WARNING,
+        'net.core.rmem_max is 212992 bytes',
+        r'sysctl -w net.core.rmem_max=2147483647.*min="10MB"',
+    ),
+    'cyclone as it comes': (
+        trial('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
+        NOTE,
+        'small receive buffers',
+        'SocketReceiveBufferSize min="10MB" by CYCLONEDDS_URI',
+    ),
+    'command of another python': (
+        {'commands': {'/ws/install/lib/mono3d_ros/detector': '/usr/bin/python3'}},
+        WARNING,
+        f'starts /usr/bin/python3, not {PYTHON}',
+        'python -m colcon build.*/usr/bin/python3 -m mono3d_ros.doctor',
+    ),
+    'deadly cv_bridge': (
+        trial('cv_bridge', error='crashed with signal 11'),
+        NOTE,
+        'cv_bridge does not work: crashed with signal 11. The node does without it',
+        'numpy<2',
+    ),
+    'pytest 9': (
+        installed(pytest='9.0.1', launch_testing='3.4.0'),
+        NOTE,
+        'pytest 9.0.1 stops at the plugins of launch_testing 3.4.0',
+        'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 for the tests, or .*pytest<8',
+    ),
+    'pytest 8 on Humble': (
+        installed(pytest='8.4.2', launch_testing='1.0.10'),
+        NOTE,
+        'pytest 8.4.2 stops',
+        'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1',
+    ),
+    'setuptools 80': (installed(setuptools='82.0'), NOTE, 'symlink-install', 'setuptools<80'),
+}
+
+
+def test_nothing_to_complain_of():
+    assert advise(WELL) == []
+    assert doctor.tell(WELL, []).endswith('the node can run')
+
+
+@pytest.mark.parametrize('name', FINDINGS)
+def test_each_finding_says_what_and_what_to_do(name):
+    changes, level, what, remedy = FINDINGS[name]
+    (finding,) = advise(replace(WELL, **changes))
+    assert finding.level == level
+    assert re.search(what, finding.what), finding.what
+    assert re.search(remedy, finding.remedy), finding.remedy
+    assert can_run([finding]) == (level != MISSING)
+
+
+@pytest.mark.parametrize(
+    ('rmw', 'variables'),
+    [
+        ('rmw_zenoh_cpp', {}),
+        ('rmw_fastrtps_cpp', {'FASTDDS_DEFAULT_PROFILES_FILE': '/etc/dds.xml'}),
+        ('rmw_cyclonedds_cpp', {'CYCLONEDDS_URI': 'file:///etc/cyclone.xml'}),
+    ],
+)
+def test_transports_that_somebody_chose_are_left_alone(rmw, variables):
+    assert advise(replace(WELL, **trial('rclpy', {'rmw': rmw}), variables=variables)) == []
+
+
+def test_a_command_that_asks_env_for_its_python_is_left_alone():
+    commands = {'/ws/lib/mono3d_ros/detector': '/usr/bin/env python3'}
+    assert advise(replace(WELL, commands=commands)) == []
+
+
+def test_the_worst_comes_first_and_the_rest_of_nothing_is_not_told():
+    bare = replace(
+        WELL, modules=frozenset(), versions={}, underlays=(), trials={}, commands={}, gpus=()
+    )
+    levels = [each.level for each in advise(bare)]
+    assert levels == [MISSING, MISSING, NOTE]
+    told = doctor.tell(bare, advise(bare))
+    assert 'the node cannot run: 2 missing' in told
+
+
+def test_what_the_node_imports_is_what_is_looked_for():
+    """Of the files that import ROS, less what they do without."""
+    roots = set()
+    for path in (ROOT / 'mono3d_ros').glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            roots |= {each.split('.')[0] for each in modules}
+    ros = {name for name in roots if '_msgs' in name or name.startswith(('std_srvs', 'ament_'))}
+    assert ros <= set(MESSAGES)
+    assert {*NEEDED, *FOR_TOOLS, *MESSAGES, *OPTIONAL} <= set(MODULES)
+
+
+def test_what_pip_installs_is_what_is_looked_for():
+    tree = ast.parse((ROOT / 'setup.py').read_text())
+    (listed,) = (
+        keyword.value
+        for keyword in ast.walk(tree)
+        if isinstance(keyword, ast.keyword) and keyword.arg == 'install_requires'
+    )
+    names = {each.value.split('>')[0] for each in listed.elts} - {'setuptools'}
+    assert names == {*NEEDED.values(), *FOR_TOOLS.values()}
+
+
+def test_trials_tell_what_they_said_or_why_they_ended():
+    assert attempt('print(1); print(\'{"a": "b"}\')') == Trial({'a': 'b'})
+    assert attempt('raise OSError("gone")').error == 'OSError: gone'
+    assert attempt('print("no JSON")').error == "answered 'no JSON\\n'"
+    assert attempt('import os; os.abort()').error == 'crashed with signal 6'
+    assert attempt('import time; time.sleep(60)', patience_s=0.5).error == 'no end after 0.5 s'
+
+
+def student(folder, name, header, tail):
+    text = json.dumps(header).encode()
+    (folder / name).write_bytes(struct.pack('<Q', len(text)) + text + tail)
+
+
+def test_students_are_weighed(tmp_path):
+    header = {'__metadata__': {}, 'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
+    student(tmp_path, 'a.safetensors', header, bytes(8))
+    student(tmp_path, 'b.safetensors', header, bytes(3))
+    (tmp_path / 'c.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
+    (tmp_path / 'd.safetensors').write_bytes(b'')
+    student(tmp_path, 'e.safetensors', {'w': 1}, b'')
+    assert list(look_at_students(tmp_path).values()) == [
+        '',
+        'cut: 5 bytes are missing',
+        'not a student file (43 bytes)',
+        'not a student file (0 bytes)',
+        'not a student file (16 bytes)',
+    ]
+
+
+def test_commands_are_read(tmp_path):
+    place = tmp_path / 'lib' / 'mono3d_ros'
+    place.mkdir(parents=True)
+    (place / 'detector').write_text('#!/opt/venv/bin/python3\nimport sys\n')
+    assert look_at_commands([tmp_path]) == {str(place / 'detector'): '/opt/venv/bin/python3'}
+
+
+def test_this_machine(capsys):
+    """What can be seen from here: the interpreter, NumPy, torch and the shipped student."""
+    facts = gather()
+    assert facts.executable == sys.executable
+    assert {'numpy', 'torch'} <= facts.modules
+    assert facts.trials['torch'].said['version']
+    assert list(facts.students.values()) == ['']
+    assert [each for each in advise(facts) if 'student' in each.what] == []
+    assert facts.abi.endswith(f'{sys.version_info[0]}{sys.version_info[1]}')
+
+
+def run(*arguments):
+    """The command where there is nothing but Python."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'AMENT_PREFIX_PATH')
+    }
+    return subprocess.run(
+        [sys.executable, '-S', '-m', 'mono3d_ros.doctor', *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_runs_where_there_is_nothing():
+    done = run()
+    assert done.returncode == 1, done.stderr
+    assert 'missing' in done.stdout
+    assert 'rclpy' in done.stdout
+    assert 'the node cannot run' in done.stdout
+    assert not done.stderr
+
+
+def test_json_tells_the_same():
+    done = run('--json')
+    told = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert told['can_run'] is False
+    assert told['facts']['python'] == '.'.join(map(str, sys.version_info[:3]))
+    assert {'level', 'what', 'remedy'} == set(told['findings'][0])

@@ -1,0 +1,130 @@
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mono3d_ros.params import CameraParams, Params
+
+CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'detector.yaml'
+
+
+def test_the_yaml_file_has_every_parameter_with_its_default():
+    (node,) = yaml.safe_load(CONFIG.read_text()).values()
+    values = node['ros__parameters']
+    assert list(values) == [each.name for each in fields(Params)]
+    assert Params(**values) == Params()
+    for name, value in values.items():  # 1 for 1.0 would be an integer to other nodes
+        assert type(value) is type(getattr(Params(), name)) or isinstance(value, list), name
+
+
+def test_every_parameter_is_described():
+    for each in (*fields(Params), *fields(CameraParams)):
+        assert each.metadata['description'].endswith('.'), each.name
+
+
+def test_integers_become_floats():
+    params = Params(score_threshold=1, class_thresholds=[0, 1])
+    assert isinstance(params.score_threshold, float)
+    assert params.class_thresholds == (0.0, 1.0)
+
+
+@pytest.mark.parametrize('empty', [None, [], ()])
+def test_an_empty_list(empty):
+    assert Params(class_thresholds=empty).class_thresholds == ()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('score_threshold', 1.5, 'score_threshold: expected 0 to 1, got 1.5'),
+        ('score_threshold', -1, 'score_threshold: expected 0 to 1, got -1'),
+        ('score_threshold', '0.5', "score_threshold: expected a number, got '0.5'"),
+        ('score_threshold', True, 'score_threshold: expected a number, got True'),
+        ('score_threshold', float('nan'), 'score_threshold: expected a number, got nan'),
+        ('score_threshold', None, 'score_threshold: expected a number, got None'),
+        ('class_thresholds', [0.5, 2.0], 'class_thresholds: expected 0 to 1, got 2'),
+        ('class_thresholds', 0.5, 'class_thresholds: expected a list of numbers, got 0.5'),
+        ('class_thresholds', ['a'], "class_thresholds: expected a number, got 'a'"),
+        ('rectified', 1, 'rectified: expected true or false, got 1'),
+        ('model', 5, 'model: expected text, got 5'),
+        ('transport', 'jpeg', "transport: expected one of raw, compressed, auto, got 'jpeg'"),
+        ('reliability', 'some', 'reliability: expected one of best_effort, reliable'),
+        ('device', 'gpu', "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ('device', 'cuda:x', 'device: expected'),
+        ('max_age_s', -0.1, 'max_age_s: expected 0 to 3600, got -0.1'),
+        ('max_rate_hz', -1, 'max_rate_hz: expected 0 to 1000, got -1'),
+        ('precision', 'int8', "precision: expected one of fp32, bf16, fp16, got 'int8'"),
+        ('cameras', 'front', "cameras: expected a list of texts, got 'front'"),
+        ('cameras', [1], 'cameras: expected text, got 1'),
+        ('cameras', ['a', 'a'], 'cameras: expected different names, got a, a'),
+        ('cameras', ['1st'], "cameras: expected names of letters.*got '1st'"),
+        ('cameras', ['any'], "cameras: expected names .* not 'any', got 'any'"),
+        ('trigger', 'front', "trigger: expected one of any, got 'front'"),
+        ('distance_thresholds', [30.0], 'distance_thresholds: expected pairs .*got 1 numbers'),
+        ('distance_thresholds', [30, 0.1, 20, 0.2], 'distance_thresholds: .*ascend.*got 30, 20'),
+        ('distance_thresholds', [0, 0.1], 'distance_thresholds: .*ascend from above 0, got 0'),
+        ('distance_thresholds', [30, 1.1], 'distance_thresholds: expected scores .* got 1.1'),
+        ('class_names_kept', [None], 'class_names_kept: expected text, got None'),
+    ],
+)
+def test_refusals_name_the_parameter(name, value, message):
+    with pytest.raises(ValueError, match=f'parameter {message}'):
+        Params(**{name: value})
+    with pytest.raises(ValueError, match=f'parameter {message}'):
+        replace(Params(), **{name: value})
+
+
+@pytest.mark.parametrize('device', ['auto', 'cpu', 'cuda', 'cuda:1'])
+def test_devices(device):
+    assert Params(device=device).device == device
+
+
+def test_thresholds_of_the_classes():
+    classes = ('Car', 'Pedestrian')
+    assert Params(score_threshold=0.4).min_scores(classes) == (0.4, 0.4)
+    assert Params(class_thresholds=[0.1, 0.2]).min_scores(classes) == (0.1, 0.2)
+    with pytest.raises(ValueError, match=r'expected 2 numbers, for Car, Pedestrian, .*got 1'):
+        Params(class_thresholds=[0.1]).min_scores(classes)
+
+
+def test_what_is_passed_on():
+    classes = ('Car', 'Pedestrian', 'Cyclist')
+    params = Params(
+        score_threshold=0.2,
+        distance_thresholds=[30, 0.4, 60, 0.3],
+        class_names_kept=['Cyclist', 'Car'],
+        max_age_s=1,
+    )
+    selection = params.selection(classes)
+    assert selection.min_scores == (0.2, 0.2, 0.2)
+    assert selection.bands == ((30.0, 0.4), (60.0, 0.3))
+    assert selection.kept == (True, False, True)
+    assert selection.max_age_s == 1.0
+    assert Params().selection(classes).kept == ()
+    with pytest.raises(ValueError, match=r'class_names_kept: .* among Car, Pedestrian, Cyclist'):
+        Params(class_names_kept=['Truck']).selection(classes)
+
+
+def test_cameras():
+    params = Params(cameras=['front', 'left'], trigger='left', transport='raw', rectified=False)
+    assert params.one_of_several('front') == CameraParams('front/image_raw', '', 'raw', False)
+    with pytest.raises(ValueError, match='parameter trigger: expected one of any, front, left'):
+        replace(params, trigger='right')
+    with pytest.raises(ValueError, match='parameter transport: expected one of raw'):
+        CameraParams('front/image_raw', '', 'jpeg', True)
+    only = Params(image_topic='a/image', camera_info_topic='b/info', rectified=False)
+    assert only.the_only_one() == CameraParams('a/image', 'b/info', 'auto', False)
+
+
+def test_the_readme_lists_every_parameter_as_it_is():
+    readme = (CONFIG.parents[1] / 'README.md').read_text()
+    named = [(each.name, each) for each in fields(Params)]
+    for name, each in [*named, *((f'NAME.{each.name}', each) for each in fields(CameraParams))]:
+        default = each.default
+        if isinstance(default, bool):
+            default = str(default).lower()
+        shown = "''" if default == '' else '[]' if default == () else default
+        star = ' *' if each.metadata['live'] else ''
+        row = f'| `{name}`{star} | `{shown}` | {each.metadata["description"]} |'
+        assert row in readme, row

@@ -1,0 +1,187 @@
+"""The rules of the architecture, read off the imports: see README.md, 'Architecture'."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Lowest floor first. A module may import from lower floors, and from its own folder.
+#: The longest entry that a path starts with is its floor.
+FLOORS = [
+    [
+        'stl_core/__init__.py',
+        'stl_core/types.py',
+        'stl_core/progress.py',
+        'stl_core/files.py',
+    ],
+    ['stl_core/geometry.py'],
+    ['stl_core/preprocessing.py', 'stl_core/visualization'],
+    ['stl_core/tensors', 'stl_core/evaluation'],
+    ['stl_core/models', 'stl_core/distill'],
+    ['stl_core/data'],
+    ['stl_core/data/synthetic/scene'],
+    ['stl_core/data/synthetic/sensors'],
+    ['stl_core/data/synthetic/rendering'],
+    ['stl_core/data/synthetic', 'stl_core/inference'],
+    ['stl_core/training'],
+    ['stl_core/experiments'],
+    ['stl_core/cli'],
+    ['stl_core/__main__.py'],
+    [
+        'mono3d_ros/__init__.py',
+        'mono3d_ros/camera_frame.py',
+        'mono3d_ros/param_validators.py',
+        'mono3d_ros/subprocess_probe.py',
+        'mono3d_ros/monitoring',
+    ],
+    ['mono3d_ros/messages', 'mono3d_ros/doctor'],
+    ['mono3d_ros/perception', 'mono3d_ros/tf'],
+    ['mono3d_ros/params.py', 'mono3d_ros/bags'],
+    ['mono3d_ros/node', 'mono3d_ros/bag_evaluation'],
+]
+ROS = ('rclpy', 'launch', 'launch_ros', 'ament_index_python')
+ROS_FOLDER = 'mono3d_ros/node'
+#: Packages that may be imported in a few places only.
+ALLOWED = {
+    'torch': {
+        'stl_core/tensors',
+        'stl_core/models',
+        'stl_core/distill',
+        'stl_core/inference',
+        'stl_core/training',
+        'stl_core/experiments/selection.py',
+        'stl_core/data/dataset.py',
+        'stl_core/data/worker_pool.py',
+        'stl_core/data/synthetic/frame.py',
+        'stl_core/data/synthetic/sequence.py',
+        'stl_core/data/synthetic/rendering',
+        'stl_core/data/synthetic/sensors/image_sensor.py',
+    },
+    'timm': {'stl_core/models/backbone.py'},
+    'rosbags': {'mono3d_ros/bags/bag_io.py'},
+    'rerun': {'mono3d_ros/bag_evaluation/rerun_export.py'},
+    'cv_bridge': {'mono3d_ros/messages/image_decoding.py'},
+    'yaml': {'stl_core/training/config_builder.py'},
+    'importlib': {'mono3d_ros/node/message_factory.py', 'mono3d_ros/doctor/environment.py'},
+}
+#: Words that say nothing about what is in a file.
+FORBIDDEN_NAMES = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base'}
+MAX_MODULES_IN_A_FOLDER = 12
+MAX_LINES = 400
+
+
+def sources():
+    found = [*ROOT.glob('stl_core/**/*.py'), *ROOT.glob('mono3d_ros/**/*.py')]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in found}
+
+
+def imports(tree):
+    """Every module named by an import, with `from a import b` as both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'relative import of {node.module}'
+            yield node.module
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def within(path, places):
+    return any(path == place or path.startswith(place + '/') for place in places)
+
+
+def entry(path):
+    """The longest entry of FLOORS that a path starts with, and its floor; None without one."""
+    hits = [(e, i) for i, entries in enumerate(FLOORS) for e in entries if within(path, [e])]
+    return max(hits, key=lambda hit: len(hit[0]), default=None)
+
+
+def as_file(module, files):
+    stem = module.replace('.', '/')
+    return next((p for p in (f'{stem}.py', f'{stem}/__init__.py') if p in files), None)
+
+
+def test_every_file_stands_on_a_floor_and_has_a_name_that_says_something():
+    for path in sources():
+        assert entry(path) is not None, f'{path}: not in FLOORS'
+        parts = set(Path(path).with_suffix('').parts)
+        assert not FORBIDDEN_NAMES & parts, f'{path}: name it by what it holds'
+
+
+def test_imports_go_down():
+    files = sources()
+    for path, tree in files.items():
+        for module in imports(tree):
+            target = as_file(module, files)
+            if target is None or target == path or target == 'stl_core/__init__.py':
+                continue
+            (folder, floor), (target_folder, target_floor) = entry(path), entry(target)
+            assert target_floor < floor or target_folder == folder, f'{path} imports {module}'
+
+
+def test_folders_and_files_stay_small():
+    folders = {}
+    for path in sources():
+        assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES, path
+        if not path.endswith('__init__.py'):
+            folders.setdefault(Path(path).parent, []).append(path)
+    for folder, modules in folders.items():
+        assert len(modules) <= MAX_MODULES_IN_A_FOLDER, f'{folder}: {len(modules)} modules'
+
+
+def test_models_and_distill_do_not_import_each_other():
+    for path, tree in sources().items():
+        if path.startswith('stl_core/models/'):
+            assert not any(m.startswith('stl_core.distill') for m in imports(tree)), path
+        if path.startswith('stl_core/distill/') and path != 'stl_core/distill/distiller.py':
+            assert not any(m.startswith('stl_core.models') for m in imports(tree)), path
+
+
+def test_ros_is_imported_in_one_folder():
+    for path, tree in sources().items():
+        ros = {m for m in imports(tree) if m.split('.')[0] in ROS or '_msgs' in m.split('.')[0]}
+        assert not ros or within(path, [ROS_FOLDER]), f'{path} imports {ros}'
+
+
+def test_packages_stay_where_they_belong():
+    for path, tree in sources().items():
+        for module in imports(tree):
+            places = ALLOWED.get(module.split('.')[0])
+            assert places is None or within(path, places), f'{path} imports {module}'
+
+
+def test_the_pipeline_reads_no_clock():
+    pipeline = sources()['mono3d_ros/perception/pipeline.py']
+    assert not {'time', 'datetime'} & set(imports(pipeline))
+
+
+def test_no_module_level_mutable_state():
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
+            assert not isinstance(node, (ast.Global, ast.Nonlocal)), f'{path}:{node.lineno}'
+
+
+def test_no_loss_reads_a_tensor_into_python_or_chooses_a_device():
+    """Reading makes the host wait at every step."""
+    for path, tree in sources().items():
+        if within(path, ['stl_core/distill']):
+            for node in ast.walk(tree):
+                named = node.attr if isinstance(node, ast.Attribute) else None
+                forbidden = named in {'item', 'tolist', 'numpy', 'cpu', 'cuda'}
+                assert not forbidden, f'{path}:{node.lineno} asks for .{named}'
+
+
+def test_only_commands_print():
+    commands = (
+        'stl_core/cli',
+        'mono3d_ros/node/detector_node.py',
+        'mono3d_ros/bags/kitti_to_bag.py',
+        'mono3d_ros/bags/bag_to_kitti.py',
+        'mono3d_ros/bags/synthesize_bag.py',
+        'mono3d_ros/bag_evaluation/evaluate_bag.py',
+        'mono3d_ros/doctor/__main__.py',
+    )
+    for path, tree in sources().items():
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        prints = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == 'print']
+        assert not prints or within(path, commands), f'{path}:{prints[0].lineno} prints'

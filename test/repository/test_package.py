@@ -1,0 +1,74 @@
+"""What is installed besides the code, and what package.xml says of it."""
+
+import ast
+import runpy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = (
+    'launch/*.launch.py',
+    'config/*.yaml',
+    'config/train/*.yaml',
+    'config/train/*.txt',
+    'config/study/*.yaml',
+    'rviz/*',
+    'foxglove/*',
+)
+
+
+@pytest.fixture(scope='module')
+def setup():
+    """What setup.py tells setuptools."""
+    import setuptools
+
+    told = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(setuptools, 'setup', lambda **options: told.update(options))
+        runpy.run_path('setup.py')
+    return told
+
+
+@pytest.fixture(scope='module')
+def package():
+    return ElementTree.parse(ROOT / 'package.xml').getroot()
+
+
+@pytest.mark.parametrize('pattern', SHIPPED)
+def test_files_land_where_ros_looks_for_them(setup, pattern):
+    folders = {file: folder for folder, files in setup['data_files'] for file in files}
+    files = [path.relative_to(ROOT) for path in ROOT.glob(pattern)]
+    assert files
+    for file in files:
+        assert folders.get(str(file)) == f'share/mono3d_ros/{file.parent}'
+
+
+def test_every_command_is_a_function(setup):
+    for command in setup['entry_points']['console_scripts']:
+        name, _, target = command.partition(' = ')
+        module, _, function = target.partition(':')
+        tree = ast.parse((ROOT / f'{module.replace(".", "/")}.py').read_text())
+        assert function in {
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef)
+        }, name
+
+
+def test_package_xml_says_the_same(setup, package):
+    for key in ('name', 'version', 'license'):
+        assert package.find(key).text == setup[key]
+    assert package.find('export/build_type').text == 'ament_python'
+
+
+def test_package_xml_names_what_the_node_needs(package):
+    from mono3d_ros.doctor.checks import MESSAGES, OPTIONAL
+
+    named = {each.text for each in package.findall('exec_depend')}
+    assert {'rclpy', 'launch', 'launch_ros', *MESSAGES, *OPTIONAL} <= named
+
+
+def test_colcon_finds_pytest(setup):
+    """By the extra `test`; else colcon test runs nothing that exists."""
+    assert any(each.startswith('pytest') for each in setup['extras_require']['test'])

@@ -1,0 +1,67 @@
+"""What docs/vehicle.md tells people to type and to read is what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from launch_arguments import ARGUMENTS
+
+from mono3d_ros.doctor.checks import FOR_TOOLS, NEEDED
+from mono3d_ros.perception.worker import STAGES
+
+GUIDE = Path(__file__).resolve().parents[2] / 'docs' / 'vehicle.md'
+#: What rosdep installs by package.xml, and pip need not.
+BY_ROSDEP = {'numpy', 'scipy', 'pyyaml', 'rich', 'matplotlib'}
+
+
+@pytest.fixture(scope='module')
+def text():
+    return GUIDE.read_text()
+
+
+def anchors(path):
+    titles = re.findall(r'^#+ (.*)$', path.read_text(), re.MULTILINE)
+    return {re.sub('[^a-z0-9 _-]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+def test_links_lead_somewhere(text):
+    for target in re.findall(r'\]\(([^)]*)\)', text):
+        if target.startswith('http'):
+            continue
+        file, _, anchor = target.partition('#')
+        path = (GUIDE.parent / file).resolve() if file else GUIDE
+        assert path.is_file(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_launch_arguments_are_declared(text):
+    commands = re.findall(r'ros2 launch mono3d_ros (\w+)\.launch\.py (.*)', text)
+    assert {name for name, _ in commands} == set(ARGUMENTS)
+    for name, rest in commands:
+        given = set(re.findall(r'(\w+):=', rest))
+        assert given <= ARGUMENTS[name] | ARGUMENTS['detector'], f'{name}: {rest}'
+
+
+def test_pip_installs_what_the_node_needs(text):
+    (listed,) = re.findall(r"^pip install (.* 'numpy<2')$", text, re.MULTILINE)
+    named = {*listed.split()} | BY_ROSDEP
+    assert {*NEEDED.values(), *FOR_TOOLS.values()} <= named
+
+
+def test_every_stage_is_explained(text):
+    explained = text.partition('| `~/latency/...` |')[2].partition('\n\n')[0]
+    assert set(re.findall('`([a-z_]+)`', explained)) == set(STAGES)
+
+
+def test_diagnostics_are_quoted_as_they_are(text):
+    """The fixed words of each finding, looked up in the file that makes them."""
+    sources = ''.join(
+        (GUIDE.parents[1] / 'mono3d_ros' / name).read_text()
+        for name in ('monitoring/diagnostics.py', 'node/endpoints.py')
+    )
+    table = text.partition('| what | level |')[2].partition('\n\n')[0]
+    quoted = [each for row in table.splitlines()[2:] for each in re.findall('`([^`]*)`', row)[:1]]
+    assert len(quoted) >= 12
+    for each in quoted:
+        words = re.split(r' \.\.\. |[.(]', each)[0].replace(' RELIABILITY', '')
+        assert words in re.sub(r"'\n\s*f?'", '', sources), each

@@ -1,0 +1,169 @@
+"""The folder that stl evaluate --report and stl kitti-ap --report write."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from street_labels import P2, farther, scored, street
+
+from stl_core.cli import main as cli
+from stl_core.data.sources import kitti
+from stl_core.evaluation import report as dossier
+from stl_core.evaluation.average_precision import evaluate
+from stl_core.types import Labels
+
+
+def no_constant(text):
+    raise AssertionError(f'{text} is not JSON')
+
+
+def read_folder(folder):
+    """Return figures and tables; every picture must be one, with something in it."""
+    for path in folder.glob('*.png'):
+        image = cv2.imread(str(path))
+        assert min(image.shape[:2]) > 200
+        assert image.std() > 10
+    figures = json.loads((folder / 'figures.json').read_text(), parse_constant=no_constant)
+    tables = {}
+    for path in folder.glob('*.csv'):
+        with path.open(newline='') as file:
+            tables[path.stem] = list(csv.DictReader(file))
+    return figures, tables
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+BOTH = {f'{name}{suffix}' for name in dossier.NAMES for suffix in ('.csv', '.png')}
+SIGMA = {'sigma_coverage.csv', 'sigma_coverage.png'}
+
+
+@pytest.fixture(scope='module')
+def cars():
+    """Labels and detections that stand 6 % too far, with the sigma that fits."""
+    rng = np.random.default_rng(0)
+    truth = street(rng, 12)
+    found = [farther(each, 1.06) for each in scored(rng, truth)]
+    sigmas_m = [np.sqrt(2) * 0.06 * each.center_m[:, 2] for each in truth]
+    return truth, found, sigmas_m
+
+
+def test_the_folder_holds_what_was_examined(cars, tmp_path):
+    truth, found, sigmas_m = cars
+    examined = dossier.examine(truth, found, [P2] * 12, sigmas_m)
+    dossier.write(examined, tmp_path)
+    assert names(tmp_path) == BOTH | {'figures.json'}
+    figures, tables = read_folder(tmp_path)
+    assert figures['oracle']['as detected'] == evaluate(truth, found)
+    assert figures['oracle']['depth'] == evaluate(truth, scored(np.random.default_rng(9), truth))
+    assert figures['notes'] == [
+        'Pedestrian: nothing was detected',
+        'Cyclist: nothing was detected',
+    ]
+    overall = figures['depth_error']['Car'][-1]
+    assert (overall['count'], overall['to_m']) == (48, None)
+    assert overall['relative'] == pytest.approx(0.06)
+    assert figures['sigma']['Car']['count'] == 48
+    assert figures['sigma']['Car']['fitting_factor'] == pytest.approx(1)
+    assert len(tables['oracle']) == 7 * 3 * 4 * 2 * 2
+    assert {row['part'] for row in tables['oracle']} == set(figures['oracle'])
+    assert [row['count'] for row in tables['depth_error']][-1] == '48'
+    assert tables['depth_error'][-1]['to_m'] == ''
+    assert {row['difficulty'] for row in tables['precision_recall']} == {
+        'easy',
+        'moderate',
+        'hard',
+    }
+    assert len(tables['score_reliability']) == 2 * 10
+    assert float(tables['sigma_coverage'][0]['expected']) == 0.01
+
+
+def test_what_is_missing_is_left_out_and_said(cars, tmp_path):
+    truth, found, sigmas_m = cars
+    nothing = [Labels.empty()] * len(truth)
+    (tmp_path / 'sigma_coverage.png').write_bytes(b'of an earlier report')
+    (tmp_path / 'mine.txt').write_text('not ours')
+    examined = dossier.examine(truth, nothing, None, [np.zeros(0)] * len(truth))
+    dossier.write(examined, tmp_path)
+    assert names(tmp_path) == {'mine.txt', 'oracle.csv', 'figures.json'}
+    assert 'Car: nothing was detected' in examined.notes
+    beside = [farther(each, 1.0) for each in found]
+    elsewhere = [each[:0] for each in truth]
+    examined = dossier.examine(elsewhere, beside, None, sigmas_m)
+    assert not examined.sigma
+    assert dossier.NO_MATCH in examined.notes
+    assert examined.depth['Car'][-1].count == 0
+    dossier.write(examined, tmp_path)
+    assert names(tmp_path) == (BOTH - SIGMA - {'precision_recall.csv'}) | {
+        'mine.txt',
+        'figures.json',
+    }
+    read_folder(tmp_path)
+
+
+def write_labels(folder, frames):
+    folder.mkdir()
+    for number, labels in enumerate(frames):
+        (folder / f'{number:06d}.txt').write_text(kitti.format_results(labels))
+
+
+def test_kitti_ap_reports_with_and_without_calibration(cars, tmp_path, capsys):
+    truth, found, _ = cars
+    write_labels(tmp_path / 'label_2', truth)
+    write_labels(tmp_path / 'results', found)
+    numbers = ' '.join(f'{x:.6f}' for x in P2.ravel())
+    (tmp_path / 'calib').mkdir()
+    for number in range(len(truth)):
+        (tmp_path / f'calib/{number:06d}.txt').write_text(f'P2: {numbers}\n')
+    argv = ['kitti-ap', str(tmp_path / 'label_2'), str(tmp_path / 'results'), '--report']
+    out = tmp_path / 'report'
+    cli.main([*argv, str(out)])
+    printed = capsys.readouterr().out
+    assert 'report: no calibration was given' in printed
+    assert 'sigma_coverage is left out' in printed
+    assert names(out) == (BOTH - SIGMA) | {'figures.json'}
+    cli.main([*argv, str(out), '--calib', str(tmp_path / 'calib')])
+    assert 'calibration' not in capsys.readouterr().out
+    figures, _ = read_folder(out)
+    assert figures['oracle']['depth']['Car']['3d']['AP40']['strict'][1] > 95
+
+
+def test_one_calib_file_serves_all_frames_and_a_missing_one_is_named(cars, tmp_path, capsys):
+    write_labels(tmp_path / 'label_2', cars[0])
+    write_labels(tmp_path / 'results', [Labels.empty()] * len(cars[0]))
+    (tmp_path / 'calib.txt').write_text(f'P2: {" ".join(str(x) for x in P2.ravel())}\n')
+    argv = ['kitti-ap', str(tmp_path / 'label_2'), str(tmp_path / 'results')]
+    argv += ['--report', str(tmp_path / 'report'), '--calib']
+    cli.main([*argv, str(tmp_path / 'calib.txt')])
+    assert 'calibration' not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*argv, str(tmp_path / 'none')])
+    assert 'none/000000.txt: no such file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('detections', ['pointgnn_car', 'synthetic_3class'])
+def test_real_detections_are_reported(mono3d_data, tmp_path, capsys, detections):
+    folder = mono3d_data / 'extras/eval_val300'
+    if not folder.is_dir():
+        pytest.skip(f'{folder} is absent')
+    argv = [str(folder / 'label_2'), str(folder / detections / 'data')]
+    cli.main(['kitti-ap', *argv, '--report', str(tmp_path)])
+    figures, tables = read_folder(tmp_path)
+    assert names(tmp_path) == (BOTH - SIGMA) | {'figures.json'}
+    expected = json.loads((folder / 'expected_official_cpp.json').read_text())[detections]
+    got = figures['oracle']['as detected']['Car']['3d']['AP40']['strict']
+    assert got == pytest.approx(expected['AP40']['car_detection_3d'], abs=1e-3)
+    errors = figures['depth_error']['Car'][-1]
+    assert errors['count'] > 900
+    assert errors['mean_abs_m'] < 0.5
+    assert errors['within_5_percent'] > 0.95
+    calibration = figures['score_calibration_error']['Car']['strict']
+    if detections == 'pointgnn_car':
+        assert calibration is None
+        assert 'Car: scores leave 0 to 1' in capsys.readouterr().out
+    else:
+        assert 0 < calibration < 0.3
+        assert {row['class'] for row in tables['depth_error']} == {'Car', 'Pedestrian', 'Cyclist'}

@@ -1,0 +1,271 @@
+"""Every detector of DETECTORS keeps the same contract."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_detectors import SMALL, H, W, batch, build, every_detector
+
+from stl_core.models import DETECTORS, losses
+from stl_core.models.centernet import heatmap
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.precision import computing
+from stl_core.types import ImageObjects
+
+
+@every_detector
+def test_half_precision_does_not_round_depth(name):
+    """A logit of -3.3 in bfloat16 is a depth to 1.6 %."""
+    model, (image, P, _) = build(name).eval(), batch()
+    with torch.no_grad(), computing('bf16', image.device):
+        told = model(image, P).heads['depth']
+    assert told.dtype == torch.float32
+    assert (told != told.bfloat16()).float().mean() > 0.9
+
+
+@every_detector
+def test_the_loss_falls(name):
+    model, (image, P, targets) = build(name), batch()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    totals = []
+    for _ in range(20):
+        total = sum(model.losses(model(image, P, targets), targets).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.7 * totals[0]
+
+
+@every_detector
+def test_a_batch_is_its_images_one_by_one(name):
+    model, (image, P, _) = build(name).eval(), batch(3)
+    with torch.no_grad():
+        together = model.read(model(image, P))
+        for row in range(3):
+            alone = model.read(model(image[row : row + 1], P[row : row + 1]))
+            for field, value in alone.items():
+                torch.testing.assert_close(value[0], together[field][row], atol=1e-4, rtol=1e-4)
+
+
+@every_detector
+def test_a_longer_lens_puts_the_same_picture_farther_away(name):
+    model, (image, P, _) = build(name).eval(), batch()
+    longer = P.clone()
+    longer[:, [0, 1], [0, 1]] *= 2
+    with torch.no_grad():
+        near, far = model.read(model(image, P)), model.read(model(image, longer))
+    for field, value in far.items():
+        if field == 'depth_m':
+            torch.testing.assert_close(value, 2 * near[field], rtol=1e-3, atol=1e-3)
+        elif field == 'depth_log_sigma':
+            torch.testing.assert_close(value.exp(), 2 * near[field].exp(), rtol=1e-3, atol=1e-3)
+        elif field != 'score':  # surer of what is nearer
+            torch.testing.assert_close(value, near[field])
+
+
+def test_a_plain_monodle_does_not_look_at_the_lens():
+    model, (image, P, _) = build('monodle', virtual_focal_px=0.0).eval(), batch()
+    with torch.no_grad():
+        one, other = model(image, P), model(image, 3 * P)
+    torch.testing.assert_close(one.heads, other.heads, rtol=0, atol=0)
+
+
+@every_detector
+@pytest.mark.parametrize('count', [0, 1])
+def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
+    model, (image, P, targets) = build(name), batch(2, count)
+    named = model.losses(model(image, P, targets), targets)
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in named.values())
+    sum(named.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_detector
+def test_objects_outside_the_canvas_are_not_taught(name):
+    model, (image, P, targets) = build(name), batch(1)
+    away = {'center_px': targets.center_px - 1000, 'box_px': targets.box_px - 1000}
+    gone = dataclasses.replace(targets, **away)
+    nothing = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
+    out = model(image, P, gone)
+    named = model.losses(out, gone)
+    torch.testing.assert_close(named, model.losses(out, nothing), rtol=0, atol=0)
+    # only what says where there is nothing still learns
+    emptiness = {'det/heatmap', 'det/keypoint_heatmap', 'det/class', 'det/depth_map'}
+    assert all(float(v.detach()) == 0 for key, v in named.items() if key not in emptiness)
+
+
+@every_detector
+def test_read_gives_image_objects(name):
+    model, (image, P, targets) = build(name).eval(), batch()
+    with torch.no_grad():
+        out = model(image, P)
+        found = model.read(out)
+    assert found.keys() == ImageObjects.WIDTHS.keys()
+    for field, width in ImageObjects.WIDTHS.items():
+        assert found[field].shape[2:] == width
+    assert ((found['score'] >= 0) & (found['score'] <= 1)).all()
+    sure = model.confidence(out, targets)
+    assert sure.shape == targets.valid.shape
+    assert ((sure >= 0) & (sure <= 1)).all()
+    assert (sure[targets.valid] > 0).all()
+
+
+@every_detector
+def test_forward_and_losses_leave_their_arguments_alone(name):
+    model, (image, P, targets) = build(name).eval(), batch()
+    out = model(image, P, targets)
+    before = {key: value.clone() for key, value in out.heads.items()}
+    model.losses(out, targets)
+    model.read(out)
+    for key, value in out.heads.items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'neck': 'x'}, 'known: dlaup, light'),
+        ({'backbone': 'mobilenetv4_conv'}, 'not a timm model; similar names'),
+        ({'mean_size_hwl_m': ((1.0, 1.0, 1.0),)}, '1 rows for 3 classes'),
+    ],
+)
+def test_wrong_options_are_told(options, message):
+    with pytest.raises(ValueError, match=message):
+        build('monodle', **options)
+
+
+def test_dla34_has_the_shape_of_the_papers():
+    """
+    DLA-34 and DLA-up of MonoDLE have 20.31 M parameters with heads of 256; 41,728 of the public
+    code's are two projections (64 to 128, 128 to 256, with norms) that its forward never uses.
+    """
+    entry = DETECTORS['monodle']
+    model = entry.detector(entry.config(), 3, 3)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
+        20.310 - 0.0417, abs=0.001
+    )
+    with torch.no_grad():
+        out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 4))
+    assert [tuple(f.shape[1:]) for f in out.features] == [
+        (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2),
+    ]  # fmt: skip
+    assert out.heads['heading'].shape == (1, 24, 16, 16)
+
+
+def test_the_finest_feature_is_what_the_heads_read():
+    model = build('monodle').eval()
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+        assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads['heatmap'])
+
+
+@pytest.mark.parametrize('name', list(SMALL))
+def test_features_have_the_strides_and_channels_that_detectors_say(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+    shapes = [tuple(each.shape[1:]) for each in out.features]
+    wanted = zip(model.channels, model.strides, strict=True)
+    assert shapes == [(width, H // stride, W // stride) for width, stride in wanted]
+
+
+def targets_at(points, classes, size=8.0):
+    points = torch.tensor([points], dtype=torch.float32)
+    count = points.shape[1]
+    return Targets(
+        class_id=torch.tensor([classes]),
+        center_px=points,
+        depth_m=torch.ones(1, count),
+        size_hwl_m=torch.ones(1, count, 3),
+        alpha=torch.zeros(1, count),
+        box_px=torch.cat([points - size, points + size], -1),
+        valid=torch.ones(1, count, dtype=torch.bool),
+    )
+
+
+def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
+    heat = heatmap.draw(
+        targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40
+    )
+    assert heat.shape == (1, 3, 20, 40)
+    assert heat.max() == 1
+    score, class_id, cell = heatmap.peaks(heat, 3)
+    assert score.tolist() == [[1, 1, 1]]
+    found = set(zip(class_id[0].tolist(), cell[0].tolist(), strict=True))
+    assert found == {(0, 1 * 40 + 2), (2, 15 * 40 + 22), (1, 15 * 40 + 22)}
+
+
+def test_objects_off_the_grid_or_invalid_draw_nothing():
+    targets = targets_at([[-1.0, 5.0], [9.0, 81.0], [9.0, 9.0]], [0, 0, 0])
+    targets = dataclasses.replace(targets, valid=torch.tensor([[True, True, False]]))
+    assert heatmap.draw(targets, 1, 4, 20, 40).sum() == 0
+
+
+def test_a_small_grid_has_fewer_peaks_than_asked():
+    score, _, _ = heatmap.peaks(torch.rand(1, 1, 2, 2), 50)
+    assert score.shape == (1, 4)
+
+
+@pytest.mark.parametrize('bins', [1, 4, 12])
+def test_angles_survive_their_encoding(bins):
+    angle = torch.linspace(-7, 7, 999)
+    chosen, rest = heatmap.encode_angle(angle, bins)
+    assert ((chosen >= 0) & (chosen < bins)).all()
+    assert (rest.abs() <= torch.pi / bins + 1e-5).all()
+    back = heatmap.decode_angle(chosen, rest, bins)
+    torch.testing.assert_close(torch.exp(1j * back), torch.exp(1j * angle), atol=1e-5, rtol=0)
+
+
+def test_focal_loss_against_the_formula():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 3, 5, 7, dtype=torch.float64), torch.rand(2, 3, 5, 7).double()
+    target[0, 1, 2, 3] = target[1, 0, 0, 0] = 1.0
+    p = logits.sigmoid()
+    terms = torch.where(
+        target == 1,
+        (1 - p) ** 2 * torch.log(p),
+        (1 - target) ** 4 * p**2 * torch.log(1 - p),
+    )
+    expected = -terms.sum() / 2
+    torch.testing.assert_close(losses.heatmap_focal(logits, target), expected)
+    sure = losses.heatmap_focal(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
+    assert torch.isfinite(sure)
+
+
+def test_depth_loss_is_least_where_sigma_tells_the_truth():
+    """For a fixed error e, sqrt(2) e exp(-s) + s has its minimum at s = log(sqrt(2) e)."""
+    error, valid = 3.0, torch.ones(1, 1, dtype=torch.bool)
+    s = torch.tensor([[np.log(np.sqrt(2) * error)]], requires_grad=True)
+    loss = losses.laplacian_nll(torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid)
+    loss.backward()
+    assert abs(float(s.grad)) < 1e-6
+    assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2) * error), abs=1e-6)
+
+
+def test_dimension_aware_loss_weighs_relative_error():
+    valid, size = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[[1.0] * 3, [4.0] * 3]])
+    off = torch.full((1, 2, 3), 0.1, requires_grad=True)
+    loss = losses.dim_aware_l1(off, torch.zeros(1, 2, 3), size, valid)
+    assert float(loss) == pytest.approx(0.1)  # the magnitude of the plain L1
+    loss.backward()
+    assert float(off.grad[0, 0, 0] / off.grad[0, 1, 0]) == pytest.approx(4.0)  # per size
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [
+        lambda x, v: losses.l1(x, torch.zeros_like(x), v),
+        lambda x, v: losses.laplacian_nll(x[..., 0], x[..., 1], x[..., 0] * 0, v),
+        lambda x, v: losses.dim_aware_l1(x, torch.zeros_like(x), torch.zeros_like(x), v),
+        lambda x, v: losses.multibin(x, x, v.long(), v.float(), v),
+        lambda x, v: losses.multibin_each(x, x, v.long(), v.float(), v),
+    ],
+)
+def test_losses_of_nothing_are_zero_with_a_gradient(loss):
+    x = torch.full((2, 5, 3), 1.5, requires_grad=True)
+    value = loss(x, torch.zeros(2, 5, dtype=torch.bool))
+    assert float(value) == 0
+    value.backward()
+    assert (x.grad == 0).all()

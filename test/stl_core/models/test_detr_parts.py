@@ -1,0 +1,181 @@
+"""The parts MonoDETR is made of, each against a formula, a loop or all possibilities."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from small_detectors import batch
+
+from stl_core.models.detr import box_coding as center_box
+from stl_core.models.detr import criterion as set_losses
+from stl_core.models.detr import deformable_attention as deformable
+from stl_core.models.detr import depth_predictor as depth_map
+from stl_core.models.detr import matcher as assignment
+
+
+def bilinear(grid, x, y):
+    """Value of an (h, w) grid at x, y in cells, cell centres at whole numbers, 0 outside."""
+    h, w = grid.shape
+    total = 0.0
+    for row in (int(np.floor(y)), int(np.floor(y)) + 1):
+        for column in (int(np.floor(x)), int(np.floor(x)) + 1):
+            if 0 <= row < h and 0 <= column < w:
+                total += grid[row, column] * (1 - abs(x - column)) * (1 - abs(y - row))
+    return total
+
+
+def test_deformable_gathering_against_loops():
+    rng = np.random.default_rng(0)
+    sizes = [(4, 6), (2, 3)]
+    values = rng.standard_normal((2, 30, 2, 3))
+    places = rng.uniform(-0.2, 1.2, (2, 5, 2, 2, 4, 2))
+    weights = rng.uniform(0, 1, (2, 5, 2, 2, 4))
+    found = deformable.gather(*map(torch.from_numpy, (values, places, weights)), sizes)
+    maps = [values[:, :24].reshape(2, 4, 6, 2, 3), values[:, 24:].reshape(2, 2, 3, 2, 3)]
+    for b, t, head, channel in np.ndindex(2, 5, 2, 3):
+        expected = 0.0
+        for level, point in np.ndindex(2, 4):
+            h, w = sizes[level]
+            x, y = places[b, t, head, level, point] * [w, h] - 0.5
+            grid = maps[level][b, :, :, head, channel]
+            expected += weights[b, t, head, level, point] * bilinear(grid, x, y)
+        assert float(found[b, t, 3 * head + channel]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_fresh_deformable_attention_looks_in_rings_of_one_to_four_cells():
+    attention = deformable.DeformableAttention(32, 8, 4, 4)
+    ring = attention.offsets(torch.randn(1, 1, 32)).detach().view(8, 4, 4, 2)
+    for head, level, point in np.ndindex(8, 4, 4):
+        assert float(ring[head, level, point].abs().max()) == pytest.approx(point + 1)
+    assert float(ring.mean()) == pytest.approx(0, abs=1e-6)
+
+
+def test_generalized_overlap_of_known_boxes():
+    a = torch.tensor([0.0, 0.0, 2.0, 2.0])
+    pairs = {
+        (0, 0, 2, 2): 1.0,
+        (1, 0, 3, 2): 1 / 3,  # 2 of 6, and 6 of 6 around
+        (4, 0, 6, 2): -4 / 12,  # nothing of 8, 12 around
+        (0, 0, 1, 1): 1 / 4,
+    }
+    for b, expected in pairs.items():
+        found = center_box.generalized_iou(a, torch.tensor(b).float())
+        assert float(found) == pytest.approx(expected)
+    nothing = torch.zeros(4, requires_grad=True)
+    center_box.generalized_iou(nothing, torch.zeros(4)).backward()
+    assert torch.isfinite(nothing.grad).all()
+
+
+def test_center_boxes_have_the_corners_they_were_made_of():
+    _, _, targets = batch(2)
+    canvas_px = torch.tensor([320.0, 96.0])
+    box = center_box.encode(targets, canvas_px)
+    corners = center_box.corners(box) * canvas_px.repeat(2)
+    torch.testing.assert_close(corners, targets.box_px, atol=1e-4, rtol=0)
+    size = targets.box_px[..., 2:] - targets.box_px[..., :2]
+    torch.testing.assert_close(center_box.extent(box) * canvas_px, size, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('box', 'expected'),
+    [
+        ((0.0, 0.5, 0.0, 0.1, 0.1, 0.1), True),
+        ((0.5, 0.5, -0.01, 0.1, 0.1, 0.1), False),  # the centre is left of its box
+        ((1.0, 0.5, 0.1, 0.1, 0.1, 0.1), False),
+        ((0.5, -0.01, 0.1, 0.1, 0.1, 0.1), False),
+    ],
+)
+def test_what_a_sigmoid_cannot_say_is_not_taught(box, expected):
+    assert bool(center_box.expressible(torch.tensor(box))) is expected
+
+
+def test_pairs_are_the_cheapest_of_all():
+    rng = np.random.default_rng(0)
+    price = torch.from_numpy(rng.uniform(size=(2, 2, 10, 4)))
+    valid = torch.tensor([[True, False, True, True], [False] * 4])
+    pairs = assignment.pair(price, valid, groups=2)
+    assert not pairs.found[1].any()
+    assert torch.equal(pairs.found[0], valid[0].expand(2, 2, 4))
+    columns = [0, 2, 3]
+    for layer, group in np.ndindex(2, 2):
+        part = price[0, layer, group * 5 : group * 5 + 5].numpy()
+        best = min(
+            sum(part[q, c] for q, c in zip(chosen, columns, strict=True))
+            for chosen in itertools.permutations(range(5), 3)
+        )
+        query = pairs.query[0, layer, group, columns]
+        assert len(set(query.tolist())) == 3
+        found = sum(float(price[0, layer, q, c]) for q, c in zip(query, columns, strict=True))
+        assert found == pytest.approx(best)
+
+
+def test_of_more_targets_than_queries_some_stay_without():
+    price = torch.tensor([[[[1.0, 0.0, 3.0], [1.0, 5.0, 0.5]]]])
+    pairs = assignment.pair(price, torch.ones(1, 3, dtype=torch.bool), groups=1)
+    assert pairs.found.tolist() == [[[[False, True, True]]]]
+    assert pairs.query.tolist() == [[[[0, 0, 1]]]]
+
+
+def test_a_price_that_is_no_number_pairs_all_the_same():
+    price = torch.full((1, 1, 3, 2), torch.nan)
+    assert assignment.pair(price, torch.ones(1, 2, dtype=torch.bool), groups=1).found.all()
+
+
+def test_class_loss_against_the_formula():
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((1, 3, 2))
+    truth = np.zeros((3, 2))
+    truth[2, 1] = 1  # the target of class 1 has query 2; a second slot has none
+    p = 1 / (1 + np.exp(-logits[0]))
+    terms = np.where(truth == 1, 0.25 * (1 - p) ** 2 * np.log(p), 0.75 * p**2 * np.log(1 - p))
+    found = set_losses.class_focal(
+        torch.from_numpy(logits),
+        torch.tensor([[1, 0]]),
+        torch.tensor([[2, 0]]),
+        torch.tensor([[True, False]]),
+    )
+    assert float(found) == pytest.approx(-terms.sum())
+
+
+def test_bins_grow_by_the_same_step_and_end_at_the_far_edge():
+    edges = depth_map.bin_edges(80, 60.0).double().numpy()
+    widths = np.diff(edges)
+    assert float(edges[0]) == pytest.approx(1e-3)
+    assert float(edges[-1]) == pytest.approx(60.0)
+    np.testing.assert_allclose(widths, widths[0] * np.arange(1, 81), rtol=2e-3)
+
+
+def test_depths_fall_into_the_bin_around_them():
+    edges = depth_map.bin_edges(80, 60.0)
+    depth = torch.cat([(edges[:-1] + edges[1:]) / 2, torch.tensor([0.0, 60.0, 61.0, torch.inf])])
+    found = depth_map.choose_bins(depth[None, None], edges[None])
+    assert found[0, 0].tolist() == [*range(80), 80, 80, 80, 80]
+
+
+def test_boxes_are_painted_with_the_nearest_on_top_and_cut_at_the_edge():
+    """The public code paints nothing for a box that begins left of or above the canvas."""
+    _, _, targets = batch(1, 3)
+    boxes = torch.tensor([[-40.0, -40, 30, 20], [20, 0, 50, 33], [300, 80, 400, 200]])
+    targets = dataclasses.replace(
+        targets,
+        box_px=torch.cat([boxes[None], targets.box_px[:, 3:]], 1),
+        depth_m=torch.cat([torch.tensor([[10.0, 20.0, 30.0]]), targets.depth_m[:, 3:]], 1),
+    )
+    found = depth_map.draw(targets, targets.valid, 6, 20)[0]
+    expected = torch.full((6, 20), torch.inf)
+    expected[0:3, 1:4] = 20.0
+    expected[0:2, 0:2] = 10.0
+    expected[5, 18:] = 30.0
+    assert torch.equal(found, expected)
+    none = depth_map.draw(targets, torch.zeros_like(targets.valid), 6, 20)
+    assert torch.isinf(none).all()
+
+
+def test_depth_map_loss_weighs_cells_of_objects_thirteen_times():
+    logits = torch.zeros(1, 81, 1, 2, requires_grad=True)
+    depth_m = torch.tensor([[[5.0, torch.inf]]])
+    loss = depth_map.focal(logits, depth_m, depth_map.bin_edges(80, 60.0)[None])
+    each = 0.25 * (1 - 1 / 81) ** 2 * np.log(81)
+    assert float(loss.detach()) == pytest.approx((13 + 1) * each / 2, rel=1e-5)

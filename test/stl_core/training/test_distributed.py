@@ -1,0 +1,136 @@
+"""Two processes on the CPU must do what one does."""
+
+import csv
+import json
+import multiprocessing
+import socket
+
+import pytest
+import torch
+from kitti_scenes import make_scenes
+from small_run import assert_equal_weights, weights_of
+from small_stages import make_scenes_with_depth, plan
+from training_processes import fit, joined_config, one_of_two, run_plan
+
+from stl_core.cli import main as cli
+from stl_core.training import distributed as parallel
+from stl_core.training import trainer as train
+
+
+def in_two(work, *given):
+    """Start work(rank, *given) in two processes that are joined."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context('spawn')
+    workers = [
+        context.Process(target=one_of_two, args=(rank, port, work, *given)) for rank in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    return workers
+
+
+def ended(workers):
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp('kitti'), frames=7)
+
+
+@pytest.fixture(scope='module')
+def runs(scenes, tmp_path_factory):
+    """Folders of the same run by one process and by two."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
+    workers = in_two(fit, scenes, two)
+    train.fit(joined_config(scenes, one, eval_every=2))
+    ended(workers)
+    return one, two
+
+
+@pytest.fixture(scope='module')
+def plans(tmp_path_factory):
+    """Folders of the same plan by one process and by two, and of what these told."""
+    scenes = make_scenes_with_depth(tmp_path_factory.mktemp('depth'), frames=7)
+    one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
+    for out in (one, two):
+        given = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
+        (out / 'plan.yaml').write_text(json.dumps(given))
+    workers = in_two(run_plan, two / 'plan.yaml', two)
+    cli.main(['train', str(one / 'plan.yaml')])
+    ended(workers)
+    return one, two
+
+
+def table(out, name):
+    with (out / name).open() as file:
+        rows = list(csv.DictReader(file))
+    dropped = ('images_per_s',)
+    return [{k: float(v) for k, v in row.items() if k not in dropped} for row in rows]
+
+
+def test_two_processes_have_the_curves_of_one(runs):
+    """Batches of 4 and 3 images: shares of 2, 2 and 2, 1, with unequal numbers of objects."""
+    one, two = (table(out, 'curves.csv') for out in runs)
+    assert len(one) == 3
+    assert one[-1]['total'] < one[0]['total']
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
+
+
+def test_two_processes_have_the_weights_of_one(runs):
+    one, two = (torch.load(out / 'last.pt', weights_only=True) for out in runs)
+    for a, b in ((one['model'], two['model']), (one['mean']['module'], two['mean']['module'])):
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_two_processes_judge_once(runs):
+    one, two = (table(out, 'val.csv') for out in runs)
+    assert [row['epoch'] for row in two] == [2, 3]
+    assert sorted(p.name for p in runs[1].iterdir()) == sorted(p.name for p in runs[0].iterdir())
+    assert len(one) == len(two)
+
+
+def test_a_run_of_two_goes_on_in_one(runs, scenes):
+    """What a batch holds does not depend on who shares it, so neither does the checkpoint."""
+    before = weights_of(runs[1])
+    metrics = train.fit(joined_config(scenes, runs[1], eval_every=2))
+    assert metrics.keys() == {'Car', 'Pedestrian', 'Cyclist'}
+    assert_equal_weights(weights_of(runs[1]), before)
+    assert [row['epoch'] for row in table(runs[1], 'curves.csv')] == [1, 2, 3]
+
+
+def test_two_processes_run_all_stages_as_one(plans):
+    for stage in ('teacher', 'base', 'distil'):
+        one, two = (table(out / stage, 'curves.csv') for out in plans)
+        assert len(one) == 2
+        for a, b in zip(one, two, strict=True):
+            # each learns from a teacher and a base of its own, which add up roundings
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-4), stage
+    assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
+
+
+def test_one_of_two_processes_tells_of_all_stages(plans):
+    out = plans[1]
+    told = json.loads((out / 'first0.json').read_text())
+    assert told.keys() == {'teacher', 'base', 'distil'}
+    assert json.loads((out / 'again0.json').read_text()) == told
+    assert not list(out.glob('*1.json'))
+
+
+def test_alone_there_is_nothing_to_join():
+    with parallel.processes('cpu') as device:
+        model = torch.nn.Linear(2, 2)
+        assert parallel.joined(model) is model
+        assert parallel.sync_norms(model, device) is model
+        assert parallel.from_first(3.0, device) == 3.0
+        with parallel.apart(model):
+            pass

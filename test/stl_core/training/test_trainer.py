@@ -1,0 +1,309 @@
+import csv
+import dataclasses
+import json
+import multiprocessing
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from kitti_scenes import make_scenes
+from small_run import assert_equal_weights, dropping, small_config, weights_of
+from torch import nn
+from training_processes import everything_on, run_until_killed
+
+from stl_core.data import dataset
+from stl_core.data.sources import kitti
+from stl_core.inference import model_file as predict
+from stl_core.training import checkpoint, config, optim
+from stl_core.training import model_builder as learners
+from stl_core.training import model_builder as model_builder_module
+from stl_core.training import train_step as step
+from stl_core.training import trainer as train
+from stl_core.training import validation as judge
+from stl_core.visualization import charts
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Drawing curves takes longer than such a run; the run of `finished` draws them."""
+    monkeypatch.setattr(charts, 'curves', lambda table, path: None)
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp('kitti'), frames=5)
+
+
+@pytest.fixture(scope='module')
+def finished(scenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp('uninterrupted')
+    train.fit(small_config(scenes, out))
+    return out
+
+
+def test_a_run_leaves_all_it_promises(finished):
+    rows = list(csv.DictReader((finished / 'curves.csv').open()))
+    assert [row['epoch'] for row in rows] == ['1', '2', '3', '4']
+    assert float(rows[-1]['total']) < float(rows[0]['total'])
+    assert set(json.loads((finished / 'metrics.json').read_text())) == {
+        'Car',
+        'Pedestrian',
+        'Cyclist',
+    }
+    assert (finished / 'curves.png').stat().st_size > 1000
+    assert len(list((finished / 'results').glob('*.txt'))) == 5
+    assert not list(finished.rglob('*.part'))
+
+
+def test_the_student_says_how_it_was_made(finished):
+    spec = predict.read_spec(finished / 'student.safetensors')
+    assert spec.classes == ('Car', 'Pedestrian', 'Cyclist')
+    assert spec.provenance['seed'] == 444
+    assert spec.provenance['frames_judged'] == 5
+    assert (spec.input.width_px, spec.input.height_px) == (160, 64)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(scenes, tmp_path):
+    """Three epochs of two steps, killed before any step of the second or third."""
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    steps = random.SystemRandom().randrange(2, 6)
+    worker = multiprocessing.get_context('spawn').Process(
+        target=run_until_killed, args=(scenes, killed, steps)
+    )
+    worker.start()
+    train.fit(everything_on(scenes, whole), dropping)
+    worker.join(300)
+    assert worker.exitcode == -signal.SIGKILL
+    assert torch.load(killed / 'last.pt', weights_only=True)['epoch'] == steps // 2
+    train.fit(everything_on(scenes, killed), dropping)
+    states = [torch.load(out / 'last.pt', weights_only=True) for out in (whole, killed)]
+    for part in ('model', 'mean', 'optimizer'):
+        ours, theirs = (checkpoint_tensors(state[part]) for state in states)
+        assert len(ours) > 100
+        assert_equal_weights(ours, theirs)
+    for name in ('val.csv', 'metrics.json'):
+        assert (whole / name).read_text() == (killed / name).read_text(), steps
+    curves = [list(csv.DictReader((out / 'curves.csv').open())) for out in (whole, killed)]
+    for row in (*curves[0], *curves[1]):
+        del row['images_per_s']
+    assert curves[0] == curves[1]
+    best = [torch.load(out / 'best.pt', weights_only=True)['epoch'] for out in (whole, killed)]
+    assert best[0] == best[1]
+
+
+def checkpoint_tensors(state, path=''):
+    """Flatten nested state into {path: tensor}."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    found = {}
+    for key, value in items:
+        if isinstance(value, (dict, list)):
+            found |= checkpoint_tensors(value, f'{path}.{key}')
+        elif isinstance(value, torch.Tensor):
+            found[f'{path}.{key}'] = value
+    return found
+
+
+def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, monkeypatch):
+    real, calls = train.run_epoch, []
+
+    def stop_at_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train, 'run_epoch', stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(small_config(scenes, tmp_path))
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 2
+    monkeypatch.setattr(train, 'run_epoch', real)
+    train.fit(small_config(scenes, tmp_path))
+    assert_equal_weights(weights_of(tmp_path), weights_of(finished))
+
+
+def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
+    with pytest.raises(checkpoint.CheckpointError, match='made with another batch_size, seed'):
+        train.fit(small_config(scenes, finished, seed=1, batch_size=3))
+
+
+def test_nothing_to_learn_from_is_told(scenes, tmp_path):
+    with pytest.raises(step.TrainError, match=r'train\.sources: no frames'):
+        train.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
+    with pytest.raises(step.TrainError, match=r'val\.sources: no frames to be judged on'):
+        train.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
+
+
+class Poisoned(model_builder_module.Supervised):
+    def forward(self, batch, epoch):
+        losses = super().forward(batch, epoch)
+        return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
+    def build(built):
+        return Poisoned(learners.build(built).detector, built.input)
+
+    with pytest.raises(step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'):
+        train.fit(small_config(scenes, tmp_path), build)
+    assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 1
+    assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
+
+
+def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
+    frozen = optim.OptimConfig(freeze_norm_at=0.5)
+    train.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
+    half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
+    assert weights_of(tmp_path).keys()
+    model = learners.build(half).train()
+    train.freeze_norm(model)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    model.train()
+    assert all(m.training for m in norms)
+
+
+def test_results_of_sources_that_share_ids_do_not_overwrite_each_other(scenes, tmp_path):
+    one = small_config(scenes, tmp_path)
+    twice = dataclasses.replace(one.val, sources=one.val.sources * 2)
+    train.fit(dataclasses.replace(one, val=twice, epochs=1))
+    assert len(list((tmp_path / 'results').iterdir())) == 10
+
+
+def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
+    """The metric is 0 for such a short run, so the evaluator is made to say 1, 3, 2, 2."""
+    values = iter([1.0, 3.0, 2.0, 2.0])
+    monkeypatch.setattr(judge.Metric, 'of', lambda self, metrics: next(values))
+    numbers = optim.OptimConfig(ema=0.5)
+    ended = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers)
+    train.fit(ended)
+    rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
+    assert [(row['epoch'], row['metric']) for row in rows] == [
+        ('1', '1'),
+        ('2', '3'),
+        ('3', '2'),
+        ('4', '2'),
+    ]
+    assert set(rows[0]) > {'Car/3d', 'Car/bev', 'Cyclist/aos', 'Pedestrian/bbox'}
+    states = {
+        name: torch.load(tmp_path / f'{name}.pt', weights_only=True) for name in ('best', 'last')
+    }
+    assert {name: state['epoch'] for name, state in states.items()} == {'best': 2, 'last': 4}
+    for name, student in (('best', 'student_best'), ('last', 'student')):
+        path = tmp_path / f'{student}.safetensors'
+        assert predict.read_spec(path).provenance['epoch'] == states[name]['epoch']
+        shipped = predict.load_detector(path, predict.read_spec(path)).state_dict()
+        assert_equal_weights(shipped, states[name]['mean']['module'])
+    # a run that has come to its end so does not go on
+    train.fit(ended)
+    assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
+    # nor is it done for who has more patience
+    done = {
+        patience: checkpoint.is_done(dataclasses.replace(ended, patience=patience))
+        for patience in (0, 1, 2, 3)
+    }
+    assert done == {0: False, 1: True, 2: True, 3: False}
+
+
+def test_a_run_is_done_when_all_it_leaves_is_there(scenes, finished, tmp_path):
+    built = small_config(scenes, tmp_path)
+    names = ('done.json', 'student.safetensors', 'metrics.json')
+    for name in names:
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    assert checkpoint.is_done(dataclasses.replace(built, patience=3, eval_every=1))
+    for name in names:
+        (tmp_path / name).rename(tmp_path / 'away')
+        assert not checkpoint.is_done(built), name
+        (tmp_path / 'away').rename(tmp_path / name)
+    # an older version did not say how a run ended; its student tells the epochs
+    told = json.loads((tmp_path / 'done.json').read_text())
+    assert told.pop('ended') == {'epochs': 4, 'values': []}
+    (tmp_path / 'done.json').write_text(json.dumps(told))
+    assert checkpoint.is_done(built)
+    (tmp_path / 'done.json').write_text(json.dumps({**told, 'epochs': 9}))
+    assert not checkpoint.is_done(dataclasses.replace(built, epochs=9))
+
+
+def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
+    train.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
+    rows = [list(csv.DictReader((out / 'curves.csv').open())) for out in (finished, tmp_path)]
+    for full, half in zip(rows[0][:2], rows[1], strict=True):
+        assert float(half['total']) == pytest.approx(float(full['total']), rel=0.05)
+    assert rows[0][0]['total'] != rows[1][0]['total']
+    assert {value.dtype for value in weights_of(tmp_path).values()} <= {torch.float32, torch.int64}
+
+
+def test_fp16_may_skip_steps_while_it_finds_its_scale(scenes, tmp_path):
+    train.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
+    state = torch.load(tmp_path / 'last.pt', weights_only=True)
+    assert state['scaler']['scale'] == 2**14
+    assert {float(each['step']) for each in state['optimizer']['state'].values()} == {0.0}
+
+
+def label_files(scenes, root, texts):
+    """Copy scenes, with other labels: texts[i] of frame i, its own where that is None."""
+    for folder in ('image_2', 'calib', 'label_2'):
+        (root / folder).mkdir(parents=True)
+        for path in sorted((scenes / folder).iterdir()):
+            (root / folder / path.name).write_bytes(path.read_bytes())
+    for path, text in zip(sorted((root / 'label_2').iterdir()), texts, strict=True):
+        path.write_text(path.read_text() if text is None else text)
+    return root
+
+
+DONT_CARE = 'DontCare -1 -1 -10 50 20 90 60 -1 -1 -1 -1000 -1000 -1000 -10\n'
+
+
+@pytest.mark.parametrize(
+    ('texts', 'augment'),
+    [
+        ([''] * 5, {}),
+        ([DONT_CARE] * 5, {}),
+        (['', DONT_CARE, None, '', ''], {}),
+        ([None] * 5, {'crop': 1.0, 'scale': 0.0, 'shift': 30.0}),
+    ],
+    ids=['no label', 'DontCare alone', 'few objects', 'all cropped away'],
+)
+def test_whatever_batches_lack_losses_are_finite(scenes, tmp_path, texts, augment):
+    root = label_files(scenes, tmp_path / 'data', texts)
+    built = small_config(root, tmp_path / 'out', epochs=1, accumulate=2)
+    varied = dataclasses.replace(
+        built.train, augment=dataclasses.replace(built.train.augment, **augment)
+    )
+    train.fit(dataclasses.replace(built, train=varied))
+    (row,) = csv.DictReader((tmp_path / 'out/curves.csv').open())
+    assert all(np.isfinite(float(value)) for value in row.values())
+    assert all(value.isfinite().all() for value in weights_of(tmp_path / 'out').values())
+
+
+def test_one_class_alone_can_be_taught(scenes, tmp_path):
+    """Other labels are background: the Van is not there for it, nor is what DontCare covers."""
+    line = (scenes / 'label_2/000000.txt').read_text()
+    texts = [line + line.replace('Car', 'Van') + DONT_CARE, *[None] * 4]
+    root = label_files(scenes, tmp_path / 'data', texts)
+    built = small_config(root, tmp_path / 'out')
+    data = {'classes': ['Car'], 'detector': {'options': {'backbone': 'mobilenetv4_conv_small'}}}
+    car = config.build_train(data)
+    options = dataclasses.replace(
+        built.detector.options, mean_size_hwl_m=car.detector.options.mean_size_hwl_m
+    )
+    one = dataclasses.replace(
+        built,
+        classes=('Car',),
+        detector=dataclasses.replace(built.detector, options=options),
+        epochs=1,
+        metric='Car/bev/AP11/loose/hard',
+        eval_every=1,
+    )
+    frames = dataset.Frames(one.train, one.input, one.classes, one.seed)
+    assert len(frames[0, 0].objects) == 1
+    assert frames[0, 0].objects.class_id.tolist() == [0]
+    train.fit(one)
+    spec = predict.read_spec(tmp_path / 'out/student.safetensors')
+    assert spec.classes == ('Car',)
+    found = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]
+    assert {str(name) for labels in found for name in labels.name} <= {'Car'}

@@ -87,7 +87,7 @@ def run_once(commit, step, base):
 
 def command(commit, name, *args):
     """Arguments of subprocess for one of the commands, as the commit's own setup.py names it."""
-    entry = re.search(rf"'{name} = ([\w.]+):main'", (commit / 'setup.py').read_text())[1]
+    (entry,) = re.findall(rf"'{name} = ([\w.]+):main'", (commit / 'setup.py').read_text())
     code = f'import sys; from {entry} import main; sys.exit(main())'
     data = str(Path(os.environ.get('MONO3D_DATA', ROOT / '../shared/data')).resolve())
     words = [str(a).replace('$DATA', data) for a in args]

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stl_core.data.depth_completion import complete, hidden, ray_spacing
-from stl_core.data.depth_maps import BELOW_PX, depth_of_scan, sparse_depth, to_camera
+from stl_core.data.depth_completion import complete_depth, occluded_rays, ray_spacing
+from stl_core.data.depth_maps import MARGIN_BELOW_PX, depth_from_scan, sparse_depth, velo_to_camera
 from stl_core.data.sources import kitti
 from stl_core.types import Array
 
@@ -104,7 +104,7 @@ def grow_below(filled: Array, inside: Array, size: int) -> Array:
 METHODS: dict[str, Callable[[Array], Array]] = {
     'nearest ray': nearest,
     'dilation': dilated,
-    'completion': complete,
+    'completion': complete_depth,
 }
 #: Name -> which rays of (beam, chance) are seen; the others are the truth.
 HELD_BACK: dict[str, Callable[[Array, Array], Array]] = {
@@ -195,7 +195,9 @@ def real_frames() -> list[kitti.FrameFiles]:
         return []
     ids = tuple(path.stem for path in sorted((folder / 'velodyne').glob('*.bin')))
     names = ('image_2', 'calib', 'label_2', 'velodyne')
-    return kitti.find_frames(kitti.Source(*(str(folder / name) for name in names)), ids)
+    return kitti.list_kitti_frames(
+        kitti.KittiFolders(*(str(folder / name) for name in names)), ids
+    )
 
 
 def real_cases(
@@ -205,15 +207,15 @@ def real_cases(
     for number, files in enumerate(frames):
         scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
         height, width = kitti.read_image(files.image_2).shape[:2]
-        points_m = to_camera(scan, calib.cam_T_velo)
+        points_m = velo_to_camera(scan, calib.cam_T_velo)
         bearing = np.degrees(np.arctan2(scan[:, 1], scan[:, 0]))
         beam = np.append(0, np.cumsum(np.diff(bearing) < -90))
         seen = keep(beam, np.random.default_rng(number).random(len(scan)))
         every, some = (
-            sparse_depth(points, calib.P2, width, height + BELOW_PX)
+            sparse_depth(points, calib.P2, width, height + MARGIN_BELOW_PX)
             for points in (points_m, points_m[seen])
         )
-        true_m = np.where((some == 0) & ~hidden(every, ray_spacing(every)[0]), every, 0)
+        true_m = np.where((some == 0) & ~occluded_rays(every, ray_spacing(every)[0]), every, 0)
         true_m[height:] = 0
         yield some, true_m.astype(np.float32)
 
@@ -231,7 +233,7 @@ def synthetic_worlds(frames: int) -> Iterator[tuple[Array, Array, Array]]:
         points = made.scan.points
         slope = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
         beam = np.abs(slope[:, None] - np.array(sensor.elevation_deg)).argmin(1)
-        yield np.column_stack([to_camera(points, pose), beam]), made.camera.P, made.depth_m
+        yield np.column_stack([velo_to_camera(points, pose), beam]), made.camera.P, made.depth_m
 
 
 def synthetic_cases(worlds: list[tuple[Array, Array, Array]], step: int) -> Iterator[Case]:
@@ -239,8 +241,8 @@ def synthetic_cases(worlds: list[tuple[Array, Array, Array]], step: int) -> Iter
     for points, P, true_m in worlds:
         seen = points[points[:, 3] % step == 0, :3]
         height, width = true_m.shape
-        below = np.pad(true_m, ((0, BELOW_PX), (0, 0)))
-        yield sparse_depth(seen, P, width, height + BELOW_PX), below
+        below = np.pad(true_m, ((0, MARGIN_BELOW_PX), (0, 0)))
+        yield sparse_depth(seen, P, width, height + MARGIN_BELOW_PX), below
 
 
 def moments(frames: list[kitti.FrameFiles]) -> dict[str, float]:
@@ -248,7 +250,7 @@ def moments(frames: list[kitti.FrameFiles]) -> dict[str, float]:
     known, share = [], []
     for files in frames:
         height, width = kitti.read_image(files.image_2).shape[:2]
-        depth_m = depth_of_scan(files, width, height)
+        depth_m = depth_from_scan(files, width, height)
         known.append(depth_m[depth_m > 0])
         share.append((depth_m > 0).mean())
     joined = np.concatenate(known).astype(float)
@@ -285,9 +287,9 @@ def draw(files: kitti.FrameFiles, path: Path) -> None:
     """Draw image, rays, completed depth, validity and dilation of a frame, one below another."""
     image, calib = kitti.read_image(files.image_2), kitti.read_calib(files.calib)
     height, width = image.shape[:2]
-    points_m = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    points_m = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
     sparse_m = sparse_depth(points_m, calib.P2, width, height)
-    depth_m = depth_of_scan(files, width, height)
+    depth_m = depth_from_scan(files, width, height)
     known = np.repeat((depth_m > 0)[..., None] * np.uint8(255), 3, 2)
     rows = {
         f'image {files.id}': cv2.cvtColor(image, cv2.COLOR_RGB2BGR),

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.distill import LOSSES
-from stl_core.distill.distiller import Config, Distiller
+from stl_core.distill.distiller import Distiller, DistillLayersConfig
 from stl_core.distill.losses import relation
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
-from stl_core.tensors import normalization as sight
-from stl_core.tensors.batch import Batch, View, pad_targets, to_device
+from stl_core.tensors import normalization
+from stl_core.tensors.batch import Batch, DistillView, pad_targets, to_device
 from stl_core.types import ImageObjects
 
 MOBILE = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
@@ -44,13 +44,18 @@ class Size(NamedTuple):
     canvas: InputSpec
     batch: int = 6
     strides: tuple[int, ...] = (8, 16, 32)
-    relation: relation.Config = relation.Config()
+    relation: relation.RelationLossConfig = relation.RelationLossConfig()
 
 
 SIZES = {
     'tiny': Size(MOBILE, MOBILE, InputSpec(256, 96)),
     'study': Size(
-        MOBILE, MOBILE, InputSpec(320, 96), 16, (4, 8), relation.Config(across_images=1.0)
+        MOBILE,
+        MOBILE,
+        InputSpec(320, 96),
+        16,
+        (4, 8),
+        relation.RelationLossConfig(across_images=1.0),
     ),
     'mobile': Size(MOBILE, MOBILE, InputSpec(512, 160)),
     'mobile_dla34': Size(MOBILE, DLA34, InputSpec(512, 160)),
@@ -97,10 +102,10 @@ def measure(
             model.teacher(model.teacher_input(batch), batch.P)
 
     def layers() -> None:
-        adapted = model._adapt(features, model.alone_epochs)
+        adapted = model._adapt_features(features, model.alone_epochs)
         torch.stack([each.mean() for each in adapted.values()]).sum().backward()
 
-    view = model.look(student(image, batch.P, batch.targets), batch, 0.0)
+    view = model.make_view(student(image, batch.P, batch.targets), batch, 0.0)
     features = {stride: leaf(each) for stride, each in view.student.features.items()}
     found = {
         'student': clock(supervised),
@@ -138,12 +143,12 @@ def median_ms(run: Callable[[], object], *, device: torch.device, repeats: int) 
     return statistics.median(times[1:])
 
 
-def leaves(view: View) -> View:
+def leaves(view: DistillView) -> DistillView:
     """Cut a view off the networks: gradients end at its tensors."""
     student = replace(
         view.student,
         heads={name: leaf(each) for name, each in view.student.heads.items()},
-        answers={name: leaf(each) for name, each in view.student.answers.items()},
+        predictions={name: leaf(each) for name, each in view.student.predictions.items()},
     )
     adapted = {stride: leaf(each) for stride, each in view.adapted.items()}
     return replace(view, student=student, adapted=adapted)
@@ -162,13 +167,13 @@ def build(size: Size) -> Distiller:
         return entry.detector(entry.config(**options), in_channels=3, num_classes=3)
 
     def pixels(batch: Batch) -> Tensor:
-        return sight.of_batch(batch, size.canvas)
+        return normalization.network_input(batch, size.canvas)
 
     return Distiller(
         network(size.student),
         network(size.teacher),
         {name: LOSSES[name].config() for name in DEFAULT} | {'relation': size.relation},
-        Config(size.strides),
+        DistillLayersConfig(size.strides),
         student_input=pixels,
         teacher_input=pixels,
     )

@@ -44,13 +44,11 @@ from rich.table import Table
 
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic.sensors import camera
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.evaluation import error_matching as matching
-from stl_core.inference import predictor as predict
-from stl_core.inference import result_files as result_files_module
-from stl_core.preprocessing import fit_affine
-from stl_core.training import stages
-from stl_core.training import validation as judging
+from stl_core.evaluation import average_precision, error_matching
+from stl_core.inference import result_files
+from stl_core.inference.predictor import Predictor, load_predictor
+from stl_core.preprocessing import letterbox_affine
+from stl_core.training import stages, validation
 from stl_core.types import Array, ImageObjects, Labels
 
 STUDENT = Path('mono3d_ros/models/synthetic_mobile.safetensors')
@@ -100,7 +98,7 @@ def main() -> None:
     parser.add_argument('--csv', type=Path, help='write the table here as well')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    ways = {'virtual depth': dict.fromkeys(LENSES, predict.load(args.student))}
+    ways = {'virtual depth': dict.fromkeys(LENSES, load_predictor(args.student))}
     ways['told one lens'] = {lens: blind(each) for lens, each in ways['virtual depth'].items()}
     if args.natives:
         ways |= after_one_stage(args.out)
@@ -113,7 +111,7 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def after_one_stage(out: Path) -> dict[str, dict[float, predict.Predictor]]:
+def after_one_stage(out: Path) -> dict[str, dict[float, Predictor]]:
     """Train what CONFIG's first stage makes: as it is, with plain depth, and natives."""
     worlds = {lens: Path(f'runs/synthetic_{lens:g}') for lens in LENSES}
     worlds[LEARNT] = Path('runs/synthetic')
@@ -143,16 +141,14 @@ def learn_from(world: Path) -> list[str]:
     return settings
 
 
-def first_stage(*overrides: str) -> predict.Predictor:
+def first_stage(*overrides: str) -> Predictor:
     """Train CONFIG's first stage with other settings, if that is not done."""
-    config = stages.load(CONFIG, overrides)['first']
-    stages.run(config)
-    return predict.load(Path(config.out) / 'student.safetensors')
+    config = stages.load_stages(CONFIG, overrides)['first']
+    stages.run_stage(config)
+    return load_predictor(Path(config.out) / 'student.safetensors')
 
 
-def measure(
-    ways: Mapping[str, Mapping[float, predict.Predictor]], out: Path, frames: int
-) -> list[Row]:
+def measure(ways: Mapping[str, Mapping[float, Predictor]], out: Path, frames: int) -> list[Row]:
     """Judge through every lens the predictor that each way has for it."""
     seen: dict[str, dict[float, Seen]] = {name: {} for name in ways}
     for lens in LENSES:
@@ -167,18 +163,18 @@ def measure(
     return [judge(cars, name, lens, each[lens]) for cars, name, each in plans for lens in LENSES]
 
 
-def blind(predictor: predict.Predictor) -> predict.Predictor:
+def blind(predictor: Predictor) -> Predictor:
     """Return a predictor whose network is told one focal length whatever the lens."""
     spec = predictor.spec.input
     model = camera.KITTI
-    learnt_px = model.focal_px * fit_affine(model.width_px, model.height_px, spec)[0, 0]
+    learnt_px = model.focal_px * letterbox_affine(model.width_px, model.height_px, spec)[0, 0]
 
     def told_one_lens(canvases: Array, P: Array) -> list[ImageObjects]:
         told = np.array(P)
         told[:, [0, 1], [0, 1]] = learnt_px
-        return predictor.run(canvases, told)
+        return predictor.forward_fn(canvases, told)
 
-    return predict.Predictor(told_one_lens, predictor.spec, predictor.min_score)
+    return Predictor(told_one_lens, predictor.spec, predictor.min_score)
 
 
 def make_world(
@@ -219,7 +215,7 @@ def is_common(mine: Labels, of_lenses: Sequence[Labels]) -> Array:
 
 def only(common: Array, truth: Labels, found: Labels) -> tuple[Labels, Labels]:
     """Leave out what is found on other cars, and rename those: KITTI passes over vans for cars."""
-    labels, answers = matching.match(truth, found)
+    labels, answers = error_matching.match_by_box_iou(truth, found)
     other = answers[~common[labels] & (truth.name[labels] == 'Car')]
     name = np.where((truth.name == 'Car') & ~common, 'Van', truth.name)
     return replace(truth, name=name), found[np.setdiff1d(np.arange(len(found)), other)]
@@ -240,20 +236,22 @@ def stretch(seen: Seen, lens: float) -> Seen:
     return Seen(moved(seen.truth), moved(seen.found))
 
 
-def answer(predictor: predict.Predictor, world: Path, frames: int) -> Seen:
+def answer(predictor: Predictor, world: Path, frames: int) -> Seen:
     """Return labels and what is found of the first frames of a world."""
-    source = kitti.Source(*(str(world / name) for name in ('image_2', 'calib', 'label_2')))
-    exam = judging.set_exam(kitti.find_frames(source)[:frames])
-    return Seen(exam.truth, result_files_module.detect(predictor, exam.frames))
+    source = kitti.KittiFolders(*(str(world / name) for name in ('image_2', 'calib', 'label_2')))
+    exam = validation.load_validation_set(kitti.list_kitti_frames(source)[:frames])
+    return Seen(exam.ground_truth, result_files.predict_frames(predictor, exam.frames))
 
 
 def judge(cars: str, depth: str, lens: float, seen: Seen) -> Row:
     """Evaluate at IoU 0.7 and 0.5, and draw the frames again to tell what chance does."""
-    ap = evaluate.evaluate(seen.truth, seen.found)['Car']['3d']['AP40']
+    ap = average_precision.evaluate_detections(seen.truth, seen.found)['Car']['3d']['AP40']
     rng = np.random.default_rng(0)
     drawn = [rng.integers(len(seen.truth), size=len(seen.truth)) for _ in range(DRAWS)]
     again = [
-        evaluate.evaluate([seen.truth[i] for i in rows], [seen.found[i] for i in rows])
+        average_precision.evaluate_detections(
+            [seen.truth[i] for i in rows], [seen.found[i] for i in rows]
+        )
         for rows in drawn
     ]
     sd = np.std([each['Car']['3d']['AP40']['loose'][1] for each in again], ddof=1)
@@ -265,7 +263,7 @@ def depth_bias(seen: Seen) -> float:
     """Median over the cars that are found of found over true depth, less 1."""
     ratios = []
     for truth, found in zip(seen.truth, seen.found, strict=True):
-        labels, answers = matching.match(truth, found)
+        labels, answers = error_matching.match_by_box_iou(truth, found)
         cars = truth.name[labels] == 'Car'
         ratios.append(found.center_m[answers[cars], 2] / truth.center_m[labels[cars], 2])
     return float(np.median(np.concatenate(ratios))) - 1

@@ -16,7 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from stl_core.data.sources.kitti import read_labels, read_split
-from stl_core.evaluation.average_precision import evaluate, table
+from stl_core.evaluation.average_precision import evaluate_detections, format_table
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
 
@@ -40,12 +40,12 @@ def main() -> None:
     if args.profile:
         profile.enable()
     start = time.perf_counter()
-    result = evaluate(ground_truth, detections)
+    result = evaluate_detections(ground_truth, detections)
     seconds = time.perf_counter() - start
     if args.profile:
         profile.disable()
         pstats.Stats(profile).sort_stats('tottime').print_stats(15)
-    print(table(result))
+    print(format_table(result))
     objects, found = sum(map(len, ground_truth)), sum(map(len, detections))
     print(
         f'{args.frames} frames, {objects} labels, {found} detections: '

@@ -20,17 +20,14 @@ from typing import Any
 import cv2
 import torch
 
-from stl_core.data import dataset
-from stl_core.data import worker_pool as working
+from stl_core.data import dataset, worker_pool
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic import writer
 from stl_core.data.synthetic.sensors import camera
-from stl_core.inference import predictor as predict
+from stl_core.inference import predictor
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.batch import Batch, to_device
-from stl_core.training import model_builder as learners
-from stl_core.training import optim, stages
-from stl_core.training import train_step as step
+from stl_core.training import model_builder, optim, stages, train_step
 
 #: How the shipped student is trained, but for what this measures.
 SHIPPED = Path('config/train/synthetic_mobile.yaml')
@@ -68,10 +65,12 @@ def main() -> None:
         Path(args.json).write_text(json.dumps(report, indent=1))
 
 
-def make_sources(root: Path, frames: int) -> dict[str, kitti.Source]:
+def make_sources(root: Path, frames: int) -> dict[str, kitti.KittiFolders]:
     """Make a data set of PNG images, and copies of them as JPEG -> source by suffix."""
-    job = writer.Job(str(root), seed=1, model=camera.KITTI, depth=False)
-    writer.synthesize(job, frames, workers=working.cores(), show=False)
+    job = writer.SynthesisJob(str(root), seed=1, model=camera.KITTI, depth=False)
+    writer.synthesize_dataset(
+        job, frames, workers=worker_pool.available_cpus(), show_progress=False
+    )
     training = root / 'training'
     (training / 'jpg').mkdir()
     for path in (training / 'image_2').iterdir():
@@ -79,19 +78,19 @@ def make_sources(root: Path, frames: int) -> dict[str, kitti.Source]:
         cv2.imwrite(str(training / 'jpg' / f'{path.stem}.jpg'), cv2.imread(str(path)), options)
     calib, label_2 = str(training / 'calib'), str(training / 'label_2')
     return {
-        suffix: kitti.Source(str(training / folder), calib, label_2)
+        suffix: kitti.KittiFolders(str(training / folder), calib, label_2)
         for suffix, folder in (('png', 'image_2'), ('jpg', 'jpg'))
     }
 
 
-def frames_of(source: kitti.Source, spec: InputSpec, kept: bool) -> dataset.Frames:
+def frames_of(source: kitti.KittiFolders, spec: InputSpec, kept: bool) -> dataset.FrameDataset:
     """Make the data set as a training has it."""
-    shipped = stages.load(SHIPPED)['first'].train
+    shipped = stages.load_stages(SHIPPED)['first'].train
     data = dataclasses.replace(shipped, sources=(source,), split='', keep_images=kept)
-    return dataset.Frames(data, spec, kitti.CLASSES, seed=0)
+    return dataset.FrameDataset(data, spec, kitti.CLASSES, seed=0)
 
 
-def loading(frames: dataset.Frames, workers: int, args: Any) -> float:
+def loading(frames: dataset.FrameDataset, workers: int, args: Any) -> float:
     """Images a second of loading alone, once it runs."""
     batches = endless(frames, workers, args.batch)
     for _ in range(max(4 * workers, 2)):  # what was loaded ahead while nobody measured
@@ -102,16 +101,16 @@ def loading(frames: dataset.Frames, workers: int, args: Any) -> float:
     return images / (time.perf_counter() - began)
 
 
-def endless(frames: dataset.Frames, workers: int, batch: int) -> Iterator[Batch]:
+def endless(frames: dataset.FrameDataset, workers: int, batch: int) -> Iterator[Batch]:
     """Yield the batches of one epoch after the other."""
-    sampler = dataset.ShuffledBatches(len(frames), batch, seed=0)
-    loader = dataset.batches(frames, sampler, workers)
+    sampler = dataset.ShuffledBatchSampler(len(frames), batch, seed=0)
+    loader = dataset.make_dataloader(frames, sampler, workers)
     while True:
         yield from loader
         sampler.epoch += 1
 
 
-def stage_times(source: kitti.Source, spec: InputSpec) -> dict[str, float]:
+def stage_times(source: kitti.KittiFolders, spec: InputSpec) -> dict[str, float]:
     """Milliseconds an image, in one process: decoding, and all the rest."""
     frames = frames_of(source, spec, kept=True)
     each = 1000 / len(frames)
@@ -125,18 +124,22 @@ def stage_times(source: kitti.Source, spec: InputSpec) -> dict[str, float]:
     return {'decoding': (decoded - began) * each, 'placing': (done - decoded) * each}
 
 
-def training(frames: dataset.Frames, spec: InputSpec, args: Any) -> float:
+def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
     """Images a second of training steps of the mobile student on one batch."""
-    device = predict.choose_device(args.device)
-    built = dataclasses.replace(stages.load(SHIPPED)['first'], input=spec, batch_size=args.batch)
-    learner = learners.build(built).to(device).to(memory_format=torch.channels_last).train()
+    device = predictor.choose_device(args.device)
+    built = dataclasses.replace(
+        stages.load_stages(SHIPPED)['first'], input=spec, batch_size=args.batch
+    )
+    learner = (
+        model_builder.build_model(built).to(device).to(memory_format=torch.channels_last).train()
+    )
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
     batch = to_device(next(endless(frames, 0, args.batch)), device)
 
     def steps(seconds: float) -> float:
         images, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            told = step.train_step(learner, batch, optimizer, built.weights, 0.0)
+            told = train_step.train_step(learner, batch, optimizer, built.weights, 0.0)
             images += len(batch.ids)
             float(told['total'])  # waits for the device
         return images / (time.perf_counter() - began)

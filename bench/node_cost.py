@@ -33,8 +33,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import MarkerArray
 
 from mono3d_ros.monitoring.counters import Counters
-from mono3d_ros.node.detector_node import Detector
-from mono3d_ros.perception import model_loading as network
+from mono3d_ros.node.detector_node import DetectorNode
+from mono3d_ros.perception import model_loading
 from stl_core.types import Objects3D
 
 SIZES = {'1242x375': (1242, 375, 4.0), '1920x1080': (1920, 1080, 12.0)}
@@ -73,9 +73,9 @@ class Rows(Counters):
         super().__init__()
         self.rows: list[dict[str, float]] = []
 
-    def record(self, timings_ms):
+    def record_timings(self, timings_ms):
         """Keep them."""
-        super().record(timings_ms)
+        super().record_timings(timings_ms)
         self.rows.append(dict(timings_ms))
 
 
@@ -92,7 +92,7 @@ def load_with_boxes(boxes: int):
     )
 
     def load(path, device, precision):
-        predictor = network.load_student(path, device, precision)
+        predictor = model_loading.load_model(path, device, precision)
 
         class Answering:
             spec = predictor.spec
@@ -109,7 +109,7 @@ def load_with_boxes(boxes: int):
 def measure(size: str, args: argparse.Namespace) -> dict[str, float]:
     """Run node and camera -> milliseconds."""
     rclpy.init()
-    node = Detector(load_with_boxes(args.boxes))
+    node = DetectorNode(load_with_boxes(args.boxes))
     rows = node.counters['camera'] = Rows()
     node.trigger_configure()
     node.trigger_activate()

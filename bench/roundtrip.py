@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stl_core.data import augmentation as augment
-from stl_core.data import dataset
+from stl_core.data import augmentation, dataset
 from stl_core.data.sources import kitti
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.geometry import project, wrap_angle
-from stl_core.inference import model_file as model_file_module
-from stl_core.inference import predictor as predict
+from stl_core.evaluation import average_precision
+from stl_core.geometry import project_points, wrap_angle
+from stl_core.inference import model_file
+from stl_core.inference.predictor import Predictor
 from stl_core.models import monodle
-from stl_core.models.centernet import heads as center_heads
+from stl_core.models.centernet.heads import STRIDE, decode_heads
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.batch import as_image_objects
 from stl_core.types import Labels
@@ -30,13 +29,13 @@ from stl_core.types import Labels
 
 def perfect_run(targets):
     """Make a `run` for the Predictor that answers with the ideal heads of the given targets."""
-    config = monodle.Config()
+    config = monodle.MonoDLEConfig()
     mean = torch.tensor(config.mean_size_hwl_m)
 
     def run(canvases, P):
-        h, w = (side // center_heads.STRIDE for side in canvases.shape[1:3])
-        heads = monodle.ideal_heads(targets, mean, config.heading_bins, h, w)
-        found = center_heads.read(heads, mean, config.heading_bins, config.max_objects)
+        h, w = (side // STRIDE for side in canvases.shape[1:3])
+        heads = monodle.perfect_heads(targets, mean, config.heading_bins, h, w)
+        found = decode_heads(heads, mean, config.heading_bins, config.max_objects)
         return [as_image_objects(found, 0)]
 
     return run
@@ -44,15 +43,17 @@ def perfect_run(targets):
 
 def round_trip(training, spec):
     """Return for each frame its labels, what came back of them, and the image's size."""
-    source = kitti.Source(*(str(training / name) for name in ('image_2', 'calib', 'label_2')))
-    config = dataset.DataConfig(
-        sources=(source,), max_depth_m=1e3, augment=augment.Config(flip=0.0)
+    source = kitti.KittiFolders(
+        *(str(training / name) for name in ('image_2', 'calib', 'label_2'))
     )
-    frames = dataset.Frames(config, spec, kitti.CLASSES, seed=0)
-    student = model_file_module.StudentSpec(kitti.CLASSES, spec, 'monodle')
+    config = dataset.DataConfig(
+        sources=(source,), max_depth_m=1e3, augment=augmentation.Config(flip=0.0)
+    )
+    frames = dataset.FrameDataset(config, spec, kitti.CLASSES, seed=0)
+    student = model_file.ModelSpec(kitti.CLASSES, spec, 'monodle')
     for index, files in enumerate(frames.files):
         batch = dataset.collate([frames[0, index]], config.max_objects)
-        predictor = predict.Predictor(perfect_run(batch.targets), student, min_score=0.5)
+        predictor = Predictor(perfect_run(batch.targets), student, min_score=0.5)
         image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
         (objects,) = predictor([image], [P])
         found = kitti.to_labels(objects, kitti.CLASSES)
@@ -62,7 +63,7 @@ def round_trip(training, spec):
 def errors(truth: Labels, found: Labels, P, width, height):
     """Match each labelled object in the image with the nearest found of its class -> (N, 3)."""
     known = truth[np.isin(truth.name, kitti.CLASSES)]
-    pixels, depth = project(known.center_m, P)
+    pixels, depth = project_points(known.center_m, P)
     seen = (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height) & (depth > 0)
     rows = []
     for i in np.flatnonzero(seen):
@@ -95,7 +96,9 @@ def main():
         print(
             f'{name:<7} worst {values.max():.6f} {unit:<4} median {np.median(values):.6f} {unit}'
         )
-    result = evaluate.evaluate([trip[0] for trip in trips], [trip[1] for trip in trips])
+    result = average_precision.evaluate_detections(
+        [trip[0] for trip in trips], [trip[1] for trip in trips]
+    )
     for name, metrics in result.items():
         easy, moderate, hard = metrics['3d']['AP40']['strict']
         print(f'{name:<11} 3D AP40 {easy:.1f}/{moderate:.1f}/{hard:.1f}')

@@ -22,7 +22,7 @@ from unittest import mock
 import cv2
 import torch
 
-from stl_core.data import worker_pool as working
+from stl_core.data import worker_pool
 from stl_core.data.synthetic import frame, writer
 from stl_core.data.synthetic.sensors import camera, lidar
 
@@ -42,14 +42,14 @@ def main() -> None:
     """Make frames as `stl synthesize` does; the processes' start is not counted."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=120)
-    parser.add_argument('--workers', type=int, default=working.cores())
+    parser.add_argument('--workers', type=int, default=worker_pool.available_cpus())
     parser.add_argument('--stages', action='store_true', help='processor time, one process')
     parser.add_argument('--json', metavar='FILE')
     args = parser.parse_args()
     report: dict[str, Any] = {'workers': args.workers, 'frames': args.frames}
     for name, size, everything in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            job = writer.Job(
+            job = writer.SynthesisJob(
                 out=folder,
                 seed=1,
                 model=camera.KITTI.scaled(*size),
@@ -69,9 +69,9 @@ def main() -> None:
         Path(args.json).write_text(json.dumps(report, indent=1))
 
 
-def measure(job: writer.Job, frames: int, workers: int) -> float:
+def measure(job: writer.SynthesisJob, frames: int, workers: int) -> float:
     """Return frames a second from the first finished one to the last, files written."""
-    made = working.spread(writer.Make(job), range(frames + 2 * workers), workers)
+    made = worker_pool.map_ordered(writer.FrameWriter(job), range(frames + 2 * workers), workers)
     for _ in range(2 * workers):  # until every process has started and drawn its textures
         next(made)
     start = time.perf_counter()
@@ -79,11 +79,11 @@ def measure(job: writer.Job, frames: int, workers: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def stages(job: writer.Job, frames: int) -> dict[str, float]:
+def stages(job: writer.SynthesisJob, frames: int) -> dict[str, float]:
     """Return milliseconds of processor time a frame takes, in all and by stage; the best of 3."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    make, found = writer.Make(job), []
+    make, found = writer.FrameWriter(job), []
     make(0)  # draws the textures
     for _ in range(3):
         spent: dict[str, float] = defaultdict(float)

@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from stl_core.data import worker_pool as working
+from stl_core.data import worker_pool
 from stl_core.data.synthetic import frame
-from stl_core.data.synthetic.scene.distributions import CLASSES, FIGURES, LEVELS, kitti, summarise
+from stl_core.data.synthetic.scene.distributions import (
+    CLASSES,
+    MEASURES,
+    QUANTILE_LEVELS,
+    load_kitti_statistics,
+    summarise_labels,
+)
 from stl_core.data.synthetic.sensors import camera, labels, lidar
-from stl_core.evaluation.average_precision import evaluate
-from stl_core.geometry import project
+from stl_core.evaluation.average_precision import evaluate_detections
+from stl_core.geometry import project_points
 from stl_core.types import Array, Labels
 
 SHOWN = (0.05, 0.5, 0.95)
@@ -32,19 +38,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=500)
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--workers', type=int, default=working.cores())
+    parser.add_argument('--workers', type=int, default=worker_pool.available_cpus())
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('--plot', metavar='FILE')
     args = parser.parse_args()
     items = [(args.seed, number) for number in range(args.frames)]
     found = list(
-        working.tracked(working.spread(measure, items, args.workers), len(items), 'frames')
+        worker_pool.with_progress(
+            worker_pool.map_ordered(measure, items, args.workers), len(items), 'frames'
+        )
     )
     frames = [each['labels'] for each in found]
     report = {
         'frames': len(frames),
         'consistency': consistency(found) | own_score(frames),
-        'classes': {name: summarise(frames, name) for name in CLASSES},
+        'classes': {name: summarise_labels(frames, name) for name in CLASSES},
     }
     print(text_of(report))
     if args.json:
@@ -57,18 +65,18 @@ def measure(item: tuple[int, int]) -> dict[str, Any]:
     """Make one frame and measure what belongs together in it."""
     sensor = lidar.Lidar()
     made = frame.make_frame(*item, camera.KITTI, sensor)
-    found = made.annotated
+    found = made.annotations
     keep = found.labels.name != 'DontCare'
     own, P = found.labels[keep], made.camera.P
     last = np.array([made.camera.width_px - 1.0, made.camera.height_px - 1.0])
-    projected = labels.outline_px(own.center_m, own.size_hwl_m, own.rotation_y, P)
+    projected = labels.project_boxes(own.center_m, own.size_hwl_m, own.rotation_y, P)
     projected = np.clip(projected, 0, np.tile(last, 2))
     signs = np.array([1.0, 1.0, -1.0, -1.0])
     points = camera_frame(made.scan.points, sensor)
-    owner, hits = found.owner[keep], made.scan.hits
-    inside = np.array([int((made.scan.owner == i).sum()) for i in owner])
+    owner, hits = found.actor_id[keep], made.scan.hits
+    inside = np.array([int((made.scan.actor_id == i).sum()) for i in owner])
     in_box = np.array([int(within(points, own, i).sum()) for i in range(len(own))])
-    alone, visible = hits.alone[owner], hits.visible[owner]
+    alone, visible = hits.num_unoccluded[owner], hits.num_visible[owner]
     return {
         'labels': found.labels,
         'outside_px': (signs * (projected - own.box_px)).max(1, initial=-9.0),
@@ -99,19 +107,19 @@ def within(points: Array, own: Labels, row: int) -> Array:
     return (np.abs(turned) <= own.size_hwl_m[row] / 2 + 0.05).all(1)
 
 
-def depth_errors(points: Array, made: frame.Frame, sensor: lidar.Lidar) -> Array:
+def depth_errors(points: Array, made: frame.SyntheticFrame, sensor: lidar.Lidar) -> Array:
     """
     Compare the scan with dense depth where four pixels round a point show one smooth surface.
 
     Inverse depth is linear on a plane: it is interpolated, and the difference taken along the ray.
     """
-    pixels, depth = project(points, made.camera.P)
+    pixels, depth = project_points(points, made.camera.P)
     height, width = made.depth_m.shape
     inside = (depth > 1) & (pixels > 0).all(1) & (pixels < [width - 2, height - 2]).all(1)
     pixels, points = pixels[inside], points[inside]
     u, v = pixels.astype(int).T
     four = np.stack([made.depth_m[v + j, u + i] for j in (0, 1) for i in (0, 1)])
-    masks = np.stack([made.mask[v + j, u + i] for j in (0, 1) for i in (0, 1)])
+    masks = np.stack([made.instance_mask[v + j, u + i] for j in (0, 1) for i in (0, 1)])
     same = (four > 0).all(0) & (masks == masks[0]).all(0)
     same &= (four.max(0) - four.min(0)) < 0.02 * four.min(0)
     a, b = (pixels - np.floor(pixels)).T
@@ -155,7 +163,7 @@ def consistency(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 def own_score(frames: Sequence[Labels]) -> dict[str, float]:
     """Evaluate the labels as their own detections: the least AP40 of all that is defined."""
     frames = list(frames) * 5  # the measure wants 41 objects of each kind
-    result = evaluate(frames, [each[each.name != 'DontCare'] for each in frames])
+    result = evaluate_detections(frames, [each[each.name != 'DontCare'] for each in frames])
     scores = [
         value
         for metrics in result.values()
@@ -175,7 +183,7 @@ def text_of(report: dict[str, Any]) -> str:
         f'{"":<13}{"easy":<25}{"moderate":<25}{"hard":<25}occluded 0 1 2 3',
     ]
     for name in CLASSES:
-        ours, theirs = report['classes'][name], kitti()[name]
+        ours, theirs = report['classes'][name], load_kitti_statistics()[name]
         pairs = zip(ours['difficulty'], theirs.difficulty, strict=True)
         stated = 1 - theirs.occluded[3]
         shares = ''.join(f'{a:.3f} / {b:.3f} ({b / stated:.3f})    ' for a, b in pairs)
@@ -186,12 +194,12 @@ def text_of(report: dict[str, Any]) -> str:
     head = ''.join(f'{f"q{level:g}":>16}' for level in SHOWN)
     lines += ['', f'ours / KITTI             {"mean":>16}{"std":>16}{head}']
     for name in CLASSES:
-        ours, theirs = report['classes'][name], kitti()[name]
-        for figure in FIGURES:
+        ours, theirs = report['classes'][name], load_kitti_statistics()[name]
+        for figure in MEASURES:
             cells = [(ours['mean'][figure], theirs.mean[figure])]
             cells.append((ours['std'][figure], theirs.std[figure]))
             for level in SHOWN:
-                at = LEVELS.index(level)
+                at = QUANTILE_LEVELS.index(level)
                 cells.append((ours['quantiles'][figure][at], theirs.quantiles[figure][at]))
             row = ''.join(f'{a:8.2f}/{b:7.2f}' for a, b in cells)
             lines.append(f'{name:<11}{figure:<14}{row}')
@@ -217,7 +225,11 @@ def plot(frames: Sequence[Labels], path: Path) -> None:
     for axis, name in zip(axes, CLASSES, strict=True):
         ours = np.concatenate([each.center_m[each.name == name, 2] for each in frames])
         axis.hist(ours, np.arange(0, 90, 5), density=True, color='#4c9be8', alpha=0.75)
-        knots = np.interp(np.linspace(0, 1, 4001), LEVELS, kitti()[name].quantiles['z_m'])
+        knots = np.interp(
+            np.linspace(0, 1, 4001),
+            QUANTILE_LEVELS,
+            load_kitti_statistics()[name].quantiles['z_m'],
+        )
         density, edges = np.histogram(knots, np.arange(0, 90, 5), density=True)
         axis.stairs(density, edges, color='#e8743b', linewidth=2)
         axis.set_title(f'{name} ({len(ours)})')

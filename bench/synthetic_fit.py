@@ -20,10 +20,10 @@ import numpy as np
 from stl_core.data.sources.kitti import read_labels
 from stl_core.data.synthetic.scene.distributions import (
     CLASSES,
-    FIGURES,
-    LEVELS,
+    MEASURES,
+    QUANTILE_LEVELS,
     STATISTICS_FILE,
-    summarise,
+    summarise_labels,
 )
 from stl_core.types import Array, Labels
 
@@ -38,12 +38,12 @@ def main() -> None:
     args = parser.parse_args()
     frames = read_zip(Path(args.labels))
     classes = {
-        name: summarise(frames, name) | {'size_correlation': correlation(frames, name)}
+        name: summarise_labels(frames, name) | {'size_correlation': correlation(frames, name)}
         for name in CLASSES
     }
-    statistics = {'frames': len(frames), 'levels': list(LEVELS), 'classes': classes}
+    statistics = {'frames': len(frames), 'levels': list(QUANTILE_LEVELS), 'classes': classes}
     Path(args.out).write_text(json.dumps(statistics, indent=0) + '\n')
-    print(f'{args.out}: {len(frames)} frames, {len(FIGURES)} figures of {len(CLASSES)} classes')
+    print(f'{args.out}: {len(frames)} frames, {len(MEASURES)} figures of {len(CLASSES)} classes')
 
 
 def read_zip(path: Path) -> list[Labels]:

@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mono3d_ros.perception import tracker as tracking
+from mono3d_ros.perception import tracker
 from mono3d_ros.perception.kalman_filter import Noise
 from stl_core.data.sources.kitti import to_labels
-from stl_core.data.sources.kitti_tracking import NO_TRACKS, Drive, read_drive
+from stl_core.data.sources.kitti_tracking import NO_TRACKS, KittiDrive, read_drive
 from stl_core.data.synthetic import sequence, writer
 from stl_core.data.synthetic.sensors import camera
-from stl_core.evaluation.error_matching import match
-from stl_core.evaluation.tracking_metrics import COUNTED, Tracked, score
+from stl_core.evaluation.error_matching import match_by_box_iou
+from stl_core.evaluation.tracking_metrics import (
+    DEFAULT_DIFFICULTY,
+    TrackedFrame,
+    evaluate_tracking,
+)
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Objects3D
 
@@ -34,7 +38,9 @@ CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 SIZE_PX = (320, 96)
 MIN_IOU = 0.25
 #: COUNTED speaks of the pixels of KITTI's images.
-RULE = replace(COUNTED, min_height_px=COUNTED.min_height_px * SIZE_PX[0] / 1242)
+RULE = replace(
+    DEFAULT_DIFFICULTY, min_height_px=DEFAULT_DIFFICULTY.min_height_px * SIZE_PX[0] / 1242
+)
 
 DEPTH_ERROR = (0.05, 0.07)
 #: By occlusion level: how much larger errors are, and how many objects are missed.
@@ -48,7 +54,7 @@ SAME_M = (0.5, 1.0, 2.0, 4.0)
 class Shot:
     """One frame: its labels, what was detected in it, and where the camera stood."""
 
-    truth: Tracked
+    truth: TrackedFrame
     found: Objects3D
     stamp_ns: int
     odom_T_cam: Array
@@ -107,24 +113,24 @@ def main() -> None:
         Path(args.json).write_text(json.dumps(told, indent=1))
 
 
-def make_drive(folder: Path, seed: int, frames: int, workers: int) -> Drive:
+def make_drive(folder: Path, seed: int, frames: int, workers: int) -> KittiDrive:
     model = camera.KITTI.scaled(*SIZE_PX)
-    job = writer.Job(out=str(folder), seed=seed, model=model, depth=False, suffix='.jpg')
+    job = writer.SynthesisJob(out=str(folder), seed=seed, model=model, depth=False, suffix='.jpg')
     if not (folder / 'training/label_02/0000.txt').is_file():
-        sequence.synthesize(job, frames, workers)
+        sequence.synthesize_drive(job, frames, workers)
     return read_drive(folder)
 
 
-def simulate(drive: Drive, rng: np.random.Generator, memory: float) -> list[Shot]:
+def simulate(drive: KittiDrive, rng: np.random.Generator, memory: float) -> list[Shot]:
     """Detect what is labelled; memory is the correlation of an object's errors in two frames."""
-    (view,) = drive.views
+    (view,) = drive.cameras
     errors: dict[int, float] = {}
     shots = []
     for number in view.images:
         truth = (view.tracks or {}).get(number, NO_TRACKS)
         here = np.isin(truth.labels.name, CLASSES) & (truth.labels.occluded < len(MISSED))
         there = truth.labels[here]
-        ids = np.array(truth.ids, np.int64)[here]
+        ids = np.array(truth.track_ids, np.int64)[here]
         fresh = rng.laplace(0, np.sqrt(0.5), len(ids))
         error = np.array(
             [
@@ -133,14 +139,14 @@ def simulate(drive: Drive, rng: np.random.Generator, memory: float) -> list[Shot
             ]
         )
         errors |= dict(zip(ids.tolist(), error.tolist(), strict=True))
-        found = detect(there.select(CLASSES), there.occluded, error, rng)
+        found = detect(there.to_objects(CLASSES), there.occluded, error, rng)
         odom_T_base = drive.odom_T_base
         assert odom_T_base is not None, 'synthetic drives know their way'
         shots.append(
             Shot(
-                truth=Tracked(truth.labels, truth.ids),
+                truth=TrackedFrame(truth.labels, truth.track_ids),
                 found=join(found, false_alarms(rng)),
-                stamp_ns=round((1 + number / sequence.RATE_HZ) * 1e9),
+                stamp_ns=round((1 + number / sequence.FRAME_RATE_HZ) * 1e9),
                 odom_T_cam=odom_T_base[number] @ drive.base_T_cam(view),
             )
         )
@@ -185,13 +191,13 @@ def false_alarms(rng: np.random.Generator) -> Objects3D:
 
 
 def join(a: Objects3D, b: Objects3D) -> Objects3D:
-    columns = {n: np.concatenate([getattr(a, n), getattr(b, n)]) for n in Objects3D.WIDTHS}
+    columns = {n: np.concatenate([getattr(a, n), getattr(b, n)]) for n in Objects3D.FIELD_SHAPES}
     return Objects3D(**columns)
 
 
 def compare(drives: Sequence[Sequence[Shot]]) -> dict[str, Row]:
     """Track in several ways."""
-    config = tracking.Config()
+    config = tracker.TrackerConfig()
     rows = {'as detected, no tracks': judge(drives, [[raw(s) for s in drive] for drive in drives])}
     for name, given in (('odom', True), ('camera frame', False)):
         found = [track(drive, config, given) for drive in drives]
@@ -207,23 +213,25 @@ def compare(drives: Sequence[Sequence[Shot]]) -> dict[str, Row]:
     return rows
 
 
-def raw(shot: Shot) -> Tracked:
+def raw(shot: Shot) -> TrackedFrame:
     """Take detections as answers, all of them objects of their own."""
     first = shot.stamp_ns // 1000
-    return Tracked(to_labels(shot.found, CLASSES), range(first, first + len(shot.found)))
+    return TrackedFrame(to_labels(shot.found, CLASSES), range(first, first + len(shot.found)))
 
 
-def track(drive: Sequence[Shot], config: tracking.Config, in_odom: bool) -> list[Tracked]:
-    tracks, told = tracking.NO_TRACKS, []
+def track(
+    drive: Sequence[Shot], config: tracker.TrackerConfig, in_odom: bool
+) -> list[TrackedFrame]:
+    tracks, told = tracker.NO_TRACKS, []
     for shot in drive:
-        place = shot.odom_T_cam if in_odom else tracking.UPRIGHT_T_CAM
-        look = tracking.Look('front', shot.found, shot.stamp_ns, place)
-        tracks, (answers,) = tracking.update(tracks, [look], config)
-        told.append(Tracked(to_labels(answers.objects, CLASSES), answers.ids))
+        place = shot.odom_T_cam if in_odom else tracker.UPRIGHT_T_CAM
+        look = tracker.CameraDetections('front', shot.found, shot.stamp_ns, place)
+        tracks, (answers,) = tracker.update_tracks(tracks, [look], config)
+        told.append(TrackedFrame(to_labels(answers.objects, CLASSES), answers.ids))
     return told
 
 
-def judge(drives: Sequence[Sequence[Shot]], found: Sequence[Sequence[Tracked]]) -> Row:
+def judge(drives: Sequence[Sequence[Shot]], found: Sequence[Sequence[TrackedFrame]]) -> Row:
     """Measure depth and ids by 2D boxes, the rest by 3D boxes."""
     errors, switches = [], 0
     for drive, told in zip(drives, found, strict=True):
@@ -231,13 +239,13 @@ def judge(drives: Sequence[Sequence[Shot]], found: Sequence[Sequence[Tracked]]) 
         for shot, answers in zip(drive, told, strict=True):
             cars = shot.truth.labels.name == 'Car'
             truth, ids = shot.truth.labels[cars], np.array(shot.truth.ids, np.int64)[cars]
-            rows, answered = match(truth, answers.labels)
+            rows, answered = match_by_box_iou(truth, answers.labels)
             z = truth.center_m[rows, 2]
             errors += (np.abs(answers.labels.center_m[answered, 2] - z) / z).tolist()
             now = {int(ids[r]): int(answers.ids[k]) for r, k in zip(rows, answered, strict=True)}
             switches += sum(last.get(id, answer) != answer for id, answer in now.items())
             last |= now
-    result = score([[s.truth for s in d] for d in drives], found, 'Car', MIN_IOU, RULE)
+    result = evaluate_tracking([[s.truth for s in d] for d in drives], found, 'Car', MIN_IOU, RULE)
     return Row(
         depth_percent=100 * float(np.mean(errors)),
         depth_p90_percent=100 * float(np.percentile(errors, 90)),

@@ -25,10 +25,9 @@ from torch import Tensor
 from stl_core.data import dataset
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller
-from stl_core.inference import predictor as predict
+from stl_core.inference import predictor
 from stl_core.tensors.batch import Batch, to_device
-from stl_core.training import model_builder as learner
-from stl_core.training import stages
+from stl_core.training import model_builder, stages
 from stl_core.training.config import TrainConfig
 
 
@@ -43,12 +42,12 @@ def main() -> None:
     parser.add_argument('--share', type=float, default=1 / 3, help="of the detector's gradient")
     parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="without, the plan's")
     args = parser.parse_args()
-    plan = stages.load(args.plan, tuple(args.overrides))
-    (config,) = stages.choose(plan, (args.stage,)).values()
+    plan = stages.load_stages(args.plan, tuple(args.overrides))
+    (config,) = stages.select_stages(plan, (args.stage,)).values()
     config = with_losses(config, args.losses) if args.losses else config
-    device = predict.choose_device(args.device)
+    device = predictor.choose_device(args.device)
     torch.manual_seed(config.seed)
-    model: Any = learner.build(config)
+    model: Any = model_builder.build_model(config)
     model.to(device).train()
     batches = (to_device(batch, device) for batch in stream(config))
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
@@ -82,10 +81,10 @@ def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
 def stream(config: TrainConfig) -> Iterator[Batch]:
     """Load the batches of a run, its first pass over and over."""
     shown = dataclasses.replace(config.train, keep_images=False)
-    see = learner.eyes(config)
-    frames = dataset.Frames(shown, config.input, config.classes, config.seed, see)
-    sampler = dataset.ShuffledBatches(len(frames), config.batch_size, config.seed)
-    loader = dataset.batches(frames, sampler, workers=0)
+    see = model_builder.choose_image_loader(config)
+    frames = dataset.FrameDataset(shown, config.input, config.classes, config.seed, see)
+    sampler = dataset.ShuffledBatchSampler(len(frames), config.batch_size, config.seed)
+    loader = dataset.make_dataloader(frames, sampler, workers=0)
     while True:
         yield from loader
 

@@ -25,9 +25,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros.bag_evaluation import label_score as score
-from mono3d_ros.bag_evaluation import pictures as report
-from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bag_evaluation import label_score
+from mono3d_ros.bag_evaluation.pictures import (
+    draw_scene,
+    first_camera_topics,
+    read_scenes,
+    write_picture,
+    write_video,
+)
+from mono3d_ros.bags import recorded_boxes
 from mono3d_ros.bags.bag_io import BagError, BagReader
 from stl_core.data.sources import kitti
 from stl_core.visualization import charts, draw
@@ -73,7 +79,7 @@ def check(args, out):
         raise DemoError(f'{args.student}: no such file; expected a student (.safetensors, ...)')
     if args.bag is not None:
         with BagReader(args.bag) as reader:
-            report.camera_topics(reader.topics, args.bag)
+            first_camera_topics(reader.topics, args.bag)
         if any(args.bag.resolve().is_relative_to(out / name) for name in MADE):
             raise DemoError(f'{args.bag}: lies in what {args.out} replaces; name another --out')
 
@@ -134,7 +140,7 @@ def ros_environment():
 def play(bag, model, out, rate):
     """Play the bag to the detector, both in processes of their own; returns the answers' bag."""
     with BagReader(bag) as reader:
-        image_topic, info_topic = report.camera_topics(reader.topics, bag)
+        image_topic, info_topic = first_camera_topics(reader.topics, bag)
     environment = ros_environment()
     parameters = {
         'model': model,
@@ -178,32 +184,32 @@ def stop(process):
 def show(bag, answers, out, labels):
     """Draw every frame, write the figures and print them."""
     pictures, first, found = [], [], []
-    for number, scene in enumerate(report.read_scenes(bag)):
-        boxes = answers.boxes.get(scene.frame.stamp_ns, recorded_boxes_module.NO_BOXES)
-        found.append(score.to_labels(boxes, scene.frame))
-        image = report.picture(
+    for number, scene in enumerate(read_scenes(bag)):
+        boxes = answers.boxes.get(scene.frame.stamp_ns, recorded_boxes.NO_BOXES)
+        found.append(label_score.boxes_to_labels(boxes, scene.frame))
+        image = draw_scene(
             scene,
             answers.boxes.get(scene.frame.stamp_ns),
             caption(number, scene.frame.stamp_ns, answers),
         )
         pictures.append(out / f'pictures/{number:06d}.png')
-        report.write_picture(pictures[-1], image)
+        write_picture(pictures[-1], image)
         first += [image] if number < SHEET else []
     if pictures:
         hold_s = min(0.8, max(0.1, VIDEO_S / len(pictures)))
-        report.write_video(out / 'demo.mp4', pictures, hold_s)
-        report.write_picture(out / 'sheet.png', draw.contact_sheet(first))
+        write_video(out / 'demo.mp4', pictures, hold_s)
+        write_picture(out / 'sheet.png', draw.contact_sheet(first))
     latency = answers.latency_ms
     if latency:
         times = list(latency.values())
-        charts.histogram(times, 'ms', 'image sent to boxes received', out / 'latency.png')
+        charts.plot_histogram(times, 'ms', 'image sent to boxes received', out / 'latency.png')
     with (out / 'latency.csv').open('w', newline='') as file:
         csv.writer(file).writerows([('stamp_ns', 'latency_ms'), *sorted(latency.items())])
     figures = answers.figures()
     judged = None
     if labels is not None:
         truth = [kitti.read_labels(path) for path in sorted(labels.glob('*.txt'))]
-        judged = score.score(truth, found)
+        judged = label_score.score_boxes(truth, found)
     told = {**figures, **({'ap': judged.ap} if judged else {})}
     (out / 'report.json').write_text(json.dumps(told, indent=1) + '\n')
     print_figures(figures, out)
@@ -234,7 +240,7 @@ def print_figures(figures, out):
 def print_score(judged):
     """Print how right the boxes were."""
     table = Table(title='boxes on the topic, against the labels', title_justify='left')
-    for heading in score.HEADINGS:
+    for heading in label_score.TABLE_HEADINGS:
         table.add_column(heading, justify='left' if heading == 'class' else 'right')
     for row in judged.rows():
         table.add_row(*row)
@@ -254,15 +260,15 @@ def demo(args):
         bag, labels = synthetic_drive(out)
     elif bag is None:
         bag = real_frames(out)
-    answers = recorded_boxes_module.read_answers(
+    answers = recorded_boxes.read_recorded_detections(
         play(bag.resolve(), model.resolve(), out, args.rate)
     )
     show(bag, answers, out, labels)
-    if len(answers.boxes) < answers.sent:
-        missing = answers.sent - len(answers.boxes)
+    if len(answers.boxes) < answers.num_sent:
+        missing = answers.num_sent - len(answers.boxes)
         raise DemoError(
-            f'{missing} of {answers.sent} images were not answered; see detector.log, or give a '
-            'lower --rate where this machine is too slow'
+            f'{missing} of {answers.num_sent} images were not answered; see detector.log, or give '
+            'a lower --rate where this machine is too slow'
         )
 
 

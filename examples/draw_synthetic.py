@@ -12,14 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stl_core.data import worker_pool as worker_pool_module
+from stl_core.data import worker_pool
 from stl_core.data.synthetic import frame, writer
 from stl_core.data.synthetic.scene.distributions import CLASSES
 from stl_core.data.synthetic.sensors import camera, lidar
-from stl_core.geometry import project
+from stl_core.geometry import project_points
 from stl_core.types import Array
-from stl_core.visualization import draw
-from stl_core.visualization import style as strokes
+from stl_core.visualization import draw, style
 
 SHEET = 12
 #: Frames looked through for the sheet, when none are named.
@@ -33,13 +32,13 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--frames', type=int, nargs='*', help='which; the liveliest by default')
     parser.add_argument('--out', default='docs/synthetic.png')
-    parser.add_argument('--workers', type=int, default=writer.cores())
+    parser.add_argument('--workers', type=int, default=writer.available_cpus())
     args = parser.parse_args()
     numbers = args.frames or range(CHOICE)
     items = [(args.seed, number) for number in numbers]
     found = list(
-        worker_pool_module.tracked(
-            worker_pool_module.spread(picture, items, args.workers), len(items), 'frames'
+        worker_pool.with_progress(
+            worker_pool.map_ordered(picture, items, args.workers), len(items), 'frames'
         )
     )
     if not args.frames:
@@ -55,11 +54,11 @@ def picture(item: tuple[int, int]) -> tuple[int, Array]:
     """Make one frame: how much it shows, and its picture with boxes and scan."""
     sensor = lidar.Lidar()
     made = frame.make_frame(*item, camera.KITTI, sensor)
-    objects = made.annotated.labels.select(CLASSES)
+    objects = made.annotations.labels.to_objects(CLASSES)
     assert made.scan is not None
     image = under_scan(made.image, made.scan.points, made.camera.P, sensor)
     kinds, near = len(set(objects.class_id.tolist())), int((objects.center_m[:, 2] < 30).sum())
-    colours = [strokes.class_colour(CLASSES[i]) for i in objects.class_id]
+    colours = [style.class_colour(CLASSES[i]) for i in objects.class_id]
     drawn = draw.draw_edges(image, draw.box_edges(objects), made.camera.P, colours)
     return 3 * kinds + min(near, 8), drawn
 
@@ -67,7 +66,7 @@ def picture(item: tuple[int, int]) -> tuple[int, Array]:
 def under_scan(image: Array, points: Array, P: Array, sensor: lidar.Lidar) -> Array:
     """Draw a scan's points on the right half of an image, near ones red, far ones blue."""
     at = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + sensor.position_m
-    pixels, depth = project(at, P)
+    pixels, depth = project_points(at, P)
     height, width = image.shape[:2]
     inside = (depth > 1) & (pixels >= 0).all(1) & (pixels < [width - 2, height - 2]).all(1)
     inside &= pixels[:, 0] > width / 2

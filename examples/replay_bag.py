@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, stamp_ns
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, header_stamp_ns
 
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 INFO = 'sensor_msgs/msg/CameraInfo'
@@ -88,9 +88,9 @@ class Replay(Node):
         """
         start_s, start_ns, sent = time.monotonic() + 0.2, None, []
         for message in reader.messages(self.outputs):
-            start_ns = message.stamp_ns if start_ns is None else start_ns
-            stamp = stamp_ns(reader.decode(message)) if message.type in IMAGES else None
-            self.spin_until(start_s + (message.stamp_ns - start_ns) / 1e9 / rate)
+            start_ns = message.recorded_ns if start_ns is None else start_ns
+            stamp = header_stamp_ns(reader.decode(message)) if message.type in IMAGES else None
+            self.spin_until(start_s + (message.recorded_ns - start_ns) / 1e9 / rate)
             if stamp is not None:
                 sent.append((stamp, time.time_ns()))
             self.outputs[message.topic].publish(message.cdr)

@@ -42,7 +42,7 @@ class FrameResult:
     :param classes: names that objects.class_id counts into.
     :param ids: N numbers that markers are drawn under.
     :param timings_ms: how long the stages took.
-    :param velocities_mps: (N, 3) along the axes of the camera, over the ground or, where the way
+    :param velocity_m_s: (N, 3) along the axes of the camera, over the ground or, where the way
         of the camera is not known, relative to it; None where objects are not tracked.
     """
 
@@ -53,21 +53,21 @@ class FrameResult:
     classes: tuple[str, ...]
     ids: tuple[int, ...]
     timings_ms: Mapping[str, float]
-    velocities_mps: Array | None = None
+    velocity_m_s: Array | None = None
 
-    def emptied(self) -> FrameResult:
+    def without_objects(self) -> FrameResult:
         """Return the same answer with nothing in it."""
-        known = self.velocities_mps
+        known = self.velocity_m_s
         return replace(
             self,
             objects=self.objects[:0],
             ids=(),
-            velocities_mps=None if known is None else known[:0],
+            velocity_m_s=None if known is None else known[:0],
         )
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetFrame:
     """
     The frame that results are told in instead of the camera's.
 
@@ -86,22 +86,22 @@ class Target:
         object.__setattr__(self, 'target_T_cam', matrix)
 
     @property
-    def turn(self) -> Array:
+    def rotation(self) -> Array:
         """(3, 3) takes directions of the camera to the frame."""
         return self.target_T_cam[:3, :3]
 
-    def place(self, points_m: Array) -> Array:
+    def transform_points(self, points_m: Array) -> Array:
         """(..., 3) points in the camera frame -> (..., 3) in this one."""
-        return points_m @ self.turn.T + self.target_T_cam[:3, 3]
+        return points_m @ self.rotation.T + self.target_T_cam[:3, 3]
 
 
-def camera_itself(frame_id: str) -> Target:
+def identity_target(frame_id: str) -> TargetFrame:
     """Return the frame of a camera as the target."""
-    return Target(frame_id, np.eye(4))
+    return TargetFrame(frame_id, np.eye(4))
 
 
 @dataclass(frozen=True)
-class Place:
+class CameraPose:
     """
     Where a camera is at the time of its image.
 
@@ -115,5 +115,5 @@ class Place:
 
 
 #: Of a camera that nothing is known of.
-NOWHERE = Place()
-NO_PLACES: Mapping[str, Place] = MappingProxyType({})
+UNKNOWN_POSE = CameraPose()
+NO_POSES: Mapping[str, CameraPose] = MappingProxyType({})

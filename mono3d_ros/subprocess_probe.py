@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 #: How long one trial may take, seconds: torch from a cold disk is slow.
-PATIENCE_S = 180.0
+TIMEOUT_S = 180.0
 
 #: What can only be known by trying: name -> program that prints one line of JSON.
-TRIALS = MappingProxyType(
+PROBES = MappingProxyType(
     {
         'rclpy': """
 import json, rclpy
@@ -60,7 +60,7 @@ print('{}')
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeResult:
     """
     What came of a trial.
 
@@ -72,19 +72,19 @@ class Trial:
     error: str = ''
 
 
-def attempt(program: str, patience_s: float = PATIENCE_S) -> Trial:
+def run_probe(program: str, timeout_s: float = TIMEOUT_S) -> ProbeResult:
     """Run a program under this interpreter, in a process of its own."""
     try:
         done = subprocess.run(
-            [sys.executable, '-c', program], capture_output=True, text=True, timeout=patience_s
+            [sys.executable, '-c', program], capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        return Trial({}, f'no end after {patience_s:g} s')
+        return ProbeResult({}, f'no end after {timeout_s:g} s')
     if done.returncode < 0:
-        return Trial({}, f'crashed with signal {-done.returncode}')
+        return ProbeResult({}, f'crashed with signal {-done.returncode}')
     if done.returncode > 0:
-        return Trial({}, (done.stderr.strip() or 'failed without a word').splitlines()[-1])
+        return ProbeResult({}, (done.stderr.strip() or 'failed without a word').splitlines()[-1])
     try:
-        return Trial(json.loads(done.stdout.splitlines()[-1]))
+        return ProbeResult(json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError):
-        return Trial({}, f'answered {done.stdout!r}')
+        return ProbeResult({}, f'answered {done.stdout!r}')

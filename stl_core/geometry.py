@@ -25,7 +25,7 @@ def wrap_angle(angle: Array) -> Array:
     return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
 
 
-def project(points_m: Array, P: Array) -> tuple[Array, Array]:
+def project_points(points_m: Array, P: Array) -> tuple[Array, Array]:
     """
     Project points to pixels.
 
@@ -40,7 +40,7 @@ def project(points_m: Array, P: Array) -> tuple[Array, Array]:
         return homogeneous[..., :2] / w[..., None], w
 
 
-def backproject(pixels: Array, depth_m: Array, P: Array) -> Array:
+def backproject_pixels(pixels: Array, depth_m: Array, P: Array) -> Array:
     """
     Find the point of given z that projects to a pixel: exact for every P, P[2, 3] included.
 
@@ -99,7 +99,7 @@ def flip_objects(objects: Objects3D, width_px: int) -> Objects3D:
     )
 
 
-def lower(objects: Objects3D, P: Array) -> ImageObjects:
+def project_objects(objects: Objects3D, P: Array) -> ImageObjects:
     """
     Describe objects as an image with projection P shows them; lift undoes it exactly.
 
@@ -108,7 +108,7 @@ def lower(objects: Objects3D, P: Array) -> ImageObjects:
     :return: N image objects.
     """
     x, z = objects.center_m[:, 0], objects.center_m[:, 2]
-    center_px, _ = project(objects.center_m, P)
+    center_px, _ = project_points(objects.center_m, P)
     with np.errstate(divide='ignore'):  # a label's sigma is 0, its log -inf: exp brings 0 back
         depth_log_sigma = np.log(objects.depth_sigma_m)
     return ImageObjects(
@@ -131,7 +131,7 @@ def lift(objects: ImageObjects, P: Array) -> Objects3D:
     :param P: (3, 4).
     :return: N objects, camera frame.
     """
-    center_m = backproject(objects.center_px, objects.depth_m, P)
+    center_m = backproject_pixels(objects.center_px, objects.depth_m, P)
     bearing = np.arctan2(center_m[:, 0], center_m[:, 2])
     return Objects3D(
         class_id=objects.class_id,
@@ -144,7 +144,7 @@ def lift(objects: ImageObjects, P: Array) -> Objects3D:
     )
 
 
-def corners(center_m: Array, size_hwl_m: Array, rotation_y: Array) -> Array:
+def box_corners(center_m: Array, size_hwl_m: Array, rotation_y: Array) -> Array:
     r"""
     Return the corners of boxes.
 
@@ -171,7 +171,7 @@ def corners(center_m: Array, size_hwl_m: Array, rotation_y: Array) -> Array:
     return turned + center_m[:, None]
 
 
-def overlap_bev(a: Array, b: Array) -> Array:
+def bev_intersection_area(a: Array, b: Array) -> Array:
     """
     Area shared by pairs of turned rectangles on the ground plane.
 
@@ -184,26 +184,26 @@ def overlap_bev(a: Array, b: Array) -> Array:
     :param b: (M, 5) likewise.
     :return: (M,) square metres.
     """
-    polygon = _rectangle(b[:, :2] - a[:, :2], b[:, 2:4], b[:, 4])
+    polygon = _rectangle_corners(b[:, :2] - a[:, :2], b[:, 2:4], b[:, 4])
     cos, sin = np.cos(a[:, 4])[:, None], np.sin(a[:, 4])[:, None]
     x, z = polygon[..., 0], polygon[..., 1]
     polygon = np.stack([cos * x - sin * z, sin * x + cos * z], -1)
     for axis, half in ((0, a[:, 3] / 2), (1, a[:, 2] / 2)):
         for sign in (1.0, -1.0):
-            polygon = _clip(polygon, axis, sign, half[:, None])
+            polygon = _clip_polygon(polygon, axis, sign, half[:, None])
     x, z = polygon[..., 0], polygon[..., 1]
     area = (x * np.roll(z, -1, 1) - z * np.roll(x, -1, 1)).sum(1) / 2
     return np.abs(area)
 
 
-def overlap_height(a: Array, b: Array) -> Array:
+def height_intersection(a: Array, b: Array) -> Array:
     """(M, 2) centre y and height of pairs of boxes, metres -> (M,) shared height."""
     top = np.maximum(a[:, 0] - a[:, 1] / 2, b[:, 0] - b[:, 1] / 2)
     bottom = np.minimum(a[:, 0] + a[:, 1] / 2, b[:, 0] + b[:, 1] / 2)
     return np.maximum(bottom - top, 0.0)
 
 
-def _rectangle(center: Array, size_wl: Array, rotation_y: Array) -> Array:
+def _rectangle_corners(center: Array, size_wl: Array, rotation_y: Array) -> Array:
     """(M, 2) x z, (M, 2) width length, (M,) -> (M, 4, 2) corners in order round the rectangle."""
     along = size_wl[:, 1, None] / 2 * [1, 1, -1, -1]
     across = size_wl[:, 0, None] / 2 * [1, -1, -1, 1]
@@ -213,7 +213,7 @@ def _rectangle(center: Array, size_wl: Array, rotation_y: Array) -> Array:
     )
 
 
-def _clip(polygon: Array, axis: int, sign: float, bound: Array) -> Array:
+def _clip_polygon(polygon: Array, axis: int, sign: float, bound: Array) -> Array:
     """Keep sign * coordinate <= bound of (M, K, 2) closed polygons -> (M, 2K, 2)."""
     following = np.roll(polygon, -1, 1)
     here, there = sign * polygon[..., axis], sign * following[..., axis]

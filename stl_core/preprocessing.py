@@ -73,7 +73,7 @@ class InputSpec:
             )
 
 
-def fit_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
+def letterbox_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
     """
     Fit an image into the canvas: one scale for both axes, centred, the rest padded.
 
@@ -90,7 +90,7 @@ def fit_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
     return np.array([[s, 0.0, tx], [0.0, s, ty], [0.0, 0.0, 1.0]])
 
 
-def warp(image: Array, A: Array, spec: InputSpec) -> Array:
+def warp_image(image: Array, A: Array, spec: InputSpec) -> Array:
     """
     Draw an image on the canvas.
 
@@ -130,7 +130,7 @@ def warp_depth(depth_m: Array, A: Array, spec: InputSpec) -> Array:
     return cv2.warpAffine(depth_m, A[:2], size, flags=cv2.INTER_NEAREST)
 
 
-def prepare(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
+def preprocess_image(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
     """
     Fit one image to the network.
 
@@ -148,9 +148,9 @@ def prepare(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
                 'this network is a teacher, it sees depth: expected an (H, W) float32 map, got'
                 f' {image.shape} {image.dtype}'
             )
-        A = fit_affine(image.shape[1], image.shape[0], spec)
+        A = letterbox_affine(image.shape[1], image.shape[0], spec)
         return warp_depth(image, A, spec), warp_P(P, A)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f'expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}')
-    A = fit_affine(image.shape[1], image.shape[0], spec)
-    return warp(image, A, spec), warp_P(P, A)
+    A = letterbox_affine(image.shape[1], image.shape[0], spec)
+    return warp_image(image, A, spec), warp_P(P, A)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-T = TypeVar('T', bound='Rows')
+T = TypeVar('T', bound='StructOfArrays')
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Camera:
         object.__setattr__(self, 'P', P)
 
 
-class Rows:
+class StructOfArrays:
     """Struct of arrays with one row an object; the shape of each field is told by WIDTHS."""
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {}
-    DTYPES: ClassVar[dict[str, Any]] = {}
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse fields whose shape or length does not fit."""
         count = None
-        for name, width in self.WIDTHS.items():
-            value = np.asarray(getattr(self, name), self.DTYPES.get(name, np.float64))
+        for name, width in self.FIELD_SHAPES.items():
+            value = np.asarray(getattr(self, name), self.FIELD_DTYPES.get(name, np.float64))
             if value.ndim != 1 + len(width) or value.shape[1:] != width:
                 raise ValueError(f'{name} must have shape {("N", *width)}, got {value.shape}')
             count = len(value) if count is None else count
@@ -62,7 +62,7 @@ class Rows:
 
     def __len__(self) -> int:
         """Return the number of objects."""
-        return len(getattr(self, next(iter(self.WIDTHS))))
+        return len(getattr(self, next(iter(self.FIELD_SHAPES))))
 
     def __getitem__(self: T, rows: Any) -> T:
         """Return the objects at the given index array, slice or boolean mask."""
@@ -76,14 +76,14 @@ class Rows:
         """Return no objects at all."""
         return cls(
             **{
-                name: np.zeros((0, *width), cls.DTYPES.get(name, np.float64))
-                for name, width in cls.WIDTHS.items()
+                name: np.zeros((0, *width), cls.FIELD_DTYPES.get(name, np.float64))
+                for name, width in cls.FIELD_SHAPES.items()
             }
         )
 
 
 @dataclass(frozen=True)
-class Objects3D(Rows):
+class Objects3D(StructOfArrays):
     """
     N objects in the camera frame.
 
@@ -104,7 +104,7 @@ class Objects3D(Rows):
     box_px: Array
     depth_sigma_m: Array
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
         'score': (),
         'center_m': (3,),
@@ -113,11 +113,11 @@ class Objects3D(Rows):
         'box_px': (4,),
         'depth_sigma_m': (),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
 
 
 @dataclass(frozen=True)
-class ImageObjects(Rows):
+class ImageObjects(StructOfArrays):
     """
     The same N objects as one image shows them: what a monocular network predicts.
 
@@ -140,7 +140,7 @@ class ImageObjects(Rows):
     box_px: Array
     depth_log_sigma: Array
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
         'score': (),
         'center_px': (2,),
@@ -150,11 +150,11 @@ class ImageObjects(Rows):
         'box_px': (4,),
         'depth_log_sigma': (),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
 
 
 @dataclass(frozen=True)
-class Labels(Rows):
+class Labels(StructOfArrays):
     """
     The annotated (or detected) objects of one image, every class and DontCare included.
 
@@ -179,7 +179,7 @@ class Labels(Rows):
     rotation_y: Array
     box_px: Array
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'name': (),
         'truncated': (),
         'occluded': (),
@@ -190,9 +190,9 @@ class Labels(Rows):
         'rotation_y': (),
         'box_px': (4,),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {'name': np.str_, 'occluded': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'name': np.str_, 'occluded': np.int64}
 
-    def select(self, classes: tuple[str, ...]) -> Objects3D:
+    def to_objects(self, classes: tuple[str, ...]) -> Objects3D:
         """Return the objects of the listed classes, class_id being the place in that list."""
         place = {name: i for i, name in enumerate(classes)}
         class_id = np.array([place.get(str(name), -1) for name in self.name], np.int64)

@@ -21,22 +21,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros.bag_evaluation import label_score as score
-from mono3d_ros.bag_evaluation import rerun_export as film
-from mono3d_ros.bag_evaluation import results as evidence
-from mono3d_ros.bag_evaluation import runner as evaluation
-from mono3d_ros.bag_evaluation.replay import AUTO, TOPIC, Plan
-from mono3d_ros.bag_evaluation.runner import ModelError, Outcome, Student
+from mono3d_ros.bag_evaluation import label_score, rerun_export, results, runner
+from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, EvaluationOptions
+from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError
-from mono3d_ros.bags.drive_reader import Wish, rectified_first, rectified_last
-from mono3d_ros.messages.rectification import as_rectified, rectify
+from mono3d_ros.bags.drive_reader import DriveQuery, prefer_raw, prefer_rectified
+from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
-from mono3d_ros.perception import model_loading as network
+from mono3d_ros.perception import model_loading
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 #: What a user can mend: told in one line, without a traceback.
-BAD_INPUT = (*evaluation.BAD_INPUT, film.FilmError)
+INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError)
 
 
 def list_bags(path: Path) -> list[Path]:
@@ -50,18 +47,23 @@ def list_bags(path: Path) -> list[Path]:
     )
 
 
-def _no_share(package: str) -> str:
+def _no_package_share(package: str) -> str:
     raise LookupError(package)  # that is ROS's matter
 
 
-def _tell(outcome: Outcome, out: Path) -> None:
+def _print_result(result: BagResult, out: Path) -> None:
     """Print the figures and where everything lies."""
     console = Console()
-    known = outcome.findings.evidence
-    if outcome.judged:
-        _print_table(console, 'against the labels', score.HEADINGS, outcome.judged.rows())
+    known = result.replay_result.drive_results
+    if result.box_score:
+        _print_table(
+            console,
+            'against the labels',
+            label_score.TABLE_HEADINGS,
+            result.box_score.table_rows(),
+        )
     rows = []
-    for name, ranges in evidence.lidar_rows(known).items():
+    for name, ranges in results.summarize_lidar_errors(known).items():
         if (whole := ranges[-1])['checked']:
             numbers = [f'{whole[key]:g}' for key in list(whole)[2:]]
             rows.append((name, *numbers))
@@ -70,8 +72,8 @@ def _tell(outcome: Outcome, out: Path) -> None:
         _print_table(console, 'boxes against the scans', headings, rows)
     for why, count in known.skipped.items():
         console.print(f'{count} left out: {why}', markup=False)
-    boxes = sum(len(each.sent) for each in known.answers)
-    console.print(f'{len(known.answers)} images, {boxes} boxes: {out}', markup=False)
+    boxes = sum(len(each.published) for each in known.image_results)
+    console.print(f'{len(known.image_results)} images, {boxes} boxes: {out}', markup=False)
 
 
 def _print_table(
@@ -85,7 +87,7 @@ def _print_table(
     console.print(table)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('evaluate_bag', description=__doc__.split('\n')[1])
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3, or a folder of bags')
     parser.add_argument('out', type=Path, help='the new folder')
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--camera', default='', help='the only one: its namespace or image topic')
     parser.add_argument('--rectify', action='store_true', help='the images are raw: rectify them')
     parser.add_argument(
-        '--labels', default=AUTO, help='auto, topic (must be there) or a folder of label files'
+        '--labels',
+        default=LABELS_AUTO,
+        help='auto, topic (must be there) or a folder of label files',
     )
     parser.add_argument('--cloud', default='', help='topic of the scans; default: the first')
     parser.add_argument('--max-offset', type=float, default=0.05, help='of a scan, seconds')
@@ -118,8 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_plan(args: argparse.Namespace) -> Plan:
-    door, order = (rectify, rectified_last) if args.rectify else (as_rectified, rectified_first)
+def _read_options(args: argparse.Namespace) -> EvaluationOptions:
+    door, order = (
+        (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
+    )
     if args.pictures < 0:
         raise BagError(f'--pictures {args.pictures}: expected 0 or more')
     if args.jobs < 1:
@@ -131,8 +137,8 @@ def _read_plan(args: argparse.Namespace) -> Plan:
             params = replace(params, **{name: value})
         except ValueError as err:
             raise BagError(f'--{option.replace("_", "-")} {value:g}: {err}') from err
-    return Plan(
-        Wish(
+    return EvaluationOptions(
+        DriveQuery(
             args.camera,
             order,
             args.cloud,
@@ -143,42 +149,44 @@ def _read_plan(args: argparse.Namespace) -> Plan:
         ),
         door,
         params,
-        labels=args.labels,
-        pictures=args.pictures,
+        label_source=args.labels,
+        num_pictures=args.pictures,
         storage=args.storage,
-        copied=args.copy,
+        copy_inputs=args.copy,
     )
 
 
 def _run(args: argparse.Namespace) -> list[str]:
     """Do what the command line says -> why some of several bags cannot be used."""
-    plan, bags = _read_plan(args), list_bags(args.bag)
+    plan, bags = _read_options(args), list_bags(args.bag)
     faults: list[str] = []
     try:
-        student = Student(network.find_model(args.model, _no_share), args.device)
+        student = ModelRef(model_loading.find_model(args.model, _no_package_share), args.device)
     except ValueError as err:
         raise ModelError(str(err)) from err
-    if bags and plan.labels not in (AUTO, TOPIC):
-        raise BagError(f'{plan.labels}: label files are of one bag, but {args.bag} has several')
+    if bags and plan.label_source not in (LABELS_AUTO, LABELS_TOPIC):
+        raise BagError(
+            f'{plan.label_source}: label files are of one bag, but {args.bag} has several'
+        )
     if bags and args.rerun:
         raise BagError(f'{args.rerun}: a film shows one bag, but {args.bag} has several')
     if bags:
-        outcome, faults = evaluation.evaluate_all(bags, args.out, student, plan, args.jobs)
+        outcome, faults = runner.evaluate_bags(bags, args.out, student, plan, args.jobs)
     elif args.rerun:
-        with film.Film(args.rerun) as show:
-            outcome = evaluation.evaluate(args.bag, args.out, student, plan, show)
+        with rerun_export.RerunRecording(args.rerun) as show:
+            outcome = runner.evaluate_one_bag(args.bag, args.out, student, plan, show)
     else:
-        outcome = evaluation.evaluate(args.bag, args.out, student, plan)
-    _tell(outcome, args.out)
+        outcome = runner.evaluate_one_bag(args.bag, args.out, student, plan)
+    _print_result(outcome, args.out)
     return faults
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line for bad input."""
-    args = _parser().parse_args(argv)
+    args = _make_parser().parse_args(argv)
     try:
         faults = _run(args)
-    except BAD_INPUT as err:
+    except INPUT_ERRORS as err:
         faults = [str(err)]
     except KeyboardInterrupt:
         print('evaluate_bag: stopped; of the bag at hand nothing was written', file=sys.stderr)

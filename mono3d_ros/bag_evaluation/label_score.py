@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mono3d_ros.bags.recorded_boxes import Boxes
+from mono3d_ros.bags.recorded_boxes import RecordedBoxes
 from mono3d_ros.camera_frame import Frame
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.geometry import BOX_EDGES, project, wrap_angle
+from stl_core.evaluation import average_precision
+from stl_core.geometry import BOX_EDGES, project_points, wrap_angle
 from stl_core.types import Array, Labels
 
 #: Where corner i of geometry.corners stands first among the 24 edge points.
-CORNERS = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
-FRONT, BACK = [0, 1, 4, 5], [2, 3, 6, 7]
+CORNER_INDICES = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
+FRONT_CORNERS, BACK_CORNERS = [0, 1, 4, 5], [2, 3, 6, 7]
 MIN_DEPTH_M = 0.1
 
 #: Of Score.rows.
-HEADINGS = (
+TABLE_HEADINGS = (
     'class',
     '3D AP40 (easy/moderate/hard), strict',
     '3D AP40 (easy/moderate/hard), loose',
@@ -33,7 +33,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Score:
+class BoxScore:
     """
     How right a detector was.
 
@@ -42,10 +42,10 @@ class Score:
         (its middle within the label's 2D box), the absolute difference in depth.
     """
 
-    ap: evaluate.Result
+    ap: average_precision.ApResult
     depth_error_m: dict[str, list[float]]
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def table_rows(self) -> list[tuple[str, ...]]:
         """One row a class: name, 3D AP40 at strict and loose IoU, matches, depth error."""
         rows = []
         for name, metrics in self.ap.items():
@@ -57,7 +57,7 @@ class Score:
         return rows
 
 
-def to_labels(boxes: Boxes, frame: Frame) -> Labels:
+def boxes_to_labels(boxes: RecordedBoxes, frame: Frame) -> Labels:
     """
     Read boxes and scores back from a recorded answer.
 
@@ -65,8 +65,8 @@ def to_labels(boxes: Boxes, frame: Frame) -> Labels:
     :param frame: the image they were found in.
     :return: detections as labels; 2D boxes are those of the projected corners.
     """
-    corners = boxes.edges_m[:, CORNERS]
-    ahead = corners[:, FRONT].mean(1) - corners[:, BACK].mean(1)
+    corners = boxes.edges_m[:, CORNER_INDICES]
+    ahead = corners[:, FRONT_CORNERS].mean(1) - corners[:, BACK_CORNERS].mean(1)
     center = corners.mean(1)
     size = [(0, 1), (0, 4), (0, 3)]
     rotation_y = np.arctan2(-ahead[:, 2], ahead[:, 0])
@@ -82,21 +82,23 @@ def to_labels(boxes: Boxes, frame: Frame) -> Labels:
             [np.linalg.norm(corners[:, a] - corners[:, b], axis=1) for a, b in size], 1
         ),
         rotation_y=rotation_y,
-        box_px=_seen(corners, frame),
+        box_px=_clipped_boxes_px(corners, frame),
     )
 
 
-def score(truth: Iterable[Labels], found: Iterable[Labels]) -> Score:
+def score_boxes(truth: Iterable[Labels], found: Iterable[Labels]) -> BoxScore:
     """Compare the labels of each frame with what was found in it."""
     truth, found = list(truth), list(found)
-    return Score(evaluate.evaluate(truth, found), depth_errors(truth, found))
+    return BoxScore(
+        average_precision.evaluate_detections(truth, found), depth_errors(truth, found)
+    )
 
 
 def depth_errors(truth: Iterable[Labels], found: Iterable[Labels]) -> dict[str, list[float]]:
     """Measure depth_error_m of Score."""
     errors: dict[str, list[float]] = {}
     for labels, detections in zip(truth, found, strict=True):
-        for name in evaluate.CLASSES:
+        for name in average_precision.CLASSES:
             here, there = labels[labels.name == name], detections[detections.name == name]
             errors.setdefault(name, []).extend(_depth_errors(here, there))
     return errors
@@ -116,10 +118,10 @@ def _depth_errors(truth: Labels, found: Labels) -> list[float]:
     return errors
 
 
-def _seen(corners: Array, frame: Frame) -> Array:
+def _clipped_boxes_px(corners: Array, frame: Frame) -> Array:
     """(M, 8, 3) corners -> (M, 4) 2D boxes, cut at the edges of the image."""
     height, width = frame.image.shape[:2]
     ahead = np.concatenate([corners[..., :2], np.maximum(corners[..., 2:], MIN_DEPTH_M)], -1)
-    pixels, _ = project(ahead, frame.P)
+    pixels, _ = project_points(ahead, frame.P)
     box = np.concatenate([pixels.min(1), pixels.max(1)], -1)
     return np.clip(box, 0.0, [width - 1.0, height - 1.0, width - 1.0, height - 1.0])

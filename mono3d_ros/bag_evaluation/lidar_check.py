@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stl_core.geometry import project
+from stl_core.geometry import project_points
 from stl_core.types import Array, Objects3D
 
 MIN_POINTS = 5
@@ -42,12 +42,12 @@ def depth_errors(objects: Objects3D, points_m: Array, P: Array) -> Array:
     errors = np.full(len(objects), np.nan)
     if not len(objects):
         return errors
-    pixels, w = project(points_m, P)
+    pixels, w = project_points(points_m, P)
     low, high = objects.box_px[:, None, :2], objects.box_px[:, None, 2:]
     middle = (np.abs(pixels - (low + high) / 2) <= (high - low) / 4).all(2) & (w > 0)  # (N, L)
     points_m, middle = points_m[middle.any(0)], middle[:, middle.any(0)]
     eye = -np.linalg.solve(P[:, :3], P[:, 3])
-    entry = np.stack([_entry(objects[i], points_m, eye) for i in range(len(objects))])
+    entry = np.stack([_ray_entry(objects[i], points_m, eye) for i in range(len(objects))])
     own = middle & np.isfinite(entry) & (entry == entry.min(0))
     # the ray is eye + t (point - eye), so the point is at t = 1
     too_far_m = np.where(own, entry - 1.0, 0.0) * (points_m[:, 2] - eye[2])
@@ -56,7 +56,7 @@ def depth_errors(objects: Objects3D, points_m: Array, P: Array) -> Array:
     return errors
 
 
-def summary(
+def summarize_errors(
     class_id: Array, depth_m: Array, errors_m: Array, classes: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """
@@ -94,21 +94,21 @@ def _statistics(errors_m: Array) -> Mapping[str, Any]:
     }
 
 
-def _entry(one: Objects3D, points_m: Array, eye: Array) -> Array:
+def _ray_entry(box: Objects3D, points_m: Array, origin_m: Array) -> Array:
     """
     Find where rays enter a box: eye + t (point - eye).
 
-    :param one: the box.
+    :param box: the box.
     :param points_m: (L, 3) one a ray.
-    :param eye: (3,) where the rays begin.
+    :param origin_m: (3,) where the rays begin.
     :return: (L,) t; inf where a ray does not meet the box, or begins in it.
     """
-    cos, sin = np.cos(one.rotation_y[0]), np.sin(one.rotation_y[0])
+    cos, sin = np.cos(box.rotation_y[0]), np.sin(box.rotation_y[0])
     box_R_camera = np.array([[cos, 0.0, -sin], [0.0, 1.0, 0.0], [sin, 0.0, cos]])
-    height, width, length = one.size_hwl_m[0]
+    height, width, length = box.size_hwl_m[0]
     half = np.array([length, height, width]) / 2
-    start = box_R_camera @ (eye - one.center_m[0])
-    way = (points_m - eye) @ box_R_camera.T
+    start = box_R_camera @ (origin_m - box.center_m[0])
+    way = (points_m - origin_m) @ box_R_camera.T
     with np.errstate(divide='ignore', invalid='ignore'):
         t = np.stack([(-half - start) / way, (half - start) / way])  # (2, L, 3)
     enter, leave = t.min(0).max(1), t.max(0).min(1)

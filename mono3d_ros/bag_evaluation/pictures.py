@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
-from mono3d_ros.bags.drive_reader import Playback, Scan, Sight, Wish, choose_cameras
-from mono3d_ros.bags.drive_writer import LABELLED
-from mono3d_ros.bags.recorded_boxes import NO_BOXES, Boxes
+from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader, DriveSample, Scan, choose_cameras
+from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
+from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points
-from mono3d_ros.messages.rectification import as_rectified
+from mono3d_ros.messages.rectification import passthrough_image
 from stl_core.types import Array, Labels
 from stl_core.visualization import draw
 
@@ -37,11 +37,11 @@ class Scene:
     """
 
     frame: Frame
-    truth: Boxes | None
+    truth: RecordedBoxes | None
     points_m: Array | None
 
 
-def camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
+def first_camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
     """
     Find the first camera of a bag: an image topic and the camera_info beside it.
 
@@ -50,7 +50,7 @@ def camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]
     :return: topic of the images, topic of camera_info.
     :raises BagError: where there is no such pair, naming the topics there are.
     """
-    camera = choose_cameras(topics, Wish(), bag)[0]
+    camera = choose_cameras(topics, DriveQuery(), bag)[0]
     return camera.image, camera.info
 
 
@@ -63,33 +63,35 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
     :raises BagError: for a bag that is missing or malformed.
     """
     with BagReader(bag) as reader:
-        image_topic, _ = camera_topics(reader.topics, bag)
-        for sight in Playback(reader, Wish(camera=image_topic)):
+        image_topic, _ = first_camera_topics(reader.topics, bag)
+        for sight in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:
-                frame = to_frame(sight.image, sight.info, 'camera', as_rectified)
+                frame = to_frame(sight.image, sight.info, 'camera', passthrough_image)
             except ValueError as err:
                 raise BagError(f'{image_topic} at {sight.recorded_ns} ns: {err}') from err
             yield to_scene(frame, sight)
 
 
-def to_scene(frame: Frame, sight: Sight) -> Scene:
+def to_scene(frame: Frame, sample: DriveSample) -> Scene:
     """
     Gather what is drawn of a moment.
 
     :param frame: the image of the sight.
-    :param sight: its scan and labels.
+    :param sample: its scan and labels.
     """
-    truth = None if sight.truth is None else label_boxes(sight.truth)
-    return Scene(frame, truth, in_camera(sight.scan) if sight.scan else None)
+    truth = None if sample.truth is None else label_boxes(sample.truth)
+    return Scene(frame, truth, scan_in_camera_frame(sample.scan) if sample.scan else None)
 
 
-def label_boxes(labels: Labels) -> Boxes:
+def label_boxes(labels: Labels) -> RecordedBoxes:
     """Return the boxes of the labelled objects; DontCare has none."""
-    objects = labels.select(LABELLED)
-    return Boxes(draw.box_edges(objects), tuple(draw.box_labels(objects, LABELLED)))
+    objects = labels.to_objects(LABELLED_CLASSES)
+    return RecordedBoxes(
+        draw.box_edges(objects), tuple(draw.box_labels(objects, LABELLED_CLASSES))
+    )
 
 
-def in_camera(scan: Scan) -> Array | None:
+def scan_in_camera_frame(scan: Scan) -> Array | None:
     """Bring a scan into the camera frame, (L, 3) metres; None where no transform leads there."""
     if scan.camera_T_cloud is None:
         return None
@@ -100,23 +102,23 @@ def in_camera(scan: Scan) -> Array | None:
     return points @ scan.camera_T_cloud[:3, :3].T + scan.camera_T_cloud[:3, 3]
 
 
-def picture(scene: Scene, found: Boxes | None, caption: str = '') -> Array:
+def draw_scene(scene: Scene, boxes: RecordedBoxes | None, caption: str = '') -> Array:
     """
     Draw one moment: the boxes found on the image, beside the view from above.
 
     :param scene: from the bag that was played.
-    :param found: the answer; None where there was none.
+    :param boxes: the answer; None where there was none.
     :param caption: one line above.
     :return: (H, W, 3) uint8 RGB.
     """
-    found = found or NO_BOXES
-    return draw.scene(
+    boxes = boxes or NO_BOXES
+    return draw.draw_frame(
         scene.frame.image,
         scene.frame.P,
-        found.edges_m,
-        found.colours,
-        found.labels,
-        truth_m=scene.truth.edges_m if scene.truth else None,
+        boxes.edges_m,
+        boxes.colours,
+        boxes.labels,
+        truth_edges_m=scene.truth.edges_m if scene.truth else None,
         points_m=scene.points_m,
         caption=caption,
     )
@@ -136,21 +138,21 @@ def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float)
     :param pictures: image files; smaller ones are set on black to the size of the largest.
     :param hold_s: how long each is shown.
     """
-    sizes = [_picture_file(each).shape for each in pictures]
+    sizes = [_read_picture(each).shape for each in pictures]
     height, width = (max(size[i] for size in sizes) for i in (0, 1))
     frames_each, fps = max(1, round(hold_s * 10)), 10.0
     codec = cv2.VideoWriter.fourcc(*'mp4v')
     video = cv2.VideoWriter(str(path), codec, fps, (width, height))
     for each in pictures:
         canvas = np.zeros((height, width, 3), np.uint8)
-        image = _picture_file(each)
+        image = _read_picture(each)
         canvas[: image.shape[0], : image.shape[1]] = image
         for _ in range(frames_each):
             video.write(canvas)
     video.release()
 
 
-def _picture_file(path: str | Path) -> Array:
+def _read_picture(path: str | Path) -> Array:
     """Read a picture as OpenCV has it, BGR."""
     image = cv2.imread(str(path))
     if image is None:

@@ -13,28 +13,28 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mono3d_ros.bag_evaluation.offline_detector import Shown
-from mono3d_ros.bags.drive_writer import LABELLED
-from mono3d_ros.camera_frame import Frame, camera_itself
-from mono3d_ros.messages.detections import ros_boxes
-from mono3d_ros.messages.markers import label
+from mono3d_ros.bag_evaluation.offline_detector import ProcessedImage
+from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
+from mono3d_ros.camera_frame import Frame, identity_target
+from mono3d_ros.messages.detections import to_ros_boxes
+from mono3d_ros.messages.markers import object_label
 from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
-from stl_core.geometry import project
+from stl_core.geometry import project_points
 from stl_core.types import Array, Objects3D
 from stl_core.visualization.style import TRUTH_COLOUR, class_colour
 
-APPLICATION, WORLD = 'mono3d_ros', 'world'
+APPLICATION_ID, WORLD = 'mono3d_ros', 'world'
 JPEG_QUALITY = 85
 POINT_M = 0.03
 #: Of the time axis: stamps of the images.
 TIMELINE = 'stamp'
 
 
-class FilmError(ValueError):
+class RerunError(ValueError):
     """A film that cannot be made; the message says why, and what to do."""
 
 
-class Film:
+class RerunRecording:
     """
     A new .rrd file; use it in a with statement. It appears when complete, or not at all.
 
@@ -49,17 +49,17 @@ class Film:
         :param path: the file to make.
         :raises FilmError: where rerun is not installed, or something is at the path.
         """
-        self._rerun = _load()
+        self._rerun = _import_rerun()
         if path.exists():
-            raise FilmError(f'{path}: exists already and is not overwritten; name a new file')
-        self._path, self._growing = path, path.with_name(f'.{path.name}.part')
+            raise RerunError(f'{path}: exists already and is not overwritten; name a new file')
+        self._path, self._temp_path = path, path.with_name(f'.{path.name}.part')
         self._cameras: list[str] = []
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> RerunRecording:
         """Open the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._out = self._rerun.RecordingStream(APPLICATION, recording_id=self._path.stem)
-        self._out.save(self._growing)
+        self._stream = self._rerun.RecordingStream(APPLICATION_ID, recording_id=self._path.stem)
+        self._stream.save(self._temp_path)
         self._log('', self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
         return self
 
@@ -68,37 +68,39 @@ class Film:
     ) -> None:
         """Move the finished file to its place; drop it after an error."""
         if kind is None:
-            self._out.send_blueprint(self._blueprint())
-        self._out.disconnect()
+            self._stream.send_blueprint(self._blueprint())
+        self._stream.disconnect()
         if kind is None:
-            self._growing.replace(self._path)
+            self._temp_path.replace(self._path)
         else:
-            self._growing.unlink(missing_ok=True)
+            self._temp_path.unlink(missing_ok=True)
 
-    def __call__(self, shown: Shown) -> None:
+    def __call__(self, processed: ProcessedImage) -> None:
         """Add an answer."""
-        result, camera = shown.result, shown.result.camera
+        result, camera = processed.result, processed.result.camera
         if camera not in self._cameras:
             self._cameras.append(camera)
-        self._out.set_time(TIMELINE, timestamp=np.datetime64(result.stamp_ns, 'ns'))
-        self._log(camera, self._transform(_place(shown)))
-        self._see(camera, shown.frame)
+        self._stream.set_time(TIMELINE, timestamp=np.datetime64(result.stamp_ns, 'ns'))
+        self._log(camera, self._to_transform3d(_camera_pose(processed)))
+        self._log_image(camera, processed.frame)
         truth = (
-            Objects3D.empty() if shown.sight.truth is None else shown.sight.truth.select(LABELLED)
+            Objects3D.empty()
+            if processed.sample.truth is None
+            else processed.sample.truth.to_objects(LABELLED_CLASSES)
         )
         names = [result.classes[i] for i in result.objects.class_id]
         colours = [class_colour(name) for name in names]
-        labels = [label(result, row) for row in range(len(names))]
-        self._log(f'{camera}/boxes', self._boxes(result.objects, colours, labels))
-        self._log(f'{camera}/truth', self._boxes(truth, [TRUTH_COLOUR] * len(truth), None))
-        points = self._rerun.Points3D(_in_view(shown), radii=POINT_M)
+        labels = [object_label(result, row) for row in range(len(names))]
+        self._log(f'{camera}/boxes', self._to_boxes3d(result.objects, colours, labels))
+        self._log(f'{camera}/truth', self._to_boxes3d(truth, [TRUTH_COLOUR] * len(truth), None))
+        points = self._rerun.Points3D(_points_in_image(processed), radii=POINT_M)
         self._log(f'{camera}/points', points)
-        speeds = result.velocities_mps
+        speeds = result.velocity_m_s
         if speeds is not None:
             arrows = {'vectors': speeds, 'origins': result.objects.center_m, 'colors': colours}
             self._log(f'{camera}/velocity', self._rerun.Arrows3D(**arrows))
 
-    def _see(self, camera: str, frame: Frame) -> None:
+    def _log_image(self, camera: str, frame: Frame) -> None:
         """Add an image, and where from and how it shows the world."""
         height, width = frame.image.shape[:2]
         K, quality = frame.P[:, :3], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -107,20 +109,20 @@ class Film:
         _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), quality)
         pinhole = self._rerun.Pinhole(image_from_camera=K, width=width, height=height)
         image = self._rerun.EncodedImage(contents=jpeg.tobytes(), media_type='image/jpeg')
-        self._log(f'{camera}/image', self._transform(eye), pinhole, image)
+        self._log(f'{camera}/image', self._to_transform3d(eye), pinhole, image)
 
-    def _transform(self, matrix: Array) -> Any:
+    def _to_transform3d(self, matrix: Array) -> Any:
         return self._rerun.Transform3D(translation=matrix[:3, 3], mat3x3=matrix[:3, :3])
 
-    def _boxes(
+    def _to_boxes3d(
         self, objects: Objects3D, colours: list[tuple[int, int, int]], labels: list[str] | None
     ) -> Any:
         """Return boxes in the frame of their camera; none at all take the last ones away."""
-        boxes = ros_boxes(objects, camera_itself(''))
+        boxes = to_ros_boxes(objects, identity_target(''))
         return self._rerun.Boxes3D(
             centers=boxes.center_m,
             half_sizes=boxes.size_lwh_m / 2,
-            quaternions=boxes.turn_xyzw,
+            quaternions=boxes.quaternion_xyzw,
             colors=colours,
             labels=labels,
         )
@@ -143,33 +145,33 @@ class Film:
         return blueprint.Blueprint(blueprint.Horizontal(world, blueprint.Grid(*images)))
 
     def _log(self, path: str, *parts: Any, static: bool = False) -> None:
-        self._out.log('/'.join(filter(None, (WORLD, path))), *parts, static=static)
+        self._stream.log('/'.join(filter(None, (WORLD, path))), *parts, static=static)
 
 
-def _load() -> Any:
+def _import_rerun() -> Any:
     try:
         import rerun.blueprint  # type: ignore[import-not-found]
     except ImportError as err:
-        raise FilmError(
+        raise RerunError(
             'a film takes rerun, which is not installed: pip install rerun-sdk'
         ) from err
     return rerun
 
 
-def _place(shown: Shown) -> Array:
+def _camera_pose(processed: ProcessedImage) -> Array:
     """Return where the camera stands in the world."""
-    place = shown.sight.place
+    place = processed.sample.camera_pose
     for known in (place.fixed_T_cam, place.vehicle_T_cam):
         if known is not None:
             return known
     return UPRIGHT_T_CAM
 
 
-def _in_view(shown: Shown) -> Array:
+def _points_in_image(processed: ProcessedImage) -> Array:
     """(K, 3) float32 the points of the scan that the image shows: other cameras show the rest."""
-    if shown.points_m is None:
+    if processed.points_m is None:
         return np.zeros((0, 3), np.float32)
-    height, width = shown.frame.image.shape[:2]
-    pixels, w = project(shown.points_m, shown.frame.P)
+    height, width = processed.frame.image.shape[:2]
+    pixels, w = project_points(processed.points_m, processed.frame.P)
     inside = (w > 0) & (pixels >= 0).all(1) & (pixels < [width, height]).all(1)
-    return shown.points_m[inside].astype(np.float32)
+    return processed.points_m[inside].astype(np.float32)

@@ -9,24 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from mono3d_ros.bag_evaluation import label_score as score
-from mono3d_ros.bag_evaluation import lidar_check
+from mono3d_ros.bag_evaluation import label_score, lidar_check
 from stl_core.data.sources import kitti
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.evaluation import report as dossier
+from stl_core.evaluation import average_precision, report
 from stl_core.types import Array, Labels, Objects3D
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImageResult:
     """
     One image and what was said to it.
 
     :param camera: name.
     :param P: (3, 4) of the image.
-    :param found: all that the detector found, as `stl evaluate` judges it.
+    :param all_detections: all that the detector found, as `stl evaluate` judges it.
     :param depth_sigma_m: (N,) of found.
-    :param sent: what of it is sent: what is sure enough and no other camera saw surer; where
+    :param published: what of it is sent: what is sure enough and no other camera saw surer; where
         objects are tracked, the tracks.
     :param truth: the labels; None where there are none.
     :param lidar_error_m: (M,) of sent, see lidar_check; None where there was no scan.
@@ -34,109 +32,120 @@ class Answer:
 
     camera: str
     P: Array
-    found: Labels
+    all_detections: Labels
     depth_sigma_m: Array
-    sent: Objects3D
+    published: Objects3D
     truth: Labels | None
     lidar_error_m: Array | None
 
 
 @dataclass(frozen=True)
-class Evidence:
+class DriveResults:
     """
     What is known of one drive, or of several.
 
     :param classes: that objects count into.
-    :param answers: in order of the images.
+    :param image_results: in order of the images.
     :param skipped: why images were not answered -> how many.
     """
 
     classes: tuple[str, ...]
-    answers: tuple[Answer, ...]
+    image_results: tuple[ImageResult, ...]
     skipped: Mapping[str, int]
 
     @property
-    def labelled(self) -> list[tuple[Answer, Labels]]:
+    def labelled(self) -> list[tuple[ImageResult, Labels]]:
         """The answers to images that have labels, and these."""
-        return [(each, each.truth) for each in self.answers if each.truth is not None]
+        return [(each, each.truth) for each in self.image_results if each.truth is not None]
 
 
-def join(parts: Sequence[Evidence]) -> Evidence:
+def join_results(parts: Sequence[DriveResults]) -> DriveResults:
     """Take the evidence of several drives, one at least, all of one detector, as one."""
     skipped = Counter[str]()
     for each in parts:
         skipped.update(each.skipped)
-    answers = tuple(answer for each in parts for answer in each.answers)
-    return Evidence(parts[0].classes, answers, skipped)
+    answers = tuple(answer for each in parts for answer in each.image_results)
+    return DriveResults(parts[0].classes, answers, skipped)
 
 
-def judge(evidence: Evidence) -> score.Score | None:
+def score_against_labels(drive_results: DriveResults) -> label_score.BoxScore | None:
     """
     Compare with the labels; None without any.
 
     AP counts all that was found, since precision is read at every score; depth errors are of
     the boxes that are sent.
     """
-    if not evidence.labelled:
+    if not drive_results.labelled:
         return None
-    truth = [truth for _, truth in evidence.labelled]
-    sent = [kitti.to_labels(each.sent, evidence.classes) for each, _ in evidence.labelled]
-    ap = evaluate.evaluate(truth, [each.found for each, _ in evidence.labelled])
-    return score.Score(ap, score.depth_errors(truth, sent))
+    truth = [truth for _, truth in drive_results.labelled]
+    sent = [
+        kitti.to_labels(each.published, drive_results.classes)
+        for each, _ in drive_results.labelled
+    ]
+    ap = average_precision.evaluate_detections(
+        truth, [each.all_detections for each, _ in drive_results.labelled]
+    )
+    return label_score.BoxScore(ap, label_score.depth_errors(truth, sent))
 
 
-def examine(evidence: Evidence) -> dossier.Dossier | None:
+def analyse_detections(drive_results: DriveResults) -> report.DetectionReport | None:
     """Find out all that a dossier tells; None without labels."""
-    if not evidence.labelled:
+    if not drive_results.labelled:
         return None
-    answers = [each for each, _ in evidence.labelled]
-    return dossier.examine(
-        [truth for _, truth in evidence.labelled],
-        [each.found for each in answers],
+    answers = [each for each, _ in drive_results.labelled]
+    return report.analyse_detections(
+        [truth for _, truth in drive_results.labelled],
+        [each.all_detections for each in answers],
         [each.P for each in answers],
         [each.depth_sigma_m for each in answers],
     )
 
 
-def figures(evidence: Evidence, judged: score.Score | None) -> dict[str, Any]:
+def to_json_dict(
+    drive_results: DriveResults, box_score: label_score.BoxScore | None
+) -> dict[str, Any]:
     """
     Tell everything that is the same each time.
 
-    :param evidence: of one drive, or of several.
-    :param judged: of judge.
+    :param drive_results: of one drive, or of several.
+    :param box_score: of judge.
     :return: plain JSON.
     """
-    cameras = Counter(each.camera for each in evidence.answers)
-    boxes = np.concatenate([each.sent.class_id for each in evidence.answers])
-    scanned = [each for each in evidence.answers if each.lidar_error_m is not None]
+    cameras = Counter(each.camera for each in drive_results.image_results)
+    boxes = np.concatenate([each.published.class_id for each in drive_results.image_results])
+    scanned = [each for each in drive_results.image_results if each.lidar_error_m is not None]
     told: dict[str, Any] = {
         'frames': dict(sorted(cameras.items())),
-        'skipped': dict(sorted(evidence.skipped.items())),
-        'boxes': {name: int((boxes == i).sum()) for i, name in enumerate(evidence.classes)},
-        'labelled_frames': len(evidence.labelled),
-        'ap': judged.ap if judged else None,
+        'skipped': dict(sorted(drive_results.skipped.items())),
+        'boxes': {name: int((boxes == i).sum()) for i, name in enumerate(drive_results.classes)},
+        'labelled_frames': len(drive_results.labelled),
+        'ap': box_score.ap if box_score else None,
         'depth_error': {},
         'scanned_frames': len(scanned),
-        'lidar': {'rule': lidar_check.RULE, 'classes': lidar_rows(evidence)},
+        'lidar': {'rule': lidar_check.RULE, 'classes': summarize_lidar_errors(drive_results)},
     }
-    for name, errors in (judged.depth_error_m if judged else {}).items():
+    for name, errors in (box_score.depth_error_m if box_score else {}).items():
         median = round(float(np.median(errors)), 4) if errors else None
         told['depth_error'][name] = {'matched': len(errors), 'median_abs_error_m': median}
     return told
 
 
-def lidar_rows(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:
+def summarize_lidar_errors(drive_results: DriveResults) -> dict[str, list[dict[str, Any]]]:
     """Tell how the boxes stand to the scans, see lidar_check.summary."""
-    scanned = [each for each in evidence.answers if each.lidar_error_m is not None]
-    return lidar_check.summary(
-        np.concatenate([np.zeros(0, int), *(each.sent.class_id for each in scanned)]),
-        np.concatenate([np.zeros(0), *(each.sent.center_m[:, 2] for each in scanned)]),
-        lidar_errors(evidence),
-        evidence.classes,
+    scanned = [each for each in drive_results.image_results if each.lidar_error_m is not None]
+    return lidar_check.summarize_errors(
+        np.concatenate([np.zeros(0, int), *(each.published.class_id for each in scanned)]),
+        np.concatenate([np.zeros(0), *(each.published.center_m[:, 2] for each in scanned)]),
+        lidar_errors(drive_results),
+        drive_results.classes,
     )
 
 
-def lidar_errors(evidence: Evidence) -> Array:
+def lidar_errors(drive_results: DriveResults) -> Array:
     """Error of every box beside a scan, metres; nan where it was not checked."""
-    errors = [each.lidar_error_m for each in evidence.answers if each.lidar_error_m is not None]
+    errors = [
+        each.lidar_error_m
+        for each in drive_results.image_results
+        if each.lidar_error_m is not None
+    ]
     return np.concatenate([np.zeros(0), *errors])

@@ -33,7 +33,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from rosbags.typesys.store import Typestore
 
 #: What rosbags raises on a bag that is missing, cut off or no bag at all.
-UNREADABLE = (
+READ_ERRORS = (
     AnyReaderError,
     ReaderError,
     SerdeError,
@@ -64,9 +64,9 @@ VISION_MSGS = {
 }
 
 #: Defaults that the .msg files give other than zero; rosbags keeps no defaults, ROS does.
-DEFAULTS: Mapping[tuple[str, str], Any] = {('geometry_msgs/msg/Quaternion', 'w'): 1.0}
+FIELD_DEFAULTS: Mapping[tuple[str, str], Any] = {('geometry_msgs/msg/Quaternion', 'w'): 1.0}
 
-ZEROS: Mapping[str, Any] = {'string': '', 'bool': False, 'float32': 0.0, 'float64': 0.0}
+ZERO_VALUES: Mapping[str, Any] = {'string': '', 'bool': False, 'float32': 0.0, 'float64': 0.0}
 ARRAY_DTYPES: Mapping[str, str] = {'bool': 'bool', 'char': 'uint8', 'byte': 'uint8'}
 
 #: How the file of a bag is written; Humble plays MCAP only with a package more.
@@ -75,7 +75,7 @@ STORAGES: Mapping[str, StoragePlugin] = {
     'sqlite3': StoragePlugin.SQLITE3,
 }
 
-_FOREVER = QosTime(2147483647, 4294967295)
+_INFINITE_DURATION = QosTime(2147483647, 4294967295)
 
 
 class BagError(ValueError):
@@ -88,38 +88,38 @@ class Message(NamedTuple):
 
     :param topic: such as '/camera/image_raw'.
     :param type: such as 'sensor_msgs/msg/Image'.
-    :param stamp_ns: when it was recorded, not the stamp of its header.
+    :param recorded_ns: when it was recorded, not the stamp of its header.
     :param cdr: the message as ROS sends it, encapsulation header included.
     """
 
     topic: str
     type: str
-    stamp_ns: int
+    recorded_ns: int
     cdr: bytes
 
 
-def qos(reliability: QosReliability, durability: QosDurability, depth: int) -> Qos:
+def make_qos(reliability: QosReliability, durability: QosDurability, depth: int) -> Qos:
     """Return what a publisher offers, no deadline, no lifespan, automatic liveliness."""
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=depth,
         reliability=reliability,
         durability=durability,
-        deadline=_FOREVER,
-        lifespan=_FOREVER,
+        deadline=_INFINITE_DURATION,
+        lifespan=_INFINITE_DURATION,
         liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=_FOREVER,
+        liveliness_lease_duration=_INFINITE_DURATION,
         avoid_ros_namespace_conventions=False,
     )
 
 
 #: A topic that only concerns those who listen while it is sent.
-STREAM = qos(QosReliability.RELIABLE, QosDurability.VOLATILE, 10)
+VOLATILE_QOS = make_qos(QosReliability.RELIABLE, QosDurability.VOLATILE, 10)
 #: A topic whose last message late listeners receive too, such as /tf_static.
-LATCHED = qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
+LATCHED_QOS = make_qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
 
 
-def typestore() -> Typestore:
+def make_typestore() -> Typestore:
     """Return the message types of current ROS 2 and vision_msgs."""
     store = get_typestore(Stores.LATEST)
     for name, text in VISION_MSGS.items():
@@ -128,7 +128,7 @@ def typestore() -> Typestore:
     return store
 
 
-def maker(store: Typestore) -> Callable[..., Any]:
+def make_message_factory(store: Typestore) -> Callable[..., Any]:
     """
     Make the function that builds messages by name, as node.py does with ROS's own classes.
 
@@ -147,11 +147,11 @@ def maker(store: Typestore) -> Callable[..., Any]:
         values = {}
         for name, kind in kinds.items():
             if name in fields:
-                values[name] = _fitted(fields[name], kind)
-            elif (type_name, name) in DEFAULTS:
-                values[name] = DEFAULTS[type_name, name]
+                values[name] = _to_field_value(fields[name], kind)
+            elif (type_name, name) in FIELD_DEFAULTS:
+                values[name] = FIELD_DEFAULTS[type_name, name]
             else:
-                values[name] = _default(kind, new)
+                values[name] = _default_value(kind, new)
         return store.types[type_name](**values)
 
     return new
@@ -175,10 +175,10 @@ class BagReader:
         if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
             raise BagError(f'{path}: this folder has no metadata.yaml; {_EXPECTED}')
         try:
-            self._reader = AnyReader([self.path], default_typestore=typestore())
+            self._reader = AnyReader([self.path], default_typestore=make_typestore())
             self._reader.open()
-        except UNREADABLE as err:
-            raise BagError(f'{path}: not a readable bag ({_line(err)}); {_EXPECTED}') from err
+        except READ_ERRORS as err:
+            raise BagError(f'{path}: not a readable bag ({_one_line(err)}); {_EXPECTED}') from err
 
     def __enter__(self) -> BagReader:
         """Return the open bag."""
@@ -196,7 +196,9 @@ class BagReader:
     @property
     def topics(self) -> dict[str, str]:
         """Topic name -> message type, in alphabetical order."""
-        return {c.topic: c.msgtype for c in sorted(self._reader.connections, key=_topic)}
+        return {
+            c.topic: c.msgtype for c in sorted(self._reader.connections, key=_connection_topic)
+        }
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Message]:
         """
@@ -214,16 +216,16 @@ class BagReader:
         try:
             for connection, stamp_ns, cdr in self._reader.messages(wanted) if wanted else ():
                 yield Message(connection.topic, connection.msgtype, stamp_ns, bytes(cdr))
-        except UNREADABLE as err:
-            raise BagError(f'{self.path}: damaged or cut off ({_line(err)})') from err
+        except READ_ERRORS as err:
+            raise BagError(f'{self.path}: damaged or cut off ({_one_line(err)})') from err
 
     def decode(self, message: Message) -> Any:
         """Decode a message of this bag; BagError, naming bag and topic, when it does not fit."""
         try:
             return self._reader.typestore.deserialize_cdr(message.cdr, message.type)
-        except UNREADABLE as err:
-            where = f'{self.path}: {message.topic} at {message.stamp_ns} ns'
-            raise BagError(f'{where}: not a {message.type} ({_line(err)})') from err
+        except READ_ERRORS as err:
+            where = f'{self.path}: {message.topic} at {message.recorded_ns} ns'
+            raise BagError(f'{where}: not a {message.type} ({_one_line(err)})') from err
 
 
 class BagWriter:
@@ -235,7 +237,7 @@ class BagWriter:
 
     :param path: the folder to make; its parents are made too.
     :param store: the message types; those of typestore() by default.
-    :param notes: kept as custom_data in the bag's metadata.
+    :param custom_data: kept as custom_data in the bag's metadata.
     :param storage: one of STORAGES.
     :raises BagError: where the path exists or cannot be written.
     """
@@ -244,25 +246,25 @@ class BagWriter:
         self,
         path: str | Path,
         store: Typestore | None = None,
-        notes: Mapping[str, str] | None = None,
+        custom_data: Mapping[str, str] | None = None,
         storage: StoragePlugin = STORAGES['mcap'],
     ) -> None:
         """Begin the bag."""
         self.path = Path(path)
-        self._store = store or typestore()
+        self._store = store or make_typestore()
         self._connections: dict[str, Any] = {}
-        refuse_existing(self.path)
+        require_absent(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._growing = Path(
+            self._temp_dir = Path(
                 tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent)
             )
         except OSError as err:
-            raise BagError(f'{path}: cannot be written ({_line(err)})') from err
+            raise BagError(f'{path}: cannot be written ({_one_line(err)})') from err
         # version 8 because Humble cannot read the QoS of version 9; the inner folder has the
         # final name because the name is written into the bag
-        self._writer = Writer(self._growing / self.path.name, version=8, storage_plugin=storage)
-        for key, value in (notes or {}).items():
+        self._writer = Writer(self._temp_dir / self.path.name, version=8, storage_plugin=storage)
+        for key, value in (custom_data or {}).items():
             self._writer.set_custom_data(key, value)
         self._writer.open()
 
@@ -275,24 +277,26 @@ class BagWriter:
         try:
             self._writer.__exit__(kind, *rest)
             if kind is None:
-                (self._growing / self.path.name).replace(self.path)
+                (self._temp_dir / self.path.name).replace(self.path)
         except OSError as err:
-            raise BagError(f'{self.path}: cannot be written ({_line(err)})') from err
+            raise BagError(f'{self.path}: cannot be written ({_one_line(err)})') from err
         finally:
-            shutil.rmtree(self._growing, ignore_errors=True)
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
 
-    def add_topic(self, topic: str, type_name: str, offered: Qos = STREAM) -> None:
+    def add_topic(self, topic: str, type_name: str, offered_qos: Qos = VOLATILE_QOS) -> None:
         """Announce a topic; BagError for a type that the store does not know."""
         if type_name not in self._store.fielddefs:
             raise BagError(f'{self.path}: {topic} has the unknown message type {type_name}')
         self._connections[topic] = self._writer.add_connection(
-            topic, type_name, typestore=self._store, offered_qos_profiles=[offered]
+            topic, type_name, typestore=self._store, offered_qos_profiles=[offered_qos]
         )
 
-    def write(self, topic: str, stamp_ns: int, message: Any, offered: Qos = STREAM) -> None:
+    def write(
+        self, topic: str, stamp_ns: int, message: Any, offered_qos: Qos = VOLATILE_QOS
+    ) -> None:
         """Write a message of the store's classes; it announces its topic if nobody has."""
         if topic not in self._connections:
-            self.add_topic(topic, message.__msgtype__, offered)
+            self.add_topic(topic, message.__msgtype__, offered_qos)
         cdr = self._store.serialize_cdr(message, self._connections[topic].msgtype)
         self.write_cdr(topic, stamp_ns, bytes(cdr))
 
@@ -301,13 +305,13 @@ class BagWriter:
         self._writer.write(self._connections[topic], stamp_ns, cdr)
 
 
-def refuse_existing(path: Path) -> None:
+def require_absent(path: Path) -> None:
     """BagError where something is at the place of a new bag."""
     if path.exists():
         raise BagError(f'{path}: exists already and is not overwritten; name a new folder')
 
 
-def stamp_ns(message: Any) -> int | None:
+def header_stamp_ns(message: Any) -> int | None:
     """
     Return the header stamp of a message of any type.
 
@@ -321,37 +325,37 @@ def stamp_ns(message: Any) -> int | None:
         return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
     for name in ('markers', 'transforms', 'detections'):
         for element in getattr(message, name, [])[:1]:
-            return stamp_ns(element)
+            return header_stamp_ns(element)
     return None
 
 
 _EXPECTED = 'expected a rosbag2 folder with its metadata.yaml, an .mcap or a .db3 file'
 
 
-def _topic(connection: Any) -> str:
+def _connection_topic(connection: Any) -> str:
     return str(connection.topic)
 
 
-def _line(err: BaseException) -> str:
+def _one_line(err: BaseException) -> str:
     """Return what an exception says, or is, on one line."""
     return ' '.join(str(err).split()) or type(err).__name__
 
 
-def _default(kind: tuple[Any, Any], new: Callable[..., Any]) -> Any:
+def _default_value(kind: tuple[Any, Any], new: Callable[..., Any]) -> Any:
     """Return the zero of a field: (node type, description) as rosbags' fielddefs have it."""
     node, what = kind
     if node == Nodetype.NAME:
         return new(what)
     if node == Nodetype.BASE:
-        return ZEROS.get(what[0], 0)
+        return ZERO_VALUES.get(what[0], 0)
     (inner, described), length = what
     count = length if node == Nodetype.ARRAY else 0
     if inner == Nodetype.BASE and described[0] != 'string':
         return np.zeros(count, ARRAY_DTYPES.get(described[0], described[0]))
-    return [_default(what[0], new) for _ in range(count)]
+    return [_default_value(what[0], new) for _ in range(count)]
 
 
-def _fitted(value: Any, kind: tuple[Any, Any]) -> Any:
+def _to_field_value(value: Any, kind: tuple[Any, Any]) -> Any:
     """Bring numbers of sequences into the arrays that rosbags wants; leave the rest alone."""
     node, what = kind
     if node in (Nodetype.BASE, Nodetype.NAME):

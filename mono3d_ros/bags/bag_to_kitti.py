@@ -22,12 +22,18 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
-from mono3d_ros.bags.drive_reader import Playback, Sight, Wish, rectified_first, rectified_last
-from mono3d_ros.bags.output_folder import new_folder
+from mono3d_ros.bags.drive_reader import (
+    DriveQuery,
+    DriveReader,
+    DriveSample,
+    prefer_raw,
+    prefer_rectified,
+)
+from mono3d_ros.bags.output_folder import atomic_folder
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points
-from mono3d_ros.messages.rectification import Door, as_rectified, rectify
+from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
 from stl_core.progress import progress_bar
 from stl_core.types import Array
 
@@ -35,7 +41,7 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 
 @dataclass(frozen=True)
-class Row:
+class FrameRow:
     """
     A frame's line in frames.csv.
 
@@ -54,70 +60,72 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractionSummary:
     """
     What came out of a bag.
 
-    :param frames: how many.
+    :param num_frames: how many.
     :param notes: what some frames lack, and why: sentence -> how many.
     """
 
-    frames: int
+    num_frames: int
     notes: dict[str, int]
 
 
-def extract(bag: Path, out: Path, wish: Wish, door: Door) -> Extracted:
+def extract_frames(
+    bag: Path, out: Path, query: DriveQuery, rectifier: Rectifier
+) -> ExtractionSummary:
     """
     Write the images of one camera as a KITTI folder; it appears whole or not at all.
 
     :param bag: folder or file.
     :param out: the new folder.
-    :param wish: what of the bag; it must come down to one camera.
-    :param door: calibration.as_rectified or calibration.rectify.
+    :param query: what of the bag; it must come down to one camera.
+    :param rectifier: calibration.as_rectified or calibration.rectify.
     :return: what was written.
     :raises BagError: for a bag, camera or folder that cannot be used.
     """
     with BagReader(bag) as reader:
-        playback = Playback(reader, wish)
+        playback = DriveReader(reader, query)
         if len(playback.cameras) > 1:
             has = ', '.join(each.name for each in playback.cameras)
             raise BagError(f'{bag}: which camera? it has {has}; name one by --camera')
-        with new_folder(out) as folder, progress_bar() as bar:
+        with atomic_folder(out) as folder, progress_bar() as bar:
             task = bar.add_task('writing', total=len(playback), note=str(out))
-            rows: list[Row] = []
+            rows: list[FrameRow] = []
             notes = Counter[str]()
             for sight in bar.track(playback, total=len(playback), task_id=task):
                 try:
-                    frame = to_frame(sight.image, sight.info, sight.camera.name, door)
+                    frame = to_frame(sight.image, sight.info, sight.camera.name, rectifier)
                 except ValueError as err:
                     notes[f'images left out: {err}'] += 1
                     continue
                 rows.append(_write_frame(folder, f'{len(rows):06d}', frame, sight))
-                notes.update(_lacks(sight, playback.cloud_topic, wish))
+                notes.update(_missing_parts(sight, playback.cloud_topic, query))
             if not rows:
                 why = next(iter(notes), 'no image with a camera_info')
                 raise BagError(f'{bag}: nothing to write ({why})')
             _write_table(folder / 'frames.csv', rows)
-    return Extracted(len(rows), dict(notes))
+    return ExtractionSummary(len(rows), dict(notes))
 
 
-def _write_frame(folder: Path, frame_id: str, frame: Frame, sight: Sight) -> Row:
+def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample) -> FrameRow:
     """Write the files of one frame."""
     image = cv2.imencode('.png', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))[1]
-    _place(folder, 'image_2', frame_id, '.png').write_bytes(image.tobytes())
-    way = None if sight.scan is None else sight.scan.camera_T_cloud
-    _place(folder, 'calib', frame_id, '.txt').write_text(calib_text(frame.P, way))
-    if sight.truth is not None:
-        _place(folder, 'label_2', frame_id, '.txt').write_text(sight.label_text)
-    if sight.scan is not None:
-        points = _points(sight, sight.scan.cloud)
-        _place(folder, 'velodyne', frame_id, '.bin').write_bytes(points.tobytes())
-    return Row(
+    _file_path(folder, 'image_2', frame_id, '.png').write_bytes(image.tobytes())
+    way = None if sample.scan is None else sample.scan.camera_T_cloud
+    _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(frame.P, way))
+    if sample.truth is not None:
+        _file_path(folder, 'label_2', frame_id, '.txt').write_text(sample.label_text)
+    if sample.scan is not None:
+        points = _read_scan(sample, sample.scan.cloud)
+        _file_path(folder, 'velodyne', frame_id, '.bin').write_bytes(points.tobytes())
+    return FrameRow(
         id=frame_id,
-        topic=sight.camera.image,
+        topic=sample.camera.image,
         stamp_ns=frame.stamp_ns,
-        scan_offset_s='' if sight.scan is None else f'{sight.scan.offset_s:.9f}',
-        labelled=int(sight.truth is not None),
+        scan_offset_s='' if sample.scan is None else f'{sample.scan.offset_s:.9f}',
+        labelled=int(sample.truth is not None),
     )
 
 
@@ -135,34 +143,36 @@ def calib_text(P: Array, camera_T_velo: Array | None) -> str:
     return '\n'.join(rows) + '\n'
 
 
-def _points(sight: Sight, cloud: Any) -> Array:
+def _read_scan(sample: DriveSample, cloud: Any) -> Array:
     """(L, 4) float32 of the scan of a sight; BagError for one that cannot be read."""
     try:
         return read_points(cloud)
     except ValueError as err:
-        raise BagError(f'the scan of image {sight.number} of {sight.camera.image}: {err}') from err
+        raise BagError(
+            f'the scan of image {sample.image_index} of {sample.camera.image}: {err}'
+        ) from err
 
 
-def _lacks(sight: Sight, cloud_topic: str, wish: Wish) -> list[str]:
+def _missing_parts(sample: DriveSample, cloud_topic: str, query: DriveQuery) -> list[str]:
     """Say what a frame is without, where the bag promises it."""
     lacks = []
-    if cloud_topic and sight.scan is None:
-        lacks.append(f'without a scan: none of {cloud_topic} within {wish.max_offset_s:g} s')
-    if sight.scan is not None and sight.scan.camera_T_cloud is None:
-        frame_id = sight.scan.cloud.header.frame_id
+    if cloud_topic and sample.scan is None:
+        lacks.append(f'without a scan: none of {cloud_topic} within {query.max_offset_s:g} s')
+    if sample.scan is not None and sample.scan.camera_T_cloud is None:
+        frame_id = sample.scan.cloud.header.frame_id
         lacks.append(f'without Tr_velo_to_cam: no transform from {frame_id} to the camera')
-    if sight.camera.labels and sight.truth is None:
-        lacks.append(f'without labels: none of {sight.camera.labels} recorded with the image')
+    if sample.camera.labels and sample.truth is None:
+        lacks.append(f'without labels: none of {sample.camera.labels} recorded with the image')
     return lacks
 
 
-def _place(folder: Path, kind: str, frame_id: str, suffix: str) -> Path:
+def _file_path(folder: Path, kind: str, frame_id: str, suffix: str) -> Path:
     """Return the path of a file; its folder is made where there is none."""
     (folder / kind).mkdir(exist_ok=True)
     return folder / kind / f'{frame_id}{suffix}'
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
+def _write_table(path: Path, rows: Sequence[FrameRow]) -> None:
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator='\n')
         writer.writeheader()
@@ -180,10 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--max-offset', type=float, default=0.05, help='of a scan, seconds')
     parser.add_argument('--rectify', action='store_true', help='the images are raw: rectify them')
     args = parser.parse_args(argv)
-    door, order = (rectify, rectified_last) if args.rectify else (as_rectified, rectified_first)
+    door, order = (
+        (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
+    )
     try:
-        wish = Wish(args.camera, order, args.cloud, args.every, args.max_offset)
-        done = extract(args.bag, args.out, wish, door)
+        wish = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
+        done = extract_frames(args.bag, args.out, wish, door)
     except (BagError, OSError) as err:
         print(f'bag_to_kitti: {err}', file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -192,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_STOPPED
     for note, count in done.notes.items():
         print(f'{count} {note}')
-    print(f'{done.frames} frames: {args.out}')
+    print(f'{done.num_frames} frames: {args.out}')
     return 0
 
 

@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mono3d_ros.bags import drive_writer as recording
+from mono3d_ros.bags import drive_writer
 from mono3d_ros.bags.bag_io import BagError, BagReader, Message
-from mono3d_ros.camera_frame import Place
-from mono3d_ros.messages.primitives import stamp_ns
+from mono3d_ros.camera_frame import CameraPose
+from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.tf.history import TransformHistory
 from stl_core.data.sources.kitti import DataError
 from stl_core.types import Array, Labels
 
-RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
-INFO, CLOUD = 'sensor_msgs/msg/CameraInfo', 'sensor_msgs/msg/PointCloud2'
-STATIC, MOVING = '/tf_static', '/tf'
+IMAGE_TYPE, COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO_TYPE, POINT_CLOUD_TYPE = 'sensor_msgs/msg/CameraInfo', 'sensor_msgs/msg/PointCloud2'
+TF_STATIC_TOPIC, TF_TOPIC = '/tf_static', '/tf'
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,26 @@ class CameraTopics:
     labels: str
 
 
-def rectified_first(camera: CameraTopics) -> tuple[bool, bool]:
+def prefer_rectified(camera: CameraTopics) -> tuple[bool, bool]:
     """Order the image topics of one camera: rectified before others, raw before compressed."""
     base = camera.image.removesuffix('/compressed')
     return 'rect' not in base.rsplit('/', 1)[1], base != camera.image
 
 
-def rectified_last(camera: CameraTopics) -> tuple[bool, bool]:
+def prefer_raw(camera: CameraTopics) -> tuple[bool, bool]:
     """Order the image topics of one camera: rectified after others, raw before compressed."""
-    is_other, compressed = rectified_first(camera)
+    is_other, compressed = prefer_rectified(camera)
     return not is_other, compressed
 
 
 @dataclass(frozen=True)
-class Wish:
+class DriveQuery:
     """
     What is wanted of a bag.
 
     :param camera: name or image topic of the only camera wanted; empty for all.
-    :param order: of several image topics of one camera the first is taken.
-    :param cloud: topic of the scans; empty for the first there is.
+    :param topic_order: of several image topics of one camera the first is taken.
+    :param cloud_topic: topic of the scans; empty for the first there is.
     :param every: of each camera the first image of so many.
     :param max_offset_s: a scan farther in time from its image is none.
     :param vehicle_frame: the frame of the vehicle, and
@@ -74,8 +74,8 @@ class Wish:
     """
 
     camera: str = ''
-    order: Callable[[CameraTopics], Any] = rectified_first
-    cloud: str = ''
+    topic_order: Callable[[CameraTopics], Any] = prefer_rectified
+    cloud_topic: str = ''
     every: int = 1
     max_offset_s: float = 0.05
     vehicle_frame: str = 'base_link'
@@ -105,184 +105,191 @@ class Scan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sight:
+class DriveSample:
     """
     One image and what belongs to it.
 
     :param camera: which camera.
-    :param number: of the image on its topic, from 0.
+    :param image_index: of the image on its topic, from 0.
     :param recorded_ns: when the image was recorded.
     :param image: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
-    :param place: where the camera was, as far as /tf and /tf_static tell.
+    :param camera_pose: where the camera was, as far as /tf and /tf_static tell.
     :param scan: None where there is none near in time.
     :param truth: the labels; None where the bag has none of this image.
     :param label_text: the same as KITTI's lines.
     """
 
     camera: CameraTopics
-    number: int
+    image_index: int
     recorded_ns: int
     image: Any
     info: Any
-    place: Place
+    camera_pose: CameraPose
     scan: Scan | None
     truth: Labels | None
     label_text: str
 
 
 def choose_cameras(
-    topics: Mapping[str, str], wish: Wish, bag: str | Path
+    topics: Mapping[str, str], query: DriveQuery, bag: str | Path
 ) -> tuple[CameraTopics, ...]:
     """
     Find the cameras of a bag: image topics with a camera_info beside them.
 
     :param topics: topic -> message type.
-    :param wish: which are wanted.
+    :param query: which are wanted.
     :param bag: its name, for the message.
     :return: cameras in order of their names; at least one.
     :raises BagError: where there is none, naming the topics or cameras there are.
     """
-    pairs = list(_pairs(topics))
+    pairs = list(_find_cameras(topics))
     if not pairs:
         has = ', '.join(topics) or 'nothing'
         raise BagError(f'{bag}: no image topic with a camera_info beside it; the bag has {has}')
     found: dict[str, CameraTopics] = {}
-    for each in sorted(pairs, key=wish.order):
+    for each in sorted(pairs, key=query.topic_order):
         found.setdefault(each.name, each)
-    if not wish.camera:
+    if not query.camera:
         return tuple(found[name] for name in sorted(found))
-    named = [each for each in pairs if each.image == wish.camera]
-    named += [each for name, each in found.items() if name == wish.camera.strip('/')]
+    named = [each for each in pairs if each.image == query.camera]
+    named += [each for name, each in found.items() if name == query.camera.strip('/')]
     if not named:
         has = ', '.join(f'{each.name} ({each.image})' for each in found.values())
-        raise BagError(f'{bag}: no camera {wish.camera}; the bag has {has}')
+        raise BagError(f'{bag}: no camera {query.camera}; the bag has {has}')
     return (named[0],)
 
 
-class Playback:
+class DriveReader:
     """The images of an open bag; it is read once to find what belongs together, then to play."""
 
-    def __init__(self, reader: BagReader, wish: Wish) -> None:
+    def __init__(self, reader: BagReader, query: DriveQuery) -> None:
         """
         Look through the bag.
 
         :param reader: the open bag.
-        :param wish: what of it.
+        :param query: what of it.
         :raises BagError: for a camera or topic that is not there, or a bag that is damaged.
         """
-        self._reader, self._wish = reader, wish
-        self.cameras = choose_cameras(reader.topics, wish, reader.path)
-        self.cloud_topic = _choose_cloud(reader, wish.cloud)
-        self._by_image = {each.image: each for each in self.cameras}
-        self._frames = (wish.vehicle_frame, wish.fixed_frame)
-        self._index = self._look_through()
-        self._scan_of = self._assign_scans()
+        self._reader, self._query = reader, query
+        self.cameras = choose_cameras(reader.topics, query, reader.path)
+        self.cloud_topic = _choose_cloud_topic(reader, query.cloud_topic)
+        self._camera_by_topic = {each.image: each for each in self.cameras}
+        self._pose_frames = (query.vehicle_frame, query.fixed_frame)
+        self._index = self._build_index()
+        self._scan_by_image = self._match_scans()
 
-    def count(self, camera: CameraTopics) -> int:
+    def num_images(self, camera: CameraTopics) -> int:
         """Return how many images a camera has, `every` aside."""
         return len(self._index.image_ns[camera.image])
 
     def __len__(self) -> int:
         """Return how many images will be played."""
-        return sum(-(-len(each) // self._wish.every) for each in self._index.image_ns.values())
+        return sum(-(-len(each) // self._query.every) for each in self._index.image_ns.values())
 
-    def __iter__(self) -> Iterator[Sight]:
+    def __iter__(self) -> Iterator[DriveSample]:
         """Play: images in order of recording, those without any camera_info left out."""
         waiting: deque[tuple[int, Message]] = deque()
         scans: dict[int, Any] = {}
-        uses, heard = Counter(self._scan_of.values()), Counter[str]()
+        uses, heard = Counter(self._scan_by_image.values()), Counter[str]()
         for message in self._reader.messages(self._played_topics()):
             number = heard[message.topic]
             heard[message.topic] += 1
             if message.topic == self.cloud_topic:
                 if uses[number]:
                     scans[number] = self._reader.decode(message)
-            elif number % self._wish.every == 0:
+            elif number % self._query.every == 0:
                 waiting.append((number, message))
-            while waiting and self._arrived(waiting[0], scans):
+            while waiting and self._is_scan_read(waiting[0], scans):
                 number, image = waiting.popleft()
-                sight = self._sight(number, image, scans)
+                sight = self._make_sample(number, image, scans)
                 if sight is not None:
                     yield sight
-                scan = self._scan_of.get((image.topic, number), -1)
+                scan = self._scan_by_image.get((image.topic, number), -1)
                 uses[scan] -= 1
                 if uses[scan] == 0:
                     scans.pop(scan, None)
 
     def _played_topics(self) -> set[str]:
-        return set(self._by_image) | ({self.cloud_topic} if self._scan_of else set())
+        return set(self._camera_by_topic) | ({self.cloud_topic} if self._scan_by_image else set())
 
-    def _look_through(self) -> _Index:
+    def _build_index(self) -> _DriveIndex:
         """Read the small messages, and of the large ones the stamps."""
-        index = _Index({topic: [] for topic in self._by_image})
+        index = _DriveIndex({topic: [] for topic in self._camera_by_topic})
         infos = {each.info for each in self.cameras}
         labels = {each.labels for each in self.cameras if each.labels}
-        tf = {STATIC, MOVING} & set(self._reader.topics)
-        large = {*self._by_image, self.cloud_topic} - {''}
+        tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(self._reader.topics)
+        large = {*self._camera_by_topic, self.cloud_topic} - {''}
         static: list[Any] = []
         moving: list[Any] = []
         for message in self._reader.messages({*infos, *labels, *tf, *large}):
-            if message.topic in self._by_image:
-                index.image_ns[message.topic].append(self._stamp_ns(message))
+            if message.topic in self._camera_by_topic:
+                index.image_ns[message.topic].append(self._header_stamp_ns(message))
             elif message.topic == self.cloud_topic:
-                index.cloud_ns.append((self._stamp_ns(message), len(index.cloud_ns)))
+                index.cloud_ns.append((self._header_stamp_ns(message), len(index.cloud_ns)))
             elif message.topic in infos:
-                one = (self._stamp_ns(message), message)
+                one = (self._header_stamp_ns(message), message)
                 index.infos.setdefault(message.topic, []).append(one)
             elif message.topic in labels:
-                index.labels[message.topic, message.stamp_ns] = message
+                index.labels[message.topic, message.recorded_ns] = message
             else:
-                to = static if message.topic == STATIC else moving
+                to = static if message.topic == TF_STATIC_TOPIC else moving
                 to.append(self._reader.decode(message))
         index.cloud_ns.sort()
         for each in index.infos.values():
-            each.sort(key=_first)
-        index.history = TransformHistory(static, moving)
+            each.sort(key=_stamp_of)
+        index.transforms = TransformHistory(static, moving)
         return index
 
-    def _assign_scans(self) -> dict[tuple[str, int], int]:
+    def _match_scans(self) -> dict[tuple[str, int], int]:
         """Find the scan nearest in time: (image topic, number) -> number of the scan."""
         clouds = self._index.cloud_ns
         found = {}
         for topic, stamps in self._index.image_ns.items():
-            for number in range(0, len(stamps), self._wish.every) if clouds else ():
+            for number in range(0, len(stamps), self._query.every) if clouds else ():
                 place = bisect_left(clouds, (stamps[number], 0))
                 near = clouds[max(0, place - 1) : place + 1]
                 off_ns, scan = min((abs(ns - stamps[number]), each) for ns, each in near)
-                if off_ns <= self._wish.max_offset_s * 1e9:
+                if off_ns <= self._query.max_offset_s * 1e9:
                     found[topic, number] = scan
         return found
 
-    def _arrived(self, image: tuple[int, Message], scans: Mapping[int, Any]) -> bool:
+    def _is_scan_read(self, image: tuple[int, Message], scans: Mapping[int, Any]) -> bool:
         """Tell whether the scan of an image, if it has one, was read."""
-        scan = self._scan_of.get((image[1].topic, image[0]))
+        scan = self._scan_by_image.get((image[1].topic, image[0]))
         return scan is None or scan in scans
 
-    def _sight(self, number: int, message: Message, scans: Mapping[int, Any]) -> Sight | None:
-        camera, index = self._by_image[message.topic], self._index
-        at_ns = index.image_ns[message.topic][number]
+    def _make_sample(
+        self, image_index: int, message: Message, scans: Mapping[int, Any]
+    ) -> DriveSample | None:
+        camera, index = self._camera_by_topic[message.topic], self._index
+        at_ns = index.image_ns[message.topic][image_index]
         infos = index.infos.get(camera.info)
         if not infos:
             return None
-        place = bisect_right(infos, at_ns, key=_first) - 1
+        place = bisect_right(infos, at_ns, key=_stamp_of) - 1
         image = self._reader.decode(message)
         info = self._reader.decode(infos[max(0, place)][1])
         own = image.header.frame_id or info.header.frame_id
-        scan, labels = None, index.labels.get((camera.labels, message.stamp_ns))
-        if (key := (message.topic, number)) in self._scan_of:
-            cloud = scans[self._scan_of[key]]
-            cloud_ns, frame_id = stamp_ns(cloud.header), cloud.header.frame_id
-            way = index.history.between(own, at_ns, frame_id, cloud_ns)
+        scan, labels = None, index.labels.get((camera.labels, message.recorded_ns))
+        if (key := (message.topic, image_index)) in self._scan_by_image:
+            cloud = scans[self._scan_by_image[key]]
+            cloud_ns, frame_id = header_stamp_ns(cloud.header), cloud.header.frame_id
+            way = index.transforms.lookup_between(own, at_ns, frame_id, cloud_ns)
             scan = Scan(cloud, (cloud_ns - at_ns) / 1e9, way)
         text = None if labels is None else self._reader.decode(labels)
-        return Sight(
+        return DriveSample(
             camera,
-            number,
-            message.stamp_ns,
+            image_index,
+            message.recorded_ns,
             image,
             info,
-            Place(*(index.history.between(each, at_ns, own, at_ns) for each in self._frames)),
+            CameraPose(
+                *(
+                    index.transforms.lookup_between(each, at_ns, own, at_ns)
+                    for each in self._pose_frames
+                )
+            ),
             scan,
             truth=None if text is None else self._read_labels(text, message),
             label_text='' if text is None else text.data,
@@ -290,24 +297,24 @@ class Playback:
 
     def _read_labels(self, text: Any, image: Message) -> Labels:
         try:
-            return recording.to_labels(text)
+            return drive_writer.parse_label_message(text)
         except DataError as err:
-            where = f'{self._reader.path}: labels of {image.topic} at {image.stamp_ns} ns'
+            where = f'{self._reader.path}: labels of {image.topic} at {image.recorded_ns} ns'
             raise BagError(f'{where}: {err}') from err
 
-    def _stamp_ns(self, message: Message) -> int:
+    def _header_stamp_ns(self, message: Message) -> int:
         """Read the stamp of a message that begins with a header, without decoding the rest."""
         try:
             order = '<' if message.cdr[1] & 1 else '>'
             sec, nanosec = struct.unpack_from(f'{order}iI', message.cdr, 4)
         except (struct.error, IndexError) as err:
-            where = f'{self._reader.path}: {message.topic} at {message.stamp_ns} ns'
+            where = f'{self._reader.path}: {message.topic} at {message.recorded_ns} ns'
             raise BagError(f'{where}: not a {message.type}') from err
         return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 @dataclass
-class _Index:
+class _DriveIndex:
     """
     What was found when the bag was looked through.
 
@@ -315,38 +322,38 @@ class _Index:
     :param cloud_ns: stamp and number of each scan, by stamp.
     :param infos: topic -> stamps and messages, by stamp.
     :param labels: topic and time of recording -> message.
-    :param history: the transforms.
+    :param transforms: the transforms.
     """
 
     image_ns: dict[str, list[int]]
     cloud_ns: list[tuple[int, int]] = field(default_factory=list)
     infos: dict[str, list[tuple[int, Message]]] = field(default_factory=dict)
     labels: dict[tuple[str, int], Message] = field(default_factory=dict)
-    history: TransformHistory = field(default_factory=lambda: TransformHistory((), ()))
+    transforms: TransformHistory = field(default_factory=lambda: TransformHistory((), ()))
 
 
-def _pairs(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
+def _find_cameras(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
     """Return every image topic that has a camera_info beside it."""
     for topic, kind in topics.items():
         base = topic.removesuffix('/compressed')
-        if kind != (RAW if base == topic else COMPRESSED):
+        if kind != (IMAGE_TYPE if base == topic else COMPRESSED_IMAGE_TYPE):
             continue  # other transports, such as /compressedDepth, are no pictures
         space = base.rsplit('/', 1)[0]
-        if topics.get(f'{space}/camera_info') == INFO:
+        if topics.get(f'{space}/camera_info') == CAMERA_INFO_TYPE:
             labels = f'{space}/ground_truth/labels'
             name = space.strip('/') or 'camera'
             has_labels = topics.get(labels) == 'std_msgs/msg/String'
             yield CameraTopics(name, topic, f'{space}/camera_info', labels if has_labels else '')
 
 
-def _choose_cloud(reader: BagReader, wanted: str) -> str:
+def _choose_cloud_topic(reader: BagReader, requested: str) -> str:
     """Return the topic of the scans, empty where there is none."""
-    clouds = [topic for topic, kind in reader.topics.items() if kind == CLOUD]
-    if wanted and wanted not in clouds:
+    clouds = [topic for topic, kind in reader.topics.items() if kind == POINT_CLOUD_TYPE]
+    if requested and requested not in clouds:
         has = ', '.join(clouds) or 'none'
-        raise BagError(f'{reader.path}: no PointCloud2 topic {wanted}; the bag has {has}')
-    return wanted or next(iter(clouds), '')
+        raise BagError(f'{reader.path}: no PointCloud2 topic {requested}; the bag has {has}')
+    return requested or next(iter(clouds), '')
 
 
-def _first(pair: tuple[int, Any]) -> int:
+def _stamp_of(pair: tuple[int, Any]) -> int:
     return pair[0]

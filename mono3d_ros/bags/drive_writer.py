@@ -15,24 +15,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mono3d_ros.bags.bag_io import LATCHED, BagWriter
+from mono3d_ros.bags.bag_io import LATCHED_QOS, BagWriter
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.messages import detections as detections_module
-from mono3d_ros.messages import markers as markers_module
-from mono3d_ros.messages import primitives as primitives_module
+from mono3d_ros.messages import detections, markers, primitives
 from mono3d_ros.tf import transforms
 from stl_core.data.sources import kitti
-from stl_core.data.sources.kitti_tracking import NO_TRACKS, Tracks
+from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.types import Array, Labels
 
-POINTS = '/points'
+POINTS_TOPIC = '/points'
 LIDAR_FRAME = 'velodyne'
 
 #: Every class that KITTI labels; DontCare is an area, not an object.
-LABELLED = (*kitti.CLASSES, 'Van', 'Truck', 'Person_sitting', 'Tram', 'Misc')
+LABELLED_CLASSES = (*kitti.CLASSES, 'Van', 'Truck', 'Person_sitting', 'Tram', 'Misc')
 
 #: sensor_msgs/msg/PointField
-FLOAT32 = 7
+POINT_FIELD_FLOAT32 = 7
 POINT_FIELDS = ('x', 'y', 'z', 'intensity')
 
 
@@ -50,127 +48,130 @@ class CameraName:
 
 
 @dataclass(frozen=True)
-class Shot:
+class CameraImage:
     """
     One picture.
 
     :param camera: names.
-    :param image: its file.
+    :param image_path: its file.
     :param P: (3, 4) of it.
     :param truth: what it shows; None where that is not known.
     """
 
     camera: CameraName
-    image: Path
+    image_path: Path
     P: Array
-    truth: Tracks | None
+    truth: FrameTracks | None
 
 
 @dataclass(frozen=True)
-class Moment:
+class DriveFrame:
     """
     What was recorded at one time.
 
     :param stamp_ns: when.
-    :param shots: one a camera.
-    :param scan: LiDAR file, None where there is none.
+    :param images: one a camera.
+    :param scan_path: LiDAR file, None where there is none.
     :param poses: transforms that hold for this moment.
     """
 
     stamp_ns: int
-    shots: tuple[Shot, ...]
-    scan: Path | None
+    images: tuple[CameraImage, ...]
+    scan_path: Path | None
     poses: tuple[transforms.Pose, ...]
 
 
-class ImageForm(NamedTuple):
+class ImageEncoding(NamedTuple):
     """
     How pictures are written.
 
     :param topic: within the camera's namespace.
-    :param make: image file, its (H, W, 3) pixels, header, maker of messages -> message.
+    :param make_message: image file, its (H, W, 3) pixels, header, maker of messages -> message.
     """
 
     topic: str
-    make: Callable[[Path, Array, Any, primitives_module.New], Any]
+    make_message: Callable[[Path, Array, Any, primitives.MessageFactory], Any]
 
 
-def write(
+def write_drive(
     bag: BagWriter,
-    moments: Iterable[Moment],
+    frames: Iterable[DriveFrame],
     static: Sequence[transforms.Pose],
-    image: ImageForm,
-    new: primitives_module.New,
+    encoding: ImageEncoding,
+    new: primitives.MessageFactory,
 ) -> None:
     """
     Write moments into a bag.
 
     :param bag: the open bag.
-    :param moments: in their order.
+    :param frames: in their order.
     :param static: transforms that hold for all of them.
-    :param image: RAW or COMPRESSED.
+    :param encoding: RAW or COMPRESSED.
     :param new: maker of the bag's messages.
     :raises DataError: for a file that is missing or malformed, naming it.
     :raises BagError: where the bag cannot be written.
     """
     shown: dict[str, tuple[int, ...]] = {}
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate(frames):
         if static and number == 0:
-            held = transforms.to_message(static, moment.stamp_ns, new)
-            bag.write('/tf_static', moment.stamp_ns, held, LATCHED)
-        results = [_result(shot, moment.stamp_ns) for shot in moment.shots]
-        for topic, message in _messages(moment, results, shown, image, new):
+            held = transforms.make_tf_message(static, moment.stamp_ns, new)
+            bag.write('/tf_static', moment.stamp_ns, held, LATCHED_QOS)
+        results = [_labels_as_result(shot, moment.stamp_ns) for shot in moment.images]
+        for topic, message in _frame_messages(moment, results, shown, encoding, new):
             bag.write(topic, moment.stamp_ns, message)
         shown |= {each.camera: each.ids for each in results}
 
 
-def to_labels(message: Any) -> Labels:
+def parse_label_message(message: Any) -> Labels:
     """Read the labels of one image back from the String on NAMESPACE/ground_truth/labels."""
     lines = enumerate(message.data.splitlines(), 1)
     return kitti.parse_labels((f'ground_truth/labels:{number}', line) for number, line in lines)
 
 
-def _messages(
-    moment: Moment,
+def _frame_messages(
+    frame: DriveFrame,
     results: Sequence[FrameResult],
-    shown: Mapping[str, tuple[int, ...]],
-    image: ImageForm,
-    new: primitives_module.New,
+    previous_ids: Mapping[str, tuple[int, ...]],
+    encoding: ImageEncoding,
+    new: primitives.MessageFactory,
 ) -> Iterator[tuple[str, Any]]:
     """Make topics and messages of a moment; shown is what each camera's markers showed last."""
-    if moment.poses:
-        yield '/tf', transforms.to_message(moment.poses, moment.stamp_ns, new)
-    for shot, result in zip(moment.shots, results, strict=True):
-        space, pixels = shot.camera.namespace, kitti.read_image(shot.image)
-        header = primitives_module.to_header(moment.stamp_ns, shot.camera.frame_id, new)
+    if frame.poses:
+        yield '/tf', transforms.make_tf_message(frame.poses, frame.stamp_ns, new)
+    for shot, result in zip(frame.images, results, strict=True):
+        space, pixels = shot.camera.namespace, kitti.read_image(shot.image_path)
+        header = primitives.to_header(frame.stamp_ns, shot.camera.frame_id, new)
         yield f'{space}/camera_info', _camera_info(shot.P, pixels, header, new)
-        yield f'{space}/{image.topic}', image.make(shot.image, pixels, header, new)
+        yield (
+            f'{space}/{encoding.topic}',
+            encoding.make_message(shot.image_path, pixels, header, new),
+        )
         if shot.truth is not None:
-            truth, last = f'{space}/ground_truth', shown.get(result.camera, ())
-            yield truth, markers_module.markers(result, last, new, lifetime_s=0.0)
-            yield f'{truth}/detections', detections_module.detections(result, new)
-            yield f'{truth}/labels', new('std_msgs/msg/String', data=shot.truth.text)
-    if moment.scan is not None:
-        header = primitives_module.to_header(moment.stamp_ns, LIDAR_FRAME, new)
-        yield POINTS, _cloud(kitti.read_velodyne(moment.scan), header, new)
+            truth, last = f'{space}/ground_truth', previous_ids.get(result.camera, ())
+            yield truth, markers.to_marker_array(result, last, new, lifetime_s=0.0)
+            yield f'{truth}/detections', detections.to_detection_array(result, new)
+            yield f'{truth}/labels', new('std_msgs/msg/String', data=shot.truth.label_lines)
+    if frame.scan_path is not None:
+        header = primitives.to_header(frame.stamp_ns, LIDAR_FRAME, new)
+        yield POINTS_TOPIC, _point_cloud(kitti.read_velodyne(frame.scan_path), header, new)
 
 
-def _result(shot: Shot, stamp_ns: int) -> FrameResult:
+def _labels_as_result(image: CameraImage, stamp_ns: int) -> FrameResult:
     """Take labels as if they were a result, so that the same code draws them."""
-    truth = shot.truth or NO_TRACKS
-    labelled = np.isin(truth.labels.name, LABELLED)
+    truth = image.truth or NO_TRACKS
+    labelled = np.isin(truth.labels.name, LABELLED_CLASSES)
     return FrameResult(
-        camera=f'{shot.camera.namespace.strip("/")}/ground_truth',
+        camera=f'{image.camera.namespace.strip("/")}/ground_truth',
         stamp_ns=stamp_ns,
-        frame_id=shot.camera.frame_id,
-        objects=truth.labels.select(LABELLED),
-        classes=LABELLED,
-        ids=tuple(id for id, kept in zip(truth.ids, labelled, strict=True) if kept),
+        frame_id=image.camera.frame_id,
+        objects=truth.labels.to_objects(LABELLED_CLASSES),
+        classes=LABELLED_CLASSES,
+        ids=tuple(id for id, kept in zip(truth.track_ids, labelled, strict=True) if kept),
         timings_ms={},
     )
 
 
-def _camera_info(P: Array, pixels: Array, header: Any, new: primitives_module.New) -> Any:
+def _camera_info(P: Array, pixels: Array, header: Any, new: primitives.MessageFactory) -> Any:
     return new(
         'sensor_msgs/msg/CameraInfo',
         header=header,
@@ -184,7 +185,7 @@ def _camera_info(P: Array, pixels: Array, header: Any, new: primitives_module.Ne
     )
 
 
-def _raw(_: Path, pixels: Array, header: Any, new: primitives_module.New) -> Any:
+def _raw_image(_: Path, pixels: Array, header: Any, new: primitives.MessageFactory) -> Any:
     height, width, channels = pixels.shape
     return new(
         'sensor_msgs/msg/Image',
@@ -197,16 +198,22 @@ def _raw(_: Path, pixels: Array, header: Any, new: primitives_module.New) -> Any
     )
 
 
-def _compressed(path: Path, _: Array, header: Any, new: primitives_module.New) -> Any:
+def _compressed_image(path: Path, _: Array, header: Any, new: primitives.MessageFactory) -> Any:
     kind = 'png' if path.suffix == '.png' else 'jpeg'
     return new(
         'sensor_msgs/msg/CompressedImage', header=header, format=kind, data=path.read_bytes()
     )
 
 
-def _cloud(points: Array, header: Any, new: primitives_module.New) -> Any:
+def _point_cloud(points: Array, header: Any, new: primitives.MessageFactory) -> Any:
     fields = [
-        new('sensor_msgs/msg/PointField', name=name, offset=4 * i, datatype=FLOAT32, count=1)
+        new(
+            'sensor_msgs/msg/PointField',
+            name=name,
+            offset=4 * i,
+            datatype=POINT_FIELD_FLOAT32,
+            count=1,
+        )
         for i, name in enumerate(POINT_FIELDS)
     ]
     return new(
@@ -223,5 +230,5 @@ def _cloud(points: Array, header: Any, new: primitives_module.New) -> Any:
 
 
 #: Pixels, or the bytes of the image files.
-RAW = ImageForm('image_raw', _raw)
-COMPRESSED = ImageForm('image_raw/compressed', _compressed)
+RAW = ImageEncoding('image_raw', _raw_image)
+COMPRESSED = ImageEncoding('image_raw/compressed', _compressed_image)

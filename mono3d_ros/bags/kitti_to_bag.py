@@ -20,13 +20,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mono3d_ros.bags import drive_writer as recording
-from mono3d_ros.bags.bag_io import STORAGES, BagError, BagWriter, maker, typestore
-from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraName, Moment, Shot
+from mono3d_ros.bags import drive_writer
+from mono3d_ros.bags.bag_io import (
+    STORAGES,
+    BagError,
+    BagWriter,
+    make_message_factory,
+    make_typestore,
+)
+from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
 from mono3d_ros.tf.transforms import Pose
-from stl_core.data.sources import kitti
-from stl_core.data.sources import kitti_tracking as tracking
-from stl_core.data.sources.kitti_tracking import NO_TRACKS, Tracks
+from stl_core.data.sources import kitti, kitti_tracking
+from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.progress import progress_bar
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
@@ -34,14 +39,14 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 #: When frame 0 was taken; fixed, so that the same data makes the same bag.
 START_NS = 1_317_000_000_000_000_000
 
-ODOM, BASE = 'odom', 'base_link'
+ODOM_FRAME, BASE_FRAME = 'odom', 'base_link'
 #: The camera of loose frames.
-LONE = 'camera'
-ROS_NAME = re.compile(r'[A-Za-z]\w*(/[A-Za-z]\w*)*', re.ASCII)
+DEFAULT_CAMERA = 'camera'
+ROS_NAME_PATTERN = re.compile(r'[A-Za-z]\w*(/[A-Za-z]\w*)*', re.ASCII)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ConversionOptions:
     """
     What to convert, and how to name it.
 
@@ -60,84 +65,94 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Form:
+class BagFormat:
     """
     How a bag is written.
 
-    :param image: RAW or COMPRESSED of recording.
+    :param image_encoding: RAW or COMPRESSED of recording.
     :param storage: a key of STORAGES.
     """
 
-    image: recording.ImageForm = recording.RAW
+    image_encoding: drive_writer.ImageEncoding = drive_writer.RAW
     storage: str = 'mcap'
 
 
-def convert(root: Path, out: Path, wanted: Wanted, form: Form) -> int:
+def convert_kitti(root: Path, out: Path, options: ConversionOptions, bag_format: BagFormat) -> int:
     """
     Write a KITTI folder, of either layout, into a new bag; it appears whole or not at all.
 
     :param root: the folder.
     :param out: folder of the bag.
-    :param wanted: what of the folder.
-    :param form: how.
+    :param options: what of the folder.
+    :param bag_format: how.
     :return: how many frames were written.
     :raises DataError: for a file that is missing or malformed, naming it.
     :raises BagError: for a name or rate that no bag can have, or one that cannot be written.
     """
-    if not 0 < wanted.rate_hz < np.inf:
-        raise BagError(f'the rate must be above 0 frames a second, got {wanted.rate_hz:g}')
-    read = _read_drive if tracking.is_drive(root) else _read_loose
-    moments, static, count = read(root, wanted)
-    store = typestore()
-    with BagWriter(out, store, storage=STORAGES[form.storage]) as bag, progress_bar() as bar:
+    if not 0 < options.rate_hz < np.inf:
+        raise BagError(f'the rate must be above 0 frames a second, got {options.rate_hz:g}')
+    read = _read_drive if kitti_tracking.is_drive(root) else _read_object_frames
+    moments, static, count = read(root, options)
+    store = make_typestore()
+    with BagWriter(out, store, storage=STORAGES[bag_format.storage]) as bag, progress_bar() as bar:
         task = bar.add_task('writing', total=count, note=str(out))
         shown = bar.track(moments, total=count, task_id=task)
-        recording.write(bag, shown, static, form.image, maker(store))
+        drive_writer.write_drive(
+            bag, shown, static, bag_format.image_encoding, make_message_factory(store)
+        )
     return count
 
 
-def add_form(parser: argparse.ArgumentParser) -> None:
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that read_form reads."""
     parser.add_argument('--compressed', action='store_true', help='CompressedImage, not Image')
     parser.add_argument('--storage', choices=tuple(STORAGES), default='mcap', help='kind of file')
 
 
-def read_form(args: argparse.Namespace) -> Form:
+def parse_format(args: argparse.Namespace) -> BagFormat:
     """Read how a bag is to be written off the command line."""
-    return Form(recording.COMPRESSED if args.compressed else recording.RAW, args.storage)
+    return BagFormat(
+        drive_writer.COMPRESSED if args.compressed else drive_writer.RAW, args.storage
+    )
 
 
-def _read_drive(root: Path, wanted: Wanted) -> tuple[Iterable[Moment], list[Pose], int]:
+def _read_drive(
+    root: Path, options: ConversionOptions
+) -> tuple[Iterable[DriveFrame], list[Pose], int]:
     """Return the moments of a drive, where the sensors stand, and how many moments there are."""
-    drive = tracking.read_drive(root, wanted.sequence)
-    front, *others = drive.views
-    names = [_named(wanted.camera or front.name, wanted.frame_id)]
-    names += [_named(view.name, '') for view in others]
-    numbers = _chosen(front.images, wanted.ids)
+    drive = kitti_tracking.read_drive(root, options.sequence)
+    front, *others = drive.cameras
+    names = [_camera_name(options.camera or front.name, options.frame_id)]
+    names += [_camera_name(view.name, '') for view in others]
+    numbers = _select_frames(front.images, options.ids)
     static = [
-        Pose(BASE, name.frame_id, drive.base_T_cam(view))
-        for name, view in zip(names, drive.views, strict=True)
+        Pose(BASE_FRAME, name.frame_id, drive.base_T_cam(view))
+        for name, view in zip(names, drive.cameras, strict=True)
     ]
-    static.append(Pose(BASE, LIDAR_FRAME, drive.base_T_velo))
+    static.append(Pose(BASE_FRAME, LIDAR_FRAME, drive.base_T_velo))
 
-    def moment(number: int) -> Moment:
+    def moment(number: int) -> DriveFrame:
         """Gather what the drive has of a frame."""
         shots = tuple(
-            Shot(
+            CameraImage(
                 camera=name,
-                image=view.images[number],
+                image_path=view.images[number],
                 P=view.calib.P2,
                 truth=None if view.tracks is None else view.tracks.get(number, NO_TRACKS),
             )
-            for name, view in zip(names, drive.views, strict=True)
+            for name, view in zip(names, drive.cameras, strict=True)
         )
-        way = () if drive.odom_T_base is None else (Pose(ODOM, BASE, drive.odom_T_base[number]),)
-        return Moment(_stamp_ns(number, wanted), shots, drive.scans.get(number), way)
+        way = (
+            ()
+            if drive.odom_T_base is None
+            else (Pose(ODOM_FRAME, BASE_FRAME, drive.odom_T_base[number]),)
+        )
+        return DriveFrame(_frame_stamp_ns(number, options), shots, drive.scans.get(number), way)
 
     return map(moment, numbers), static, len(numbers)
 
 
-def _chosen(images: Mapping[int, Path], ids: Sequence[str]) -> list[int]:
+def _select_frames(images: Mapping[int, Path], ids: Sequence[str]) -> list[int]:
     """Return the numbers of the frames wanted, in order of time."""
     numbers = {path.stem: number for number, path in images.items()}
     if missing := [each for each in ids if each not in numbers]:
@@ -146,33 +161,35 @@ def _chosen(images: Mapping[int, Path], ids: Sequence[str]) -> list[int]:
     return sorted(numbers[each] for each in ids) if ids else list(images)
 
 
-def _read_loose(root: Path, wanted: Wanted) -> tuple[Iterable[Moment], list[Pose], int]:
+def _read_object_frames(
+    root: Path, options: ConversionOptions
+) -> tuple[Iterable[DriveFrame], list[Pose], int]:
     """Return unrelated frames as moments; no transform holds for all of them."""
-    frames = kitti.find_frames(_source(root), wanted.ids)
-    name = _named(wanted.camera or LONE, wanted.frame_id)
+    frames = kitti.list_kitti_frames(_kitti_folders(root), options.ids)
+    name = _camera_name(options.camera or DEFAULT_CAMERA, options.frame_id)
 
-    def moment(number: int) -> Moment:
+    def moment(number: int) -> DriveFrame:
         """Read what goes with a frame."""
         files = frames[number]
         calib = kitti.read_calib(files.calib)
         lidar = Pose(LIDAR_FRAME, name.frame_id, np.linalg.inv(calib.cam_T_velo))
-        truth = _untracked(files.label_2) if files.label_2 else None
-        shot = Shot(name, files.image_2, calib.P2, truth)
-        return Moment(_stamp_ns(number, wanted), (shot,), files.velodyne, (lidar,))
+        truth = _untracked_labels(files.label_2) if files.label_2 else None
+        shot = CameraImage(name, files.image_2, calib.P2, truth)
+        return DriveFrame(_frame_stamp_ns(number, options), (shot,), files.velodyne, (lidar,))
 
     return map(moment, range(len(frames))), [], len(frames)
 
 
-def _untracked(path: Path) -> Tracks:
+def _untracked_labels(path: Path) -> FrameTracks:
     """Read labels that do not say who is who in other frames."""
     labels = kitti.read_labels(path)
-    return Tracks(labels, tuple(range(len(labels))), path.read_text())
+    return FrameTracks(labels, tuple(range(len(labels))), path.read_text())
 
 
-def _source(root: Path) -> kitti.Source:
+def _kitti_folders(root: Path) -> kitti.KittiFolders:
     """Name the folders of a KITTI root; labels and scans only where there are any."""
     label_2, velodyne = root / 'label_2', root / 'velodyne'
-    return kitti.Source(
+    return kitti.KittiFolders(
         image_2=str(root / 'image_2'),
         calib=str(root / 'calib'),
         label_2=str(label_2) if label_2.is_dir() else '',
@@ -180,16 +197,16 @@ def _source(root: Path) -> kitti.Source:
     )
 
 
-def _named(camera: str, frame_id: str) -> CameraName:
+def _camera_name(camera: str, frame_id: str) -> CameraName:
     """Return the names of a camera; its frame is called after it where nobody wants another."""
     name = camera.strip('/')
-    if not ROS_NAME.fullmatch(name):
+    if not ROS_NAME_PATTERN.fullmatch(name):
         raise BagError(f'{camera!r}: no name for topics; expected letters, digits, _ and /')
     return CameraName(f'/{name}', frame_id or f'{name.replace("/", "_")}_optical')
 
 
-def _stamp_ns(number: int, wanted: Wanted) -> int:
-    return START_NS + round(number * 1e9 / wanted.rate_hz)
+def _frame_stamp_ns(number: int, options: ConversionOptions) -> int:
+    return START_NS + round(number * 1e9 / options.rate_hz)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,11 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--frame-id', default='', help='of that camera; default: NS_optical')
     parser.add_argument('--ids', nargs='*', default=[], help='frames wanted; all by default')
     parser.add_argument('--drive', default='', help='which, such as 0001, where ROOT has several')
-    add_form(parser)
+    add_format_arguments(parser)
     args = parser.parse_args(argv)
-    wanted = Wanted(tuple(args.ids), args.drive, args.rate, args.camera_ns, args.frame_id)
+    wanted = ConversionOptions(
+        tuple(args.ids), args.drive, args.rate, args.camera_ns, args.frame_id
+    )
     try:
-        count = convert(args.root, args.out, wanted, read_form(args))
+        count = convert_kitti(args.root, args.out, wanted, parse_format(args))
     except (kitti.DataError, BagError, OSError) as err:
         print(f'kitti_to_bag: {err}', file=sys.stderr)
         return EXIT_BAD_INPUT

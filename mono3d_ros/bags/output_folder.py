@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mono3d_ros.bags.bag_io import refuse_existing
+from mono3d_ros.bags.bag_io import require_absent
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """
     Make a folder: it grows hidden beside its place and is moved there at the end.
 
@@ -20,7 +20,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     :return: the growing folder; an error or Ctrl-C removes it.
     :raises BagError: where something is there already.
     """
-    refuse_existing(path)
+    require_absent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     growing = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     try:

@@ -17,15 +17,15 @@ import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
 from mono3d_ros.messages.markers import ADD, LINE_LIST, TEXT_VIEW_FACING
-from mono3d_ros.messages.primitives import stamp_ns
+from mono3d_ros.messages.primitives import header_stamp_ns
 from stl_core.types import Array
-from stl_core.visualization import style as strokes
+from stl_core.visualization import style
 
 POINTS_PER_BOX = 24
 
 
 @dataclass(frozen=True)
-class Boxes:
+class RecordedBoxes:
     """
     The boxes of one MarkerArray.
 
@@ -39,32 +39,32 @@ class Boxes:
     @property
     def colours(self) -> list[tuple[int, int, int]]:
         """RGB of each box, by the class its label begins with."""
-        return [strokes.class_colour(label.split(' ')[0]) for label in self.labels]
+        return [style.class_colour(label.split(' ')[0]) for label in self.labels]
 
 
-NO_BOXES = Boxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
+NO_BOXES = RecordedBoxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
 
 
 @dataclass(frozen=True)
-class Answers:
+class RecordedDetections:
     """
     What was recorded.
 
     :param boxes: stamp of the image -> the boxes found in it.
     :param latency_ms: stamp of the image -> from sending it to receiving its answer.
-    :param sent: images that were played.
+    :param num_sent: images that were played.
     """
 
-    boxes: Mapping[int, Boxes]
+    boxes: Mapping[int, RecordedBoxes]
     latency_ms: Mapping[int, float]
-    sent: int
+    num_sent: int
 
-    def figures(self) -> dict[str, float | int | None]:
+    def summary(self) -> dict[str, float | int | None]:
         """Say how many frames went in and came out, and how fast; no times without an answer."""
         latency = list(self.latency_ms.values())
         times = np.percentile(latency, [0, 50, 95]).round(2).tolist() if latency else [None] * 3
         return {
-            'frames_in': self.sent,
+            'frames_in': self.num_sent,
             'frames_answered': len(self.boxes),
             'boxes': sum(len(each.labels) for each in self.boxes.values()),
             'latency_ms_min': times[0],
@@ -73,7 +73,7 @@ class Answers:
         }
 
 
-def read_answers(bag: str | Path) -> Answers:
+def read_recorded_detections(bag: str | Path) -> RecordedDetections:
     """
     Read a bag of answers as examples/replay_bag.py records it.
 
@@ -91,19 +91,19 @@ def read_answers(bag: str | Path) -> Answers:
             array = reader.decode(message)
             if not array.markers:
                 raise BagError(f'{bag}: {message.topic}: an answer without its first marker')
-            stamp = stamp_ns(array.markers[0].header)
-            boxes[stamp] = to_boxes(array)
+            stamp = header_stamp_ns(array.markers[0].header)
+            boxes[stamp] = boxes_from_markers(array)
             if stamp in sent:
-                latency_ms[stamp] = (message.stamp_ns - sent[stamp]) / 1e6
-    return Answers(boxes, latency_ms, len(sent))
+                latency_ms[stamp] = (message.recorded_ns - sent[stamp]) / 1e6
+    return RecordedDetections(boxes, latency_ms, len(sent))
 
 
-def to_boxes(array: Any) -> Boxes:
+def boxes_from_markers(array: Any) -> RecordedBoxes:
     """Read the boxes and labels out of a MarkerArray that messages.markers made."""
     added = [marker for marker in array.markers if marker.action == ADD]
     boxes = {m.id: m.points for m in added if m.type == LINE_LIST}
     labels = {m.id: m.text for m in added if m.type == TEXT_VIEW_FACING}
     edges = [[(p.x, p.y, p.z) for p in points] for points in boxes.values()]
-    return Boxes(
+    return RecordedBoxes(
         np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels.get(i, '') for i in boxes)
     )

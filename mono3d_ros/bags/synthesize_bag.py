@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mono3d_ros.bags.bag_io import BagError, refuse_existing
+from mono3d_ros.bags.bag_io import BagError, require_absent
 from mono3d_ros.bags.kitti_to_bag import (
     EXIT_BAD_INPUT,
     EXIT_STOPPED,
-    Wanted,
-    add_form,
-    convert,
-    read_form,
+    ConversionOptions,
+    add_format_arguments,
+    convert_kitti,
+    parse_format,
 )
-from stl_core.cli import synthesize as command
+from stl_core.cli import synthesize
 from stl_core.data.sources.kitti import DataError
 from stl_core.data.synthetic import sequence
 
 
-def synthesize(out: Path, args: argparse.Namespace) -> None:
+def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
     """
     Make a drive in a folder that is removed again, and a bag of it.
 
@@ -32,23 +32,25 @@ def synthesize(out: Path, args: argparse.Namespace) -> None:
     :raises DataError: naming the argument that is wrong.
     :raises BagError: where the bag exists or cannot be written.
     """
-    refuse_existing(out)
-    job = command.read_job(args, '', depth=False)
+    require_absent(out)
+    job = synthesize.parse_job(args, '', depth=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
-        sequence.synthesize(replace(job, out=folder), args.frames, args.workers, args.surround)
-        convert(Path(folder), out, Wanted(), read_form(args))
+        sequence.synthesize_drive(
+            replace(job, out=folder), args.frames, args.workers, args.surround
+        )
+        convert_kitti(Path(folder), out, ConversionOptions(), parse_format(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line for bad input."""
     parser = argparse.ArgumentParser('synthesize_bag', description=__doc__)
     parser.add_argument('out', type=Path, help='folder of the new bag')
-    command.add_world(parser)
-    add_form(parser)
+    synthesize.add_world_options(parser)
+    add_format_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        synthesize(args.out, args)
+        synthesize_to_bag(args.out, args)
     except (DataError, BagError, OSError) as err:
         print(f'synthesize_bag: {err}', file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from mono3d_ros.subprocess_probe import TRIALS, Trial, attempt
+from mono3d_ros.subprocess_probe import PROBES, ProbeResult, run_probe
 
 #: What is looked up: modules by the name they are imported under, ...
 MODULES = (
@@ -44,11 +44,11 @@ VARIABLES = (
     *('FASTRTPS_DEFAULT_PROFILES_FILE', 'CYCLONEDDS_URI', 'CUDA_VISIBLE_DEVICES'),
 )
 #: ... and settings of the kernel, below /proc/sys.
-SETTINGS = ('net/core/rmem_max', 'net/ipv4/ipfrag_high_thresh', 'net/ipv4/ipfrag_time')
+KERNEL_SETTINGS = ('net/core/rmem_max', 'net/ipv4/ipfrag_high_thresh', 'net/ipv4/ipfrag_time')
 
 
 @dataclass(frozen=True)
-class Facts:
+class Environment:
     """
     What was found.
 
@@ -89,42 +89,42 @@ class Facts:
     settings: Mapping[str, int]
     students: Mapping[str, str]
     commands: Mapping[str, str]
-    trials: Mapping[str, Trial]
+    trials: Mapping[str, ProbeResult]
 
 
-def gather() -> Facts:
+def collect_environment() -> Environment:
     """Look around; takes as long as torch needs to be imported."""
-    modules = frozenset(name for name in MODULES if _folder(name) is not None)
+    modules = frozenset(name for name in MODULES if _module_folder(name) is not None)
     prefixes = [Path(each) for each in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
     prefixes = [each for each in prefixes if each.is_dir()]
-    return Facts(
+    return Environment(
         python=platform.python_version(),
         executable=sys.executable,
         abi='-'.join((sysconfig.get_config_var('SOABI') or '').split('-')[:2]),
         in_venv=sys.prefix != sys.base_prefix,
-        sees_system=_sees_system(),
+        sees_system=_has_system_packages(),
         machine=platform.machine(),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         underlays=tuple(sorted(each.parent.name for each in Path('/opt/ros').glob('*/setup.sh'))),
         modules=modules,
-        versions=_versions(),
-        rclpy_abis=_abis(_folder('rclpy')),
-        other_pythons=_other_pythons(prefixes),
-        rmws=_rmws([*prefixes, Path(sys.prefix)]),
-        gpus=_gpus(),
-        settings=_settings(),
-        students=look_at_students(Path(__file__).parents[1] / 'models'),
-        commands=look_at_commands([*prefixes, Path(sys.prefix)]),
-        trials={name: attempt(code) for name, code in TRIALS.items() if name in modules},
+        versions=_distribution_versions(),
+        rclpy_abis=_find_rclpy_abis(_module_folder('rclpy')),
+        other_pythons=_find_other_pythons(prefixes),
+        rmws=_find_rmws([*prefixes, Path(sys.prefix)]),
+        gpus=_list_gpus(),
+        settings=_kernel_settings(),
+        students=check_model_files(Path(__file__).parents[1] / 'models'),
+        commands=read_command_interpreters([*prefixes, Path(sys.prefix)]),
+        trials={name: run_probe(code) for name, code in PROBES.items() if name in modules},
     )
 
 
-def look_at_students(folder: Path) -> dict[str, str]:
+def check_model_files(folder: Path) -> dict[str, str]:
     """Look at the students of the package: a file that was cut, or a pointer to one, is told."""
-    return {str(file): _fault(file) for file in sorted(folder.glob('*.safetensors'))}
+    return {str(file): _model_file_fault(file) for file in sorted(folder.glob('*.safetensors'))}
 
 
-def look_at_commands(prefixes: Iterable[Path]) -> dict[str, str]:
+def read_command_interpreters(prefixes: Iterable[Path]) -> dict[str, str]:
     """Return which interpreter each installed `detector` starts, by its first line."""
     found = {}
     for prefix in prefixes:
@@ -137,7 +137,7 @@ def look_at_commands(prefixes: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def _folder(module: str) -> Path | None:
+def _module_folder(module: str) -> Path | None:
     """Return where a module lies; None where it cannot be found."""
     try:
         spec = util.find_spec(module)
@@ -149,7 +149,7 @@ def _folder(module: str) -> Path | None:
     return Path(places[0])
 
 
-def _versions() -> dict[str, str]:
+def _distribution_versions() -> dict[str, str]:
     found = {}
     for name in DISTRIBUTIONS:
         try:
@@ -159,7 +159,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _sees_system() -> bool:
+def _has_system_packages() -> bool:
     """Tell whether a virtual environment was made with --system-site-packages."""
     try:
         text = (Path(sys.prefix) / 'pyvenv.cfg').read_text()
@@ -168,13 +168,13 @@ def _sees_system() -> bool:
     return re.search(r'include-system-site-packages\s*=\s*true', text, re.IGNORECASE) is not None
 
 
-def _abis(rclpy: Path | None) -> tuple[str, ...]:
+def _find_rclpy_abis(folder: Path | None) -> tuple[str, ...]:
     """Return what interpreters the extension of rclpy was built for."""
-    found = rclpy.glob('_rclpy_pybind11.*.so') if rclpy is not None else ()
+    found = folder.glob('_rclpy_pybind11.*.so') if folder is not None else ()
     return tuple(sorted({'-'.join(each.name.split('.')[1].split('-')[:2]) for each in found}))
 
 
-def _other_pythons(prefixes: Iterable[Path]) -> tuple[str, ...]:
+def _find_other_pythons(prefixes: Iterable[Path]) -> tuple[str, ...]:
     """Return the versions of Python, other than ours, that have rclpy in a sourced workspace."""
     ours = '{}.{}'.format(*sys.version_info[:2])
     found = {
@@ -186,14 +186,14 @@ def _other_pythons(prefixes: Iterable[Path]) -> tuple[str, ...]:
     return tuple(sorted(found - {ours, '3'}))
 
 
-def _rmws(prefixes: Iterable[Path]) -> tuple[str, ...]:
+def _find_rmws(prefixes: Iterable[Path]) -> tuple[str, ...]:
     """Return the RMW implementations that the index of installed packages lists."""
     index = 'share/ament_index/resource_index/rmw_typesupport'
     names = {each.name for prefix in prefixes for each in prefix.glob(f'{index}/*')}
     return tuple(sorted(names - {'rmw_implementation'}))
 
 
-def _gpus() -> tuple[str, ...]:
+def _list_gpus() -> tuple[str, ...]:
     """Ask the driver for its GPUs; Jetsons have no such command in older releases."""
     query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
     try:
@@ -203,9 +203,9 @@ def _gpus() -> tuple[str, ...]:
     return tuple(done.stdout.strip().splitlines()) if done.returncode == 0 else ()
 
 
-def _settings() -> dict[str, int]:
+def _kernel_settings() -> dict[str, int]:
     found = {}
-    for name in SETTINGS:
+    for name in KERNEL_SETTINGS:
         try:
             found[name.replace('/', '.')] = int(Path('/proc/sys', name).read_text())
         except (OSError, ValueError):
@@ -213,11 +213,11 @@ def _settings() -> dict[str, int]:
     return found
 
 
-def _fault(student: Path) -> str:
+def _model_file_fault(path: Path) -> str:
     """Say what is wrong with a file; its first eight bytes count the header that follows."""
     try:
-        size = student.stat().st_size
-        with student.open('rb') as file:
+        size = path.stat().st_size
+        with path.open('rb') as file:
             length = int.from_bytes(file.read(8), 'little')
             header = json.loads(file.read(min(length, size)))
         ends = [each['data_offsets'][1] for name, each in header.items() if name != '__metadata__']

@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.messages.markers import label
-from mono3d_ros.messages.primitives import New, to_header
+from mono3d_ros.messages.markers import object_label
+from mono3d_ros.messages.primitives import MessageFactory, to_header
 from stl_core.types import Array
 from stl_core.visualization import draw
 from stl_core.visualization.style import class_colour
@@ -17,25 +17,27 @@ from stl_core.visualization.style import class_colour
 JPEG_QUALITY = 85
 
 
-def annotated(image_rgb: Array, result: FrameResult, P: Array, new: New) -> Any:
+def to_annotated_image(
+    image_rgb: Array, result: FrameResult, P: Array, make_message: MessageFactory
+) -> Any:
     """
     Draw a result on its image.
 
     :param image_rgb: (H, W, 3) uint8 RGB that the result is of.
     :param result: what was found.
     :param P: (3, 4) projection of the image.
-    :param new: maker of messages.
+    :param make_message: maker of messages.
     :return: sensor_msgs CompressedImage, jpeg.
     """
     objects = result.objects
     colours = [class_colour(result.classes[i]) for i in objects.class_id]
-    labels = [label(result, row) for row in range(len(objects))]
+    labels = [object_label(result, row) for row in range(len(objects))]
     drawn = draw.draw_edges(image_rgb, draw.box_edges(objects), P, colours, labels)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), quality)
-    return new(
+    return make_message(
         'sensor_msgs/msg/CompressedImage',
-        header=to_header(result.stamp_ns, result.frame_id, new),
+        header=to_header(result.stamp_ns, result.frame_id, make_message),
         format='jpeg',
         data=array('B', jpeg.tobytes()),  # rclpy takes minutes for any other kind of bytes
     )

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mono3d_ros.subprocess_probe import TRIALS, attempt
+from mono3d_ros.subprocess_probe import PROBES, run_probe
 from stl_core.types import Array
 
 
@@ -44,7 +44,7 @@ class RawImage:
     is_bigendian: bool = False
 
 
-def decode(encoding: str, raw: RawImage) -> Array:
+def decode_raw(encoding: str, raw: RawImage) -> Array:
     """
     Decode an uncompressed image.
 
@@ -56,7 +56,7 @@ def decode(encoding: str, raw: RawImage) -> Array:
     if raw.height_px < 1 or raw.width_px < 1:
         raise ValueError(f'an image of {raw.width_px}x{raw.height_px} pixels')
     if encoding not in DECODERS:
-        return _by_cv_bridge(encoding, raw)
+        return _decode_with_cv_bridge(encoding, raw)
     try:
         return DECODERS[encoding](raw)
     except ValueError as err:
@@ -112,12 +112,12 @@ def _pixels(raw: RawImage, channels: int) -> Array:
     return np.ascontiguousarray(rows).reshape(raw.height_px, raw.width_px, channels)
 
 
-def _colour(raw: RawImage, channels: int, code: int) -> Array:
+def _decode_8bit(raw: RawImage, channels: int, code: int) -> Array:
     """Interleaved 8-bit channels, reordered by an OpenCV conversion."""
     return cv2.cvtColor(_pixels(raw, channels), code)
 
 
-def _rgb(raw: RawImage) -> Array:
+def _decode_rgb8(raw: RawImage) -> Array:
     """Already what is wanted."""
     return _pixels(raw, 3)
 
@@ -129,67 +129,67 @@ def _high_bytes(raw: RawImage, channels: int) -> Array:
     return np.ascontiguousarray(high).reshape(raw.height_px, raw.width_px, channels)
 
 
-def _colour16(raw: RawImage, channels: int, code: int) -> Array:
+def _decode_16bit(raw: RawImage, channels: int, code: int) -> Array:
     """Interleaved 16-bit channels, value >> 8, reordered by an OpenCV conversion."""
     return cv2.cvtColor(_high_bytes(raw, channels), code)
 
 
-def _even(raw: RawImage, needed: Mapping[str, int]) -> None:
+def _check_even(raw: RawImage, sizes_px: Mapping[str, int]) -> None:
     """Refuse an odd width or height where pixels share their colour in pairs."""
-    for name, size in needed.items():
+    for name, size in sizes_px.items():
         if size % 2:
             raise ValueError(f'the {name} must be even, got {size}')
 
 
-def _bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
+def _decode_bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
     """
     One colour a pixel, bilinear in between.
 
     :param values: _pixels for 8 bits, _high_bytes for 16.
     """
-    _even(raw, {'width': raw.width_px, 'height': raw.height_px})
+    _check_even(raw, {'width': raw.width_px, 'height': raw.height_px})
     return cv2.cvtColor(values(raw, 1)[..., 0], code)
 
 
-def _yuv422(raw: RawImage, code: int) -> Array:
+def _decode_yuv422(raw: RawImage, code: int) -> Array:
     """Two bytes a pixel; two pixels in a row share a colour."""
-    _even(raw, {'width': raw.width_px})
+    _check_even(raw, {'width': raw.width_px})
     return cv2.cvtColor(_pixels(raw, 2), code)
 
 
-def _yuv420(raw: RawImage, code: int) -> Array:
+def _decode_yuv420(raw: RawImage, code: int) -> Array:
     """Decode a plane of brightness and one of half the height with the colours of 2x2 pixels."""
-    _even(raw, {'width': raw.width_px, 'height': raw.height_px})
+    _check_even(raw, {'width': raw.width_px, 'height': raw.height_px})
     rows = _rows(raw, raw.width_px, raw.height_px * 3 // 2)
     return cv2.cvtColor(np.ascontiguousarray(rows), code)
 
 
 @lru_cache(maxsize=1)
-def _cv_bridge() -> Any:
+def _working_cv_bridge() -> Any:
     """
     Return a working CvBridge; None where there is none.
 
     One that was built for another NumPy may end the process instead of raising anything, so it
     has to prove itself in a process of its own first.
     """
-    if attempt(TRIALS['cv_bridge']).error:
+    if run_probe(PROBES['cv_bridge']).error:
         return None
     from cv_bridge import CvBridge
 
     return CvBridge()
 
 
-def _by_cv_bridge(encoding: str, raw: RawImage) -> Array:
+def _decode_with_cv_bridge(encoding: str, raw: RawImage) -> Array:
     """
     Let cv_bridge read an encoding that is not in DECODERS.
 
     :raises ValueError: where there is no cv_bridge, or it does not know the encoding either.
     """
-    bridge, known = _cv_bridge(), ', '.join(DECODERS)
+    bridge, known = _working_cv_bridge(), ', '.join(DECODERS)
     if bridge is None:
         raise ValueError(f'encoding {encoding!r} is not known; known are {known}')
     try:
-        image = bridge.imgmsg_to_cv2(_message(encoding, raw), 'rgb8')
+        image = bridge.imgmsg_to_cv2(_to_image_message(encoding, raw), 'rgb8')
     except Exception as err:
         told = ' '.join(str(err).split())
         raise ValueError(
@@ -198,7 +198,7 @@ def _by_cv_bridge(encoding: str, raw: RawImage) -> Array:
     return np.ascontiguousarray(image, np.uint8)
 
 
-def _message(encoding: str, raw: RawImage) -> SimpleNamespace:
+def _to_image_message(encoding: str, raw: RawImage) -> SimpleNamespace:
     """Return what cv_bridge reads of a sensor_msgs Image."""
     return SimpleNamespace(
         encoding=encoding,
@@ -210,16 +210,16 @@ def _message(encoding: str, raw: RawImage) -> SimpleNamespace:
     )
 
 
-_GREY = partial(_colour, channels=1, code=cv2.COLOR_GRAY2RGB)
-_BGR = partial(_colour, channels=3, code=cv2.COLOR_BGR2RGB)
-_BGRA = partial(_colour, channels=4, code=cv2.COLOR_BGRA2RGB)
-_GREY16 = partial(_colour16, channels=1, code=cv2.COLOR_GRAY2RGB)
-_UYVY = partial(_yuv422, code=cv2.COLOR_YUV2RGB_UYVY)
-_YUYV = partial(_yuv422, code=cv2.COLOR_YUV2RGB_YUY2)
+_GREY = partial(_decode_8bit, channels=1, code=cv2.COLOR_GRAY2RGB)
+_BGR = partial(_decode_8bit, channels=3, code=cv2.COLOR_BGR2RGB)
+_BGRA = partial(_decode_8bit, channels=4, code=cv2.COLOR_BGRA2RGB)
+_GREY16 = partial(_decode_16bit, channels=1, code=cv2.COLOR_GRAY2RGB)
+_UYVY = partial(_decode_yuv422, code=cv2.COLOR_YUV2RGB_UYVY)
+_YUYV = partial(_decode_yuv422, code=cv2.COLOR_YUV2RGB_YUY2)
 
 #: OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first four,
 #: hence the pairs of different letters.
-_PATTERNS = {
+_BAYER_PATTERNS = {
     'rggb': cv2.COLOR_BayerBG2RGB,
     'bggr': cv2.COLOR_BayerRG2RGB,
     'gbrg': cv2.COLOR_BayerGR2RGB,
@@ -228,26 +228,32 @@ _PATTERNS = {
 
 #: How each encoding becomes (H, W, 3) uint8 RGB.
 DECODERS: Mapping[str, Callable[[RawImage], Array]] = {
-    'rgb8': _rgb,
+    'rgb8': _decode_rgb8,
     'bgr8': _BGR,
-    'rgba8': partial(_colour, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'rgba8': partial(_decode_8bit, channels=4, code=cv2.COLOR_RGBA2RGB),
     'bgra8': _BGRA,
     'mono8': _GREY,
     'rgb16': partial(_high_bytes, channels=3),
-    'bgr16': partial(_colour16, channels=3, code=cv2.COLOR_BGR2RGB),
-    'rgba16': partial(_colour16, channels=4, code=cv2.COLOR_RGBA2RGB),
-    'bgra16': partial(_colour16, channels=4, code=cv2.COLOR_BGRA2RGB),
+    'bgr16': partial(_decode_16bit, channels=3, code=cv2.COLOR_BGR2RGB),
+    'rgba16': partial(_decode_16bit, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'bgra16': partial(_decode_16bit, channels=4, code=cv2.COLOR_BGRA2RGB),
     'mono16': _GREY16,
     '8UC1': _GREY,
     '8UC3': _BGR,
     '8UC4': _BGRA,
     '16UC1': _GREY16,
-    **{f'bayer_{p}8': partial(_bayer, values=_pixels, code=c) for p, c in _PATTERNS.items()},
-    **{f'bayer_{p}16': partial(_bayer, values=_high_bytes, code=c) for p, c in _PATTERNS.items()},
+    **{
+        f'bayer_{p}8': partial(_decode_bayer, values=_pixels, code=c)
+        for p, c in _BAYER_PATTERNS.items()
+    },
+    **{
+        f'bayer_{p}16': partial(_decode_bayer, values=_high_bytes, code=c)
+        for p, c in _BAYER_PATTERNS.items()
+    },
     'yuv422': _UYVY,
     'uyvy': _UYVY,
     'yuv422_yuy2': _YUYV,
     'yuyv': _YUYV,
-    'nv12': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV12),
-    'nv21': partial(_yuv420, code=cv2.COLOR_YUV2RGB_NV21),
+    'nv12': partial(_decode_yuv420, code=cv2.COLOR_YUV2RGB_NV12),
+    'nv21': partial(_decode_yuv420, code=cv2.COLOR_YUV2RGB_NV21),
 }

@@ -11,27 +11,27 @@ from collections.abc import Iterable
 from typing import Any
 
 from mono3d_ros.camera_frame import Frame
-from mono3d_ros.messages.image_decoding import RawImage, decode, decode_compressed
-from mono3d_ros.messages.primitives import stamp_ns
-from mono3d_ros.messages.rectification import Door, Intrinsics
+from mono3d_ros.messages.image_decoding import RawImage, decode_compressed, decode_raw
+from mono3d_ros.messages.primitives import header_stamp_ns
+from mono3d_ros.messages.rectification import Intrinsics, Rectifier
 from stl_core.types import Array
 
 
-def to_frame(message: Any, info: Any, camera: str, door: Door) -> Frame:
+def to_frame(message: Any, info: Any, camera: str, rectifier: Rectifier) -> Frame:
     """
     Read an image message and its camera_info.
 
     :param message: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
     :param camera: our name of the camera.
-    :param door: calibration.as_rectified or calibration.rectify.
+    :param rectifier: calibration.as_rectified or calibration.rectify.
     :return: a frame with the image's own stamp and frame.
     :raises Uncalibrated: where camera_info says so.
     :raises ValueError: for an image that cannot be read or does not fit camera_info.
     """
-    image, P = door(to_image(message), to_intrinsics(info))
+    image, P = rectifier(to_image(message), to_intrinsics(info))
     frame_id = message.header.frame_id or info.header.frame_id
-    return Frame(camera, image, P, stamp_ns(message.header), frame_id)
+    return Frame(camera, image, P, header_stamp_ns(message.header), frame_id)
 
 
 def to_image(message: Any) -> Array:
@@ -41,7 +41,7 @@ def to_image(message: Any) -> Array:
     raw = RawImage(
         message.data, message.height, message.width, message.step, bool(message.is_bigendian)
     )
-    return decode(message.encoding, raw)
+    return decode_raw(message.encoding, raw)
 
 
 def to_intrinsics(info: Any) -> Intrinsics:

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mono3d_ros.camera_frame import FrameResult, Target, camera_itself
+from mono3d_ros.camera_frame import FrameResult, TargetFrame, identity_target
 from mono3d_ros.messages.primitives import (
-    New,
+    MessageFactory,
     to_duration,
     to_header,
     to_point,
     to_pose,
     to_vector,
 )
-from stl_core.geometry import BOX_EDGES, corners
+from stl_core.geometry import BOX_EDGES, box_corners
 from stl_core.visualization.style import class_colour
 
 # visualization_msgs/msg/Marker
@@ -24,9 +24,9 @@ ARROW, LINE_LIST, TEXT_VIEW_FACING = 0, 5, 9
 ADD, DELETE = 0, 2
 
 #: Kinds of marker that each object is drawn with, the last part of their namespace.
-KINDS = ('boxes', 'heading', 'labels')
+MARKER_KINDS = ('boxes', 'heading', 'labels')
 #: And one more where objects are tracked.
-VELOCITY = 'velocity'
+VELOCITY_KIND = 'velocity'
 
 LINE_WIDTH_M = 0.08
 TEXT_HEIGHT_M = 0.6
@@ -35,17 +35,17 @@ TEXT_GAP_M = 0.5
 #: How far the heading arrow reaches beyond the front of the box.
 ARROW_REACH_M = 1.0
 #: The velocity arrow reaches from the centre to where the object is after so long.
-AHEAD_S = 1.0
+VELOCITY_ARROW_S = 1.0
 #: What is slower has no velocity arrow.
 MIN_SPEED_M_S = 0.5
 
 
-class _Pen(NamedTuple):
+class _ArrayContext(NamedTuple):
     """What all markers of an array share."""
 
     header: Any
     lifetime: Any
-    new: New
+    make_message: MessageFactory
 
 
 class _Shape(NamedTuple):
@@ -54,24 +54,24 @@ class _Shape(NamedTuple):
 
     :param corners: the 8 of the box.
     :param heading: tail and tip of the arrow.
-    :param text_at: middle of the label.
+    :param text_position: middle of the label.
     :param velocity: tail and tip of the arrow; None where the object hardly moves, or nobody
         knows.
     """
 
     corners: list[list[float]]
     heading: list[list[float]]
-    text_at: list[float]
+    text_position: list[float]
     velocity: list[list[float]] | None
 
 
-def markers(
+def to_marker_array(
     result: FrameResult,
     previous_ids: Iterable[int],
-    new: New,
+    make_message: MessageFactory,
     *,
     lifetime_s: float = 0.3,
-    target: Target | None = None,
+    target: TargetFrame | None = None,
 ) -> Any:
     """
     Draw a result: outline, heading and label of each object, and where tracked its velocity.
@@ -83,117 +83,127 @@ def markers(
     :param result: what was found.
     :param previous_ids: result.ids of the camera's previous array; what is no longer there is
         deleted in this same array, so nothing flickers and nothing stays behind.
-    :param new: maker of messages.
+    :param make_message: maker of messages.
     :param lifetime_s: after this a viewer takes the boxes away by itself; 0 means never.
     :param target: the frame to draw in; None: the camera's own.
     :return: visualization_msgs MarkerArray.
     """
-    target = target or camera_itself(result.frame_id)
-    header = to_header(result.stamp_ns, target.frame_id, new)
-    pen = _Pen(header, to_duration(lifetime_s, new), new)
+    target = target or identity_target(result.frame_id)
+    header = to_header(result.stamp_ns, target.frame_id, make_message)
+    pen = _ArrayContext(header, to_duration(lifetime_s, make_message), make_message)
     gone = sorted(set(previous_ids) - set(result.ids))
-    drawn = [_delete(f'{result.camera}/frame', 0, pen)]
-    for row, shape in enumerate(_shapes(result, target)):
+    drawn = [_delete_marker(f'{result.camera}/frame', 0, pen)]
+    for row, shape in enumerate(_object_shapes(result, target)):
         drawn += _object_markers(result, row, shape, pen)
-    kinds = KINDS if result.velocities_mps is None else (*KINDS, VELOCITY)
-    drawn += [_delete(f'{result.camera}/{kind}', id, pen) for id in gone for kind in kinds]
-    return new('visualization_msgs/msg/MarkerArray', markers=drawn)
+    kinds = MARKER_KINDS if result.velocity_m_s is None else (*MARKER_KINDS, VELOCITY_KIND)
+    drawn += [_delete_marker(f'{result.camera}/{kind}', id, pen) for id in gone for kind in kinds]
+    return make_message('visualization_msgs/msg/MarkerArray', markers=drawn)
 
 
-def label(result: FrameResult, row: int) -> str:
+def object_label(result: FrameResult, row: int) -> str:
     """Say class, score and depth of an object, and its id where it is tracked."""
     objects = result.objects
     name, z = result.classes[objects.class_id[row]], objects.center_m[row, 2]
-    id = '' if result.velocities_mps is None else f' #{result.ids[row]}'
+    id = '' if result.velocity_m_s is None else f' #{result.ids[row]}'
     return f'{name} {objects.score[row]:.2f} {z:.1f} m{id}'
 
 
-def _shapes(result: FrameResult, target: Target) -> list[_Shape]:
+def _object_shapes(result: FrameResult, target: TargetFrame) -> list[_Shape]:
     """Tell where each object is drawn."""
     objects = result.objects
-    box = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
+    box = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     front, back = box[:, [0, 1, 4, 5]].mean(1), box[:, [2, 3, 6, 7]].mean(1)
     reach = ARROW_REACH_M / np.maximum(objects.size_hwl_m[:, 2:], 1e-6)
     tip = front + (front - back) * reach
     above = objects.center_m.copy()
     above[:, 1] -= objects.size_hwl_m[:, 0] / 2 + TEXT_GAP_M  # y is down
-    placed = target.place(box).tolist()
-    headings = target.place(np.stack([front, tip], 1)).tolist()
-    velocities = _velocities(result, target)
+    placed = target.transform_points(box).tolist()
+    headings = target.transform_points(np.stack([front, tip], 1)).tolist()
+    velocities = _velocity_arrows(result, target)
     return [
         _Shape(*each)
-        for each in zip(placed, headings, target.place(above).tolist(), velocities, strict=True)
+        for each in zip(
+            placed, headings, target.transform_points(above).tolist(), velocities, strict=True
+        )
     ]
 
 
-def _velocities(result: FrameResult, target: Target) -> list[list[list[float]] | None]:
+def _velocity_arrows(result: FrameResult, target: TargetFrame) -> list[list[list[float]] | None]:
     """Return an arrow along each velocity, see _Shape."""
-    center, velocity = result.objects.center_m, result.velocities_mps
+    center, velocity = result.objects.center_m, result.velocity_m_s
     if velocity is None:
         return [None] * len(center)
-    arrows = target.place(np.stack([center, center + AHEAD_S * velocity], 1)).tolist()
+    arrows = target.transform_points(
+        np.stack([center, center + VELOCITY_ARROW_S * velocity], 1)
+    ).tolist()
     fast = np.linalg.norm(velocity, axis=1) >= MIN_SPEED_M_S
     return [arrow if moves else None for arrow, moves in zip(arrows, fast, strict=True)]
 
 
-def _object_markers(result: FrameResult, row: int, shape: _Shape, pen: _Pen) -> list[Any]:
+def _object_markers(
+    result: FrameResult, row: int, shape: _Shape, context: _ArrayContext
+) -> list[Any]:
     """Return one marker of each kind."""
-    new, id = pen.new, result.ids[row]
+    new, id = context.make_message, result.ids[row]
     name = result.classes[result.objects.class_id[row]]
     shared = {
-        'header': pen.header,
+        'header': context.header,
         'id': id,
         'action': ADD,
         'pose': to_pose((0.0, 0.0, 0.0), new),
-        'color': _colour(name, new),
-        'lifetime': pen.lifetime,
+        'color': _to_colour(name, new),
+        'lifetime': context.lifetime,
         'frame_locked': False,
     }
     line = to_vector((LINE_WIDTH_M, 0.0, 0.0), new)
     # a point of ROS takes long to make, so the edges share those of the corners
-    points = _points(shape.corners, new)
+    points = _to_points(shape.corners, new)
     ends = [points[corner] for edge in BOX_EDGES for corner in edge]
     outline = {'type': LINE_LIST, 'points': ends, 'scale': line}
     words = {
         'type': TEXT_VIEW_FACING,
-        'text': label(result, row),
-        'pose': to_pose(shape.text_at, new),
+        'text': object_label(result, row),
+        'pose': to_pose(shape.text_position, new),
         'scale': to_vector((0.0, 0.0, TEXT_HEIGHT_M), new),
     }
-    parts = dict(zip(KINDS, (outline, _arrow(shape.heading, new), words), strict=True))
+    parts = dict(
+        zip(MARKER_KINDS, (outline, _arrow_fields(shape.heading, new), words), strict=True)
+    )
     if shape.velocity is not None:
-        parts[VELOCITY] = _arrow(shape.velocity, new)
+        parts[VELOCITY_KIND] = _arrow_fields(shape.velocity, new)
     found = [
         new('visualization_msgs/msg/Marker', **{**shared, **part}, ns=f'{result.camera}/{kind}')
         for kind, part in parts.items()
     ]
-    if VELOCITY not in parts and result.velocities_mps is not None:
+    if VELOCITY_KIND not in parts and result.velocity_m_s is not None:
         # the arrow of the frame before must not stay
-        found.append(_delete(f'{result.camera}/{VELOCITY}', id, pen))
+        found.append(_delete_marker(f'{result.camera}/{VELOCITY_KIND}', id, context))
     return found
 
 
-def _arrow(tail_and_tip: Sequence[Sequence[float]], new: New) -> dict[str, Any]:
-    scale = to_vector((LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M), new)
-    return {'type': ARROW, 'points': _points(tail_and_tip, new), 'scale': scale}
+def _arrow_fields(
+    tail_and_tip: Sequence[Sequence[float]], make_message: MessageFactory
+) -> dict[str, Any]:
+    scale = to_vector((LINE_WIDTH_M, 3 * LINE_WIDTH_M, 3 * LINE_WIDTH_M), make_message)
+    return {'type': ARROW, 'points': _to_points(tail_and_tip, make_message), 'scale': scale}
 
 
-def _points(points_m: Sequence[Sequence[float]], new: New) -> list[Any]:
-    return [to_point(each, new) for each in points_m]
+def _to_points(points_m: Sequence[Sequence[float]], make_message: MessageFactory) -> list[Any]:
+    return [to_point(each, make_message) for each in points_m]
 
 
-def _delete(ns: str, id: int, pen: _Pen) -> Any:
+def _delete_marker(ns: str, id: int, context: _ArrayContext) -> Any:
     """Return a marker that takes another one away."""
-    return pen.new(
+    return context.make_message(
         'visualization_msgs/msg/Marker',
-        header=pen.header,
+        header=context.header,
         ns=ns,
         id=id,
         action=DELETE,
-        pose=to_pose((0.0, 0.0, 0.0), pen.new),
+        pose=to_pose((0.0, 0.0, 0.0), context.make_message),
     )
 
 
-def _colour(name: str, new: New) -> Any:
+def _to_colour(name: str, make_message: MessageFactory) -> Any:
     r, g, b = (level / 255 for level in class_colour(name))
-    return new('std_msgs/msg/ColorRGBA', r=r, g=g, b=b, a=1.0)
+    return make_message('std_msgs/msg/ColorRGBA', r=r, g=g, b=b, a=1.0)

@@ -45,7 +45,7 @@ def read_points(cloud: Any) -> Array:
         'offsets': offsets,
         'itemsize': cloud.point_step,
     }
-    rows = _packed(cloud).view(np.dtype(layout))
+    rows = _packed_bytes(cloud).view(np.dtype(layout))
     points = np.zeros((len(rows), 4), np.float32)
     for column, name in enumerate(names):
         points[:, column] = rows[name]
@@ -53,7 +53,7 @@ def read_points(cloud: Any) -> Array:
     return points if finite.all() else points[finite]
 
 
-def _packed(cloud: Any) -> Array:
+def _packed_bytes(cloud: Any) -> Array:
     """Return the bytes of the points without padding at the ends of rows, uint8, contiguous."""
     data = np.ascontiguousarray(cloud.data, np.uint8)
     row_bytes = cloud.width * cloud.point_step

@@ -11,43 +11,49 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 #: Makes a message: type name and fields -> message.
-New = Callable[..., Any]
+MessageFactory = Callable[..., Any]
 
-UNTURNED = (0.0, 0.0, 0.0, 1.0)
+IDENTITY_QUATERNION = (0.0, 0.0, 0.0, 1.0)
 
 
-def stamp_ns(header: Any) -> int:
+def header_stamp_ns(header: Any) -> int:
     """Return a header's stamp in nanoseconds."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
-def to_header(stamp_ns: int, frame_id: str, new: New) -> Any:
+def to_header(stamp_ns: int, frame_id: str, make_message: MessageFactory) -> Any:
     """Make a header of a stamp in nanoseconds and a coordinate frame."""
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
-    stamp = new('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
-    return new('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+    stamp = make_message('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+    return make_message('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
 
 
-def to_duration(seconds: float, new: New) -> Any:
+def to_duration(seconds: float, make_message: MessageFactory) -> Any:
     """Make a duration."""
     sec, nanosec = divmod(round(seconds * 1e9), 1_000_000_000)
-    return new('builtin_interfaces/msg/Duration', sec=sec, nanosec=nanosec)
+    return make_message('builtin_interfaces/msg/Duration', sec=sec, nanosec=nanosec)
 
 
-def to_point(xyz: Sequence[float], new: New) -> Any:
+def to_point(xyz: Sequence[float], make_message: MessageFactory) -> Any:
     """Make a point."""
     x, y, z = xyz
-    return new('geometry_msgs/msg/Point', x=x, y=y, z=z)
+    return make_message('geometry_msgs/msg/Point', x=x, y=y, z=z)
 
 
-def to_vector(xyz: Sequence[float], new: New) -> Any:
+def to_vector(xyz: Sequence[float], make_message: MessageFactory) -> Any:
     """Make a vector: a size, a scale, a speed."""
     x, y, z = xyz
-    return new('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
+    return make_message('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
 
 
-def to_pose(xyz: Sequence[float], new: New, turn: Sequence[float] = UNTURNED) -> Any:
+def to_pose(
+    xyz: Sequence[float],
+    make_message: MessageFactory,
+    quaternion_xyzw: Sequence[float] = IDENTITY_QUATERNION,
+) -> Any:
     """Make a pose of a place and a quaternion x y z w; RViz warns of one of zeros."""
-    x, y, z, w = turn
-    orientation = new('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
-    return new('geometry_msgs/msg/Pose', position=to_point(xyz, new), orientation=orientation)
+    x, y, z, w = quaternion_xyzw
+    orientation = make_message('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
+    return make_message(
+        'geometry_msgs/msg/Pose', position=to_point(xyz, make_message), orientation=orientation
+    )

@@ -18,10 +18,10 @@ import numpy as np
 from stl_core.types import Array
 
 #: (H, W, 3) image and its numbers -> the rectified image and its (3, 4) P.
-Door = Callable[[Array, 'Intrinsics'], 'tuple[Array, Array]']
+Rectifier = Callable[[Array, 'Intrinsics'], 'tuple[Array, Array]']
 
 
-class Uncalibrated(ValueError):
+class UncalibratedError(ValueError):
     """A camera that says of itself that it was never calibrated."""
 
 
@@ -52,7 +52,7 @@ class Intrinsics:
     roi_px: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-def as_rectified(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
+def passthrough_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     """
     Take an image as it is: the stream is rectified already, or has no distortion.
 
@@ -62,11 +62,11 @@ def as_rectified(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     :raises Uncalibrated: where K or P is empty.
     :raises ValueError: where the image is not the one that the numbers describe.
     """
-    A = delivered(intrinsics, image.shape[1], image.shape[0])
-    return image, A @ projection(intrinsics)
+    A = sensor_to_image_affine(intrinsics, image.shape[1], image.shape[0])
+    return image, A @ projection_matrix(intrinsics)
 
 
-def rectify(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
+def rectify_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     """
     Rectify a raw image; the maps are computed once for each camera and size.
 
@@ -76,14 +76,14 @@ def rectify(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     :raises Uncalibrated: where K is empty.
     :raises ValueError: for an unknown distortion model, or as as_rectified does.
     """
-    if _nothing_to_rectify(intrinsics):
-        return as_rectified(image, intrinsics)
+    if _is_rectified(intrinsics):
+        return passthrough_image(image, intrinsics)
     maps = _rectify_maps(intrinsics, image.shape[1], image.shape[0])
-    A = delivered(intrinsics, image.shape[1], image.shape[0])
+    A = sensor_to_image_affine(intrinsics, image.shape[1], image.shape[0])
     return cv2.remap(image, *maps, cv2.INTER_LINEAR), A @ _rectified_projection(intrinsics)
 
 
-def projection(intrinsics: Intrinsics) -> Array:
+def projection_matrix(intrinsics: Intrinsics) -> Array:
     """
     Return the (3, 4) P of the full rectified image.
 
@@ -93,11 +93,11 @@ def projection(intrinsics: Intrinsics) -> Array:
     """
     if intrinsics.P[0] == 0 and any(intrinsics.D):
         _check_K(intrinsics)
-        raise Uncalibrated('P of camera_info is empty though D is not')
+        raise UncalibratedError('P of camera_info is empty though D is not')
     return _rectified_projection(intrinsics)
 
 
-def delivered(intrinsics: Intrinsics, width_px: int, height_px: int) -> Array:
+def sensor_to_image_affine(intrinsics: Intrinsics, width_px: int, height_px: int) -> Array:
     """
     Map pixels of the full sensor image to pixels of the image that was sent.
 
@@ -122,10 +122,10 @@ def delivered(intrinsics: Intrinsics, width_px: int, height_px: int) -> Array:
             f'image is {width_px}x{height_px} but camera_info is of {width}x{height} pixels'
         )
     crop = np.array([[1.0, 0.0, -x], [0.0, 1.0, -y], [0.0, 0.0, 1.0]])
-    return _scaling(scale_x, scale_y) @ _scaling(1 / bin_x, 1 / bin_y) @ crop
+    return _scaling_affine(scale_x, scale_y) @ _scaling_affine(1 / bin_x, 1 / bin_y) @ crop
 
 
-def _scaling(scale_x: float, scale_y: float) -> Array:
+def _scaling_affine(scale_x: float, scale_y: float) -> Array:
     """(3, 3) new = scale * (old + 0.5) - 0.5."""
     return np.array(
         [
@@ -139,9 +139,9 @@ def _scaling(scale_x: float, scale_y: float) -> Array:
 def _check_K(intrinsics: Intrinsics) -> None:
     numbers = (*intrinsics.K, *intrinsics.P, *intrinsics.D)
     if intrinsics.K[0] == 0:
-        raise Uncalibrated('K[0] of camera_info is 0: this camera is not calibrated')
+        raise UncalibratedError('K[0] of camera_info is 0: this camera is not calibrated')
     if not np.isfinite(numbers).all():
-        raise Uncalibrated('camera_info has numbers that are not finite')
+        raise UncalibratedError('camera_info has numbers that are not finite')
 
 
 def _rectified_projection(intrinsics: Intrinsics) -> Array:
@@ -152,35 +152,39 @@ def _rectified_projection(intrinsics: Intrinsics) -> Array:
     return np.hstack([np.array(intrinsics.K, np.float64).reshape(3, 3), np.zeros((3, 1))])
 
 
-def _rotation(intrinsics: Intrinsics) -> Array:
+def _rectifying_rotation(intrinsics: Intrinsics) -> Array:
     """(3, 3) R, the identity where the driver left it empty."""
     return np.array(intrinsics.R, np.float64).reshape(3, 3) if any(intrinsics.R) else np.eye(3)
 
 
-def _nothing_to_rectify(intrinsics: Intrinsics) -> bool:
+def _is_rectified(intrinsics: Intrinsics) -> bool:
     """Tell whether raw and rectified image are the same."""
     same_K = np.allclose(_rectified_projection(intrinsics)[:, :3].ravel(), intrinsics.K)
-    return not any(intrinsics.D) and same_K and np.allclose(_rotation(intrinsics), np.eye(3))
+    return (
+        not any(intrinsics.D)
+        and same_K
+        and np.allclose(_rectifying_rotation(intrinsics), np.eye(3))
+    )
 
 
 @lru_cache(maxsize=16)
 def _rectify_maps(intrinsics: Intrinsics, width_px: int, height_px: int) -> tuple[Array, Array]:
     """Compute where each pixel of the rectified image lies in the raw one."""
-    if any(intrinsics.D) and intrinsics.distortion_model not in MODELS:
-        known = ', '.join(MODELS)
+    if any(intrinsics.D) and intrinsics.distortion_model not in DISTORTION_MODELS:
+        known = ', '.join(DISTORTION_MODELS)
         raise ValueError(
             f'distortion_model {intrinsics.distortion_model!r} is not known; known are {known}'
         )
-    A = delivered(intrinsics, width_px, height_px)
+    A = sensor_to_image_affine(intrinsics, width_px, height_px)
     K = A @ np.array(intrinsics.K, np.float64).reshape(3, 3)
     new_K = A @ _rectified_projection(intrinsics)[:, :3]
     D, size = np.array(intrinsics.D, np.float64), (width_px, height_px)
-    model = MODELS.get(intrinsics.distortion_model, cv2.initUndistortRectifyMap)
-    return model(K, D, _rotation(intrinsics), new_K, size, cv2.CV_16SC2)
+    model = DISTORTION_MODELS.get(intrinsics.distortion_model, cv2.initUndistortRectifyMap)
+    return model(K, D, _rectifying_rotation(intrinsics), new_K, size, cv2.CV_16SC2)
 
 
 #: How each distortion model computes its maps; OpenCV tells the first two by the length of D.
-MODELS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
+DISTORTION_MODELS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
     'plumb_bob': cv2.initUndistortRectifyMap,
     'rational_polynomial': cv2.initUndistortRectifyMap,
     'equidistant': cv2.fisheye.initUndistortRectifyMap,

@@ -14,17 +14,17 @@ TIMINGS_KEPT = 200
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CounterSnapshot:
     """
     Counters at one moment.
 
     :param counts: how often each thing happened.
-    :param texts: the last thing said about each.
+    :param last_texts: the last thing said about each.
     :param latency_ms: median and 95th percentile of each stage.
     """
 
     counts: Mapping[str, int]
-    texts: Mapping[str, str]
+    last_texts: Mapping[str, str]
     latency_ms: Mapping[str, tuple[float, float]]
 
 
@@ -44,13 +44,13 @@ class Counters:
             self._counts[name] += 1
             self._texts[name] = text
 
-    def record(self, timings_ms: Mapping[str, float]) -> None:
+    def record_timings(self, timings_ms: Mapping[str, float]) -> None:
         """Keep how long the stages of a frame took."""
         with self._lock:
             for stage, ms in timings_ms.items():
                 self._timings.setdefault(stage, deque(maxlen=TIMINGS_KEPT)).append(ms)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> CounterSnapshot:
         """Return all of it."""
         with self._lock:
             counts, texts = dict(self._counts), dict(self._texts)
@@ -59,4 +59,4 @@ class Counters:
         for stage, each in timings.items():
             median, high = np.percentile(each, [50, 95])
             latency[stage] = (float(median), float(high))
-        return Snapshot(counts, texts, latency)
+        return CounterSnapshot(counts, texts, latency)

@@ -20,7 +20,7 @@ REPEAT_S = {
     'unpaired': 60.0,
 }
 #: What does not cost the image its answer.
-HARMLESS = ('no_transform', 'unfamiliar_lens')
+WARNING_KINDS = ('no_transform', 'unfamiliar_lens')
 
 
 class Throttle:
@@ -31,16 +31,16 @@ class Throttle:
         self._clock_s = clock_s
         self._quiet_until_s: dict[tuple[str, str], float] = {}
 
-    def admits(self, camera: str, what: str) -> bool:
+    def allows(self, camera: str, kind: str) -> bool:
         """Tell whether to say this now; if so, it will not be admitted again for a while."""
         now_s = self._clock_s()
-        if now_s < self._quiet_until_s.get((camera, what), now_s):
+        if now_s < self._quiet_until_s.get((camera, kind), now_s):
             return False
-        self._quiet_until_s[camera, what] = now_s + REPEAT_S.get(what, REPEAT_DEFAULT_S)
+        self._quiet_until_s[camera, kind] = now_s + REPEAT_S.get(kind, REPEAT_DEFAULT_S)
         return True
 
 
-class Complaints:
+class IssueLog:
     """Counts and says what goes wrong; any thread may complain."""
 
     def __init__(
@@ -59,15 +59,15 @@ class Complaints:
         self._counters, self._error, self._warn = counters, error, warn
         self._throttle = Throttle()
 
-    def add(self, camera: str, what: str, text: str) -> None:
+    def add(self, camera: str, kind: str, text: str) -> None:
         """
         Count trouble, and say it unless it was said just before.
 
         :param camera: whose image it was.
-        :param what: kind of trouble, one of diagnostics.COUNTED.
+        :param kind: kind of trouble, one of diagnostics.COUNTED.
         :param text: what happened, and what to do about it.
         """
-        self._counters[camera].add(what, text)
-        if self._throttle.admits(camera, what):
-            say = self._warn if what in HARMLESS else self._error
-            say(f'{camera}: {what.replace("_", " ")}: {text}')
+        self._counters[camera].add(kind, text)
+        if self._throttle.allows(camera, kind):
+            say = self._warn if kind in WARNING_KINDS else self._error
+            say(f'{camera}: {kind.replace("_", " ")}: {text}')

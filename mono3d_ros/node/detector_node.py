@@ -24,27 +24,25 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger
 from std_srvs.srv import SetBool
 
-from mono3d_ros.monitoring.counters import Counters, Snapshot
-from mono3d_ros.monitoring.diagnostics import Health
-from mono3d_ros.node import parameters as ros_parameters
-from mono3d_ros.node import publishers as outputs
-from mono3d_ros.node import tf_listener
-from mono3d_ros.node.diagnostics_publisher import Reporter
+from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
+from mono3d_ros.monitoring.diagnostics import HealthInput
+from mono3d_ros.node import parameters, publishers, tf_listener
+from mono3d_ros.node.diagnostics_publisher import DiagnosticsPublisher
 from mono3d_ros.node.endpoints import Endpoints
-from mono3d_ros.node.runtime import Channel, Operation, Perception
-from mono3d_ros.node.subscriptions import topics_of
-from mono3d_ros.perception import lens_check as lens
-from mono3d_ros.perception import model_loading as network
-from mono3d_ros.perception import tracker as tracking
+from mono3d_ros.node.runtime import CameraIO, Perception, Runtime
+from mono3d_ros.node.subscriptions import resolve_topics
+from mono3d_ros.perception import lens_check, model_loading, tracker
 from mono3d_ros.perception.pipeline import Pipeline
 
 EXIT_UNUSABLE = 2
 
 
-class Detector(LifecycleNode):
+class DetectorNode(LifecycleNode):
     """Camera images in, 3D boxes out."""
 
-    def __init__(self, load: network.Load = network.load_student, **options: Any) -> None:
+    def __init__(
+        self, load: model_loading.ModelLoader = model_loading.load_model, **options: Any
+    ) -> None:
         """
         Declare the parameters and start reporting.
 
@@ -53,36 +51,38 @@ class Detector(LifecycleNode):
         :raises ValueError: for a wrong parameter; rclpy raises ParameterException for some.
         """
         super().__init__('detector', **options)
-        self.params = ros_parameters.declare(self)
-        self.cameras = ros_parameters.declare_cameras(self, self.params)
+        self.params = parameters.declare_params(self)
+        self.cameras = parameters.declare_cameras(self, self.params)
         self.counters = {camera.name: Counters() for camera in self.cameras}
         self._load = load
         self._endpoints = Endpoints(self)
         self._perception: Perception | None = None
-        self._channels: dict[str, Channel] = {}
-        self._operation: Operation | None = None
+        self._camera_io: dict[str, CameraIO] = {}
+        self._runtime: Runtime | None = None
         self._active = False
-        self._reporter = Reporter(self, self.counters, self._health)
+        self._diagnostics_publisher = DiagnosticsPublisher(self, self.counters, self._health_input)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.create_service(SetBool, '~/enable', self._on_enable)
         backwards = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
         )
-        self._jumps = self.get_clock().create_jump_callback(backwards, post_callback=self._on_jump)
+        self._jump_handle = self.get_clock().create_jump_callback(
+            backwards, post_callback=self._on_time_jump
+        )
 
     # transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the network, run it once, and advertise the answers."""
         if not self._attempt(self._configure):
-            self._let_go()
+            self._release_model()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start working."""
-        if not self._attempt(self._start):
-            self._endpoints.unsubscribe_all()
+        if not self._attempt(self._start_runtime):
+            self._endpoints.destroy_subscriptions()
             return TransitionCallbackReturn.FAILURE
         self._active = True
         return super().on_activate(state)
@@ -94,7 +94,7 @@ class Detector(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of the network."""
-        self._let_go()
+        self._release_model()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -105,7 +105,7 @@ class Detector(LifecycleNode):
     def stop(self) -> None:
         """End the worker and the subscriptions; only to be called by the thread that spins."""
         self._active = False
-        self._pause()
+        self._stop_runtime()
 
     def _attempt(self, step: Callable[[], None]) -> bool:
         """Take a step of a transition; rclpy would not say a word of what goes wrong."""
@@ -121,60 +121,60 @@ class Detector(LifecycleNode):
 
     def _configure(self) -> None:
         """Load and warm up what the parameters name, and advertise the answers."""
-        topics = {camera.name: topics_of(self, camera) for camera in self.cameras}
+        topics = {camera.name: resolve_topics(self, camera) for camera in self.cameras}
         self._perception = self._make_perception()
-        self._channels = {
-            camera.name: Channel(
-                topics[camera.name], outputs.CameraOutputs(self._endpoints, camera.prefix)
+        self._camera_io = {
+            camera.name: CameraIO(
+                topics[camera.name], publishers.CameraPublishers(self._endpoints, camera.prefix)
             )
             for camera in self.cameras
         }
-        for topic, type_name in outputs.lacking().items():
+        for topic, type_name in publishers.missing_message_types().items():
             package = type_name.partition('/')[0]
             self.get_logger().info(f'no {topic} will be sent: {package} is not installed')
 
-    def _let_go(self) -> None:
+    def _release_model(self) -> None:
         """Undo _configure."""
-        self._perception, self._channels = None, {}
-        self._endpoints.withdraw_all()
+        self._perception, self._camera_io = None, {}
+        self._endpoints.destroy_publishers()
 
     def _make_perception(self) -> Perception:
         """Load and warm up the network."""
         params, log = self.params, self.get_logger()
-        path = network.find_model(params.model, get_package_share_directory)
+        path = model_loading.find_model(params.model, get_package_share_directory)
         predictor = self._load(path, params.device, params.precision)
-        device = network.device_of(predictor)
+        device = model_loading.predictor_device(predictor)
         if device.startswith('cpu') and params.require_cuda:
             raise ValueError('parameter require_cuda: there is no CUDA device to run on')
         pipeline = Pipeline(
             predictor,
-            params.selection(tuple(predictor.spec.classes)),
+            params.detection_filter(tuple(predictor.spec.classes)),
             time.perf_counter,
-            tracker=tracking.Config() if params.tracking else None,
+            tracker_config=tracker.TrackerConfig() if params.tracking else None,
             max_overlap_across=params.max_overlap_across,
         )
-        if self._is_fallback(device):
+        if self._is_cpu_fallback(device):
             log.warning('NO CUDA DEVICE: running on the CPU, which is many times slower')
         start_s = time.perf_counter()
-        network.warm_up(predictor, len(self.cameras))
+        model_loading.warm_up(predictor, len(self.cameras))
         took_s = time.perf_counter() - start_s
         classes = ', '.join(pipeline.classes)
         log.info(f'{path} on {device} finds {classes}; its first runs took {took_s:.2f} s')
-        return Perception(pipeline, lens.learnt(predictor.spec), device)
+        return Perception(pipeline, lens_check.trained_lens(predictor.spec), device)
 
-    def _is_fallback(self, device: str) -> bool:
+    def _is_cpu_fallback(self, device: str) -> bool:
         return device.startswith('cpu') and self.params.device == 'auto'
 
-    def _start(self) -> None:
+    def _start_runtime(self) -> None:
         """Subscribe and start the worker."""
         assert self._perception is not None, 'started without being configured'
-        self._operation = Operation(self, self._endpoints, self._perception, self._channels)
-        topics = ', '.join(str(channel.topics) for channel in self._channels.values())
+        self._runtime = Runtime(self, self._endpoints, self._perception, self._camera_io)
+        topics = ', '.join(str(channel.topics) for channel in self._camera_io.values())
         self.get_logger().info(f'listening to {topics}')
 
-    def _pause(self) -> None:
+    def _stop_runtime(self) -> None:
         """End what _start began."""
-        operation, self._operation = self._operation, None
+        operation, self._runtime = self._runtime, None
         if operation is not None:
             operation.close()
 
@@ -185,58 +185,64 @@ class Detector(LifecycleNode):
         if not self._active:
             response.success, response.message = False, 'the node is not active'
         elif not request.data:
-            self._pause()
+            self._stop_runtime()
             response.success, response.message = True, 'switched off'
-        elif self._operation is None and not self._attempt(self._start):
-            self._endpoints.unsubscribe_all()
+        elif self._runtime is None and not self._attempt(self._start_runtime):
+            self._endpoints.destroy_subscriptions()
             response.success, response.message = False, 'could not start, see the log'
         else:
             response.success, response.message = True, 'switched on'
         return response
 
-    def _on_set_parameters(self, parameters: Iterable[Any]) -> SetParametersResult:
+    def _on_set_parameters(self, changes: Iterable[Any]) -> SetParametersResult:
         """Take over what may change while running; refuse what is wrong with the reason."""
         try:
-            params = ros_parameters.changed(self.params, parameters)
+            params = parameters.apply_changes(self.params, changes)
             if self._perception is not None:
                 pipeline = self._perception.pipeline
-                pipeline.selection = params.selection(pipeline.classes)
+                pipeline.detection_filter = params.detection_filter(pipeline.classes)
         except ValueError as err:
             return SetParametersResult(successful=False, reason=str(err))
         self.params = params
-        if self._operation is not None:
-            self._operation.follow(params)
+        if self._runtime is not None:
+            self._runtime.update_params(params)
         return SetParametersResult(successful=True)
 
-    def _on_jump(self, jump: TimeJump) -> None:
+    def _on_time_jump(self, jump: TimeJump) -> None:
         """Begin anew when simulated time is set back: a bag is played again."""
         seconds = -jump.delta.nanoseconds / 1e9
         self.get_logger().info(f'time was set back by {seconds:.1f} s')
-        if self._operation is not None:
-            self._operation.rewind()
+        if self._runtime is not None:
+            self._runtime.on_time_jump()
 
-    def _health(self, camera: str, now: Snapshot, before: Snapshot) -> Health:
+    def _health_input(
+        self, camera: str, now: CounterSnapshot, before: CounterSnapshot
+    ) -> HealthInput:
         """Tell the state of the node as far as a camera goes."""
-        operation, channel = self._operation, self._channels.get(camera)
+        operation, channel = self._runtime, self._camera_io.get(camera)
         images = tuple(channel.topics.images) if channel else ()
-        watched = (*images, channel.topics.info, *channel.outputs.topics) if channel else ()
+        watched = (*images, channel.topics.info, *channel.publishers.topics) if channel else ()
         device = self._perception.device if self._perception else ''
-        return Health(
+        return HealthInput(
             active=self._active,
             enabled=operation is not None,
             silent_s=operation.silent_s(camera) if operation else 0.0,
             image_topics=images,
             publishers=sum(self.count_publishers(each) for each in images),
             device=device,
-            cpu_fallback=self._is_fallback(device),
-            misfits=self._endpoints.misfits((*watched, tf_listener.MOVING, tf_listener.STATIC)),
-            lacking=outputs.lacking(),
+            cpu_fallback=self._is_cpu_fallback(device),
+            qos_mismatches=self._endpoints.qos_mismatches(
+                (*watched, tf_listener.TF_TOPIC, tf_listener.TF_STATIC_TOPIC)
+            ),
+            missing_types=publishers.missing_message_types(),
             now=now,
             before=before,
         )
 
 
-def main(args: list[str] | None = None, load: network.Load = network.load_student) -> int:
+def main(
+    args: list[str] | None = None, load: model_loading.ModelLoader = model_loading.load_model
+) -> int:
     """
     Run the node until it is interrupted or terminated.
 
@@ -246,7 +252,7 @@ def main(args: list[str] | None = None, load: network.Load = network.load_studen
     """
     try:
         rclpy.init(args=args)
-        node = Detector(load)
+        node = DetectorNode(load)
     except (ValueError, RuntimeError, ParameterException) as err:
         get_logger('detector').fatal(' '.join(str(err).split()))
         rclpy.try_shutdown()
@@ -254,7 +260,7 @@ def main(args: list[str] | None = None, load: network.Load = network.load_studen
     try:
         executor = SingleThreadedExecutor()  # before the start: half made it cannot be interrupted
         executor.add_node(node)
-        if node.params.autostart and not _start(node):
+        if node.params.autostart and not _configure_and_activate(node):
             return EXIT_UNUSABLE if rclpy.ok() else 0
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -269,7 +275,7 @@ def main(args: list[str] | None = None, load: network.Load = network.load_studen
     return 0
 
 
-def _start(node: Detector) -> bool:
+def _configure_and_activate(node: DetectorNode) -> bool:
     """Configure and activate; tell whether both succeeded."""
     for name, transition in (
         ('configure', node.trigger_configure),

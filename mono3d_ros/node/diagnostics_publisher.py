@@ -9,65 +9,68 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 
-from mono3d_ros.monitoring.counters import Counters, Snapshot
-from mono3d_ros.monitoring.diagnostics import Health, Status, assess
+from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
+from mono3d_ros.monitoring.diagnostics import HealthInput, Status, assess_health
 from mono3d_ros.monitoring.throttled_log import Throttle
-from mono3d_ros.node.endpoints import OVERRIDES
+from mono3d_ros.node.endpoints import QOS_OVERRIDES
 
 PERIOD_S = 1.0
 #: A status speaks of the last so many periods.
-WINDOW = 5
+WINDOW_PERIODS = 5
 #: What nobody has said in the log when it happened.
-UNSAID = ('silent', 'unpaired', 'superseded')
+LOGGED_ISSUES = ('silent', 'unpaired', 'superseded')
 
 #: (camera, counters now, counters before) -> Health.
-Examine = Callable[[str, Snapshot, Snapshot], Health]
+HealthCallback = Callable[[str, CounterSnapshot, CounterSnapshot], HealthInput]
 
 
-class Reporter:
+class DiagnosticsPublisher:
     """Publishes /diagnostics from the call on, active or not."""
 
-    def __init__(self, node: Any, counters: Mapping[str, Counters], examine: Examine) -> None:
+    def __init__(
+        self, node: Any, counters: Mapping[str, Counters], get_health: HealthCallback
+    ) -> None:
         """
         Begin to report.
 
         :param node: whose health it is.
         :param counters: of each camera.
-        :param examine: tells the health of a camera.
+        :param get_health: tells the health of a camera.
         """
-        self._node, self._counters, self._examine = node, counters, examine
+        self._node, self._counters, self._get_health = node, counters, get_health
         self._throttle = Throttle()
         self._snapshots = {
-            camera: deque([each.snapshot()], maxlen=WINDOW) for camera, each in counters.items()
+            camera: deque([each.snapshot()], maxlen=WINDOW_PERIODS)
+            for camera, each in counters.items()
         }
         self._publisher = node.create_publisher(
-            DiagnosticArray, '/diagnostics', 10, qos_overriding_options=OVERRIDES
+            DiagnosticArray, '/diagnostics', 10, qos_overriding_options=QOS_OVERRIDES
         )
         # a steady clock: with simulated time the node must speak up while there is no /clock
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(PERIOD_S, self._report, clock=clock)
+        self._timer = node.create_timer(PERIOD_S, self._publish_safely, clock=clock)
 
-    def _report(self) -> None:
+    def _publish_safely(self) -> None:
         """Publish, whatever the graph is like: this must not end the node."""
         try:
             self._publish()
         except Exception as err:
-            if self._throttle.admits('', 'diagnostics'):
+            if self._throttle.allows('', 'diagnostics'):
                 self._node.get_logger().error(f'diagnostics: {type(err).__name__}: {err}')
 
     def _publish(self) -> None:
         """Publish a status of each camera."""
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
-        array.status = [self._status(camera) for camera in self._counters]
+        array.status = [self._make_status(camera) for camera in self._counters]
         self._publisher.publish(array)
 
-    def _status(self, camera: str) -> DiagnosticStatus:
+    def _make_status(self, camera: str) -> DiagnosticStatus:
         now, snapshots = self._counters[camera].snapshot(), self._snapshots[camera]
-        health = self._examine(camera, now, snapshots[0])
+        health = self._get_health(camera, now, snapshots[0])
         snapshots.append(now)
-        status = assess(health)
-        self._say(camera, status)
+        status = assess_health(health)
+        self._log_issues(camera, status)
         return DiagnosticStatus(
             level=bytes([status.level]),
             name=f'{self._node.get_fully_qualified_name().lstrip("/")}: {camera}',
@@ -76,8 +79,8 @@ class Reporter:
             values=[KeyValue(key=key, value=text) for key, text in status.values.items()],
         )
 
-    def _say(self, camera: str, status: Status) -> None:
+    def _log_issues(self, camera: str, status: Status) -> None:
         """Write into the log what is not there yet, now and then."""
-        for each in status.findings:
-            if each.what in UNSAID and self._throttle.admits(camera, each.what):
+        for each in status.issues:
+            if each.kind in LOGGED_ISSUES and self._throttle.allows(camera, each.kind):
                 self._node.get_logger().warning(f'{camera}: {each.text}')

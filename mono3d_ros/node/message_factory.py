@@ -13,7 +13,7 @@ from typing import Any
 
 
 @cache
-def find(type_name: str) -> Any:
+def message_class(type_name: str) -> Any:
     """
     Find a message class.
 
@@ -27,6 +27,6 @@ def find(type_name: str) -> Any:
         return None
 
 
-def new(type_name: str, /, **values: Any) -> Any:
+def make_message(type_name: str, /, **values: Any) -> Any:
     """Make a message; fields that are not given take their defaults."""
-    return find(type_name)(**values)
+    return message_class(type_name)(**values)

@@ -11,7 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from mono3d_ros.params import Camera, CameraParams, Params
 
 
-def declare(node: Any) -> Params:
+def declare_params(node: Any) -> Params:
     """
     Declare every field of Params as a ROS parameter.
 
@@ -19,7 +19,10 @@ def declare(node: Any) -> Params:
     :return: their values.
     :raises ValueError: for a wrong one; rclpy raises ParameterException for some.
     """
-    values = {each.name: _declare(node, each.name, each, each.default) for each in fields(Params)}
+    values = {
+        each.name: _declare_parameter(node, each.name, each, each.default)
+        for each in fields(Params)
+    }
     return Params(**values)
 
 
@@ -33,12 +36,14 @@ def declare_cameras(node: Any, params: Params) -> tuple[Camera, ...]:
     :raises ValueError: for a wrong one.
     """
     if not params.cameras:
-        return (Camera(params.camera_name, '', params.the_only_one()),)
+        return (Camera(params.camera_name, '', params.single_camera()),)
     cameras = []
     for name in params.cameras:
-        default = params.one_of_several(name)
+        default = params.camera_defaults(name)
         values = {
-            each.name: _declare(node, f'{name}.{each.name}', each, getattr(default, each.name))
+            each.name: _declare_parameter(
+                node, f'{name}.{each.name}', each, getattr(default, each.name)
+            )
             for each in fields(CameraParams)
         }
         try:
@@ -48,19 +53,19 @@ def declare_cameras(node: Any, params: Params) -> tuple[Camera, ...]:
     return tuple(cameras)
 
 
-def changed(params: Params, given: Iterable[Any]) -> Params:
+def apply_changes(params: Params, changes: Iterable[Any]) -> Params:
     """
     Return the parameters as they are to be.
 
     :param params: as they are.
-    :param given: rclpy parameters, some of them ours.
+    :param changes: rclpy parameters, some of them ours.
     :raises ValueError: for a wrong one.
     """
     ours = {each.name for each in fields(Params)}
-    return replace(params, **{each.name: each.value for each in given if each.name in ours})
+    return replace(params, **{each.name: each.value for each in changes if each.name in ours})
 
 
-def _declare(node: Any, name: str, field: Field[Any], default: Any) -> Any:
+def _declare_parameter(node: Any, name: str, field: Field[Any], default: Any) -> Any:
     """Declare one parameter and return its value as ROS has it."""
     about = field.metadata
     descriptor = ParameterDescriptor(

@@ -7,19 +7,17 @@ from typing import Any
 
 from rclpy.qos import QoSProfile
 
-from mono3d_ros import camera_frame as camera_frame_module
+from mono3d_ros import camera_frame
 from mono3d_ros.camera_frame import Frame, FrameResult
-from mono3d_ros.messages import annotated_image as annotated_image_module
-from mono3d_ros.messages import detections as detections_module
-from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.messages import annotated_image, detections, markers
 from mono3d_ros.node.endpoints import Endpoints
-from mono3d_ros.node.message_factory import find, new
+from mono3d_ros.node.message_factory import make_message, message_class
 from mono3d_ros.perception.worker import STAGES
 
 #: Topics under ~/, or ~/CAMERA/ of several cameras, and their types.
 MARKERS, DETECTIONS, DETECTED_OBJECTS = 'markers', 'detections', 'detected_objects'
 ANNOTATED = 'annotated_image/compressed'
-TYPES = {
+MESSAGE_TYPES = {
     MARKERS: 'visualization_msgs/msg/MarkerArray',
     DETECTIONS: 'vision_msgs/msg/Detection3DArray',
     DETECTED_OBJECTS: 'autoware_perception_msgs/msg/DetectedObjects',
@@ -27,10 +25,10 @@ TYPES = {
     **{f'latency/{stage}': 'std_msgs/msg/Float64' for stage in STAGES},
 }
 #: Reliable, so that everybody can hear; a viewer that is too slow misses pictures.
-QUALITY, QUALITY_PICTURES = QoSProfile(depth=10), QoSProfile(depth=1)
+BOXES_QOS, IMAGE_QOS = QoSProfile(depth=10), QoSProfile(depth=1)
 
 
-class CameraOutputs:
+class CameraPublishers:
     """The publishers of one camera."""
 
     def __init__(self, endpoints: Endpoints, prefix: str) -> None:
@@ -40,10 +38,10 @@ class CameraOutputs:
         :param endpoints: makes the publishers.
         :param prefix: what the topics begin with under the node's name, see params.Camera.
         """
-        kinds = {name: find(type_name) for name, type_name in TYPES.items()}
+        kinds = {name: message_class(type_name) for name, type_name in MESSAGE_TYPES.items()}
         self._publishers = {
-            name: endpoints.advertise(
-                kind, f'~/{prefix}{name}', QUALITY_PICTURES if name == ANNOTATED else QUALITY
+            name: endpoints.create_publisher(
+                kind, f'~/{prefix}{name}', IMAGE_QOS if name == ANNOTATED else BOXES_QOS
             )
             for name, kind in kinds.items()
             if kind is not None
@@ -56,7 +54,7 @@ class CameraOutputs:
         self,
         result: FrameResult,
         frame: Frame,
-        target: camera_frame_module.Target | None,
+        target: camera_frame.TargetFrame | None,
         lifetime_s: float,
     ) -> None:
         """
@@ -67,42 +65,46 @@ class CameraOutputs:
         :param target: frame to tell it in; None: the camera's own.
         :param lifetime_s: of the markers.
         """
-        if self._is_heard(MARKERS):
+        if self._has_subscribers(MARKERS):
             self._send_markers(result, target, lifetime_s)
-        if self._is_heard(DETECTIONS):
-            self._send(DETECTIONS, detections_module.detections(result, new, target=target))
-        if self._is_heard(DETECTED_OBJECTS):
+        if self._has_subscribers(DETECTIONS):
             self._send(
-                DETECTED_OBJECTS, detections_module.detected_objects(result, new, target=target)
+                DETECTIONS, detections.to_detection_array(result, make_message, target=target)
             )
-        if self._is_heard(ANNOTATED):
+        if self._has_subscribers(DETECTED_OBJECTS):
             self._send(
-                ANNOTATED, annotated_image_module.annotated(frame.image, result, frame.P, new)
+                DETECTED_OBJECTS,
+                detections.to_detected_objects(result, make_message, target=target),
+            )
+        if self._has_subscribers(ANNOTATED):
+            self._send(
+                ANNOTATED,
+                annotated_image.to_annotated_image(frame.image, result, frame.P, make_message),
             )
 
-    def report(self, timings_ms: Mapping[str, float]) -> None:
+    def publish_timings(self, timings_ms: Mapping[str, float]) -> None:
         """Send how long the stages of a frame took, to those who listen."""
         for stage, ms in timings_ms.items():
-            if self._is_heard(topic := f'latency/{stage}'):
-                self._send(topic, new('std_msgs/msg/Float64', data=ms))
+            if self._has_subscribers(topic := f'latency/{stage}'):
+                self._send(topic, make_message('std_msgs/msg/Float64', data=ms))
 
-    def clear(self) -> None:
+    def clear_markers(self) -> None:
         """Take the boxes of the last result away from viewers: nothing will follow it."""
         if self._previous is not None and self._previous.ids:
-            self._send_markers(self._previous.emptied(), None, 0.0)
+            self._send_markers(self._previous.without_objects(), None, 0.0)
 
     def _send_markers(
-        self, result: FrameResult, target: camera_frame_module.Target | None, lifetime_s: float
+        self, result: FrameResult, target: camera_frame.TargetFrame | None, lifetime_s: float
     ) -> None:
         """Send boxes, and take away those of the frame before."""
         previous_ids = self._previous.ids if self._previous else ()
         self._previous = result
-        array = markers_module.markers(
-            result, previous_ids, new, lifetime_s=lifetime_s, target=target
+        array = markers.to_marker_array(
+            result, previous_ids, make_message, lifetime_s=lifetime_s, target=target
         )
         self._send(MARKERS, array)
 
-    def _is_heard(self, topic: str) -> bool:
+    def _has_subscribers(self, topic: str) -> bool:
         publisher = self._publishers.get(topic)
         return publisher is not None and publisher.get_subscription_count() > 0
 
@@ -110,6 +112,10 @@ class CameraOutputs:
         self._publishers[topic].publish(message)
 
 
-def lacking() -> dict[str, str]:
+def missing_message_types() -> dict[str, str]:
     """Return the topics that are not advertised -> the message type that is not installed."""
-    return {name: type_name for name, type_name in TYPES.items() if find(type_name) is None}
+    return {
+        name: type_name
+        for name, type_name in MESSAGE_TYPES.items()
+        if message_class(type_name) is None
+    }

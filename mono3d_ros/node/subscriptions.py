@@ -12,10 +12,10 @@ from typing import Any
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mono3d_ros.messages.primitives import stamp_ns
+from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.params import Camera
-from mono3d_ros.perception.image_buffer import INFOS_KEPT, LatestFrames
+from mono3d_ros.perception.image_buffer import INFOS_KEPT, ImageBuffer
 
 #: What each transport adds to the image topic, and the type there.
 RAW, COMPRESSED = ('', Image), ('/compressed', CompressedImage)
@@ -26,11 +26,11 @@ RELIABILITIES = {
 }
 
 #: Where both transports are there, the other one is heeded after so long a silence.
-SWITCH_NS = 1_000_000_000
+TRANSPORT_SWITCH_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Topics:
+class ResolvedTopics:
     """
     Full names of what a camera sends.
 
@@ -46,7 +46,7 @@ class Topics:
         return ', '.join((*self.images, self.info))
 
 
-def topics_of(node: Any, camera: Camera) -> Topics:
+def resolve_topics(node: Any, camera: Camera) -> ResolvedTopics:
     """
     Resolve the topics of a camera.
 
@@ -58,24 +58,24 @@ def topics_of(node: Any, camera: Camera) -> Topics:
     image = image[: -len(tail)] if image.endswith(tail) else image
     images = {image + suffix: kind for suffix, kind in TRANSPORTS[said.transport]}
     if said.camera_info_topic:
-        return Topics(images, node.resolve_topic_name(said.camera_info_topic))
+        return ResolvedTopics(images, node.resolve_topic_name(said.camera_info_topic))
     name = f'{camera.prefix}camera_info'
     info = node.resolve_topic_name(name)
     if info == node.resolve_topic_name(name, only_expand=True):
         info = posixpath.join(posixpath.dirname(image), 'camera_info')
-    return Topics(images, info)
+    return ResolvedTopics(images, info)
 
 
-class CameraInput:
+class CameraSubscriptions:
     """The subscriptions of one camera."""
 
     def __init__(
         self,
         endpoints: Endpoints,
         camera: str,
-        topics: Topics,
+        topics: ResolvedTopics,
         reliability: str,
-        latest: LatestFrames,
+        image_buffer: ImageBuffer,
     ) -> None:
         """
         Subscribe.
@@ -84,31 +84,34 @@ class CameraInput:
         :param camera: our name of it.
         :param topics: what to subscribe to.
         :param reliability: key of RELIABILITIES.
-        :param latest: where images and camera_infos go.
+        :param image_buffer: where images and camera_infos go.
         """
-        self._camera, self._latest = camera, latest
-        self._carrier: type | None = None  # the message class that images come as
-        self._heard_ns = time.monotonic_ns()
+        self._camera, self._image_buffer = camera, image_buffer
+        self._active_type: type | None = None  # the message class that images come as
+        self._last_image_ns = time.monotonic_ns()
         newest = QoSProfile(depth=1, reliability=RELIABILITIES[reliability])
         # infos are small and each may be wanted, so none shall be lost to a busy moment
         all_infos = QoSProfile(depth=INFOS_KEPT, reliability=RELIABILITIES[reliability])
         for topic, kind in topics.images.items():
-            endpoints.subscribe(kind, topic, partial(self._on_image, kind), newest)
-        endpoints.subscribe(CameraInfo, topics.info, self._on_info, all_infos)
+            endpoints.create_subscription(kind, topic, partial(self._on_image, kind), newest)
+        endpoints.create_subscription(CameraInfo, topics.info, self._on_info, all_infos)
 
     @property
     def silent_s(self) -> float:
         """How long ago the last image came, or the subscription began."""
-        return (time.monotonic_ns() - self._heard_ns) / 1e9
+        return (time.monotonic_ns() - self._last_image_ns) / 1e9
 
-    def _on_image(self, kind: type, message: Any) -> None:
+    def _on_image(self, msg_type: type, message: Any) -> None:
         """Store an image; of two transports of the same pictures only one is heeded."""
         now_ns = time.monotonic_ns()
-        if self._carrier not in (None, kind) and now_ns - self._heard_ns < SWITCH_NS:
+        if (
+            self._active_type not in (None, msg_type)
+            and now_ns - self._last_image_ns < TRANSPORT_SWITCH_NS
+        ):
             return
-        self._carrier, self._heard_ns = kind, now_ns
-        self._latest.put_image(self._camera, stamp_ns(message.header), message)
+        self._active_type, self._last_image_ns = msg_type, now_ns
+        self._image_buffer.put_image(self._camera, header_stamp_ns(message.header), message)
 
     def _on_info(self, message: Any) -> None:
         """Store a camera_info."""
-        self._latest.put_info(self._camera, stamp_ns(message.header), message)
+        self._image_buffer.put_info(self._camera, header_stamp_ns(message.header), message)

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.time import Time
 
-from mono3d_ros.node import message_factory as ros_messages
+from mono3d_ros.node import message_factory
 from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.tf import transforms
-from mono3d_ros.tf.buffer import MissingTransform, RecentTransforms, Transforms
+from mono3d_ros.tf.buffer import TransformBuffer, TransformSource, TransformUnavailableError
 from stl_core.types import Array
 
 try:
@@ -23,13 +23,13 @@ try:
 except ImportError:
     tf2_ros = None
 
-MOVING, STATIC = '/tf', '/tf_static'
+TF_TOPIC, TF_STATIC_TOPIC = '/tf', '/tf_static'
 #: As tf2_ros has them.
-QUALITY_MOVING = QoSProfile(depth=100)
-QUALITY_STATIC = QoSProfile(depth=100, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+TF_QOS = QoSProfile(depth=100)
+TF_STATIC_QOS = QoSProfile(depth=100, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Listener(Transforms, Protocol):
+class TfListener(TransformSource, Protocol):
     """Hears tf until it is closed, and the endpoints are."""
 
     def clear(self) -> None:
@@ -41,7 +41,7 @@ class Listener(Transforms, Protocol):
         ...
 
 
-def listen(node: Any, endpoints: Endpoints) -> Listener:
+def make_listener(node: Any, endpoints: Endpoints) -> TfListener:
     """
     Begin to hear tf, in the best way that is installed.
 
@@ -51,8 +51,8 @@ def listen(node: Any, endpoints: Endpoints) -> Listener:
     """
     if tf2_ros is not None:
         return Tf2Listener(node)
-    kind = ros_messages.find('tf2_msgs/msg/TFMessage')
-    return Silence() if kind is None else OwnListener(endpoints, kind)
+    kind = message_factory.message_class('tf2_msgs/msg/TFMessage')
+    return NullListener() if kind is None else BufferListener(endpoints, kind)
 
 
 class Tf2Listener:
@@ -63,16 +63,16 @@ class Tf2Listener:
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
-    def find(self, target: str, source: str, at_ns: int) -> Array:
+    def lookup(self, target: str, source: str, at_ns: int) -> Array:
         """Return the (4, 4) that takes points of source to target; else MissingTransform."""
         try:
             found = self._buffer.lookup_transform_core(target, source, Time(nanoseconds=at_ns))
         except tf2_ros.TransformException as err:
             text = f'no transform from {source} to {target}: {" ".join(str(err).split())}'
             late = isinstance(err, tf2_ros.ExtrapolationException)
-            raise MissingTransform(text, late) from err
+            raise TransformUnavailableError(text, late) from err
         found.child_frame_id = source
-        return transforms.to_tree(SimpleNamespace(transforms=[found]))[source][1]
+        return transforms.read_tf_message(SimpleNamespace(transforms=[found]))[source][1]
 
     def clear(self) -> None:
         """Forget what moves; what is static stays, in tf2 too."""
@@ -83,33 +83,35 @@ class Tf2Listener:
         self._listener.unregister()
 
 
-class OwnListener:
+class BufferListener:
     """Our own subscriptions to /tf and /tf_static."""
 
-    def __init__(self, endpoints: Endpoints, kind: type) -> None:
+    def __init__(self, endpoints: Endpoints, msg_type: type) -> None:
         """Subscribe."""
-        self._heard = RecentTransforms()
-        endpoints.subscribe(kind, MOVING, self._heard.put_moving, QUALITY_MOVING)
-        endpoints.subscribe(kind, STATIC, self._heard.put_static, QUALITY_STATIC)
+        self._buffer = TransformBuffer()
+        endpoints.create_subscription(msg_type, TF_TOPIC, self._buffer.put_moving, TF_QOS)
+        endpoints.create_subscription(
+            msg_type, TF_STATIC_TOPIC, self._buffer.put_static, TF_STATIC_QOS
+        )
 
-    def find(self, target: str, source: str, at_ns: int) -> Array:
+    def lookup(self, target: str, source: str, at_ns: int) -> Array:
         """Return the (4, 4) that takes points of source to target; else MissingTransform."""
-        return self._heard.find(target, source, at_ns)
+        return self._buffer.lookup(target, source, at_ns)
 
     def clear(self) -> None:
         """Forget what moves."""
-        self._heard.clear()
+        self._buffer.clear()
 
     def close(self) -> None:
         """Leave it to the endpoints."""
 
 
-class Silence:
+class NullListener:
     """Hears nothing, and says why."""
 
-    def find(self, target: str, source: str, at_ns: int) -> Array:
+    def lookup(self, target: str, source: str, at_ns: int) -> Array:
         """Raise MissingTransform."""
-        raise MissingTransform(
+        raise TransformUnavailableError(
             f'no transform from {source} to {target}: tf2_msgs is not installed here'
         )
 

@@ -22,7 +22,7 @@ WAIT_NS = 50_000_000
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ReceivedImage:
     """
     An image message, taken by the worker.
 
@@ -39,7 +39,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Anchor:
+class SyncReference:
     """
     The camera whose image lets those of all cameras go.
 
@@ -62,13 +62,13 @@ class _Pending:
 
 
 @dataclass
-class _Camera:
+class _CameraState:
     """
     What is known of one camera.
 
     :param stamp_matched: its camera_infos carry the stamps of its images, so one is worth
         waiting for: P may differ from frame to frame.
-    :param joins: its image went with the anchor's last time, so the next is worth waiting for.
+    :param in_sync: its image went with the anchor's last time, so the next is worth waiting for.
     :param due_ns: when its next image is due, where their rate is limited.
     """
 
@@ -76,17 +76,17 @@ class _Camera:
     image_stamps: deque[int] = field(default_factory=lambda: deque(maxlen=INFOS_KEPT))
     pending: _Pending | None = None
     stamp_matched: bool = False
-    joins: bool = True
+    in_sync: bool = True
     due_ns: int = 0
 
-    def ready(self, now_ns: int) -> _Pending | None:
+    def ready_image(self, now_ns: int) -> _Pending | None:
         """Return the image, where it need not wait for its camera_info any longer."""
         pending = self.pending
         if pending is None or pending.stamp_ns in self.infos or now_ns >= pending.deadline_ns:
             return pending
         return pending if self.infos and not self.stamp_matched else None
 
-    def take(self, name: str, now_ns: int) -> Arrival:
+    def take_image(self, name: str, now_ns: int) -> ReceivedImage:
         """Take the image that is ready."""
         pending, self.pending = self.pending, None
         assert pending is not None, 'taken without being ready'
@@ -94,10 +94,10 @@ class _Camera:
         if info is None:
             self.stamp_matched &= now_ns < pending.deadline_ns
             info = next(reversed(self.infos.values()), None)
-        return Arrival(name, pending.message, info, pending.received_ns)
+        return ReceivedImage(name, pending.message, info, pending.received_ns)
 
 
-class LatestFrames:
+class ImageBuffer:
     """The newest image of each camera."""
 
     def __init__(
@@ -106,7 +106,7 @@ class LatestFrames:
         clock_ns: Callable[[], int],
         *,
         wait_ns: int = WAIT_NS,
-        anchor: Anchor | None = None,
+        reference: SyncReference | None = None,
     ) -> None:
         """
         Start empty.
@@ -115,12 +115,12 @@ class LatestFrames:
             and 'infos'.
         :param clock_ns: a clock that never jumps.
         :param wait_ns: how long an image may wait for the camera_info of its stamp.
-        :param anchor: its image lets all go; None: every image goes as soon as it is ready.
+        :param reference: its image lets all go; None: every image goes as soon as it is ready.
         """
         self._counters, self._clock_ns, self._wait_ns = counters, clock_ns, wait_ns
-        self._anchor = anchor
+        self._reference = reference
         self._condition = threading.Condition()
-        self._cameras = {camera: _Camera() for camera in counters}
+        self._cameras = {camera: _CameraState() for camera in counters}
         self._closed = False
         self.max_rate_hz = 0.0  #: images of a camera, or of the anchor, a second; 0: no limit
 
@@ -133,7 +133,7 @@ class LatestFrames:
             self._counters[camera].add('received')
             state.image_stamps.append(stamp_ns)
             state.stamp_matched |= stamp_ns in state.infos
-            if self._too_soon(camera, now_ns):
+            if self._exceeds_rate(camera, now_ns):
                 self._counters[camera].add('rate_limited')
                 return
             if state.pending is not None:
@@ -156,7 +156,7 @@ class LatestFrames:
             state.stamp_matched |= stamp_ns in state.image_stamps
             self._condition.notify()
 
-    def take(self, timeout_s: float) -> list[Arrival]:
+    def take(self, timeout_s: float) -> list[ReceivedImage]:
         """
         Take the newest images of all cameras that are due, waiting for one.
 
@@ -167,9 +167,9 @@ class LatestFrames:
         with self._condition:
             while True:
                 now_ns = self._clock_ns()
-                due = self._due(now_ns)
+                due = self._due_cameras(now_ns)
                 if due or self._closed or now_ns >= end_ns:
-                    return [self._cameras[name].take(name, now_ns) for name in due]
+                    return [self._cameras[name].take_image(name, now_ns) for name in due]
                 waiting = [each.pending for each in self._cameras.values() if each.pending]
                 times = [each.deadline_ns for each in waiting if each.deadline_ns > now_ns]
                 self._condition.wait((min([end_ns, *times]) - now_ns) / 1e9)
@@ -185,14 +185,14 @@ class LatestFrames:
             self._closed = True
             self._condition.notify_all()
 
-    def _too_soon(self, camera: str, now_ns: int) -> bool:
+    def _exceeds_rate(self, camera: str, now_ns: int) -> bool:
         """
         Tell whether an image comes sooner than the rate allows, and count it in.
 
         It may come early by half a period, but the next one is due as if it had come in time:
         so a camera that trembles a little keeps its rate, and none exceeds the limit for long.
         """
-        if self.max_rate_hz <= 0 or (self._anchor and camera != self._anchor.camera):
+        if self.max_rate_hz <= 0 or (self._reference and camera != self._reference.camera):
             return False
         state, period_ns = self._cameras[camera], int(1e9 / self.max_rate_hz)
         if now_ns < state.due_ns - period_ns // 2:
@@ -200,20 +200,20 @@ class LatestFrames:
         state.due_ns = max(state.due_ns, now_ns) + period_ns
         return False
 
-    def _due(self, now_ns: int) -> list[str]:
+    def _due_cameras(self, now_ns: int) -> list[str]:
         """List the cameras whose images go now."""
-        found = {name: state.ready(now_ns) for name, state in self._cameras.items()}
+        found = {name: state.ready_image(now_ns) for name, state in self._cameras.items()}
         ready = {name: pending for name, pending in found.items() if pending is not None}
-        if self._anchor is None:
+        if self._reference is None:
             return list(ready)
-        first = ready.get(self._anchor.camera)
+        first = ready.get(self._reference.camera)
         if first is None:
             return []
         apart_ns = {name: abs(each.stamp_ns - first.stamp_ns) for name, each in ready.items()}
-        near = [name for name, ns in apart_ns.items() if ns <= self._anchor.max_apart_ns]
+        near = [name for name, ns in apart_ns.items() if ns <= self._reference.max_apart_ns]
         others = [state for name, state in self._cameras.items() if name not in near]
-        if now_ns < first.deadline_ns and any(state.joins for state in others):
+        if now_ns < first.deadline_ns and any(state.in_sync for state in others):
             return []
         for name, state in self._cameras.items():
-            state.joins = name in near
+            state.in_sync = name in near
         return near

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stl_core.geometry import depth_covariance, wrap_angle
-from stl_core.types import Array, Objects3D, Rows
+from stl_core.types import Array, Objects3D, StructOfArrays
 
 #: How many frames in a row must see an object the other way round before it is turned.
-TURN_FRAMES = 3
+FLIP_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class States(Rows):
+class TrackStates(StructOfArrays):
     """
     What is believed of T objects, in the fixed frame.
 
@@ -73,10 +73,10 @@ class States(Rows):
     :param yaw_variance: (T,).
     :param size_hwl_m: (T, 3) height, width, length.
     :param box_px: (T, 4) 2D box of the object last seen.
-    :param turns: (T,) in how many frames in a row it was seen the other way round.
+    :param flips: (T,) in how many frames in a row it was seen the other way round.
     :param hits: (T,) in how many frames it was seen.
     :param misses: (T,) in how many frames in a row it is not seen.
-    :param unseen_s: (T,) for how long.
+    :param time_since_update_s: (T,) for how long.
     """
 
     id: Array
@@ -89,12 +89,12 @@ class States(Rows):
     yaw_variance: Array
     size_hwl_m: Array
     box_px: Array
-    turns: Array
+    flips: Array
     hits: Array
     misses: Array
-    unseen_s: Array
+    time_since_update_s: Array
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'id': (),
         'camera': (),
         'class_id': (),
@@ -105,19 +105,19 @@ class States(Rows):
         'yaw_variance': (),
         'size_hwl_m': (3,),
         'box_px': (4,),
-        'turns': (),
+        'flips': (),
         'hits': (),
         'misses': (),
-        'unseen_s': (),
+        'time_since_update_s': (),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {
         'camera': np.str_,
-        **{name: np.int64 for name in ('id', 'class_id', 'turns', 'hits', 'misses')},
+        **{name: np.int64 for name in ('id', 'class_id', 'flips', 'hits', 'misses')},
     }
 
 
 @dataclass(frozen=True)
-class Seen(Rows):
+class Measurements(StructOfArrays):
     """N objects of one camera in the fixed frame; covariance is that of their centres."""
 
     camera: Array
@@ -129,7 +129,7 @@ class Seen(Rows):
     size_hwl_m: Array
     box_px: Array
 
-    WIDTHS: ClassVar[dict[str, tuple[int, ...]]] = {
+    FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'camera': (),
         'class_id': (),
         'score': (),
@@ -139,10 +139,12 @@ class Seen(Rows):
         'size_hwl_m': (3,),
         'box_px': (4,),
     }
-    DTYPES: ClassVar[dict[str, Any]] = {'camera': np.str_, 'class_id': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'camera': np.str_, 'class_id': np.int64}
 
 
-def observe(camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise) -> Seen:
+def to_measurements(
+    camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise
+) -> Measurements:
     """
     Bring objects into the fixed frame; depth errs along the ray, the bearing across it.
 
@@ -161,7 +163,7 @@ def observe(camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise) -
     covariance += noise.position_sigma_m**2 * np.eye(3)
     cos, sin = np.cos(objects.rotation_y), np.sin(objects.rotation_y)
     heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ turn.T
-    return Seen(
+    return Measurements(
         camera=np.full(len(objects), camera),
         class_id=objects.class_id,
         score=objects.score,
@@ -173,31 +175,31 @@ def observe(camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise) -
     )
 
 
-def born(seen: Seen, first_id: int, noise: Noise) -> States:
+def init_tracks(measurements: Measurements, first_id: int, noise: Noise) -> TrackStates:
     """Begin a track for each object."""
-    count = len(seen)
+    count = len(measurements)
     covariance = np.zeros((count, 5, 5))
-    covariance[:, :3, :3] = seen.covariance
+    covariance[:, :3, :3] = measurements.covariance
     covariance[:, [3, 4], [3, 4]] = noise.first_speed_m_s**2
-    return States(
+    return TrackStates(
         id=first_id + np.arange(count),
-        camera=seen.camera,
-        class_id=seen.class_id,
-        score=seen.score,
-        motion=np.column_stack([seen.center_m, np.zeros((count, 2))]),
+        camera=measurements.camera,
+        class_id=measurements.class_id,
+        score=measurements.score,
+        motion=np.column_stack([measurements.center_m, np.zeros((count, 2))]),
         covariance=covariance,
-        yaw=seen.yaw,
+        yaw=measurements.yaw,
         yaw_variance=np.full(count, noise.yaw_sigma**2),
-        size_hwl_m=seen.size_hwl_m,
-        box_px=seen.box_px,
-        turns=np.zeros(count),
+        size_hwl_m=measurements.size_hwl_m,
+        box_px=measurements.box_px,
+        flips=np.zeros(count),
         hits=np.ones(count),
         misses=np.zeros(count),
-        unseen_s=np.zeros(count),
+        time_since_update_s=np.zeros(count),
     )
 
 
-def predict(states: States, dt_s: float, noise: Noise) -> States:
+def predict_states(states: TrackStates, dt_s: float, noise: Noise) -> TrackStates:
     """
     Move on by a time; noise grows so that two short steps do what a long one does.
 
@@ -215,41 +217,47 @@ def predict(states: States, dt_s: float, noise: Noise) -> States:
         motion=states.motion @ step.T,
         covariance=step @ states.covariance @ step.T + grown,
         yaw_variance=states.yaw_variance + noise.yaw_psd * long_s,
-        unseen_s=np.maximum(states.unseen_s + dt_s, 0.0),
+        time_since_update_s=np.maximum(states.time_since_update_s + dt_s, 0.0),
     )
 
 
-def correct(old: States, new: Seen, noise: Noise) -> States:
+def update_states(states: TrackStates, measurements: Measurements, noise: Noise) -> TrackStates:
     """Pull tracks towards what was seen of them, row by row."""
-    gain = old.covariance[:, :, :3] @ np.linalg.inv(old.covariance[:, :3, :3] + new.covariance)
-    off = new.center_m - old.motion[:, :3]
-    keep = np.eye(5) - np.concatenate([gain, np.zeros((len(old), 5, 2))], 2)
-    taken = gain @ new.covariance @ gain.transpose(0, 2, 1)
-    turn = wrap_angle(new.yaw - old.yaw)
+    gain = states.covariance[:, :, :3] @ np.linalg.inv(
+        states.covariance[:, :3, :3] + measurements.covariance
+    )
+    off = measurements.center_m - states.motion[:, :3]
+    keep = np.eye(5) - np.concatenate([gain, np.zeros((len(states), 5, 2))], 2)
+    taken = gain @ measurements.covariance @ gain.transpose(0, 2, 1)
+    turn = wrap_angle(measurements.yaw - states.yaw)
     reverse = np.abs(turn) > np.pi / 2  # front and back look alike: more likely than a turn
-    turns = np.where(reverse, old.turns + 1, 0)
-    yaw_gain = old.yaw_variance / (old.yaw_variance + noise.yaw_sigma**2)
-    yaw = old.yaw + yaw_gain * np.where(reverse, wrap_angle(turn + np.pi), turn)
-    share = 1 / np.minimum(old.hits + 1, noise.size_frames)
+    turns = np.where(reverse, states.flips + 1, 0)
+    yaw_gain = states.yaw_variance / (states.yaw_variance + noise.yaw_sigma**2)
+    yaw = states.yaw + yaw_gain * np.where(reverse, wrap_angle(turn + np.pi), turn)
+    share = 1 / np.minimum(states.hits + 1, noise.size_frames)
     return replace(
-        old,
-        camera=new.camera,
-        score=new.score,
-        motion=old.motion + np.einsum('tij,tj->ti', gain, off),
-        covariance=keep @ old.covariance @ keep.transpose(0, 2, 1) + taken,
-        yaw=wrap_angle(np.where(turns >= TURN_FRAMES, yaw + np.pi, yaw)),
-        yaw_variance=(1 - yaw_gain) * old.yaw_variance,
-        size_hwl_m=old.size_hwl_m + share[:, None] * (new.size_hwl_m - old.size_hwl_m),
-        box_px=new.box_px,
-        turns=np.where(turns >= TURN_FRAMES, 0, turns),
-        hits=old.hits + 1,
-        misses=np.zeros(len(old)),
-        unseen_s=np.zeros(len(old)),
+        states,
+        camera=measurements.camera,
+        score=measurements.score,
+        motion=states.motion + np.einsum('tij,tj->ti', gain, off),
+        covariance=keep @ states.covariance @ keep.transpose(0, 2, 1) + taken,
+        yaw=wrap_angle(np.where(turns >= FLIP_FRAMES, yaw + np.pi, yaw)),
+        yaw_variance=(1 - yaw_gain) * states.yaw_variance,
+        size_hwl_m=states.size_hwl_m
+        + share[:, None] * (measurements.size_hwl_m - states.size_hwl_m),
+        box_px=measurements.box_px,
+        flips=np.where(turns >= FLIP_FRAMES, 0, turns),
+        hits=states.hits + 1,
+        misses=np.zeros(len(states)),
+        time_since_update_s=np.zeros(len(states)),
     )
 
 
-def join(a: States, b: States) -> States:
+def concatenate_states(a: TrackStates, b: TrackStates) -> TrackStates:
     """Put the tracks of both into one."""
-    return States(
-        **{name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in States.WIDTHS}
+    return TrackStates(
+        **{
+            name: np.concatenate([getattr(a, name), getattr(b, name)])
+            for name in TrackStates.FIELD_SHAPES
+        }
     )

@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from mono3d_ros.camera_frame import Frame
-from stl_core.preprocessing import InputSpec, fit_affine
+from stl_core.preprocessing import InputSpec, letterbox_affine
 
 #: Width and height of KITTI's colour pictures and the focal length of P2, pixels.
 KITTI_SIZE_PX, KITTI_FOCAL_PX = (1242, 375), 721.5377
 #: How many times the lens that was learnt a lens may be long.
-ZOOMS_VIRTUAL, ZOOMS_PLAIN = (0.6, 1.4), (0.9, 1.1)
+ZOOM_RANGE_VIRTUAL, ZOOM_RANGE_PLAIN = (0.6, 1.4), (0.9, 1.1)
 
 
 @dataclass(frozen=True)
-class Lens:
+class TrainedLens:
     """
     What a student has learnt to look through.
 
-    :param input: its canvas.
+    :param input_spec: its canvas.
     :param focal_px: focal length on the canvas.
-    :param zooms: least and most times that a lens may be as long.
+    :param zoom_range: least and most times that a lens may be as long.
     """
 
-    input: InputSpec
+    input_spec: InputSpec
     focal_px: float
-    zooms: tuple[float, float]
+    zoom_range: tuple[float, float]
 
 
-def learnt(spec: Any) -> Lens | None:
+def trained_lens(spec: Any) -> TrainedLens | None:
     """
     Read the lens off a student.
 
@@ -52,18 +52,18 @@ def learnt(spec: Any) -> Lens | None:
         return None
     options: Mapping[str, Any] = getattr(spec, 'options', {})
     provenance: Mapping[str, Any] = getattr(spec, 'provenance', {})
-    kitti_px = KITTI_FOCAL_PX * float(fit_affine(*KITTI_SIZE_PX, canvas)[0, 0])
-    zooms = ZOOMS_VIRTUAL if options.get('virtual_focal_px') else ZOOMS_PLAIN
-    return Lens(canvas, float(provenance.get('focal_px', kitti_px)), zooms)
+    kitti_px = KITTI_FOCAL_PX * float(letterbox_affine(*KITTI_SIZE_PX, canvas)[0, 0])
+    zooms = ZOOM_RANGE_VIRTUAL if options.get('virtual_focal_px') else ZOOM_RANGE_PLAIN
+    return TrainedLens(canvas, float(provenance.get('focal_px', kitti_px)), zooms)
 
 
-def unfamiliar(lens: Lens | None, frame: Frame) -> str:
+def lens_mismatch(lens: TrainedLens | None, frame: Frame) -> str:
     """Say how far the lens of a frame is from the one learnt; empty where it is near enough."""
     if lens is None:
         return ''
     height, width = frame.image.shape[:2]
-    focal_px = float(frame.P[0, 0] * fit_affine(width, height, lens.input)[0, 0])
-    zoom, (least, most) = focal_px / lens.focal_px, lens.zooms
+    focal_px = float(frame.P[0, 0] * letterbox_affine(width, height, lens.input_spec)[0, 0])
+    zoom, (least, most) = focal_px / lens.focal_px, lens.zoom_range
     if least <= zoom <= most:
         return ''
     return (

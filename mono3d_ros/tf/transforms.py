@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.messages.primitives import New, to_header
+from mono3d_ros.messages.primitives import MessageFactory, to_header
 from stl_core.types import Array
 
 #: Child frame -> its parent, and the (4, 4) that takes points of the child to the parent.
-Tree = Mapping[str, 'tuple[str, Array]']
+TransformTree = Mapping[str, 'tuple[str, Array]']
 
 
 class Pose(NamedTuple):
@@ -29,12 +29,15 @@ class Pose(NamedTuple):
     parent_T_child: Array
 
 
-def to_message(poses: Sequence[Pose], stamp_ns: int, new: New) -> Any:
+def make_tf_message(poses: Sequence[Pose], stamp_ns: int, make_message: MessageFactory) -> Any:
     """Make the TFMessage of poses, all with one stamp."""
-    return new('tf2_msgs/msg/TFMessage', transforms=[_stamped(p, stamp_ns, new) for p in poses])
+    return make_message(
+        'tf2_msgs/msg/TFMessage',
+        transforms=[_transform_stamped(p, stamp_ns, make_message) for p in poses],
+    )
 
 
-def to_tree(message: Any) -> dict[str, tuple[str, Array]]:
+def read_tf_message(message: Any) -> dict[str, tuple[str, Array]]:
     """Read a TFMessage; trees of several messages are joined with |, the newer on the right."""
     tree = {}
     for each in message.transforms:
@@ -49,7 +52,7 @@ def to_tree(message: Any) -> dict[str, tuple[str, Array]]:
     return tree
 
 
-def lookup(tree: Tree, target: str, source: str) -> Array | None:
+def lookup_in_tree(tree: TransformTree, target: str, source: str) -> Array | None:
     """Return the (4, 4) that takes points of source to target; None where none leads there."""
     from_source, from_target = _to_ancestors(tree, source), _to_ancestors(tree, target)
     shared = next((name for name in from_source if name in from_target), None)
@@ -58,7 +61,7 @@ def lookup(tree: Tree, target: str, source: str) -> Array | None:
     return np.linalg.inv(from_target[shared]) @ from_source[shared]
 
 
-def _to_ancestors(tree: Tree, name: str) -> dict[str, Array]:
+def _to_ancestors(tree: TransformTree, name: str) -> dict[str, Array]:
     """Return what takes a frame to itself, its parent, and on to the root, in this order."""
     found = {name: np.eye(4)}
     while name in tree and tree[name][0] not in found:  # a loop is no tree: stop
@@ -68,18 +71,18 @@ def _to_ancestors(tree: Tree, name: str) -> dict[str, Array]:
     return found
 
 
-def _stamped(pose: Pose, stamp_ns: int, new: New) -> Any:
+def _transform_stamped(pose: Pose, stamp_ns: int, make_message: MessageFactory) -> Any:
     # KITTI prints rotations to 7 digits; the nearest true rotation has a quaternion
     u, _, vt = np.linalg.svd(pose.parent_T_child[:3, :3])
     x, y, z, w = Rotation.from_matrix(u @ vt).as_quat().tolist()
     tx, ty, tz = pose.parent_T_child[:3, 3].tolist()
-    return new(
+    return make_message(
         'geometry_msgs/msg/TransformStamped',
-        header=to_header(stamp_ns, pose.parent, new),
+        header=to_header(stamp_ns, pose.parent, make_message),
         child_frame_id=pose.child,
-        transform=new(
+        transform=make_message(
             'geometry_msgs/msg/Transform',
-            translation=new('geometry_msgs/msg/Vector3', x=tx, y=ty, z=tz),
-            rotation=new('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w),
+            translation=make_message('geometry_msgs/msg/Vector3', x=tx, y=ty, z=tz),
+            rotation=make_message('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w),
         ),
     )

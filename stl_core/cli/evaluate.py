@@ -13,44 +13,48 @@ from typing import Any
 
 import cv2
 
-from stl_core.cli.output import _add_json, _write_json
+from stl_core.cli.output import add_json_option, write_json
 from stl_core.data.sources import kitti
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.evaluation import kitti_matching as contest
-from stl_core.evaluation import report as dossier
-from stl_core.inference import predictor as predict
-from stl_core.inference import result_files as judge
+from stl_core.evaluation import average_precision, kitti_matching, report
+from stl_core.inference import result_files
+from stl_core.inference.predictor import load_predictor
 from stl_core.types import Array
-from stl_core.visualization import draw
-from stl_core.visualization import style as strokes
+from stl_core.visualization import draw, style
 
 
-def _add_evaluate(commands: Any) -> None:
+def add_evaluate_command(commands: Any) -> None:
+    """Add `stl evaluate`."""
     parser = commands.add_parser('evaluate', help="a student's AP on labelled frames")
     parser.add_argument('student', help='.safetensors file')
-    _add_frames(parser)
+    _add_frame_options(parser)
     parser.add_argument(
         '--results', help='folder for KITTI result files, one a frame; older ones are replaced'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
-    _add_report(parser)
-    _add_json(parser)
-    parser.set_defaults(run=_evaluate)
+    _add_report_option(parser)
+    add_json_option(parser)
+    parser.set_defaults(run=_run_evaluate)
 
 
-def _evaluate(args: argparse.Namespace) -> None:
-    frames = _frames(args, labelled=True)
-    predictor = predict.load(args.student, args.device)
+def _run_evaluate(args: argparse.Namespace) -> None:
+    frames = _list_frames(args, labelled=True)
+    predictor = load_predictor(args.student, args.device)
     # without the images: they are large
-    seen = [judge.see(predictor, each)[1:] for each in frames]
-    Ps, objects = [P for P, _ in seen], [each for _, each in seen]
-    found = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
+    predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
+    Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
+    detections = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
     truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
-    metrics = evaluate.evaluate(truth, found)
-    print(evaluate.table(metrics, ('AP40',)))
+    metrics = average_precision.evaluate_detections(truth, detections)
+    print(average_precision.format_table(metrics, ('AP40',)))
     points = {
-        name: asdict(evaluate.best_min_score(truth, found, name, contest.MODERATE, min_iou))
-        for name, min_iou in zip(evaluate.CLASSES, evaluate.MIN_IOU['strict']['3d'], strict=True)
+        name: asdict(
+            average_precision.best_threshold(
+                truth, detections, name, kitti_matching.MODERATE, min_iou
+            )
+        )
+        for name, min_iou in zip(
+            average_precision.CLASSES, average_precision.MIN_IOU['strict']['3d'], strict=True
+        )
     }
     for name, point in points.items():
         print(
@@ -58,74 +62,76 @@ def _evaluate(args: argparse.Namespace) -> None:
             f' recall {point["recall"]:.3f} (moderate, 3D, strict IoU)'
         )
     if args.results:
-        judge.write_results(Path(args.results), frames, found)
+        result_files.write_result_files(Path(args.results), frames, detections)
     if args.report:
         sigmas_m = [each.depth_sigma_m for each in objects]
-        _write_report(args.report, dossier.examine(truth, found, Ps, sigmas_m))
-    _write_json(args.json, {'ap': metrics, 'best_threshold': points})
+        _write_report(args.report, report.analyse_detections(truth, detections, Ps, sigmas_m))
+    write_json(args.json, {'ap': metrics, 'best_threshold': points})
 
 
-def _add_kitti_ap(commands: Any) -> None:
+def add_kitti_ap_command(commands: Any) -> None:
+    """Add `stl kitti-ap`."""
     parser = commands.add_parser('kitti-ap', help='AP of KITTI result files')
     parser.add_argument('labels', help='folder of label files')
     parser.add_argument('results', help='folder of result files; its names choose the frames')
-    _add_report(parser)
+    _add_report_option(parser)
     parser.add_argument('--calib', help="the report's calib files: a folder, or one file for all")
-    _add_json(parser)
-    parser.set_defaults(run=_kitti_ap)
+    add_json_option(parser)
+    parser.set_defaults(run=_run_kitti_ap)
 
 
-def _kitti_ap(args: argparse.Namespace) -> None:
+def _run_kitti_ap(args: argparse.Namespace) -> None:
     results = sorted(Path(args.results).glob('*.txt'))
     if not results:
         raise kitti.DataError(f'{args.results}: no result file (ID.txt) in this folder')
     found = [kitti.read_results(path) for path in results]
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
-    metrics = evaluate.evaluate(truth, found)
-    print(evaluate.table(metrics))
+    metrics = average_precision.evaluate_detections(truth, found)
+    print(average_precision.format_table(metrics))
     if args.report:
-        Ps = _projections(Path(args.calib), results) if args.calib else None
-        _write_report(args.report, dossier.examine(truth, found, Ps))
-    _write_json(args.json, metrics)
+        Ps = _read_projections(Path(args.calib), results) if args.calib else None
+        _write_report(args.report, report.analyse_detections(truth, found, Ps))
+    write_json(args.json, metrics)
 
 
-def _projections(calib: Path, results: list[Path]) -> list[Array]:
+def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
     """P2 of each result file, from a folder of calib files or from one file for all."""
     if calib.is_file():
         return [kitti.read_calib(calib).P2] * len(results)
     return [kitti.read_calib(calib / path.name).P2 for path in results]
 
 
-def _add_predict(commands: Any) -> None:
+def add_predict_command(commands: Any) -> None:
+    """Add `stl predict`."""
     parser = commands.add_parser('predict', help='result files and pictures of a folder of images')
     parser.add_argument('student', help='.safetensors file')
-    _add_frames(parser)
+    _add_frame_options(parser)
     parser.add_argument('--out', default='runs/predict', help='folder for results/ and pictures/')
     parser.add_argument('--score', type=float, default=0.3, help='least score drawn')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
-    parser.set_defaults(run=_predict)
+    parser.set_defaults(run=_run_predict)
 
 
-def _predict(args: argparse.Namespace) -> None:
-    frames, out = _frames(args, labelled=False), Path(args.out)
-    predictor = predict.load(args.student, args.device)
+def _run_predict(args: argparse.Namespace) -> None:
+    frames, out = _list_frames(args, labelled=False), Path(args.out)
+    predictor = load_predictor(args.student, args.device)
     classes = predictor.spec.classes
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     found = []
     for files in frames:
-        image, P, objects = judge.see(predictor, files)
+        image, P, objects = result_files.predict_frame(predictor, files)
         found.append(kitti.to_labels(objects, classes))
-        sure = objects[objects.score >= args.score]
-        colours = [strokes.class_colour(classes[i]) for i in sure.class_id]
-        texts = draw.box_labels(sure, classes)
-        picture = draw.scene(image, P, draw.box_edges(sure), colours, texts)
+        confident = objects[objects.score >= args.score]
+        colours = [style.class_colour(classes[i]) for i in confident.class_id]
+        texts = draw.box_labels(confident, classes)
+        picture = draw.draw_frame(image, P, draw.box_edges(confident), colours, texts)
         path = out / 'pictures' / f'{files.id}.png'
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    judge.write_results(out / 'results', frames, found)
+    result_files.write_result_files(out / 'results', frames, found)
     print(f'{len(frames)} frames: {out}/results, {out}/pictures')
 
 
-def _add_frames(parser: argparse.ArgumentParser) -> None:
+def _add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'root',
         help='folder with image_2, calib; label_2 to evaluate; velodyne or depth_2 for a teacher',
@@ -133,16 +139,16 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--split', help='file of frame ids; all frames without it')
 
 
-def _frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
+def _list_frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
     root = Path(args.root)
     label_2 = str(root / 'label_2') if labelled else ''
     # what a teacher sees; students do without
     depths = {name: str(root / name) for name in ('velodyne', 'depth_2') if (root / name).is_dir()}
-    source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), label_2, **depths)
-    return kitti.find_frames(source, kitti.read_split(args.split) if args.split else ())
+    source = kitti.KittiFolders(str(root / 'image_2'), str(root / 'calib'), label_2, **depths)
+    return kitti.list_kitti_frames(source, kitti.read_split(args.split) if args.split else ())
 
 
-def _add_report(parser: argparse.ArgumentParser) -> None:
+def _add_report_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--report',
         metavar='FOLDER',
@@ -150,8 +156,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _write_report(folder: str, found: dossier.Dossier) -> None:
-    dossier.write(found, folder)
-    for note in found.notes:
+def _write_report(folder: str, detection_report: report.DetectionReport) -> None:
+    report.write_report(detection_report, folder)
+    for note in detection_report.notes:
         print(f'report: {note}')
     print(f'report: {folder}')

@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--table-only', action='store_true', help='train nothing, show the table')
-    parser.set_defaults(run=_study)
+    parser.set_defaults(run=_run_study)
 
     parser = commands.add_parser('show-selection', help='what a teacher transfers, as a picture')
     parser.add_argument('config', help='YAML file of the run')
@@ -30,26 +30,26 @@ def add_commands(commands: Any) -> None:
     parser.add_argument('--stage', default='distil', help='the distillation among its stages')
     parser.add_argument('--frames', type=int, default=200, help='val frames, at most')
     parser.add_argument('--stride', type=int, default=8, help='of the maps that are related')
-    parser.set_defaults(run=_show_selection)
+    parser.set_defaults(run=_run_show_selection)
 
 
-def _study(args: argparse.Namespace) -> None:
-    config = study.load(args.config, tuple(args.overrides))
+def _run_study(args: argparse.Namespace) -> None:
+    config = study.load_study(args.config, tuple(args.overrides))
     table = Path(config.table)
     if not args.table_only:
-        with _ended_by_sigterm():
-            study.run(config, args.jobs)
-    rows = study_table.arranged(study_table.read(table), tuple(config.methods))
+        with _sigterm_as_interrupt():
+            study.run_study(config, args.jobs)
+    rows = study_table.sort_rows(study_table.read_table(table), tuple(config.methods))
     if not rows:
         raise ConfigError(f'{table}: no finished run yet')
-    study_table.check_class(table, rows, config.judged)
-    print(study_table.text(rows, config.judged))
-    study_table.chart(rows, config.judged, table.with_suffix('.png'))
+    study_table.check_evaluated_class(table, rows, config.judged)
+    print(study_table.to_markdown(rows, config.judged))
+    study_table.plot_study(rows, config.judged, table.with_suffix('.png'))
     print(f'chart: {table.with_suffix(".png")}')
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """End what is within on SIGTERM as on Ctrl-C: what it started must end, too."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -58,14 +58,15 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show_selection(args: argparse.Namespace) -> None:
-    plan = stages.load(args.config, tuple(args.overrides))
-    (config,) = stages.choose(plan, (args.stage,) if '' not in plan else ()).values()
+def _run_show_selection(args: argparse.Namespace) -> None:
+    plan = stages.load_stages(args.config, tuple(args.overrides))
+    (config,) = stages.select_stages(plan, (args.stage,) if '' not in plan else ()).values()
     if args.frames < 1:
         raise ConfigError(f'--frames: expected at least 1, got {args.frames}')
-    seen = selection.observe(config, args.frames, args.stride)
-    selection_chart.chart(seen, Path(args.out))
+    snapshot = selection.inspect_distillation(config, args.frames, args.stride)
+    selection_chart.plot_snapshot(snapshot, Path(args.out))
+    before, after = snapshot.mean_difference_before, snapshot.mean_difference_after
     print(
-        f'{len(seen.gates.depth_m)} objects; mean gap of relations to the teacher'
-        f' {seen.gap_before:.4f} before, {seen.gap_after:.4f} after: {args.out}'
+        f'{len(snapshot.object_weights.depth_m)} objects; mean gap of relations to the teacher'
+        f' {before:.4f} before, {after:.4f} after: {args.out}'
     )

@@ -12,40 +12,43 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stl_core.inference import model_file as predict
+from stl_core.inference import model_file
 from stl_core.inference.converters import LAYOUTS, import_weights
 
 
-def _add_inspect(commands: Any) -> None:
+def add_inspect_command(commands: Any) -> None:
+    """Add `stl inspect`."""
     parser = commands.add_parser('inspect', help='what a student file says of itself')
     parser.add_argument('student', help='.safetensors file')
-    parser.set_defaults(run=_inspect)
+    parser.set_defaults(run=_run_inspect)
 
 
-def _inspect(args: argparse.Namespace) -> None:
-    print(json.dumps(asdict(predict.read_spec(args.student)), indent=1, sort_keys=True))
+def _run_inspect(args: argparse.Namespace) -> None:
+    print(json.dumps(asdict(model_file.read_model_spec(args.student)), indent=1, sort_keys=True))
 
 
-def _add_export(commands: Any) -> None:
+def add_export_command(commands: Any) -> None:
+    """Add `stl export`."""
     parser = commands.add_parser('export', help='a student file with weights in half precision')
     parser.add_argument('student', help='.safetensors file')
     parser.add_argument('out', help='.safetensors file to write')
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=_run_export)
 
 
-def _export(args: argparse.Namespace) -> None:
-    predict.halve(args.student, args.out)
+def _run_export(args: argparse.Namespace) -> None:
+    model_file.convert_to_half(args.student, args.out)
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
 
 
-def _add_import_weights(commands: Any) -> None:
+def add_import_weights_command(commands: Any) -> None:
+    """Add `stl import-weights`."""
     parser = commands.add_parser('import-weights', help='a student file of a published checkpoint')
     parser.add_argument('program', choices=list(LAYOUTS), help='which program saved it')
     parser.add_argument('checkpoint', help='.pth file that the program saved')
     parser.add_argument('out', help='.safetensors file to write')
-    parser.set_defaults(run=_import_weights)
+    parser.set_defaults(run=_run_import_weights)
 
 
-def _import_weights(args: argparse.Namespace) -> None:
+def _run_import_weights(args: argparse.Namespace) -> None:
     spec = import_weights(args.program, args.checkpoint, args.out)
     print(f'{args.out}: {spec.detector} for {", ".join(spec.classes)}, from {args.checkpoint}')

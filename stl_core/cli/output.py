@@ -11,15 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stl_core import files as checkpoint
+from stl_core import files
 from stl_core.data.sources import kitti
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json FILE`."""
     parser.add_argument('--json', metavar='FILE', help='write the figures here as well')
 
 
-def _make_room(path: str | None) -> None:
+def make_parent_folder(path: str | None) -> None:
     """Make the folder of a file that will be written, before the work; DataError if it cannot."""
     if path:
         try:
@@ -28,6 +29,7 @@ def _make_room(path: str | None) -> None:
             raise kitti.DataError(f'--json {path}: no such folder can be made ({err})') from err
 
 
-def _write_json(path: str | None, figures: Any) -> None:
+def write_json(path: str | None, metrics: Any) -> None:
+    """Write figures as JSON, unless the path is None."""
     if path:
-        checkpoint.write_atomically(Path(path), json.dumps(figures, indent=1).encode())
+        files.write_atomically(Path(path), json.dumps(metrics, indent=1).encode())

@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import Any
 
-from stl_core.data import worker_pool as workers
+from stl_core.data import worker_pool
 from stl_core.data.sources.kitti import DataError
 from stl_core.data.synthetic import sequence, writer
 from stl_core.data.synthetic.sensors import camera
@@ -17,15 +17,15 @@ def add_command(commands: Any) -> None:
     """Add `synthesize` to the parsers of a command line."""
     parser = commands.add_parser('synthesize', help='make a labelled driving world, KITTI layout')
     parser.add_argument('out', help='folder of the data set; an interrupted run goes on in it')
-    add_world(parser)
+    add_world_options(parser)
     parser.add_argument(
         '--sequence', action='store_true', help='one drive at 10 Hz, tracking layout'
     )
     parser.add_argument('--no-depth', action='store_true', help='write no dense depth')
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run_synthesize)
 
 
-def add_world(parser: argparse.ArgumentParser) -> None:
+def add_world_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that read_job reads."""
     parser.add_argument('--frames', type=int, required=True, help='frames, or length of a drive')
     parser.add_argument('--seed', type=int, default=0, help='another seed, other worlds')
@@ -34,11 +34,13 @@ def add_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--surround', action='store_true', help='six cameras all round a drive')
     parser.add_argument('--no-lidar', action='store_true', help='write no velodyne scans')
     parser.add_argument('--jpg', action='store_true', help='JPEG images: a fifth of the size')
-    parser.add_argument('--workers', type=int, default=workers.cores(), help='processes')
+    parser.add_argument(
+        '--workers', type=int, default=worker_pool.available_cpus(), help='processes'
+    )
     parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
 
 
-def read_job(args: argparse.Namespace, out: str, depth: bool) -> writer.Job:
+def parse_job(args: argparse.Namespace, out: str, depth: bool) -> writer.SynthesisJob:
     """
     Read what is to be made off the command line.
 
@@ -52,13 +54,13 @@ def read_job(args: argparse.Namespace, out: str, depth: bool) -> writer.Job:
         raise DataError(f'--frames {args.frames}: expected at least 1')
     if args.seed < 0:
         raise DataError(f'--seed {args.seed}: expected 0 or more')
-    model = camera.read_model(args.camera)
+    model = camera.read_camera_model(args.camera)
     if args.size:
         width, _, height = args.size.partition('x')
         if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
             raise DataError(f'--size {args.size}: expected WIDTHxHEIGHT, such as 640x192')
         model = model.scaled(int(width), int(height))
-    return writer.Job(
+    return writer.SynthesisJob(
         out=out,
         seed=args.seed,
         model=model,
@@ -69,12 +71,12 @@ def read_job(args: argparse.Namespace, out: str, depth: bool) -> writer.Job:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run_synthesize(args: argparse.Namespace) -> None:
     if args.surround and not args.sequence:
         raise DataError('--surround: goes with --sequence')
-    job = read_job(args, args.out, depth=not args.no_depth)
+    job = parse_job(args, args.out, depth=not args.no_depth)
     if args.sequence:
-        sequence.synthesize(job, args.frames, args.workers, args.surround)
+        sequence.synthesize_drive(job, args.frames, args.workers, args.surround)
     else:
-        writer.synthesize(job, args.frames, args.workers)
+        writer.synthesize_dataset(job, args.frames, args.workers)
     logging.info('%s: %d frames', args.out, args.frames)

@@ -10,37 +10,40 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stl_core.cli.output import _add_json, _write_json
-from stl_core.evaluation import average_precision as evaluate
-from stl_core.training import distributed as parallel
-from stl_core.training import stages
+from stl_core.cli.output import add_json_option, write_json
+from stl_core.evaluation import average_precision
+from stl_core.training import distributed, stages
 
 
-def _add_train(commands: Any) -> None:
+def add_train_command(commands: Any) -> None:
+    """Add `stl train`."""
     parser = commands.add_parser('train', help='train a detector, or go on with a stopped run')
     parser.add_argument('config', help='YAML file')
     parser.add_argument(
         '--stage', action='append', default=[], help='only this one of its stages; may be repeated'
     )
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
-    _add_json(parser)
-    parser.set_defaults(run=_train)
+    add_json_option(parser)
+    parser.set_defaults(run=_run_train)
 
 
-def _train(args: argparse.Namespace) -> None:
-    chosen = stages.choose(stages.load(args.config, tuple(args.overrides)), tuple(args.stage))
-    found = {}
-    with parallel.processes(next(iter(chosen.values())).device):
+def _run_train(args: argparse.Namespace) -> None:
+    chosen = stages.select_stages(
+        stages.load_stages(args.config, tuple(args.overrides)), tuple(args.stage)
+    )
+    metrics_by_stage = {}
+    with distributed.process_group(next(iter(chosen.values())).device):
         for name, each in chosen.items():
-            metrics = stages.run(each)
+            metrics = stages.run_stage(each)
             if not metrics:  # another process of this run judges, and tells
                 continue
             if name:
                 print(f'stage {name}')
-            print(evaluate.table(metrics, ('AP40',)))
+            print(average_precision.format_table(metrics, ('AP40',)))
             print(f'student: {Path(each.out) / "student.safetensors"}')
-            found[name] = metrics
-    if len(found) > 1:
-        print(f'curves: {stages.draw({name: chosen[name] for name in found})}')
-    if found:
-        _write_json(args.json, found.get('', found))
+            metrics_by_stage[name] = metrics
+    if len(metrics_by_stage) > 1:
+        finished = {name: chosen[name] for name in metrics_by_stage}
+        print(f'curves: {stages.plot_stage_losses(finished)}')
+    if metrics_by_stage:
+        write_json(args.json, metrics_by_stage.get('', metrics_by_stage))

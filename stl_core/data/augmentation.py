@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from stl_core.geometry import flip_objects, warp_box, warp_P
-from stl_core.preprocessing import InputSpec, fit_affine, warp, warp_depth
+from stl_core.preprocessing import InputSpec, letterbox_affine, warp_depth, warp_image
 from stl_core.types import Array, Objects3D
 
 _MIRRORED_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -51,7 +51,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Variation:
+class AugmentationParams:
     """
     One draw.
 
@@ -68,7 +68,7 @@ class Variation:
 
 
 @dataclass(frozen=True)
-class Scene:
+class AugmentationSample:
     """
     One frame, or one canvas.
 
@@ -86,7 +86,7 @@ class Scene:
     points_m: Array | None = None
 
 
-def draw(config: Config, rng: np.random.Generator) -> Variation:
+def draw_augmentation(config: Config, rng: np.random.Generator) -> AugmentationParams:
     """
     Draw a variation.
 
@@ -101,11 +101,11 @@ def draw(config: Config, rng: np.random.Generator) -> Variation:
         across, down = np.clip(rng.normal(0, config.shift, 2), -limit, limit).tolist()
         shift = (across, down)
     brightness, contrast, saturation = rng.uniform(1 - config.colour, 1 + config.colour, 3)
-    return Variation(mirror, zoom, shift, (brightness, contrast, saturation))
+    return AugmentationParams(mirror, zoom, shift, (brightness, contrast, saturation))
 
 
-def affine(
-    width_px: int, height_px: int, P: Array, spec: InputSpec, variation: Variation
+def augmentation_affine(
+    width_px: int, height_px: int, P: Array, spec: InputSpec, params: AugmentationParams
 ) -> Array:
     """
     Compose fit, mirror, zoom and shift.
@@ -117,21 +117,23 @@ def affine(
     :param height_px: image height.
     :param P: (3, 4) of that image.
     :param spec: the canvas.
-    :param variation: what was drawn.
+    :param params: what was drawn.
     :return: (3, 3) transform from image pixels to canvas pixels; A[0, 0] < 0 where mirrored.
     """
-    A = fit_affine(width_px, height_px, spec)
+    A = letterbox_affine(width_px, height_px, spec)
     size = np.array([spec.width_px, spec.height_px])
-    if variation.mirror:
+    if params.mirror:
         A = np.array([[-1.0, 0.0, size[0] - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) @ A
     # a principal point beside the picture, as of a cut-out, would zoom the picture away
     centre = np.clip((A @ P[:, 2])[:2] / P[2, 2], 0, size - 1)
-    zoom = np.diag([variation.zoom, variation.zoom, 1.0])
-    zoom[:2, 2] = (1 - variation.zoom) * centre + np.array(variation.shift) * size
+    zoom = np.diag([params.zoom, params.zoom, 1.0])
+    zoom[:2, 2] = (1 - params.zoom) * centre + np.array(params.shift) * size
     return zoom @ A
 
 
-def place(scene: Scene, spec: InputSpec, variation: Variation) -> Scene:
+def apply_augmentation(
+    sample: AugmentationSample, spec: InputSpec, params: AugmentationParams
+) -> AugmentationSample:
     """
     Put a frame on the canvas, varied.
 
@@ -139,33 +141,33 @@ def place(scene: Scene, spec: InputSpec, variation: Variation) -> Scene:
     the edge of a picture. Objects that the canvas does not show stay, with an empty box: only
     the detector knows what it can use.
 
-    :param scene: a frame.
+    :param sample: a frame.
     :param spec: the canvas.
-    :param variation: what was drawn.
+    :param params: what was drawn.
     :return: the canvas, its P, and objects, depth and points that agree with it.
     """
-    height, width = scene.image.shape[:2]
-    A = affine(width, height, scene.P, spec, variation)
-    P, objects, points_m = warp_P(scene.P, A), scene.objects, scene.points_m
-    if variation.mirror:
+    height, width = sample.image.shape[:2]
+    A = augmentation_affine(width, height, sample.P, spec, params)
+    P, objects, points_m = warp_P(sample.P, A), sample.objects, sample.points_m
+    if params.mirror:
         P = P @ _MIRRORED_WORLD
         objects = flip_objects(objects, width)
         points_m = points_m * [-1.0, 1.0, 1.0] if points_m is not None else None
-    image = warp(scene.image, A, spec)
-    if variation.colour != (1.0, 1.0, 1.0):
-        image = recolour(image, *variation.colour)
-    shown = _shown(A, width, height, spec)
-    box_px = np.clip(warp_box(scene.objects.box_px, A), shown[[0, 1, 0, 1]], shown[[2, 3, 2, 3]])
-    return Scene(
+    image = warp_image(sample.image, A, spec)
+    if params.colour != (1.0, 1.0, 1.0):
+        image = jitter_colour(image, *params.colour)
+    shown = _image_area_on_canvas(A, width, height, spec)
+    box_px = np.clip(warp_box(sample.objects.box_px, A), shown[[0, 1, 0, 1]], shown[[2, 3, 2, 3]])
+    return AugmentationSample(
         image=image,
         P=P,
         objects=replace(objects, box_px=box_px),
-        depth_m=warp_depth(scene.depth_m, A, spec) if scene.depth_m is not None else None,
+        depth_m=warp_depth(sample.depth_m, A, spec) if sample.depth_m is not None else None,
         points_m=points_m,
     )
 
 
-def recolour(image: Array, brightness: float, contrast: float, saturation: float) -> Array:
+def jitter_colour(image: Array, brightness: float, contrast: float, saturation: float) -> Array:
     """
     Scale brightness, contrast (about the mean grey) and saturation.
 
@@ -179,7 +181,7 @@ def recolour(image: Array, brightness: float, contrast: float, saturation: float
     return cv2.addWeighted(image, contrast * brightness, image, 0.0, level * brightness)
 
 
-def _shown(A: Array, width: int, height: int, spec: InputSpec) -> Array:
+def _image_area_on_canvas(A: Array, width: int, height: int, spec: InputSpec) -> Array:
     """(4,) the part of the canvas on which the picture lies."""
     whole = warp_box(np.array([[0.0, 0.0, width - 1.0, height - 1.0]]), A)[0]
     last = np.array([spec.width_px, spec.height_px, spec.width_px, spec.height_px]) - 1.0

@@ -17,19 +17,18 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stl_core.data import augmentation as augment
-from stl_core.data import depth_maps
+from stl_core.data import augmentation, depth_maps
 from stl_core.data.sources.kitti import (
     FrameFiles,
-    Source,
-    find_frames,
+    KittiFolders,
+    list_kitti_frames,
     read_calib,
     read_image,
     read_labels,
     read_split,
 )
-from stl_core.geometry import lower
-from stl_core.preprocessing import InputSpec, fit_affine
+from stl_core.geometry import project_objects
+from stl_core.preprocessing import InputSpec, letterbox_affine
 from stl_core.tensors.batch import Batch, pad_targets
 from stl_core.types import Array, ImageObjects, Labels, Objects3D
 
@@ -54,7 +53,7 @@ class DataConfig:
         What is loaded is the same.
     """
 
-    sources: tuple[Source, ...] = ()
+    sources: tuple[KittiFolders, ...] = ()
     split: str = ''
     min_depth_m: float = 0.0
     max_depth_m: float = 65.0
@@ -62,7 +61,7 @@ class DataConfig:
     max_occluded: int = 3
     max_truncated: float = 1.0
     max_objects: int = 50
-    augment: augment.Config = field(default_factory=augment.Config)
+    augment: augmentation.Config = field(default_factory=augmentation.Config)
     keep_images: bool = False
 
 
@@ -77,29 +76,29 @@ class Sample:
     depth_m: Array | None = None  # (H, W) float32 canvas, 0 where unknown
 
 
-class Picture(NamedTuple):
+class LoadedImages(NamedTuple):
     """What is seen of a frame, as on disk."""
 
     image: Array  # (H, W, 3) uint8 RGB
     depth_m: Array | None  # (H, W) float32, 0 where unknown; None where nobody wants it
 
 
-def see_colour(files: FrameFiles) -> Picture:
+def load_image(files: FrameFiles) -> LoadedImages:
     """Read the image of a frame."""
-    return Picture(read_image(files.image_2), None)
+    return LoadedImages(read_image(files.image_2), None)
 
 
-def see_depth(files: FrameFiles) -> Picture:
+def load_image_and_depth(files: FrameFiles) -> LoadedImages:
     """Read the image of a frame, and its depth_2 file, or else complete its scan."""
     image = read_image(files.image_2)
-    return Picture(image, depth_maps.depth_of_frame(files, image.shape[1], image.shape[0]))
+    return LoadedImages(image, depth_maps.load_frame_depth(files, image.shape[1], image.shape[0]))
 
 
 #: What reads a frame's picture: see_colour or see_depth.
-See = Callable[[FrameFiles], Picture]
+ImageLoader = Callable[[FrameFiles], LoadedImages]
 
 
-class Frames(Dataset[Sample]):
+class FrameDataset(Dataset[Sample]):
     """A data set indexed by (epoch, frame)."""
 
     def __init__(
@@ -108,7 +107,7 @@ class Frames(Dataset[Sample]):
         spec: InputSpec,
         classes: tuple[str, ...],
         seed: int,
-        see: See = see_colour,
+        load_images: ImageLoader = load_image,
     ) -> None:
         """
         List the frames and read all text, so that a broken file is told before hours of work.
@@ -117,22 +116,22 @@ class Frames(Dataset[Sample]):
         :param spec: the network's input.
         :param classes: the classes taught; other labels are background.
         :param seed: root of all randomness.
-        :param see: reads what the networks see of a frame.
+        :param load_images: reads what the networks see of a frame.
         :raises DataError: for a missing or malformed file, naming it.
         """
         self.config, self.spec, self.seed = config, spec, seed
-        self._see = see
+        self._load_images = load_images
         self.files = list_frames(config)
         self._P = [read_calib(files.calib).P2 for files in self.files]
         self._objects = [
-            taught(read_labels(files.label_2), config).select(classes)
+            filter_trainable(read_labels(files.label_2), config).to_objects(classes)
             if files.label_2
             else Objects3D.empty()
             for files in self.files
         ]
         kept = self.files if config.keep_images else []
         with ThreadPoolExecutor() as pool:
-            self._kept = list(pool.map(self._see, kept))
+            self._cached_images = list(pool.map(self._load_images, kept))
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -142,49 +141,64 @@ class Frames(Dataset[Sample]):
         """Return frame key[1] as varied in epoch key[0]."""
         epoch, index = key
         files = self.files[index]
-        image, depth_m = self._kept[index] if self._kept else self._see(files)
+        image, depth_m = (
+            self._cached_images[index] if self._cached_images else self._load_images(files)
+        )
         rng = np.random.default_rng([self.seed, epoch, index])
-        scene = augment.Scene(image, self._P[index], self._objects[index], depth_m)
-        canvas = augment.place(scene, self.spec, augment.draw(self.config.augment, rng))
-        objects = lower(canvas.objects, canvas.P)
+        scene = augmentation.AugmentationSample(
+            image, self._P[index], self._objects[index], depth_m
+        )
+        canvas = augmentation.apply_augmentation(
+            scene, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
+        )
+        objects = project_objects(canvas.objects, canvas.P)
         return Sample(files.id, canvas.image, canvas.P, objects, canvas.depth_m)
 
 
-class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
     """
     Batches of (epoch, frame), reshuffled by (seed, epoch); set `epoch` before iterating.
 
     All batches of an epoch are of one size, give or take one image. What is in them does not
     depend on the number of processes: each process takes its share of every batch.
 
-    :param frames: how many there are.
+    :param num_frames: how many there are.
     :param batch_size: images of a batch, at most; a batch of one joins its neighbour.
     :param seed: of the order.
-    :param share: (rank, world), the number of this process and how many there are.
+    :param rank_and_world_size: (rank, world), the number of this process and how many there are.
     """
 
     def __init__(
-        self, frames: int, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)
+        self,
+        num_frames: int,
+        batch_size: int,
+        seed: int,
+        rank_and_world_size: tuple[int, int] = (0, 1),
     ) -> None:
         """Remember the sizes."""
-        self.frames, self.seed, self.share, self.epoch = frames, seed, share, 0
-        fewest, most = -(-frames // batch_size), frames // min(batch_size, 2)
-        self.batches = max(min(fewest, most), 1)
+        self.num_frames, self.seed, self.rank_and_world_size, self.epoch = (
+            num_frames,
+            seed,
+            rank_and_world_size,
+            0,
+        )
+        fewest, most = -(-num_frames // batch_size), num_frames // min(batch_size, 2)
+        self.num_batches = max(min(fewest, most), 1)
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return self.batches
+        return self.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield this process's share of the batches of this epoch."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.frames)
-        rank, world = self.share
-        for batch in np.split(order, cuts(self.frames, self.batches)[1:-1]):
-            start, stop = cuts(len(batch), world)[rank : rank + 2]
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_frames)
+        rank, world = self.rank_and_world_size
+        for batch in np.split(order, split_points(self.num_frames, self.num_batches)[1:-1]):
+            start, stop = split_points(len(batch), world)[rank : rank + 2]
             yield [(self.epoch, int(index)) for index in batch[start:stop]]
 
 
-def focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
+def median_focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
     """
     Tell through which lens frames look: the median focal length of some, on the canvas.
 
@@ -197,11 +211,11 @@ def focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
     for place in picked:
         height, width = read_image(frames[place].image_2).shape[:2]
         P = read_calib(frames[place].calib).P2
-        found.append(P[0, 0] * fit_affine(width, height, spec)[0, 0])
+        found.append(P[0, 0] * letterbox_affine(width, height, spec)[0, 0])
     return float(np.median(found))
 
 
-def taught(labels: Labels, config: DataConfig) -> Labels:
+def filter_trainable(labels: Labels, config: DataConfig) -> Labels:
     """Keep the labels that are within the limits of a configuration."""
     z, height = labels.center_m[:, 2], labels.box_px[:, 3] - labels.box_px[:, 1]
     keep = (z > config.min_depth_m) & (z <= config.max_depth_m)
@@ -209,7 +223,7 @@ def taught(labels: Labels, config: DataConfig) -> Labels:
     return labels[keep & (labels.occluded <= config.max_occluded)]
 
 
-def cuts(count: int, parts: int) -> list[int]:
+def split_points(count: int, parts: int) -> list[int]:
     """Where to cut `count` things into parts of one size, give or take one."""
     return [count * part // parts for part in range(parts + 1)]
 
@@ -217,7 +231,7 @@ def cuts(count: int, parts: int) -> list[int]:
 def list_frames(config: DataConfig) -> list[FrameFiles]:
     """List the frames of every source, in order; DataError names what is missing."""
     ids = read_split(config.split) if config.split else ()
-    return [frame for source in config.sources for frame in find_frames(source, ids)]
+    return [frame for source in config.sources for frame in list_kitti_frames(source, ids)]
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:
@@ -242,7 +256,9 @@ class _Collate:
         return collate(samples, self.slots)
 
 
-def batches(frames: Frames, sampler: ShuffledBatches, workers: int) -> DataLoader[Batch]:
+def make_dataloader(
+    frames: FrameDataset, sampler: ShuffledBatchSampler, workers: int
+) -> DataLoader[Batch]:
     """Load batches, in worker processes where workers > 0."""
     return DataLoader(
         frames,  # type: ignore[arg-type]

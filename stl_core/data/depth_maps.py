@@ -14,21 +14,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stl_core.data.depth_completion import STANDARD, Fill, complete
+from stl_core.data.depth_completion import DEFAULT_COMPLETION, CompletionConfig, complete_depth
 from stl_core.data.sources.kitti import DataError, FrameFiles, read_calib, read_velodyne
-from stl_core.geometry import project
+from stl_core.geometry import project_points
 from stl_core.types import Array
 
-PER_METRE = 256
+DEPTH_SCALE = 256
 #: What is farther does not fit into 16 bits and counts as unknown.
-MOST_DEPTH_M = 65535 / PER_METRE
+MAX_DEPTH_M = 65535 / DEPTH_SCALE
 #: Rays that fall this far below the picture help to fill its last rows.
-BELOW_PX = 64
+MARGIN_BELOW_PX = 64
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
-def depth_of_frame(
-    files: FrameFiles, width_px: int, height_px: int, fill: Fill = STANDARD
+def load_frame_depth(
+    files: FrameFiles,
+    width_px: int,
+    height_px: int,
+    completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
     """
     Return the depth image of a frame: its depth_2 file, else its scan, completed.
@@ -36,12 +39,12 @@ def depth_of_frame(
     :param files: of the frame.
     :param width_px: of its image.
     :param height_px: of its image.
-    :param fill: how the holes of a scan are filled.
+    :param completion: how the holes of a scan are filled.
     :return: (H, W) float32 metres, 0 where unknown.
     :raises DataError: when there is neither file, or the depth_2 file has another size.
     """
     if files.depth_2 is None:
-        return depth_of_scan(files, width_px, height_px, fill)
+        return depth_from_scan(files, width_px, height_px, completion)
     depth_m = read_depth(files.depth_2)
     if depth_m.shape != (height_px, width_px):
         raise DataError(
@@ -55,22 +58,25 @@ def require_depth(frames: Sequence[FrameFiles]) -> None:
     """Raise DataError, naming the first frame of which there is no depth; before hours of work."""
     for files in frames:
         if files.depth_2 is None and files.velodyne is None:
-            raise _missing(files)
+            raise _missing_depth_error(files)
 
 
-def depth_of_scan(
-    files: FrameFiles, width_px: int, height_px: int, fill: Fill = STANDARD
+def depth_from_scan(
+    files: FrameFiles,
+    width_px: int,
+    height_px: int,
+    completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
     """Return the completed scan of a frame; parameters and errors as of depth_of_frame."""
     if files.velodyne is None:
-        raise _missing(files)
+        raise _missing_depth_error(files)
     calib = read_calib(files.calib)
-    points_m = to_camera(read_velodyne(files.velodyne), calib.cam_T_velo)
-    sparse_m = sparse_depth(points_m, calib.P2, width_px, height_px + BELOW_PX)
-    return complete(sparse_m, fill)[:height_px]
+    points_m = velo_to_camera(read_velodyne(files.velodyne), calib.cam_T_velo)
+    sparse_m = sparse_depth(points_m, calib.P2, width_px, height_px + MARGIN_BELOW_PX)
+    return complete_depth(sparse_m, completion)[:height_px]
 
 
-def to_camera(scan: Array, cam_T_velo: Array) -> Array:
+def velo_to_camera(scan: Array, cam_T_velo: Array) -> Array:
     """(N, 3 or more) LiDAR frame, x y z first, and (4, 4) pose -> (N, 3) camera frame."""
     return scan[:, :3] @ cam_T_velo[:3, :3].T + cam_T_velo[:3, 3]
 
@@ -86,7 +92,7 @@ def sparse_depth(points_m: Array, P: Array, width_px: int, height_px: int) -> Ar
     :return: (H, W) float32 z, 0 where no point is.
     """
     points_m = points_m[(points_m[:, 2] > 0) & np.isfinite(points_m).all(1)]
-    pixels, w = project(points_m, P)
+    pixels, w = project_points(points_m, P)
     u, v = pixels.T + 0.5  # pixel 0 is from -0.5 to 0.5
     shown = (w > 0) & (u >= 0) & (u < width_px) & (v >= 0) & (v < height_px)
     z = points_m[shown, 2].astype(np.float32)
@@ -104,7 +110,7 @@ def read_depth(path: str | Path) -> Array:
     :return: (H, W) float32 metres, exact; 0 where unknown.
     :raises DataError: when it is missing, or is not a PNG of one channel with 16 bits.
     """
-    expected = f'expected a PNG of one channel with 16 bits, metres * {PER_METRE}'
+    expected = f'expected a PNG of one channel with 16 bits, metres * {DEPTH_SCALE}'
     try:
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
     except (FileNotFoundError, IsADirectoryError) as err:
@@ -112,7 +118,7 @@ def read_depth(path: str | Path) -> Array:
     coded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if coded is None or coded.dtype != np.uint16 or coded.ndim != 2:
         raise DataError(f'{path}: {expected}')
-    return coded.astype(np.float32) / PER_METRE
+    return coded.astype(np.float32) / DEPTH_SCALE
 
 
 def write_depth(path: str | Path, depth_m: Array) -> None:
@@ -122,15 +128,15 @@ def write_depth(path: str | Path, depth_m: Array) -> None:
     :param path: a .png file; what is there is replaced in one step.
     :param depth_m: (H, W) metres; what is not positive, or too far for 16 bits, is unknown.
     """
-    known = (depth_m > 0) & (depth_m < MOST_DEPTH_M)
-    coded = np.where(known, np.round(np.where(known, depth_m, 0) * PER_METRE), 0)
+    known = (depth_m > 0) & (depth_m < MAX_DEPTH_M)
+    coded = np.where(known, np.round(np.where(known, depth_m, 0) * DEPTH_SCALE), 0)
     _, data = cv2.imencode('.png', coded.astype(np.uint16), _FAST_PNG)
     part = Path(f'{path}.part')
     part.write_bytes(data.tobytes())
     part.replace(path)
 
 
-def _missing(files: FrameFiles) -> DataError:
+def _missing_depth_error(files: FrameFiles) -> DataError:
     return DataError(
         f'{files.image_2}: no depth of this frame; expected depth_2/{files.id}.png or'
         f' velodyne/{files.id}.bin where the source has its folders'

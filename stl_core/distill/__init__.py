@@ -10,33 +10,39 @@ from torch import Tensor
 from stl_core.distill.losses import baselines, feature, relation, response
 
 
-class Entry(NamedTuple):
+class LossEntry(NamedTuple):
     """
     A distillation loss.
 
     :param loss: (view, config) -> unweighted scalar.
     :param config: dataclass of its numbers.
     :param compares_features: whether it asks for view.levels(), so for layers between.
-    :param compares_answers: whether it compares what heads say, which must mean the same.
+    :param compares_predictions: whether it compares what heads say, which must mean the same.
     """
 
     loss: Callable[..., Tensor]
     config: type[Any]
     compares_features: bool = True
-    compares_answers: bool = False
+    compares_predictions: bool = False
 
 
-_ANSWERS = {'compares_features': False, 'compares_answers': True}
+_COMPARES_PREDICTIONS = {'compares_features': False, 'compares_predictions': True}
 
-LOSSES: dict[str, Entry] = {
-    'feature': Entry(feature.loss, feature.Config),
-    'feature_public': Entry(feature.public_loss, feature.PublicConfig),
-    'relation': Entry(relation.loss, relation.Config),
-    'relation_public': Entry(relation.public_loss, relation.PublicConfig),
-    'response': Entry(response.loss, response.Config, **_ANSWERS),
-    'plain_response': Entry(baselines.response, baselines.Config, **_ANSWERS),
-    'plain_feature': Entry(baselines.feature, baselines.Config),
-    'plain_scene': Entry(baselines.scene, baselines.Config),
-    'plain_relation': Entry(baselines.relation, baselines.Config),
-    'plain_heads': Entry(baselines.heads, baselines.Config, **_ANSWERS),
+LOSSES: dict[str, LossEntry] = {
+    'feature': LossEntry(feature.feature_loss, feature.FeatureLossConfig),
+    'feature_public': LossEntry(feature.public_feature_loss, feature.PublicFeatureLossConfig),
+    'relation': LossEntry(relation.relation_loss, relation.RelationLossConfig),
+    'relation_public': LossEntry(relation.public_relation_loss, relation.PublicRelationLossConfig),
+    'response': LossEntry(
+        response.response_loss, response.ResponseLossConfig, **_COMPARES_PREDICTIONS
+    ),
+    'plain_response': LossEntry(
+        baselines.plain_response_loss, baselines.BaselineConfig, **_COMPARES_PREDICTIONS
+    ),
+    'plain_feature': LossEntry(baselines.plain_feature_loss, baselines.BaselineConfig),
+    'plain_scene': LossEntry(baselines.plain_scene_loss, baselines.BaselineConfig),
+    'plain_relation': LossEntry(baselines.plain_relation_loss, baselines.BaselineConfig),
+    'plain_heads': LossEntry(
+        baselines.plain_heads_loss, baselines.BaselineConfig, **_COMPARES_PREDICTIONS
+    ),
 }

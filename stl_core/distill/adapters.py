@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Review(nn.Module):
+class ReviewFusion(nn.Module):
     """
     Attention-based fusion of a backbone's maps (Chen et al., ReviewKD, CVPR 2021).
 
@@ -25,24 +25,24 @@ class Review(nn.Module):
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
         """Build one block a level; the coarsest has nothing to be mixed with."""
         super().__init__()
-        self.inward = nn.ModuleList(_conv(each, width, 1) for each in channels)
-        self.outward = nn.ModuleList(_conv(width, each, 3) for each in channels)
+        self.inward = nn.ModuleList(_conv_bn(each, width, 1) for each in channels)
+        self.outward = nn.ModuleList(_conv_bn(width, each, 3) for each in channels)
         self.attention = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in channels[1:])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """(B, C_i, h_i, w_i) maps, finest first -> maps of the same shapes."""
-        left = self.inward[-1](maps[-1])
-        found = [self.outward[-1](left)]
+        coarser = self.inward[-1](maps[-1])
+        fused = [self.outward[-1](coarser)]
         for level in range(len(maps) - 2, -1, -1):
-            own = self.inward[level](maps[level])
-            left = F.interpolate(left, own.shape[-2:], mode='nearest')
-            share = self.attention[level](torch.cat([own, left], 1)).sigmoid()
-            left = own * share[:, :1] + left * share[:, 1:]
-            found.append(self.outward[level](left))
-        return found[::-1]
+            current = self.inward[level](maps[level])
+            coarser = F.interpolate(coarser, current.shape[-2:], mode='nearest')
+            share = self.attention[level](torch.cat([current, coarser], 1)).sigmoid()
+            coarser = current * share[:, :1] + coarser * share[:, 1:]
+            fused.append(self.outward[level](coarser))
+        return fused[::-1]
 
 
-def adapter(in_channels: int, out_channels: int, width: int) -> nn.Sequential:
+def build_adapter(in_channels: int, out_channels: int, width: int) -> nn.Sequential:
     """
     Build what brings a fused map to the teacher's width: 3x3 convolution, ReLU, 1x1 convolution.
 
@@ -58,7 +58,7 @@ def adapter(in_channels: int, out_channels: int, width: int) -> nn.Sequential:
     )
 
 
-def _conv(in_channels: int, channels: int, size: int) -> nn.Sequential:
+def _conv_bn(in_channels: int, channels: int, size: int) -> nn.Sequential:
     """Convolution and BatchNorm, keeping the grid."""
     conv = nn.Conv2d(in_channels, channels, size, padding=size // 2, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)

@@ -14,21 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stl_core.distill import LOSSES
-from stl_core.distill import regions as boxes
-from stl_core.distill.adapters import Review, adapter
-from stl_core.tensors.batch import Batch, Outputs, Side, Targets, View
-from stl_core.tensors.precision import as_float32, computing
+from stl_core.distill import LOSSES, regions
+from stl_core.distill.adapters import ReviewFusion, build_adapter
+from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs, Outputs, Targets
+from stl_core.tensors.precision import autocast_to, outputs_to_float32
 
 #: What a network is given of a batch: (B, C, H, W), normalised.
-Input = Callable[[Batch], Tensor]
+InputFn = Callable[[Batch], Tensor]
 
 #: Bounds of a depth sigma, metres: what float32 tells from a confidence of 1, and no idea.
-SIGMA_M = (1e-3, 1e3)
+SIGMA_BOUNDS_M = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
-class Config:
+class DistillLayersConfig:
     """
     The layers between student and teacher.
 
@@ -65,10 +64,10 @@ class Distiller(nn.Module):
         student: nn.Module,
         teacher: nn.Module,
         losses: Mapping[str, Any],
-        config: Config,
+        config: DistillLayersConfig,
         *,
-        student_input: Input,
-        teacher_input: Input,
+        student_input: InputFn,
+        teacher_input: InputFn,
         precision: str = 'fp32',
     ) -> None:
         """
@@ -93,12 +92,15 @@ class Distiller(nn.Module):
         self.precision = precision
         self.alone_epochs = config.alone_epochs
         # layers that no loss asks for would get no gradient
-        asked = any(LOSSES[name].compares_features for name in losses)
-        self.strides = tuple(sorted(config.strides)) if asked else ()
-        own, ideal = (_channels(net, self.strides) for net in (student, teacher))
-        self.review = Review(own, config.width) if own else None
+        needs_features = any(LOSSES[name].compares_features for name in losses)
+        self.strides = tuple(sorted(config.strides)) if needs_features else ()
+        student_channels, teacher_channels = (
+            _feature_channels(net, self.strides) for net in (student, teacher)
+        )
+        self.review = ReviewFusion(student_channels, config.width) if student_channels else None
         self.adapters = nn.ModuleList(
-            adapter(*pair, config.width) for pair in zip(own, ideal, strict=True)
+            build_adapter(*pair, config.width)
+            for pair in zip(student_channels, teacher_channels, strict=True)
         )
 
     @property
@@ -114,13 +116,13 @@ class Distiller(nn.Module):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the student's losses and 'distill/<name>' of each configured one, unweighted."""
-        with computing(self.precision, batch.image.device):
+        with autocast_to(self.precision, batch.image.device):
             out = self.student(self.student_input(batch), batch.P, batch.targets)
-        out = as_float32(out)
-        found = self.student.losses(out, batch.targets)  # type: ignore[operator]
-        return {**found, **compare(self.look(out, batch, epoch), self.losses)}
+        out = outputs_to_float32(out)
+        losses = self.student.losses(out, batch.targets)  # type: ignore[operator]
+        return {**losses, **distillation_losses(self.make_view(out, batch, epoch), self.losses)}
 
-    def look(self, out: Outputs, batch: Batch, epoch: float) -> View:
+    def make_view(self, out: Outputs, batch: Batch, epoch: float) -> DistillView:
         """
         Show a batch to the teacher, and both answers to the losses.
 
@@ -130,38 +132,40 @@ class Distiller(nn.Module):
         :return: the view.
         """
         height, width = batch.image.shape[1:3]
-        student = _side(self.student, out, batch.targets)
-        with computing(self.precision, batch.image.device):
-            adapted = self._adapt(student.features, epoch)
+        student = _network_outputs(self.student, out, batch.targets)
+        with autocast_to(self.precision, batch.image.device):
+            adapted = self._adapt_features(student.features, epoch)
             with torch.no_grad():
-                ideal = self.teacher(self.teacher_input(batch), batch.P)
+                teacher_out = self.teacher(self.teacher_input(batch), batch.P)
         with torch.no_grad():
-            teacher = _side(self.teacher, as_float32(ideal), batch.targets)
-        return View(
+            teacher = _network_outputs(
+                self.teacher, outputs_to_float32(teacher_out), batch.targets
+            )
+        return DistillView(
             student=student,
             teacher=teacher,
             adapted=adapted,
-            targets=boxes.shown(batch.targets, (height, width)),
+            targets=regions.visible_targets(batch.targets, (height, width)),
             P=batch.P,
             size_px=(height, width),
             epoch=epoch,
         )
 
-    def _adapt(self, features: dict[int, Tensor], epoch: float) -> dict[int, Tensor]:
+    def _adapt_features(self, features: dict[int, Tensor], epoch: float) -> dict[int, Tensor]:
         """Fuse the student's maps and bring them to the teacher's widths."""
         if self.review is None:
             return {}
-        shown = [features[stride] for stride in self.strides]
+        maps = [features[stride] for stride in self.strides]
         if epoch < self.alone_epochs:
-            shown = [each.detach() for each in shown]
-        fused = self.review(shown)
+            maps = [each.detach() for each in maps]
+        fused = self.review(maps)
         return {
             stride: adapt(each).float()
             for stride, adapt, each in zip(self.strides, self.adapters, fused, strict=True)
         }
 
 
-def compare(view: View, losses: Mapping[str, Any]) -> dict[str, Tensor]:
+def distillation_losses(view: DistillView, losses: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     Compute distillation losses, in float32 under any autocast: inner products outgrow float16.
 
@@ -169,13 +173,13 @@ def compare(view: View, losses: Mapping[str, Any]) -> dict[str, Tensor]:
     :param losses: {key of LOSSES: its Config}.
     :return: {'distill/<name>': unweighted scalar}.
     """
-    with computing('fp32', view.P.device):
+    with autocast_to('fp32', view.P.device):
         return {
             f'distill/{name}': LOSSES[name].loss(view, config) for name, config in losses.items()
         }
 
 
-def _channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
+def _feature_channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
     """Widths of a detector's features at some strides, finest first."""
     widths = dict(zip(net.strides, net.channels, strict=True))  # type: ignore[arg-type]
     if not set(strides) <= widths.keys():
@@ -184,13 +188,13 @@ def _channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(widths[stride] for stride in strides)
 
 
-def _side(net: Any, out: Outputs, targets: Targets) -> Side:
+def _network_outputs(net: Any, out: Outputs, targets: Targets) -> NetworkOutputs:
     """Ask a detector what it says of the targets."""
-    low, high = SIGMA_M
-    sure = net.confidence(out, targets).detach()
-    return Side(
+    low, high = SIGMA_BOUNDS_M
+    confidence = net.depth_confidence(out, targets).detach()
+    return NetworkOutputs(
         features=dict(zip(net.strides, out.features, strict=True)),
         heads=out.heads,
-        answers=net.answers(out, targets),
-        sigma_m=(1 / sure - 1).clamp(low, high),
+        predictions=net.predictions_at_targets(out, targets),
+        sigma_m=(1 / confidence - 1).clamp(low, high),
     )

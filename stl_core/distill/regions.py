@@ -14,7 +14,7 @@ from torch import Tensor
 from stl_core.tensors.batch import Targets
 
 
-def shown(targets: Targets, size_px: tuple[int, int]) -> Targets:
+def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
     """
     Keep the objects that a canvas shows.
 
@@ -25,13 +25,13 @@ def shown(targets: Targets, size_px: tuple[int, int]) -> Targets:
     """
     height, width = size_px
     x, y = targets.center_px.unbind(-1)
-    box = clipped(targets.box_px, size_px)
+    box = clip_boxes(targets.box_px, size_px)
     area = (box[..., 2:] > box[..., :2]).all(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return replace(targets, valid=targets.valid & inside & area)
 
 
-def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
+def clip_boxes(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
     """(..., 4) boxes -> the same, cut at the edge of a canvas of that height and width."""
     height, width = size_px
     # no tensor of limits: making one lets the host wait for the device
@@ -39,14 +39,14 @@ def clipped(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], -1).flatten(-2)
 
 
-def enlarged(targets: Targets, around: float) -> Targets:
+def dilate_boxes(targets: Targets, around: float) -> Targets:
     """Push each border of every box outwards by a share of the box's width or height."""
     low, high = targets.box_px[..., :2], targets.box_px[..., 2:]
     margin = (high - low) * around
     return replace(targets, box_px=torch.cat([low - margin, high + margin], -1))
 
 
-def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
+def nearest_object_map(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
     """
     Give each cell to the nearest of the objects whose boxes it lies in, see covered.
 
@@ -56,12 +56,12 @@ def owners(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Ten
     :param w: grid width.
     :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
     """
-    inside = covered(targets, stride, h, w)
-    nearest, owner = _depths(targets, inside).min(1)
-    return owner, nearest.isfinite()
+    inside = box_cells(targets, stride, h, w)
+    nearest, nearest_slot = _cell_depths(targets, inside).min(1)
+    return nearest_slot, nearest.isfinite()
 
 
-def own_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0.0) -> Tensor:
+def object_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0.0) -> Tensor:
     """
     List the cells of each object: those of its box where no other is nearer, and around it.
 
@@ -75,16 +75,18 @@ def own_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0
     :param around: how far beyond its box an object reaches, as share of the box, see enlarged.
     :return: (B, N, h, w) bool; none of slots that do not count.
     """
-    inside = covered(targets, stride, h, w)
-    own = _nearest(targets, inside)
-    own = torch.where(own.any(-1).any(-1)[..., None, None], own, inside)
+    inside = box_cells(targets, stride, h, w)
+    nearest = _keep_nearest(targets, inside)
+    nearest = torch.where(nearest.any(-1).any(-1)[..., None, None], nearest, inside)
     if not around:
-        return own
-    beside = covered(enlarged(targets, around), stride, h, w) & ~inside.any(1, keepdim=True)
-    return own | beside
+        return nearest
+    surroundings = box_cells(dilate_boxes(targets, around), stride, h, w) & ~inside.any(
+        1, keepdim=True
+    )
+    return nearest | surroundings
 
 
-def covered(targets: Targets, stride: float, h: int, w: int) -> Tensor:
+def box_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     """
     Mark the cells of each box.
 
@@ -98,43 +100,43 @@ def covered(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     :return: (B, N, h, w) bool; none of slots that do not count.
     """
     left, top, right, bottom = torch.floor(targets.box_px / stride).unbind(-1)
-    columns = _between(left, right, w)
-    rows = _between(top, bottom, h) & targets.valid[..., None]
+    columns = _in_range(left, right, w)
+    rows = _in_range(top, bottom, h) & targets.valid[..., None]
     return rows[..., :, None] & columns[..., None, :]
 
 
-def mean_over(cells: Tensor, grid: Tensor) -> Tensor:
+def mean_over_cells(cells: Tensor, grid: Tensor) -> Tensor:
     """(B, N, h, w) bool cells of each object, (B, h, w) -> (B, N) means over them; 0 of none."""
     total = torch.where(cells, grid[:, None], 0).sum((-1, -2))
     return total / cells.sum((-1, -2)).clamp(min=1)
 
 
-def listed(targets: Targets) -> Tensor:
+def valid_indices(targets: Targets) -> Tensor:
     """(K,) places of the valid objects among all slots; asking how many makes the host wait."""
     return targets.valid.flatten().nonzero()[:, 0]
 
 
-def rois(targets: Targets, size_px: tuple[int, int], places: Tensor) -> Tensor:
+def object_rois(targets: Targets, size_px: tuple[int, int], indices: Tensor) -> Tensor:
     """(K,) of listed -> (K, 5): number of the image, and box cut at the canvas, pixels."""
-    box = clipped(targets.box_px, size_px).flatten(0, 1)[places]
-    image = places.div(targets.valid.shape[1], rounding_mode='floor')
+    box = clip_boxes(targets.box_px, size_px).flatten(0, 1)[indices]
+    image = indices.div(targets.valid.shape[1], rounding_mode='floor')
     return torch.cat([image[:, None].to(box.dtype), box], 1)
 
 
-def _between(low: Tensor, high: Tensor, cells: int) -> Tensor:
+def _in_range(low: Tensor, high: Tensor, cells: int) -> Tensor:
     """(B, N) first cell and the one after the last -> (B, N, cells) bool, one of them at least."""
     low = low.clamp(0, cells - 1)
     high = torch.maximum(high.clamp(max=cells), low + 1)
-    place = torch.arange(cells, device=low.device)
-    return (place >= low[..., None]) & (place < high[..., None])
+    index = torch.arange(cells, device=low.device)
+    return (index >= low[..., None]) & (index < high[..., None])
 
 
-def _nearest(targets: Targets, inside: Tensor) -> Tensor:
+def _keep_nearest(targets: Targets, inside: Tensor) -> Tensor:
     """(B, N, h, w) bool -> the same, of every cell only the nearest of its objects."""
-    depth_m = _depths(targets, inside)
+    depth_m = _cell_depths(targets, inside)
     return inside & (depth_m <= depth_m.amin(1, keepdim=True))
 
 
-def _depths(targets: Targets, inside: Tensor) -> Tensor:
+def _cell_depths(targets: Targets, inside: Tensor) -> Tensor:
     """(B, N, h, w) depth of each object in its cells, metres; infinite elsewhere."""
     return torch.where(inside, targets.depth_m[..., None, None], torch.inf)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: A cell is the mean of so many samples a side.
-SAMPLES = 2
+SAMPLING_RATIO = 2
 
 
-def pooled(grid: Tensor, rois: Tensor, stride: float, cells: int) -> Tensor:
+def pool_rois(grid: Tensor, rois: Tensor, stride: float, cells: int) -> Tensor:
     """
     Pool each object: RoIAlign, aligned, with SAMPLES samples a side of each cell.
 
@@ -30,21 +30,21 @@ def pooled(grid: Tensor, rois: Tensor, stride: float, cells: int) -> Tensor:
     channels, h, w = grid.shape[1:]
     # as RoIAlign has it: the middle of a map's first cell is at half a stride
     left, top, right, bottom = (rois[:, 1:].to(grid.dtype) / stride - 0.5).unbind(-1)
-    row, down = taps(top, bottom, cells, h)
-    column, across = taps(left, right, cells, w)
+    row, down = interpolation_taps(top, bottom, cells, h)
+    column, across = interpolation_taps(left, right, cells, w)
     row = row + rois[:, 0].long()[:, None, None] * h
-    place = row[:, :, None, :, None] * w + column[:, None, :, None, :]
-    share = down[:, :, None, :, None] * across[:, None, :, None, :]
+    index = row[:, :, None, :, None] * w + column[:, None, :, None, :]
+    weight = down[:, :, None, :, None] * across[:, None, :, None, :]
     bags = F.embedding_bag(
-        place.flatten(3).flatten(0, 2),
+        index.flatten(3).flatten(0, 2),
         grid.permute(0, 2, 3, 1).reshape(-1, channels),
-        per_sample_weights=share.flatten(3).flatten(0, 2),
+        per_sample_weights=weight.flatten(3).flatten(0, 2),
         mode='sum',
     )
     return bags.view(len(rois), cells * cells, channels)
 
 
-def taps(low: Tensor, high: Tensor, cells: int, size: int) -> tuple[Tensor, Tensor]:
+def interpolation_taps(low: Tensor, high: Tensor, cells: int, size: int) -> tuple[Tensor, Tensor]:
     """
     Say which places of a line make up the cells between two borders, by linear interpolation.
 
@@ -54,11 +54,15 @@ def taps(low: Tensor, high: Tensor, cells: int, size: int) -> tuple[Tensor, Tens
     :param size: places of the line; beyond its ends the last place holds.
     :return: (K, S, 2 * SAMPLES) places, and their weights, adding up to 1 for each cell.
     """
-    steps = (torch.arange(cells * SAMPLES, device=low.device, dtype=low.dtype) + 0.5) / SAMPLES
+    steps = (
+        torch.arange(cells * SAMPLING_RATIO, device=low.device, dtype=low.dtype) + 0.5
+    ) / SAMPLING_RATIO
     at = (low[:, None] + steps * ((high - low) / cells)[:, None]).clamp(0, size - 1)
     first = at.floor()
-    past = at - first
-    place = torch.stack([first, (first + 1).clamp(max=size - 1)], -1).long()
-    weight = torch.stack([1 - past, past], -1) / SAMPLES
-    place, weight = (each.unflatten(1, (cells, SAMPLES)).flatten(2) for each in (place, weight))
-    return place, weight
+    fraction = at - first
+    index = torch.stack([first, (first + 1).clamp(max=size - 1)], -1).long()
+    weight = torch.stack([1 - fraction, fraction], -1) / SAMPLING_RATIO
+    index, weight = (
+        each.unflatten(1, (cells, SAMPLING_RATIO)).flatten(2) for each in (index, weight)
+    )
+    return index, weight

@@ -13,43 +13,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stl_core.tensors.reductions import count, over_step
+from stl_core.tensors.reductions import step_mean, step_normalizer
 
 #: Share of the mean variance that is added to every channel's: of one that hardly varies, noise is
 #: not to be learnt as if it were knowledge.
-FLOOR = 0.01
+VARIANCE_FLOOR = 0.01
 
 
-class Scale(NamedTuple):
+class ChannelStatistics(NamedTuple):
     """Mean and deviation of each channel, (C,) float32, without gradient."""
 
     mean: Tensor
     deviation: Tensor
 
 
-def scale(ideal: Tensor, cells: Tensor) -> Scale:
+def channel_statistics(teacher: Tensor, cells: Tensor) -> ChannelStatistics:
     """
     Measure a teacher's map over objects, every object alike.
 
-    :param ideal: (B, C, h, w).
+    :param teacher: (B, C, h, w).
     :param cells: (B, N, h, w) bool, those of each object.
     :return: of the whole step, where processes or parts share it; deviations are above 0.
     """
-    ideal = ideal.detach().float()
-    inside = cells.to(ideal.dtype)
+    teacher = teacher.detach().float()
+    inside = cells.to(teacher.dtype)
     weight = torch.einsum('bnhw,bn->bhw', inside, 1 / inside.sum((-1, -2)).clamp(min=1))
-    total = count(weight)
+    total = step_normalizer(weight)
     mean, square = (
-        over_step(torch.einsum('bhw,bchw->c', weight, each)) / total
-        for each in (ideal, ideal.square())
+        step_mean(torch.einsum('bhw,bchw->c', weight, each)) / total
+        for each in (teacher, teacher.square())
     )
     # what float32 loses where a mean is large beside the deviation must not pass for a deviation
     variance = (square - mean.square()).clamp(min=0) + 1e-6 * square.mean()
-    variance = variance + FLOOR * variance.mean()
-    return Scale(mean, torch.where(variance > 0, variance, 1.0).sqrt())
+    variance = variance + VARIANCE_FLOOR * variance.mean()
+    return ChannelStatistics(mean, torch.where(variance > 0, variance, 1.0).sqrt())
 
 
-def certainty(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
+def confidence_gate(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
     """
     1 / (1 + (sigma / half)^2): 1 where sure, falling to 0, and a half at half_sigma_m.
 
@@ -61,12 +61,12 @@ def certainty(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
     return 1 / (1 + (sigma_m.detach() / half_sigma_m).square())
 
 
-def doubt(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
+def uncertainty_gate(sigma_m: Tensor, half_sigma_m: float) -> Tensor:
     """sigma^2 / (half^2 + sigma^2), what certainty leaves: (...,) in [0, 1), no gradient."""
-    return 1 - certainty(sigma_m, half_sigma_m)
+    return 1 - confidence_gate(sigma_m, half_sigma_m)
 
 
-def check_half(name: str, half_sigma_m: float) -> None:
+def check_positive(name: str, half_sigma_m: float) -> None:
     """Raise ValueError, naming the option, unless it can be divided by."""
     if not half_sigma_m > 0:
         raise ValueError(f'{name}: {half_sigma_m} metres; must be above 0')

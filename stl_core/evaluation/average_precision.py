@@ -27,13 +27,13 @@ import numpy as np
 
 from stl_core.evaluation.kitti_matching import (
     DIFFICULTIES,
-    Contest,
+    CandidateMatches,
     Difficulty,
+    candidate_matches,
     count_matches,
-    set_up_contest,
-    true_scores,
+    true_positive_scores,
 )
-from stl_core.evaluation.overlaps import Frames, compare, ratio
+from stl_core.evaluation.overlaps import JoinedFrames, pairwise_overlaps, safe_divide
 from stl_core.types import Array, Labels
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
@@ -48,11 +48,11 @@ RECALL_STEPS = 40
 NO_ALPHA = -10.0
 
 #: {class: {'bbox'|'bev'|'3d'|'aos': {'AP40'|'AP11': {'strict'|'loose': [easy, moderate, hard]}}}}
-Result = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+ApResult = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
 
 
 @dataclass(frozen=True)
-class WorkingPoint:
+class OperatingPoint:
     """Precision and recall, 0 to 1, when only detections of at least min_score are used."""
 
     min_score: float
@@ -61,7 +61,7 @@ class WorkingPoint:
 
 
 @dataclass(frozen=True)
-class Curve:
+class PrecisionRecallCurve:
     """
     Precision and recall, 0 to 1, at each of T least scores, as measured: none of it is raised.
 
@@ -75,7 +75,7 @@ class Curve:
     recall: Array
 
 
-def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Result:
+def evaluate_detections(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> ApResult:
     """
     Score detections as the KITTI benchmark does.
 
@@ -87,19 +87,21 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
     :return: percentages, see Result.
     :raises ValueError: when the two differ in length.
     """
-    frames = compare(ground_truth, detections)
-    result: Result = {}
+    frames = pairwise_overlaps(ground_truth, detections)
+    result: ApResult = {}
     for number, class_name in enumerate(CLASSES):
         scores: dict[str, dict[str, dict[str, list[float]]]]
         scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
-        own = frames.found.name == class_name.lower()
-        has_alpha = not (frames.found.alpha[own] == NO_ALPHA).any()
+        own = frames.detections.name == class_name.lower()
+        has_alpha = not (frames.detections.alpha[own] == NO_ALPHA).any()
         for criterion, metrics in MIN_IOU.items():
             for metric, min_iou in metrics.items():
                 curves = np.stack(
                     [
-                        _curves(
-                            set_up_contest(frames, class_name, difficulty, metric, min_iou[number])
+                        _interpolated_curves(
+                            candidate_matches(
+                                frames, class_name, difficulty, metric, min_iou[number]
+                            )
                         )
                         for difficulty in DIFFICULTIES
                     ],
@@ -114,18 +116,18 @@ def evaluate(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> Re
     return result
 
 
-def table(result: Result, shown: Sequence[str] = ('AP40', 'AP11')) -> str:
+def format_table(result: ApResult, ap_kinds: Sequence[str] = ('AP40', 'AP11')) -> str:
     """
     Lay out a result as text, one line for each class, metric, kind of AP and least IoU.
 
     :param result: of evaluate.
-    :param shown: the kinds of AP.
+    :param ap_kinds: the kinds of AP.
     :return: a heading and the lines.
     """
     lines = ['class       metric  AP    IoU             easy  moderate    hard']
     for class_name, metrics in result.items():
         for metric, kinds in metrics.items():
-            for kind, criteria in ((kind, kinds[kind]) for kind in shown):
+            for kind, criteria in ((kind, kinds[kind]) for kind in ap_kinds):
                 for criterion, (easy, moderate, hard) in criteria.items():
                     min_iou = MIN_IOU[criterion]['bbox' if metric == 'aos' else metric]
                     lines.append(
@@ -153,19 +155,19 @@ def precision_recall(
     :param min_iou3d: 3D IoU that a true positive must exceed.
     :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
     """
-    frames = compare(ground_truth, detections)
-    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
+    frames = pairwise_overlaps(ground_truth, detections)
+    contest = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
     true, false, missed, _ = count_matches(contest, np.array([min_score]))
-    return float(ratio(true, true + false)[0]), float(ratio(true, true + missed)[0])
+    return float(safe_divide(true, true + false)[0]), float(safe_divide(true, true + missed)[0])
 
 
-def best_min_score(
+def best_threshold(
     ground_truth: Sequence[Labels],
     detections: Sequence[Labels],
     class_name: str,
     difficulty: Difficulty,
     min_iou3d: float,
-) -> WorkingPoint:
+) -> OperatingPoint:
     """
     Find the one score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
 
@@ -174,20 +176,23 @@ def best_min_score(
 
     :return: the lowest of equally good thresholds; all 0 when there is no true positive.
     """
-    frames = compare(ground_truth, detections)
-    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
-    scores = _scores_to_try(contest, 500)
+    frames = pairwise_overlaps(ground_truth, detections)
+    contest = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    scores = _candidate_thresholds(contest, 500)
     if not len(scores):
-        return WorkingPoint(0.0, 0.0, 0.0)
+        return OperatingPoint(0.0, 0.0, 0.0)
     true, false, missed, _ = count_matches(contest, scores)
-    best = int(np.argmax(ratio(2 * true, 2 * true + false + missed)))
-    precision, recall = ratio(true, true + false)[best], ratio(true, true + missed)[best]
-    return WorkingPoint(float(scores[best]), float(precision), float(recall))
+    best = int(np.argmax(safe_divide(2 * true, 2 * true + false + missed)))
+    precision, recall = (
+        safe_divide(true, true + false)[best],
+        safe_divide(true, true + missed)[best],
+    )
+    return OperatingPoint(float(scores[best]), float(precision), float(recall))
 
 
 def precision_recall_curve(
-    frames: Frames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
-) -> Curve:
+    frames: JoinedFrames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
+) -> PrecisionRecallCurve:
     """
     Measure one class at the scores of its true positives, evenly picked ones of more than 100.
 
@@ -198,22 +203,24 @@ def precision_recall_curve(
     :param min_iou: the IoU that a true positive must exceed.
     :return: the curve; no point at all when there is no true positive.
     """
-    contest = set_up_contest(frames, class_name, difficulty, metric, min_iou)
-    scores = _scores_to_try(contest, 100)
+    contest = candidate_matches(frames, class_name, difficulty, metric, min_iou)
+    scores = _candidate_thresholds(contest, 100)
     true, false, missed, _ = count_matches(contest, scores)
-    return Curve(scores, ratio(true, true + false), ratio(true, true + missed))
+    return PrecisionRecallCurve(
+        scores, safe_divide(true, true + false), safe_divide(true, true + missed)
+    )
 
 
-def _scores_to_try(contest: Contest, most: int) -> Array:
+def _candidate_thresholds(candidates: CandidateMatches, max_count: int) -> Array:
     """Pick at most so many scores of true positives, ascending, evenly, the ends included."""
-    scores = np.unique(true_scores(contest))
-    return scores[np.linspace(0, len(scores) - 1, min(len(scores), most)).astype(int)]
+    scores = np.unique(true_positive_scores(candidates))
+    return scores[np.linspace(0, len(scores) - 1, min(len(scores), max_count)).astype(int)]
 
 
-def _scores_to_read(true_scores: Array, to_find: int) -> Array:
+def _recall_thresholds(tp_scores: Array, num_ground_truth: int) -> Array:
     """Pick the scores, descending, at which recall is nearest to 0, 1/40, 2/40, ..., 1."""
-    scores = np.sort(true_scores)[::-1]
-    recall = np.arange(1, len(scores) + 1) / max(to_find, 1)
+    scores = np.sort(tp_scores)[::-1]
+    recall = np.arange(1, len(scores) + 1) / max(num_ground_truth, 1)
     following = np.append(recall[1:], recall[-1:])
     read: list[float] = []
     step, start = 0.0, 0
@@ -226,10 +233,13 @@ def _scores_to_read(true_scores: Array, to_find: int) -> Array:
     return np.array(read)
 
 
-def _curves(contest: Contest) -> Array:
+def _interpolated_curves(candidates: CandidateMatches) -> Array:
     """(2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
-    min_scores = _scores_to_read(true_scores(contest), contest.to_find)
-    true, false, _, similarity = count_matches(contest, min_scores)
+    min_scores = _recall_thresholds(true_positive_scores(candidates), candidates.num_ground_truth)
+    true, false, _, similarity = count_matches(candidates, min_scores)
     curves = np.zeros((2, RECALL_STEPS + 1))
-    curves[:, : len(min_scores)] = ratio(true, true + false), ratio(similarity, true + false)
+    curves[:, : len(min_scores)] = (
+        safe_divide(true, true + false),
+        safe_divide(similarity, true + false),
+    )
     return np.maximum.accumulate(curves[:, ::-1], 1)[:, ::-1]

@@ -16,13 +16,13 @@ from stl_core.types import Array, Labels
 MIN_BOX_IOU = 0.5
 
 #: The rule below in one sentence, for those who read a table made by it.
-RULE = (
+MATCHING_RULE = (
     'detections, best score first, take the label of their class, not yet taken, with the greatest'
     f' IoU of the 2D boxes, at least {MIN_BOX_IOU}; labels of every difficulty count'
 )
 
 
-def match(truth: Labels, found: Labels) -> tuple[Array, Array]:
+def match_by_box_iou(ground_truth: Labels, detections: Labels) -> tuple[Array, Array]:
     """
     Match the detections of one frame with its labels.
 
@@ -30,16 +30,16 @@ def match(truth: Labels, found: Labels) -> tuple[Array, Array]:
     IoU of the 2D boxes, at least MIN_BOX_IOU. DontCare areas, and what lies behind the camera
     (z <= 0, so that it has no place in the image), match nothing.
 
-    :param truth: the labels of a frame.
-    :param found: its detections.
+    :param ground_truth: the labels of a frame.
+    :param detections: its detections.
     :return: (M,) rows of truth and (M,) rows of found, by falling score.
     """
-    name, found_name = np.char.lower(truth.name), np.char.lower(found.name)
+    name, found_name = np.char.lower(ground_truth.name), np.char.lower(detections.name)
     can = (name[:, None] == found_name) & (name != 'dontcare')[:, None]
-    can &= (truth.center_m[:, 2] > 0)[:, None] & (found.center_m[:, 2] > 0)
+    can &= (ground_truth.center_m[:, 2] > 0)[:, None] & (detections.center_m[:, 2] > 0)
     a, b = np.nonzero(can)
-    iou = box_iou(truth.box_px[a], found.box_px[b])
-    order = np.lexsort((-iou, b, -found.score[b]))
+    iou = box_iou(ground_truth.box_px[a], detections.box_px[b])
+    order = np.lexsort((-iou, b, -detections.score[b]))
     rows: dict[int, int] = {}
     taken: set[int] = set()
     for pair in order[iou[order] >= MIN_BOX_IOU]:

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from stl_core.evaluation.average_precision import Result, evaluate
-from stl_core.evaluation.error_matching import match
-from stl_core.geometry import backproject, project, wrap_angle
+from stl_core.evaluation.average_precision import ApResult, evaluate_detections
+from stl_core.evaluation.error_matching import match_by_box_iou
+from stl_core.geometry import backproject_pixels, project_points, wrap_angle
 from stl_core.types import Array, Labels
 
 #: Stands in for P where no calibration is at hand: a camera at the origin of the camera frame.
@@ -25,46 +25,46 @@ from stl_core.types import Array, Labels
 CAMERA_AT_ORIGIN = np.eye(3, 4)
 
 #: The row of a table in which nothing is replaced.
-AS_DETECTED = 'as detected'
+BASELINE = 'as detected'
 
 #: Matched detections, their labels and P -> the detections with that part of the labels.
-Replace = Callable[[Labels, Labels, Array], Labels]
+OracleFn = Callable[[Labels, Labels, Array], Labels]
 
 
-def with_depth(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_depth(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take depth from the labels; the projected centre keeps its pixel."""
-    center_px, _ = project(found.center_m, P)
-    return _move(found, backproject(center_px, truth.center_m[:, 2], P))
+    center_px, _ = project_points(detections.center_m, P)
+    return _move_center(detections, backproject_pixels(center_px, ground_truth.center_m[:, 2], P))
 
 
-def with_projected_center(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_projected_center(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take the pixel of the projected centre from the labels; depth stays."""
-    center_px, _ = project(truth.center_m, P)
-    return _move(found, backproject(center_px, found.center_m[:, 2], P))
+    center_px, _ = project_points(ground_truth.center_m, P)
+    return _move_center(detections, backproject_pixels(center_px, detections.center_m[:, 2], P))
 
 
-def with_location(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_location(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take the centre of the box from the labels: depth and projected centre."""
-    return _move(found, truth.center_m)
+    return _move_center(detections, ground_truth.center_m)
 
 
-def with_size(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_size(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take height, width and length from the labels; the centre of the box stays."""
-    return replace(found, size_hwl_m=truth.size_hwl_m)
+    return replace(detections, size_hwl_m=ground_truth.size_hwl_m)
 
 
-def with_yaw(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_yaw(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take rotation_y, and alpha with it, from the labels."""
-    return replace(found, rotation_y=truth.rotation_y, alpha=truth.alpha)
+    return replace(detections, rotation_y=ground_truth.rotation_y, alpha=ground_truth.alpha)
 
 
-def with_everything(found: Labels, truth: Labels, P: Array) -> Labels:
+def with_everything(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
     """Take the labels themselves, 2D boxes included; scores stay."""
-    return replace(truth, score=found.score)
+    return replace(ground_truth, score=detections.score)
 
 
 #: What can be taken from the labels.
-PARTS: dict[str, Replace] = {
+ORACLES: dict[str, OracleFn] = {
     'depth': with_depth,
     'projected centre': with_projected_center,
     'location': with_location,
@@ -76,7 +76,7 @@ PARTS: dict[str, Replace] = {
 
 def oracle_table(
     ground_truth: Sequence[Labels], detections: Sequence[Labels], Ps: Sequence[Array]
-) -> dict[str, Result]:
+) -> dict[str, ApResult]:
     """
     Evaluate detections as they are and with each of PARTS replaced.
 
@@ -92,32 +92,34 @@ def oracle_table(
             f' and {len(Ps)} projections'
         )
     frames = list(zip(ground_truth, detections, Ps, strict=True))
-    rows = [match(truth, found) for truth, found, _ in frames]
-    table = {AS_DETECTED: evaluate(ground_truth, detections)}
-    for part, take in PARTS.items():
+    rows = [match_by_box_iou(truth, found) for truth, found, _ in frames]
+    table = {BASELINE: evaluate_detections(ground_truth, detections)}
+    for part, take in ORACLES.items():
         replaced = [
-            _put(found, at[1], take(found[at[1]], truth[at[0]], P))
+            _replace_rows(found, at[1], take(found[at[1]], truth[at[0]], P))
             for (truth, found, P), at in zip(frames, rows, strict=True)
         ]
-        table[part] = evaluate(ground_truth, replaced)
+        table[part] = evaluate_detections(ground_truth, replaced)
     return table
 
 
-def _move(found: Labels, center_m: Array) -> Labels:
+def _move_center(detections: Labels, center_m: Array) -> Labels:
     """Put boxes elsewhere: alpha stays, and rotation_y turns with the bearing."""
-    turn = _bearing(center_m) - _bearing(found.center_m)
-    return replace(found, center_m=center_m, rotation_y=wrap_angle(found.rotation_y + turn))
+    turn = _bearing(center_m) - _bearing(detections.center_m)
+    return replace(
+        detections, center_m=center_m, rotation_y=wrap_angle(detections.rotation_y + turn)
+    )
 
 
 def _bearing(center_m: Array) -> Array:
     return np.arctan2(center_m[:, 0], center_m[:, 2])
 
 
-def _put(labels: Labels, rows: Array, new: Labels) -> Labels:
+def _replace_rows(labels: Labels, rows: Array, replacement: Labels) -> Labels:
     """Return labels with the given rows exchanged."""
     columns = {}
-    for name in Labels.WIDTHS:
+    for name in Labels.FIELD_SHAPES:
         columns[name] = getattr(labels, name).copy()
         if name != 'name':  # a match is of one class, and new names may be longer than old ones
-            columns[name][rows] = getattr(new, name)
+            columns[name][rows] = getattr(replacement, name)
     return Labels(**columns)

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stl_core.evaluation.error_matching import match
+from stl_core.evaluation.error_matching import match_by_box_iou
 from stl_core.evaluation.kitti_matching import (
     Difficulty,
-    false_scores,
-    set_up_contest,
-    true_scores,
+    candidate_matches,
+    false_positive_scores,
+    true_positive_scores,
 )
-from stl_core.evaluation.overlaps import Frames
+from stl_core.evaluation.overlaps import JoinedFrames
 from stl_core.types import Array, Labels
 
 #: Ranges of true depth; KITTI labels end near 90 m.
 DEPTH_EDGES_M = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 100.0)
 
 #: Shares of errors at which sigma is tested.
-COVERAGES = np.arange(1, 100) / 100
+COVERAGE_LEVELS = np.arange(1, 100) / 100
 
 SCORE_BINS = 10
 
@@ -91,14 +91,14 @@ class ScoreReliability:
     precision: Array
 
     @property
-    def is_share(self) -> bool:
+    def is_probability(self) -> bool:
         """Tell whether scores stay within 0 to 1, so that one could be a precision."""
         return (self.edges[0], self.edges[-1]) == (0.0, 1.0)
 
     @property
-    def error(self) -> float:
+    def calibration_error(self) -> float:
         """Expected calibration error, the mean of |precision - score|; NaN unless is_share."""
-        if not self.count.sum() or not self.is_share:
+        if not self.count.sum() or not self.is_probability:
             return float('nan')
         full = self.count > 0
         gap = np.abs(self.precision - self.mean_score)[full]
@@ -113,17 +113,17 @@ class SigmaCoverage:
     :param count: M.
     :param expected: (T,) share of the errors within t sigma by the Laplace law.
     :param observed: (T,) share that is there; below expected where sigma is too small.
-    :param factor: what every sigma must be multiplied by to be most likely, the mean of
+    :param fitting_factor: what every sigma must be multiplied by to be most likely, the mean of
         sqrt(2) |error| / sigma; 1 when sigma is right.
     """
 
     count: int
     expected: Array
     observed: Array
-    factor: float
+    fitting_factor: float
 
     @property
-    def error(self) -> float:
+    def calibration_error(self) -> float:
         """Mean absolute calibration error: mean |observed - expected|, 0 to 0.5."""
         return float(np.abs(self.observed - self.expected).mean())
 
@@ -146,7 +146,7 @@ def depth_samples(
         depth_sigmas_m = [np.full(len(found), np.nan) for found in detections]
     columns: list[list[Array]] = [[np.zeros(0, np.str_)], *([np.zeros(0)] for _ in range(3))]
     for truth, found, sigma_m in zip(ground_truth, detections, depth_sigmas_m, strict=True):
-        i, j = match(truth, found)
+        i, j = match_by_box_iou(truth, found)
         depth_m = truth.center_m[i, 2]
         new = (found.name[j], depth_m, found.center_m[j, 2] - depth_m, np.asarray(sigma_m)[j])
         for column, values in zip(columns, new, strict=True):
@@ -155,7 +155,7 @@ def depth_samples(
     return DepthSamples(np.char.lower(class_name), *rest)
 
 
-def of_class(samples: DepthSamples, class_name: str) -> DepthSamples:
+def filter_class(samples: DepthSamples, class_name: str) -> DepthSamples:
     """Return the samples of one class."""
     own = samples.class_name == class_name.lower()
     return DepthSamples(**{name: column[own] for name, column in vars(samples).items()})
@@ -181,7 +181,7 @@ def depth_errors(samples: DepthSamples, from_m: float, to_m: float) -> DepthErro
 
 
 def score_reliability(
-    frames: Frames, class_name: str, difficulty: Difficulty, min_iou3d: float
+    frames: JoinedFrames, class_name: str, difficulty: Difficulty, min_iou3d: float
 ) -> ScoreReliability:
     """
     Compare scores with how often they are right, by the benchmark's matching in 3D.
@@ -192,8 +192,8 @@ def score_reliability(
     :param min_iou3d: 3D IoU that a true positive must exceed.
     :return: SCORE_BINS bins of equal width.
     """
-    contest = set_up_contest(frames, class_name, difficulty, '3d', min_iou3d)
-    right, wrong = true_scores(contest), false_scores(contest)
+    contest = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    right, wrong = true_positive_scores(contest), false_positive_scores(contest)
     score = np.concatenate([right, wrong])
     edges = np.linspace(score.min(initial=0.0), score.max(initial=1.0), SCORE_BINS + 1)
     counts, _ = np.histogram(score, edges)
@@ -217,6 +217,6 @@ def sigma_coverage(samples: DepthSamples) -> SigmaCoverage:
             f' {int((samples.sigma_m > 0).sum())} of them positive'
         )
     scaled = np.sqrt(2) * np.abs(samples.error_m) / samples.sigma_m
-    reach = -np.log1p(-COVERAGES)
+    reach = -np.log1p(-COVERAGE_LEVELS)
     observed = np.searchsorted(np.sort(scaled), reach, 'right') / len(scaled)
-    return SigmaCoverage(len(scaled), COVERAGES, observed, float(scaled.mean()))
+    return SigmaCoverage(len(scaled), COVERAGE_LEVELS, observed, float(scaled.mean()))

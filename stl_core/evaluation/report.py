@@ -20,18 +20,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stl_core.evaluation import report_charts as diagrams
+from stl_core.evaluation import report_charts
 from stl_core.evaluation.average_precision import (
     CLASSES,
     MIN_IOU,
-    Curve,
-    Result,
+    ApResult,
+    PrecisionRecallCurve,
     precision_recall_curve,
 )
-from stl_core.evaluation.error_matching import RULE
+from stl_core.evaluation.error_matching import MATCHING_RULE
 from stl_core.evaluation.kitti_matching import DIFFICULTIES, MODERATE
-from stl_core.evaluation.oracle import AS_DETECTED, CAMERA_AT_ORIGIN, oracle_table
-from stl_core.evaluation.overlaps import Frames, compare
+from stl_core.evaluation.oracle import BASELINE, CAMERA_AT_ORIGIN, oracle_table
+from stl_core.evaluation.overlaps import JoinedFrames, pairwise_overlaps
 from stl_core.evaluation.reliability import (
     DEPTH_EDGES_M,
     DepthErrors,
@@ -40,7 +40,7 @@ from stl_core.evaluation.reliability import (
     SigmaCoverage,
     depth_errors,
     depth_samples,
-    of_class,
+    filter_class,
     score_reliability,
     sigma_coverage,
 )
@@ -49,7 +49,7 @@ from stl_core.types import Array, Labels
 DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
 #: Of the tables and charts.
-NAMES = ('oracle', 'depth_error', 'precision_recall', 'score_reliability', 'sigma_coverage')
+TABLE_NAMES = ('oracle', 'depth_error', 'precision_recall', 'score_reliability', 'sigma_coverage')
 
 NO_CALIBRATION = (
     'no calibration was given: for the oracles of depth and projected centre the camera stands at'
@@ -61,32 +61,32 @@ NO_PROBABILITY = 'scores leave 0 to 1, so they are no probabilities: no calibrat
 
 
 @dataclass(frozen=True)
-class Dossier:
+class DetectionReport:
     """
     What is known of one set of detections; by class, those of which something was detected.
 
     :param oracle: by part, all classes, see oracle.oracle_table.
-    :param depth: depth errors by distance; the last row is of all distances.
+    :param depth_errors: depth errors by distance; the last row is of all distances.
     :param curves: by metric, criterion and difficulty, such as ('3d', 'strict', 'easy').
-    :param score: by criterion.
-    :param sigma: empty where the detections carry no sigma, or none was matched.
+    :param score_reliability: by criterion.
+    :param sigma_coverage: empty where the detections carry no sigma, or none was matched.
     :param notes: what was left out or replaced, one sentence each.
     """
 
-    oracle: Mapping[str, Result]
-    depth: Mapping[str, Sequence[DepthErrors]]
-    curves: Mapping[str, Mapping[tuple[str, str, str], Curve]]
-    score: Mapping[str, Mapping[str, ScoreReliability]]
-    sigma: Mapping[str, SigmaCoverage]
+    oracle: Mapping[str, ApResult]
+    depth_errors: Mapping[str, Sequence[DepthErrors]]
+    curves: Mapping[str, Mapping[tuple[str, str, str], PrecisionRecallCurve]]
+    score_reliability: Mapping[str, Mapping[str, ScoreReliability]]
+    sigma_coverage: Mapping[str, SigmaCoverage]
     notes: tuple[str, ...]
 
 
-def examine(
+def analyse_detections(
     ground_truth: Sequence[Labels],
     detections: Sequence[Labels],
     Ps: Sequence[Array] | None = None,
     depth_sigmas_m: Sequence[Array] | None = None,
-) -> Dossier:
+) -> DetectionReport:
     """
     Find out all that a dossier tells.
 
@@ -97,12 +97,12 @@ def examine(
     :return: the dossier.
     :raises ValueError: when the lists differ in length.
     """
-    frames = compare(ground_truth, detections)
-    classes = [name for name in CLASSES if (frames.found.name == name.lower()).any()]
+    frames = pairwise_overlaps(ground_truth, detections)
+    classes = [name for name in CLASSES if (frames.detections.name == name.lower()).any()]
     samples = depth_samples(ground_truth, detections, depth_sigmas_m)
-    own = {name: of_class(samples, name) for name in classes}
+    own = {name: filter_class(samples, name) for name in classes}
     known = own if depth_sigmas_m is not None else {}
-    score = {name: _score(frames, name) for name in classes}
+    score = {name: _score_reliability(frames, name) for name in classes}
     sigma = {name: sigma_coverage(each) for name, each in known.items() if len(each.error_m)}
     notes = [f'{name}: nothing was detected' for name in CLASSES if name not in classes]
     if Ps is None:
@@ -110,46 +110,46 @@ def examine(
     if not sigma:
         notes.append(NO_SIGMA if depth_sigmas_m is None else NO_MATCH)
     notes += [
-        f'{name}: {NO_PROBABILITY}' for name in classes if not score[name]['strict'].is_share
+        f'{name}: {NO_PROBABILITY}' for name in classes if not score[name]['strict'].is_probability
     ]
-    return Dossier(
+    return DetectionReport(
         oracle=oracle_table(
             ground_truth, detections, Ps or [CAMERA_AT_ORIGIN] * len(ground_truth)
         ),
-        depth={name: _depth(each) for name, each in own.items()},
-        curves={name: _curves(frames, name) for name in classes},
-        score=score,
-        sigma=sigma,
+        depth_errors={name: _depth_error_rows(each) for name, each in own.items()},
+        curves={name: _measure_curves(frames, name) for name in classes},
+        score_reliability=score,
+        sigma_coverage=sigma,
         notes=tuple(notes),
     )
 
 
-def write(dossier: Dossier, folder: str | Path) -> None:
+def write_report(report: DetectionReport, folder: str | Path) -> None:
     """
     Write a dossier; files of an earlier one in the same folder go.
 
-    :param dossier: of examine.
+    :param report: of examine.
     :param folder: made where there is none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in TABLE_NAMES:
         for suffix in ('.csv', '.png'):
             (folder / f'{name}{suffix}').unlink(missing_ok=True)
-    for name, rows in _tables(dossier).items():
+    for name, rows in _report_tables(report).items():
         if rows:
             _write_csv(folder / f'{name}.csv', rows)
-    (folder / 'figures.json').write_text(json.dumps(_figures(dossier), indent=1) + '\n')
-    if dossier.depth:
-        _draw(dossier, folder)
+    (folder / 'figures.json').write_text(json.dumps(_to_json(report), indent=1) + '\n')
+    if report.depth_errors:
+        _draw_charts(report, folder)
 
 
-def _depth(samples: DepthSamples) -> list[DepthErrors]:
+def _depth_error_rows(samples: DepthSamples) -> list[DepthErrors]:
     ranges = [*pairwise(DEPTH_EDGES_M), (0.0, math.inf)]
     return [depth_errors(samples, low, high) for low, high in ranges]
 
 
-def _score(frames: Frames, class_name: str) -> dict[str, ScoreReliability]:
+def _score_reliability(frames: JoinedFrames, class_name: str) -> dict[str, ScoreReliability]:
     number = CLASSES.index(class_name)
     return {
         criterion: score_reliability(frames, class_name, MODERATE, metrics['3d'][number])
@@ -157,7 +157,9 @@ def _score(frames: Frames, class_name: str) -> dict[str, ScoreReliability]:
     }
 
 
-def _curves(frames: Frames, class_name: str) -> dict[tuple[str, str, str], Curve]:
+def _measure_curves(
+    frames: JoinedFrames, class_name: str
+) -> dict[tuple[str, str, str], PrecisionRecallCurve]:
     number = CLASSES.index(class_name)
     return {
         (metric, criterion, name): precision_recall_curve(
@@ -169,33 +171,35 @@ def _curves(frames: Frames, class_name: str) -> dict[tuple[str, str, str], Curve
     }
 
 
-def _tables(dossier: Dossier) -> dict[str, list[dict[str, Any]]]:
+def _report_tables(report: DetectionReport) -> dict[str, list[dict[str, Any]]]:
     """Lay out everything as rows, by the names of the files."""
     return {
         'oracle': [
             {'part': part, 'class': name, 'metric': metric, 'kind': kind, 'criterion': criterion}
             | dict(zip(DIFFICULTY_NAMES, ap, strict=True))
-            for part, result in dossier.oracle.items()
+            for part, result in report.oracle.items()
             for name, metrics in result.items()
             for metric, kinds in metrics.items()
             for kind, criteria in kinds.items()
             for criterion, ap in criteria.items()
         ],
         'depth_error': [
-            {'class': name} | asdict(row) for name, rows in dossier.depth.items() for row in rows
+            {'class': name} | asdict(row)
+            for name, rows in report.depth_errors.items()
+            for row in rows
         ],
         'precision_recall': [
             {'class': name, 'metric': metric, 'criterion': criterion, 'difficulty': difficulty}
             | row
-            for name, curves in dossier.curves.items()
+            for name, curves in report.curves.items()
             for (metric, criterion, difficulty), curve in curves.items()
-            for row in _rows(**vars(curve))
+            for row in _rows_from_columns(**vars(curve))
         ],
         'score_reliability': [
             {'class': name, 'criterion': criterion} | row
-            for name, criteria in dossier.score.items()
+            for name, criteria in report.score_reliability.items()
             for criterion, each in criteria.items()
-            for row in _rows(
+            for row in _rows_from_columns(
                 from_score=each.edges[:-1],
                 to_score=each.edges[1:],
                 count=each.count,
@@ -205,55 +209,60 @@ def _tables(dossier: Dossier) -> dict[str, list[dict[str, Any]]]:
         ],
         'sigma_coverage': [
             {'class': name} | row
-            for name, each in dossier.sigma.items()
-            for row in _rows(expected=each.expected, observed=each.observed)
+            for name, each in report.sigma_coverage.items()
+            for row in _rows_from_columns(expected=each.expected, observed=each.observed)
         ],
     }
 
 
-def _figures(dossier: Dossier) -> dict[str, Any]:
+def _to_json(report: DetectionReport) -> dict[str, Any]:
     """Everything but the curves as plain JSON; null where there is no number."""
     return {
-        'notes': list(dossier.notes),
-        'matching': RULE,
-        'oracle': dossier.oracle,
+        'notes': list(report.notes),
+        'matching': MATCHING_RULE,
+        'oracle': report.oracle,
         'depth_error': {
-            name: [_plain(asdict(row)) for row in rows] for name, rows in dossier.depth.items()
+            name: [_finite_or_none(asdict(row)) for row in rows]
+            for name, rows in report.depth_errors.items()
         },
         'score_calibration_error': {
-            name: _plain({criterion: each.error for criterion, each in criteria.items()})
-            for name, criteria in dossier.score.items()
+            name: _finite_or_none(
+                {criterion: each.calibration_error for criterion, each in criteria.items()}
+            )
+            for name, criteria in report.score_reliability.items()
         },
         'sigma': {
-            name: {'count': each.count, 'mean_calibration_error': each.error}
-            | {'fitting_factor': each.factor}
-            for name, each in dossier.sigma.items()
+            name: {'count': each.count, 'mean_calibration_error': each.calibration_error}
+            | {'fitting_factor': each.fitting_factor}
+            for name, each in report.sigma_coverage.items()
         },
     }
 
 
-def _draw(dossier: Dossier, folder: Path) -> None:
-    table = dossier.oracle[AS_DETECTED]
+def _draw_charts(report: DetectionReport, folder: Path) -> None:
+    table = report.oracle[BASELINE]
     in_3d = {
         name: {key[1:]: curve for key, curve in curves.items() if key[0] == '3d'}
-        for name, curves in dossier.curves.items()
+        for name, curves in report.curves.items()
     }
-    near = {name: rows[:-1] for name, rows in dossier.depth.items()}
-    diagrams.oracle_bars(dossier.oracle, list(dossier.depth), folder / 'oracle.png')
-    diagrams.depth_by_distance(near, folder / 'depth_error.png')
-    diagrams.precision_recall(in_3d, table, folder / 'precision_recall.png')
-    diagrams.reliability(dossier.score, folder / 'score_reliability.png')
-    if dossier.sigma:
-        diagrams.coverage(dossier.sigma, folder / 'sigma_coverage.png')
+    near = {name: rows[:-1] for name, rows in report.depth_errors.items()}
+    report_charts.plot_oracle_ap(report.oracle, list(report.depth_errors), folder / 'oracle.png')
+    report_charts.plot_depth_errors(near, folder / 'depth_error.png')
+    report_charts.plot_precision_recall(in_3d, table, folder / 'precision_recall.png')
+    report_charts.plot_score_reliability(
+        report.score_reliability, folder / 'score_reliability.png'
+    )
+    if report.sigma_coverage:
+        report_charts.plot_sigma_coverage(report.sigma_coverage, folder / 'sigma_coverage.png')
 
 
-def _rows(**columns: Array) -> list[dict[str, Any]]:
+def _rows_from_columns(**columns: Array) -> list[dict[str, Any]]:
     """Columns of equal length -> one dict a row."""
     lists = [column.tolist() for column in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
     """Put None for numbers that are not finite, which JSON does not know."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -266,7 +275,7 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
-        for row in map(_plain, rows):
+        for row in map(_finite_or_none, rows):
             writer.writerow(
                 {key: f'{x:.6g}' if isinstance(x, float) else x for key, x in row.items()}
             )

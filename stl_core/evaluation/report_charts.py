@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from stl_core.evaluation.average_precision import CLASSES, MIN_IOU, Curve, Result
+from stl_core.evaluation.average_precision import CLASSES, MIN_IOU, ApResult, PrecisionRecallCurve
 from stl_core.evaluation.reliability import DepthErrors, ScoreReliability, SigmaCoverage
 from stl_core.visualization import charts
 
@@ -18,11 +18,11 @@ from stl_core.visualization import charts
 DIFFICULTY_COLOURS = {'easy': '#7fb8e0', 'moderate': '#2f7fc1', 'hard': '#0b2f5c'}
 CRITERION_COLOURS = {'strict': 'tab:blue', 'loose': '#8cc0e6'}
 CLASS_COLOURS = {'Car': 'tab:blue', 'Pedestrian': 'tab:red', 'Cyclist': 'tab:olive'}
-LINES = {'strict': '-', 'loose': ':'}
-PANEL_IN = 4.2
-TITLE: Mapping[str, Any] = {'fontsize': 10, 'x': 0.01, 'ha': 'left'}
+CRITERION_LINESTYLES = {'strict': '-', 'loose': ':'}
+PANEL_WIDTH_IN = 4.2
+SUPTITLE_STYLE: Mapping[str, Any] = {'fontsize': 10, 'x': 0.01, 'ha': 'left'}
 #: Place of a legend beside the title of its panel, for panels that are full.
-ABOVE: Mapping[str, Any] = {
+LEGEND_ABOVE: Mapping[str, Any] = {
     'loc': 'lower right',
     'bbox_to_anchor': (1.0, 1.0),
     'ncol': 2,
@@ -30,7 +30,7 @@ ABOVE: Mapping[str, Any] = {
 }
 
 
-def oracle_bars(table: Mapping[str, Result], classes: Sequence[str], path: Path) -> None:
+def plot_oracle_ap(table: Mapping[str, ApResult], classes: Sequence[str], path: Path) -> None:
     """
     Draw the moderate 3D AP40 as detected and with each part taken from the labels.
 
@@ -38,7 +38,7 @@ def oracle_bars(table: Mapping[str, Result], classes: Sequence[str], path: Path)
     :param classes: one panel each.
     :param path: PNG to write.
     """
-    figure, panels = _panels(classes, 1, 3.4)
+    figure, panels = _make_panels(classes, 1, 3.4)
     for axes, name in zip(panels[0], classes, strict=True):
         for shift, criterion in ((-0.2, 'strict'), (0.2, 'loose')):
             ap = [part[name]['3d']['AP40'][criterion][1] for part in table.values()]
@@ -52,20 +52,22 @@ def oracle_bars(table: Mapping[str, Result], classes: Sequence[str], path: Path)
         axes.set_xlim(0, 112)
         axes.set_xticks(range(0, 101, 20))
         axes.axhline(0.5, color='black', lw=0.6)
-        _finish(axes, name, 'AP40 moderate, %', '')
-        axes.legend(fontsize=7, **ABOVE)
-    figure.suptitle('3D AP with one part of each matched detection taken from its label', **TITLE)
-    charts.save(figure, path)
+        _style_axes(axes, name, 'AP40 moderate, %', '')
+        axes.legend(fontsize=7, **LEGEND_ABOVE)
+    figure.suptitle(
+        '3D AP with one part of each matched detection taken from its label', **SUPTITLE_STYLE
+    )
+    charts.save_figure(figure, path)
 
 
-def depth_by_distance(errors: Mapping[str, Sequence[DepthErrors]], path: Path) -> None:
+def plot_depth_errors(errors: Mapping[str, Sequence[DepthErrors]], path: Path) -> None:
     """
     Draw depth errors by true depth: metres above, share within 5 % below.
 
     :param errors: by class, a row for each range.
     :param path: PNG to write.
     """
-    figure, panels = _panels(list(errors), 2, 2.7)
+    figure, panels = _make_panels(list(errors), 2, 2.7)
     for column, (name, rows) in enumerate(errors.items()):
         above, below = panels[0][column], panels[1][column]
         places = range(len(rows))
@@ -77,7 +79,9 @@ def depth_by_distance(errors: Mapping[str, Sequence[DepthErrors]], path: Path) -
         above.plot([], [], 'o', ms=4, color='tab:red', label='bias (found less true)')
         above.axhline(0, color='black', lw=0.6)
         above.set_xticks(places, [''] * len(rows))
-        _finish(above, f'{name}: {sum(row.count for row in rows)} matched', '', 'depth error, m')
+        _style_axes(
+            above, f'{name}: {sum(row.count for row in rows)} matched', '', 'depth error, m'
+        )
         above.legend(fontsize=7, loc='best')
         below.bar(places, [100 * row.within_5_percent for row in rows], color='tab:blue')
         below.set_ylim(0, 105)
@@ -85,13 +89,15 @@ def depth_by_distance(errors: Mapping[str, Sequence[DepthErrors]], path: Path) -
         below.set_xticks(places, ranges)
         for axes in (above, below):
             axes.set_xlim(-0.6, len(rows) - 0.4)  # ranges without a match keep their place
-        _finish(below, '', 'true depth, m; n matched detections', 'within 5 %, % of n')
-    figure.suptitle('Depth of matched detections against their labels', **TITLE)
-    charts.save(figure, path)
+        _style_axes(below, '', 'true depth, m; n matched detections', 'within 5 %, % of n')
+    figure.suptitle('Depth of matched detections against their labels', **SUPTITLE_STYLE)
+    charts.save_figure(figure, path)
 
 
-def precision_recall(
-    curves: Mapping[str, Mapping[tuple[str, str], Curve]], table: Result, path: Path
+def plot_precision_recall(
+    curves: Mapping[str, Mapping[tuple[str, str], PrecisionRecallCurve]],
+    table: ApResult,
+    path: Path,
 ) -> None:
     """
     Draw precision over recall in 3D.
@@ -100,7 +106,7 @@ def precision_recall(
     :param table: AP for the legend, of evaluate.evaluate.
     :param path: PNG to write.
     """
-    figure, panels = _panels(list(curves), 1, 3.6)
+    figure, panels = _make_panels(list(curves), 1, 3.6)
     for axes, (name, lines) in zip(panels[0], curves.items(), strict=True):
         for (criterion, difficulty), curve in lines.items():
             column = list(DIFFICULTY_COLOURS).index(difficulty)
@@ -108,61 +114,62 @@ def precision_recall(
             axes.plot(
                 curve.recall,
                 curve.precision,
-                LINES[criterion],
+                CRITERION_LINESTYLES[criterion],
                 color=DIFFICULTY_COLOURS[difficulty],
                 lw=1.5,
                 label=f'{difficulty}, IoU {_min_iou(criterion, name):g}: AP40 {ap:.1f}',
             )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.03)
-        _finish(axes, name, 'recall', 'precision')
+        _style_axes(axes, name, 'recall', 'precision')
         axes.legend(fontsize=7, loc='lower left')
     figure.suptitle(
-        '3D precision and recall as measured, at the scores of true positives', **TITLE
+        '3D precision and recall as measured, at the scores of true positives', **SUPTITLE_STYLE
     )
-    charts.save(figure, path)
+    charts.save_figure(figure, path)
 
 
-def reliability(bins: Mapping[str, Mapping[str, ScoreReliability]], path: Path) -> None:
+def plot_score_reliability(bins: Mapping[str, Mapping[str, ScoreReliability]], path: Path) -> None:
     """
     Draw how often detections of like score are right in 3D, and how many there are.
 
     :param bins: by class, then by criterion.
     :param path: PNG to write.
     """
-    figure, panels = _panels(list(bins), 2, 2.7)
+    figure, panels = _make_panels(list(bins), 2, 2.7)
     for column, (name, criteria) in enumerate(bins.items()):
         above, below = panels[0][column], panels[1][column]
         for criterion, each in criteria.items():
-            _line_of_bins(above, each, f'IoU {_min_iou(criterion, name):g}', criterion)
+            _plot_bins(above, each, f'IoU {_min_iou(criterion, name):g}', criterion)
         strict = criteria['strict']
-        if strict.is_share:
+        if strict.is_probability:
             above.plot([0, 1], [0, 1], '--', color='grey', lw=0.8, label='score = precision')
         above.set_ylim(0, 1.03)
-        _finish(above, name, '', 'precision')
+        _style_axes(above, name, '', 'precision')
         above.legend(fontsize=7, loc='best')
         edges, count = strict.edges, strict.count
         below.bar(edges[:-1], count, np.diff(edges), align='edge', ec='white', color='tab:blue')
         below.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _finish(below, '', 'score', f'detections (of {count.sum()})')
+        _style_axes(below, '', 'score', f'detections (of {count.sum()})')
         for axes in (above, below):
             axes.set_xlim(edges[0], edges[-1])
-    figure.suptitle('Precision of detections by score, 3D, moderate', **TITLE)
-    charts.save(figure, path)
+    figure.suptitle('Precision of detections by score, 3D, moderate', **SUPTITLE_STYLE)
+    charts.save_figure(figure, path)
 
 
-def coverage(covered: Mapping[str, SigmaCoverage], path: Path) -> None:
+def plot_sigma_coverage(coverages: Mapping[str, SigmaCoverage], path: Path) -> None:
     """
     Draw the share of depth errors within what sigma promises over the share it promises.
 
-    :param covered: by class.
+    :param coverages: by class.
     :param path: PNG to write.
     """
     figure = charts.new_figure(5.2, 4.8)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], '--', color='grey', lw=0.8, label='right sigma')
-    for name, each in covered.items():
-        told = f'{name}: n {each.count}, mean gap {each.error:.3f}, sigma x {each.factor:.2f} fits'
+    for name, each in coverages.items():
+        gap, factor = each.calibration_error, each.fitting_factor
+        told = f'{name}: n {each.count}, mean gap {gap:.3f}, sigma x {factor:.2f} fits'
         axes.plot(each.expected, each.observed, color=CLASS_COLOURS.get(name), lw=1.5, label=told)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -170,24 +177,26 @@ def coverage(covered: Mapping[str, SigmaCoverage], path: Path) -> None:
     title = (
         'Depth errors within reach of the predicted sigma\nbelow the diagonal sigma is too small'
     )
-    _finish(axes, title, 'share expected (Laplace law)', 'share observed')
+    _style_axes(axes, title, 'share expected (Laplace law)', 'share observed')
     axes.legend(fontsize=7, loc='best')
-    charts.save(figure, path)
+    charts.save_figure(figure, path)
 
 
-def _line_of_bins(axes: Any, bins: ScoreReliability, label: str, criterion: str) -> None:
+def _plot_bins(axes: Any, bins: ScoreReliability, label: str, criterion: str) -> None:
     """Draw precision over mean score of the bins that hold something."""
     full = bins.count > 0
-    if not math.isnan(bins.error):
-        label += f': calibration error {bins.error:.3f}'
+    if not math.isnan(bins.calibration_error):
+        label += f': calibration error {bins.calibration_error:.3f}'
     style = {'ms': 4, 'lw': 1.2, 'color': CRITERION_COLOURS[criterion], 'label': label}
     axes.plot(bins.mean_score[full], bins.precision[full], 'o-', **style)
 
 
-def _panels(classes: Sequence[str], rows: int, height_in: float) -> tuple[Any, list[list[Any]]]:
+def _make_panels(
+    classes: Sequence[str], rows: int, height_in: float
+) -> tuple[Any, list[list[Any]]]:
     """Lay out a column for each class -> the figure and its axes, row by row."""
     columns = len(classes)
-    figure = charts.new_figure(max(6.0, PANEL_IN * columns), height_in * rows + 0.3)
+    figure = charts.new_figure(max(6.0, PANEL_WIDTH_IN * columns), height_in * rows + 0.3)
     grid = [
         [
             figure.add_subplot(rows, columns, row * columns + column + 1)
@@ -198,7 +207,7 @@ def _panels(classes: Sequence[str], rows: int, height_in: float) -> tuple[Any, l
     return figure, grid
 
 
-def _finish(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
+def _style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     """Write what an axis shows, in the sizes of all charts."""
     axes.set_title(title, fontsize=9, loc='left')
     axes.set_xlabel(xlabel, fontsize=8)

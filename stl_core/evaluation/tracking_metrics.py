@@ -32,22 +32,22 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from stl_core.evaluation.kitti_matching import NEIGHBOURS, Difficulty
-from stl_core.evaluation.overlaps import compare
+from stl_core.evaluation.kitti_matching import SIMILAR_CLASSES, Difficulty
+from stl_core.evaluation.overlaps import pairwise_overlaps
 from stl_core.types import Array, Labels
 
 #: The 3D IoU that a match must reach: those of AB3DMOT that fit a monocular detector.
 MIN_IOU = (0.25, 0.5)
 
 #: Which labels must be found, and up to which height of its 2D box an answer costs nothing.
-COUNTED = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.15)
+DEFAULT_DIFFICULTY = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.15)
 
-RECALLS = 40
-_MOST_DONT_CARE = 0.5
-_MOSTLY = 0.8
+NUM_RECALLS = 40
+_MAX_DONT_CARE_FRACTION = 0.5
+_MOSTLY_FRACTION = 0.8
 
 
-class Tracked(NamedTuple):
+class TrackedFrame(NamedTuple):
     """
     The objects of one frame and which is which in the other frames of its drive.
 
@@ -60,69 +60,69 @@ class Tracked(NamedTuple):
 
 
 #: The frames of a drive in their order.
-Drive = Sequence[Tracked]
+TrackedDrive = Sequence[TrackedFrame]
 
 
 @dataclass(frozen=True)
-class Clear:
+class ClearMotCounts:
     """
     What is counted when only tracks of at least min_score are used.
 
     :param min_score: least score of a track.
-    :param to_find: labels that must be found.
-    :param true: matches, those with labels that need not be found included.
-    :param false: answers that match nothing.
-    :param missed: labels that must be found and are not.
-    :param overlap: sum of the 3D IoU of the matches.
+    :param num_ground_truth: labels that must be found.
+    :param true_positives: matches, those with labels that need not be found included.
+    :param false_positives: answers that match nothing.
+    :param misses: labels that must be found and are not.
+    :param iou_sum: sum of the 3D IoU of the matches.
     :param id_switches: from one frame of a label to its next, another track matches it.
     :param fragmentations: a label is matched again, or by another track.
-    :param tracks: labelled tracks, those left out that need not be found in any frame.
+    :param num_tracks: labelled tracks, those left out that need not be found in any frame.
     :param mostly_tracked: those of them found in more than 80 % of their frames.
     :param mostly_lost: those of them found in less than 20 %.
     """
 
     min_score: float
-    to_find: int
-    true: int
-    false: int
-    missed: int
-    overlap: float
+    num_ground_truth: int
+    true_positives: int
+    false_positives: int
+    misses: int
+    iou_sum: float
     id_switches: int
     fragmentations: int
-    tracks: int
+    num_tracks: int
     mostly_tracked: int
     mostly_lost: int
 
     @property
     def mota(self) -> float:
         """Return accuracy: 1 less the mistakes a label; below 0 for many; 0 without labels."""
-        return 1 - self._mistakes / self.to_find if self.to_find else 0.0
+        return 1 - self._num_errors / self.num_ground_truth if self.num_ground_truth else 0.0
 
     @property
     def motp(self) -> float:
         """Return precision: mean 3D IoU of the matches; 0 without any."""
-        return self.overlap / self.true if self.true else 0.0
+        return self.iou_sum / self.true_positives if self.true_positives else 0.0
 
     @property
     def recall(self) -> float:
         """Return the share of labels that are found."""
-        return self.true / max(self.true + self.missed, 1)
+        return self.true_positives / max(self.true_positives + self.misses, 1)
 
     @property
     def precision(self) -> float:
         """Return the share of answers that match."""
-        return self.true / max(self.true + self.false, 1)
+        return self.true_positives / max(self.true_positives + self.false_positives, 1)
 
     def smota(self, recall: float) -> float:
         """Return MOTA scaled to what can be had at a recall, 0 to 1."""
-        if not self.to_find:
+        if not self.num_ground_truth:
             return 0.0
-        extra = self._mistakes - (1 - recall) * self.to_find
-        return min(1.0, max(0.0, 1 - extra / (recall * self.to_find)))
+        extra = self._num_errors - (1 - recall) * self.num_ground_truth
+        return min(1.0, max(0.0, 1 - extra / (recall * self.num_ground_truth)))
 
     @property
-    def _mistakes(self) -> int:
-        return self.missed + self.false + self.id_switches
+    def _num_errors(self) -> int:
+        return self.misses + self.false_positives + self.id_switches
 
 
 @dataclass(frozen=True)
@@ -134,113 +134,119 @@ class TrackingScore:
     :param best: the point with the best MOTA; all tracks where none is above 0.
     """
 
-    points: tuple[Clear, ...]
-    best: Clear
+    points: tuple[ClearMotCounts, ...]
+    best: ClearMotCounts
 
     @property
     def samota(self) -> float:
         """Return mean sMOTA."""
-        scaled = (each.smota((k + 1) / RECALLS) for k, each in enumerate(self.points))
-        return sum(scaled) / RECALLS
+        scaled = (each.smota((k + 1) / NUM_RECALLS) for k, each in enumerate(self.points))
+        return sum(scaled) / NUM_RECALLS
 
     @property
     def amota(self) -> float:
         """Return mean MOTA: near 0.5 at best, unless all tracks have the same score."""
-        return sum(each.mota for each in self.points) / RECALLS
+        return sum(each.mota for each in self.points) / NUM_RECALLS
 
     @property
     def amotp(self) -> float:
         """Return mean MOTP."""
-        return sum(each.motp for each in self.points) / RECALLS
+        return sum(each.motp for each in self.points) / NUM_RECALLS
 
 
-def score(
-    truth: Sequence[Drive],
-    found: Sequence[Drive],
+def evaluate_tracking(
+    ground_truth: Sequence[TrackedDrive],
+    detections: Sequence[TrackedDrive],
     class_name: str,
     min_iou: float,
-    counted: Difficulty = COUNTED,
+    difficulty: Difficulty = DEFAULT_DIFFICULTY,
 ) -> TrackingScore:
     """
     Score the tracks of one class.
 
-    :param truth: the labels of each drive, DontCare included.
-    :param found: the answers of the same drives, a frame for each frame of labels.
+    :param ground_truth: the labels of each drive, DontCare included.
+    :param detections: the answers of the same drives, a frame for each frame of labels.
     :param class_name: any class that the labels name.
     :param min_iou: the 3D IoU that a match must reach.
-    :param counted: which labels must be found; see COUNTED.
+    :param difficulty: which labels must be found; see COUNTED.
     :return: the score. With fewer than 41 matches, not all of the recalls are read.
     :raises ValueError: where frames do not fit, or an id is twice in a frame.
     """
-    table = _table(truth, found, class_name, min_iou, counted)
-    everything = _count(table, -np.inf)
-    _, rows, _ = _match(table, -np.inf)
-    levels = _levels(table.score[rows], everything.true + everything.missed)
-    at = {level: _count(table, level) for level in set(levels)}
+    table = _join_drives(ground_truth, detections, class_name, min_iou, difficulty)
+    everything = _count_at(table, -np.inf)
+    _, rows, _ = _match_at(table, -np.inf)
+    levels = _recall_thresholds(
+        table.track_score[rows], everything.true_positives + everything.misses
+    )
+    at = {level: _count_at(table, level) for level in set(levels)}
     points = tuple(at[level] for level in levels)
     best = max(points, key=lambda each: each.mota, default=everything)
     return TrackingScore(points, best if best.mota > 0 else everything)
 
 
 @dataclass(frozen=True)
-class _Table:
+class _JoinedTracks:
     """
     All drives in one: G labels and D answers of one class, and the E pairs that overlap enough.
 
-    :param frame: (G,) number of the frame, counted through all drives, ascending.
-    :param track: (G,) number of the labelled track, counted likewise.
-    :param ignored: (G,) whether the label need not be found.
-    :param answer: (D,) number of the track that answers.
-    :param score: (D,) mean score of that track.
-    :param excused: (D,) whether the answer costs nothing if it matches nothing.
+    :param frame_index: (G,) number of the frame, counted through all drives, ascending.
+    :param label_track: (G,) number of the labelled track, counted likewise.
+    :param label_ignored: (G,) whether the label need not be found.
+    :param detection_track: (D,) number of the track that answers.
+    :param track_score: (D,) mean score of that track.
+    :param detection_ignored: (D,) whether the answer costs nothing if it matches nothing.
     :param pairs: (E,) rows of labels, ascending, (E,) rows of answers, (E,) IoU.
     """
 
-    frame: Array
-    track: Array
-    ignored: Array
-    answer: Array
-    score: Array
-    excused: Array
+    frame_index: Array
+    label_track: Array
+    label_ignored: Array
+    detection_track: Array
+    track_score: Array
+    detection_ignored: Array
     pairs: tuple[Array, Array, Array]
 
 
-def _table(
-    truth: Sequence[Drive],
-    found: Sequence[Drive],
+def _join_drives(
+    ground_truth: Sequence[TrackedDrive],
+    detections: Sequence[TrackedDrive],
     class_name: str,
     min_iou: float,
-    counted: Difficulty,
-) -> _Table:
-    if (lengths := [len(d) for d in truth]) != (others := [len(d) for d in found]):
+    difficulty: Difficulty,
+) -> _JoinedTracks:
+    if (lengths := [len(d) for d in ground_truth]) != (others := [len(d) for d in detections]):
         raise ValueError(f'drives of {lengths} frames of labels but {others} frames of answers')
     own = class_name.lower()
-    alike = (own, NEIGHBOURS.get(class_name, class_name).lower())
-    labels, answers = ([frame for drive in drives for frame in drive] for drives in (truth, found))
-    frames = compare([each.labels for each in labels], [each.labels for each in answers])
-    gt, out = frames.truth, frames.found
+    alike = (own, SIMILAR_CLASSES.get(class_name, class_name).lower())
+    labels, answers = (
+        [frame for drive in drives for frame in drive] for drives in (ground_truth, detections)
+    )
+    frames = pairwise_overlaps([each.labels for each in labels], [each.labels for each in answers])
+    gt, out = frames.ground_truth, frames.detections
     ours, theirs = np.isin(gt.name, alike), np.isin(out.name, alike)
-    (labelled, cared_for), (answer, _) = _numbers(truth), _numbers(found)
+    (labelled, cared_for), (answer, _) = _track_numbers(ground_truth), _track_numbers(detections)
     track = np.unique(labelled[cared_for][ours], return_inverse=True)[1]
     answer = np.unique(answer[theirs], return_inverse=True)[1]
     a, b, iou = frames.overlaps['3d']
     can = ours[a] & theirs[b] & (iou >= min_iou)
     height_px = np.abs(out.box_px[:, 3] - out.box_px[:, 1])
-    excused = (height_px <= counted.min_height_px) | (frames.dont_care > _MOST_DONT_CARE)
-    ignored = (gt.occluded > counted.max_occluded) | (gt.truncated > counted.max_truncated)
+    excused = (height_px <= difficulty.min_height_px) | (
+        frames.dont_care_fraction > _MAX_DONT_CARE_FRACTION
+    )
+    ignored = (gt.occluded > difficulty.max_occluded) | (gt.truncated > difficulty.max_truncated)
     total, count = np.bincount(answer, out.score[theirs]), np.bincount(answer)
-    return _Table(
-        frame=frames.frame[ours],
-        track=track,
-        ignored=(ignored | (gt.name != own))[ours],
-        answer=answer,
-        score=(total / np.maximum(count, 1))[answer],
-        excused=(excused | (out.name != own))[theirs],
+    return _JoinedTracks(
+        frame_index=frames.frame_index[ours],
+        label_track=track,
+        label_ignored=(ignored | (gt.name != own))[ours],
+        detection_track=answer,
+        track_score=(total / np.maximum(count, 1))[answer],
+        detection_ignored=(excused | (out.name != own))[theirs],
         pairs=((np.cumsum(ours) - 1)[a[can]], (np.cumsum(theirs) - 1)[b[can]], iou[can]),
     )
 
 
-def _numbers(drives: Sequence[Drive]) -> tuple[Array, Array]:
+def _track_numbers(drives: Sequence[TrackedDrive]) -> tuple[Array, Array]:
     """Return, for all objects in order of frames, the number of the track; is it no DontCare."""
     keys, cares = [np.zeros((0, 2), np.int64)], [np.zeros(0, bool)]
     for number, drive in enumerate(drives):
@@ -257,37 +263,37 @@ def _numbers(drives: Sequence[Drive]) -> tuple[Array, Array]:
     return numbers, np.concatenate(cares)
 
 
-def _count(table: _Table, min_score: float) -> Clear:
+def _count_at(joined: _JoinedTracks, min_score: float) -> ClearMotCounts:
     """Match with the tracks of at least a score and count."""
-    a, b, iou = _match(table, min_score)
-    free = (table.score >= min_score) & ~table.excused
+    a, b, iou = _match_at(joined, min_score)
+    free = (joined.track_score >= min_score) & ~joined.detection_ignored
     free[b] = False
-    answer = np.full(len(table.track), -1)
-    answer[a] = table.answer[b]
-    switches, breaks, shares = _follow(table, answer)
-    return Clear(
+    answer = np.full(len(joined.label_track), -1)
+    answer[a] = joined.detection_track[b]
+    switches, breaks, shares = _follow_tracks(joined, answer)
+    return ClearMotCounts(
         min_score=float(min_score),
-        to_find=int((~table.ignored).sum()),
-        true=len(a),
-        false=int(free.sum()),
-        missed=int(((answer < 0) & ~table.ignored).sum()),
-        overlap=float(iou.sum()),
+        num_ground_truth=int((~joined.label_ignored).sum()),
+        true_positives=len(a),
+        false_positives=int(free.sum()),
+        misses=int(((answer < 0) & ~joined.label_ignored).sum()),
+        iou_sum=float(iou.sum()),
         id_switches=switches,
         fragmentations=breaks,
-        tracks=len(shares),
-        mostly_tracked=int((shares > _MOSTLY).sum()),
-        mostly_lost=int((shares < 1 - _MOSTLY).sum()),
+        num_tracks=len(shares),
+        mostly_tracked=int((shares > _MOSTLY_FRACTION).sum()),
+        mostly_lost=int((shares < 1 - _MOSTLY_FRACTION).sum()),
     )
 
 
-def _match(table: _Table, min_score: float) -> tuple[Array, Array, Array]:
+def _match_at(joined: _JoinedTracks, min_score: float) -> tuple[Array, Array, Array]:
     """Return the matches: rows of labels, rows of answers, IoU."""
-    a, b, iou = table.pairs
-    keep = table.score[b] >= min_score
+    a, b, iou = joined.pairs
+    keep = joined.track_score[b] >= min_score
     a, b, iou = a[keep], b[keep], iou[keep]
     chosen = (np.bincount(a)[a] == 1) & (np.bincount(b)[b] == 1)
     rivals = np.flatnonzero(~chosen)
-    for pairs in np.split(rivals, np.flatnonzero(np.diff(table.frame[a[rivals]])) + 1):
+    for pairs in np.split(rivals, np.flatnonzero(np.diff(joined.frame_index[a[rivals]])) + 1):
         row = np.unique(a[pairs], return_inverse=True)[1]
         column = np.unique(b[pairs], return_inverse=True)[1]
         shape = (row.max(initial=-1) + 1, column.max(initial=-1) + 1)
@@ -299,7 +305,7 @@ def _match(table: _Table, min_score: float) -> tuple[Array, Array, Array]:
     return a[chosen], b[chosen], iou[chosen]
 
 
-def _follow(table: _Table, answer: Array) -> tuple[int, int, Array]:
+def _follow_tracks(joined: _JoinedTracks, matched_track: Array) -> tuple[int, int, Array]:
     """
     Go along each labelled track.
 
@@ -307,18 +313,18 @@ def _follow(table: _Table, answer: Array) -> tuple[int, int, Array]:
     in its last frame but not in the one before is fragmented, were it found there for the first
     time. Both are so in the devkit.
 
-    :param answer: (G,) track that matches each label, -1 for none.
+    :param matched_track: (G,) track that matches each label, -1 for none.
     :return: id switches, fragmentations, and the share of its frames that each track is found in.
     """
-    order = np.lexsort((table.frame, table.track))
-    track, now = table.track[order], answer[order]
+    order = np.lexsort((joined.frame_index, joined.label_track))
+    track, now = joined.label_track[order], matched_track[order]
     _, start, size = np.unique(track, return_index=True, return_counts=True)
-    wholly_ignored = np.bincount(track, table.ignored[order], len(size)) == size
+    wholly_ignored = np.bincount(track, joined.label_ignored[order], len(size)) == size
     wholly_missed = np.bincount(track, now < 0, len(size)) == size
     place = np.arange(len(track))
     first, last = np.zeros(len(track), bool), np.zeros(len(track), bool)
     first[start], last[start + size - 1] = True, True
-    cut = table.ignored[order] & ~first
+    cut = joined.label_ignored[order] & ~first
     found = (now >= 0) & ~cut
 
     began = np.maximum.accumulate(np.where(first | cut, place, 0))
@@ -330,19 +336,19 @@ def _follow(table: _Table, answer: Array) -> tuple[int, int, Array]:
     again = counts & found & (before != now)
     broken = again & np.where(last, True, known_before & (after >= 0))
 
-    to_find = size - np.bincount(track, table.ignored[order], len(size))
+    to_find = size - np.bincount(track, joined.label_ignored[order], len(size))
     share = np.bincount(track, found, len(size)) / np.maximum(to_find, 1)
     share[wholly_missed] = 0.0
     return int(switched.sum()), int(broken.sum()), share[~wholly_ignored]
 
 
-def _levels(scores: Array, to_find: int) -> list[float]:
+def _recall_thresholds(scores: Array, num_ground_truth: int) -> list[float]:
     """Pick the scores, of all matches, at which recall is nearest to 1/40, 2/40, ..., 1."""
     levels: list[float] = []
     recall = 0.0
     for count, value in enumerate(np.sort(scores)[::-1].tolist(), 1):
-        nearer = (count + 1) / to_find - recall < recall - count / to_find
+        nearer = (count + 1) / num_ground_truth - recall < recall - count / num_ground_truth
         if not nearer or count == len(scores):
             levels.append(value)
-            recall += 1 / RECALLS
+            recall += 1 / NUM_RECALLS
     return levels[1:]  # the first is for recall 0

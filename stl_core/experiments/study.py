@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from stl_core.data.worker_pool import cores, finished, tracked
-from stl_core.evaluation import average_precision as evaluate
+from stl_core.data.worker_pool import available_cpus, map_as_completed, with_progress
+from stl_core.evaluation import average_precision
 from stl_core.experiments import study_table
-from stl_core.inference.model_file import StudentError
-from stl_core.training import checkpoint, stages
-from stl_core.training import model_builder as learner
-from stl_core.training.config import TrainConfig, build_train
-from stl_core.training.config_builder import ConfigError, build, read
+from stl_core.inference.model_file import ModelFileError
+from stl_core.training import checkpoint, model_builder, stages
+from stl_core.training.config import TrainConfig, build_train_config
+from stl_core.training.config_builder import ConfigError, build_typed, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -57,30 +56,30 @@ class StudyConfig:
     judged: str = 'Car'
 
 
-class Work(NamedTuple):
+class StudyRun(NamedTuple):
     """One run of a study."""
 
     method: str
     config: TrainConfig
 
 
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
+def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     """Read a study; ConfigError names the file and key that is wrong."""
     try:
-        config: StudyConfig = build(StudyConfig, read(path, overrides))
+        config: StudyConfig = build_typed(StudyConfig, read_yaml(path, overrides))
         if not config.methods or not config.seeds:
             raise ConfigError('methods, seeds: expected at least one of each')
         if len(set(config.seeds)) < len(config.seeds):
             raise ConfigError(f'seeds: expected each once, got {list(config.seeds)}')
-        if config.judged not in evaluate.CLASSES:
-            known = ', '.join(evaluate.CLASSES)
+        if config.judged not in average_precision.CLASSES:
+            known = ', '.join(average_precision.CLASSES)
             raise ConfigError(f'judged: {config.judged!r} is unknown; known: {known}')
         return config
     except ConfigError as err:
         raise ConfigError(f'{path}: {err}') from err
 
 
-def lay_out(study: StudyConfig) -> tuple[list[Work], list[Work]]:
+def plan_runs(study: StudyConfig) -> tuple[list[StudyRun], list[StudyRun]]:
     """
     List the runs.
 
@@ -89,130 +88,145 @@ def lay_out(study: StudyConfig) -> tuple[list[Work], list[Work]]:
         so that a stopped study has compared all methods once.
     :raises ConfigError: for an unknown stage, or a method that no run can be made of.
     """
-    data = read(study.plan)
-    built = stages.build(data)
+    data = read_yaml(study.plan)
+    built = stages.build_stages(data)
     if study.stage not in built:
         raise ConfigError(f'stage: {study.plan} has {", ".join(built)}, but no {study.stage!r}')
     earlier = list(built)[: list(built).index(study.stage)]
-    before = [Work(name + study_table.STAGE, built[name]) for name in earlier]
+    before = [StudyRun(name + study_table.STAGE_SUFFIX, built[name]) for name in earlier]
     common = {key: value for key, value in data.items() if key != 'stages'}
-    shared = _without_losses(stages.merge(common, data['stages'][study.stage] or {}))
+    shared = _without_distill_losses(
+        stages.merge_configs(common, data['stages'][study.stage] or {})
+    )
     runs = []
     for seed in study.seeds:
-        for name, own in study.methods.items():
-            place = {'out': f'{study.out}/{name}/{seed}', 'seed': seed}
+        for name, method_config in study.methods.items():
+            run_config = {'out': f'{study.out}/{name}/{seed}', 'seed': seed}
             try:
-                config = build_train(_bare(stages.merge(stages.merge(shared, own or {}), place)))
+                config = build_train_config(
+                    _without_unused_teacher(
+                        stages.merge_configs(
+                            stages.merge_configs(shared, method_config or {}), run_config
+                        )
+                    )
+                )
             except ConfigError as err:
                 raise ConfigError(f'methods.{name}: {err}') from err
-            runs.append(Work(name, config))
+            runs.append(StudyRun(name, config))
     return before, runs
 
 
-def run(study: StudyConfig, jobs: int = 1) -> Path:
+def run_study(study: StudyConfig, num_jobs: int = 1) -> Path:
     """
     Train what is not in the table yet.
 
     :param study: what is studied.
-    :param jobs: runs at a time, which share the processors. Small networks on few processors gain:
-        threads that wait for each other learn less than as many runs of one thread each.
+    :param num_jobs: runs at a time, which share the processors. Small networks on few processors
+        gain: threads that wait for each other learn less than as many runs of one thread each.
     :return: the table.
     :raises ConfigError: when the table has a run of that name with another configuration, or the
         figures of another class or of another teacher, when another study is writing it, or for no
         job at a time.
     """
-    if jobs < 1:
-        raise ConfigError(f'jobs: expected at least 1 run at a time, got {jobs}')
+    if num_jobs < 1:
+        raise ConfigError(f'jobs: expected at least 1 run at a time, got {num_jobs}')
     table = Path(study.table)
-    before, runs = lay_out(study)
-    with study_table.writing(table):
-        rows = study_table.read(table)
-        study_table.check_class(table, rows, study.judged)
-        if {_name(work) for work in before + runs} <= {row[:2] for row in rows}:
-            _compare(table, before + runs)
+    before, runs = plan_runs(study)
+    with study_table.table_lock(table):
+        rows = study_table.read_table(table)
+        study_table.check_evaluated_class(table, rows, study.judged)
+        if {_run_key(study_run) for study_run in before + runs} <= {row[:2] for row in rows}:
+            _check_complete_table(table, before + runs)
             return table
-        for work in before:
-            _run_before(study, work)
-        left = [each for each in map(_pinned, runs) if not _known(table, each)]
-        with contextlib.closing(_train(left, jobs)) as results:
-            for work, metrics in results:
-                study_table.append(table, _row(study, work, metrics))
+        for study_run in before:
+            _run_earlier_stage(study, study_run)
+        pending = [each for each in map(_with_file_digests, runs) if not _find_row(table, each)]
+        with contextlib.closing(_train_runs(pending, num_jobs)) as results:
+            for study_run, metrics in results:
+                study_table.append_row(table, _make_row(study, study_run, metrics))
     return table
 
 
-def digest(config: TrainConfig) -> str:
+def config_digest(config: TrainConfig) -> str:
     """
     Tell a run's configuration, teacher included, in 12 characters.
 
     Where the run lies is no part of it, nor is what is None or empty, so that a table outlives
     new options that are; nor is the code: after a loss has changed, its rows are to be removed.
     """
-    flat = checkpoint.flatten(_filled(dataclasses.asdict(config)))
-    told = {key: value for key, value in flat.items() if key not in checkpoint.FREE}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    flat = checkpoint.flatten_config(_without_empty(dataclasses.asdict(config)))
+    compared = {key: value for key, value in flat.items() if key not in checkpoint.NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _filled(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     """Leave out of plain data what is None or ''."""
     if isinstance(value, dict):
-        return {key: _filled(each) for key, each in value.items() if each not in (None, '')}
-    return [_filled(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: _without_empty(each) for key, each in value.items() if each not in (None, '')}
+    return [_without_empty(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _compare(table: Path, works: list[Work]) -> None:
+def _check_complete_table(table: Path, study_runs: list[StudyRun]) -> None:
     """Compare a table that is complete with its runs, as far as there are files to tell them."""
     try:
-        for work in works:
-            _known(table, _pinned(work))
-    except StudentError as err:
+        for study_run in study_runs:
+            _find_row(table, _with_file_digests(study_run))
+    except ModelFileError as err:
         log.info('%s has every run; what they were made from is not here: %s', table, err)
 
 
-def _run_before(study: StudyConfig, work: Work) -> None:
+def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
     """Train a stage before the methods, or see that it is the one that the table tells of."""
-    table, work = Path(study.table), _pinned(work)
-    row = _known(table, work)
-    if row and not checkpoint.is_done(work.config):
+    table, study_run = Path(study.table), _with_file_digests(study_run)
+    row = _find_row(table, study_run)
+    if row and not checkpoint.is_done(study_run.config):
         log.info(
             '%s has %s, but %s does not: it is trained again, and must come to the same figures',
-            *(table, work.method, work.config.out),
+            *(table, study_run.method, study_run.config.out),
         )
-    made = _row(study, work, stages.run(work.config))
+    new_row = _make_row(study, study_run, stages.run_stage(study_run.config))
     if row is None:
-        study_table.append(table, made)
-    elif any(abs(row.figures[name] - made.figures[name]) > 1e-4 for name in made.figures):
-        raise _other_stage(table, work)
+        study_table.append_row(table, new_row)
+    elif any(abs(row.metrics[name] - new_row.metrics[name]) > 1e-4 for name in new_row.metrics):
+        raise _other_stage_error(table, study_run)
 
 
-def _train(left: list[Work], jobs: int) -> Generator[tuple[Work, dict[str, Any]], None, None]:
+def _train_runs(
+    pending: list[StudyRun], num_jobs: int
+) -> Generator[tuple[StudyRun, dict[str, Any]], None, None]:
     """Train runs; each with its figures as soon as it is finished."""
-    if jobs == 1:
-        for work in _told(left):
-            yield work, stages.run(work.config)
+    if num_jobs == 1:
+        for study_run in _log_progress(pending):
+            yield study_run, stages.run_stage(study_run.config)
         return
-    configs = [work.config for work in left]
-    made = finished(_run_aside, configs, jobs, threads=max(1, cores() // jobs))
+    configs = [study_run.config for study_run in pending]
+    completed = map_as_completed(
+        _run_in_process, configs, num_jobs, threads=max(1, available_cpus() // num_jobs)
+    )
     # closed at once, not when the garbage is collected: so nothing trains on
-    with contextlib.closing(made), contextlib.closing(tracked(made, len(left), 'runs')) as results:
-        for place, metrics in results:
-            yield left[place], metrics
+    with (
+        contextlib.closing(completed),
+        contextlib.closing(with_progress(completed, len(pending), 'runs')) as results,
+    ):
+        for index, metrics in results:
+            yield pending[index], metrics
 
 
-def _run_aside(config: TrainConfig) -> dict[str, Any]:
+def _run_in_process(config: TrainConfig) -> dict[str, Any]:
     """Run one of several: what it has to say goes to a file in its folder."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / 'log.txt').open('a', buffering=1) as file, contextlib.redirect_stdout(file):
-        with _logged(file):
+        with _log_to_file(file):
             try:
-                return stages.run(config)
+                return stages.run_stage(config)
             except Exception:
                 log.exception('the run failed')
                 raise
 
 
 @contextlib.contextmanager
-def _logged(file: IO[str]) -> Iterator[None]:
+def _log_to_file(file: IO[str]) -> Iterator[None]:
     """Log to a file, too, while it lasts: nobody has configured a spawned process."""
     root, handler = logging.getLogger(), logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
@@ -226,38 +240,40 @@ def _logged(file: IO[str]) -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _pinned(work: Work) -> Work:
-    return work._replace(config=learner.pinned(work.config))
+def _with_file_digests(study_run: StudyRun) -> StudyRun:
+    return study_run._replace(config=model_builder.with_file_digests(study_run.config))
 
 
-def _name(work: Work) -> tuple[str, int]:
-    return work.method, work.config.seed
+def _run_key(study_run: StudyRun) -> tuple[str, int]:
+    return study_run.method, study_run.config.seed
 
 
-def _told(left: list[Work]) -> Iterator[Work]:
+def _log_progress(pending: list[StudyRun]) -> Iterator[StudyRun]:
     """Say before each run which it is, and how long the rest will take."""
     began = time.monotonic()
-    for done, work in enumerate(left):
+    for done, study_run in enumerate(pending):
         passed_s = time.monotonic() - began
-        rest = f', {passed_s / done * (len(left) - done) / 60:.0f} minutes to go' if done else ''
+        rest = (
+            f', {passed_s / done * (len(pending) - done) / 60:.0f} minutes to go' if done else ''
+        )
         log.info(
             'run %d of %d: %s, seed %d%s',
             done + 1,
-            len(left),
-            *(work.method, work.config.seed),
+            len(pending),
+            *(study_run.method, study_run.config.seed),
             rest,
         )
-        yield work
+        yield study_run
 
 
-def _known(table: Path, work: Work) -> study_table.Row | None:
+def _find_row(table: Path, study_run: StudyRun) -> study_table.Row | None:
     """Find the row of a run; ConfigError where it was another of the same name and seed."""
-    for row in study_table.read(table):
-        if row[:2] == _name(work):
-            if row.config == digest(work.config):
+    for row in study_table.read_table(table):
+        if row[:2] == _run_key(study_run):
+            if row.config == config_digest(study_run.config):
                 return row
-            if work.method.endswith(study_table.STAGE):
-                raise _other_stage(table, work)
+            if study_run.method.endswith(study_table.STAGE_SUFFIX):
+                raise _other_stage_error(table, study_run)
             raise ConfigError(
                 f'{table}: {row.method}, seed {row.seed}, was run with another configuration,'
                 ' teacher or start; choose another table= and out=, or remove the row'
@@ -265,36 +281,38 @@ def _known(table: Path, work: Work) -> study_table.Row | None:
     return None
 
 
-def _other_stage(table: Path, work: Work) -> ConfigError:
-    stage = work.method.removesuffix(study_table.STAGE)
+def _other_stage_error(table: Path, study_run: StudyRun) -> ConfigError:
+    stage = study_run.method.removesuffix(study_table.STAGE_SUFFIX)
     return ConfigError(
-        f'{table}: {work.method}, seed {work.config.seed}: the table was made with another {stage}'
-        f' than {work.config.out}; choose another table= and out=, or remove the row and those of'
-        ' the runs that build on it'
+        f'{table}: {study_run.method}, seed {study_run.config.seed}: the table was made with'
+        f' another {stage} than {study_run.config.out}; choose another table= and out=, or remove'
+        ' the row and those of the runs that build on it'
     )
 
 
-def _row(study: StudyConfig, work: Work, metrics: dict[str, Any]) -> study_table.Row:
+def _make_row(study: StudyConfig, study_run: StudyRun, metrics: dict[str, Any]) -> study_table.Row:
     """Make the row of a finished run."""
-    told = metrics[study.judged]
+    class_metrics = metrics[study.judged]
     figures = {
-        f'{kind}/{criterion}/{level}': told[kind]['AP40'][criterion][place]
+        f'{kind}/{criterion}/{level}': class_metrics[kind]['AP40'][criterion][index]
         for kind in ('3d', 'bev')
         for criterion in ('strict', 'loose')
-        for place, level in enumerate(study_table.LEVELS)
+        for index, level in enumerate(study_table.DIFFICULTY_NAMES)
     }
-    told_by = digest(work.config)
-    return study_table.Row(*_name(work), work.config.epochs, told_by, figures, study.judged)
+    told_by = config_digest(study_run.config)
+    return study_table.Row(
+        *_run_key(study_run), study_run.config.epochs, told_by, figures, study.judged
+    )
 
 
-def _without_losses(stage: dict[str, Any]) -> dict[str, Any]:
+def _without_distill_losses(stage: dict[str, Any]) -> dict[str, Any]:
     """Leave out of a stage what it learns from its teacher."""
     weights = stage.get('weights') or {}
     weights = {name: each for name, each in weights.items() if not name.startswith('distill/')}
     return {**stage, 'weights': weights, 'distill': {**(stage.get('distill') or {}), 'losses': {}}}
 
 
-def _bare(data: dict[str, Any]) -> dict[str, Any]:
+def _without_unused_teacher(data: dict[str, Any]) -> dict[str, Any]:
     """Leave the teacher out of a run without distillation losses: it would only cost time."""
     learns = data['distill'] and data['distill']['losses']
     return data if learns else {k: data[k] for k in data if k != 'distill'}

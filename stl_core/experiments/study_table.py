@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from stl_core.evaluation import average_precision as evaluate
+from stl_core.evaluation import average_precision
 from stl_core.files import write_atomically
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import Array
@@ -23,15 +23,20 @@ try:
 except ImportError:  # Windows has none; there nobody looks whether another writes
     fcntl = None  # type: ignore[assignment]
 
-LEVELS = ('easy', 'moderate', 'hard')
+DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
 #: What is shown: AP40 at moderate difficulty.
-SHOWN = ('3d/strict/moderate', '3d/loose/moderate', 'bev/strict/moderate', 'bev/loose/moderate')
+DISPLAYED_METRICS = (
+    '3d/strict/moderate',
+    '3d/loose/moderate',
+    'bev/strict/moderate',
+    'bev/loose/moderate',
+)
 #: The one of them whose differences are shown, too.
-COMPARED = '3d/loose/moderate'
+COMPARED_METRIC = '3d/loose/moderate'
 #: What the names of rows end with that are stages before the methods, such as the teacher.
-STAGE = ' (stage)'
-_KEYS = ('method', 'seed', 'epochs', 'config', 'judged')
+STAGE_SUFFIX = ' (stage)'
+_COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged')
 
 
 class Row(NamedTuple):
@@ -42,7 +47,7 @@ class Row(NamedTuple):
     :param seed: its seed.
     :param epochs: it was judged after.
     :param config: digest of its configuration.
-    :param figures: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars.
+    :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars.
     :param judged: class whose figures they are.
     """
 
@@ -50,11 +55,11 @@ class Row(NamedTuple):
     seed: int
     epochs: int
     config: str
-    figures: dict[str, float]
+    metrics: dict[str, float]
     judged: str = 'Car'
 
 
-def read(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[Row]:
     """
     Read a table; no row where there is none. A line torn by a crash is left out.
 
@@ -65,49 +70,51 @@ def read(path: Path) -> list[Row]:
         return []
     lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
     rows: list[Row] = []
-    for number, told in enumerate(csv.DictReader(lines), 2):
+    for number, record in enumerate(csv.DictReader(lines), 2):
         try:
-            figures = {name: float(value) for name, value in told.items() if name not in _KEYS}
+            figures = {
+                name: float(value) for name, value in record.items() if name not in _COLUMNS
+            }
             # tables of older versions hold cars, and do not say so
-            own = int(told['seed']), int(told['epochs']), told['config'], figures
-            row = Row(told['method'], *own, told.get('judged', 'Car'))
+            fields = int(record['seed']), int(record['epochs']), record['config'], figures
+            row = Row(record['method'], *fields, record.get('judged', 'Car'))
         except (KeyError, TypeError, ValueError) as err:
             raise ConfigError(f'{path}:{number}: not a row of a study ({err!r})') from err
-        _check_new(path, rows, row)
+        _check_not_in_table(path, rows, row)
         rows.append(row)
     return rows
 
 
-def append(path: Path, row: Row) -> None:
+def append_row(path: Path, row: Row) -> None:
     """
     Add a row, the header before the first; after a crash the file is the old or the new one.
 
     :raises ConfigError: when the table has that method and seed.
     """
-    rows = read(path)
-    _check_new(path, rows, row)
+    rows = read_table(path)
+    _check_not_in_table(path, rows, row)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow([*_KEYS, *row.figures])
+    writer.writerow([*_COLUMNS, *row.metrics])
     for each in [*rows, row]:
-        figures = [f'{each.figures[name]:.4f}' for name in row.figures]
+        figures = [f'{each.metrics[name]:.4f}' for name in row.metrics]
         writer.writerow([*each[:4], each.judged, *figures])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 
 
-def check_class(path: Path, rows: Sequence[Row], judged: str) -> None:
+def check_evaluated_class(path: Path, rows: Sequence[Row], class_name: str) -> None:
     """Refuse, by ConfigError, the rows of a table that holds another class's figures."""
     for row in rows:
-        if row.judged != judged:
+        if row.judged != class_name:
             raise ConfigError(
-                f'judged: {judged}, but {path} holds the figures of {row.judged};'
+                f'judged: {class_name}, but {path} holds the figures of {row.judged};'
                 ' choose another table= or judged='
             )
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def table_lock(path: Path) -> Iterator[None]:
     """
     Be the only one that writes a table; the system frees it however the process ends.
 
@@ -119,61 +126,66 @@ def writing(path: Path) -> Iterator[None]:
         return
     lock = path.with_name(path.name + '.lock')
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, f'{path}: another study is writing this table'):
+    with _acquire_lock(lock, f'{path}: another study is writing this table'):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
 
 
-def arranged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+def sort_rows(rows: Sequence[Row], method_names: Sequence[str]) -> list[Row]:
     """
     Bring rows into the order of a study: they stand in the table as they were finished.
 
     :param rows: of a table.
-    :param names: the methods, in order.
+    :param method_names: the methods, in order.
     :return: the stages first, then the methods with their seeds ascending, then what is no more.
     """
 
     def place(row: Row) -> tuple[int, int]:
-        if row.method.endswith(STAGE):
+        if row.method.endswith(STAGE_SUFFIX):
             return -1, 0
-        return names.index(row.method) if row.method in names else len(names), row.seed
+        return method_names.index(row.method) if row.method in method_names else len(
+            method_names
+        ), row.seed
 
     return sorted(rows, key=place)
 
 
-def methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def group_by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Group rows by method, in the order in which methods appear."""
     names = dict.fromkeys(row.method for row in rows)
     return {name: [row for row in rows if row.method == name] for name in names}
 
 
-def text(rows: Sequence[Row], judged: str) -> str:
+def to_markdown(rows: Sequence[Row], class_name: str) -> str:
     """
     Lay out means and standard deviations over seeds, and of the differences seed by seed.
 
     :param rows: of a study, its first method before the others.
-    :param judged: class whose figures they are.
+    :param class_name: class whose figures they are.
     :return: a Markdown table; deviations are of the sample, so a single seed has none.
     """
-    titles = [*(_title(key, judged) for key in SHOWN), _compared_title(rows, judged)]
+    titles = [
+        *(_metric_title(key, class_name) for key in DISPLAYED_METRICS),
+        _difference_title(rows, class_name),
+    ]
     lines = [
-        f'{judged}, AP40, moderate, last epoch; mean ± standard deviation over seeds;'
+        f'{class_name}, AP40, moderate, last epoch; mean ± standard deviation over seeds;'
         ' "vs": of the differences between runs of the same seed',
         '',
         f'| method | seeds | {" | ".join(titles)} |',
         f'|---|---|{"---|" * len(titles)}',
     ]
-    against = differences(rows)
-    for name, group in methods(rows).items():
-        cells = [_told(_values(group, key)) for key in SHOWN]
-        cells.append(_told(against[name], '+') if name in against else '')
+    against = paired_differences(rows)
+    for name, group in group_by_method(rows).items():
+        cells = [_format_mean_std(_metric_values(group, key)) for key in DISPLAYED_METRICS]
+        cells.append(_format_mean_std(against[name], '+') if name in against else '')
         lines.append(f'| {name} | {len(group)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
-def differences(rows: Sequence[Row]) -> dict[str, Array]:
+def paired_differences(rows: Sequence[Row]) -> dict[str, Array]:
     """
     Take every method's figures minus the first's, seed by seed.
 
@@ -184,33 +196,35 @@ def differences(rows: Sequence[Row]) -> dict[str, Array]:
     :return: for every method but the first and the stages, (S,) percent of COMPARED, one for each
         seed that both have; none where no seed is.
     """
-    base = {row.seed: row.figures[COMPARED] for row in _first(rows)}
-    paired = [row for row in rows if row.seed in base and row not in _first(rows)]
+    base = {row.seed: row.metrics[COMPARED_METRIC] for row in _baseline_rows(rows)}
+    paired = [row for row in rows if row.seed in base and row not in _baseline_rows(rows)]
     return {
-        name: _values(group, COMPARED) - [base[row.seed] for row in group]
-        for name, group in _grid(paired).items()
+        name: _metric_values(group, COMPARED_METRIC) - [base[row.seed] for row in group]
+        for name, group in _group_without_stages(paired).items()
     }
 
 
-def chart(rows: Sequence[Row], judged: str, path: Path) -> None:
+def plot_study(rows: Sequence[Row], class_name: str, path: Path) -> None:
     """
     Draw every method's mean as a bar, its seeds as dots; the stages before are told in words.
 
     :param rows: of a study, its first method before the others.
-    :param judged: class whose figures they are.
+    :param class_name: class whose figures they are.
     :param path: PNG to write.
     """
-    groups = _grid(rows)
-    stages = [row for row in rows if row.method.endswith(STAGE)]
+    groups = _group_without_stages(rows)
+    stages = [row for row in rows if row.method.endswith(STAGE_SUFFIX)]
     panels = {}
-    for key in SHOWN:
-        told = [f'{row.method.removesuffix(STAGE)} {row.figures[key]:.1f}' for row in stages]
-        title = f'{_title(key, judged)}\n{", ".join(told)}'
-        panels[title] = {name: _values(group, key) for name, group in groups.items()}
-    panels[f'{_compared_title(rows, judged)}\nseed by seed'] = differences(rows)
+    for key in DISPLAYED_METRICS:
+        stage_texts = [
+            f'{row.method.removesuffix(STAGE_SUFFIX)} {row.metrics[key]:.1f}' for row in stages
+        ]
+        title = f'{_metric_title(key, class_name)}\n{", ".join(stage_texts)}'
+        panels[title] = {name: _metric_values(group, key) for name, group in groups.items()}
+    panels[f'{_difference_title(rows, class_name)}\nseed by seed'] = paired_differences(rows)
     figure = charts.new_figure(13, 1.2 + 0.34 * len(groups))
-    for place, (title, bars) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), place)
+    for column, (title, bars) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), column)
         for name, values in bars.items():
             height = list(groups).index(name)
             axes.barh(height, values.mean(), color='tab:blue', alpha=0.35)
@@ -218,21 +232,21 @@ def chart(rows: Sequence[Row], judged: str, path: Path) -> None:
             right = max(values.max(), 0)
             axes.annotate(f' {values.mean():.1f}', (right, height), va='center', fontsize=7)
         axes.set_ylim(max(len(groups), 1) - 0.5, -0.5)
-        axes.set_yticks(range(len(groups)), groups if place == 1 else [''] * len(groups))
+        axes.set_yticks(range(len(groups)), groups if column == 1 else [''] * len(groups))
         axes.margins(x=0.15)
         axes.set_title(title, fontsize=8, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, axis='x')
-    figure.supxlabel(f'{judged}, AP40, moderate; dots are seeds', fontsize=8)
-    charts.save(figure, path)
+    figure.supxlabel(f'{class_name}, AP40, moderate; dots are seeds', fontsize=8)
+    charts.save_figure(figure, path)
 
 
-def _check_new(path: Path, rows: Sequence[Row], row: Row) -> None:
+def _check_not_in_table(path: Path, rows: Sequence[Row], row: Row) -> None:
     if any(row[:2] == each[:2] for each in rows):
         raise ConfigError(f'{path}: {row.method}, seed {row.seed}, is there already; remove one')
 
 
-def _locked(path: Path, refusal: str) -> IO[str]:
+def _acquire_lock(path: Path, error_message: str) -> IO[str]:
     """Open and lock the file that lies there, not one that its holder has just removed."""
     while True:
         file = path.open('a')
@@ -240,39 +254,43 @@ def _locked(path: Path, refusal: str) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
             file.close()
-            raise ConfigError(refusal) from err
+            raise ConfigError(error_message) from err
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
 
 
-def _grid(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _group_without_stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Group the rows that are no stages by method."""
-    return methods([row for row in rows if not row.method.endswith(STAGE)])
+    return group_by_method([row for row in rows if not row.method.endswith(STAGE_SUFFIX)])
 
 
-def _first(rows: Sequence[Row]) -> list[Row]:
+def _baseline_rows(rows: Sequence[Row]) -> list[Row]:
     """Take the rows of the first method; none where there are only stages."""
-    return next(iter(_grid(rows).values()), [])
+    return next(iter(_group_without_stages(rows).values()), [])
 
 
-def _title(key: str, judged: str) -> str:
+def _metric_title(key: str, class_name: str) -> str:
     """Name a figure by the IoU that counts for the class: '3D at 0.7'."""
     kind, criterion, _ = key.split('/')
-    min_iou = evaluate.MIN_IOU[criterion][kind][evaluate.CLASSES.index(judged)]
+    min_iou = average_precision.MIN_IOU[criterion][kind][
+        average_precision.CLASSES.index(class_name)
+    ]
     return f'{kind.upper()} at {min_iou:g}'
 
 
-def _compared_title(rows: Sequence[Row], judged: str) -> str:
-    first = _first(rows)
-    return f'{_title(COMPARED, judged)} vs {first[0].method if first else "none"}'
+def _difference_title(rows: Sequence[Row], class_name: str) -> str:
+    first = _baseline_rows(rows)
+    return (
+        f'{_metric_title(COMPARED_METRIC, class_name)} vs {first[0].method if first else "none"}'
+    )
 
 
-def _values(group: Sequence[Row], key: str) -> Array:
-    return np.array([row.figures[key] for row in group])
+def _metric_values(group: Sequence[Row], key: str) -> Array:
+    return np.array([row.metrics[key] for row in group])
 
 
-def _told(values: Array, sign: str = '') -> str:
+def _format_mean_std(values: Array, sign: str = '') -> str:
     spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
     return f'{values.mean():{sign}.2f}{spread}'

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from stl_core.geometry import overlap_bev
+from stl_core.geometry import bev_intersection_area
 from stl_core.types import Array, Objects3D
 
 
-def distinct(objects: Objects3D, max_overlap: float) -> Objects3D:
+def bev_nms(objects: Objects3D, max_iou: float) -> Objects3D:
     """
     Leave out objects that stand where a surer one of their class stands.
 
@@ -16,19 +16,19 @@ def distinct(objects: Objects3D, max_overlap: float) -> Objects3D:
     of neighbours cover each other in the image; on the ground they hardly can.
 
     :param objects: N objects, camera frame.
-    :param max_overlap: greatest intersection over union of two footprints seen from above.
+    :param max_iou: greatest intersection over union of two footprints seen from above.
     :return: those that are kept, in their order.
     """
-    first, second = _pairs(objects)
-    clash = _ground_iou(objects, first, second) > max_overlap
-    beaten = np.zeros(len(objects), bool)
+    first, second = _nearby_pairs(objects)
+    overlapping = _bev_iou(objects, first, second) > max_iou
+    suppressed = np.zeros(len(objects), bool)
     # pairs come by falling score of the first, so whether it is beaten itself is known by then
-    for winner, loser in zip(first[clash], second[clash], strict=True):
-        beaten[loser] |= not beaten[winner]
-    return objects[~beaten]
+    for winner, loser in zip(first[overlapping], second[overlapping], strict=True):
+        suppressed[loser] |= not suppressed[winner]
+    return objects[~suppressed]
 
 
-def _pairs(objects: Objects3D) -> tuple[Array, Array]:
+def _nearby_pairs(objects: Objects3D) -> tuple[Array, Array]:
     """Pair objects of one class that are near enough to meet: surer (P,), less sure (P,)."""
     order = np.argsort(-objects.score, kind='stable')
     first, second = (order[part] for part in np.triu_indices(len(objects), 1))
@@ -40,11 +40,11 @@ def _pairs(objects: Objects3D) -> tuple[Array, Array]:
     return first[meet], second[meet]
 
 
-def _ground_iou(objects: Objects3D, first: Array, second: Array) -> Array:
+def _bev_iou(objects: Objects3D, first: Array, second: Array) -> Array:
     """Return the intersection over union of pairs of footprints, (P,)."""
     footprint = np.column_stack(
         [objects.center_m[:, [0, 2]], objects.size_hwl_m[:, 1:], objects.rotation_y]
     )
-    shared = overlap_bev(footprint[first], footprint[second])
+    intersection = bev_intersection_area(footprint[first], footprint[second])
     area = objects.size_hwl_m[:, 1] * objects.size_hwl_m[:, 2]
-    return shared / np.maximum(area[first] + area[second] - shared, 1e-9)
+    return intersection / np.maximum(area[first] + area[second] - intersection, 1e-9)

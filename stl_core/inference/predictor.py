@@ -17,35 +17,35 @@ import torch
 from torch import nn
 
 from stl_core.geometry import lift, warp_box
-from stl_core.inference.model_file import StudentError, StudentSpec, load_detector, read_spec
-from stl_core.inference.nms import distinct
-from stl_core.preprocessing import InputSpec, fit_affine, prepare
-from stl_core.tensors import normalization as sight
+from stl_core.inference.model_file import ModelFileError, ModelSpec, load_detector, read_model_spec
+from stl_core.inference.nms import bev_nms
+from stl_core.preprocessing import InputSpec, letterbox_affine, preprocess_image
+from stl_core.tensors import normalization
 from stl_core.tensors.batch import as_image_objects
-from stl_core.tensors.precision import PRECISIONS, as_float32, computing
+from stl_core.tensors.precision import PRECISIONS, autocast_to, outputs_to_float32
 from stl_core.types import Array, ImageObjects, Objects3D
 
 #: B canvases, see images.prepare, and (B, 3, 4) projections -> B sets of image objects.
-Run = Callable[[Array, Array], list[ImageObjects]]
+ForwardFn = Callable[[Array, Array], list[ImageObjects]]
 
 
 class Predictor:
     """Images in, objects in the camera frame out."""
 
     def __init__(
-        self, run: Run, spec: StudentSpec, min_score: float = 0.01, max_overlap: float = 0.2
+        self, forward_fn: ForwardFn, spec: ModelSpec, min_score: float = 0.01, max_iou: float = 0.2
     ) -> None:
         """
         Join a way to run the network with what it expects.
 
-        :param run: the network on prepared canvases.
+        :param forward_fn: the network on prepared canvases.
         :param spec: classes and input.
         :param min_score: objects below it are not worth passing on.
-        :param max_overlap: see distinct; of KITTI's 17,298 training labels 3 overlap more than
+        :param max_iou: see distinct; of KITTI's 17,298 training labels 3 overlap more than
             this. 1 passes on every peak, as the papers do.
         """
-        self.run, self.spec = run, spec
-        self.min_score, self.max_overlap = min_score, max_overlap
+        self.forward_fn, self.spec = forward_fn, spec
+        self.min_score, self.max_iou = min_score, max_iou
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
         """
@@ -61,18 +61,23 @@ class Predictor:
             raise ValueError(f'{len(images)} images but {len(Ps)} projections')
         if not images:
             return []
-        pairs = [prepare(image, P, self.spec.input) for image, P in zip(images, Ps, strict=True)]
+        pairs = [
+            preprocess_image(image, P, self.spec.input)
+            for image, P in zip(images, Ps, strict=True)
+        ]
         canvases, projections = (np.stack(part) for part in zip(*pairs, strict=True))
-        found = self.run(canvases, projections)
+        detections = self.forward_fn(canvases, projections)
         return [
-            self._place(each, P, image.shape[1], image.shape[0])
-            for each, P, image in zip(found, projections, images, strict=True)
+            self._postprocess(each, P, image.shape[1], image.shape[0])
+            for each, P, image in zip(detections, projections, images, strict=True)
         ]
 
-    def _place(self, found: ImageObjects, P: Array, width: int, height: int) -> Objects3D:
+    def _postprocess(
+        self, detections: ImageObjects, P: Array, width: int, height: int
+    ) -> Objects3D:
         """Lift canvas objects with the canvas's P; bring boxes back to the image's pixels."""
-        objects = distinct(lift(found[found.score >= self.min_score], P), self.max_overlap)
-        inverse = np.linalg.inv(fit_affine(width, height, self.spec.input))
+        objects = bev_nms(lift(detections[detections.score >= self.min_score], P), self.max_iou)
+        inverse = np.linalg.inv(letterbox_affine(width, height, self.spec.input))
         limit = np.array([width - 1.0, height - 1.0] * 2)
         box_px = np.clip(warp_box(objects.box_px, inverse), 0.0, limit)
         return replace(objects, box_px=box_px)
@@ -89,13 +94,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise StudentError(f'device {name!r}: expected auto, cpu or cuda:N') from err
+        raise ModelFileError(f'device {name!r}: expected auto, cpu or cuda:N') from err
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise StudentError(f'device {name!r}: {torch.cuda.device_count()} CUDA devices here')
+        raise ModelFileError(f'device {name!r}: {torch.cuda.device_count()} CUDA devices here')
     return device
 
 
-class TorchRun:
+class TorchRunner:
     """Runs a detector in torch; `device` tells where."""
 
     def __init__(
@@ -111,23 +116,29 @@ class TorchRun:
         image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
         detector: Any = self.detector
-        with computing(self.precision, self.device):
-            out = detector(sight.normalise(image, projections, self.spec), projections)
-        read = {name: value.cpu() for name, value in detector.read(as_float32(out)).items()}
-        return [as_image_objects(read, row) for row in range(len(canvases))]
+        with autocast_to(self.precision, self.device):
+            out = detector(
+                normalization.normalise_input(image, projections, self.spec), projections
+            )
+        decoded = {
+            name: value.cpu() for name, value in detector.decode(outputs_to_float32(out)).items()
+        }
+        return [as_image_objects(decoded, row) for row in range(len(canvases))]
 
 
-def load_torch(path: str | Path, device: torch.device, precision: str) -> Run:
+def load_torch_runner(path: str | Path, device: torch.device, precision: str) -> ForwardFn:
     """Load a .safetensors student to be run in torch, ready to predict."""
-    spec = read_spec(path)
-    return TorchRun(load_detector(path, spec).eval(), spec.input, device, precision)
+    spec = read_model_spec(path)
+    return TorchRunner(load_detector(path, spec).eval(), spec.input, device, precision)
 
 
 #: How a student file is run, by suffix: (path, device, key of PRECISIONS) -> Run.
-RUNNERS: dict[str, Callable[[str | Path, torch.device, str], Run]] = {'.safetensors': load_torch}
+RUNNERS: dict[str, Callable[[str | Path, torch.device, str], ForwardFn]] = {
+    '.safetensors': load_torch_runner
+}
 
 
-def load(
+def load_predictor(
     path: str | Path, device: str = 'auto', min_score: float = 0.01, precision: str = 'fp32'
 ) -> Predictor:
     """
@@ -142,8 +153,8 @@ def load(
     """
     suffix = Path(path).suffix
     if suffix not in RUNNERS:
-        raise StudentError(f'{path}: expected a file ending in {", ".join(RUNNERS)}')
+        raise ModelFileError(f'{path}: expected a file ending in {", ".join(RUNNERS)}')
     if precision not in PRECISIONS:
-        raise StudentError(f'precision {precision!r}: expected {", ".join(PRECISIONS)}')
-    spec = read_spec(path)
+        raise ModelFileError(f'precision {precision!r}: expected {", ".join(PRECISIONS)}')
+    spec = read_model_spec(path)
     return Predictor(RUNNERS[suffix](path, choose_device(device), precision), spec, min_score)

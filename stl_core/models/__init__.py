@@ -10,16 +10,16 @@ from torch import nn
 from stl_core.models import monocon, monodetr, monodle
 
 
-class Entry(NamedTuple):
+class DetectorEntry(NamedTuple):
     """A detector's class, the dataclass of its numbers, and the paper's weight of every loss."""
 
     detector: type[nn.Module]
     config: type[Any]
-    weights: Mapping[str, float]
+    loss_weights: Mapping[str, float]
 
 
-DETECTORS: dict[str, Entry] = {
-    'monodle': Entry(monodle.MonoDLE, monodle.Config, monodle.WEIGHTS),
-    'monocon': Entry(monocon.MonoCon, monocon.Config, monocon.WEIGHTS),
-    'monodetr': Entry(monodetr.MonoDETR, monodetr.Config, monodetr.WEIGHTS),
+DETECTORS: dict[str, DetectorEntry] = {
+    'monodle': DetectorEntry(monodle.MonoDLE, monodle.MonoDLEConfig, monodle.LOSS_WEIGHTS),
+    'monocon': DetectorEntry(monocon.MonoCon, monocon.MonoConConfig, monocon.LOSS_WEIGHTS),
+    'monodetr': DetectorEntry(monodetr.MonoDETR, monodetr.MonoDETRConfig, monodetr.LOSS_WEIGHTS),
 }

@@ -49,14 +49,14 @@ class Backbone(nn.Module):
         """(B, C, H, W) normalised image -> maps (B, C_i, H/s, W/s) at STRIDES."""
         return tuple(self.body(image))
 
-    def freeze_beginning(self) -> None:
+    def freeze_early_stages(self) -> None:
         """Stop teaching norms, and all that the map at stride 4 is made of, as DETR does."""
-        taught = list(self.parameters())
+        parameters = list(self.parameters())
         self.eval()
         with torch.enable_grad():
             finest = self(torch.zeros(1, self.in_channels, 64, 64))[0]
-            made = torch.autograd.grad(finest.sum(), taught, allow_unused=True)
-        for parameter, gradient in zip(taught, made, strict=True):
+            gradients = torch.autograd.grad(finest.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is None)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -91,8 +91,8 @@ class DlaUp(nn.Module):
         layers = list(maps)
         for stage in self.stages:
             merges = list(stage.children())
-            for place, merge in enumerate(merges, len(layers) - len(merges)):
-                layers[place] = merge(layers[place - 1], layers[place])
+            for level, merge in enumerate(merges, len(layers) - len(merges)):
+                layers[level] = merge(layers[level - 1], layers[level])
         return layers[-1]
 
 
@@ -108,9 +108,11 @@ class LightUp(nn.Module):
         """Build one lateral a level and one smoothing block a merge."""
         super().__init__()
         self.out_channels = width
-        self.laterals = nn.ModuleList(_conv(each, width, 1) for each in channels)
+        self.laterals = nn.ModuleList(_conv_bn_relu(each, width, 1) for each in channels)
         self.smooth = nn.ModuleList(
-            nn.Sequential(_conv(width, width, 3, groups=width), _conv(width, width, 1))
+            nn.Sequential(
+                _conv_bn_relu(width, width, 3, groups=width), _conv_bn_relu(width, width, 1)
+            )
             for _ in channels[1:]
         )
 
@@ -138,9 +140,9 @@ class _Merge(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.project = _conv(in_channels, channels, 3)
+        self.project = _conv_bn_relu(in_channels, channels, 3)
         self.up = nn.ConvTranspose2d(channels, channels, 4, 2, 1, groups=channels, bias=False)
-        self.node = _conv(2 * channels, channels, 3)
+        self.node = _conv_bn_relu(2 * channels, channels, 3)
         ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
             self.up.weight.copy_((ramp[:, None] * ramp).expand_as(self.up.weight))
@@ -149,7 +151,7 @@ class _Merge(nn.Module):
         return self.node(torch.cat([fine, self.up(self.project(coarse))], 1))
 
 
-def _conv(in_channels: int, channels: int, size: int, groups: int = 1) -> nn.Sequential:
+def _conv_bn_relu(in_channels: int, channels: int, size: int, groups: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm and ReLU, keeping the grid."""
     conv = nn.Conv2d(in_channels, channels, size, padding=size // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')

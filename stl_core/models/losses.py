@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.tensors.reductions import count, masked_mean, whole_mean
+from stl_core.tensors.reductions import masked_mean, step_masked_mean, step_normalizer
 
 
-def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:
+def heatmap_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     Penalty-reduced focal loss of CornerNet (Law and Deng, ECCV 2018, eq. 1; alpha 2, beta 4).
 
@@ -31,15 +31,17 @@ def heatmap_focal(logits: Tensor, target: Tensor) -> Tensor:
     p = log_p.exp()
     at_objects = log_p * (1 - p) ** 2 * positive
     elsewhere = log_q * p**2 * (1 - target) ** 4 * (1 - positive)
-    return -(at_objects.sum() + elsewhere.sum()) / count(positive)
+    return -(at_objects.sum() + elsewhere.sum()) / step_normalizer(positive)
 
 
-def l1(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def l1_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """(B, N, D) predicted, (B, N, D) target, (B, N) valid -> mean absolute difference."""
     return masked_mean((predicted - target).abs(), valid)
 
 
-def laplacian_nll(predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def laplacian_nll_loss(
+    predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
     """
     Depth loss with learnt uncertainty: sqrt(2) exp(-s) |z - z*| + s, s = log sigma.
 
@@ -55,7 +57,7 @@ def laplacian_nll(predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: T
     return masked_mean(math.sqrt(2) * torch.exp(-log_sigma) * error + log_sigma, valid)
 
 
-def dim_aware_l1(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor) -> Tensor:
+def dim_aware_l1_loss(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor) -> Tensor:
     """
     Dimension-aware size loss: relative error, with the plain L1 loss's magnitude.
 
@@ -71,43 +73,45 @@ def dim_aware_l1(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor)
     """
     error = (predicted - target).abs()
     relative = error / size.clamp(min=1e-3)
-    scale = whole_mean(error, valid) / whole_mean(relative, valid).clamp(min=1e-6)
+    scale = step_masked_mean(error, valid) / step_masked_mean(relative, valid).clamp(min=1e-6)
     return masked_mean(relative, valid) * scale
 
 
-def multibin(logits: Tensor, rest: Tensor, bin_: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def multibin_loss(
+    logits: Tensor, residual: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
     """
     Heading loss: which direction, and how far from it (Mousavian et al., CVPR 2017).
 
     :param logits: (B, N, A) one score a direction.
-    :param rest: (B, N, A) predicted remainder for each direction, radians.
+    :param residual: (B, N, A) predicted remainder for each direction, radians.
     :param bin_: (B, N) true direction.
     :param target: (B, N) true remainder.
     :param valid: (B, N) bool.
     :return: scalar.
     """
     choice = F.cross_entropy(logits.flatten(0, 1), bin_.flatten(), reduction='none')
-    return masked_mean(choice.view_as(target) + _rest_error(rest, bin_, target), valid)
+    return masked_mean(choice.view_as(target) + _residual_error(residual, bin_, target), valid)
 
 
-def multibin_each(
-    logits: Tensor, rest: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
+def multibin_bce_loss(
+    logits: Tensor, residual: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
 ) -> Tensor:
     """
     Heading loss as multibin, but every direction is a yes or no of its own, as in MonoCon.
 
     :param logits: (B, N, A) one score a direction.
-    :param rest: (B, N, A) predicted remainder for each direction, radians.
+    :param residual: (B, N, A) predicted remainder for each direction, radians.
     :param bin_: (B, N) true direction.
     :param target: (B, N) true remainder.
     :param valid: (B, N) bool.
     :return: scalar.
     """
-    wanted = F.one_hot(bin_, logits.shape[-1]).to(logits.dtype)
-    choice = F.binary_cross_entropy_with_logits(logits, wanted, reduction='none').mean(-1)
-    return masked_mean(choice + _rest_error(rest, bin_, target), valid)
+    one_hot = F.one_hot(bin_, logits.shape[-1]).to(logits.dtype)
+    choice = F.binary_cross_entropy_with_logits(logits, one_hot, reduction='none').mean(-1)
+    return masked_mean(choice + _residual_error(residual, bin_, target), valid)
 
 
-def _rest_error(rest: Tensor, bin_: Tensor, target: Tensor) -> Tensor:
+def _residual_error(residual: Tensor, bin_: Tensor, target: Tensor) -> Tensor:
     """(B, N, A) remainders, (B, N) direction and true remainder -> (B, N) error, radians."""
-    return (rest.gather(-1, bin_[..., None])[..., 0] - target).abs()
+    return (residual.gather(-1, bin_[..., None])[..., 0] - target).abs()

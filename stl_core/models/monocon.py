@@ -20,16 +20,24 @@ from torch import Tensor, nn
 
 from stl_core.models import losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
-from stl_core.models.centernet import heads as center_heads
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
-from stl_core.models.centernet.heads import STRIDE
-from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.models.centernet.heads import (
+    STRIDE,
+    HeadTargets,
+    box_losses,
+    decode_heads,
+    depth_confidence,
+    encode_targets,
+    gather_heads,
+    predictions_at_cells,
+)
+from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
-from stl_core.tensors.precision import exactly
+from stl_core.tensors.precision import in_float32
 
 #: Weight of every loss in the paper, which has one for the offsets of all nine keypoints.
-WEIGHTS = {
+LOSS_WEIGHTS = {
     'det/heatmap': 1.0,
     'det/offset_2d': 1.0,
     'det/size_2d': 0.1,
@@ -41,15 +49,15 @@ WEIGHTS = {
     'det/keypoint_heatmap': 1.0,
     'det/keypoint_rest': 1.0,
 }
-CONTEXTS = frozenset({'keypoint_offset', 'keypoint_heatmap', 'keypoint_rest'})
+CONTEXT_HEADS = frozenset({'keypoint_offset', 'keypoint_heatmap', 'keypoint_rest'})
 #: Corners and centre.
-KEYPOINTS = keypoints.CORNERS + 1
+NUM_KEYPOINTS = keypoints.NUM_CORNERS + 1
 #: Heatmaps begin at this probability everywhere.
-_PRIOR = 0.1
+_PRIOR_PROBABILITY = 0.1
 
 
 @dataclass(frozen=True)
-class Config:
+class MonoConConfig:
     """
     The numbers of a MonoCon detector.
 
@@ -81,7 +89,7 @@ class MonoCon(nn.Module):
 
     strides = STRIDES
 
-    def __init__(self, config: Config, in_channels: int, num_classes: int) -> None:
+    def __init__(self, config: MonoConConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, neck, heads and contexts.
 
@@ -104,12 +112,15 @@ class MonoCon(nn.Module):
             'depth': {'depth': 2},
             'size_3d': {'size_3d': 3},
             'heading': {'heading_bin': bins, 'heading_rest': bins},
-            'keypoints': {'offset_3d': 2, 'keypoint_offset': 2 * keypoints.CORNERS},
-            'keypoint_heatmap': {'keypoint_heatmap': KEYPOINTS},
+            'keypoints': {'offset_3d': 2, 'keypoint_offset': 2 * keypoints.NUM_CORNERS},
+            'keypoint_heatmap': {'keypoint_heatmap': NUM_KEYPOINTS},
             'keypoint_rest': {'keypoint_rest': 2},
         }
         self.heads = nn.ModuleDict(
-            {name: _Head(self.neck.out_channels, config, each) for name, each in outputs.items()}
+            {
+                name: _MultiOutputHead(self.neck.out_channels, config, each)
+                for name, each in outputs.items()
+            }
         )
         self.mean_size_hwl_m: Tensor  # sizes are learnt themselves
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
@@ -125,14 +136,14 @@ class MonoCon(nn.Module):
         """
         features = self.backbone(image)
         fused = self.neck(features)
-        skip = frozenset() if self.training or targets is not None else CONTEXTS
+        skip = frozenset() if self.training or targets is not None else CONTEXT_HEADS
         heads: dict[str, Tensor] = {}
         for head in self.heads.values():
             heads.update(head(fused, skip))
         heads['heading'] = torch.cat([heads.pop('heading_bin'), heads.pop('heading_rest')], 1)
         if self.config.virtual_focal_px:
             factor = P[:, 0, 0] / self.config.virtual_focal_px
-            heads['depth'] = inverse_depth.stretch(heads['depth'], factor)
+            heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
         return Outputs((fused, *features[1:]), heads, P)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
@@ -145,43 +156,43 @@ class MonoCon(nn.Module):
         """
         heads = {name: grid.float() for name, grid in out.heads.items()}
         h, w = heads['heatmap'].shape[-2:]
-        shown = _shown(targets)
-        middle, bins = _middle(shown), self.config.heading_bins
-        ideal = center_heads.encode(shown, middle, self.mean_size_hwl_m, bins, (h, w))
-        points = (middle / STRIDE)[:, :, None].expand(-1, -1, self.num_classes, -1)
-        classes = heatmap.on_class_maps(shown, self.num_classes)
-        heat = heatmap.blobs(points, _radius(shown), classes, h, w)
-        at = center_heads.gather(heads, ideal.cell)
+        visible = _visible_targets(targets)
+        center_px, bins = _box_centers(visible), self.config.heading_bins
+        head_targets = encode_targets(visible, center_px, self.mean_size_hwl_m, bins, (h, w))
+        points = (center_px / STRIDE)[:, :, None].expand(-1, -1, self.num_classes, -1)
+        classes = heatmap.class_masks(visible, self.num_classes)
+        heat = heatmap.draw_gaussians(points, _gaussian_radius(visible), classes, h, w)
+        predicted = gather_heads(heads, head_targets.cell)
         return {
-            'det/heatmap': losses.heatmap_focal(heads['heatmap'], heat),
-            **center_heads.box_losses(at, ideal, shown),
-            'det/heading': losses.multibin_each(
-                at['heading'][..., :bins],
-                at['heading'][..., bins:],
-                ideal.heading_bin,
-                ideal.heading_rest,
-                ideal.valid,
+            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], heat),
+            **box_losses(predicted, head_targets, visible),
+            'det/heading': losses.multibin_bce_loss(
+                predicted['heading'][..., :bins],
+                predicted['heading'][..., bins:],
+                head_targets.heading_bin,
+                head_targets.heading_residual,
+                head_targets.valid,
             ),
-            **context_losses(heads, shown, ideal, _projections(out)),
+            **context_losses(heads, visible, head_targets, _require_projections(out)),
         }
 
-    def read(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, out: Outputs) -> dict[str, Tensor]:
         """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
-        return center_heads.read(
+        return decode_heads(
             out.heads, self.mean_size_hwl_m, self.config.heading_bins, self.config.max_objects
         )
 
-    def confidence(self, out: Outputs, targets: Targets) -> Tensor:
+    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
         """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
-        return center_heads.certainty(out.heads, _cell(out, targets))
+        return depth_confidence(out.heads, _target_cells(out, targets))
 
-    def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Raw heads at each target, {name: (B, N, D)}; of depth its logit alone."""
-        return center_heads.answers(out.heads, _cell(out, targets))
+        return predictions_at_cells(out.heads, _target_cells(out, targets))
 
 
 def context_losses(
-    heads: dict[str, Tensor], targets: Targets, ideal: center_heads.Encoded, P: Tensor
+    heads: dict[str, Tensor], targets: Targets, head_targets: HeadTargets, P: Tensor
 ) -> dict[str, Tensor]:
     """
     Compare the contexts with where keypoints are.
@@ -191,37 +202,37 @@ def context_losses(
 
     :param heads: raw, float32.
     :param targets: network pixels, metres.
-    :param ideal: cells of the targets.
+    :param head_targets: cells of the targets.
     :param P: (B, 3, 4).
     :return: unweighted scalars, keys 'det/<head>'.
     """
     h, w = heads['keypoint_heatmap'].shape[-2:]
-    corners_px, in_front = keypoints.corners(targets, P)
-    in_front = in_front & ideal.valid[..., None]
-    origin = heatmap.cell_xy(ideal.cell, w)[:, :, None]
-    told = heatmap.gather_at(heads['keypoint_offset'], ideal.cell).unflatten(-1, (-1, 2))
+    corners_px, in_front = keypoints.project_corners(targets, P)
+    in_front = in_front & head_targets.valid[..., None]
+    origin = heatmap.cell_xy(head_targets.cell, w)[:, :, None]
+    offsets = heatmap.gather_at(heads['keypoint_offset'], head_targets.cell).unflatten(-1, (-1, 2))
     points_px = torch.cat([corners_px, targets.center_px[:, :, None]], 2)
-    known = torch.cat([in_front, ideal.valid[..., None]], 2)
-    cell, inside = heatmap.cells(points_px.flatten(1, 2), STRIDE, h, w)
-    rest = points_px.flatten(1, 2) / STRIDE - heatmap.cell_xy(cell, w)
-    heat = heatmap.blobs(points_px / STRIDE, _radius(targets), known, h, w)
+    known = torch.cat([in_front, head_targets.valid[..., None]], 2)
+    cell, inside = heatmap.flat_cells(points_px.flatten(1, 2), STRIDE, h, w)
+    residual = points_px.flatten(1, 2) / STRIDE - heatmap.cell_xy(cell, w)
+    heat = heatmap.draw_gaussians(points_px / STRIDE, _gaussian_radius(targets), known, h, w)
     return {
-        'det/keypoint_offset': losses.l1(
-            told.flatten(1, 2),
+        'det/keypoint_offset': losses.l1_loss(
+            offsets.flatten(1, 2),
             (corners_px / STRIDE - origin).flatten(1, 2),
             in_front.flatten(1, 2),
         ),
-        'det/keypoint_heatmap': losses.heatmap_focal(heads['keypoint_heatmap'], heat),
-        'det/keypoint_rest': losses.l1(
-            heatmap.gather_at(heads['keypoint_rest'], cell), rest, inside & known.flatten(1, 2)
+        'det/keypoint_heatmap': losses.heatmap_focal_loss(heads['keypoint_heatmap'], heat),
+        'det/keypoint_rest': losses.l1_loss(
+            heatmap.gather_at(heads['keypoint_rest'], cell), residual, inside & known.flatten(1, 2)
         ),
     }
 
 
-class _Head(nn.Module):
+class _MultiOutputHead(nn.Module):
     """3x3 convolution, attentive norm and ReLU; then a 1x1 convolution for each output."""
 
-    def __init__(self, in_channels: int, config: Config, outputs: dict[str, int]) -> None:
+    def __init__(self, in_channels: int, config: MonoConConfig, outputs: dict[str, int]) -> None:
         super().__init__()
         width = config.head_width
         conv = nn.Conv2d(in_channels, width, 3, padding=1)
@@ -232,44 +243,44 @@ class _Head(nn.Module):
             self.outputs[name] = last = nn.Conv2d(width, channels, 1)
             bias: Any = last.bias
             if name.endswith('heatmap'):
-                nn.init.constant_(bias, math.log(_PRIOR / (1 - _PRIOR)))
+                nn.init.constant_(bias, math.log(_PRIOR_PROBABILITY / (1 - _PRIOR_PROBABILITY)))
             else:
                 nn.init.normal_(last.weight, std=0.001)
                 nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, skip: frozenset[str]) -> dict[str, Tensor]:
-        wanted = [name for name in self.outputs if name not in skip]
-        stem = self.stem(x) if wanted else x
-        layers = {name: self.outputs[name] for name in wanted}
+        names = [name for name in self.outputs if name not in skip]
+        stem = self.stem(x) if names else x
+        layers = {name: self.outputs[name] for name in names}
         return {
-            name: exactly(layer, stem) if name == 'depth' else layer(stem)
+            name: in_float32(layer, stem) if name == 'depth' else layer(stem)
             for name, layer in layers.items()
         }
 
 
-def _shown(targets: Targets) -> Targets:
+def _visible_targets(targets: Targets) -> Targets:
     """Leave out objects of which the canvas shows nothing: their box there is empty."""
     area = (targets.box_px[..., 2:] > targets.box_px[..., :2]).all(-1)
     return replace(targets, valid=targets.valid & area)
 
 
-def _middle(targets: Targets) -> Tensor:
+def _box_centers(targets: Targets) -> Tensor:
     """(B, N, 2) the middle of 2D boxes, network pixels."""
     return (targets.box_px[..., :2] + targets.box_px[..., 2:]) / 2
 
 
-def _radius(targets: Targets) -> Tensor:
+def _gaussian_radius(targets: Targets) -> Tensor:
     """(B, N) radius of an object's Gaussians, cells."""
     size = (targets.box_px[..., 2:] - targets.box_px[..., :2]).clamp(min=0) / STRIDE
     return heatmap.exact_radius(size)
 
 
-def _cell(out: Outputs, targets: Targets) -> Tensor:
+def _target_cells(out: Outputs, targets: Targets) -> Tensor:
     """(B, N) flat cells of targets on the grid of the heads."""
-    return heatmap.cells(_middle(targets), STRIDE, *out.heads['heatmap'].shape[-2:])[0]
+    return heatmap.flat_cells(_box_centers(targets), STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
-def _projections(out: Outputs) -> Tensor:
+def _require_projections(out: Outputs) -> Tensor:
     if out.P is None:
         raise ValueError('outputs without P; expected what MonoCon.forward returned')
     return out.P

@@ -21,17 +21,20 @@ from torch import Tensor, nn
 
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.centernet import heatmap
-from stl_core.models.detr import box_coding as center_box
-from stl_core.models.detr import criterion as set_losses
-from stl_core.models.detr import depth_predictor as depth_map
-from stl_core.models.detr import matcher as assignment
-from stl_core.models.detr.transformer import Decoder, DepthEncoder, Scene, Shape, VisualEncoder
-from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.models.detr import box_coding, criterion, depth_predictor, matcher
+from stl_core.models.detr.transformer import (
+    Decoder,
+    DepthEncoder,
+    EncoderMemory,
+    TransformerDims,
+    VisualEncoder,
+)
+from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
-from stl_core.tensors.precision import exactly
+from stl_core.tensors.precision import in_float32
 
 #: Weight of every loss in the paper; each is a sum over decoder layers, which weigh the same.
-WEIGHTS = {
+LOSS_WEIGHTS = {
     'det/class': 2.0,
     'det/center': 10.0,
     'det/box': 5.0,
@@ -44,7 +47,7 @@ WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class MonoDETRConfig:
     """
     The numbers of a MonoDETR detector.
 
@@ -94,7 +97,7 @@ class MonoDETR(nn.Module):
 
     strides = STRIDES[1:]
 
-    def __init__(self, config: Config, in_channels: int, num_classes: int) -> None:
+    def __init__(self, config: MonoDETRConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, depth map, transformer and heads.
 
@@ -112,26 +115,28 @@ class MonoDETR(nn.Module):
         self.config = config
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.channels = self.backbone.channels[1:]
-        self.keeps_norms = config.pretrained and in_channels == 3
-        if self.keeps_norms:
-            self.backbone.freeze_beginning()
+        self.frozen_norms = config.pretrained and in_channels == 3
+        if self.frozen_norms:
+            self.backbone.freeze_early_stages()
         width = config.width
-        self.project = nn.ModuleList(_project(each, width, 1) for each in self.channels)
-        self.project.append(_project(self.channels[-1], width, 2))
-        self.depth_map = depth_map.DepthMap(width, config.depth_bins, config.max_depth_m)
-        shape = Shape(
+        self.project = nn.ModuleList(_build_projection(each, width, 1) for each in self.channels)
+        self.project.append(_build_projection(self.channels[-1], width, 2))
+        self.depth_map = depth_predictor.DepthPredictor(
+            width, config.depth_bins, config.max_depth_m
+        )
+        dims = TransformerDims(
             width, config.attention_heads, config.points, config.feedforward, config.dropout
         )
-        self.visual_encoder = VisualEncoder(shape, config.encoder_layers)
-        self.depth_encoder = DepthEncoder(shape, config.max_depth_m)
-        self.decoder = Decoder(shape, config.decoder_layers)
+        self.visual_encoder = VisualEncoder(dims, config.encoder_layers)
+        self.depth_encoder = DepthEncoder(dims, config.max_depth_m)
+        self.decoder = Decoder(dims, config.decoder_layers)
         self.queries = nn.Embedding(config.groups * config.queries, 2 * width)
-        self.heads = _heads(config, num_classes)
+        self.heads = _build_heads(config, num_classes)
 
     def train(self, mode: bool = True) -> MonoDETR:
         """Switch to training, but for a pretrained backbone, whose norms keep their statistics."""
         super().train(mode)
-        self.backbone.train(mode and not self.keeps_norms)
+        self.backbone.train(mode and not self.frozen_norms)
         return self
 
     def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
@@ -147,20 +152,20 @@ class MonoDETR(nn.Module):
         sources = (*features, features[-1])
         maps = tuple(layer(each) for layer, each in zip(self.project, sources, strict=True))
         logits, depth_m, tokens = self.depth_map(maps[:3])
-        scene = Scene(self.depth_encoder(tokens, depth_m), *self.visual_encoder(maps))
+        memory = EncoderMemory(self.depth_encoder(tokens, depth_m), *self.visual_encoder(maps))
         groups = self.config.groups if self.training else 1
         queries = self.queries.weight[: groups * self.config.queries]
-        said, box = self.decoder(queries, groups, scene, self.heads['box'])
+        hidden, box = self.decoder(queries, groups, memory, self.heads['box'])
         heads = {'box': box, 'depth_map': logits}
         for name in ('class', 'size_3d', 'heading', 'depth'):
             layers = self.heads[name].children()
-            parts = [exactly(head, said[:, layer]) for layer, head in enumerate(layers)]
+            parts = [in_float32(head, hidden[:, layer]) for layer, head in enumerate(layers)]
             heads[name] = torch.stack(parts, 1)
         focal, virtual = P[:, 0, 0], self.config.virtual_focal_px
-        learnt_at = torch.full_like(focal, virtual) if virtual else focal
-        stretch = focal / learnt_at
-        heads['depth'] = mean_depth(heads, depth_m, learnt_at, stretch)
-        heads['depth_edges_m'] = self.depth_map.edges_m * stretch[:, None]
+        trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
+        focal_ratio = focal / trained_focal_px
+        heads['depth'] = mean_depth(heads, depth_m, trained_focal_px, focal_ratio)
+        heads['depth_edges_m'] = self.depth_map.edges_m * focal_ratio[:, None]
         return Outputs(features, heads)
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
@@ -173,57 +178,65 @@ class MonoDETR(nn.Module):
         :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
         """
         groups = out.heads['class'].shape[2] // self.config.queries
-        price, taught = _price(out.heads, targets, _canvas(out))
-        wanted = set_losses.encode(targets, _canvas(out), self.config.heading_bins, groups)
+        cost, trainable = _matching_cost(out.heads, targets, _canvas_size_px(out))
+        query_targets = criterion.encode_query_targets(
+            targets, _canvas_size_px(out), self.config.heading_bins, groups
+        )
         heads = {name: out.heads[name] for name in self.heads}
         logits, edges_m = out.heads['depth_map'], out.heads['depth_edges_m']
-        painted = depth_map.draw(targets, taught, *logits.shape[2:])
+        depth_target_m = depth_predictor.paint_depth(targets, trainable, *logits.shape[2:])
         return {
-            **set_losses.compare(heads, wanted, assignment.pair(price, taught, groups)),
-            'det/depth_map': depth_map.focal(logits, painted, edges_m),
+            **criterion.set_criterion(
+                heads, query_targets, matcher.hungarian_match(cost, trainable, groups)
+            ),
+            'det/depth_map': depth_predictor.depth_map_focal_loss(logits, depth_target_m, edges_m),
         }
 
-    def read(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, out: Outputs) -> dict[str, Tensor]:
         """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
-        return read(self._last(out), _canvas(out), self.config)
+        return decode_queries(self._last_layer_heads(out), _canvas_size_px(out), self.config)
 
-    def confidence(self, out: Outputs, targets: Targets) -> Tensor:
+    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
         """(B, N) certainty of depth of each target's query, 1 / (1 + sigma); 0 without a query."""
-        at, paired = self._of_targets(out, targets)
-        return torch.where(paired, 1 / (1 + at['depth'][..., 1].exp()), 0)
+        at, matched = self._heads_at_targets(out, targets)
+        return torch.where(matched, 1 / (1 + at['depth'][..., 1].exp()), 0)
 
-    def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Say what the query of each target says, {name: (B, N, D)}; of depth the logit alone."""
-        at, _ = self._of_targets(out, targets)
+        at, _ = self._heads_at_targets(out, targets)
         return {
             'center_box': at['box'],
             'size_hwl_m': at['size_3d'],
             'heading': at['heading'],
-            'depth': inverse_depth.to_logit(at['depth'][..., :1]),
+            'depth': depth_encoding.to_logit(at['depth'][..., :1]),
         }
 
-    def _last(self, out: Outputs) -> dict[str, Tensor]:
+    def _last_layer_heads(self, out: Outputs) -> dict[str, Tensor]:
         """(B, Q, .) heads of the first group after the last layer."""
         first = slice(self.config.queries)
         return {name: out.heads[name][:, -1, first].float() for name in self.heads}
 
-    def _of_targets(self, out: Outputs, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+    def _heads_at_targets(
+        self, out: Outputs, targets: Targets
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """
         Find what each target's query says, the cheapest where none is paired.
 
         :return: (B, N, .) last heads, and (B, N) bool, whether one is paired: not for what labels
             do not teach, nor where there are fewer queries than targets.
         """
-        heads = self._last(out)
-        alone = {name: head[:, None] for name, head in heads.items()}
-        price, taught = _price(alone, targets, _canvas(out))
-        pairs = assignment.pair(price, taught, groups=1)
-        paired = pairs.found[:, 0, 0]
-        query = torch.where(paired, pairs.query[:, 0, 0], price[:, 0].argmin(1))
-        return set_losses.gather(heads, query), paired
+        heads = self._last_layer_heads(out)
+        last_layer = {name: head[:, None] for name, head in heads.items()}
+        cost, trainable = _matching_cost(last_layer, targets, _canvas_size_px(out))
+        matches = matcher.hungarian_match(cost, trainable, groups=1)
+        matched = matches.matched[:, 0, 0]
+        query = torch.where(matched, matches.query[:, 0, 0], cost[:, 0].argmin(1))
+        return criterion.gather_queries(heads, query), matched
 
 
-def read(heads: dict[str, Tensor], canvas_px: Tensor, config: Config) -> dict[str, Tensor]:
+def decode_queries(
+    heads: dict[str, Tensor], canvas_px: Tensor, config: MonoDETRConfig
+) -> dict[str, Tensor]:
     """
     Turn raw heads into objects.
 
@@ -237,85 +250,91 @@ def read(heads: dict[str, Tensor], canvas_px: Tensor, config: Config) -> dict[st
     """
     p = heads['class'].sigmoid()
     classes = p.shape[-1]
-    probability, place = p.flatten(1).topk(min(config.max_objects, p[0].numel()))
-    query = torch.div(place, classes, rounding_mode='floor')
-    at = set_losses.gather(heads, query)
+    probability, index = p.flatten(1).topk(min(config.max_objects, p[0].numel()))
+    query = torch.div(index, classes, rounding_mode='floor')
+    at = criterion.gather_queries(heads, query)
     box, bins, log_sigma = at['box'].sigmoid(), config.heading_bins, at['depth'][..., 1]
     chosen = at['heading'][..., :bins].argmax(-1)
-    rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
+    residual = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
     return {
-        'class_id': place % classes,
+        'class_id': index % classes,
         'score': probability / (1 + log_sigma.exp()),
         'center_px': box[..., :2] * canvas_px,
         'depth_m': at['depth'][..., 0].clamp(min=0.01),
         'size_hwl_m': at['size_3d'].clamp(min=0.01),
-        'alpha': heatmap.decode_angle(chosen, rest, bins),
-        'box_px': center_box.corners(box) * canvas_px.repeat(2),
+        'alpha': heatmap.decode_angle(chosen, residual, bins),
+        'box_px': box_coding.box_cxcylrtb_to_xyxy(box) * canvas_px.repeat(2),
         'depth_log_sigma': log_sigma,
     }
 
 
 def mean_depth(
-    heads: dict[str, Tensor], depth_m: Tensor, learnt_at: Tensor, stretch: Tensor
+    heads: dict[str, Tensor], depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
 ) -> Tensor:
     """
     Average three tellings of depth: by the query, by its size and by the map.
 
     :param heads: 'box', 'size_3d', and 'depth' as told by the queries (logit, log sigma).
     :param depth_m: (B, h, w) expected by the depth map, at the focal length it is learnt at.
-    :param learnt_at: (B,) that focal length, network pixels.
-    :param stretch: (B,) true over learnt.
+    :param trained_focal_px: (B,) that focal length, network pixels.
+    :param focal_ratio: (B,) true over learnt.
     :return: (B, L, Q, 2) metres, log sigma.
     """
-    box, told = heads['box'].float().sigmoid(), heads['depth'].float()
-    height_px = (center_box.extent(box)[..., 1] * depth_m.shape[1] * depth_map.STRIDE).clamp(min=1)
-    by_size = heads['size_3d'][..., 0].float() * learnt_at[:, None, None] / height_px
+    box, predicted = heads['box'].float().sigmoid(), heads['depth'].float()
+    height_px = (
+        box_coding.box_width_height(box)[..., 1] * depth_m.shape[1] * depth_predictor.STRIDE
+    ).clamp(min=1)
+    by_size = heads['size_3d'][..., 0].float() * trained_focal_px[:, None, None] / height_px
     # from corner to corner of the map: its outermost cells are read at the very edge
     on_map = nn.functional.grid_sample(
         depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
     )[:, 0]
-    mean_m = (inverse_depth.from_logit(told[..., 0]) + by_size + on_map) / 3
-    stretch = stretch[:, None, None]
-    return torch.stack([mean_m * stretch, told[..., 1] + stretch.log()], -1)
+    mean_m = (depth_encoding.from_logit(predicted[..., 0]) + by_size + on_map) / 3
+    focal_ratio = focal_ratio[:, None, None]
+    return torch.stack([mean_m * focal_ratio, predicted[..., 1] + focal_ratio.log()], -1)
 
 
-def _price(heads: dict[str, Tensor], targets: Targets, canvas_px: Tensor) -> tuple[Tensor, Tensor]:
+def _matching_cost(
+    heads: dict[str, Tensor], targets: Targets, canvas_px: Tensor
+) -> tuple[Tensor, Tensor]:
     """Price queries (B, L, Q, .) for targets, (B, L, Q, N), and tell the taught ones, (B, N)."""
-    wanted = center_box.encode(targets, canvas_px)
-    price = assignment.cost(heads['class'], heads['box'].sigmoid(), targets.class_id, wanted)
-    return price, targets.valid & center_box.expressible(wanted)
+    target_box = box_coding.encode_boxes(targets, canvas_px)
+    cost = matcher.matching_cost(
+        heads['class'], heads['box'].sigmoid(), targets.class_id, target_box
+    )
+    return cost, targets.valid & box_coding.is_representable(target_box)
 
 
-def _canvas(out: Outputs) -> Tensor:
+def _canvas_size_px(out: Outputs) -> Tensor:
     """(2,) width and height of the canvas, pixels, told by the depth map's grid."""
     grid = out.heads['depth_map']
     h, w = grid.shape[2:]
-    return torch.tensor([w * depth_map.STRIDE, h * depth_map.STRIDE], device=grid.device).float()
+    return torch.tensor(
+        [w * depth_predictor.STRIDE, h * depth_predictor.STRIDE], device=grid.device
+    ).float()
 
 
-def _heads(config: Config, num_classes: int) -> nn.ModuleDict:
+def _build_heads(config: MonoDETRConfig, num_classes: int) -> nn.ModuleDict:
     """Build the heads, one of each a decoder layer; classes start rare, first boxes small."""
     width = config.width
     layers = range(config.decoder_layers)
     classes = [nn.Linear(width, num_classes) for _ in layers]
     for linear in classes:
         nn.init.constant_(linear.bias, -4.595)  # a probability of 0.01
-    boxes = [_perceptron(width, 6, 3) for _ in layers]
+    boxes = [_mlp(width, 6, 3) for _ in layers]
     nn.init.constant_(boxes[0][-1].bias[2:], -2.0)  # type: ignore
     return nn.ModuleDict(
         {
             'class': nn.ModuleList(classes),
             'box': nn.ModuleList(boxes),
-            'size_3d': nn.ModuleList(_perceptron(width, 3, 2) for _ in layers),
-            'heading': nn.ModuleList(
-                _perceptron(width, 2 * config.heading_bins, 2) for _ in layers
-            ),
-            'depth': nn.ModuleList(_perceptron(width, 2, 2) for _ in layers),
+            'size_3d': nn.ModuleList(_mlp(width, 3, 2) for _ in layers),
+            'heading': nn.ModuleList(_mlp(width, 2 * config.heading_bins, 2) for _ in layers),
+            'depth': nn.ModuleList(_mlp(width, 2, 2) for _ in layers),
         }
     )
 
 
-def _perceptron(width: int, out: int, layers: int) -> nn.Sequential:
+def _mlp(width: int, out: int, layers: int) -> nn.Sequential:
     """Build linear layers with ReLU between them."""
     between: list[nn.Module] = []
     for _ in range(layers - 1):
@@ -323,7 +342,7 @@ def _perceptron(width: int, out: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*between, nn.Linear(width, out))
 
 
-def _project(channels: int, width: int, stride: int) -> nn.Sequential:
+def _build_projection(channels: int, width: int, stride: int) -> nn.Sequential:
     """Bring a map to the width of tokens; a stride of 2 halves it, too."""
     size = 2 * stride - 1
     conv = nn.Conv2d(channels, width, size, stride, padding=size // 2)

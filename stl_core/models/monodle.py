@@ -15,15 +15,23 @@ from torch import Tensor, nn
 
 from stl_core.models import losses
 from stl_core.models.backbone import STRIDES, Backbone, build_neck
-from stl_core.models.centernet import heads as center_heads
 from stl_core.models.centernet import heatmap
-from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M, STRIDE
-from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.models.centernet.heads import (
+    MEAN_SIZE_HWL_M,
+    STRIDE,
+    box_losses,
+    decode_heads,
+    depth_confidence,
+    encode_targets,
+    gather_heads,
+    predictions_at_cells,
+)
+from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
-from stl_core.tensors.precision import exactly
+from stl_core.tensors.precision import in_float32
 
 #: Weight of every loss in the paper.
-WEIGHTS = {
+LOSS_WEIGHTS = {
     'det/heatmap': 1.0,
     'det/offset_2d': 1.0,
     'det/size_2d': 1.0,
@@ -35,7 +43,7 @@ WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class MonoDLEConfig:
     """
     The numbers of a MonoDLE detector.
 
@@ -70,7 +78,7 @@ class MonoDLE(nn.Module):
 
     strides = STRIDES
 
-    def __init__(self, config: Config, in_channels: int, num_classes: int) -> None:
+    def __init__(self, config: MonoDLEConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, neck and heads.
 
@@ -100,7 +108,7 @@ class MonoDLE(nn.Module):
         }
         self.heads = nn.ModuleDict(
             {
-                name: _head(self.neck.out_channels, config.head_width, n)
+                name: _build_head(self.neck.out_channels, config.head_width, n)
                 for name, n in widths.items()
             }
         )
@@ -122,11 +130,11 @@ class MonoDLE(nn.Module):
         features = self.backbone(image)
         fused = self.neck(features)
         heads = {
-            name: _exact_head(head, fused) if name == 'depth' else head(fused)
+            name: _head_in_float32(head, fused) if name == 'depth' else head(fused)
             for name, head in self.heads.items()
         }
         if self.config.virtual_focal_px:
-            heads['depth'] = inverse_depth.stretch(
+            heads['depth'] = depth_encoding.rescale_to_focal_length(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
             )
         return Outputs((fused, *features[1:]), heads)
@@ -141,43 +149,45 @@ class MonoDLE(nn.Module):
         """
         h, w = out.heads['heatmap'].shape[-2:]
         bins = self.config.heading_bins
-        ideal = center_heads.encode(targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w))
-        heat = heatmap.draw(targets, self.num_classes, STRIDE, h, w)
-        at = {
+        head_targets = encode_targets(
+            targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w)
+        )
+        heat = heatmap.draw_heatmap(targets, self.num_classes, STRIDE, h, w)
+        predicted = {
             name: value.float()
-            for name, value in center_heads.gather(out.heads, ideal.cell).items()
+            for name, value in gather_heads(out.heads, head_targets.cell).items()
         }
         return {
-            'det/heatmap': losses.heatmap_focal(out.heads['heatmap'].float(), heat),
-            **center_heads.box_losses(at, ideal, targets),
-            'det/heading': losses.multibin(
-                at['heading'][..., :bins],
-                at['heading'][..., bins:],
-                ideal.heading_bin,
-                ideal.heading_rest,
-                ideal.valid,
+            'det/heatmap': losses.heatmap_focal_loss(out.heads['heatmap'].float(), heat),
+            **box_losses(predicted, head_targets, targets),
+            'det/heading': losses.multibin_loss(
+                predicted['heading'][..., :bins],
+                predicted['heading'][..., bins:],
+                head_targets.heading_bin,
+                head_targets.heading_residual,
+                head_targets.valid,
             ),
         }
 
-    def read(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, out: Outputs) -> dict[str, Tensor]:
         """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
-        return center_heads.read(
+        return decode_heads(
             out.heads,
             self.mean_size_hwl_m,
             self.config.heading_bins,
             self.config.max_objects,
         )
 
-    def confidence(self, out: Outputs, targets: Targets) -> Tensor:
+    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
         """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
-        return center_heads.certainty(out.heads, _cell(out, targets))
+        return depth_confidence(out.heads, _target_cells(out, targets))
 
-    def answers(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Raw heads at each target, {name: (B, N, D)}; of depth its logit alone."""
-        return center_heads.answers(out.heads, _cell(out, targets))
+        return predictions_at_cells(out.heads, _target_cells(out, targets))
 
 
-def ideal_heads(
+def perfect_heads(
     targets: Targets, mean_size_hwl_m: Tensor, bins: int, h: int, w: int
 ) -> dict[str, Tensor]:
     """
@@ -192,45 +202,45 @@ def ideal_heads(
     :param w: grid width.
     :return: seven raw heads (B, ., h, w).
     """
-    ideal = center_heads.encode(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
-    depth_logit = inverse_depth.to_logit(targets.depth_m)
-    one_hot = nn.functional.one_hot(ideal.heading_bin, bins)
-    sure = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
+    head_targets = encode_targets(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
+    depth_logit = depth_encoding.to_logit(targets.depth_m)
+    one_hot = nn.functional.one_hot(head_targets.heading_bin, bins)
+    log_sigma = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
     at = {
-        'offset_2d': ideal.offset_2d,
-        'size_2d': ideal.size_2d,
-        'depth': torch.stack([depth_logit, sure], -1),
-        'offset_3d': ideal.offset_3d,
-        'size_3d': ideal.size_3d,
-        'heading': torch.cat([one_hot, one_hot * ideal.heading_rest[..., None]], -1),
+        'offset_2d': head_targets.offset_2d,
+        'size_2d': head_targets.size_2d,
+        'depth': torch.stack([depth_logit, log_sigma], -1),
+        'offset_3d': head_targets.offset_3d,
+        'size_3d': head_targets.size_3d,
+        'heading': torch.cat([one_hot, one_hot * head_targets.heading_residual[..., None]], -1),
     }
-    heat = heatmap.draw(targets, len(mean_size_hwl_m), STRIDE, h, w)
+    heat = heatmap.draw_heatmap(targets, len(mean_size_hwl_m), STRIDE, h, w)
     heads = {'heatmap': torch.logit(heat, eps=1e-6)}
     for name, value in at.items():
         grid = torch.zeros(*value.shape[::2], h * w, dtype=value.dtype)
         for slot in range(value.shape[1] - 1, -1, -1):
-            index = ideal.cell[:, slot, None, None].expand(-1, value.shape[2], 1)
-            keep = ideal.valid[:, slot, None, None]
+            index = head_targets.cell[:, slot, None, None].expand(-1, value.shape[2], 1)
+            keep = head_targets.valid[:, slot, None, None]
             old = grid.gather(2, index)
             grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], old))
         heads[name] = grid.unflatten(2, (h, w))
     return heads
 
 
-def _cell(out: Outputs, targets: Targets) -> Tensor:
+def _target_cells(out: Outputs, targets: Targets) -> Tensor:
     """(B, N) flat cells of targets on the grid of the heads."""
-    return heatmap.cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
+    return heatmap.flat_cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
-def _exact_head(head: nn.Module, fused: Tensor) -> Tensor:
+def _head_in_float32(head: nn.Module, fused: Tensor) -> Tensor:
     """Run a head whose last layer is float32 in any case."""
     *first, last = head.children()
     for layer in first:
         fused = layer(fused)
-    return exactly(last, fused)
+    return in_float32(last, fused)
 
 
-def _head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
+def _build_head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
     """Build 3x3 convolution, ReLU, 1x1 convolution; outputs start near 0."""
     last = nn.Conv2d(width, out_channels, 1)
     nn.init.normal_(last.weight, std=0.001)

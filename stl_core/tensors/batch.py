@@ -62,7 +62,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return it in page-locked memory; DataLoader calls this where it is told to pin."""
-        return each_tensor(self, Tensor.pin_memory)
+        return map_tensors(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,24 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Side:
+class NetworkOutputs:
     """
     One network on a batch, as a distillation loss sees it.
 
     :param features: map (B, C, h, w) at each stride, finest first, see Outputs.
     :param heads: raw head maps by name, before any sigmoid.
-    :param answers: what the heads say of each target, raw, {name: (B, N, D)}.
+    :param predictions: what the heads say of each target, raw, {name: (B, N, D)}.
     :param sigma_m: (B, N) how unsure the depth of each target is, standard deviation in metres.
     """
 
     features: dict[int, Tensor]
     heads: dict[str, Tensor]
-    answers: dict[str, Tensor]
+    predictions: dict[str, Tensor]
     sigma_m: Tensor
 
 
 @dataclass(frozen=True)
-class View:
+class DistillView:
     """
     All that a distillation loss may see of a batch.
 
@@ -113,15 +113,15 @@ class View:
     :param epoch: passes so far, with a fraction.
     """
 
-    student: Side
-    teacher: Side
+    student: NetworkOutputs
+    teacher: NetworkOutputs
     adapted: dict[int, Tensor]
     targets: Targets
     P: Tensor
     size_px: tuple[int, int]
     epoch: float
 
-    def levels(self) -> list[tuple[int, Tensor, Tensor]]:
+    def feature_pairs(self) -> list[tuple[int, Tensor, Tensor]]:
         """
         List what both networks show at each stride.
 
@@ -145,7 +145,7 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
     """
 
     def column(name: str, dtype: torch.dtype) -> Tensor:
-        width = ImageObjects.WIDTHS[name]
+        width = ImageObjects.FIELD_SHAPES[name]
         out = torch.zeros(len(objects), slots, *width, dtype=dtype)
         for row, kept in enumerate(nearest):
             out[row, : len(kept)] = torch.as_tensor(np.array(getattr(kept, name)), dtype=dtype)
@@ -164,29 +164,33 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
     )
 
 
-def each_tensor(value: M, change: Callable[[Tensor], Tensor]) -> M:
+def map_tensors(value: M, function: Callable[[Tensor], Tensor]) -> M:
     """Change every tensor of a Batch or Targets, the Targets of a Batch included."""
     changed: dict[str, Any] = {}
     for field in fields(value):
         part = getattr(value, field.name)
         if isinstance(part, Tensor):
-            changed[field.name] = change(part)
+            changed[field.name] = function(part)
         elif isinstance(part, Targets):
-            changed[field.name] = each_tensor(part, change)
+            changed[field.name] = map_tensors(part, function)
     return replace(value, **changed)
 
 
 def to_device(value: M, device: torch.device) -> M:
     """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
-    return each_tensor(value, lambda tensor: tensor.to(device, non_blocking=True))
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def rows(batch: Batch, chosen: slice) -> Batch:
+def slice_batch(batch: Batch, image_slice: slice) -> Batch:
     """Take some of the images of a batch."""
-    return replace(each_tensor(batch, lambda tensor: tensor[chosen]), ids=batch.ids[chosen])
+    return replace(
+        map_tensors(batch, lambda tensor: tensor[image_slice]), ids=batch.ids[image_slice]
+    )
 
 
-def as_image_objects(read: dict[str, Tensor], row: int) -> ImageObjects:
+def as_image_objects(decoded: dict[str, Tensor], image_index: int) -> ImageObjects:
     """Take one image out of a detector's read (B, N, ...) -> ImageObjects, numpy."""
-    columns: dict[str, Array] = {name: value[row].cpu().numpy() for name, value in read.items()}
+    columns: dict[str, Array] = {
+        name: value[image_index].cpu().numpy() for name, value in decoded.items()
+    }
     return ImageObjects(**columns)

@@ -24,13 +24,13 @@ def to_logit(depth_m: Tensor) -> Tensor:
     return torch.logit(1 / (depth_m.clamp(min=1e-3) + 1) - EPS)
 
 
-def stretch(head: Tensor, factor: Tensor) -> Tensor:
+def rescale_to_focal_length(head: Tensor, focal_ratio: Tensor) -> Tensor:
     """
     Turn depth at one focal length into depth at another.
 
     :param head: (B, 2, ...) depth logit and log sigma (metres).
-    :param factor: (B,) true over virtual focal length.
+    :param focal_ratio: (B,) true over virtual focal length.
     :return: (B, 2, ...) of depth and sigma `factor` times as large.
     """
-    shift = torch.stack([-factor.log(), factor.log()], 1)
+    shift = torch.stack([-focal_ratio.log(), focal_ratio.log()], 1)
     return head + shift.reshape(*shift.shape, *[1] * (head.dim() - 2)).to(head.dtype)

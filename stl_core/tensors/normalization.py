@@ -13,7 +13,7 @@ from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.tensors.batch import Batch
 
 
-def of_batch(batch: Batch, spec: InputSpec) -> Tensor:
+def network_input(batch: Batch, spec: InputSpec) -> Tensor:
     """
     Take out of a batch what a network sees.
 
@@ -23,13 +23,13 @@ def of_batch(batch: Batch, spec: InputSpec) -> Tensor:
     :raises ValueError: when depth is wanted and the batch has none.
     """
     if spec.depth is None:
-        return normalise(batch.image, batch.P, spec)
+        return normalise_input(batch.image, batch.P, spec)
     if batch.depth_m is None:
         raise ValueError('this network sees depth, but the batch was loaded without')
-    return normalise(batch.depth_m, batch.P, spec)
+    return normalise_input(batch.depth_m, batch.P, spec)
 
 
-def normalise(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
+def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
     """
     Normalise canvases.
 
@@ -38,10 +38,14 @@ def normalise(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
     :param spec: the network's input.
     :return: (B, spec.channels, H, W) float32.
     """
-    return _colour(canvas, spec) if spec.depth is None else _depth(canvas, P, spec.depth)
+    return (
+        _normalise_colour(canvas, spec)
+        if spec.depth is None
+        else _normalise_depth(canvas, P, spec.depth)
+    )
 
 
-def _colour(image: Tensor, spec: InputSpec) -> Tensor:
+def _normalise_colour(image: Tensor, spec: InputSpec) -> Tensor:
     """Mean 0, deviation 1; channels_last in memory, since the pixels never move."""
     # the host does not wait for so small a copy
     mean, std = (torch.tensor(each) * 255.0 for each in (spec.mean, spec.std))
@@ -49,7 +53,7 @@ def _colour(image: Tensor, spec: InputSpec) -> Tensor:
     return ((image.float() - shift) / scale).permute(0, 3, 1, 2)
 
 
-def _depth(depth_m: Tensor, P: Tensor, spec: DepthSpec) -> Tensor:
+def _normalise_depth(depth_m: Tensor, P: Tensor, spec: DepthSpec) -> Tensor:
     """Mean 0 and deviation 1 where known, 0 elsewhere; and 1 where known, 0 elsewhere."""
     known = (depth_m > 0).to(depth_m.dtype)
     if spec.virtual_focal_px:

@@ -18,13 +18,15 @@ from stl_core.tensors.batch import Outputs
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-def computing(precision: str, device: torch.device) -> torch.autocast:
+def autocast_to(precision: str, device: torch.device) -> torch.autocast:
     """Return the `with` under which a network's forward computes in this precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def emulated(precision: str, device: torch.device, cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+def is_bf16_emulated(
+    precision: str, device: torch.device, cpuinfo: Path = Path('/proc/cpuinfo')
+) -> bool:
     """
     Tell whether a processor computes bf16 in software, many times slower than fp32.
 
@@ -37,7 +39,7 @@ def emulated(precision: str, device: torch.device, cpuinfo: Path = Path('/proc/c
     return 'bf16' not in cpuinfo.read_text()
 
 
-def exactly(layer: nn.Module, x: Tensor) -> Tensor:
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """
     Compute a layer in float32 under any autocast: bfloat16 tells depths only 1.6 % apart.
 
@@ -45,16 +47,16 @@ def exactly(layer: nn.Module, x: Tensor) -> Tensor:
     :param x: its input, of any float type.
     :return: its output, float32.
     """
-    with computing('fp32', x.device):
+    with autocast_to('fp32', x.device):
         found: Tensor = layer(x.float())
     return found
 
 
-def as_float32(out: Outputs) -> Outputs:
+def outputs_to_float32(outputs: Outputs) -> Outputs:
     """Turn a network's half outputs into float32, for its losses."""
 
     def wide(value: Tensor) -> Tensor:
         return value.float() if value.is_floating_point() else value
 
-    heads = {name: wide(value) for name, value in out.heads.items()}
-    return replace(out, features=tuple(map(wide, out.features)), heads=heads)
+    heads = {name: wide(value) for name, value in outputs.heads.items()}
+    return replace(outputs, features=tuple(map(wide, outputs.features)), heads=heads)

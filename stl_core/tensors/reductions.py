@@ -23,24 +23,24 @@ from torch import Tensor
 
 def rank() -> int:
     """Return the number of this process among those of the run; 0 writes, logs and judges."""
-    return dist.get_rank() if _several() else 0
+    return dist.get_rank() if _is_distributed() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """Return how many processes share the run."""
-    return dist.get_world_size() if _several() else 1
+    return dist.get_world_size() if _is_distributed() else 1
 
 
-def over_processes(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """Mean of a float tensor over the processes; carries no gradient."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / world()
+    return total / world_size()
 
 
-def over_step(value: Tensor) -> Tensor:
+def step_mean(value: Tensor) -> Tensor:
     """
     Mean of numbers over all shares of the step.
 
@@ -48,10 +48,10 @@ def over_step(value: Tensor) -> Tensor:
         that was asked for before.
     :return: the same, float32 without gradient; value itself where the step is not shared.
     """
-    return _STEP.get().ask(value.detach().float())
+    return _CONTEXT.get().reduce(value.detach().float())
 
 
-def count(weight: Tensor) -> Tensor:
+def step_normalizer(weight: Tensor) -> Tensor:
     """
     How much counts, to divide a sum by: never 0.
 
@@ -60,16 +60,16 @@ def count(weight: Tensor) -> Tensor:
         shares, so that the mean of the shares' losses is the loss of the whole.
     """
     # where nothing counts in the whole step, the shares' divisors together are 1
-    return over_step(weight.sum()).clamp(min=1 / shares())
+    return step_mean(weight.sum()).clamp(min=1 / num_micro_batches())
 
 
-def shares() -> int:
+def num_micro_batches() -> int:
     """Return by how many processes, times parts, the step is shared."""
-    return world() * _STEP.get().parts
+    return world_size() * _CONTEXT.get().num_parts
 
 
 @contextmanager
-def noted() -> Iterator[list[Tensor]]:
+def recorded_reductions() -> Iterator[list[Tensor]]:
     """While it lasts, over_step answers with what it is given, and notes it in the list."""
     notes: list[Tensor] = []
 
@@ -77,40 +77,40 @@ def noted() -> Iterator[list[Tensor]]:
         notes.append(value)
         return value
 
-    with _step(_Step(note)):
+    with _use_context(_ReductionContext(note)):
         yield notes
 
 
 @contextmanager
-def told(means: list[Tensor], parts: int) -> Iterator[None]:
+def replayed_reductions(means: list[Tensor], num_parts: int) -> Iterator[None]:
     """While it lasts, over_step answers with the next of the means over so many parts."""
     rest = iter(means)
-    with _step(_Step(lambda _: next(rest), parts)):
+    with _use_context(_ReductionContext(lambda _: next(rest), num_parts)):
         yield
 
 
 @dataclass(frozen=True)
-class _Step:
+class _ReductionContext:
     """How over_step finds its answer, and in how many parts the step is computed."""
 
-    ask: Callable[[Tensor], Tensor] = over_processes
-    parts: int = 1
+    reduce: Callable[[Tensor], Tensor] = all_reduce_mean
+    num_parts: int = 1
 
 
-_WHOLE = _Step()
-_STEP = ContextVar('_STEP', default=_WHOLE)
+_WHOLE_STEP = _ReductionContext()
+_CONTEXT = ContextVar('_STEP', default=_WHOLE_STEP)
 
 
 @contextmanager
-def _step(step: _Step) -> Iterator[None]:
-    token = _STEP.set(step)
+def _use_context(context: _ReductionContext) -> Iterator[None]:
+    token = _CONTEXT.set(context)
     try:
         yield
     finally:
-        _STEP.reset(token)
+        _CONTEXT.reset(token)
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
@@ -122,16 +122,16 @@ def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     :param valid: bool, of a shape that value's goes on from.
     :return: scalar, 0 with a gradient path when nothing counts.
     """
-    weight = _as_wide(valid, value)
-    return torch.where(weight, value, 0.0).sum() / count(weight)
+    weight = _expand_mask(valid, value)
+    return torch.where(weight, value, 0.0).sum() / step_normalizer(weight)
 
 
-def whole_mean(value: Tensor, valid: Tensor) -> Tensor:
+def step_masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     """masked_mean over the whole step, whoever shares it; for factors: carries no gradient."""
-    weight = _as_wide(valid, value)
-    return over_step(torch.where(weight, value, 0.0).sum()) / count(weight)
+    weight = _expand_mask(valid, value)
+    return step_mean(torch.where(weight, value, 0.0).sum()) / step_normalizer(weight)
 
 
-def _as_wide(valid: Tensor, value: Tensor) -> Tensor:
+def _expand_mask(valid: Tensor, value: Tensor) -> Tensor:
     """Say the same of every number that value has behind valid's places."""
     return valid.view(valid.shape + (1,) * (value.dim() - valid.dim())).expand_as(value)

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from stl_core.files import write_atomically
-from stl_core.inference import model_file as predict
-from stl_core.training import validation as judge
-from stl_core.training.config import TrainConfig, build_train
+from stl_core.inference import model_file
+from stl_core.training import validation
+from stl_core.training.config import TrainConfig, build_train_config
 from stl_core.training.config_builder import ConfigError
 from stl_core.training.optim import Optimizer
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: What may differ between a run and its continuation: none of it touches the weights. Of files
 #: that it learns from, their digests are compared, not where they lie.
-FREE = (
+NOT_COMPARED = (
     'out',
     'start',
     'distill.teacher',
@@ -39,14 +39,14 @@ FREE = (
     'val.keep_images',
 )
 #: Key of done.json under which it says how the run ended.
-ENDED = 'ended'
+ENDED_KEY = 'ended'
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that a run cannot go on from; the message says why."""
 
 
-def save(
+def save_checkpoint(
     path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig, epoch: int
 ) -> None:
     """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
@@ -66,7 +66,7 @@ def save(
     part.replace(path)
 
 
-def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:
+def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:
     """
     Go on from a checkpoint where there is one.
 
@@ -81,7 +81,7 @@ def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConf
         return 0
     state = torch.load(path, map_location='cpu', weights_only=True)
     try:
-        differ = differences(config, state['config'])
+        differ = config_differences(config, state['config'])
     except ConfigError as err:
         raise CheckpointError(f'{path}: made by another version ({err})') from err
     if differ:
@@ -94,7 +94,7 @@ def resume(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConf
     return int(state['epoch'])
 
 
-def differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
+def config_differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
     """
     List the keys that differ and matter.
 
@@ -102,22 +102,25 @@ def differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
     :param other: plain data of another, built anew so that younger keys have their defaults.
     :raises ConfigError: when that is no configuration today.
     """
-    built = (build_train(dataclasses.asdict(config)), build_train(other))
-    ours, theirs = (flatten(dataclasses.asdict(each)) for each in built)
+    built = (build_train_config(dataclasses.asdict(config)), build_train_config(other))
+    ours, theirs = (flatten_config(dataclasses.asdict(each)) for each in built)
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    return [key for key in differ if key not in FREE]
+    return [key for key in differ if key not in NOT_COMPARED]
 
 
-def mark_done(config: TrainConfig, epochs: int, values: Sequence[float]) -> None:
+def mark_done(config: TrainConfig, epochs: int, metric_values: Sequence[float]) -> None:
     """
     Note in the folder of a run that it is at its end.
 
     :param config: of the run.
     :param epochs: how many it has done: fewer than it was to do where patience ended it.
-    :param values: the metric of every evaluation.
+    :param metric_values: the metric of every evaluation.
     """
-    told = {**dataclasses.asdict(config), ENDED: {'epochs': epochs, 'values': list(values)}}
-    write_atomically(Path(config.out) / 'done.json', json.dumps(told, indent=1).encode())
+    record = {
+        **dataclasses.asdict(config),
+        ENDED_KEY: {'epochs': epochs, 'values': list(metric_values)},
+    }
+    write_atomically(Path(config.out) / 'done.json', json.dumps(record, indent=1).encode())
 
 
 def is_done(config: TrainConfig) -> bool:
@@ -127,28 +130,29 @@ def is_done(config: TrainConfig) -> bool:
     A run that its patience ended is at its end only where the patience of today ends it, too.
     """
     out = Path(config.out)
-    student = out / 'student.safetensors'
-    if not all(each.is_file() for each in (out / 'done.json', out / 'metrics.json', student)):
+    model_path = out / 'student.safetensors'
+    if not all(each.is_file() for each in (out / 'done.json', out / 'metrics.json', model_path)):
         return False
     try:
-        told = json.loads((out / 'done.json').read_text())
-        ended = told.pop(ENDED, None) or {
+        record = json.loads((out / 'done.json').read_text())
+        ended = record.pop(ENDED_KEY, None) or {
             # written by an older version: the student knows
-            'epochs': predict.read_spec(student).provenance.get('epoch'),
+            'epochs': model_file.read_model_spec(model_path).provenance.get('epoch'),
             'values': (),
         }
         complete = ended['epochs'] == config.epochs
-        stalled = judge.is_stalled(ended['values'], config.patience)
-        return (complete or stalled) and not differences(config, told)
-    except (ConfigError, json.JSONDecodeError, predict.StudentError):
+        stalled = validation.is_stalled(ended['values'], config.patience)
+        return (complete or stalled) and not config_differences(config, record)
+    except (ConfigError, json.JSONDecodeError, model_file.ModelFileError):
         return False
 
 
-def flatten(value: Any, path: str = '') -> dict[str, Any]:
+def flatten_config(value: Any, path: str = '') -> dict[str, Any]:
     """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
     if isinstance(value, dict):
         parts = [
-            flatten(item, f'{path}.{key}' if path else str(key)) for key, item in value.items()
+            flatten_config(item, f'{path}.{key}' if path else str(key))
+            for key, item in value.items()
         ]
         return {key: item for part in parts for key, item in part.items()}
     return {path: json.dumps(value)}

@@ -15,8 +15,8 @@ from stl_core.models import DETECTORS
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.precision import PRECISIONS
-from stl_core.training import validation as judge
-from stl_core.training.config_builder import ConfigError, build
+from stl_core.training import validation
+from stl_core.training.config_builder import ConfigError, build_typed
 from stl_core.training.optim import OptimConfig
 
 
@@ -42,7 +42,7 @@ class DistillConfig:
 
     teacher: str
     losses: dict[str, Any]
-    layers: distiller.Config = field(default_factory=distiller.Config)
+    layers: distiller.DistillLayersConfig = field(default_factory=distiller.DistillLayersConfig)
     teacher_sha256: str = ''
 
 
@@ -119,34 +119,36 @@ class TrainConfig:
             if getattr(self, name) < low:
                 raise ValueError(f'{name}: expected at least {low}, got {getattr(self, name)}')
         if self.eval_every:
-            judge.read_metric(self.metric, self.classes)
+            validation.parse_metric(self.metric, self.classes)
         elif self.patience:
             raise ValueError('patience: counts evaluations, so it needs an eval_every')
 
 
-def build_train(data: dict[str, Any]) -> TrainConfig:
+def build_train_config(data: dict[str, Any]) -> TrainConfig:
     """Build a TrainConfig from plain data; the detector's options become its own Config."""
-    config: TrainConfig = build(TrainConfig, data)
+    config: TrainConfig = build_typed(TrainConfig, data)
     name = config.detector.name
     if name not in DETECTORS:
         raise ConfigError(f'detector.name: {name!r} is unknown; known: {", ".join(DETECTORS)}')
     entry = DETECTORS[name]
-    options = build(
+    options = build_typed(
         entry.config,
         _with_mean_sizes(entry.config, config.detector.options, config.classes),
         'detector.options',
     )
     _check_distill_weights(config)
-    own = {} if any(key.startswith('det/') for key in config.weights) else entry.weights
+    default_weights = (
+        {} if any(key.startswith('det/') for key in config.weights) else entry.loss_weights
+    )
     return dataclasses.replace(
         config,
         detector=DetectorConfig(name, options),
-        distill=_with_losses(config.distill) if config.distill else None,
-        weights={**own, **config.weights},
+        distill=_with_loss_configs(config.distill) if config.distill else None,
+        weights={**default_weights, **config.weights},
     )
 
 
-def _with_losses(config: DistillConfig) -> DistillConfig:
+def _with_loss_configs(config: DistillConfig) -> DistillConfig:
     """Turn the numbers of every distillation loss into its own Config."""
     losses = {}
     for name, options in config.losses.items():
@@ -154,14 +156,14 @@ def _with_losses(config: DistillConfig) -> DistillConfig:
             raise ConfigError(
                 f'distill.losses.{name}: unknown loss; known: {", ".join(sorted(LOSSES))}'
             )
-        losses[name] = build(LOSSES[name].config, options or {}, f'distill.losses.{name}')
+        losses[name] = build_typed(LOSSES[name].config, options or {}, f'distill.losses.{name}')
     return dataclasses.replace(config, losses=losses)
 
 
 def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
     """Fill in the mean size of every class, for a detector that has them, where none are given."""
-    wanted = any(field.name == 'mean_size_hwl_m' for field in dataclasses.fields(kind))
-    if not wanted or not isinstance(options, dict):
+    has_mean_size = any(field.name == 'mean_size_hwl_m' for field in dataclasses.fields(kind))
+    if not has_mean_size or not isinstance(options, dict):
         return options
     sizes = options.get('mean_size_hwl_m')
     if sizes is None:
@@ -183,9 +185,9 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
 def _check_distill_weights(config: TrainConfig) -> None:
     """Refuse a distillation loss without weight, and a weight without loss."""
     losses = config.distill.losses if config.distill else {}
-    asked = {f'distill/{name}' for name in losses}
+    required = {f'distill/{name}' for name in losses}
     given = {key for key in config.weights if key.startswith('distill/')}
-    if asked - given:
-        raise ConfigError(f'weights.{min(asked - given)}: missing, as distill.losses names it')
-    if given - asked:
-        raise ConfigError(f'weights.{min(given - asked)}: no such loss in distill.losses')
+    if required - given:
+        raise ConfigError(f'weights.{min(required - given)}: missing, as distill.losses names it')
+    if given - required:
+        raise ConfigError(f'weights.{min(given - required)}: no such loss in distill.losses')

@@ -22,7 +22,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
 
 
-def read(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     Read a YAML file of keys and values.
 
@@ -39,10 +39,10 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f'not YAML ({str(err).splitlines()[0]})') from err
     if not isinstance(data, dict):
         raise ConfigError(f'expected keys and values, got {type(data).__name__}')
-    return overridden(data, overrides)
+    return apply_overrides(data, overrides)
 
 
-def overridden(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     """
     Put settings on top of plain data.
 
@@ -58,31 +58,31 @@ def overridden(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, An
         try:
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError) as err:
-            told = str(err).splitlines()[0]
-            raise ConfigError(f'{override!r}: the value is not YAML ({told})') from err
-        data = _put(data, key.split('.'), value, override)
+            reason = str(err).splitlines()[0]
+            raise ConfigError(f'{override!r}: the value is not YAML ({reason})') from err
+        data = _set_key(data, key.split('.'), value, override)
     return data
 
 
-def build(kind: Any, value: Any, path: str = '') -> Any:
+def build_typed(kind: Any, value: Any, key_path: str = '') -> Any:
     """
     Turn plain data into a type, strictly.
 
     :param kind: a dataclass, tuple, dict, Optional or plain type.
     :param value: what YAML gave.
-    :param path: where we are, for messages.
+    :param key_path: where we are, for messages.
     :return: the value, of that type.
     :raises ConfigError: for an unknown or missing key, a wrong type or length.
     """
-    where = path or 'configuration'
+    where = key_path or 'configuration'
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, path)
+        return _build_dataclass(kind, value, key_path)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         rest = [each for each in args if each is not type(None)]
-        return None if value is None else build(rest[0], value, path)
+        return None if value is None else build_typed(rest[0], value, key_path)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f'{where}: expected a list, got {value!r}')
@@ -90,22 +90,26 @@ def build(kind: Any, value: Any, path: str = '') -> Any:
             raise ConfigError(f'{where}: expected {len(args)} values, got {len(value)}')
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
         pairs = enumerate(zip(kinds, value, strict=True))
-        return tuple(build(each, item, f'{where}[{i}]') for i, (each, item) in pairs)
+        return tuple(build_typed(each, item, f'{where}[{i}]') for i, (each, item) in pairs)
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f'{where}: expected keys and values, got {value!r}')
-        return {str(key): build(args[1], item, f'{where}.{key}') for key, item in value.items()}
+        return {
+            str(key): build_typed(args[1], item, f'{where}.{key}') for key, item in value.items()
+        }
     return _build_plain(kind, value, where)
 
 
-def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+def _build_dataclass(kind: Any, value: Any, key_path: str) -> Any:
     if dataclasses.is_dataclass(value):
         return value
     if not isinstance(value, dict):
-        raise ConfigError(f'{path or "configuration"}: expected keys and values, got {value!r}')
+        raise ConfigError(
+            f'{key_path or "configuration"}: expected keys and values, got {value!r}'
+        )
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}
-    prefix = f'{path}.' if path else ''
+    prefix = f'{key_path}.' if key_path else ''
     for key in value:
         if key not in known:
             raise ConfigError(f'{prefix}{key}: unknown key; known: {", ".join(sorted(known))}')
@@ -113,27 +117,27 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
         required = each.default is dataclasses.MISSING
         if required and each.default_factory is dataclasses.MISSING and key not in value:
             raise ConfigError(f'{prefix}{key}: missing')
-    built = {key: build(hints[key], item, f'{prefix}{key}') for key, item in value.items()}
+    built = {key: build_typed(hints[key], item, f'{prefix}{key}') for key, item in value.items()}
     try:
         return kind(**built)
     except ConfigError:
         raise
     except ValueError as err:
-        raise ConfigError(f'{path or "configuration"}: {err}') from err
+        raise ConfigError(f'{key_path or "configuration"}: {err}') from err
 
 
 def _build_plain(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind in (float, int) and isinstance(value, str) and _number(value):
+    if kind in (float, int) and isinstance(value, str) and _is_number(value):
         hint = '; YAML reads 1e-5 as text, write 1.0e-5' if 'e' in value.lower() else ''
         raise ConfigError(f'{where}: expected {kind.__name__}, got the text {value!r}{hint}')
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f'{where}: expected {kind.__name__}, got {value!r}')
-    return expand(value) if isinstance(value, str) else value
+    return expand_env(value) if isinstance(value, str) else value
 
 
-def expand(text: str) -> str:
+def expand_env(text: str) -> str:
     """Fill ${NAME:-default} and ${NAME} from the environment; ConfigError where neither is."""
 
     def fill(match: re.Match[str]) -> str:
@@ -146,7 +150,7 @@ def expand(text: str) -> str:
     return re.sub(r'\$\{(\w+)(?::-([^}]*))?\}', fill, text)
 
 
-def _number(text: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -154,7 +158,7 @@ def _number(text: str) -> bool:
     return True
 
 
-def _put(data: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
+def _set_key(data: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
     """Return data with one nested key set; only what lies on the way to it is new."""
     key, *rest = keys
     if not rest:
@@ -162,4 +166,4 @@ def _put(data: dict[str, Any], keys: list[str], value: Any, override: str) -> di
     inner = {} if data.get(key) is None else data[key]
     if not isinstance(inner, dict):
         raise ConfigError(f'{override!r}: {key} is not a group of keys')
-    return {**data, key: _put(inner, rest, value, override)}
+    return {**data, key: _set_key(inner, rest, value, override)}

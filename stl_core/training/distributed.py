@@ -18,15 +18,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stl_core.inference import predictor as predict
-from stl_core.tensors.reductions import world
+from stl_core.inference import predictor
+from stl_core.tensors.reductions import world_size
 
 #: The others wait this long for the first process to judge.
-WAIT = timedelta(hours=2)
+GROUP_TIMEOUT = timedelta(hours=2)
 
 
 @contextmanager
-def processes(device: str) -> Iterator[torch.device]:
+def process_group(device: str) -> Iterator[torch.device]:
     """
     Join the processes that torchrun started, for as long as this lasts.
 
@@ -37,44 +37,46 @@ def processes(device: str) -> Iterator[torch.device]:
     :return: the device of this process.
     :raises StudentError: for a device that is not there.
     """
-    own = predict.choose_device(device)
+    process_device = predictor.choose_device(device)
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
-        yield own
+        yield process_device
         return
-    if own.type == 'cuda':
-        own = predict.choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
-        torch.cuda.set_device(own)
+    if process_device.type == 'cuda':
+        process_device = predictor.choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
+        torch.cuda.set_device(process_device)
     if dist.is_initialized():
-        yield own
+        yield process_device
         return
-    dist.init_process_group('nccl' if own.type == 'cuda' else 'gloo', timeout=WAIT)
+    dist.init_process_group(
+        'nccl' if process_device.type == 'cuda' else 'gloo', timeout=GROUP_TIMEOUT
+    )
     try:
-        yield own
+        yield process_device
     finally:
         dist.destroy_process_group()
 
 
-def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """Let BatchNorm see the batches of all processes; torch can on GPUs only."""
-    if world() == 1 or device.type != 'cuda':
+    if world_size() == 1 or device.type != 'cuda':
         return model
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def joined(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """Let backward average the gradients of all processes; each keeps its own buffers."""
-    return DistributedDataParallel(model, broadcast_buffers=False) if world() > 1 else model
+    return DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
 
 
-def apart(model: nn.Module) -> AbstractContextManager[None]:
+def no_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
     """While it lasts, backward keeps the gradients of this process to itself."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def from_first(number: float, device: torch.device) -> float:
+def broadcast_scalar(value: float, device: torch.device) -> float:
     """Return the number that the first process has."""
-    if world() == 1:
-        return number
-    told = torch.tensor(number, dtype=torch.float64, device=device)
-    dist.broadcast(told, src=0)
-    return told.item()
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, src=0)
+    return tensor.item()

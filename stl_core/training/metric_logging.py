@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 TABLES = ('curves', 'val')
 
 
-class Record:
+class MetricLogger:
     """
     Writes the tables of a run; to be used in a `with`.
 
     :param out: folder of the run.
-    :param done: epochs that the run has behind it; rows of later ones are forgotten.
+    :param epochs_done: epochs that the run has behind it; rows of later ones are forgotten.
     """
 
-    def __init__(self, out: Path, done: int) -> None:
+    def __init__(self, out: Path, epochs_done: int) -> None:
         """Forget what will be written again; nothing is made before the first row."""
-        self.out, self.done = out, done
+        self.out, self.epochs_done = out, epochs_done
         for table in TABLES:
-            _drop_rows_after(self.path(table), done)
+            _drop_rows_after(self.table_path(table), epochs_done)
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> MetricLogger:
         """Return itself."""
         return self
 
@@ -51,13 +51,13 @@ class Record:
         if board:
             board.close()
 
-    def path(self, table: str) -> Path:
+    def table_path(self, table: str) -> Path:
         """Return where a table lies."""
         return self.out / f'{table}.csv'
 
-    def add(self, table: str, epoch: int, row: dict[str, float]) -> None:
+    def add_row(self, table: str, epoch: int, row: dict[str, float]) -> None:
         """Add one row; every row of a table has the same names."""
-        path = self.path(table)
+        path = self.table_path(table)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not path.exists() or not path.stat().st_size
         with path.open('a', newline='') as file:
@@ -72,9 +72,9 @@ class Record:
 
     def column(self, table: str, name: str) -> list[float]:
         """Return one number of every row so far."""
-        if not self.path(table).exists():
+        if not self.table_path(table).exists():
             return []
-        with self.path(table).open(newline='') as file:
+        with self.table_path(table).open(newline='') as file:
             return [float(row[name]) for row in csv.DictReader(file)]
 
     @cached_property
@@ -87,7 +87,7 @@ class Record:
                 "no TensorBoard curves: pip install tensorboard, or this package's extra 'train'"
             )
             return None
-        return SummaryWriter(str(self.out / 'tensorboard'), purge_step=self.done + 1)
+        return SummaryWriter(str(self.out / 'tensorboard'), purge_step=self.epochs_done + 1)
 
 
 def _drop_rows_after(path: Path, epoch: int) -> None:

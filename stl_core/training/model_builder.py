@@ -20,21 +20,21 @@ from torch import Tensor, nn
 import stl_core
 from stl_core.data import dataset
 from stl_core.distill import LOSSES, distiller
-from stl_core.inference import model_file as predict
+from stl_core.inference import model_file
 from stl_core.preprocessing import InputSpec
-from stl_core.tensors import normalization as sight
+from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
-from stl_core.tensors.precision import as_float32, computing
-from stl_core.tensors.reductions import noted
+from stl_core.tensors.precision import autocast_to, outputs_to_float32
+from stl_core.tensors.reductions import recorded_reductions
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import ImageObjects
 
 #: Options that give what a detector's heads say its meaning.
-MEANING = ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins')
+HEAD_SEMANTICS = ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins')
 
 
-def build(config: TrainConfig) -> nn.Module:
+def build_model(config: TrainConfig) -> nn.Module:
     """
     Build what a configuration describes.
 
@@ -45,36 +45,40 @@ def build(config: TrainConfig) -> nn.Module:
         compare the two, or where depth is shown as one lens would have it and learnt in true
         metres, or the other way round.
     """
-    _check_lens(config)
-    own = student_spec(config)
+    _check_virtual_focal_length(config)
+    own = model_spec(config)
     if config.start:  # a backbone need not look for ImageNet's weights then
         own = dataclasses.replace(own, options={**own.options, 'pretrained': False})
-    detector = predict.build_detector(own)
+    detector = model_file.build_detector(own)
     if config.start:
         detector.load_state_dict(_starting_weights(config))
     if config.distill is None:
-        return Supervised(detector, config.input, config.precision)
+        return SupervisedModel(detector, config.input, config.precision)
     spec = _teacher_spec(config)
     model = distiller.Distiller(
         detector,
-        predict.load_detector(config.distill.teacher, spec),
+        model_file.load_detector(config.distill.teacher, spec),
         config.distill.losses,
         config.distill.layers,
-        student_input=partial(sight.of_batch, spec=config.input),
-        teacher_input=partial(sight.of_batch, spec=spec.input),
+        student_input=partial(normalization.network_input, spec=config.input),
+        teacher_input=partial(normalization.network_input, spec=spec.input),
         precision=config.precision,
     )
-    _rehearse(model)
+    _check_losses(model)
     return model
 
 
-def eyes(config: TrainConfig) -> dataset.See:
+def choose_image_loader(config: TrainConfig) -> dataset.ImageLoader:
     """Return what reads of a frame all that the run's networks see."""
-    seen = [config.input, _teacher_spec(config).input] if config.distill else [config.input]
-    return dataset.see_depth if any(each.depth for each in seen) else dataset.see_colour
+    input_specs = [config.input, _teacher_spec(config).input] if config.distill else [config.input]
+    return (
+        dataset.load_image_and_depth
+        if any(each.depth for each in input_specs)
+        else dataset.load_image
+    )
 
 
-def pinned(config: TrainConfig) -> TrainConfig:
+def with_file_digests(config: TrainConfig) -> TrainConfig:
     """
     Note by digest which teacher and which start it is, so that no others are gone on with.
 
@@ -82,18 +86,18 @@ def pinned(config: TrainConfig) -> TrainConfig:
     :raises ConfigError: when the configuration names another digest.
     """
     if config.start:
-        digest = _digest('start', config.start, config.start_sha256)
+        digest = _checked_digest('start', config.start, config.start_sha256)
         config = dataclasses.replace(config, start_sha256=digest)
     if config.distill:
-        own = config.distill
-        digest = _digest('distill.teacher', own.teacher, own.teacher_sha256)
+        distill = config.distill
+        digest = _checked_digest('distill.teacher', distill.teacher, distill.teacher_sha256)
         config = dataclasses.replace(
-            config, distill=dataclasses.replace(own, teacher_sha256=digest)
+            config, distill=dataclasses.replace(distill, teacher_sha256=digest)
         )
     return config
 
 
-def student_spec(config: TrainConfig) -> predict.StudentSpec:
+def model_spec(config: TrainConfig) -> model_file.ModelSpec:
     """Describe the student that a run makes."""
     provenance: dict[str, Any] = {
         'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
@@ -103,7 +107,7 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
     if config.distill:
         provenance['teacher_sha256'] = config.distill.teacher_sha256
         provenance['distilled'] = sorted(config.distill.losses)
-    return predict.StudentSpec(
+    return model_file.ModelSpec(
         classes=config.classes,
         input=config.input,
         detector=config.detector.name,
@@ -112,7 +116,7 @@ def student_spec(config: TrainConfig) -> predict.StudentSpec:
     )
 
 
-def _rehearse(model: distiller.Distiller) -> None:
+def _check_losses(model: distiller.Distiller) -> None:
     """Try every loss on a small black picture; ConfigError where it cannot compare the two."""
     side = 128  # the coarsest map, MonoDETR's, still has several cells
     blank = Batch(
@@ -124,55 +128,58 @@ def _rehearse(model: distiller.Distiller) -> None:
     )
     model.eval()  # so that norms learn nothing of it
     try:
-        with torch.no_grad(), noted():  # nor do other processes hear of it
+        with torch.no_grad(), recorded_reductions():  # nor do other processes hear of it
             model(blank, 0.0)
     except ValueError as err:
         raise ConfigError(f'distill.losses: {err}') from err
     model.train()
 
 
-def _check_lens(config: TrainConfig) -> None:
-    learnt = config.detector.options.virtual_focal_px
-    seen = config.input.depth.virtual_focal_px if config.input.depth else learnt
-    if bool(seen) != bool(learnt):
+def _check_virtual_focal_length(config: TrainConfig) -> None:
+    detector_focal_px = config.detector.options.virtual_focal_px
+    depth_focal_px = (
+        config.input.depth.virtual_focal_px if config.input.depth else detector_focal_px
+    )
+    if bool(depth_focal_px) != bool(detector_focal_px):
         raise ConfigError(
-            f'input.depth.virtual_focal_px is {seen}, detector.options.virtual_focal_px {learnt};'
+            f'input.depth.virtual_focal_px is {depth_focal_px},'
+            f' detector.options.virtual_focal_px {detector_focal_px};'
             ' where one is 0, for true metres, the other must be too'
         )
 
 
-def _digest(key: str, path: str, known: str) -> str:
+def _checked_digest(key: str, path: str, expected: str) -> str:
     """SHA-256 of a student file; ConfigError unless it is the known one, if one is known."""
-    predict.read_spec(path)
+    model_file.read_model_spec(path)
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if known and known != found:
-        raise ConfigError(f'{key}: {path} is not the file of digest {known}, but {found}')
+    if expected and expected != found:
+        raise ConfigError(f'{key}: {path} is not the file of digest {expected}, but {found}')
     return found
 
 
 def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
     """Read the weights to start from; ConfigError unless they are of the same network."""
-    spec, own = predict.read_spec(config.start), student_spec(config)
+    spec, run_spec = model_file.read_model_spec(config.start), model_spec(config)
     for what, theirs, ours in (
-        ('detector', spec.detector, own.detector),
-        ('classes', spec.classes, own.classes),
-        ('channels', spec.input.channels, own.input.channels),
-        *_meanings(spec, own),
+        ('detector', spec.detector, run_spec.detector),
+        ('classes', spec.classes, run_spec.classes),
+        ('channels', spec.input.channels, run_spec.input.channels),
+        *_head_semantics(spec, run_spec),
     ):
         if theirs != ours:
             raise ConfigError(f'start: {config.start} has {what} {theirs}, this run {ours}')
     try:
-        return predict.load_detector(
-            config.start, dataclasses.replace(spec, options=own.options)
+        return model_file.load_detector(
+            config.start, dataclasses.replace(spec, options=run_spec.options)
         ).state_dict()
-    except predict.StudentError as err:
+    except model_file.ModelFileError as err:
         raise ConfigError(f'start: {err}') from err
 
 
-def _teacher_spec(config: TrainConfig) -> predict.StudentSpec:
+def _teacher_spec(config: TrainConfig) -> model_file.ModelSpec:
     """Read what the teacher is; ConfigError where it cannot teach this run's student."""
     assert config.distill is not None, 'a run without teacher'
-    spec = predict.read_spec(config.distill.teacher)
+    spec = model_file.read_model_spec(config.distill.teacher)
     for what, theirs, ours in (
         ('classes', spec.classes, config.classes),
         ('width', spec.input.width_px, config.input.width_px),
@@ -183,26 +190,30 @@ def _teacher_spec(config: TrainConfig) -> predict.StudentSpec:
                 f'distill.teacher: {config.distill.teacher} has {what} {theirs}, the student'
                 f' {ours}; they must see the same canvas and classes'
             )
-    answers = [name for name in config.distill.losses if LOSSES[name].compares_answers]
-    own = student_spec(config)
-    kinds = ('detector', spec.detector, own.detector), *_meanings(spec, own)
-    for what, there, here in kinds if answers else ():
+    prediction_losses = [
+        name for name in config.distill.losses if LOSSES[name].compares_predictions
+    ]
+    run_spec = model_spec(config)
+    kinds = ('detector', spec.detector, run_spec.detector), *_head_semantics(spec, run_spec)
+    for what, there, here in kinds if prediction_losses else ():
         if there != here:
             raise ConfigError(
-                f'distill.losses: {", ".join(answers)}: heads of {config.distill.teacher} do not'
-                f" mean what the student's do: {what} is {there} there, {here} here; losses that"
-                ' compare features can learn from it'
+                f'distill.losses: {", ".join(prediction_losses)}: heads of'
+                f" {config.distill.teacher} do not mean what the student's do: {what} is {there}"
+                f' there, {here} here; losses that compare features can learn from it'
             )
     return spec
 
 
-def _meanings(one: predict.StudentSpec, other: predict.StudentSpec) -> list[tuple[str, str, str]]:
+def _head_semantics(
+    one: model_file.ModelSpec, other: model_file.ModelSpec
+) -> list[tuple[str, str, str]]:
     """List (option, its value in one, in the other) of MEANING, as JSON, where both have it."""
-    both = [name for name in MEANING if name in one.options and name in other.options]
+    both = [name for name in HEAD_SEMANTICS if name in one.options and name in other.options]
     return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in both]
 
 
-class Supervised(nn.Module):
+class SupervisedModel(nn.Module):
     """A detector learning from labels alone."""
 
     def __init__(self, detector: nn.Module, spec: InputSpec, precision: str = 'fp32') -> None:
@@ -212,7 +223,7 @@ class Supervised(nn.Module):
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
         """Return the detector's named losses on a batch."""
-        image = sight.of_batch(batch, self.spec)
-        with computing(self.precision, image.device):
+        image = normalization.network_input(batch, self.spec)
+        with autocast_to(self.precision, image.device):
             out = self.detector(image, batch.P, batch.targets)
-        return self.detector.losses(as_float32(out), batch.targets)  # type: ignore[operator,no-any-return]
+        return self.detector.losses(outputs_to_float32(out), batch.targets)  # type: ignore[operator,no-any-return]

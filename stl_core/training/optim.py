@@ -73,24 +73,24 @@ class OptimConfig:
                 raise ValueError(f'{name}: expected at least 0, got {getattr(self, name)}')
 
 
-class Pace(NamedTuple):
+class LrAndBeta(NamedTuple):
     """Learning rate and first beta of AdamW, or what a schedule multiplies them by."""
 
     lr: float
     beta1: float = 1.0
 
 
-def step_schedule(progress: float, config: OptimConfig) -> Pace:
+def step_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     """Fall to a tenth after each of config.drops."""
-    return Pace(float(0.1 ** sum(progress >= drop for drop in config.drops)))
+    return LrAndBeta(float(0.1 ** sum(progress >= drop for drop in config.drops)))
 
 
-def cosine_schedule(progress: float, config: OptimConfig) -> Pace:
+def cosine_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     """Fall along half a cosine from 1 to 0.001."""
-    return Pace(_glide(1.0, 0.001, progress))
+    return LrAndBeta(_cosine_interpolate(1.0, 0.001, progress))
 
 
-def cyclic_schedule(progress: float, config: OptimConfig) -> Pace:
+def cyclic_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     """
     Rise and fall once, along half cosines, while beta1 does the opposite.
 
@@ -99,24 +99,28 @@ def cyclic_schedule(progress: float, config: OptimConfig) -> Pace:
     rise, peak, beta1 = config.cycle_rise, config.cycle_peak, config.cycle_beta1
     if progress < rise:
         part = progress / rise
-        return Pace(_glide(1.0, peak, part), _glide(1.0, beta1, part))
+        return LrAndBeta(
+            _cosine_interpolate(1.0, peak, part), _cosine_interpolate(1.0, beta1, part)
+        )
     part = (progress - rise) / (1 - rise)
-    return Pace(_glide(peak, config.cycle_end, part), _glide(beta1, 1.0, part))
+    return LrAndBeta(
+        _cosine_interpolate(peak, config.cycle_end, part), _cosine_interpolate(beta1, 1.0, part)
+    )
 
 
-SCHEDULES: dict[str, Callable[[float, OptimConfig], Pace]] = {
+SCHEDULES: dict[str, Callable[[float, OptimConfig], LrAndBeta]] = {
     'step': step_schedule,
     'cosine': cosine_schedule,
     'cyclic': cyclic_schedule,
 }
 
 
-def pace(epoch: float, epochs: int, config: OptimConfig) -> Pace:
+def schedule_at(epoch: float, epochs: int, config: OptimConfig) -> LrAndBeta:
     """Learning rate and beta1 after `epoch` of `epochs` passes: warm-up times the schedule."""
     warm = config.warmup_epochs
     rise = min(1.0, 0.01 + 0.99 * epoch / warm) if warm > 0 else 1.0
     factor = SCHEDULES[config.schedule](epoch / epochs, config)
-    return Pace(config.lr * rise * factor.lr, config.betas[0] * factor.beta1)
+    return LrAndBeta(config.lr * rise * factor.lr, config.betas[0] * factor.beta1)
 
 
 class Optimizer:
@@ -124,13 +128,13 @@ class Optimizer:
     AdamW and all that surrounds its step.
 
     :param model: its trainable parameters are optimised; vectors (biases, norms) do not decay.
-    :param student: the part of the model whose mean is kept, where config.ema is not 0.
+    :param ema_source: the part of the model whose mean is kept, where config.ema is not 0.
     :param config: the numbers.
     :param precision: key of PRECISIONS; the gradients of fp16 need scaling.
     """
 
     def __init__(
-        self, model: nn.Module, student: nn.Module, config: OptimConfig, precision: str
+        self, model: nn.Module, ema_source: nn.Module, config: OptimConfig, precision: str
     ) -> None:
         """Build AdamW with its two groups, the loss scale and the mean."""
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -144,11 +148,11 @@ class Optimizer:
         self.adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
         device = trainable[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == 'fp16')
-        self.mean = Mean(student, config.ema) if config.ema else None
+        self.ema = ModelEma(ema_source, config.ema) if config.ema else None
 
-    def set_pace(self, epoch: float, epochs: int) -> float:
+    def apply_schedule(self, epoch: float, epochs: int) -> float:
         """Follow the schedule to where the run is; return the learning rate."""
-        lr, beta1 = pace(epoch, epochs, self.config)
+        lr, beta1 = schedule_at(epoch, epochs, self.config)
         for group in self.adamw.param_groups:
             group['lr'], group['betas'] = lr, (beta1, self.config.betas[1])
         return lr
@@ -175,14 +179,14 @@ class Optimizer:
         self.adamw.grad_scale = None  # type: ignore[attr-defined]
         self.scaler.step(self.adamw)
         self.scaler.update()
-        if self.mean:
-            self.mean.update()
+        if self.ema:
+            self.ema.update()
         return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, in parts a checkpoint can name."""
         scaler = {'scaler': self.scaler.state_dict()} if self.scaler.is_enabled() else {}
-        mean = {'mean': self.mean.state_dict()} if self.mean else {}
+        mean = {'mean': self.ema.state_dict()} if self.ema else {}
         return {'optimizer': self.adamw.state_dict(), **scaler, **mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,11 +196,11 @@ class Optimizer:
             group['fused'] = True  # whatever kind of AdamW the checkpoint was made with
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state['scaler'])
-        if self.mean:
-            self.mean.load_state_dict(state['mean'])
+        if self.ema:
+            self.ema.load_state_dict(state['mean'])
 
 
-class Mean:
+class ModelEma:
     """
     A copy of a module whose weights and buffers are a running mean of the module's.
 
@@ -214,7 +218,13 @@ class Mean:
         """Move towards the module; counters, such as those of norms, are copied."""
         # without the rise the first, random weights would long be seen in the mean
         keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        pairs = list(zip(_tensors(self.module), _tensors(self.source), strict=True))
+        pairs = list(
+            zip(
+                _parameters_and_buffers(self.module),
+                _parameters_and_buffers(self.source),
+                strict=True,
+            )
+        )
         means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(means, values, 1 - keep)
         for mean, value in pairs:
@@ -232,10 +242,10 @@ class Mean:
         self.steps = state['steps']
 
 
-def _glide(start: float, end: float, part: float) -> float:
+def _cosine_interpolate(start: float, end: float, fraction: float) -> float:
     """Half a cosine from start to end; `part` of the way, 0 to 1."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
+    return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 
-def _tensors(module: nn.Module) -> itertools.chain[Tensor]:
+def _parameters_and_buffers(module: nn.Module) -> itertools.chain[Tensor]:
     return itertools.chain(module.parameters(), module.buffers())

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from stl_core.tensors.reductions import rank
-from stl_core.training import checkpoint
-from stl_core.training import model_builder as learner
-from stl_core.training import trainer as train
-from stl_core.training.config import TrainConfig, build_train
-from stl_core.training.config_builder import ConfigError, overridden, read
+from stl_core.training import checkpoint, model_builder, trainer
+from stl_core.training.config import TrainConfig, build_train_config
+from stl_core.training.config_builder import ConfigError, apply_overrides, read_yaml
 from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
 
 
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
+def load_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
     """
     Read the stages of a training configuration.
 
@@ -37,33 +35,39 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, TrainCo
     :raises ConfigError: naming the file and key that is wrong.
     """
     try:
-        return build(read(path), overrides)
+        return build_stages(read_yaml(path), overrides)
     except ConfigError as err:
         raise ConfigError(f'{path}: {err}') from err
 
 
-def build(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
+def build_stages(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
     """Build the stages of plain data and overrides; ConfigError as of load, without the file."""
-    of_one = tuple(each for each in overrides if re.match(r'stages[.=]', each))
-    of_all = tuple(each for each in overrides if each not in of_one)
-    _check_overrides(data.get('stages'), of_one)
-    common = overridden({key: data[key] for key in data if key != 'stages'}, of_all)
-    own = data.get('stages')
-    if isinstance(own, dict):
-        own = {name: _without(each, of_all) for name, each in own.items()}
-    own = overridden({'stages': own}, of_one)['stages']
-    if own is None:
-        return {'': build_train(common)}
-    if not isinstance(own, dict) or not own:
-        raise ConfigError(f'stages: expected names and what each has of its own, got {own!r}')
-    if len(own) > 1 and any(each.startswith('out=') for each in of_all):
-        raise ConfigError(f'out: stages cannot share a folder; give stages.{next(iter(own))}.out=')
+    stage_overrides = tuple(each for each in overrides if re.match(r'stages[.=]', each))
+    common_overrides = tuple(each for each in overrides if each not in stage_overrides)
+    _check_overrides(data.get('stages'), stage_overrides)
+    common = apply_overrides({key: data[key] for key in data if key != 'stages'}, common_overrides)
+    stage_data = data.get('stages')
+    if isinstance(stage_data, dict):
+        stage_data = {
+            name: _without_overridden(each, common_overrides) for name, each in stage_data.items()
+        }
+    stage_data = apply_overrides({'stages': stage_data}, stage_overrides)['stages']
+    if stage_data is None:
+        return {'': build_train_config(common)}
+    if not isinstance(stage_data, dict) or not stage_data:
+        raise ConfigError(
+            f'stages: expected names and what each has of its own, got {stage_data!r}'
+        )
+    if len(stage_data) > 1 and any(each.startswith('out=') for each in common_overrides):
+        raise ConfigError(
+            f'out: stages cannot share a folder; give stages.{next(iter(stage_data))}.out='
+        )
     built = {}
-    for name, differences in own.items():
+    for name, differences in stage_data.items():
         if not isinstance(differences or {}, dict):
             raise ConfigError(f'stages.{name}: expected keys and values, got {differences!r}')
         try:
-            built[str(name)] = build_train(merge(common, differences or {}))
+            built[str(name)] = build_train_config(merge_configs(common, differences or {}))
         except ConfigError as err:
             raise ConfigError(f'stages.{name}: {err}') from err
     outs = [config.out for config in built.values()]
@@ -73,10 +77,10 @@ def build(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[str, Tr
     return built
 
 
-def _check_overrides(own: Any, of_one: tuple[str, ...]) -> None:
+def _check_overrides(stage_data: Any, stage_overrides: tuple[str, ...]) -> None:
     """Refuse an override of a stage that is not there: it would become a stage of its own."""
-    known = [str(name) for name in own] if isinstance(own, dict) else []
-    for each in of_one:
+    known = [str(name) for name in stage_data] if isinstance(stage_data, dict) else []
+    for each in stage_overrides:
         parts = each.partition('=')[0].split('.')
         if len(parts) > 1 and parts[1] not in known:
             raise ConfigError(
@@ -84,32 +88,37 @@ def _check_overrides(own: Any, of_one: tuple[str, ...]) -> None:
             )
 
 
-def _without(own: Any, overrides: tuple[str, ...]) -> Any:
+def _without_overridden(stage_data: Any, overrides: tuple[str, ...]) -> Any:
     """Leave out of what a stage has of its own what is overridden for all."""
     for each in overrides:
-        own = _dropped(own, each.partition('=')[0].split('.'))
-    return own
+        stage_data = _without_key(stage_data, each.partition('=')[0].split('.'))
+    return stage_data
 
 
-def _dropped(data: Any, keys: list[str]) -> Any:
+def _without_key(data: Any, keys: list[str]) -> Any:
     """Return data without one nested key."""
     key, *rest = keys
     if not isinstance(data, dict) or key not in data:
         return data
     if rest and isinstance(data[key], dict):
-        return {**data, key: _dropped(data[key], rest)}
+        return {**data, key: _without_key(data[key], rest)}
     return {name: value for name, value in data.items() if name != key}
 
 
-def merge(common: Any, own: Any) -> Any:
+def merge_configs(common: Any, overriding: Any) -> Any:
     """Put own on top of common: keys are joined, all else is replaced."""
-    if not isinstance(common, dict) or not isinstance(own, dict):
-        return own
-    joined = {key: merge(common[key], own[key]) for key in common.keys() & own.keys()}
-    return {**common, **own, **joined}
+    if not isinstance(common, dict) or not isinstance(overriding, dict):
+        return overriding
+    joined = {
+        key: merge_configs(common[key], overriding[key])
+        for key in common.keys() & overriding.keys()
+    }
+    return {**common, **overriding, **joined}
 
 
-def choose(stages: dict[str, TrainConfig], names: tuple[str, ...]) -> dict[str, TrainConfig]:
+def select_stages(
+    stages: dict[str, TrainConfig], names: tuple[str, ...]
+) -> dict[str, TrainConfig]:
     """Take some stages, in their order; all where none is named. ConfigError names the known."""
     for name in names:
         if name not in stages:
@@ -118,15 +127,15 @@ def choose(stages: dict[str, TrainConfig], names: tuple[str, ...]) -> dict[str, 
     return {name: each for name, each in stages.items() if not names or name in names}
 
 
-def run(config: TrainConfig) -> dict[str, Any]:
+def run_stage(config: TrainConfig) -> dict[str, Any]:
     """
     Train one stage, unless it is done.
 
     :return: and raises: see train.fit.
     """
-    config = learner.pinned(config)
+    config = model_builder.with_file_digests(config)
     if not checkpoint.is_done(config):
-        return train.fit(config)
+        return trainer.fit(config)
     if rank():
         return {}
     log.info('%s: done before', config.out)
@@ -134,10 +143,12 @@ def run(config: TrainConfig) -> dict[str, Any]:
     return metrics
 
 
-def draw(done: dict[str, TrainConfig]) -> Path:
+def plot_stage_losses(finished_stages: dict[str, TrainConfig]) -> Path:
     """Draw the losses of several stages together, beside the folder of the last; return where."""
-    folders = {name: Path(config.out) for name, config in done.items()}
+    folders = {name: Path(config.out) for name, config in finished_stages.items()}
     *_, last = folders.values()
     path = last.parent / 'stages.png'
-    charts.curves({name: folder / 'curves.csv' for name, folder in folders.items()}, path)
+    charts.plot_loss_curves(
+        {name: folder / 'curves.csv' for name, folder in folders.items()}, path
+    )
     return path

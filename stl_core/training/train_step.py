@@ -13,10 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stl_core.data.dataset import cuts
-from stl_core.tensors import reductions as shares
-from stl_core.tensors.batch import Batch, rows
-from stl_core.training import distributed as parallel
+from stl_core.data.dataset import split_points
+from stl_core.tensors import reductions
+from stl_core.tensors.batch import Batch, slice_batch
+from stl_core.training import distributed
 from stl_core.training.optim import Optimizer
 
 
@@ -31,7 +31,7 @@ def train_step(
     weights: dict[str, float],
     epoch: float,
     *,
-    parts: int = 1,
+    num_micro_batches: int = 1,
 ) -> dict[str, Tensor]:
     """
     Take one step, unless the gradient is not finite.
@@ -41,30 +41,34 @@ def train_step(
     :param optimizer: of the trainable parameters.
     :param weights: weight of every loss.
     :param epoch: passes so far, with a fraction.
-    :param parts: into how many parts the batch is cut, to be computed in turn: the step is that
-        of the whole batch in less memory, except that BatchNorm sees one part at a time.
+    :param num_micro_batches: into how many parts the batch is cut, to be computed in turn: the
+        step is that of the whole batch in less memory, except that BatchNorm sees one part at a
+        time.
     :return: losses, 'total', 'grad_norm' before clipping (0 where it was not finite) and
         'skipped' (1 there), detached, still on the device.
     :raises TrainError: when losses and weights differ in name.
     """
-    pieces = _cut(batch, parts)
-    means = rehearse(model, pieces, epoch) if parts > 1 else []
-    found = []
+    micro_batches = _split_batch(batch, num_micro_batches)
+    means = precompute_reductions(model, micro_batches, epoch) if num_micro_batches > 1 else []
+    losses_per_part = []
     optimizer.zero_grad()
-    for number, piece in enumerate(pieces, 1):
+    for number, micro_batch in enumerate(micro_batches, 1):
         with ExitStack() as stack:
-            if parts > 1:
-                stack.enter_context(shares.told(means, parts))
-            if number < parts:
-                stack.enter_context(parallel.apart(model))
-            losses = model(piece, epoch)
+            if num_micro_batches > 1:
+                stack.enter_context(reductions.replayed_reductions(means, num_micro_batches))
+            if number < num_micro_batches:
+                stack.enter_context(distributed.no_gradient_sync(model))
+            losses = model(micro_batch, epoch)
             total = weighted_sum(losses, weights)
-            optimizer.backward(total / parts)
-        found.append({**losses, 'total': total})
+            optimizer.backward(total / num_micro_batches)
+        losses_per_part.append({**losses, 'total': total})
     norm = optimizer.step()
     finite = norm.isfinite()
     return {
-        **{name: torch.stack([each[name].detach() for each in found]).mean() for name in found[0]},
+        **{
+            name: torch.stack([each[name].detach() for each in losses_per_part]).mean()
+            for name in losses_per_part[0]
+        },
         'grad_norm': torch.where(finite, norm, 0.0),
         'skipped': (~finite).float(),
     }
@@ -81,37 +85,39 @@ def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor
 
 
 @torch.no_grad()
-def rehearse(model: nn.Module, pieces: Sequence[Batch], epoch: float) -> list[Tensor]:
+def precompute_reductions(
+    model: nn.Module, micro_batches: Sequence[Batch], epoch: float
+) -> list[Tensor]:
     """
     Find what the losses of a step in parts ask of the whole step, before the first gradient.
 
     How many objects the last part holds, the first must know. This costs one forward pass more.
 
     :param model: its buffers, and torch's chance, are left as they were.
-    :param pieces: the parts of the batch.
+    :param micro_batches: the parts of the batch.
     :param epoch: passes so far, with a fraction.
     :return: the answers of shares.over_step, in the order of asking.
     """
     kept = [buffer.clone() for buffer in model.buffers()]
-    device = pieces[0].image.device
-    asked: list[list[Tensor]] = []
+    device = micro_batches[0].image.device
+    recorded: list[list[Tensor]] = []
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        for piece in pieces:
-            with shares.noted() as notes:
+        for piece in micro_batches:
+            with reductions.recorded_reductions() as notes:
                 model(piece, epoch)
-            asked.append(notes)
+            recorded.append(notes)
     for buffer, before in zip(model.buffers(), kept, strict=True):
         buffer.copy_(before)
     # processes are asked for all at once
     none = torch.zeros(0, device=device)
-    flat = [torch.cat([none, *map(torch.flatten, each)]) for each in asked]
-    means = shares.over_processes(torch.stack(flat).mean(0))
-    parts = means.split([note.numel() for note in asked[0]])
-    return [part.view_as(note) for part, note in zip(parts, asked[0], strict=True)]
+    flat = [torch.cat([none, *map(torch.flatten, each)]) for each in recorded]
+    means = reductions.all_reduce_mean(torch.stack(flat).mean(0))
+    parts = means.split([note.numel() for note in recorded[0]])
+    return [part.view_as(note) for part, note in zip(parts, recorded[0], strict=True)]
 
 
-def _cut(batch: Batch, parts: int) -> list[Batch]:
-    if parts == 1:
+def _split_batch(batch: Batch, num_micro_batches: int) -> list[Batch]:
+    if num_micro_batches == 1:
         return [batch]
-    places = cuts(len(batch.ids), parts)
-    return [rows(batch, slice(start, stop)) for start, stop in pairwise(places)]
+    bounds = split_points(len(batch.ids), num_micro_batches)
+    return [slice_batch(batch, slice(start, stop)) for start, stop in pairwise(bounds)]

@@ -7,35 +7,35 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from stl_core.geometry import backproject
+from stl_core.geometry import backproject_pixels
 from stl_core.types import Array
 from stl_core.visualization.style import (
-    BACKGROUND,
+    BACKGROUND_COLOUR,
     SUBPIXEL_BITS,
-    TEXT,
+    TEXT_COLOUR,
     TRUTH_COLOUR,
-    fixed_point,
     text_size,
+    to_fixed_point,
     write_text,
 )
 
 RING_STEP_M = 10.0
-_RING = (46, 54, 68)
-_SEEN = (27, 32, 42)
-_FAINT_TEXT = (128, 138, 156)
+_RING_COLOUR = (46, 54, 68)
+_VISIBLE_COLOUR = (27, 32, 42)
+_FAINT_TEXT_COLOUR = (128, 138, 156)
 #: Places of the top face's corners among the 24 edge points, the front two first.
-_TOP = [0, 6, 14, 8]
+_TOP_CORNERS = [0, 6, 14, 8]
 
 
-def birds_eye(
+def draw_birds_eye(
     edges_m: Array,
     colours: Sequence[tuple[int, int, int]],
     *,
     size_px: int = 480,
     range_m: float = 70.0,
-    truth_m: Array | None = None,
+    truth_edges_m: Array | None = None,
     points_m: Array | None = None,
-    view: tuple[Array, int] | None = None,
+    projection_and_width: tuple[Array, int] | None = None,
 ) -> Array:
     """
     Draw the scene from above: camera at the bottom, range rings, boxes with a marked front.
@@ -44,66 +44,68 @@ def birds_eye(
     :param colours: M times RGB.
     :param size_px: width and height of the picture.
     :param range_m: how far it shows, metres ahead; half of it to each side.
-    :param truth_m: (T, 24, 3) annotated boxes, thin and white.
+    :param truth_edges_m: (T, 24, 3) annotated boxes, thin and white.
     :param points_m: (L, 3) LiDAR points, camera frame.
-    :param view: P and image width, to shade what the camera does not see.
+    :param projection_and_width: P and image width, to shade what the camera does not see.
     :return: (size_px, size_px, 3) uint8 RGB.
     """
-    out = np.full((size_px, size_px, 3), BACKGROUND, np.uint8)
+    out = np.full((size_px, size_px, 3), BACKGROUND_COLOUR, np.uint8)
     scale = (size_px - 16) / range_m
-    if view is not None:
-        out = _frustum(out, view[0], view[1], scale, range_m)
-    _rings(out, scale, range_m)
+    if projection_and_width is not None:
+        out = _shade_frustum(out, projection_and_width[0], projection_and_width[1], scale, range_m)
+    _draw_rings(out, scale, range_m)
     if points_m is not None:
-        _points(out, points_m, scale)
-    if truth_m is not None and len(truth_m):  # below the boxes, so that their colour stays
-        for outline in fixed_point(_from_above(_footprint(truth_m), size_px, scale)):
+        _draw_points(out, points_m, scale)
+    if truth_edges_m is not None and len(
+        truth_edges_m
+    ):  # below the boxes, so that their colour stays
+        for outline in to_fixed_point(_to_bev_pixels(_footprints(truth_edges_m), size_px, scale)):
             cv2.polylines(out, [outline], True, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
-    outlines = fixed_point(_from_above(_footprint(edges_m), size_px, scale))
+    outlines = to_fixed_point(_to_bev_pixels(_footprints(edges_m), size_px, scale))
     layer = out.copy()
     for outline, colour in zip(outlines, colours, strict=True):
         cv2.fillPoly(layer, [outline], colour, cv2.LINE_AA, SUBPIXEL_BITS)
     out = cv2.addWeighted(layer, 0.5, out, 0.5, 0)
     for outline, colour in zip(outlines, colours, strict=True):
-        _outline(out, outline, colour)
-    _camera_mark(out)
+        _draw_outline(out, outline, colour)
+    _draw_camera_mark(out)
     return out
 
 
-def _rings(out: Array, scale: float, range_m: float) -> None:
+def _draw_rings(out: Array, scale: float, range_m: float) -> None:
     """Draw a circle round the camera every RING_STEP_M, the distance written on it."""
     size_px = out.shape[0]
     center = (size_px // 2, size_px - 8)
     for ring_m in np.arange(RING_STEP_M, range_m + 0.1, RING_STEP_M):
         radius = round(ring_m * scale)
-        cv2.circle(out, center, radius, _RING, 1, cv2.LINE_AA)
+        cv2.circle(out, center, radius, _RING_COLOUR, 1, cv2.LINE_AA)
         text = f'{ring_m:.0f} m'
         at = (center[0] - text_size(text, 0.34)[0] // 2, center[1] - radius + 12)
-        write_text(out, text, at, 0.34, _FAINT_TEXT)
+        write_text(out, text, at, 0.34, _FAINT_TEXT_COLOUR)
 
 
-def _frustum(out: Array, P: Array, width_px: int, scale: float, range_m: float) -> Array:
+def _shade_frustum(out: Array, P: Array, width_px: int, scale: float, range_m: float) -> Array:
     """Lighten what the camera sees."""
     sides_px = np.array([[-0.5, P[1, 2]], [width_px - 0.5, P[1, 2]]])
-    reach = backproject(sides_px, np.full(2, 2 * range_m), P)
+    reach = backproject_pixels(sides_px, np.full(2, 2 * range_m), P)
     fan = np.concatenate([np.zeros((1, 3)), reach])
-    outline = fixed_point(_from_above(fan, out.shape[0], scale))
+    outline = to_fixed_point(_to_bev_pixels(fan, out.shape[0], scale))
     layer = out.copy()
-    cv2.fillPoly(layer, [outline], _SEEN, cv2.LINE_AA, SUBPIXEL_BITS)
-    cv2.polylines(layer, [outline], True, _RING, 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.fillPoly(layer, [outline], _VISIBLE_COLOUR, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.polylines(layer, [outline], True, _RING_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     return layer
 
 
-def _points(out: Array, points_m: Array, scale: float) -> None:
+def _draw_points(out: Array, points_m: Array, scale: float) -> None:
     """Draw LiDAR points, brighter the higher they are (y is down)."""
-    at = np.floor(_from_above(points_m, out.shape[0], scale) + 0.5).astype(np.int64)
+    at = np.floor(_to_bev_pixels(points_m, out.shape[0], scale) + 0.5).astype(np.int64)
     inside = ((at >= 0) & (at < out.shape[0])).all(1) & (points_m[:, 2] > 0)
     at, height_m = at[inside], 1.7 - points_m[inside, 1]
     glow = np.clip(0.35 + 0.3 * height_m, 0.35, 1.0)[:, None]
     np.maximum.at(out, (at[:, 1], at[:, 0]), (glow * (98, 112, 138)).astype(np.uint8))
 
 
-def _outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
+def _draw_outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
     """Draw a footprint, its front side thick and with a short arrow stem ahead."""
     cv2.polylines(out, [outline], True, colour, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     front, center = outline[:2].mean(0), outline.mean(0)
@@ -114,18 +116,20 @@ def _outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
     cv2.line(out, left, right, colour, 2, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _camera_mark(out: Array) -> None:
+def _draw_camera_mark(out: Array) -> None:
     """Draw the camera as a small triangle at the bottom."""
     x, y = out.shape[1] // 2, out.shape[0] - 8
-    cv2.fillPoly(out, [np.array([[x, y - 7], [x - 5, y + 4], [x + 5, y + 4]])], TEXT, cv2.LINE_AA)
+    cv2.fillPoly(
+        out, [np.array([[x, y - 7], [x - 5, y + 4], [x + 5, y + 4]])], TEXT_COLOUR, cv2.LINE_AA
+    )
 
 
-def _footprint(edges_m: Array) -> Array:
+def _footprints(edges_m: Array) -> Array:
     """(M, 24, 3) -> (M, 4, 3) corners of the top face, the front two first."""
-    return np.asarray(edges_m, np.float64).reshape(-1, 24, 3)[:, _TOP]
+    return np.asarray(edges_m, np.float64).reshape(-1, 24, 3)[:, _TOP_CORNERS]
 
 
-def _from_above(points_m: Array, size_px: int, scale: float) -> Array:
+def _to_bev_pixels(points_m: Array, size_px: int, scale: float) -> Array:
     """(..., 3) camera frame -> (..., 2) pixels of the bird's-eye view."""
     x = size_px // 2 + points_m[..., 0] * scale
     y = size_px - 8 - points_m[..., 2] * scale

@@ -15,18 +15,20 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from stl_core.types import Array
 
 #: Columns of a training's curves.csv that are not losses.
-NOT_LOSSES = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
+NON_LOSS_COLUMNS = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
 
 
-def curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
+def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
     """
     Draw the losses of training runs, small multiples with a shared epoch axis.
 
     :param tables: name of each run -> its curves.csv, as train.fit writes it.
     :param path: PNG to write.
     """
-    runs = {name: _columns(table) for name, table in tables.items()}
-    losses = dict.fromkeys(key for run in runs.values() for key in run if key not in NOT_LOSSES)
+    runs = {name: _read_columns(table) for name, table in tables.items()}
+    losses = dict.fromkeys(
+        key for run in runs.values() for key in run if key not in NON_LOSS_COLUMNS
+    )
     shown = ['total', *losses, 'lr']
     height = -(-len(shown) // 3)
     figure = new_figure(11, 2.3 * height)
@@ -41,14 +43,14 @@ def curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
         axes.grid(alpha=0.25)
         if min(values.min() for values in drawn.values()) > 0:
             axes.set_yscale('log')
-            tell_plainly(axes.yaxis)
+            set_plain_log_ticks(axes.yaxis)
         if place == 1 and len(runs) > 1:
             axes.legend(fontsize=7)
     figure.supxlabel('epoch', fontsize=9)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def tell_plainly(axis: Any) -> None:
+def set_plain_log_ticks(axis: Any) -> None:
     """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, at more if short."""
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
@@ -57,13 +59,13 @@ def tell_plainly(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _columns(table: str | Path) -> dict[str, Array]:
+def _read_columns(table: str | Path) -> dict[str, Array]:
     with Path(table).open(newline='') as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
 
-def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:
+def plot_histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:
     """
     Draw how often a figure took which value, with its median and 95th percentile.
 
@@ -84,7 +86,7 @@ def histogram(values: Sequence[float], unit: str, title: str, path: str | Path) 
     axes.set_ylabel('count')
     axes.set_title(title, fontsize=10, loc='left')
     axes.grid(alpha=0.25)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -94,7 +96,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, making its folder where there is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path))

@@ -14,31 +14,31 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from stl_core.geometry import BOX_EDGES, corners, project, warp_P
+from stl_core.geometry import BOX_EDGES, box_corners, project_points, warp_P
 from stl_core.types import Array, Objects3D
-from stl_core.visualization.birds_eye import birds_eye
+from stl_core.visualization.birds_eye import draw_birds_eye
 from stl_core.visualization.style import (
-    BACKGROUND,
+    BACKGROUND_COLOUR,
     SUBPIXEL_BITS,
-    TEXT,
+    TEXT_COLOUR,
     TRUTH_COLOUR,
     class_colour,
-    fixed_point,
     text_size,
+    to_fixed_point,
     write_text,
 )
 
 #: What lies nearer than this in front of the camera plane is cut off before projecting.
 NEAR_M = 0.1
 #: Places of the front face's corners among the 24 edge points, in order round it.
-_FRONT = [0, 2, 4, 6]
+_FRONT_CORNERS = [0, 2, 4, 6]
 #: Classes whose colours are told above every picture.
-LEGEND = ('Car', 'Pedestrian', 'Cyclist')
+LEGEND_CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 
 
 def box_edges(objects: Objects3D) -> Array:
     """N objects -> (N, 24, 3) end points of their 12 edges, metres, camera frame."""
-    corners_m = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
+    corners_m = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     return corners_m[:, np.array(BOX_EDGES).ravel()]
 
 
@@ -82,15 +82,15 @@ def draw_edges(
     depth_m = edges_m[..., 2].mean(1)
     far_first = np.argsort(-depth_m)
     segments = [visible_segments(edges_m[i], P) for i in range(len(edges_m))]
-    out = _tinted(image, edges_m, P, colours, segments)
+    out = _tint_faces(image, edges_m, P, colours, segments)
     for i in far_first:
         thickness = line_width(image.shape[0], depth_m[i])
-        for start, end in fixed_point(segments[i]):
+        for start, end in to_fixed_point(segments[i]):
             cv2.line(out, start, end, colours[i], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     taken: list[tuple[int, int, int, int]] = []
     for i in far_first[::-1] if labels else ():
         if len(segments[i]):
-            _label(out, labels[i], segments[i], colours[i], taken)
+            _draw_label(out, labels[i], segments[i], colours[i], taken)
     return out
 
 
@@ -112,17 +112,17 @@ def visible_segments(edges_m: Array, P: Array) -> Array:
     pairs, z = pairs[(z > NEAR_M).any(1)], z[(z > NEAR_M).any(1)]
     step = z[:, ::-1] - z
     t = np.where(z < NEAR_M, (NEAR_M - z) / np.where(step == 0, 1.0, step), 0.0)
-    return project(pairs + t[..., None] * (pairs[:, ::-1] - pairs), P)[0]
+    return project_points(pairs + t[..., None] * (pairs[:, ::-1] - pairs), P)[0]
 
 
-def scene(
+def draw_frame(
     image: Array,
     P: Array,
     edges_m: Array,
     colours: Sequence[tuple[int, int, int]],
     labels: Sequence[str] = (),
     *,
-    truth_m: Array | None = None,
+    truth_edges_m: Array | None = None,
     points_m: Array | None = None,
     caption: str = '',
 ) -> Array:
@@ -134,29 +134,29 @@ def scene(
     :param edges_m: (M, 24, 3) boxes, camera frame.
     :param colours: M times RGB.
     :param labels: M texts, or none at all.
-    :param truth_m: (T, 24, 3) annotated boxes, thin and white in both views.
+    :param truth_edges_m: (T, 24, 3) annotated boxes, thin and white in both views.
     :param points_m: (L, 3) LiDAR points, camera frame.
     :param caption: one line above.
     :return: (H', W', 3) uint8 RGB, sides even as video wants them.
     """
-    large, large_P = enlarge(image, P)
-    if truth_m is not None:
-        for edges in truth_m:
-            for start, end in fixed_point(visible_segments(edges, large_P)):
+    large, large_P = scale_for_display(image, P)
+    if truth_edges_m is not None:
+        for edges in truth_edges_m:
+            for start, end in to_fixed_point(visible_segments(edges, large_P)):
                 cv2.line(large, start, end, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     drawn = draw_edges(large, edges_m, large_P, colours, labels)
-    above = birds_eye(
+    above = draw_birds_eye(
         edges_m,
         colours,
         size_px=large.shape[0],
-        truth_m=truth_m,
+        truth_edges_m=truth_edges_m,
         points_m=points_m,
-        view=(large_P, large.shape[1]),
+        projection_and_width=(large_P, large.shape[1]),
     )
     return side_by_side(drawn, above, caption)
 
 
-def enlarge(image: Array, P: Array) -> tuple[Array, Array]:
+def scale_for_display(image: Array, P: Array) -> tuple[Array, Array]:
     """
     Scale an image to a height at which lines and labels are readable, 480 to 720 pixels.
 
@@ -173,24 +173,26 @@ def enlarge(image: Array, P: Array) -> tuple[Array, Array]:
     return cv2.resize(image, size, interpolation=kind), warp_P(P, A)
 
 
-def side_by_side(image: Array, above: Array, caption: str = '') -> Array:
+def side_by_side(image: Array, bev_image: Array, caption: str = '') -> Array:
     """
     Set two pictures of one height beside each other under a line of text and the class colours.
 
     :param image: (H, W, 3) uint8 RGB.
-    :param above: (H, W', 3) uint8 RGB.
+    :param bev_image: (H, W', 3) uint8 RGB.
     :param caption: one line.
     :return: (H + 36, W + W' + 4, 3) uint8 RGB.
     """
     height, gap, bar = image.shape[0], 4, 36
-    out = np.full((height + bar, image.shape[1] + gap + above.shape[1], 3), BACKGROUND, np.uint8)
+    out = np.full(
+        (height + bar, image.shape[1] + gap + bev_image.shape[1], 3), BACKGROUND_COLOUR, np.uint8
+    )
     out[bar:, : image.shape[1]] = image
-    out[bar:, image.shape[1] + gap :] = above
-    write_text(out, caption, (14, 24), 0.56, TEXT)
+    out[bar:, image.shape[1] + gap :] = bev_image
+    write_text(out, caption, (14, 24), 0.56, TEXT_COLOUR)
     x = out.shape[1] - 14
-    for name in reversed(LEGEND):
+    for name in reversed(LEGEND_CLASSES):
         x -= text_size(name, 0.5)[0]
-        write_text(out, name, (x, 24), 0.5, TEXT)
+        write_text(out, name, (x, 24), 0.5, TEXT_COLOUR)
         cv2.rectangle(out, (x - 20, 12), (x - 8, 24), class_colour(name), -1)
         x -= 38
     return out
@@ -204,7 +206,7 @@ def contact_sheet(pictures: Sequence[Array], columns: int = 2, width_px: int = 1
         scaled.append(cv2.resize(picture, (width_px, height), interpolation=cv2.INTER_AREA))
     rows = [scaled[i : i + columns] for i in range(0, len(scaled), columns)]
     tops = np.cumsum([0] + [max(p.shape[0] for p in row) + 8 for row in rows])
-    out = np.full((tops[-1], columns * (width_px + 8) - 8, 3), BACKGROUND, np.uint8)
+    out = np.full((tops[-1], columns * (width_px + 8) - 8, 3), BACKGROUND_COLOUR, np.uint8)
     for top, row in zip(tops, rows, strict=False):
         for column, picture in enumerate(row):
             left = column * (width_px + 8)
@@ -212,7 +214,7 @@ def contact_sheet(pictures: Sequence[Array], columns: int = 2, width_px: int = 1
     return out
 
 
-def _tinted(
+def _tint_faces(
     image: Array,
     edges_m: Array,
     P: Array,
@@ -222,21 +224,21 @@ def _tinted(
     """Darken the image under the lines and tint the front faces, so that both stand out."""
     layer = image.copy()
     for i in np.argsort(-edges_m[..., 2].mean(1)):
-        if edges_m[i, _FRONT, 2].min() > NEAR_M:
-            face = fixed_point(project(edges_m[i, _FRONT], P)[0])
+        if edges_m[i, _FRONT_CORNERS, 2].min() > NEAR_M:
+            face = to_fixed_point(project_points(edges_m[i, _FRONT_CORNERS], P)[0])
             cv2.fillPoly(layer, [face], colours[i], cv2.LINE_AA, SUBPIXEL_BITS)
         width = line_width(image.shape[0], edges_m[i, :, 2].mean()) + 2
-        for start, end in fixed_point(segments[i]):
+        for start, end in to_fixed_point(segments[i]):
             cv2.line(layer, start, end, (0, 0, 0), width, cv2.LINE_AA, SUBPIXEL_BITS)
     return cv2.addWeighted(layer, 0.35, image, 0.65, 0)
 
 
-def _label(
+def _draw_label(
     out: Array,
     text: str,
     segments: Array,
     colour: tuple[int, int, int],
-    taken: list[tuple[int, int, int, int]],
+    occupied: list[tuple[int, int, int, int]],
 ) -> None:
     """Write a label above a box where no other label is; append the place to taken."""
     inside = np.clip(segments.reshape(-1, 2), 0, [out.shape[1] - 1, out.shape[0] - 1])
@@ -249,15 +251,18 @@ def _label(
     x = int(np.clip(inside[:, 0].mean() - width / 2, 0, max(0, out.shape[1] - width)))
     y = int(inside[:, 1].min()) - height - 3
     y = max(y, 0)
-    while any(_overlap((x, y, width, height), other) for other in taken) and y >= height:
+    while (
+        any(_rectangles_overlap((x, y, width, height), other) for other in occupied)
+        and y >= height
+    ):
         y -= height // 2
-    taken.append((x, y, width, height))
+    occupied.append((x, y, width, height))
     patch = out[y : y + height, x : x + width]
-    out[y : y + height, x : x + width] = patch // 4 + np.array(BACKGROUND, np.uint8) // 2
+    out[y : y + height, x : x + width] = patch // 4 + np.array(BACKGROUND_COLOUR, np.uint8) // 2
     cv2.rectangle(out, (x, y), (x + 2, y + height - 1), colour, -1)
-    write_text(out, text, (x + 7, y + height - 5), size, TEXT)
+    write_text(out, text, (x + 7, y + height - 5), size, TEXT_COLOUR)
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _rectangles_overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     """Tell whether two rectangles x y width height share a pixel."""
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

@@ -12,7 +12,7 @@ import numpy as np
 from stl_core.types import Array
 
 #: RGB of the classes by lower-case name, everywhere: pictures, view from above and markers.
-COLOURS: dict[str, tuple[int, int, int]] = {
+CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     'car': (56, 189, 248),
     'pedestrian': (251, 113, 133),
     'cyclist': (250, 204, 21),
@@ -25,18 +25,18 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 OTHER_COLOUR = (190, 190, 200)
 TRUTH_COLOUR = (245, 245, 245)
 
-BACKGROUND = (17, 20, 27)
-TEXT = (232, 236, 244)
+BACKGROUND_COLOUR = (17, 20, 27)
+TEXT_COLOUR = (232, 236, 244)
 SUBPIXEL_BITS = 4
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def class_colour(name: str) -> tuple[int, int, int]:
     """Return the RGB of a class, whatever its case; grey for one without a colour of its own."""
-    return COLOURS.get(name.lower(), OTHER_COLOUR)
+    return CLASS_COLOURS.get(name.lower(), OTHER_COLOUR)
 
 
-def fixed_point(pixels: Array) -> Array:
+def to_fixed_point(pixels: Array) -> Array:
     """Pixels -> int32 with the fraction bits that OpenCV's shift argument takes."""
     limit = float(2 ** (30 - SUBPIXEL_BITS))
     fixed = (np.clip(pixels, -limit, limit) * (1 << SUBPIXEL_BITS)).round()
@@ -50,7 +50,7 @@ def text_size(text: str, size: float) -> tuple[int, int]:
 
 
 def write_text(
-    out: Array, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int]
+    out: Array, text: str, origin: tuple[int, int], size: float, colour: tuple[int, int, int]
 ) -> None:
     """Write a line of text into out, its lower left corner at `at`."""
-    cv2.putText(out, text, at, FONT, size, colour, 1, cv2.LINE_AA)
+    cv2.putText(out, text, origin, FONT, size, colour, 1, cv2.LINE_AA)

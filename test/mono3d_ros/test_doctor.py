@@ -10,26 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from mono3d_ros.doctor import __main__ as doctor
+from mono3d_ros.doctor import __main__
 from mono3d_ros.doctor.checks import (
-    FOR_TOOLS,
-    MESSAGES,
     MISSING,
-    NEEDED,
     NOTE,
-    OPTIONAL,
+    OPTIONAL_ROS_PACKAGES,
+    REQUIRED_MODULES,
+    REQUIRED_ROS_PACKAGES,
+    TOOL_MODULES,
     WARNING,
-    advise,
     can_run,
+    run_checks,
 )
 from mono3d_ros.doctor.environment import (
     MODULES,
-    Facts,
-    gather,
-    look_at_commands,
-    look_at_students,
+    Environment,
+    check_model_files,
+    collect_environment,
+    read_command_interpreters,
 )
-from mono3d_ros.subprocess_probe import Trial, attempt
+from mono3d_ros.subprocess_probe import ProbeResult, run_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = '/home/a/.venv/bin/python'
@@ -41,7 +41,7 @@ TORCH = {
 }
 
 #: A vehicle with nothing to complain of.
-WELL = Facts(
+WELL = Environment(
     python='3.12.3',
     executable=PYTHON,
     abi='cpython-312',
@@ -60,10 +60,10 @@ WELL = Facts(
     students={'/models/student.safetensors': ''},
     commands={'/ws/install/lib/mono3d_ros/detector': '/home/a/.venv/bin/python3'},
     trials={
-        'rclpy': Trial({'rmw': 'rmw_fastrtps_cpp'}),
-        'torch': Trial(TORCH),
-        'cv2': Trial({'version': '4.11.0', 'path': '/cv2'}),
-        'cv_bridge': Trial({}),
+        'rclpy': ProbeResult({'rmw': 'rmw_fastrtps_cpp'}),
+        'torch': ProbeResult(TORCH),
+        'cv2': ProbeResult({'version': '4.11.0', 'path': '/cv2'}),
+        'cv_bridge': ProbeResult({}),
     },
 )
 
@@ -73,7 +73,7 @@ def without(*names):
 
 
 def trial(name, said=None, error=''):
-    return {'trials': {**WELL.trials, name: Trial(said or {}, error)}}
+    return {'trials': {**WELL.trials, name: ProbeResult(said or {}, error)}}
 
 
 def torch_says(**changes):
@@ -241,14 +241,14 @@ FINDINGS = {
 
 
 def test_nothing_to_complain_of():
-    assert advise(WELL) == []
-    assert doctor.tell(WELL, []).endswith('the node can run')
+    assert run_checks(WELL) == []
+    assert __main__.format_report(WELL, []).endswith('the node can run')
 
 
 @pytest.mark.parametrize('name', FINDINGS)
 def test_each_finding_says_what_and_what_to_do(name):
     changes, level, what, remedy = FINDINGS[name]
-    (finding,) = advise(replace(WELL, **changes))
+    (finding,) = run_checks(replace(WELL, **changes))
     assert finding.level == level
     assert re.search(what, finding.what), finding.what
     assert re.search(remedy, finding.remedy), finding.remedy
@@ -264,21 +264,21 @@ def test_each_finding_says_what_and_what_to_do(name):
     ],
 )
 def test_transports_that_somebody_chose_are_left_alone(rmw, variables):
-    assert advise(replace(WELL, **trial('rclpy', {'rmw': rmw}), variables=variables)) == []
+    assert run_checks(replace(WELL, **trial('rclpy', {'rmw': rmw}), variables=variables)) == []
 
 
 def test_a_command_that_asks_env_for_its_python_is_left_alone():
     commands = {'/ws/lib/mono3d_ros/detector': '/usr/bin/env python3'}
-    assert advise(replace(WELL, commands=commands)) == []
+    assert run_checks(replace(WELL, commands=commands)) == []
 
 
 def test_the_worst_comes_first_and_the_rest_of_nothing_is_not_told():
     bare = replace(
         WELL, modules=frozenset(), versions={}, underlays=(), trials={}, commands={}, gpus=()
     )
-    levels = [each.level for each in advise(bare)]
+    levels = [each.level for each in run_checks(bare)]
     assert levels == [MISSING, MISSING, NOTE]
-    told = doctor.tell(bare, advise(bare))
+    told = __main__.format_report(bare, run_checks(bare))
     assert 'the node cannot run: 2 missing' in told
 
 
@@ -291,8 +291,13 @@ def test_what_the_node_imports_is_what_is_looked_for():
             modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
             roots |= {each.split('.')[0] for each in modules}
     ros = {name for name in roots if '_msgs' in name or name.startswith(('std_srvs', 'ament_'))}
-    assert ros <= set(MESSAGES)
-    assert {*NEEDED, *FOR_TOOLS, *MESSAGES, *OPTIONAL} <= set(MODULES)
+    assert ros <= set(REQUIRED_ROS_PACKAGES)
+    assert {
+        *REQUIRED_MODULES,
+        *TOOL_MODULES,
+        *REQUIRED_ROS_PACKAGES,
+        *OPTIONAL_ROS_PACKAGES,
+    } <= set(MODULES)
 
 
 def test_what_pip_installs_is_what_is_looked_for():
@@ -303,15 +308,15 @@ def test_what_pip_installs_is_what_is_looked_for():
         if isinstance(keyword, ast.keyword) and keyword.arg == 'install_requires'
     )
     names = {each.value.split('>')[0] for each in listed.elts} - {'setuptools'}
-    assert names == {*NEEDED.values(), *FOR_TOOLS.values()}
+    assert names == {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()}
 
 
 def test_trials_tell_what_they_said_or_why_they_ended():
-    assert attempt('print(1); print(\'{"a": "b"}\')') == Trial({'a': 'b'})
-    assert attempt('raise OSError("gone")').error == 'OSError: gone'
-    assert attempt('print("no JSON")').error == "answered 'no JSON\\n'"
-    assert attempt('import os; os.abort()').error == 'crashed with signal 6'
-    assert attempt('import time; time.sleep(60)', patience_s=0.5).error == 'no end after 0.5 s'
+    assert run_probe('print(1); print(\'{"a": "b"}\')') == ProbeResult({'a': 'b'})
+    assert run_probe('raise OSError("gone")').error == 'OSError: gone'
+    assert run_probe('print("no JSON")').error == "answered 'no JSON\\n'"
+    assert run_probe('import os; os.abort()').error == 'crashed with signal 6'
+    assert run_probe('import time; time.sleep(60)', timeout_s=0.5).error == 'no end after 0.5 s'
 
 
 def student(folder, name, header, tail):
@@ -326,7 +331,7 @@ def test_students_are_weighed(tmp_path):
     (tmp_path / 'c.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
     (tmp_path / 'd.safetensors').write_bytes(b'')
     student(tmp_path, 'e.safetensors', {'w': 1}, b'')
-    assert list(look_at_students(tmp_path).values()) == [
+    assert list(check_model_files(tmp_path).values()) == [
         '',
         'cut: 5 bytes are missing',
         'not a student file (43 bytes)',
@@ -339,17 +344,19 @@ def test_commands_are_read(tmp_path):
     place = tmp_path / 'lib' / 'mono3d_ros'
     place.mkdir(parents=True)
     (place / 'detector').write_text('#!/opt/venv/bin/python3\nimport sys\n')
-    assert look_at_commands([tmp_path]) == {str(place / 'detector'): '/opt/venv/bin/python3'}
+    assert read_command_interpreters([tmp_path]) == {
+        str(place / 'detector'): '/opt/venv/bin/python3'
+    }
 
 
 def test_this_machine(capsys):
     """What can be seen from here: the interpreter, NumPy, torch and the shipped student."""
-    facts = gather()
+    facts = collect_environment()
     assert facts.executable == sys.executable
     assert {'numpy', 'torch'} <= facts.modules
     assert facts.trials['torch'].said['version']
     assert list(facts.students.values()) == ['']
-    assert [each for each in advise(facts) if 'student' in each.what] == []
+    assert [each for each in run_checks(facts) if 'student' in each.what] == []
     assert facts.abi.endswith(f'{sys.version_info[0]}{sys.version_info[1]}')
 
 

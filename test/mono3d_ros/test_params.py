@@ -96,25 +96,25 @@ def test_what_is_passed_on():
         class_names_kept=['Cyclist', 'Car'],
         max_age_s=1,
     )
-    selection = params.selection(classes)
+    selection = params.detection_filter(classes)
     assert selection.min_scores == (0.2, 0.2, 0.2)
-    assert selection.bands == ((30.0, 0.4), (60.0, 0.3))
-    assert selection.kept == (True, False, True)
+    assert selection.distance_thresholds == ((30.0, 0.4), (60.0, 0.3))
+    assert selection.kept_classes == (True, False, True)
     assert selection.max_age_s == 1.0
-    assert Params().selection(classes).kept == ()
+    assert Params().detection_filter(classes).kept_classes == ()
     with pytest.raises(ValueError, match=r'class_names_kept: .* among Car, Pedestrian, Cyclist'):
-        Params(class_names_kept=['Truck']).selection(classes)
+        Params(class_names_kept=['Truck']).detection_filter(classes)
 
 
 def test_cameras():
     params = Params(cameras=['front', 'left'], trigger='left', transport='raw', rectified=False)
-    assert params.one_of_several('front') == CameraParams('front/image_raw', '', 'raw', False)
+    assert params.camera_defaults('front') == CameraParams('front/image_raw', '', 'raw', False)
     with pytest.raises(ValueError, match='parameter trigger: expected one of any, front, left'):
         replace(params, trigger='right')
     with pytest.raises(ValueError, match='parameter transport: expected one of raw'):
         CameraParams('front/image_raw', '', 'jpeg', True)
     only = Params(image_topic='a/image', camera_info_topic='b/info', rectified=False)
-    assert only.the_only_one() == CameraParams('a/image', 'b/info', 'auto', False)
+    assert only.single_camera() == CameraParams('a/image', 'b/info', 'auto', False)
 
 
 def test_the_readme_lists_every_parameter_as_it_is():

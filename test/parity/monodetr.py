@@ -25,7 +25,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
 import golden
-import queries
+import monodetr_queries
 
 FOCAL_PX = 743.6
 #: Queries are toned to differ, and heads so that what is decoded is like cars in a street.
@@ -201,10 +201,11 @@ def decoded(out: dict[str, Any], P: np.ndarray) -> list[dict[str, Any]]:
 def compare(
     criterion: Any, P: np.ndarray, lines: list[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Hold queries.answers against two frames' labels: losses, and how long gradients are."""
+    """Compare monodetr_queries with two frames' labels: losses, and norms of gradients."""
     targets = [encoded(P, lines), encoded(P, lines[:2])]
     answers = {
-        name: torch.from_numpy(value).requires_grad_() for name, value in queries.answers().items()
+        name: torch.from_numpy(value).requires_grad_()
+        for name, value in monodetr_queries.answers().items()
     }
     layers = [
         {

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
 import golden
 from fake_views import STRIDES, a_view, cells
 
-from stl_core.tensors.batch import View
+from stl_core.tensors.batch import DistillView
 
 #: Objects of each image, and slots. Its boxes must have 50 slots; in its loss of headings empty
 #: slots take part, so heads are compared where there are none.
@@ -55,7 +55,7 @@ def main() -> None:
     print(golden.write('monostl', told))
 
 
-def its_losses(view: View) -> dict[str, float]:
+def its_losses(view: DistillView) -> dict[str, float]:
     """Run its losses of features and relations -> {key of LOSSES: value}."""
     from lib.losses import feature_distill_loss as its
 
@@ -78,7 +78,7 @@ def its_losses(view: View) -> dict[str, float]:
     }
 
 
-def its_heads(view: View) -> float:
+def its_heads(view: DistillView) -> float:
     """Run its loss of heads."""
     from lib.losses import head_distill_loss as its
 
@@ -87,7 +87,7 @@ def its_heads(view: View) -> float:
     return float(total)
 
 
-def its_target(view: View) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def its_target(view: DistillView) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Write targets as its data set does, farthest object first; also that order of slots."""
     from lib.datasets.utils import angle2class
 

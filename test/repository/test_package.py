@@ -63,10 +63,16 @@ def test_package_xml_says_the_same(setup, package):
 
 
 def test_package_xml_names_what_the_node_needs(package):
-    from mono3d_ros.doctor.checks import MESSAGES, OPTIONAL
+    from mono3d_ros.doctor.checks import OPTIONAL_ROS_PACKAGES, REQUIRED_ROS_PACKAGES
 
     named = {each.text for each in package.findall('exec_depend')}
-    assert {'rclpy', 'launch', 'launch_ros', *MESSAGES, *OPTIONAL} <= named
+    assert {
+        'rclpy',
+        'launch',
+        'launch_ros',
+        *REQUIRED_ROS_PACKAGES,
+        *OPTIONAL_ROS_PACKAGES,
+    } <= named
 
 
 def test_colcon_finds_pytest(setup):

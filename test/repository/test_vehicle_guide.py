@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch_arguments import ARGUMENTS
 
-from mono3d_ros.doctor.checks import FOR_TOOLS, NEEDED
+from mono3d_ros.doctor.checks import REQUIRED_MODULES, TOOL_MODULES
 from mono3d_ros.perception.worker import STAGES
 
 GUIDE = Path(__file__).resolve().parents[2] / 'docs' / 'vehicle.md'
@@ -45,7 +45,7 @@ def test_launch_arguments_are_declared(text):
 def test_pip_installs_what_the_node_needs(text):
     (listed,) = re.findall(r"^pip install (.* 'numpy<2')$", text, re.MULTILINE)
     named = {*listed.split()} | BY_ROSDEP
-    assert {*NEEDED.values(), *FOR_TOOLS.values()} <= named
+    assert {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()} <= named
 
 
 def test_every_stage_is_explained(text):

@@ -38,9 +38,9 @@ def topics(tree):
 def said():
     """Name of a camera, '' of the only one -> the topics that the node advertises for it."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from mono3d_ros.node.publishers import TYPES
+    from mono3d_ros.node.publishers import MESSAGE_TYPES
 
-    return lambda camera: {f'/detector/{camera}{topic}' for topic in TYPES}
+    return lambda camera: {f'/detector/{camera}{topic}' for topic in MESSAGE_TYPES}
 
 
 def displays(file):
@@ -102,7 +102,7 @@ def test_surround_parameters_are_parameters():
 
 def test_surround_fits_the_ring_of_our_own_world():
     """So that a bag of synthesize_bag --surround plays as it is."""
-    from stl_core.data.synthetic.sequence import SURROUND as RING
+    from stl_core.data.synthetic.sequence import SURROUND_CAMERAS as RING
 
     given = surround()
     assert set(given['cameras']) == set(RING)

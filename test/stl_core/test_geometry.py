@@ -30,7 +30,7 @@ def objects(count, seed=0):
 
 
 def assert_same(a, b, atol=1e-9):
-    for name in Objects3D.WIDTHS:
+    for name in Objects3D.FIELD_SHAPES:
         left, right = getattr(a, name), getattr(b, name)
         if name == 'rotation_y':
             left, right = np.zeros_like(left), geometry.wrap_angle(left - right)
@@ -42,16 +42,16 @@ def test_backproject_undoes_project_for_every_P(pixels, seed):
     rng = np.random.default_rng(seed)
     P = KITTI_P2 + rng.normal(scale=0.05, size=(3, 4)) * [[9, 9, 9, 9], [9, 9, 9, 9], [0.01] * 4]
     depth = rng.uniform(1, 90, 5)
-    points = geometry.backproject(pixels, depth, P)
+    points = geometry.backproject_pixels(pixels, depth, P)
     np.testing.assert_allclose(points[:, 2], depth)
-    again, _ = geometry.project(points, P)
+    again, _ = geometry.project_points(points, P)
     np.testing.assert_allclose(again, pixels, atol=1e-6)
 
 
 def test_project_is_the_matrix_product():
     point = np.array([1.5, -0.3, 20.0])
     u, v, w = KITTI_P2 @ [*point, 1.0]
-    pixels, depth = geometry.project(point, KITTI_P2)
+    pixels, depth = geometry.project_points(point, KITTI_P2)
     np.testing.assert_allclose(pixels, [u / w, v / w])
     assert depth == w
 
@@ -64,17 +64,17 @@ def test_lift_undoes_lower_under_scale_crop_and_mirror(seed):
     )
     for P in (KITTI_P2, geometry.warp_P(KITTI_P2, A), geometry.flip_P(KITTI_P2, 1242)):
         original = objects(200, seed)
-        assert_same(geometry.lift(geometry.lower(original, P), P), original)
+        assert_same(geometry.lift(geometry.project_objects(original, P), P), original)
 
 
 def test_lift_and_lower_of_nothing():
     empty = Objects3D.empty()
-    assert len(geometry.lift(geometry.lower(empty, KITTI_P2), KITTI_P2)) == 0
+    assert len(geometry.lift(geometry.project_objects(empty, KITTI_P2), KITTI_P2)) == 0
 
 
 def test_labels_have_no_depth_error_and_keep_it_so():
     exact = Objects3D(**{**vars(objects(3)), 'depth_sigma_m': np.zeros(3)})
-    lowered = geometry.lower(exact, KITTI_P2)
+    lowered = geometry.project_objects(exact, KITTI_P2)
     assert np.isneginf(lowered.depth_log_sigma).all()
     assert (geometry.lift(lowered, KITTI_P2).depth_sigma_m == 0).all()
 
@@ -83,8 +83,8 @@ def test_a_mirrored_world_projects_to_the_mirrored_image():
     original, width = objects(50), 1242
     mirrored = geometry.flip_objects(original, width)
     P = geometry.flip_P(KITTI_P2, width)
-    before, _ = geometry.project(geometry.corners(*parts(original)), KITTI_P2)
-    after, _ = geometry.project(geometry.corners(*parts(mirrored)), P)
+    before, _ = geometry.project_points(geometry.box_corners(*parts(original)), KITTI_P2)
+    after, _ = geometry.project_points(geometry.box_corners(*parts(mirrored)), P)
     before[..., 0] = width - 1 - before[..., 0]
     # the corners are the same points, numbered from the other side of the car
     for a, b in zip(before, after, strict=True):
@@ -101,17 +101,17 @@ def parts(o):
 
 def test_corners_span_the_size_and_turn_as_KITTI_does():
     center, size = np.array([[1.0, 2.0, 10.0]]), np.array([[1.5, 1.6, 4.0]])
-    box = geometry.corners(center, size, np.array([0.0]))[0]
+    box = geometry.box_corners(center, size, np.array([0.0]))[0]
     np.testing.assert_allclose(np.ptp(box, axis=0), [4.0, 1.5, 1.6])  # length along x at 0
     np.testing.assert_allclose(box.mean(0), center[0])
-    turned = geometry.corners(center, size, np.array([-np.pi / 2]))[0]
+    turned = geometry.box_corners(center, size, np.array([-np.pi / 2]))[0]
     np.testing.assert_allclose(np.ptp(turned, axis=0), [1.6, 1.5, 4.0])  # ahead at -90 degrees
     front = turned[[0, 1, 4, 5]].mean(0) - center[0]
     np.testing.assert_allclose(front, [0, 0, 2.0], atol=1e-12)  # the front looks along +z
 
 
 def test_edges_are_the_twelve_of_a_box():
-    box = geometry.corners(np.zeros((1, 3)), np.array([[1.0, 2.0, 4.0]]), np.zeros(1))[0]
+    box = geometry.box_corners(np.zeros((1, 3)), np.array([[1.0, 2.0, 4.0]]), np.zeros(1))[0]
     lengths = sorted(np.linalg.norm(box[a] - box[b]) for a, b in geometry.BOX_EDGES)
     np.testing.assert_allclose(lengths, [1] * 4 + [2] * 4 + [4] * 4)
     assert len({frozenset(edge) for edge in geometry.BOX_EDGES}) == 12
@@ -125,14 +125,14 @@ def test_real_labels_alpha_is_yaw_less_the_bearing(mono3d_data):
     for path in sorted((mono3d_data / 'training/label_2').glob('*.txt')):
         labels = kitti.read_labels(path)
         labels = labels[labels.name == 'Car']
-        lowered = geometry.lower(labels.select(('Car',)), KITTI_P2)
+        lowered = geometry.project_objects(labels.to_objects(('Car',)), KITTI_P2)
         worst.extend(np.abs(geometry.wrap_angle(lowered.alpha - labels.alpha)))
     assert np.median(worst) < 0.01
 
 
 def test_overlap_height():
     a, b = np.array([[0.0, 2.0], [0.0, 2.0]]), np.array([[0.5, 1.0], [3.0, 1.0]])
-    np.testing.assert_allclose(geometry.overlap_height(a, b), [1.0, 0.0])
+    np.testing.assert_allclose(geometry.height_intersection(a, b), [1.0, 0.0])
 
 
 @pytest.mark.parametrize('bad', [np.eye(3), np.full((3, 4), np.nan)])

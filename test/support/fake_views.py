@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from stl_core.distill import LOSSES
-from stl_core.tensors.batch import Side, Targets, View
+from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
 
 STRIDES = (8, 16, 32)
 HEADS = {
@@ -58,7 +58,7 @@ def a_side(name, targets, channels, size_px, dtype=torch.float32):
         key: tensor(f'{name} {key}', (rows, wide, height // 4, width // 4), dtype)
         for key, wide in HEADS.items()
     }
-    return answering(Side(features, heads, {}, heads['depth'][:, 1].flatten(1)), targets)
+    return answering(NetworkOutputs(features, heads, {}, heads['depth'][:, 1].flatten(1)), targets)
 
 
 def answering(side, targets):
@@ -70,7 +70,9 @@ def answering(side, targets):
         if key != 'heatmap'
     }
     sigma_m = at['depth'][..., 1].exp()
-    return Side(side.features, side.heads, {**at, 'depth': at['depth'][..., :1]}, sigma_m)
+    return NetworkOutputs(
+        side.features, side.heads, {**at, 'depth': at['depth'][..., :1]}, sigma_m
+    )
 
 
 def cells(targets, w):
@@ -98,7 +100,7 @@ def a_view(
         for stride, each in teacher.features.items()
     }
     P = torch.eye(3, 4, dtype=dtype).repeat(len(counts), 1, 1)
-    return View(student, teacher, adapted, targets, P, size_px, 0.0)
+    return DistillView(student, teacher, adapted, targets, P, size_px, 0.0)
 
 
 def evaluate(name, view, **numbers):
@@ -121,7 +123,7 @@ def with_teacher(view, **parts):
 def leaves(view):
     """The student's tensors that losses look at, by group and key."""
     student = view.student
-    groups = {'adapted': view.adapted, 'heads': student.heads, 'answers': student.answers}
+    groups = {'adapted': view.adapted, 'heads': student.heads, 'answers': student.predictions}
     return {(group, key): each for group, parts in groups.items() for key, each in parts.items()}
 
 
@@ -132,7 +134,7 @@ def rebuilt(view, tensors):
         return {key: each for (which, key), each in tensors.items() if which == group}
 
     view = dataclasses.replace(view, adapted=part('adapted'))
-    return with_student(view, heads=part('heads'), answers=part('answers'))
+    return with_student(view, heads=part('heads'), predictions=part('answers'))
 
 
 def learning(view):
@@ -145,8 +147,8 @@ def in_slots(view, order):
     """The view with its objects in other slots: an index, the same for every image."""
 
     def moved(side):
-        answers = {key: each[:, order] for key, each in side.answers.items()}
-        return dataclasses.replace(side, answers=answers, sigma_m=side.sigma_m[:, order])
+        answers = {key: each[:, order] for key, each in side.predictions.items()}
+        return dataclasses.replace(side, predictions=answers, sigma_m=side.sigma_m[:, order])
 
     columns = {f.name: getattr(view.targets, f.name) for f in dataclasses.fields(view.targets)}
     view = with_targets(view, **{key: each[:, order] for key, each in columns.items()})
@@ -160,8 +162,8 @@ def of_image(view, row):
         return {key: each[row : row + 1] for key, each in parts.items()}
 
     def cut_side(side):
-        return Side(
-            cut(side.features), cut(side.heads), cut(side.answers), side.sigma_m[row : row + 1]
+        return NetworkOutputs(
+            cut(side.features), cut(side.heads), cut(side.predictions), side.sigma_m[row : row + 1]
         )
 
     view = with_targets(view, **cut(vars(view.targets)))

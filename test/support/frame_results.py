@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.camera_frame import FrameResult, Target
+from mono3d_ros.camera_frame import FrameResult, TargetFrame
 from stl_core.types import Objects3D
 
 STAMP_NS = 1_700_000_000_123_456_789
@@ -53,4 +53,4 @@ def random_target(seed):
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.random(random_state=seed).as_matrix()
     matrix[:3, 3] = np.random.default_rng(seed).normal(scale=5, size=3)
-    return Target('base_link', matrix)
+    return TargetFrame('base_link', matrix)

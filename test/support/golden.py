@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from name_seeded_weights import fill_all
 
-from stl_core.geometry import corners, project, wrap_angle
+from stl_core.geometry import box_corners, project_points, wrap_angle
 from stl_core.preprocessing import InputSpec
 
 FOLDER = Path(__file__).parents[1] / 'data' / 'parity'
@@ -52,7 +52,9 @@ def label_lines(P):
     lines = []
     for name, size, floor, rotation_y in OBJECTS:
         center = np.array(floor) - [0, size[0] / 2, 0]
-        points, _ = project(corners(center[None], np.array([size]), np.array([rotation_y])), P)
+        points, _ = project_points(
+            box_corners(center[None], np.array([size]), np.array([rotation_y])), P
+        )
         box = np.clip([*points[0].min(0), *points[0].max(0)], 0, [1279, 383] * 2)
         alpha = float(wrap_angle(rotation_y - np.arctan2(floor[0], floor[2])))
         numbers = (alpha, *box, *size, *floor, rotation_y)

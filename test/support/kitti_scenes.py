@@ -20,8 +20,8 @@ def draw_frame(root, frame_id, seed):
     image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     image[45:] = 60
     boxes = []
-    for corners in geometry.corners(center, size, yaw):
-        pixels, _ = geometry.project(corners, P2)
+    for corners in geometry.box_corners(center, size, yaw):
+        pixels, _ = geometry.project_points(corners, P2)
         low = np.clip(pixels.min(0), 0, [WIDTH - 1, HEIGHT - 1])
         high = np.clip(pixels.max(0), 0, [WIDTH - 1, HEIGHT - 1])
         boxes.append([*low, *high])

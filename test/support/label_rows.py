@@ -29,7 +29,7 @@ def frame(*rows):
     """Make the labels of one frame."""
     if not rows:
         return Labels.empty()
-    return Labels(**{name: [row[name] for row in rows] for name in Labels.WIDTHS})
+    return Labels(**{name: [row[name] for row in rows] for name in Labels.FIELD_SHAPES})
 
 
 def crowd(rng, frames):

@@ -65,4 +65,4 @@ class Answers(torch.nn.Module):
         self.detector = detector
 
     def forward(self, image, P):
-        return self.detector.read(self.detector(image, P))
+        return self.detector.decode(self.detector(image, P))

@@ -5,8 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from stl_core.training import config
-from stl_core.training import model_builder as learner
+from stl_core.training import config, model_builder
 
 
 def small_config(scenes, out, **changes):
@@ -15,7 +14,7 @@ def small_config(scenes, out, **changes):
         'augment': {'flip': 0.5, 'colour': 0.3},
     }
     options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
-    built = config.build_train(
+    built = config.build_train_config(
         {
             'out': str(out),
             'detector': {'options': options},
@@ -46,7 +45,7 @@ class Dropping(nn.Module):
 
 
 def dropping(built):
-    return Dropping(learner.build(built))
+    return Dropping(model_builder.build_model(built))
 
 
 def weights_of(out, name='last.pt'):

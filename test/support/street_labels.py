@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stl_core.geometry import backproject, corners, project, wrap_angle
+from stl_core.geometry import backproject_pixels, box_corners, project_points, wrap_angle
 from stl_core.types import Labels
 
 P2 = np.array([[720.0, 0, 610, 45], [0, 720, 173, 0.2], [0, 0, 1, 0.003]])
@@ -31,8 +31,8 @@ def moved(labels, center_m):
 
 def farther(labels, factor, P=P2):
     """Push objects away along the rays of their projected centres."""
-    pixels, _ = project(labels.center_m, P)
-    return moved(labels, backproject(pixels, labels.center_m[:, 2] * factor, P))
+    pixels, _ = project_points(labels.center_m, P)
+    return moved(labels, backproject_pixels(pixels, labels.center_m[:, 2] * factor, P))
 
 
 def bearing(center_m):
@@ -45,7 +45,7 @@ def _cars(rng, name):
     center_m = np.stack([z * BEARINGS, rng.uniform(0.7, 1.0, count), z], 1)
     size = rng.uniform([1.6, 1.5, 3.5], [1.8, 1.7, 4.5], (count, 3))
     yaw = rng.uniform(-np.pi, np.pi, count)
-    pixels, _ = project(corners(center_m, size, yaw), P2)
+    pixels, _ = project_points(box_corners(center_m, size, yaw), P2)
     return Labels(
         name=np.full(count, name),
         truncated=np.zeros(count),

@@ -6,10 +6,8 @@ import signal
 import torch
 from small_run import dropping, small_config
 
-from stl_core.cli import main as cli
-from stl_core.training import distributed as parallel
-from stl_core.training import optim
-from stl_core.training import trainer as train
+from stl_core.cli import main
+from stl_core.training import distributed, optim, trainer
 
 
 def joined_config(scenes, out, **changes):
@@ -26,15 +24,15 @@ def one_of_two(rank, port, work, *given):
 
 
 def fit(rank, scenes, out):
-    metrics = train.fit(joined_config(scenes, out, eval_every=2))
+    metrics = trainer.fit(joined_config(scenes, out, eval_every=2))
     assert bool(metrics) == (rank == 0)
 
 
 def run_plan(rank, path, out):
     """All stages, and again, now that all are done."""
-    with parallel.processes('cpu'):
+    with distributed.process_group('cpu'):
         for name in ('first', 'again'):
-            cli.main(['train', str(path), '--json', str(out / f'{name}{rank}.json')])
+            main.main(['train', str(path), '--json', str(out / f'{name}{rank}.json')])
 
 
 def everything_on(scenes, out):
@@ -57,7 +55,7 @@ def everything_on(scenes, out):
 def run_until_killed(scenes, out, steps):
     """Train for some steps, then end as `kill -9` ends a process."""
     torch.set_num_threads(1)
-    real, taken = train.train_step, []
+    real, taken = trainer.train_step, []
 
     def dying_step(*args, **kwargs):
         if len(taken) == steps:
@@ -65,5 +63,5 @@ def run_until_killed(scenes, out, steps):
         taken.append(1)
         return real(*args, **kwargs)
 
-    train.train_step = dying_step
-    train.fit(everything_on(scenes, out), dropping)
+    trainer.train_step = dying_step
+    trainer.fit(everything_on(scenes, out), dropping)

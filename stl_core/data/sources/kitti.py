@@ -43,7 +43,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Source:
+class KittiFolders:
     """
     Where the parts of a KITTI-layout data set lie; relative to nothing, so give full paths.
 
@@ -75,35 +75,35 @@ class FrameFiles:
     depth_2: Path | None = None
 
 
-def find_frames(source: Source, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
+def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
     """
     List the frames of a source.
 
-    :param source: the folders.
+    :param folders: the folders.
     :param ids: the frames wanted, unless the source has a split; all images when empty.
     :return: frames in order of id, or of ids where given.
     :raises DataError: for a missing folder, image, calib or label, naming it.
     """
-    folder = _existing(Path(source.image_2), 'a folder of images')
+    folder = _require_exists(Path(folders.image_2), 'a folder of images')
     images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in ('.png', '.jpg')}
     if not images:
         raise DataError(f'{folder}: no .png or .jpg image in this folder')
-    ids = read_split(source.split) if source.split else ids
+    ids = read_split(folders.split) if folders.split else ids
     frames = []
     for frame_id in ids or tuple(images):
         if frame_id not in images:
             raise DataError(f'{folder / frame_id}.png: listed but missing')
-        calib = Path(source.calib)
+        calib = Path(folders.calib)
         calib = calib if calib.is_file() else calib / f'{frame_id}.txt'
-        label = Path(source.label_2) / f'{frame_id}.txt' if source.label_2 else None
-        cloud = Path(source.velodyne) / f'{frame_id}.bin' if source.velodyne else None
-        depth = Path(source.depth_2) / f'{frame_id}.png' if source.depth_2 else None
+        label = Path(folders.label_2) / f'{frame_id}.txt' if folders.label_2 else None
+        cloud = Path(folders.velodyne) / f'{frame_id}.bin' if folders.velodyne else None
+        depth = Path(folders.depth_2) / f'{frame_id}.png' if folders.depth_2 else None
         frames.append(
             FrameFiles(
                 id=frame_id,
                 image_2=images[frame_id],
-                calib=_existing(calib, 'a KITTI calib file'),
-                label_2=_existing(label, 'a KITTI label file') if label else None,
+                calib=_require_exists(calib, 'a KITTI calib file'),
+                label_2=_require_exists(label, 'a KITTI label file') if label else None,
                 velodyne=cloud if cloud and cloud.exists() else None,
                 depth_2=depth if depth and depth.exists() else None,
             )
@@ -119,17 +119,17 @@ def read_split(path: str | Path) -> tuple[str, ...]:
     return ids
 
 
-def read_text(path: str | Path, what: str) -> str:
+def read_text(path: str | Path, expected: str) -> str:
     """Read a text file; DataError, naming it and `what` was expected, where it is none."""
     try:
-        return _existing(Path(path), what).read_text()
+        return _require_exists(Path(path), expected).read_text()
     except (UnicodeDecodeError, IsADirectoryError) as err:
-        raise DataError(f'{path}: not a text file; expected {what}') from err
+        raise DataError(f'{path}: not a text file; expected {expected}') from err
 
 
 def read_image(path: str | Path) -> Array:
     """Read an image file -> (H, W, 3) uint8 RGB; DataError when it does not decode."""
-    data = np.frombuffer(_existing(Path(path), 'an image').read_bytes(), np.uint8)
+    data = np.frombuffer(_require_exists(Path(path), 'an image').read_bytes(), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise DataError(f'{path}: not a readable PNG or JPEG image')
@@ -148,7 +148,7 @@ def read_calib(path: str | Path) -> Calibration:
     for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
         key, *values = line.replace(':', ' ').split() or ['']
         if key:
-            rows[key] = _floats(values, f'{path}:{number}: {key}')
+            rows[key] = _parse_floats(values, f'{path}:{number}: {key}')
     projection = rows.get('P2', rows.get('P0'))
     if projection is None or projection.shape != (12,):
         raise DataError(f'{path}: expected a line "P2:" with 12 numbers')
@@ -214,7 +214,7 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
             raise DataError(
                 f'{where}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
             )
-        row = _floats(values, where)
+        row = _parse_floats(values, where)
         if not np.isfinite(row).all():
             raise DataError(f'{where}: expected finite numbers')
         names.append(name)
@@ -237,7 +237,7 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
 
 def read_velodyne(path: str | Path) -> Array:
     """Read a LiDAR scan -> (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
-    data = _existing(Path(path), 'a velodyne scan').read_bytes()
+    data = _require_exists(Path(path), 'a velodyne scan').read_bytes()
     if len(data) % 16:
         raise DataError(f'{path}: {len(data)} bytes are not a whole number of 16-byte points')
     return np.frombuffer(data, np.float32).reshape(-1, 4)
@@ -273,14 +273,14 @@ def format_results(labels: Labels) -> str:
     return ''.join(lines)
 
 
-def _existing(path: Path, what: str) -> Path:
+def _require_exists(path: Path, expected: str) -> Path:
     if not path.exists():
-        raise DataError(f'{path}: no such file or folder; expected {what}')
+        raise DataError(f'{path}: no such file or folder; expected {expected}')
     return path
 
 
-def _floats(values: list[str], where: str) -> Array:
+def _parse_floats(values: list[str], location: str) -> Array:
     try:
         return np.array([float(value) for value in values])
     except ValueError as err:
-        raise DataError(f'{where}: expected numbers ({err})') from err
+        raise DataError(f'{location}: expected numbers ({err})') from err

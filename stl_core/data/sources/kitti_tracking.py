@@ -21,36 +21,37 @@ from stl_core.data.sources.kitti import Calibration, DataError, parse_labels, re
 from stl_core.types import Array, Labels
 
 #: The camera that the scans, and the way of the car, lie with.
-FRONT = 'front'
+FRONT_CAMERA = 'front'
 
 #: Where truncation has levels: the share outside the image that stands for each.
-TRUNCATED = {'0': '0', '1': '0.5', '2': '1'}
+TRUNCATION_FRACTIONS = {'0': '0', '1': '0.5', '2': '1'}
 
-EARTH_M = 6378137.0
+EARTH_RADIUS_M = 6378137.0
 OXTS_COLUMNS, POSE_COLUMNS = 30, 12
 
 
 @dataclass(frozen=True)
-class Tracks:
+class FrameTracks:
     """
     The labelled objects of one image, and which is which in other images.
 
     :param labels: N objects, DontCare included.
-    :param ids: N numbers, the same for one object in all frames and cameras; -1 for DontCare.
-    :param text: the label lines, as the object benchmark has them.
+    :param track_ids: N numbers, the same for one object in all frames and cameras; -1 for
+        DontCare.
+    :param label_lines: the label lines, as the object benchmark has them.
     """
 
     labels: Labels
-    ids: tuple[int, ...]
-    text: str
+    track_ids: tuple[int, ...]
+    label_lines: str
 
 
 #: An image in which nothing is labelled.
-NO_TRACKS = Tracks(Labels.empty(), (), '')
+NO_TRACKS = FrameTracks(Labels.empty(), (), '')
 
 
 @dataclass(frozen=True)
-class View:
+class DriveCamera:
     """
     One camera of a drive.
 
@@ -64,39 +65,39 @@ class View:
     name: str
     calib: Calibration
     images: Mapping[int, Path]
-    tracks: Mapping[int, Tracks] | None
+    tracks: Mapping[int, FrameTracks] | None
 
 
 @dataclass(frozen=True)
-class Drive:
+class KittiDrive:
     """
     A drive.
 
-    :param views: cameras, the front one first; all have the images that it has.
+    :param cameras: cameras, the front one first; all have the images that it has.
     :param scans: frame number -> LiDAR file, where there is one.
     :param odom_T_base: (L, 4, 4) way of the car, by frame number; None where it is unknown.
     """
 
-    views: tuple[View, ...]
+    cameras: tuple[DriveCamera, ...]
     scans: Mapping[int, Path]
     odom_T_base: Array | None
 
     @property
     def base_T_velo(self) -> Array:
         """(4, 4) LiDAR frame -> base."""
-        return _base_T_velo(self.views[0].calib)
+        return _base_T_velo(self.cameras[0].calib)
 
-    def base_T_cam(self, view: View) -> Array:
+    def base_T_cam(self, camera: DriveCamera) -> Array:
         """(4, 4) frame of a camera -> base."""
-        return self.base_T_velo @ np.linalg.inv(view.calib.cam_T_velo)
+        return self.base_T_velo @ np.linalg.inv(camera.calib.cam_T_velo)
 
 
 def is_drive(root: Path) -> bool:
     """Tell whether a folder has the tracking layout."""
-    return _home(root) is not None
+    return _find_layout_root(root) is not None
 
 
-def read_drive(root: Path, sequence: str = '') -> Drive:
+def read_drive(root: Path, sequence: str = '') -> KittiDrive:
     """
     Read a drive; its images and scans stay files.
 
@@ -105,31 +106,33 @@ def read_drive(root: Path, sequence: str = '') -> Drive:
     :return: the drive.
     :raises DataError: naming the file or folder that is missing or wrong.
     """
-    home = _home(root)
+    home = _find_layout_root(root)
     if home is None:
         raise DataError(f'{root}: no folder image_02 or training/image_02 in it')
-    sequence = _choose(home / 'image_02', sequence)
-    homes = {FRONT: home}
+    sequence = _select_sequence(home / 'image_02', sequence)
+    homes = {FRONT_CAMERA: home}
     if home != root:
-        others = (p for p in sorted(root.iterdir()) if p.name not in (home.name, FRONT))
-        homes |= {path.name: found for path in others if (found := _home(path))}
-    views = tuple(_read_view(name, home, sequence) for name, home in homes.items())
+        others = (p for p in sorted(root.iterdir()) if p.name not in (home.name, FRONT_CAMERA))
+        homes |= {path.name: found for path in others if (found := _find_layout_root(path))}
+    views = tuple(_read_camera(name, home, sequence) for name, home in homes.items())
     for view in views[1:]:
         if lacking := sorted(set(views[0].images) - set(view.images)):
             folder = homes[view.name] / 'image_02' / sequence
-            raise DataError(f'{folder}/{lacking[0]:06d}.png: missing, though {FRONT} has it')
+            raise DataError(
+                f'{folder}/{lacking[0]:06d}.png: missing, though {FRONT_CAMERA} has it'
+            )
     folder = home / 'velodyne' / sequence
-    scans = _numbered(folder, ('.bin',)) if folder.is_dir() else {}
-    way = _read_way(home, sequence, views[0].calib)
+    scans = _files_by_number(folder, ('.bin',)) if folder.is_dir() else {}
+    way = _read_odometry(home, sequence, views[0].calib)
     if way is not None and max(views[0].images) >= len(way):
         raise DataError(
             f'{home}: the way of the car has {len(way)} rows, image {max(views[0].images):06d} '
             'none of them'
         )
-    return Drive(views, scans, way)
+    return KittiDrive(views, scans, way)
 
 
-def read_tracks(path: str | Path) -> dict[int, Tracks]:
+def read_tracks(path: str | Path) -> dict[int, FrameTracks]:
     """
     Read a label file of the tracking benchmark.
 
@@ -150,9 +153,9 @@ def read_tracks(path: str | Path) -> dict[int, Tracks]:
             frame, track = int(columns[0]), int(columns[1])
         except ValueError as err:
             raise DataError(f'{where}: expected a frame and a track number ({err})') from err
-        columns[3] = TRUNCATED.get(columns[3], columns[3])
+        columns[3] = TRUNCATION_FRACTIONS.get(columns[3], columns[3])
         rows.setdefault(frame, []).append((where, ' '.join(columns[2:]), track))
-    return {frame: _tracks(found) for frame, found in rows.items()}
+    return {frame: _parse_frame_tracks(found) for frame, found in rows.items()}
 
 
 def read_poses(path: str | Path) -> Array:
@@ -180,7 +183,9 @@ def read_oxts(path: str | Path) -> Array:
     """
     rows = _read_table(path, OXTS_COLUMNS)
     latitude, longitude = np.radians(rows[:, :2].T)
-    scale_m = EARTH_M * np.cos(latitude[0])  # Mercator's, true to scale where the drive begins
+    scale_m = EARTH_RADIUS_M * np.cos(
+        latitude[0]
+    )  # Mercator's, true to scale where the drive begins
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, :3] = Rotation.from_euler('ZYX', rows[:, [5, 4, 3]]).as_matrix()
     poses[:, 0, 3] = scale_m * longitude
@@ -190,36 +195,38 @@ def read_oxts(path: str | Path) -> Array:
     return np.linalg.inv(poses[0]) @ poses
 
 
-def _home(root: Path) -> Path | None:
+def _find_layout_root(root: Path) -> Path | None:
     """Find the folder that holds image_02."""
     return next((p for p in (root, root / 'training') if (p / 'image_02').is_dir()), None)
 
 
-def _choose(folder: Path, wanted: str) -> str:
+def _select_sequence(folder: Path, sequence: str) -> str:
     """Return the drive that is wanted, or the only one."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if wanted in names or (not wanted and len(names) == 1):
-        return wanted or names[0]
+    if sequence in names or (not sequence and len(names) == 1):
+        return sequence or names[0]
     if not names:
         raise DataError(f'{folder}: no drive (a folder such as 0000) in it')
     has = f'it has {", ".join(names)}'
-    raise DataError(f'{folder}: {f"no drive {wanted}" if wanted else "which drive?"}; {has}')
+    raise DataError(f'{folder}: {f"no drive {sequence}" if sequence else "which drive?"}; {has}')
 
 
-def _read_view(name: str, home: Path, sequence: str) -> View:
-    path = home / 'calib' / f'{sequence}.txt'
+def _read_camera(name: str, layout_root: Path, sequence: str) -> DriveCamera:
+    path = layout_root / 'calib' / f'{sequence}.txt'
     calib = read_calib(path)
     if np.array_equal(calib.cam_T_velo, np.eye(4)):  # what read_calib says where a file is silent
         raise DataError(f'{path}: expected a line "Tr_velo_cam" with 12 numbers')
-    images = _numbered(home / 'image_02' / sequence, ('.png', '.jpg'))
+    images = _files_by_number(layout_root / 'image_02' / sequence, ('.png', '.jpg'))
     if not images:
-        raise DataError(f'{home / "image_02" / sequence}: no .png or .jpg image in this folder')
-    labelled = (home / 'label_02').is_dir()
-    tracks = read_tracks(home / 'label_02' / f'{sequence}.txt') if labelled else None
-    return View(name, calib, images, tracks)
+        raise DataError(
+            f'{layout_root / "image_02" / sequence}: no .png or .jpg image in this folder'
+        )
+    labelled = (layout_root / 'label_02').is_dir()
+    tracks = read_tracks(layout_root / 'label_02' / f'{sequence}.txt') if labelled else None
+    return DriveCamera(name, calib, images, tracks)
 
 
-def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+def _files_by_number(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
     """Return the files of a folder by the number that each is named with, in its order."""
     if not folder.is_dir():
         raise DataError(f'{folder}: no such folder')
@@ -229,20 +236,20 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
     return {int(path.stem): path for path in sorted(paths, key=lambda path: int(path.stem))}
 
 
-def _tracks(rows: list[tuple[str, str, int]]) -> Tracks:
+def _parse_frame_tracks(rows: list[tuple[str, str, int]]) -> FrameTracks:
     """Read the rows of one frame: what errors call them, their text, their track."""
     labels = parse_labels((where, text) for where, text, _ in rows)
     text = ''.join(f'{text}\n' for _, text, _ in rows)
-    return Tracks(labels, tuple(track for *_, track in rows), text)
+    return FrameTracks(labels, tuple(track for *_, track in rows), text)
 
 
 def _base_T_velo(calib: Calibration) -> Array:
     return np.eye(4) if calib.velo_T_imu is None else np.linalg.inv(calib.velo_T_imu)
 
 
-def _read_way(home: Path, sequence: str, calib: Calibration) -> Array | None:
+def _read_odometry(layout_root: Path, sequence: str, calib: Calibration) -> Array | None:
     """Return odom_T_base by frame number, from the camera's way if it is there, else from GPS."""
-    poses, oxts = (home / name / f'{sequence}.txt' for name in ('poses', 'oxts'))
+    poses, oxts = (layout_root / name / f'{sequence}.txt' for name in ('poses', 'oxts'))
     if poses.is_file():
         base_T_cam = _base_T_velo(calib) @ np.linalg.inv(calib.cam_T_velo)
         return base_T_cam @ read_poses(poses) @ np.linalg.inv(base_T_cam)
@@ -251,17 +258,19 @@ def _read_way(home: Path, sequence: str, calib: Calibration) -> Array | None:
     return read_oxts(oxts) if oxts.is_file() else None
 
 
-def _read_table(path: str | Path, columns: int) -> Array:
+def _read_table(path: str | Path, num_columns: int) -> Array:
     """Read rows of numbers; there is at least one."""
     rows = []
-    for number, line in enumerate(read_text(path, f'rows of {columns} numbers').splitlines(), 1):
+    for number, line in enumerate(
+        read_text(path, f'rows of {num_columns} numbers').splitlines(), 1
+    ):
         try:
             row = np.array([float(value) for value in line.split()])
         except ValueError as err:
             raise DataError(f'{path}:{number}: expected numbers ({err})') from err
-        if len(row) != columns or not np.isfinite(row).all():
-            raise DataError(f'{path}:{number}: expected {columns} finite numbers')
+        if len(row) != num_columns or not np.isfinite(row).all():
+            raise DataError(f'{path}:{number}: expected {num_columns} finite numbers')
         rows.append(row)
     if not rows:
-        raise DataError(f'{path}: empty; expected rows of {columns} numbers')
+        raise DataError(f'{path}: empty; expected rows of {num_columns} numbers')
     return np.array(rows)

@@ -8,55 +8,55 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from stl_core.data.synthetic.rendering.renderer import render
+from stl_core.data.synthetic.rendering.renderer import render_image
 from stl_core.data.synthetic.scene.world import World, make_world
-from stl_core.data.synthetic.sensors.camera import CameraModel, rays_of
-from stl_core.data.synthetic.sensors.image_sensor import develop, draw_shot
-from stl_core.data.synthetic.sensors.labels import Annotated, annotate
-from stl_core.data.synthetic.sensors.lidar import Lidar, Scan, scan
-from stl_core.data.synthetic.sensors.ray_caster import Hits, cast
+from stl_core.data.synthetic.sensors.camera import CameraModel, camera_rays
+from stl_core.data.synthetic.sensors.image_sensor import draw_sensor_settings, simulate_sensor
+from stl_core.data.synthetic.sensors.labels import Annotations, annotate
+from stl_core.data.synthetic.sensors.lidar import Lidar, LidarScan, simulate_lidar
+from stl_core.data.synthetic.sensors.ray_caster import Hits, cast_rays
 from stl_core.types import Array, Camera
 
 #: What draws what: the streams of (seed, frame).
-WORLD, CAMERA, NOISE, LASER = range(4)
+WORLD_STREAM, CAMERA_STREAM, NOISE_STREAM, LIDAR_STREAM = range(4)
 
 
 @dataclass(frozen=True)
-class Frame:
+class SyntheticFrame:
     """
     Everything known of one picture.
 
     :param image: (H, W, 3) uint8 RGB.
     :param camera: P and size.
-    :param annotated: labels, what was measured for them.
+    :param annotations: labels, what was measured for them.
     :param hits: what the camera's rays have met.
-    :param owner: (S,) number of the road user that each solid belongs to, -1 for none.
+    :param solid_actor_id: (S,) number of the road user that each solid belongs to, -1 for none.
     :param scan: the LiDAR's turn, None where none was asked for.
     """
 
     image: Array
     camera: Camera
-    annotated: Annotated
+    annotations: Annotations
     hits: Hits
-    owner: Array
-    scan: Scan | None
+    solid_actor_id: Array
+    scan: LidarScan | None
 
     @cached_property
     def depth_m(self) -> Array:
         """Return z in the camera frame, (H, W) float32, 0 where nothing is met."""
-        inverse = self.hits.inverse
+        inverse = self.hits.inverse_distance
         ahead = -float(np.linalg.solve(self.camera.P[:, :3], self.camera.P[:, 3])[2])
         return np.where(inverse > 0, 1 / np.maximum(inverse, 1e-6) + ahead, 0).astype(np.float32)
 
     @cached_property
-    def mask(self) -> Array:
+    def instance_mask(self) -> Array:
         """Return the number of the road user that each pixel shows, (H, W) int32, -1 for none."""
-        return np.append(self.owner, -1)[self.hits.solid].astype(np.int32)
+        return np.append(self.solid_actor_id, -1)[self.hits.solid].astype(np.int32)
 
 
-def stream(seed: int, number: int, what: int) -> np.random.Generator:
+def random_stream(seed: int, number: int, purpose: int) -> np.random.Generator:
     """Return the randomness of one part of one frame."""
-    return np.random.default_rng([seed, number, what])
+    return np.random.default_rng([seed, number, purpose])
 
 
 def make_frame(
@@ -65,7 +65,7 @@ def make_frame(
     model: CameraModel,
     lidar: Lidar | None = None,
     device: str | torch.device = 'cpu',
-) -> Frame:
+) -> SyntheticFrame:
     """
     Make frame `number` of the data set `seed`: the same whoever makes it, in whatever order.
 
@@ -76,16 +76,18 @@ def make_frame(
     :param device: where light is computed; rays are cast on the processor.
     :return: the frame.
     """
-    world = make_world(stream(seed, number, WORLD))
-    rng = stream(seed, number, CAMERA)
+    world = make_world(random_stream(seed, number, WORLD_STREAM))
+    rng = random_stream(seed, number, CAMERA_STREAM)
     camera = model.draw(rng)
     mount_m = model.mount_m + rng.normal(0, model.mount_jitter_m)
     pitch, roll = rng.normal(0, np.radians([model.pitch_jitter_deg, model.roll_jitter_deg]))
-    world = tilted(world, float(np.clip(pitch, -0.02, 0.02)), float(np.clip(roll, -0.015, 0.015)))
-    return take(world, camera, model, mount_m, (seed, number), lidar, torch.device(device))
+    world = tilt_ground(
+        world, float(np.clip(pitch, -0.02, 0.02)), float(np.clip(roll, -0.015, 0.015))
+    )
+    return render_frame(world, camera, model, mount_m, (seed, number), lidar, torch.device(device))
 
 
-def tilted(world: World, pitch: float, roll: float) -> World:
+def tilt_ground(world: World, pitch: float, roll: float) -> World:
     """
     Tilt the camera against the ground by tilting the ground, so that boxes stay yaw-only.
 
@@ -97,7 +99,7 @@ def tilted(world: World, pitch: float, roll: float) -> World:
     aside = np.array([np.cos(world.heading), 0.0, -np.sin(world.heading)])
     gradient = pitch * ahead + roll * aside
     fixed = world.scenery
-    lift = float(gradient @ world.eye_m)
+    lift = float(gradient @ world.ego_m)
     # y' = y + g.p - lift: the plane n.p <= d becomes (n - n_y g).p' <= d - n_y lift
     planes = fixed.planes - fixed.planes[..., 1:2] * np.append(gradient, lift)
     length = np.sqrt((planes[..., :3] ** 2).sum(-1, keepdims=True))
@@ -113,25 +115,25 @@ def tilted(world: World, pitch: float, roll: float) -> World:
         bottom=shifted(fixed.bottom),
         spheroid=np.concatenate([shifted(fixed.spheroid[:, :3]), fixed.spheroid[:, 3:]], 1),
     )
-    bottoms = shifted(np.array([t.place.bottom_m for t in world.things]).reshape(-1, 3))
+    bottoms = shifted(np.array([t.pose.bottom_m for t in world.actors]).reshape(-1, 3))
     things = [
-        replace(thing, place=replace(thing.place, bottom_m=bottom))
-        for thing, bottom in zip(world.things, bottoms, strict=True)
+        replace(thing, pose=replace(thing.pose, bottom_m=bottom))
+        for thing, bottom in zip(world.actors, bottoms, strict=True)
     ]
-    return replace(world, scenery=scenery, things=things)
+    return replace(world, scenery=scenery, actors=things)
 
 
 @torch.inference_mode()
-def take(
+def render_frame(
     world: World,
     camera: Camera,
     model: CameraModel,
     mount_m: float,
-    key: tuple[int, int],
+    noise_key: tuple[int, int],
     lidar: Lidar | None,
     device: torch.device,
-    shot_key: tuple[int, int] | None = None,
-) -> Frame:
+    exposure_key: tuple[int, int] | None = None,
+) -> SyntheticFrame:
     """
     Take one picture, and one turn of the LiDAR, of a world.
 
@@ -139,22 +141,26 @@ def take(
     :param camera: the camera of this frame.
     :param model: its kind: size and heading in the rig.
     :param mount_m: height of the camera over the road.
-    :param key: seed and frame, for the noise.
+    :param noise_key: seed and frame, for the noise.
     :param lidar: the LiDAR, None for no scan.
     :param device: where light is computed; rays are cast on the processor.
-    :param shot_key: seed and frame for exposure and lens, where a drive keeps them.
+    :param exposure_key: seed and frame for exposure and lens, where a drive keeps them.
     """
-    origin = world.eye_m - [0.0, mount_m, 0.0]
-    solids = world.solids().seen_from(origin, world.heading)
-    rays, camera_R_rig = rays_of(camera, model.yaw_deg)
-    things = len(world.things)
-    hits = cast(rays, solids, things)
-    shot = draw_shot(stream(*(shot_key or key), CAMERA))
-    light = render(replace(world, eye_m=origin), solids, rays, hits, device)
-    image = develop(light, shot, stream(*key, NOISE))
+    origin = world.ego_m - [0.0, mount_m, 0.0]
+    solids = world.solids().in_rig_frame(origin, world.heading)
+    rays, camera_R_rig = camera_rays(camera, model.yaw_deg)
+    things = len(world.actors)
+    hits = cast_rays(rays, solids, things)
+    shot = draw_sensor_settings(random_stream(*(exposure_key or noise_key), CAMERA_STREAM))
+    light = render_image(replace(world, ego_m=origin), solids, rays, hits, device)
+    image = simulate_sensor(light, shot, random_stream(*noise_key, NOISE_STREAM))
     annotated = annotate_world(world, origin, camera, model, camera_R_rig, hits)
-    turn = scan(lidar, solids, things, stream(*key, LASER)) if lidar else None
-    return Frame(image, camera, annotated, hits, solids.owner, turn)
+    turn = (
+        simulate_lidar(lidar, solids, things, random_stream(*noise_key, LIDAR_STREAM))
+        if lidar
+        else None
+    )
+    return SyntheticFrame(image, camera, annotated, hits, solids.actor_id, turn)
 
 
 def annotate_world(
@@ -164,9 +170,9 @@ def annotate_world(
     model: CameraModel,
     camera_R_rig: Array,
     hits: Hits,
-) -> Annotated:
+) -> Annotations:
     """Label a world's road users in a camera's frame."""
-    places = [thing.place for thing in world.things]
+    places = [thing.pose for thing in world.actors]
     heading = world.heading + np.radians(model.yaw_deg)
     cos, sin = np.cos(heading), np.sin(heading)
     camera_R_world = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
@@ -174,7 +180,7 @@ def annotate_world(
     bottom = np.array([place.bottom_m for place in places]).reshape(-1, 3)
     center = bottom - np.array([0.0, 0.5, 0.0]) * size[:, :1]
     return annotate(
-        np.array([thing.name for thing in world.things], np.str_),
+        np.array([thing.name for thing in world.actors], np.str_),
         (center - origin) @ camera_R_world.T,
         size,
         np.array([place.yaw for place in places]) - heading,

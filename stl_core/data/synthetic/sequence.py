@@ -19,33 +19,39 @@ import torch
 
 from stl_core.data.depth_maps import write_depth
 from stl_core.data.sources.kitti import format_results
-from stl_core.data.synthetic.frame import CAMERA, WORLD, Frame, stream, take
-from stl_core.data.synthetic.scene.solids import turn_about_y
-from stl_core.data.synthetic.scene.world import World, make_world, moved
-from stl_core.data.synthetic.sensors.camera import SURROUND_DEG, rays_of
+from stl_core.data.synthetic.frame import (
+    CAMERA_STREAM,
+    WORLD_STREAM,
+    SyntheticFrame,
+    random_stream,
+    render_frame,
+)
+from stl_core.data.synthetic.scene.solids import rotation_about_y
+from stl_core.data.synthetic.scene.world import World, make_world, move_actor
+from stl_core.data.synthetic.sensors.camera import SURROUND_YAW_DEG, camera_rays
 from stl_core.data.synthetic.sensors.lidar import Lidar
 from stl_core.data.synthetic.writer import (
     IMU_IN_VELO_M,
     RIG_R_VELO,
-    Job,
+    SynthesisJob,
     calib_text,
-    claim,
+    claim_folder,
     label_text,
     write_image,
 )
-from stl_core.data.worker_pool import spread, tracked
+from stl_core.data.worker_pool import map_ordered, with_progress
 from stl_core.types import Array, Camera
 
-RATE_HZ = 10.0
-FASTEST_M_S = 12.0
-SURROUND = ('front', 'front_right', 'back_right', 'back', 'back_left', 'front_left')
+FRAME_RATE_HZ = 10.0
+MAX_SPEED_M_S = 12.0
+SURROUND_CAMERAS = ('front', 'front_right', 'back_right', 'back', 'back_left', 'front_left')
 _SEQUENCE = '0000'
-_EARTH_M = 6378137.0
-_HOME_DEG = (49.0, 8.4)
+_EARTH_RADIUS_M = 6378137.0
+_ORIGIN_LAT_LON_DEG = (49.0, 8.4)
 
 
 @dataclass(frozen=True)
-class Drive:
+class SyntheticDrive:
     """
     A drive: where everything is at any of its frames.
 
@@ -53,32 +59,36 @@ class Drive:
     :param frames: how many.
     """
 
-    job: Job
+    job: SynthesisJob
     frames: int
 
     def world(self) -> World:
         """Draw the world as it is at the start, with road enough for any speed."""
-        return _world(self.job.seed, self.frames / RATE_HZ * FASTEST_M_S)
+        return _cached_world(self.job.seed, self.frames / FRAME_RATE_HZ * MAX_SPEED_M_S)
 
     def camera(self) -> Camera:
         """Return the camera, the same for all frames."""
-        return self.job.model.draw(stream(self.job.seed, 0, CAMERA))
+        return self.job.model.draw(random_stream(self.job.seed, 0, CAMERA_STREAM))
 
 
 @lru_cache(maxsize=1)
-def _world(seed: int, drive_m: float) -> World:
-    return make_world(stream(seed, 0, WORLD), drive_m)
+def _cached_world(seed: int, drive_m: float) -> World:
+    return make_world(random_stream(seed, 0, WORLD_STREAM), drive_m)
 
 
-def at_time(world: World, seconds: float) -> World:
+def world_at_time(world: World, seconds: float) -> World:
     """Let the car and the traffic go on for a while."""
-    eye_m, heading = world.road.at(world.lateral_m, world.speed_m_s * seconds)
-    things = [moved(thing, world.road, seconds) for thing in world.things]
-    return replace(world, eye_m=eye_m, heading=heading, things=things)
+    eye_m, heading = world.road.point_at(world.lateral_m, world.speed_m_s * seconds)
+    things = [move_actor(thing, world.road, seconds) for thing in world.actors]
+    return replace(world, ego_m=eye_m, heading=heading, actors=things)
 
 
-def synthesize(
-    job: Job, frames: int, workers: int, surround: bool = False, show: bool = True
+def synthesize_drive(
+    job: SynthesisJob,
+    frames: int,
+    workers: int,
+    surround: bool = False,
+    show_progress: bool = True,
 ) -> None:
     """
     Make one drive.
@@ -87,26 +97,28 @@ def synthesize(
     :param frames: how many, at 10 Hz.
     :param workers: processes.
     :param surround: six cameras all round instead of the front one.
-    :param show: whether a progress bar is drawn.
+    :param show_progress: whether a progress bar is drawn.
     :raises DataError: when the folder holds a data set made with other settings.
     """
     root = Path(job.out)
     settings = {**asdict(job), 'out': '', 'device': '', 'sequence': frames, 'surround': surround}
-    claim(root, settings)
-    views = SURROUND if surround else SURROUND[:1]
-    drive = Drive(job, frames)
+    claim_folder(root, settings)
+    views = SURROUND_CAMERAS if surround else SURROUND_CAMERAS[:1]
+    drive = SyntheticDrive(job, frames)
     for name in views:
-        _make_folders(tree(root, name), job, name == SURROUND[0])
+        _make_folders(camera_folder(root, name), job, name == SURROUND_CAMERAS[0])
     rows: dict[str, list[str]] = {name: [] for name in views}
-    make = _Make(drive, views)
-    for found in tracked(spread(make, range(frames), workers), frames, 'frames', show):
+    make = _DriveFrameWriter(drive, views)
+    for found in with_progress(
+        map_ordered(make, range(frames), workers), frames, 'frames', show_progress
+    ):
         for name, text in found.items():
             rows[name].append(text)
-    poses, oxts = _way(drive)
+    poses, oxts = _format_odometry(drive)
     for name in views:
-        turn = rays_of(drive.camera(), SURROUND_DEG[SURROUND.index(name)])[1]
+        turn = camera_rays(drive.camera(), SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])[1]
         text = calib_text(drive.camera().P, job.lidar, turn)
-        folder = tree(root, name)
+        folder = camera_folder(root, name)
         (folder / 'object/calib').mkdir(parents=True, exist_ok=True)
         for number in range(frames):
             (folder / f'object/calib/{number:06d}.txt').write_text(text)
@@ -117,16 +129,16 @@ def synthesize(
             (folder / 'training' / part / f'{_SEQUENCE}.txt').write_text(content)
 
 
-def tree(root: Path, name: str) -> Path:
+def camera_folder(root: Path, name: str) -> Path:
     """Return the folder of one camera: the front one's is the data set's own."""
-    return root if name == SURROUND[0] else root / name
+    return root if name == SURROUND_CAMERAS[0] else root / name
 
 
-def _make_folders(folder: Path, job: Job, scanned: bool) -> None:
+def _make_folders(folder: Path, job: SynthesisJob, with_lidar: bool) -> None:
     parts = {'image_02': 'image_2'}
     if job.depth:
         parts['depth_02'] = 'depth_2'
-    if job.lidar and scanned:
+    if job.lidar and with_lidar:
         parts['velodyne'] = 'velodyne'
     (folder / 'object/label_2').mkdir(parents=True, exist_ok=True)
     for name in ('calib', 'label_02', 'poses', 'oxts'):
@@ -139,28 +151,35 @@ def _make_folders(folder: Path, job: Job, scanned: bool) -> None:
 
 
 @dataclass(frozen=True)
-class _Make:
-    drive: Drive
-    views: tuple[str, ...]
+class _DriveFrameWriter:
+    drive: SyntheticDrive
+    camera_names: tuple[str, ...]
 
     def __call__(self, number: int) -> dict[str, str]:
         """Write one moment's files; return the lines of each camera's label file."""
         job, root = self.drive.job, Path(self.drive.job.out)
-        world, camera = at_time(self.drive.world(), number / RATE_HZ), self.drive.camera()
+        world, camera = (
+            world_at_time(self.drive.world(), number / FRAME_RATE_HZ),
+            self.drive.camera(),
+        )
         found = {}
-        for name in self.views:
-            model = replace(job.model, yaw_deg=SURROUND_DEG[SURROUND.index(name)])
-            lidar = job.lidar if name == SURROUND[0] else None
-            key = (job.seed, number * len(SURROUND) + SURROUND.index(name))
+        for name in self.camera_names:
+            model = replace(job.model, yaw_deg=SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])
+            lidar = job.lidar if name == SURROUND_CAMERAS[0] else None
+            key = (job.seed, number * len(SURROUND_CAMERAS) + SURROUND_CAMERAS.index(name))
             device = torch.device(job.device)
-            frame = take(world, camera, model, model.mount_m, key, lidar, device, (job.seed, 0))
-            folder = tree(root, name)
-            _write(folder, number, frame, job)
-            found[name] = _tracks(frame, number)
+            frame = render_frame(
+                world, camera, model, model.mount_m, key, lidar, device, (job.seed, 0)
+            )
+            folder = camera_folder(root, name)
+            _write_frame_files(folder, number, frame, job)
+            found[name] = _format_tracks(frame, number)
         return found
 
 
-def _write(folder: Path, number: int, frame: Frame, job: Job) -> None:
+def _write_frame_files(
+    folder: Path, number: int, frame: SyntheticFrame, job: SynthesisJob
+) -> None:
     stem = f'{_SEQUENCE}/{number:06d}'
     write_image(folder / f'training/image_02/{stem}{job.suffix}', frame.image)
     if job.depth:
@@ -169,42 +188,44 @@ def _write(folder: Path, number: int, frame: Frame, job: Job) -> None:
         path = folder / f'training/velodyne/{stem}.bin'
         path.write_bytes(frame.scan.points.tobytes())
     path = folder / f'object/label_2/{number:06d}.txt'
-    path.write_text(label_text(frame.annotated.labels))
+    path.write_text(label_text(frame.annotations.labels))
 
 
-def _tracks(frame: Frame, number: int) -> str:
+def _format_tracks(frame: SyntheticFrame, number: int) -> str:
     """Write labels as the tracking benchmark has them: frame, track, whole-number truncation."""
     rows = []
-    labels = frame.annotated.labels
+    labels = frame.annotations.labels
     lines = format_results(labels).splitlines()
-    for line, owner, cut in zip(lines, frame.annotated.owner, labels.truncated, strict=True):
+    for line, owner, cut in zip(lines, frame.annotations.actor_id, labels.truncated, strict=True):
         name, _, *rest = line.split()[:-1]
         track, level = (-1, -1) if name == 'DontCare' else (owner, int(cut > 0.15) + (cut > 0.5))
         rows.append(f'{number} {track} {name} {level} {" ".join(rest)}\n')
     return ''.join(rows)
 
 
-def _way(drive: Drive) -> tuple[str, str]:
+def _format_odometry(drive: SyntheticDrive) -> tuple[str, str]:
     """Return the car's way: rows of the front camera's poses, and of oxts."""
     world, up_m = drive.world(), np.array([0.0, -drive.job.model.mount_m, 0.0])
     lidar_m = np.array((drive.job.lidar or Lidar()).position_m)
     imu_m = lidar_m + RIG_R_VELO @ np.array(IMU_IN_VELO_M)
-    start = world.eye_m + up_m
-    first = turn_about_y(float(world.road.heading(0.0)))
+    start = world.ego_m + up_m
+    first = rotation_about_y(float(world.road.heading_at(0.0)))
     poses, oxts = [], []
     for number in range(drive.frames):
-        now = at_time(world, number / RATE_HZ)
-        eye_m, turn = now.eye_m + up_m, turn_about_y(now.heading)
+        now = world_at_time(world, number / FRAME_RATE_HZ)
+        eye_m, turn = now.ego_m + up_m, rotation_about_y(now.heading)
         pose = np.column_stack([first.T @ turn, first.T @ (eye_m - start)])
         poses.append(' '.join(f'{value:.9e}' for value in pose.ravel()) + '\n')
-        oxts.append(_oxts(eye_m + turn @ imu_m, now.heading, now.speed_m_s))
+        oxts.append(_format_oxts(eye_m + turn @ imu_m, now.heading, now.speed_m_s))
     return ''.join(poses), ''.join(oxts)
 
 
-def _oxts(imu_m: Array, heading: float, speed_m_s: float) -> str:
+def _format_oxts(imu_m: Array, heading: float, speed_m_s: float) -> str:
     """Write a row of KITTI's GPS and inertial data: east is world x, north is world z."""
-    lat = _HOME_DEG[0] + np.degrees(imu_m[2] / _EARTH_M)
-    lon = _HOME_DEG[1] + np.degrees(imu_m[0] / _EARTH_M / np.cos(np.radians(_HOME_DEG[0])))
+    lat = _ORIGIN_LAT_LON_DEG[0] + np.degrees(imu_m[2] / _EARTH_RADIUS_M)
+    lon = _ORIGIN_LAT_LON_DEG[1] + np.degrees(
+        imu_m[0] / _EARTH_RADIUS_M / np.cos(np.radians(_ORIGIN_LAT_LON_DEG[0]))
+    )
     yaw = np.pi / 2 - heading  # from east, anticlockwise
     north, east = speed_m_s * np.cos(heading), speed_m_s * np.sin(heading)
     numbers = [lat, lon, 116.0 - imu_m[1], 0, 0, yaw, north, east, speed_m_s, 0, 0, 0, 0, 9.81]

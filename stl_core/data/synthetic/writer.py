@@ -17,15 +17,15 @@ import numpy as np
 
 from stl_core.data.depth_maps import write_depth
 from stl_core.data.sources.kitti import DataError, format_results
-from stl_core.data.synthetic.frame import Frame, make_frame
+from stl_core.data.synthetic.frame import SyntheticFrame, make_frame
 from stl_core.data.synthetic.sensors.camera import CameraModel
 from stl_core.data.synthetic.sensors.lidar import Lidar
-from stl_core.data.worker_pool import spread, tracked
+from stl_core.data.worker_pool import map_ordered, with_progress
 from stl_core.types import Array, Labels
 
 #: Every fifth frame is for validation.
 VAL_EVERY = 5
-SETTINGS = 'synthetic.json'
+SETTINGS_FILE = 'synthetic.json'
 #: Place of KITTI's inertial unit in the LiDAR's frame; their axes are the same.
 IMU_IN_VELO_M = (-0.81, 0.32, -0.80)
 RIG_R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
@@ -37,7 +37,7 @@ if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
 
 
 @dataclass(frozen=True)
-class Job:
+class SynthesisJob:
     """
     A data set to be made.
 
@@ -59,33 +59,37 @@ class Job:
     device: str = 'cpu'
 
 
-def synthesize(job: Job, frames: int, workers: int, show: bool = True) -> None:
+def synthesize_dataset(
+    job: SynthesisJob, frames: int, workers: int, show_progress: bool = True
+) -> None:
     """
     Make a data set: training/{image_2,calib,label_2,velodyne,depth_2} and ImageSets.
 
     :param job: what to make.
     :param frames: how many frames.
     :param workers: processes; 0 makes every frame in this one.
-    :param show: whether a progress bar is drawn.
+    :param show_progress: whether a progress bar is drawn.
     :raises DataError: when the folder holds a data set made with other settings.
     """
     root = Path(job.out)
-    claim(root, {**asdict(job), 'out': '', 'device': ''})
+    claim_folder(root, {**asdict(job), 'out': '', 'device': ''})
     folders = ['image_2', 'calib', 'label_2', *(['velodyne'] if job.lidar else [])]
     for name in [*folders, *(['depth_2'] if job.depth else [])]:
         (root / 'training' / name).mkdir(parents=True, exist_ok=True)
     write_splits(root / 'ImageSets', [f'{i:06d}' for i in range(frames)])
     labels = root / 'training' / 'label_2'
     todo = [i for i in range(frames) if not (labels / f'{i:06d}.txt').exists()]
-    for _ in tracked(spread(Make(job), todo, workers), len(todo), 'frames', show):
+    for _ in with_progress(
+        map_ordered(FrameWriter(job), todo, workers), len(todo), 'frames', show_progress
+    ):
         pass
 
 
 @dataclass(frozen=True)
-class Make:
+class FrameWriter:
     """Makes and writes frames of a data set by number."""
 
-    job: Job
+    job: SynthesisJob
 
     def __call__(self, number: int) -> int:
         """Make frame `number`; return the number."""
@@ -95,9 +99,9 @@ class Make:
         return number
 
 
-def claim(root: Path, settings: dict[str, Any]) -> None:
+def claim_folder(root: Path, settings: dict[str, Any]) -> None:
     """Write down how a data set is made; refuse to mix two of them in one folder."""
-    path, text = root / SETTINGS, json.dumps(settings, indent=1) + '\n'
+    path, text = root / SETTINGS_FILE, json.dumps(settings, indent=1) + '\n'
     if path.exists() and path.read_text() != text:
         raise DataError(f'{path}: this folder was made with other settings; choose a new one')
     root.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ def write_splits(folder: Path, ids: list[str]) -> None:
         (folder / f'{name}.txt').write_text(''.join(f'{row}\n' for row in rows))
 
 
-def write_frame(root: Path, frame_id: str, frame: Frame, job: Job) -> None:
+def write_frame(root: Path, frame_id: str, frame: SyntheticFrame, job: SynthesisJob) -> None:
     """Write the files of one frame, the label file last: it tells that the frame is complete."""
     write_image(root / 'image_2' / f'{frame_id}{job.suffix}', frame.image)
     (root / 'calib' / f'{frame_id}.txt').write_text(calib_text(frame.camera.P, job.lidar))
@@ -124,7 +128,7 @@ def write_frame(root: Path, frame_id: str, frame: Frame, job: Job) -> None:
         (root / 'velodyne' / f'{frame_id}.bin').write_bytes(frame.scan.points.tobytes())
     if job.depth:
         write_depth(root / 'depth_2' / f'{frame_id}.png', frame.depth_m)
-    (root / 'label_2' / f'{frame_id}.txt').write_text(label_text(frame.annotated.labels))
+    (root / 'label_2' / f'{frame_id}.txt').write_text(label_text(frame.annotations.labels))
 
 
 def write_image(path: Path, image: Array) -> None:
@@ -139,30 +143,30 @@ def label_text(labels: Labels) -> str:
     return ''.join(row.rsplit(' ', 1)[0] + '\n' for row in rows)
 
 
-def calib_text(P: Array, lidar: Lidar | None, turn: Array | None = None) -> str:
+def calib_text(P: Array, lidar: Lidar | None, camera_R_rig: Array | None = None) -> str:
     """
     Write a calib file of the object benchmark.
 
     :param P: (3, 4) of camera 2; the others stand where KITTI's stand beside it.
     :param lidar: where the LiDAR is; without one where it would be.
-    :param turn: (3, 3) camera_R_rig, identity for the front camera.
+    :param camera_R_rig: (3, 3) camera_R_rig, identity for the front camera.
     """
     lines = []
     for number, offset_m in enumerate((0.0, 0.537, None, 0.473)):
         each = P.copy()
         if offset_m is not None:
             each[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
-        lines.append(_row(f'P{number}', each))
-    turn = np.eye(3) if turn is None else turn
+        lines.append(_format_matrix(f'P{number}', each))
+    camera_R_rig = np.eye(3) if camera_R_rig is None else camera_R_rig
     place = np.array((lidar or Lidar()).position_m)[:, None]
     imu = np.column_stack([np.eye(3), IMU_IN_VELO_M])
     lines += [
-        _row('R0_rect', np.eye(3)),
-        _row('Tr_velo_to_cam', turn @ np.concatenate([RIG_R_VELO, place], 1)),
-        _row('Tr_imu_to_velo', imu),
+        _format_matrix('R0_rect', np.eye(3)),
+        _format_matrix('Tr_velo_to_cam', camera_R_rig @ np.concatenate([RIG_R_VELO, place], 1)),
+        _format_matrix('Tr_imu_to_velo', imu),
     ]
     return '\n'.join(lines) + '\n'
 
 
-def _row(name: str, matrix: Array) -> str:
+def _format_matrix(name: str, matrix: Array) -> str:
     return f'{name}: ' + ' '.join(f'{value:.12e}' for value in matrix.ravel())

@@ -18,55 +18,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.distill.losses.feature import square_in_boxes
-from stl_core.distill.losses.relation import affinity_gaps
-from stl_core.distill.losses.response import at_objects
-from stl_core.tensors.batch import Side, Targets, View
+from stl_core.distill.losses.feature import box_feature_mse
+from stl_core.distill.losses.relation import affinity_differences
+from stl_core.distill.losses.response import object_response_loss
+from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
 from stl_core.tensors.reductions import masked_mean
 
 #: Head maps compared by L1, and how many of their channels.
-_COMPARED = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
+_COMPARED_CHANNELS = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
 
 
 @dataclass(frozen=True)
-class Config:
+class BaselineConfig:
     """A baseline has no number to choose."""
 
 
-def response(view: View, config: Config) -> Tensor:
+def plain_response_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """Compare answers at objects (answers.at_objects), every object alike, and no heatmap."""
-    return at_objects(view, torch.ones_like(view.teacher.sigma_m))
+    return object_response_loss(view, torch.ones_like(view.teacher.sigma_m))
 
 
-def feature(view: View, config: Config) -> Tensor:
+def plain_feature_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """L2 in boxes, ungated: 1/10 sum over strides of mean over cells of (1/2C) sum_c dF^2."""
-    return square_in_boxes(view, torch.ones_like(view.teacher.sigma_m)) / 10
+    return box_feature_mse(view, torch.ones_like(view.teacher.sigma_m)) / 10
 
 
-def scene(view: View, config: Config) -> Tensor:
+def plain_scene_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """
     Relations of places instead of objects, as MonoDistill has them.
 
     Every level is resized to the coarsest; A = F F^T over its cells within an image. The sum over
     strides of mean |A_s - A_t| / B. Objects play no part.
     """
-    levels = view.levels()
+    levels = view.feature_pairs()
     h, w = levels[-1][1].shape[-2:]
     terms = []
     for _, *both in levels:
         small = (F.interpolate(each, (h, w), mode='bilinear').flatten(2) for each in both)
-        own, ideal = (each.transpose(1, 2) @ each for each in small)
-        terms.append((own - ideal).abs().mean() / len(own))
+        student, teacher = (each.transpose(1, 2) @ each for each in small)
+        terms.append((student - teacher).abs().mean() / len(student))
     return torch.stack(terms).sum()
 
 
-def relation(view: View, config: Config) -> Tensor:
+def plain_relation_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """Relations of objects, ungated: sum over strides of 1 / K^4 sum_ij |A_s - A_t|_ij."""
-    gaps = affinity_gaps(view, cells=7)
-    return torch.stack([gap.sum() / max(len(gap), 1) ** 4 for gap in gaps]).sum()
+    differences = affinity_differences(view, cells=7)
+    return torch.stack([gap.sum() / max(len(gap), 1) ** 4 for gap in differences]).sum()
 
 
-def heads(view: View, config: Config) -> Tensor:
+def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """
     Head maps around box centres by L1, headings at objects by KL and L1.
 
@@ -78,24 +78,26 @@ def heads(view: View, config: Config) -> Tensor:
     :return: scalar; 0 when no object is valid.
     :raises ValueError: for a network without those maps.
     """
-    for name in _COMPARED:
+    for name in _COMPARED_CHANNELS:
         if not (_has_map(view.student, name) and _has_map(view.teacher, name)):
             raise ValueError(f'plain_heads: needs the head map {name} of student and teacher')
     h, w = view.student.heads['depth'].shape[-2:]
-    near = _squares(view.targets, view.size_px[1] / w, h, w)
-    total = _heading(view)
-    for name, channels in _COMPARED.items():
-        own, ideal = (side.heads[name][:, :channels] for side in (view.student, view.teacher))
-        total = total + masked_mean((own - ideal).abs().movedim(1, -1), near)
+    near = _gaussian_squares(view.targets, view.size_px[1] / w, h, w)
+    total = _heading_loss(view)
+    for name, channels in _COMPARED_CHANNELS.items():
+        student, teacher = (
+            side.heads[name][:, :channels] for side in (view.student, view.teacher)
+        )
+        total = total + masked_mean((student - teacher).abs().movedim(1, -1), near)
     return total
 
 
-def _has_map(side: Side, name: str) -> bool:
+def _has_map(side: NetworkOutputs, name: str) -> bool:
     """Whether a network has that head, and it is a (B, C, h, w) map."""
     return name in side.heads and side.heads[name].dim() == 4
 
 
-def _squares(targets: Targets, stride: float, h: int, w: int) -> Tensor:
+def _gaussian_squares(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     """
     Mark the square that each object's Gaussian fills.
 
@@ -116,15 +118,18 @@ def _squares(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     return (rows[..., :, None] & columns[..., None, :]).any(1)
 
 
-def _heading(view: View) -> Tensor:
+def _heading_loss(view: DistillView) -> Tensor:
     """KL over bins, mean over objects and bins, and mean L1 of the true bin's remainder."""
     valid = view.targets.valid
-    own, ideal = (side.answers['heading'] for side in (view.student, view.teacher))
-    (own_bins, own_rest), (bins, rest) = own.chunk(2, -1), ideal.chunk(2, -1)
-    log_p = bins.log_softmax(-1)
-    kl = F.kl_div(own_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
-    width = 2 * math.pi / bins.shape[-1]
+    student, teacher = (side.predictions['heading'] for side in (view.student, view.teacher))
+    (student_bins, student_residual), (teacher_bins, teacher_residual) = (
+        student.chunk(2, -1),
+        teacher.chunk(2, -1),
+    )
+    log_p = teacher_bins.log_softmax(-1)
+    kl = F.kl_div(student_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
+    width = 2 * math.pi / teacher_bins.shape[-1]
     alpha = torch.where(valid, view.targets.alpha, 0)  # any number may be where nothing is
-    true = torch.remainder(torch.round(alpha / width), bins.shape[-1])
-    gap = (own_rest - rest).abs().gather(-1, true.long()[..., None])
+    true = torch.remainder(torch.round(alpha / width), teacher_bins.shape[-1])
+    gap = (student_residual - teacher_residual).abs().gather(-1, true.long()[..., None])
     return masked_mean(kl, valid) + masked_mean(gap, valid)

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stl_core.distill import regions as boxes
-from stl_core.distill import weighting as channels
-from stl_core.distill import weighting as gate
-from stl_core.tensors.batch import Targets, View
+from stl_core.distill import regions, weighting
+from stl_core.distill.weighting import check_positive, confidence_gate, uncertainty_gate
+from stl_core.tensors.batch import DistillView, Targets
 from stl_core.tensors.reductions import masked_mean
 
 
 @dataclass(frozen=True)
-class Config:
+class FeatureLossConfig:
     """
     Our DASFD.
 
@@ -41,8 +40,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by, doubt of nothing, and less than the box."""
-        gate.check_half('half_sigma_m', self.half_sigma_m)
-        gate.check_half('sure_sigma_m', self.sure_sigma_m)
+        check_positive('half_sigma_m', self.half_sigma_m)
+        check_positive('sure_sigma_m', self.sure_sigma_m)
         if math.isinf(self.half_sigma_m):
             raise ValueError('half_sigma_m: infinite, which would teach nothing; must be finite')
         if not self.around >= 0:
@@ -50,11 +49,11 @@ class Config:
 
 
 @dataclass(frozen=True)
-class PublicConfig:
+class PublicFeatureLossConfig:
     """The public code's DASFD has no number to choose."""
 
 
-def loss(view: View, config: Config) -> Tensor:
+def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
     """
     Mean over strides and objects of g * mean over cells of h / (1 + h / 2).
 
@@ -69,20 +68,20 @@ def loss(view: View, config: Config) -> Tensor:
     :param config: the gates, and how far around an object is looked.
     :return: scalar, at most 2; 0 when no object is valid.
     """
-    weight = weight_of(view, config)
+    weight = object_weights(view, config)
     terms = []
-    for stride, own, ideal in view.levels():
-        h, w = own.shape[-2:]
-        cells = boxes.own_cells(view.targets, stride, h, w, config.around)
-        cells = cells & (ideal != 0).any(1)[:, None]
-        deviation = channels.scale(ideal, cells).deviation
-        away = ((own - ideal).movedim(1, -1) / deviation).square().mean(-1) / 2
-        gap = boxes.mean_over(cells, away / (1 + away / 2))
+    for stride, student, teacher in view.feature_pairs():
+        h, w = student.shape[-2:]
+        cells = regions.object_cells(view.targets, stride, h, w, config.around)
+        cells = cells & (teacher != 0).any(1)[:, None]
+        deviation = weighting.channel_statistics(teacher, cells).deviation
+        distance = ((student - teacher).movedim(1, -1) / deviation).square().mean(-1) / 2
+        gap = regions.mean_over_cells(cells, distance / (1 + distance / 2))
         terms.append(masked_mean(weight * gap, cells.any(-1).any(-1)))
     return torch.stack(terms).mean()
 
 
-def weight_of(view: View, config: Config) -> Tensor:
+def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
     """
     How far each object is let through: the student's doubt times the teacher's certainty.
 
@@ -92,11 +91,11 @@ def weight_of(view: View, config: Config) -> Tensor:
     :param config: the gates.
     :return: (B, N) in [0, 1), without gradient.
     """
-    doubt = gate.doubt(view.student.sigma_m, config.half_sigma_m)
-    return doubt * gate.certainty(view.teacher.sigma_m, config.sure_sigma_m)
+    uncertainty = uncertainty_gate(view.student.sigma_m, config.half_sigma_m)
+    return uncertainty * confidence_gate(view.teacher.sigma_m, config.sure_sigma_m)
 
 
-def public_loss(view: View, config: PublicConfig) -> Tensor:
+def public_feature_loss(view: DistillView, config: PublicFeatureLossConfig) -> Tensor:
     """
     DASFD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
 
@@ -110,30 +109,30 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     :return: scalar; 0 when no object is valid.
     """
     weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
-    return square_in_boxes(view, weight) / 10
+    return box_feature_mse(view, weight) / 10
 
 
-def square_in_boxes(view: View, weight: Tensor) -> Tensor:
+def box_feature_mse(view: DistillView, weight: Tensor) -> Tensor:
     """Sum over strides of the mean over cells in boxes of (1/2C) sum_c dF^2, by (B, N) weights."""
     terms = []
-    for stride, own, ideal in view.levels():
-        weights, owned = on_cells(view.targets, stride, ideal, weight)
-        terms.append(masked_mean(weights * (own - ideal).square().mean(1) / 2, owned))
+    for stride, student, teacher in view.feature_pairs():
+        weights, in_box = cell_weights(view.targets, stride, teacher, weight)
+        terms.append(masked_mean(weights * (student - teacher).square().mean(1) / 2, in_box))
     return torch.stack(terms).sum()
 
 
-def on_cells(
-    targets: Targets, stride: float, ideal: Tensor, weight: Tensor
+def cell_weights(
+    targets: Targets, stride: float, teacher: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
     Give each cell in a box the weight of its owner; without any teacher's feature it has none.
 
     :param targets: network pixels.
     :param stride: pixels a cell.
-    :param ideal: (B, C, h, w), the teacher's map.
+    :param teacher: (B, C, h, w), the teacher's map.
     :param weight: (B, N) of each object.
     :return: (B, h, w) weights, and (B, h, w) bool, which cells count.
     """
-    owner, owned = boxes.owners(targets, stride, *ideal.shape[-2:])
+    owner, in_box = regions.nearest_object_map(targets, stride, *teacher.shape[-2:])
     weights = weight.gather(1, owner.flatten(1)).view_as(owner)
-    return weights, owned & (ideal != 0).any(1)
+    return weights, in_box & (teacher != 0).any(1)

@@ -16,17 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
-from stl_core.distill import regions as boxes
-from stl_core.distill import weighting as channels
-from stl_core.distill import weighting as gate
-from stl_core.distill.roi_align import pooled
-from stl_core.distill.weighting import Scale
-from stl_core.tensors.batch import View
-from stl_core.tensors.reductions import count
+from stl_core.distill import regions, weighting
+from stl_core.distill.roi_align import pool_rois
+from stl_core.distill.weighting import ChannelStatistics, check_positive, confidence_gate
+from stl_core.tensors.batch import DistillView
+from stl_core.tensors.reductions import step_normalizer
 
 
 @dataclass(frozen=True)
-class Config:
+class RelationLossConfig:
     """
     Our DASRD.
 
@@ -45,14 +43,14 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by, no cell, and a weight below nothing."""
-        gate.check_half('half_sigma_m', self.half_sigma_m)
+        check_positive('half_sigma_m', self.half_sigma_m)
         _check_cells(self.cells)
         if not self.across_images >= 0:
             raise ValueError(f'across_images: {self.across_images}; must be at least 0')
 
 
 @dataclass(frozen=True)
-class PublicConfig:
+class PublicRelationLossConfig:
     """
     The public code's DASRD.
 
@@ -66,7 +64,7 @@ class PublicConfig:
         _check_cells(self.cells)
 
 
-def loss(view: View, config: Config) -> Tensor:
+def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
     """
     Mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
 
@@ -80,25 +78,27 @@ def loss(view: View, config: Config) -> Tensor:
     :param config: gate, pooling and the weight of pairs across images.
     :return: scalar, at most 2; 0 when no object is valid.
     """
-    places = boxes.listed(view.targets)
-    rois = boxes.rois(view.targets, view.size_px, places)
-    u = pair_sums(view.teacher.sigma_m.flatten()[places].detach().square()) / 2
+    indices = regions.valid_indices(view.targets)
+    rois = regions.object_rois(view.targets, view.size_px, indices)
+    mean_variance = pair_sums(view.teacher.sigma_m.flatten()[indices].detach().square()) / 2
     image = rois[:, 0]
-    within = (image[:, None] == image).to(u.dtype)
-    counted = within + (1 - within) * config.across_images
-    weight = counted * gate.certainty(u.sqrt(), config.half_sigma_m)
-    total = count(counted)
+    same_image = (image[:, None] == image).to(mean_variance.dtype)
+    pair_weight = same_image + (1 - same_image) * config.across_images
+    weight = pair_weight * confidence_gate(mean_variance.sqrt(), config.half_sigma_m)
+    total = step_normalizer(pair_weight)
     terms = []
-    for stride, own, ideal in view.levels():
-        scale = channels.scale(ideal, boxes.own_cells(view.targets, stride, *own.shape[-2:]))
-        gap = relations(own, rois, stride, config.cells, scale) - relations(
-            ideal, rois, stride, config.cells, scale
+    for stride, student, teacher in view.feature_pairs():
+        statistics = weighting.channel_statistics(
+            teacher, regions.object_cells(view.targets, stride, *student.shape[-2:])
+        )
+        gap = cosine_affinity(student, rois, stride, config.cells, statistics) - cosine_affinity(
+            teacher, rois, stride, config.cells, statistics
         )
         terms.append((weight * gap.abs()).sum() / total)
     return torch.stack(terms).mean()
 
 
-def public_loss(view: View, config: PublicConfig) -> Tensor:
+def public_relation_loss(view: DistillView, config: PublicRelationLossConfig) -> Tensor:
     """
     DASRD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
 
@@ -110,13 +110,17 @@ def public_loss(view: View, config: PublicConfig) -> Tensor:
     :param config: pooling.
     :return: scalar; 0 when no object is valid.
     """
-    places = boxes.listed(view.targets)
-    spread = pair_sums(view.teacher.sigma_m.flatten()[places].detach().square())
-    gaps = affinity_gaps(view, config.cells)
-    return torch.stack([(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in gaps]).sum()
+    indices = regions.valid_indices(view.targets)
+    spread = pair_sums(view.teacher.sigma_m.flatten()[indices].detach().square())
+    differences = affinity_differences(view, config.cells)
+    return torch.stack(
+        [(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in differences]
+    ).sum()
 
 
-def relations(grid: Tensor, rois: Tensor, stride: int, cells: int, scale: Scale) -> Tensor:
+def cosine_affinity(
+    grid: Tensor, rois: Tensor, stride: int, cells: int, statistics: ChannelStatistics
+) -> Tensor:
     """
     Compare the objects of a map with each other.
 
@@ -124,26 +128,26 @@ def relations(grid: Tensor, rois: Tensor, stride: int, cells: int, scale: Scale)
     :param rois: (K, 5), see boxes.rois.
     :param stride: pixels a cell of the grid.
     :param cells: an object is pooled to this many a side.
-    :param scale: what a channel has in common, and how much it varies.
+    :param statistics: what a channel has in common, and how much it varies.
     :return: (K, K) cosines, -1 to 1.
     """
-    rows = (pooled(grid, rois, stride, cells) - scale.mean) / scale.deviation
-    return affinity(F.normalize(rows.flatten(1), eps=1e-6))
+    rows = (pool_rois(grid, rois, stride, cells) - statistics.mean) / statistics.deviation
+    return affinity_matrix(F.normalize(rows.flatten(1), eps=1e-6))
 
 
-def affinity_gaps(view: View, cells: int) -> list[Tensor]:
+def affinity_differences(view: DistillView, cells: int) -> list[Tensor]:
     """List for each stride (K, K) |A_s - A_t| of plain inner products over the whole batch."""
-    rois = boxes.rois(view.targets, view.size_px, boxes.listed(view.targets))
+    rois = regions.object_rois(view.targets, view.size_px, regions.valid_indices(view.targets))
     return [
         (
-            affinity(roi_align(own, rois, cells, 1 / stride, aligned=True))
-            - affinity(roi_align(ideal, rois, cells, 1 / stride, aligned=True))
+            affinity_matrix(roi_align(student, rois, cells, 1 / stride, aligned=True))
+            - affinity_matrix(roi_align(teacher, rois, cells, 1 / stride, aligned=True))
         ).abs()
-        for stride, own, ideal in view.levels()
+        for stride, student, teacher in view.feature_pairs()
     ]
 
 
-def affinity(rows: Tensor) -> Tensor:
+def affinity_matrix(rows: Tensor) -> Tensor:
     """(K, ...) features of objects -> (K, K) inner products."""
     flat = rows.flatten(1)
     return flat @ flat.T

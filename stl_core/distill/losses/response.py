@@ -14,60 +14,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.distill import regions as boxes
-from stl_core.distill import weighting as gate
-from stl_core.distill.losses.feature import on_cells
-from stl_core.tensors import depth_encoding as inverse_depth
-from stl_core.tensors.batch import View
+from stl_core.distill import regions, weighting
+from stl_core.distill.losses.feature import cell_weights
+from stl_core.tensors import depth_encoding
+from stl_core.tensors.batch import DistillView
 from stl_core.tensors.reductions import masked_mean
 
 #: Bounds of a log sigma (metres): far from what a network should say, near enough for float32.
-_LOG_SIGMA = (math.log(1e-3), math.log(1e3))
+_LOG_SIGMA_BOUNDS = (math.log(1e-3), math.log(1e3))
 
 
 @dataclass(frozen=True)
-class Maps:
+class SharedHeadMaps:
     """
     What both networks draw on one grid beside a heatmap, and what is each object's there.
 
-    :param own: the student's head maps by name, (B, ., h, w).
-    :param ideal: the teacher's, same names and sizes.
+    :param student: the student's head maps by name, (B, ., h, w).
+    :param teacher: the teacher's, same names and sizes.
     :param stride: pixels a cell.
     :param cells: (B, N, h, w) bool, see boxes.own_cells.
     """
 
-    own: dict[str, Tensor]
-    ideal: dict[str, Tensor]
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
     stride: float
     cells: Tensor
 
-    def last(self, name: str) -> tuple[Tensor, Tensor]:
+    def channels_last(self, name: str) -> tuple[Tensor, Tensor]:
         """Take the student's and the teacher's map of one name, channels last."""
-        return self.own[name].movedim(1, -1), self.ideal[name].movedim(1, -1)
+        return self.student[name].movedim(1, -1), self.teacher[name].movedim(1, -1)
 
 
-def common_maps(view: View) -> Maps | None:
+def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
     """Find the head maps that both networks draw as large as their heatmaps; None without."""
-    own, ideal = view.student.heads, view.teacher.heads
-    if 'heatmap' not in own or 'heatmap' not in ideal:
+    student, teacher = view.student.heads, view.teacher.heads
+    if 'heatmap' not in student or 'heatmap' not in teacher:
         return None
-    h, w = own['heatmap'].shape[-2:]
-    both = [
+    h, w = student['heatmap'].shape[-2:]
+    names = [
         name
-        for name in own
-        if name in ideal
-        and own[name].shape == ideal[name].shape
-        and own[name].dim() == 4
-        and own[name].shape[-2:] == (h, w)
+        for name in student
+        if name in teacher
+        and student[name].shape == teacher[name].shape
+        and student[name].dim() == 4
+        and student[name].shape[-2:] == (h, w)
     ]
-    if 'heatmap' not in both:
+    if 'heatmap' not in names:
         return None
     stride = view.size_px[1] / w
-    cells = boxes.own_cells(view.targets, stride, h, w)
-    return Maps({n: own[n] for n in both}, {n: ideal[n] for n in both}, stride, cells)
+    cells = regions.object_cells(view.targets, stride, h, w)
+    return SharedHeadMaps(
+        {n: student[n] for n in names}, {n: teacher[n] for n in names}, stride, cells
+    )
 
 
-def at_heatmap(view: View, maps: Maps, weight: Tensor) -> Tensor:
+def heatmap_response_loss(view: DistillView, maps: SharedHeadMaps, weight: Tensor) -> Tensor:
     """
     KL of the student's peaks from the teacher's in objects' boxes.
 
@@ -76,14 +77,16 @@ def at_heatmap(view: View, maps: Maps, weight: Tensor) -> Tensor:
     :param weight: (B, N).
     :return: scalar: summed over classes, mean over cells.
     """
-    own, ideal = maps.own['heatmap'], maps.ideal['heatmap']
-    opened, owned = on_cells(view.targets, maps.stride, ideal, weight)
-    there = ideal.sigmoid() * (F.logsigmoid(ideal) - F.logsigmoid(own))
-    not_there = (-ideal).sigmoid() * (F.logsigmoid(-ideal) - F.logsigmoid(-own))
-    return masked_mean(opened * (there + not_there).sum(1), owned)
+    student, teacher = maps.student['heatmap'], maps.teacher['heatmap']
+    weights, in_box = cell_weights(view.targets, maps.stride, teacher, weight)
+    there = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    not_there = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return masked_mean(weights * (there + not_there).sum(1), in_box)
 
 
-def at_depth_map(view: View, maps: Maps, half_sigma_m: float) -> Tensor | float:
+def depth_response_loss(
+    view: DistillView, maps: SharedHeadMaps, half_sigma_m: float
+) -> Tensor | float:
     """
     KL of the student's law of depth from the teacher's all over each object; 0 without such maps.
 
@@ -92,15 +95,17 @@ def at_depth_map(view: View, maps: Maps, half_sigma_m: float) -> Tensor | float:
     :param half_sigma_m: the teacher's sigma in a cell at which that counts half, metres.
     :return: scalar: mean over an object's cells, and over objects.
     """
-    if 'depth' not in maps.own or maps.own['depth'].shape[1] != 2:
+    if 'depth' not in maps.student or maps.student['depth'].shape[1] != 2:
         return 0.0
-    own, ideal = maps.last('depth')
-    opened = gate.certainty(ideal[..., 1].exp(), half_sigma_m)
-    gap = boxes.mean_over(maps.cells, opened * laplace_gap(own, ideal))
-    return masked_mean(gap, view.targets.valid)
+    student, teacher = maps.channels_last('depth')
+    weights = weighting.confidence_gate(teacher[..., 1].exp(), half_sigma_m)
+    distance = regions.mean_over_cells(maps.cells, weights * laplace_kl(student, teacher))
+    return masked_mean(distance, view.targets.valid)
 
 
-def at_peaks(view: View, maps: Maps, weight: Tensor) -> Tensor | float:
+def peak_weighted_response_loss(
+    view: DistillView, maps: SharedHeadMaps, weight: Tensor
+) -> Tensor | float:
     """
     Compare all answers but depth over each object, in proportion to the teacher's peak there.
 
@@ -110,38 +115,40 @@ def at_peaks(view: View, maps: Maps, weight: Tensor) -> Tensor | float:
     :return: scalar: summed over answers, mean over an object's cells by the height of the
         teacher's heatmap of its class, and over objects; 0 when no answer is a map.
     """
-    names = [name for name in view.student.answers if name in maps.own and name != 'depth']
+    names = [name for name in view.student.predictions if name in maps.student and name != 'depth']
     if not names:
         return 0.0
-    gaps = sum(gap(name, *maps.last(name)) for name in names)
-    height = maps.ideal['heatmap'].sigmoid()
+    distances = sum(head_distance(name, *maps.channels_last(name)) for name in names)
+    height = maps.teacher['heatmap'].sigmoid()
     chosen = view.targets.class_id[..., None, None].expand(-1, -1, *height.shape[-2:])
-    place = height.gather(1, chosen) * maps.cells
-    place = place / place.sum((-1, -2), keepdim=True).clamp(min=1e-6)
-    return masked_mean(weight * torch.einsum('bnhw,bhw->bn', place, gaps), view.targets.valid)
+    peak_share = height.gather(1, chosen) * maps.cells
+    peak_share = peak_share / peak_share.sum((-1, -2), keepdim=True).clamp(min=1e-6)
+    return masked_mean(
+        weight * torch.einsum('bnhw,bhw->bn', peak_share, distances), view.targets.valid
+    )
 
 
-def laplace_gap(own: Tensor, ideal: Tensor) -> Tensor:
+def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """
     KL of one Laplace law of depth from another: of mean z and standard deviation sigma each.
 
     log(sigma_s / sigma_t) + (sigma_t exp(-sqrt(2) d / sigma_t) + sqrt(2) d) / sigma_s - 1 with
     d = |z_s - z_t|, which is the depth loss of labels where the teacher is sure.
 
-    :param own: (..., 2) the student's depth logit and log sigma.
-    :param ideal: (..., 2) the teacher's.
+    :param student: (..., 2) the student's depth logit and log sigma.
+    :param teacher: (..., 2) the teacher's.
     :return: (...,), 0 where they agree.
     """
     (mean_s, log_s), (mean_t, log_t) = (
-        (inverse_depth.from_logit(each[..., 0]), each[..., 1].clamp(*_LOG_SIGMA))
-        for each in (own, ideal)
+        (depth_encoding.from_logit(each[..., 0]), each[..., 1].clamp(*_LOG_SIGMA_BOUNDS))
+        for each in (student, teacher)
     )
-    away = math.sqrt(2) * (mean_s - mean_t).abs()
-    inner = log_t.exp() * torch.exp(-away / log_t.exp()) + away
+    distance = math.sqrt(2) * (mean_s - mean_t).abs()
+    inner = log_t.exp() * torch.exp(-distance / log_t.exp()) + distance
     return log_s - log_t + inner / log_s.exp() - 1
 
 
-def at_objects(view: View, weight: Tensor) -> Tensor:
+def object_response_loss(view: DistillView, weight: Tensor) -> Tensor:
     """
     Sum over the answers that both give of their weighted mean difference over objects.
 
@@ -150,41 +157,50 @@ def at_objects(view: View, weight: Tensor) -> Tensor:
     :return: scalar.
     :raises ValueError: when there is no common answer, or one has another size.
     """
-    own, ideal = view.student.answers, view.teacher.answers
-    both = [name for name in own if name in ideal]
-    if not both:
-        raise ValueError(f'answers: student gives {list(own)}, teacher {list(ideal)}; none common')
-    for name in both:
-        if own[name].shape != ideal[name].shape:
+    student, teacher = view.student.predictions, view.teacher.predictions
+    names = [name for name in student if name in teacher]
+    if not names:
+        raise ValueError(
+            f'answers: student gives {list(student)}, teacher {list(teacher)}; none common'
+        )
+    for name in names:
+        if student[name].shape != teacher[name].shape:
             raise ValueError(
-                f'answer {name}: {own[name].shape[-1]} numbers from the student, '
-                f'{ideal[name].shape[-1]} from the teacher; must be the same'
+                f'answer {name}: {student[name].shape[-1]} numbers from the student, '
+                f'{teacher[name].shape[-1]} from the teacher; must be the same'
             )
-    away = sum(gap(name, own[name], ideal[name]) for name in both)
-    return masked_mean(weight * away, view.targets.valid)
+    distance = sum(head_distance(name, student[name], teacher[name]) for name in names)
+    return masked_mean(weight * distance, view.targets.valid)
 
 
-def gap(name: str, own: Tensor, ideal: Tensor) -> Tensor:
+def head_distance(name: str, student: Tensor, teacher: Tensor) -> Tensor:
     """(..., D), (..., D) raw answers of one name -> (...,): L1 over D, or heading_gap."""
-    return heading_gap(own, ideal) if name == 'heading' else (own - ideal).abs().mean(-1)
+    return (
+        heading_distance(student, teacher)
+        if name == 'heading'
+        else (student - teacher).abs().mean(-1)
+    )
 
 
-def heading_gap(own: Tensor, ideal: Tensor) -> Tensor:
+def heading_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     Compare headings: KL of the bins, and L1 of the remainders as far as the teacher holds a bin.
 
-    :param own: (..., 2A) the student's bins (logits), then remainders (radians).
-    :param ideal: (..., 2A) the teacher's.
+    :param student: (..., 2A) the student's bins (logits), then remainders (radians).
+    :param teacher: (..., 2A) the teacher's.
     :return: (...,).
     """
-    (own_bins, own_rest), (bins, rest) = own.chunk(2, -1), ideal.chunk(2, -1)
-    log_p = bins.log_softmax(-1)
-    kl = F.kl_div(own_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
-    return kl.sum(-1) + (log_p.exp() * (own_rest - rest).abs()).sum(-1)
+    (student_bins, student_residual), (teacher_bins, teacher_residual) = (
+        student.chunk(2, -1),
+        teacher.chunk(2, -1),
+    )
+    log_p = teacher_bins.log_softmax(-1)
+    kl = F.kl_div(student_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
+    return kl.sum(-1) + (log_p.exp() * (student_residual - teacher_residual).abs()).sum(-1)
 
 
 @dataclass(frozen=True)
-class Config:
+class ResponseLossConfig:
     """
     Our response distillation.
 
@@ -196,10 +212,10 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by."""
-        gate.check_half('half_sigma_m', self.half_sigma_m)
+        weighting.check_positive('half_sigma_m', self.half_sigma_m)
 
 
-def loss(view: View, config: Config) -> Tensor:
+def response_loss(view: DistillView, config: ResponseLossConfig) -> Tensor:
     """
     Sum of answers.at_objects and, where both draw heatmaps of one size, of answer_maps.
 
@@ -207,13 +223,13 @@ def loss(view: View, config: Config) -> Tensor:
     :param config: the gate, of the teacher's certainty.
     :return: scalar; 0 when no object is valid.
     """
-    weight = gate.certainty(view.teacher.sigma_m, config.half_sigma_m)
-    total, maps = at_objects(view, weight), common_maps(view)
+    weight = weighting.confidence_gate(view.teacher.sigma_m, config.half_sigma_m)
+    total, maps = object_response_loss(view, weight), shared_head_maps(view)
     if maps is None:
         return total
     return (
         total
-        + at_heatmap(view, maps, weight)
-        + at_depth_map(view, maps, config.half_sigma_m)
-        + at_peaks(view, maps, weight)
+        + heatmap_response_loss(view, maps, weight)
+        + depth_response_loss(view, maps, config.half_sigma_m)
+        + peak_weighted_response_loss(view, maps, weight)
     )

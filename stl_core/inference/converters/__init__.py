@@ -8,13 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stl_core.inference.converters import key_mapping as layout
-from stl_core.inference.converters import monocon, monodetr, monodistill, monodle
-from stl_core.inference.converters.checkpoint_reader import read_state
-from stl_core.inference.converters.key_mapping import Layout, State, WeightsError
-from stl_core.inference.model_file import StudentSpec, build_detector, save_student
+from stl_core.inference.converters import key_mapping, monocon, monodetr, monodistill, monodle
+from stl_core.inference.converters.checkpoint_reader import read_state_dict
+from stl_core.inference.converters.key_mapping import CheckpointLayout, StateDict, WeightsError
+from stl_core.inference.model_file import ModelSpec, build_detector, save_model
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, CheckpointLayout] = {
     'monodle': monodle.LAYOUT,
     'monodistill': monodistill.LAYOUT,
     'monocon': monocon.LAYOUT,
@@ -22,7 +21,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def translate(name: str, state: State) -> tuple[dict[str, Tensor], StudentSpec]:
+def convert_state_dict(name: str, state: StateDict) -> tuple[dict[str, Tensor], ModelSpec]:
     """
     Turn a published program's state dict into a student's.
 
@@ -35,10 +34,10 @@ def translate(name: str, state: State) -> tuple[dict[str, Tensor], StudentSpec]:
         raise WeightsError(f'{name!r}: not a program we know; known: {", ".join(LAYOUTS)}')
     found = LAYOUTS[name]
     spec = replace(found.spec, provenance={'program': found.program})
-    return layout.apply(found, state), spec
+    return key_mapping.remap_state_dict(found, state), spec
 
 
-def import_weights(name: str, path: str | Path, out: str | Path) -> StudentSpec:
+def import_weights(name: str, path: str | Path, out: str | Path) -> ModelSpec:
     """
     Make a student file of a published checkpoint.
 
@@ -48,12 +47,12 @@ def import_weights(name: str, path: str | Path, out: str | Path) -> StudentSpec:
     :return: what the student says of itself; its provenance tells program and file.
     :raises WeightsError: as translate, and for a file that cannot be read.
     """
-    weights, spec = translate(name, read_state(path))
+    weights, spec = convert_state_dict(name, read_state_dict(path))
     detector = build_detector(spec)
     detector.load_state_dict(weights)
-    told = {'file': Path(path).name, 'sha256': _sha256(path)}
-    spec = replace(spec, provenance={**spec.provenance, **told})
-    save_student(out, detector, spec)
+    source = {'file': Path(path).name, 'sha256': _sha256(path)}
+    spec = replace(spec, provenance={**spec.provenance, **source})
+    save_model(out, detector, spec)
     return spec
 
 

@@ -19,16 +19,16 @@ from torch import Tensor
 from stl_core.inference.converters.key_mapping import WeightsError
 
 #: Where programs put the model's state dict, outermost first.
-WRAPPERS = ('state_dict', 'model_state', 'model_state_dict', 'model')
+STATE_DICT_KEYS = ('state_dict', 'model_state', 'model_state_dict', 'model')
 #: What DataParallel puts before every key.
-PARALLEL = 'module.'
+DATA_PARALLEL_PREFIX = 'module.'
 #: What a file that is no checkpoint can make pickle raise.
-_UNREADABLE = (
+_UNREADABLE_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
     AttributeError,
 )  # fmt: skip
 #: All that a state dict is made of besides storages, which torch itself knows.
-_TRUSTED: dict[tuple[str, str], Any] = {
+_ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch', 'Size'): torch.Size,
     ('torch', 'device'): torch.device,
@@ -37,7 +37,7 @@ _TRUSTED: dict[tuple[str, str], Any] = {
 }
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     Read the state dict of a checkpoint's model.
 
@@ -47,44 +47,44 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise WeightsError(f'{path}: no such file; expected a checkpoint of torch.save')
-    found = _load(path)
-    while isinstance(found, dict) and any(name in found for name in WRAPPERS):
-        found = next(found[name] for name in WRAPPERS if name in found)
+    found = _load_checkpoint(path)
+    while isinstance(found, dict) and any(name in found for name in STATE_DICT_KEYS):
+        found = next(found[name] for name in STATE_DICT_KEYS if name in found)
     if not isinstance(found, dict):
         raise WeightsError(f'{path}: expected a state dict, got {type(found).__name__}')
     state = {
-        str(key).removeprefix(PARALLEL): value
+        str(key).removeprefix(DATA_PARALLEL_PREFIX): value
         for key, value in found.items()
         if isinstance(value, Tensor)
     }
     if not state:
         keys = ', '.join(map(str, list(found)[:5])) or 'nothing'
         raise WeightsError(
-            f'{path}: no tensors here, but {keys}; expected them in {", ".join(WRAPPERS)}'
+            f'{path}: no tensors here, but {keys}; expected them in {", ".join(STATE_DICT_KEYS)}'
         )
     return state
 
 
-def _load(path: str | Path) -> Any:
+def _load_checkpoint(path: str | Path) -> Any:
     """torch.load for weights alone; see the module for what names other classes."""
     try:
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
         except pickle.UnpicklingError:
-            module = SimpleNamespace(Unpickler=_Unpickler, load=_read_one, __name__=__name__)
+            module = SimpleNamespace(Unpickler=_Unpickler, load=_unpickle, __name__=__name__)
             return torch.load(path, map_location='cpu', weights_only=False, pickle_module=module)
-    except _UNREADABLE as err:
-        told = (str(err).strip() or repr(err)).splitlines()[0]
-        raise WeightsError(f'{path}: not a checkpoint that can be read ({told})') from err
+    except _UNREADABLE_ERRORS as err:
+        reason = (str(err).strip() or repr(err)).splitlines()[0]
+        raise WeightsError(f'{path}: not a checkpoint that can be read ({reason})') from err
 
 
-class _StandIn:
+class _Placeholder:
     """Takes whatever an unknown class or function is given, and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __call__(self, *_: Any, **__: Any) -> _StandIn:
+    def __call__(self, *_: Any, **__: Any) -> _Placeholder:
         return self
 
     def __setstate__(self, state: Any) -> None:
@@ -100,9 +100,9 @@ class _Unpickler(pickle.Unpickler):
     """Finds what is trusted; anything else is a stand-in, and is not even imported."""
 
     def find_class(self, module: str, name: str) -> Any:
-        return _TRUSTED.get((module, name), _StandIn)
+        return _ALLOWED_GLOBALS.get((module, name), _Placeholder)
 
 
-def _read_one(file: IO[bytes], **options: Any) -> Any:
+def _unpickle(file: IO[bytes], **options: Any) -> Any:
     """pickle.load, with our unpickler."""
     return _Unpickler(file, **options).load()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stl_core.inference.model_file import StudentSpec, build_detector
+from stl_core.inference.model_file import ModelSpec, build_detector
 
 #: A state dict.
-State = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 class WeightsError(ValueError):
@@ -20,39 +20,39 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Move:
+class KeyRule:
     r"""
     Where tensors go. A key that several moves match is copied by each of them.
 
     :param pattern: regular expression that the program's whole key must match.
-    :param to: our key; '\1' and so on stand for the groups of the pattern.
+    :param target: our key; '\1' and so on stand for the groups of the pattern.
     :param rows: entries of the first axis to take, in this order; None takes all as they are.
     """
 
     pattern: str
-    to: str
+    target: str
     rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """
     What is known of a published program's checkpoints.
 
     :param program: repository and commit, as in 'OWNER/NAME at 1234567'.
     :param spec: the student that the weights make: detector, its options, the input, and the
         classes in the order of the program.
-    :param moves: where each key goes.
-    :param drops: pattern of keys that are left out -> why.
+    :param rules: where each key goes.
+    :param ignored: pattern of keys that are left out -> why.
     """
 
     program: str
-    spec: StudentSpec
-    moves: tuple[Move, ...]
-    drops: Mapping[str, str]
+    spec: ModelSpec
+    rules: tuple[KeyRule, ...]
+    ignored: Mapping[str, str]
 
 
-def apply(layout: Layout, state: State) -> dict[str, Tensor]:
+def remap_state_dict(layout: CheckpointLayout, state: StateDict) -> dict[str, Tensor]:
     """
     Turn a program's state dict into ours.
 
@@ -61,23 +61,23 @@ def apply(layout: Layout, state: State) -> dict[str, Tensor]:
     :return: a state dict that fits the detector of layout.spec exactly.
     :raises WeightsError: for a key that is not known, one that is missing, or a wrong shape.
     """
-    moved: dict[str, Tensor] = {}
+    remapped: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     for key, value in state.items():
-        if any(re.fullmatch(pattern, key) for pattern in layout.drops):
+        if any(re.fullmatch(pattern, key) for pattern in layout.ignored):
             continue
-        matches = [(move, re.fullmatch(move.pattern, key)) for move in layout.moves]
-        found = [(move, match) for move, match in matches if match]
+        matches = [(rule, re.fullmatch(rule.pattern, key)) for rule in layout.rules]
+        found = [(rule, match) for rule, match in matches if match]
         if not found:
             raise WeightsError(f'{key!r}: not a key of {layout.program}')
-        for move, match in found:
-            name = match.expand(move.to)
-            moved[name] = value if move.rows is None else _take(key, value, move.rows)
+        for rule, match in found:
+            name = match.expand(rule.target)
+            remapped[name] = value if rule.rows is None else _take_rows(key, value, rule.rows)
             origin[name] = key
-    return _fit(layout, moved, origin)
+    return _check_against_detector(layout, remapped, origin)
 
 
-def _take(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
+def _take_rows(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
     """Take rows of a tensor, naming the key where it has too few."""
     if value.dim() == 0 or len(value) <= max(rows):
         raise WeightsError(
@@ -86,21 +86,25 @@ def _take(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
     return value[list(rows)]
 
 
-def _fit(layout: Layout, moved: dict[str, Tensor], origin: dict[str, str]) -> dict[str, Tensor]:
+def _check_against_detector(
+    layout: CheckpointLayout, remapped: dict[str, Tensor], origin: dict[str, str]
+) -> dict[str, Tensor]:
     """Hold moved tensors against the detector's own keys and shapes."""
     with torch.device('meta'):
-        wanted = build_detector(layout.spec).state_dict()
-    for name, value in moved.items():
-        told = f'{origin[name]!r} (our {name!r})'
-        if name not in wanted:
-            raise WeightsError(f'{told}: detector {layout.spec.detector!r} has no such weight')
-        if value.shape != wanted[name].shape:
+        expected = build_detector(layout.spec).state_dict()
+    for name, value in remapped.items():
+        described = f'{origin[name]!r} (our {name!r})'
+        if name not in expected:
             raise WeightsError(
-                f'{told}: shape {tuple(value.shape)}, expected {tuple(wanted[name].shape)}'
+                f'{described}: detector {layout.spec.detector!r} has no such weight'
             )
-    for name, value in wanted.items():
-        if name not in moved and name.endswith('.num_batches_tracked'):
-            moved[name] = torch.zeros_like(value, device='cpu')  # older than torch 0.4.1
-        elif name not in moved:
+        if value.shape != expected[name].shape:
+            raise WeightsError(
+                f'{described}: shape {tuple(value.shape)}, expected {tuple(expected[name].shape)}'
+            )
+    for name, value in expected.items():
+        if name not in remapped and name.endswith('.num_batches_tracked'):
+            remapped[name] = torch.zeros_like(value, device='cpu')  # older than torch 0.4.1
+        elif name not in remapped:
             raise WeightsError(f'{name!r}: no key of this checkpoint of {layout.program} gives it')
-    return {name: moved[name] for name in wanted}
+    return {name: remapped[name] for name in expected}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from stl_core.inference.converters import monodle
-from stl_core.inference.converters.key_mapping import Layout, Move
-from stl_core.inference.model_file import StudentSpec
+from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
+from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 #: What the program calls the layers before a head's last -> what we do.
-_STEMS = {
+_STEM_LAYERS = {
     'heatmap_head': 'heatmap',
     'offset_head': 'offset_2d',
     'wh_head': 'size_2d',
@@ -20,7 +20,7 @@ _STEMS = {
     'kpt_heatmap_offset_head': 'keypoint_rest',
 }
 #: The same of the last layers; those of size and keypoints need their rows moved, see below.
-_LASTS = {
+_LAST_LAYERS = {
     r'heatmap_head\.3': 'heatmap.outputs.heatmap',
     r'offset_head\.3': 'offset_2d.outputs.offset_2d',
     r'wh_head\.3': 'size_2d.outputs.size_2d',
@@ -30,9 +30,9 @@ _LASTS = {
     r'kpt_heatmap_head\.3': 'keypoint_heatmap.outputs.keypoint_heatmap',
     r'kpt_heatmap_offset_head\.3': 'keypoint_rest.outputs.keypoint_rest',
 }
-_STEM_MOVES = tuple(
-    Move(rf'head\.{old}\.{key}', rf'heads.{new}.stem.{ours}')
-    for old, new in _STEMS.items()
+_STEM_RULES = tuple(
+    KeyRule(rf'head\.{old}\.{key}', rf'heads.{new}.stem.{ours}')
+    for old, new in _STEM_LAYERS.items()
     for key, ours in (
         (r'0\.(weight|bias)', r'0.\1'),
         (r'1\.(weight|bias)_', r'1.\1'),
@@ -42,9 +42,9 @@ _STEM_MOVES = tuple(
     )
 )
 
-LAYOUT = Layout(
+LAYOUT = CheckpointLayout(
     program='2gunsu/monocon-pytorch at 908807b',
-    spec=StudentSpec(
+    spec=ModelSpec(
         classes=('Pedestrian', 'Cyclist', 'Car'),
         # images of KITTI, 1242 x 375 and like it, are padded, not resized
         input=InputSpec(1248, 384),
@@ -56,24 +56,24 @@ LAYOUT = Layout(
             'virtual_focal_px': 721.5,  # metres were learnt through KITTI's lens
         },
     ),
-    moves=(
-        monodle.BACKBONE,
-        *monodle.NECK,
-        *_STEM_MOVES,
-        *(Move(rf'head\.{old}\.(.+)', rf'heads.{new}.\1') for old, new in _LASTS.items()),
+    rules=(
+        monodle.BACKBONE_RULE,
+        *monodle.NECK_RULES,
+        *_STEM_RULES,
+        *(KeyRule(rf'head\.{old}\.(.+)', rf'heads.{new}.\1') for old, new in _LAST_LAYERS.items()),
         # length, height, width
-        Move(r'head\.dim_head\.3\.(.+)', r'heads.size_3d.outputs.size_3d.\1', (1, 2, 0)),
+        KeyRule(r'head\.dim_head\.3\.(.+)', r'heads.size_3d.outputs.size_3d.\1', (1, 2, 0)),
         # x and y of eight corners, then of the centre
-        Move(
+        KeyRule(
             r'head\.center2kpt_offset_head\.3\.(.+)',
             r'heads.keypoints.outputs.keypoint_offset.\1',
             tuple(range(16)),
         ),
-        Move(
+        KeyRule(
             r'head\.center2kpt_offset_head\.3\.(.+)',
             r'heads.keypoints.outputs.offset_3d.\1',
             (16, 17),
         ),
     ),
-    drops=monodle.IDLE,
+    ignored=monodle.UNUSED_KEYS,
 )

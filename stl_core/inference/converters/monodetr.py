@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from stl_core.inference.converters.key_mapping import Layout, Move
-from stl_core.inference.model_file import StudentSpec
+from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
+from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 
-def _moves(before: str, ours: str, names: Mapping[str, str]) -> tuple[Move, ...]:
+def _key_rules(old_prefix: str, new_prefix: str, names: Mapping[str, str]) -> tuple[KeyRule, ...]:
     """Move the tensors of modules: a pattern of their place, our place, {their name: our name}."""
     return tuple(
-        Move(rf'{before}{re.escape(old)}\.(?P<leaf>\w+)', rf'{ours}{new}.\g<leaf>')
+        KeyRule(rf'{old_prefix}{re.escape(old)}\.(?P<leaf>\w+)', rf'{new_prefix}{new}.\g<leaf>')
         for old, new in names.items()
     )
 
 
-def _deformable(old: str, new: str) -> dict[str, str]:
+def _deformable_attention_names(old: str, new: str) -> dict[str, str]:
     """Name the four layers of a deformable attention."""
     return {
         f'{old}.sampling_offsets': f'{new}.offsets',
@@ -28,34 +28,34 @@ def _deformable(old: str, new: str) -> dict[str, str]:
     }
 
 
-def _attention(old: str, new: str) -> dict[str, str]:
+def _attention_names(old: str, new: str) -> dict[str, str]:
     """Name the two parts of torch's attention."""
     return {old: new, f'{old}.out_proj': f'{new}.out_proj'}
 
 
-def _head(old: str, new: str, layers: int) -> tuple[Move, ...]:
+def _head_rules(old: str, new: str, num_layers: int) -> tuple[KeyRule, ...]:
     """Move a head of every decoder layer: linear layers, between which ours counts the ReLUs."""
-    names = {f'layers.{i}': str(2 * i) for i in range(layers)}
-    return _moves(rf'{old}\.(\d+)\.', rf'heads.{new}.\1.', names)
+    names = {f'layers.{i}': str(2 * i) for i in range(num_layers)}
+    return _key_rules(rf'{old}\.(\d+)\.', rf'heads.{new}.\1.', names)
 
 
-_FEED = {'linear1': 'feed.wide', 'linear2': 'feed.narrow'}
-_ENCODER = {'norm1': 'after.norm', 'norm2': 'feed.after.norm', **_FEED}
-_DECODER = {
-    **_attention('cross_attn_depth', 'to_depth'),
+_FEED_FORWARD_NAMES = {'linear1': 'feed.wide', 'linear2': 'feed.narrow'}
+_ENCODER_NAMES = {'norm1': 'after.norm', 'norm2': 'feed.after.norm', **_FEED_FORWARD_NAMES}
+_DECODER_NAMES = {
+    **_attention_names('cross_attn_depth', 'to_depth'),
     'norm_depth': 'after_depth.norm',
     'sa_qcontent_proj': 'asking.0',
     'sa_qpos_proj': 'asking.1',
     'sa_kcontent_proj': 'offering.0',
     'sa_kpos_proj': 'offering.1',
-    **_attention('self_attn', 'to_queries'),
+    **_attention_names('self_attn', 'to_queries'),
     'norm2': 'after_queries.norm',
-    **_deformable('cross_attn', 'to_picture'),
+    **_deformable_attention_names('cross_attn', 'to_picture'),
     'norm1': 'after_picture.norm',
-    **_FEED,
+    **_FEED_FORWARD_NAMES,
     'norm3': 'feed.after.norm',
 }
-_DEPTH_MAP = {
+_DEPTH_PREDICTOR_NAMES = {
     **{f'downsample.{i}': f'down.{i}' for i in range(2)},
     **{f'proj.{i}': f'keep.{i}' for i in range(2)},
     **{f'upsample.{i}': f'up.{i}' for i in range(2)},
@@ -64,43 +64,45 @@ _DEPTH_MAP = {
     'depth_classifier': 'bins',
 }
 
-LAYOUT = Layout(
+LAYOUT = CheckpointLayout(
     program='ZrrSkywalker/MonoDETR at 6994b9f',
-    spec=StudentSpec(
+    spec=ModelSpec(
         classes=('Pedestrian', 'Car', 'Cyclist'),
         input=InputSpec(1280, 384),
         detector='monodetr',
         # metres were learnt through KITTI's lens, 721.5 px, at 1280 px for its 1242
         options={'virtual_focal_px': 743.6},
     ),
-    moves=(
-        Move(r'backbone\.0\.body\.(.+)', r'backbone.body.\1'),
-        Move(r'input_proj\.(.+)', r'project.\1'),
-        Move(r'query_embed\.weight', r'queries.weight'),
-        Move(r'depthaware_transformer\.level_embed', r'visual_encoder.levels'),
-        *_moves(
+    rules=(
+        KeyRule(r'backbone\.0\.body\.(.+)', r'backbone.body.\1'),
+        KeyRule(r'input_proj\.(.+)', r'project.\1'),
+        KeyRule(r'query_embed\.weight', r'queries.weight'),
+        KeyRule(r'depthaware_transformer\.level_embed', r'visual_encoder.levels'),
+        *_key_rules(
             r'depthaware_transformer\.encoder\.layers\.(\d+)\.',
             r'visual_encoder.layers.\1.',
-            {**_deformable('self_attn', 'attention'), **_ENCODER},
+            {**_deformable_attention_names('self_attn', 'attention'), **_ENCODER_NAMES},
         ),
-        *_moves(
-            r'depthaware_transformer\.decoder\.layers\.(\d+)\.', r'decoder.layers.\1.', _DECODER
+        *_key_rules(
+            r'depthaware_transformer\.decoder\.layers\.(\d+)\.',
+            r'decoder.layers.\1.',
+            _DECODER_NAMES,
         ),
-        *_moves(r'depthaware_transformer\.', 'decoder.', {'reference_points': 'start'}),
-        *_moves(r'depth_predictor\.', 'depth_map.', _DEPTH_MAP),
-        *_moves(
+        *_key_rules(r'depthaware_transformer\.', 'decoder.', {'reference_points': 'start'}),
+        *_key_rules(r'depth_predictor\.', 'depth_map.', _DEPTH_PREDICTOR_NAMES),
+        *_key_rules(
             r'depth_predictor\.depth_encoder\.layers\.0\.',
             'depth_encoder.',
-            {**_attention('self_attn', 'attention'), **_ENCODER},
+            {**_attention_names('self_attn', 'attention'), **_ENCODER_NAMES},
         ),
-        *_moves(r'depth_predictor\.', 'depth_encoder.', {'depth_pos_embed': 'metres'}),
-        *_moves(r'class_embed\.', 'heads.class.', {str(i): str(i) for i in range(3)}),
-        *_head('bbox_embed', 'box', 3),
-        *_head('dim_embed_3d', 'size_3d', 2),
-        *_head('angle_embed', 'heading', 2),
-        *_head('depth_embed', 'depth', 2),
+        *_key_rules(r'depth_predictor\.', 'depth_encoder.', {'depth_pos_embed': 'metres'}),
+        *_key_rules(r'class_embed\.', 'heads.class.', {str(i): str(i) for i in range(3)}),
+        *_head_rules('bbox_embed', 'box', 3),
+        *_head_rules('dim_embed_3d', 'size_3d', 2),
+        *_head_rules('angle_embed', 'heading', 2),
+        *_head_rules('depth_embed', 'depth', 2),
     ),
-    drops={
+    ignored={
         r'depthaware_transformer\.decoder\.(bbox|dim)_embed\..+': 'the heads under a second name',
         r'depthaware_transformer\.decoder\.(query_scale|ref_point_head)\..+': 'used by DAB only',
         r'depthaware_transformer\.decoder\.layers\.\d+\.sa_v_proj\..+': 'its result is not used',

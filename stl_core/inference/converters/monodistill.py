@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stl_core.inference.converters import monodle
-from stl_core.inference.converters.key_mapping import Layout
+from stl_core.inference.converters.key_mapping import CheckpointLayout
 
 _STUDENT, _TEACHER = r'centernet_rgb\.', r'centernet_depth\.'
 
-LAYOUT = Layout(
+LAYOUT = CheckpointLayout(
     program='monster-ghost/MonoDistill at 26ca8da, the student (centernet_rgb)',
     spec=monodle.LAYOUT.spec,
-    moves=tuple(replace(each, pattern=_STUDENT + each.pattern) for each in monodle.LAYOUT.moves),
-    drops={
-        **{_STUDENT + pattern: why for pattern, why in monodle.LAYOUT.drops.items()},
+    rules=tuple(replace(each, pattern=_STUDENT + each.pattern) for each in monodle.LAYOUT.rules),
+    ignored={
+        **{_STUDENT + pattern: why for pattern, why in monodle.LAYOUT.ignored.items()},
         _TEACHER + '.+': 'the teacher, which sees depth maps',
         r'(rgb_fs|adapt_layer\d+)\..+': 'between student and teacher, used in training alone',
     },

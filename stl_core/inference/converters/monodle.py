@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from stl_core.inference.converters.key_mapping import Layout, Move
-from stl_core.inference.model_file import StudentSpec
+from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
+from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 #: Keys of the backbone and neck, which other programs have taken over.
-BACKBONE = Move(r'backbone\.(.+)', r'backbone.body.\1')
-NECK = tuple(
-    Move(rf'neck\.ida_{stage}\.{old}_{merge + 1}\.{tail}', rf'neck.stages.{stage}.{merge}.{new}')
+BACKBONE_RULE = KeyRule(r'backbone\.(.+)', r'backbone.body.\1')
+NECK_RULES = tuple(
+    KeyRule(
+        rf'neck\.ida_{stage}\.{old}_{merge + 1}\.{tail}', rf'neck.stages.{stage}.{merge}.{new}'
+    )
     for stage in range(3)
     for merge in range(stage + 1)
     for old, tail, new in (
@@ -20,16 +22,18 @@ NECK = tuple(
         ('node', r'bn1?\.(.+)', r'node.1.\1'),
     )
 )
-HEADS = Move(r'(heatmap|offset_2d|size_2d|depth|offset_3d|size_3d|heading)\.(.+)', r'heads.\1.\2')
+HEAD_RULE = KeyRule(
+    r'(heatmap|offset_2d|size_2d|depth|offset_3d|size_3d|heading)\.(.+)', r'heads.\1.\2'
+)
 #: Parts of DLA-34 that no forward pass of these programs uses.
-IDLE = {
+UNUSED_KEYS = {
     r'backbone\.fc\..+': 'the ImageNet classifier, never called',
     r'backbone\.level[34]\.project\..+': 'a projection whose result is not used',
 }
 
-LAYOUT = Layout(
+LAYOUT = CheckpointLayout(
     program='xinzhuma/monodle at e426aa6',
-    spec=StudentSpec(
+    spec=ModelSpec(
         classes=('Pedestrian', 'Car', 'Cyclist'),
         input=InputSpec(1280, 384),
         detector='monodle',
@@ -43,6 +47,6 @@ LAYOUT = Layout(
             'mean_size_hwl_m': ((0.0, 0.0, 0.0),) * 3,
         },
     ),
-    moves=(BACKBONE, *NECK, HEADS),
-    drops=IDLE,
+    rules=(BACKBONE_RULE, *NECK_RULES, HEAD_RULE),
+    ignored=UNUSED_KEYS,
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Added to a variance of a map before it divides.
-_EPS = 1e-3
+_VARIANCE_EPS = 1e-3
 
 
 class AttentiveNorm(nn.Module):
@@ -36,16 +36,16 @@ class AttentiveNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         var, mean = torch.var_mean(x, dim=(2, 3), keepdim=True)
-        told = self._standardised(self.attention(mean * (var + _EPS).rsqrt()))
-        share = F.hardsigmoid(told).flatten(1)  # (B, T)
-        weight, bias = share @ self.weight, share @ self.bias
+        logits = self._normalise_logits(self.attention(mean * (var + _VARIANCE_EPS).rsqrt()))
+        attention = F.hardsigmoid(logits).flatten(1)  # (B, T)
+        weight, bias = attention @ self.weight, attention @ self.bias
         return weight[..., None, None] * self.norm(x) + bias[..., None, None]
 
-    def _standardised(self, told: Tensor) -> Tensor:
+    def _normalise_logits(self, logits: Tensor) -> Tensor:
         """(B, T, 1, 1) by attention_norm; one image has no spread, what was learnt stands in."""
-        known = self.attention_norm
-        if len(told) > 1 or not known.training:
-            return known(told)  # type: ignore[no-any-return]
+        norm = self.attention_norm
+        if len(logits) > 1 or not norm.training:
+            return norm(logits)  # type: ignore[no-any-return]
         return F.batch_norm(
-            told, known.running_mean, known.running_var, known.weight, known.bias, eps=known.eps
+            logits, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
         )

@@ -19,16 +19,16 @@ from torch import Tensor
 from stl_core.models import losses
 from stl_core.models.backbone import STRIDES
 from stl_core.models.centernet import heatmap
-from stl_core.tensors import depth_encoding as inverse_depth
+from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 
 STRIDE = STRIDES[0]
 #: Heads that are read at an object's cell.
-AT_OBJECTS = ('offset_2d', 'size_2d', 'depth', 'offset_3d', 'size_3d', 'heading')
+OBJECT_HEADS = ('offset_2d', 'size_2d', 'depth', 'offset_3d', 'size_3d', 'heading')
 
 
 @dataclass(frozen=True)
-class Encoded:
+class HeadTargets:
     """What the heads should say at each target's cell: (B, N, ...), see the module."""
 
     cell: Tensor
@@ -38,27 +38,27 @@ class Encoded:
     offset_3d: Tensor
     size_3d: Tensor
     heading_bin: Tensor
-    heading_rest: Tensor
+    heading_residual: Tensor
 
 
-def encode(
-    targets: Targets, at_px: Tensor, mean_size_hwl_m: Tensor, bins: int, hw: tuple[int, int]
-) -> Encoded:
+def encode_targets(
+    targets: Targets, anchor_px: Tensor, mean_size_hwl_m: Tensor, bins: int, hw: tuple[int, int]
+) -> HeadTargets:
     """
     Put targets into the terms of the heads.
 
     :param targets: network pixels, metres.
-    :param at_px: (B, N, 2) the point whose cell is the object's.
+    :param anchor_px: (B, N, 2) the point whose cell is the object's.
     :param mean_size_hwl_m: (C, 3).
     :param bins: A.
     :param hw: height and width of the grid.
     :return: values for each slot; valid only where that point is inside the grid.
     """
-    cell, inside = heatmap.cells(at_px, STRIDE, *hw)
+    cell, inside = heatmap.flat_cells(anchor_px, STRIDE, *hw)
     corner = heatmap.cell_xy(cell, hw[1])
     low, high = targets.box_px[..., :2] / STRIDE, targets.box_px[..., 2:] / STRIDE
-    heading_bin, heading_rest = heatmap.encode_angle(targets.alpha, bins)
-    return Encoded(
+    heading_bin, heading_residual = heatmap.encode_angle(targets.alpha, bins)
+    return HeadTargets(
         cell=cell,
         valid=targets.valid & inside,
         offset_2d=(low + high) / 2 - corner,
@@ -66,49 +66,54 @@ def encode(
         offset_3d=targets.center_px / STRIDE - corner,
         size_3d=targets.size_hwl_m - mean_size_hwl_m[targets.class_id],
         heading_bin=heading_bin,
-        heading_rest=heading_rest,
+        heading_residual=heading_residual,
     )
 
 
-def gather(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
+def gather_heads(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
     """Raw heads and (B, N) cells -> {name: (B, N, .)} of AT_OBJECTS, what each says there."""
-    return {name: heatmap.gather_at(heads[name], cell) for name in AT_OBJECTS}
+    return {name: heatmap.gather_at(heads[name], cell) for name in OBJECT_HEADS}
 
 
-def answers(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
+def predictions_at_cells(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
     """Say what gather does, but of depth its logit alone."""
-    at = gather(heads, cell)
+    at = gather_heads(heads, cell)
     return {**at, 'depth': at['depth'][..., :1]}
 
 
-def box_losses(at: Mapping[str, Tensor], ideal: Encoded, targets: Targets) -> dict[str, Tensor]:
+def box_losses(
+    predicted: Mapping[str, Tensor], head_targets: HeadTargets, targets: Targets
+) -> dict[str, Tensor]:
     """
     Compare what heads say at targets, but for whether they are there and where they head.
 
-    :param at: (B, N, .) of gather.
-    :param ideal: what they should say.
+    :param predicted: (B, N, .) of gather.
+    :param head_targets: what they should say.
     :param targets: what that was made of.
     :return: unweighted scalars, keys 'det/<head>'.
     """
-    valid = ideal.valid
-    z, log_sigma = inverse_depth.from_logit(at['depth'][..., 0]), at['depth'][..., 1]
+    valid = head_targets.valid
+    z, log_sigma = (
+        depth_encoding.from_logit(predicted['depth'][..., 0]),
+        predicted['depth'][..., 1],
+    )
     return {
-        'det/offset_2d': losses.l1(at['offset_2d'], ideal.offset_2d, valid),
-        'det/size_2d': losses.l1(at['size_2d'], ideal.size_2d, valid),
-        'det/depth': losses.laplacian_nll(z, log_sigma, targets.depth_m, valid),
-        'det/offset_3d': losses.l1(at['offset_3d'], ideal.offset_3d, valid),
-        'det/size_3d': losses.dim_aware_l1(
-            at['size_3d'], ideal.size_3d, targets.size_hwl_m, valid
+        'det/offset_2d': losses.l1_loss(predicted['offset_2d'], head_targets.offset_2d, valid),
+        'det/size_2d': losses.l1_loss(predicted['size_2d'], head_targets.size_2d, valid),
+        'det/depth': losses.laplacian_nll_loss(z, log_sigma, targets.depth_m, valid),
+        'det/offset_3d': losses.l1_loss(predicted['offset_3d'], head_targets.offset_3d, valid),
+        'det/size_3d': losses.dim_aware_l1_loss(
+            predicted['size_3d'], head_targets.size_3d, targets.size_hwl_m, valid
         ),
     }
 
 
-def certainty(heads: Mapping[str, Tensor], cell: Tensor) -> Tensor:
+def depth_confidence(heads: Mapping[str, Tensor], cell: Tensor) -> Tensor:
     """Certainty of depth at (B, N) cells, 1 / (1 + sigma) in (0, 1]."""
     return 1 / (1 + heatmap.gather_at(heads['depth'], cell)[..., 1].float().exp())
 
 
-def read(
+def decode_heads(
     heads: Mapping[str, Tensor], mean_size_hwl_m: Tensor, bins: int, max_objects: int
 ) -> dict[str, Tensor]:
     """
@@ -123,20 +128,20 @@ def read(
     :param max_objects: K at most.
     :return: the fields of ImageObjects, (B, K, ...), by falling height of the peak.
     """
-    height, class_id, cell = heatmap.peaks(heads['heatmap'].float().sigmoid(), max_objects)
-    at = {name: value.float() for name, value in gather(heads, cell).items()}
+    height, class_id, cell = heatmap.find_peaks(heads['heatmap'].float().sigmoid(), max_objects)
+    at = {name: value.float() for name, value in gather_heads(heads, cell).items()}
     corner = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
     middle, half = (corner + at['offset_2d']) * STRIDE, at['size_2d'] * (STRIDE / 2)
     chosen = at['heading'][..., :bins].argmax(-1)
-    rest = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
+    residual = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
     log_sigma = at['depth'][..., 1]
     return {
         'class_id': class_id,
         'score': height / (1 + log_sigma.exp()),
         'center_px': (corner + at['offset_3d']) * STRIDE,
-        'depth_m': inverse_depth.from_logit(at['depth'][..., 0]),
+        'depth_m': depth_encoding.from_logit(at['depth'][..., 0]),
         'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
-        'alpha': heatmap.decode_angle(chosen, rest, bins),
+        'alpha': heatmap.decode_angle(chosen, residual, bins),
         'box_px': torch.cat([middle - half, middle + half], -1),
         'depth_log_sigma': log_sigma,
     }

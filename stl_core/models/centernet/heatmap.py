@@ -15,7 +15,7 @@ from torch import Tensor
 from stl_core.tensors.batch import Targets
 
 
-def cells(center_px: Tensor, stride: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+def flat_cells(center_px: Tensor, stride: int, h: int, w: int) -> tuple[Tensor, Tensor]:
     """
     Find the cell that each object's projected centre falls into.
 
@@ -41,7 +41,7 @@ def gaussian_radius(size: Tensor, min_overlap: float = 0.7) -> Tensor:
     :param min_overlap: intersection over union to keep.
     :return: (...,) cells.
     """
-    roots = [(b + _discriminant(a, b, c)) / 2 for a, b, c in _radius_cases(size, min_overlap)]
+    roots = [(b + _sqrt_discriminant(a, b, c)) / 2 for a, b, c in _radius_cases(size, min_overlap)]
     return torch.stack(roots).amin(0)
 
 
@@ -55,36 +55,36 @@ def exact_radius(size: Tensor, min_overlap: float = 0.3) -> Tensor:
     """
     signs = (-1, -1, 1)
     roots = [
-        (b + sign * _discriminant(a, b, c)) / (2 * a)
+        (b + sign * _sqrt_discriminant(a, b, c)) / (2 * a)
         for sign, (a, b, c) in zip(signs, _radius_cases(size, min_overlap), strict=True)
     ]
     return torch.stack(roots).amin(0)
 
 
-def draw(targets: Targets, classes: int, stride: int, h: int, w: int) -> Tensor:
+def draw_heatmap(targets: Targets, num_classes: int, stride: int, h: int, w: int) -> Tensor:
     """
     Draw every valid object at its projected centre, see blobs, on the map of its class.
 
     :param targets: network pixels.
-    :param classes: number of classes C.
+    :param num_classes: number of classes C.
     :param stride: pixels a cell.
     :param h: grid height.
     :param w: grid width.
     :return: (B, C, h, w) in [0, 1]; exactly 1 at the cell of every valid object inside.
     """
     size = (targets.box_px[..., 2:] - targets.box_px[..., :2]).clamp(min=0) / stride
-    chosen = on_class_maps(targets, classes)
-    points = (targets.center_px / stride)[:, :, None].expand(-1, -1, classes, -1)
-    return blobs(points, gaussian_radius(size), chosen, h, w)
+    chosen = class_masks(targets, num_classes)
+    points = (targets.center_px / stride)[:, :, None].expand(-1, -1, num_classes, -1)
+    return draw_gaussians(points, gaussian_radius(size), chosen, h, w)
 
 
-def on_class_maps(targets: Targets, classes: int) -> Tensor:
+def class_masks(targets: Targets, num_classes: int) -> Tensor:
     """(B, N, C) bool: valid slots, on the map of their class."""
-    one_hot = torch.nn.functional.one_hot(targets.class_id, classes).bool()
+    one_hot = torch.nn.functional.one_hot(targets.class_id, num_classes).bool()
     return one_hot & targets.valid[..., None]
 
 
-def blobs(points: Tensor, radius: Tensor, keep: Tensor, h: int, w: int) -> Tensor:
+def draw_gaussians(points: Tensor, radius: Tensor, keep: Tensor, h: int, w: int) -> Tensor:
     """
     Draw Gaussians around the cells of points, the larger value winning.
 
@@ -101,16 +101,16 @@ def blobs(points: Tensor, radius: Tensor, keep: Tensor, h: int, w: int) -> Tenso
     """
     x, y = points.floor().unbind(-1)
     keep = keep & (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    reach = radius.floor().clamp(min=0)[..., None]
-    across = _profile(x, reach, w)
-    down = _profile(y, reach, h) * keep[..., None]
+    cell_radius = radius.floor().clamp(min=0)[..., None]
+    across = _gaussian_profile(x, cell_radius, w)
+    down = _gaussian_profile(y, cell_radius, h) * keep[..., None]
     out = torch.zeros(len(points), points.shape[2], h, w, device=points.device)
     for slot in keep.any(2).any(0).nonzero()[:, 0].tolist():
         out = torch.maximum(out, down[:, slot, :, :, None] * across[:, slot, :, None])
     return out
 
 
-def peaks(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def find_peaks(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     Find the strongest local maxima (3x3, within a class).
 
@@ -121,8 +121,8 @@ def peaks(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     _, classes, h, w = heatmap.shape
     local = torch.nn.functional.max_pool2d(heatmap, 3, 1, 1)
     flat = (heatmap * (heatmap == local)).flatten(1)
-    score, place = flat.topk(min(count, classes * h * w))
-    return score, torch.div(place, h * w, rounding_mode='floor'), place % (h * w)
+    score, index = flat.topk(min(count, classes * h * w))
+    return score, torch.div(index, h * w, rounding_mode='floor'), index % (h * w)
 
 
 def gather_at(grid: Tensor, cell: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ def encode_angle(angle: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return chosen.long(), shifted - (chosen + 0.5) * width
 
 
-def decode_angle(chosen: Tensor, rest: Tensor, bins: int) -> Tensor:
+def decode_angle(chosen: Tensor, residual: Tensor, bins: int) -> Tensor:
     """Undo encode_angle: (...,) bin and (...,) rest -> radians in [-pi, pi)."""
-    angle = chosen * (2 * math.pi / bins) + rest
+    angle = chosen * (2 * math.pi / bins) + residual
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
@@ -164,14 +164,14 @@ def _radius_cases(size: Tensor, min_overlap: float) -> tuple[tuple[float, Tensor
     )
 
 
-def _discriminant(a: float, b: Tensor, c: Tensor) -> Tensor:
+def _sqrt_discriminant(a: float, b: Tensor, c: Tensor) -> Tensor:
     """sqrt(b^2 - 4 a c), 0 where rounding made that negative."""
     return (b * b - 4 * a * c).clamp(min=0).sqrt()
 
 
-def _profile(center: Tensor, reach: Tensor, count: int) -> Tensor:
+def _gaussian_profile(center: Tensor, radius: Tensor, count: int) -> Tensor:
     """(...,) middle cells and (...,) radii -> (..., count) Gaussian over a row of cells."""
     away = torch.arange(count, device=center.device) - center[..., None]
-    sigma = (2 * reach[..., None] + 1) / 6
+    sigma = (2 * radius[..., None] + 1) / 6
     value = torch.exp(-(away * away) / (2 * sigma * sigma))
-    return torch.where(away.abs() <= reach[..., None], value, 0.0)
+    return torch.where(away.abs() <= radius[..., None], value, 0.0)

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from stl_core.tensors.batch import Targets
 
-CORNERS = 8
+NUM_CORNERS = 8
 #: Along the length, down the height and across the width, of half the size each.
-_SIGNS = (
+_CORNER_SIGNS = (
     (-1, -1, -1, -1, 1, 1, 1, 1),
     (-1, -1, 1, 1, -1, -1, 1, 1),
     (-1, 1, 1, -1, -1, 1, 1, -1),
 )
 
 
-def corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
+def project_corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
     """
     Project the corners of targets.
 
@@ -31,23 +31,23 @@ def corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
     :return: (B, N, 8, 2) network pixels, 0 where not seen; and (B, N, 8) bool, whether the corner
         is in front of the camera.
     """
-    center = _lifted(targets, P)
-    turned = targets.alpha + torch.atan2(center[..., 0], center[..., 2])
+    center = _lift_centers(targets, P)
+    rotation_y = targets.alpha + torch.atan2(center[..., 0], center[..., 2])
     h, w, length = (targets.size_hwl_m / 2).unbind(-1)
-    signs = torch.tensor(_SIGNS, dtype=h.dtype, device=h.device)
+    signs = torch.tensor(_CORNER_SIGNS, dtype=h.dtype, device=h.device)
     along, down, across = (
         half[..., None] * sign for half, sign in zip((length, h, w), signs, strict=True)
     )
-    cos, sin = turned.cos()[..., None], turned.sin()[..., None]
-    away = torch.stack([cos * along + sin * across, down, cos * across - sin * along], -1)
-    points = center[:, :, None] + away
+    cos, sin = rotation_y.cos()[..., None], rotation_y.sin()[..., None]
+    offset = torch.stack([cos * along + sin * across, down, cos * across - sin * along], -1)
+    points = center[:, :, None] + offset
     homogeneous = torch.einsum('bij,bnkj->bnki', P[..., :3], points) + P[:, None, None, :, 3]
     in_front = (homogeneous[..., 2] > 0) & (points[..., 2] > 0)
     pixels = homogeneous[..., :2] / torch.where(in_front, homogeneous[..., 2], 1.0)[..., None]
     return torch.where(in_front[..., None], pixels, 0.0), in_front
 
 
-def _lifted(targets: Targets, P: Tensor) -> Tensor:
+def _lift_centers(targets: Targets, P: Tensor) -> Tensor:
     """Centres in the camera frame, (B, N, 3); see geometry.backproject for the two equations."""
     rows = P[:, None, :2] - targets.center_px[..., None] * P[:, None, 2:]
     right = -(rows[..., 2] * targets.depth_m[..., None] + rows[..., 3])

@@ -13,10 +13,10 @@ from torch import Tensor
 from stl_core.tensors.batch import Targets
 
 #: Smallest area divided by: shares of a canvas, far below a pixel's.
-_LEAST = 1e-9
+_MIN_AREA = 1e-9
 
 
-def encode(targets: Targets, canvas_px: Tensor) -> Tensor:
+def encode_boxes(targets: Targets, canvas_px: Tensor) -> Tensor:
     """
     Put targets into the terms of the box.
 
@@ -30,7 +30,7 @@ def encode(targets: Targets, canvas_px: Tensor) -> Tensor:
     return torch.cat([center, sides.flatten(-2)], -1)
 
 
-def expressible(box: Tensor) -> Tensor:
+def is_representable(box: Tensor) -> Tensor:
     """
     Tell which boxes a sigmoid can say: the centre on the canvas and within its 2D box.
 
@@ -41,18 +41,18 @@ def expressible(box: Tensor) -> Tensor:
     return ((center >= 0) & (center < 1)).all(-1) & (sides >= 0).all(-1)
 
 
-def corners(box: Tensor) -> Tensor:
+def box_cxcylrtb_to_xyxy(box: Tensor) -> Tensor:
     """(..., 6) -> (..., 4) x0 y0 x1 y1."""
     x, y, left, right, top, bottom = box.unbind(-1)
     return torch.stack([x - left, y - top, x + right, y + bottom], -1)
 
 
-def extent(box: Tensor) -> Tensor:
+def box_width_height(box: Tensor) -> Tensor:
     """(..., 6) -> (..., 2) width and height of the 2D box."""
     return box[..., 2::2] + box[..., 3::2]
 
 
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     """
     Overlap that also tells how far apart boxes are (Rezatofighi et al., CVPR 2019).
 
@@ -60,10 +60,14 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     :param b: (..., 4) corners; leading axes broadcast.
     :return: (...,) in [-1, 1].
     """
-    shared = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
-    around = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
-    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared
-    return shared / union.clamp(min=_LEAST) - (around - union) / around.clamp(min=_LEAST)
+    intersection = _area(
+        torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    )
+    enclosing = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - intersection
+    return intersection / union.clamp(min=_MIN_AREA) - (enclosing - union) / enclosing.clamp(
+        min=_MIN_AREA
+    )
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:

@@ -16,43 +16,45 @@ from stl_core.tensors.reductions import masked_mean
 
 STRIDE = 16
 #: Where the first bin begins, metres.
-NEAREST_M = 1e-3
+MIN_DEPTH_M = 1e-3
 #: A cell of an object weighs as much as this many of the background.
-FOREGROUND = 13.0
+FOREGROUND_WEIGHT = 13.0
 
 
-def bin_edges(bins: int, farthest_m: float) -> Tensor:
+def bin_edges(bins: int, max_depth_m: float) -> Tensor:
     """
     Near edges of D bins whose widths are 1, 2, 3, ... times the first's.
 
     :param bins: D.
-    :param farthest_m: far edge of the last.
+    :param max_depth_m: far edge of the last.
     :return: (D + 1,) metres; the last is farthest_m, and stands for the background.
     """
     i = torch.arange(bins + 1, dtype=torch.float64)
-    share = i * (i + 1) / (bins * (bins + 1))
-    return (NEAREST_M + (farthest_m - NEAREST_M) * share).float()
+    fraction = i * (i + 1) / (bins * (bins + 1))
+    return (MIN_DEPTH_M + (max_depth_m - MIN_DEPTH_M) * fraction).float()
 
 
-class DepthMap(nn.Module):
+class DepthPredictor(nn.Module):
     """From maps at strides 8, 16 and 32 to depth, and to what the depth encoder starts from."""
 
-    def __init__(self, width: int, bins: int, farthest_m: float) -> None:
+    def __init__(self, width: int, bins: int, max_depth_m: float) -> None:
         """
         Build the layers.
 
         :param width: C of the maps.
         :param bins: D.
-        :param farthest_m: far edge of the last bin.
+        :param max_depth_m: far edge of the last bin.
         """
         super().__init__()
-        self.down = _conv(width, 3, 2)
-        self.keep = _conv(width, 1, 1)
-        self.up = _conv(width, 1, 1)
-        self.body = nn.Sequential(_conv(width, 3, 1), nn.ReLU(), _conv(width, 3, 1), nn.ReLU())
+        self.down = _conv_gn(width, 3, 2)
+        self.keep = _conv_gn(width, 1, 1)
+        self.up = _conv_gn(width, 1, 1)
+        self.body = nn.Sequential(
+            _conv_gn(width, 3, 1), nn.ReLU(), _conv_gn(width, 3, 1), nn.ReLU()
+        )
         self.bins = nn.Conv2d(width, bins + 1, 1)
         self.edges_m: Tensor
-        self.register_buffer('edges_m', bin_edges(bins, farthest_m), persistent=False)
+        self.register_buffer('edges_m', bin_edges(bins, max_depth_m), persistent=False)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -68,11 +70,11 @@ class DepthMap(nn.Module):
         fused = (self.down(fine) + self.keep(middle) + self.up(coarse)) / 3
         features = self.body(fused)
         logits = self.bins(features)
-        share = logits.float().softmax(1)
-        return logits, (share * self.edges_m[:, None, None]).sum(1), features
+        probability = logits.float().softmax(1)
+        return logits, (probability * self.edges_m[:, None, None]).sum(1), features
 
 
-def draw(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
+def paint_depth(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     """
     Paint every object's depth over the cells its 2D box touches, the nearest on top.
 
@@ -84,15 +86,15 @@ def draw(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     """
     low = torch.floor(targets.box_px[..., :2] / STRIDE)
     high = torch.ceil(targets.box_px[..., 2:] / STRIDE)
-    columns = _between(low[..., 0], high[..., 0], w)
-    rows = _between(low[..., 1], high[..., 1], h)
+    columns = _in_range(low[..., 0], high[..., 0], w)
+    rows = _in_range(low[..., 1], high[..., 1], h)
     inside = rows[..., :, None] & columns[..., None, :] & valid[..., None, None]
     depth_m = torch.where(inside, targets.depth_m[..., None, None], torch.inf)
     nothing = torch.full_like(depth_m[:, :1], torch.inf)  # amin of no slots is an error
     return torch.cat([depth_m, nothing], 1).amin(1)
 
 
-def choose_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
+def depth_to_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
     """
     Find the bin of every cell.
 
@@ -100,11 +102,11 @@ def choose_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
     :param edges_m: (B, D + 1) of each image.
     :return: (B, h, w) 0 to D - 1, and D for what is before the first bin or beyond the last.
     """
-    place = torch.searchsorted(edges_m.contiguous(), depth_m.flatten(1), right=True) - 1
-    return torch.where(place < 0, edges_m.shape[1] - 1, place).view_as(depth_m)
+    index = torch.searchsorted(edges_m.contiguous(), depth_m.flatten(1), right=True) - 1
+    return torch.where(index < 0, edges_m.shape[1] - 1, index).view_as(depth_m)
 
 
-def focal(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
+def depth_map_focal_loss(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
     """
     Focal loss over bins (Lin et al., ICCV 2017; alpha 0.25, gamma 2), objects weighing more.
 
@@ -113,19 +115,19 @@ def focal(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
     :param edges_m: (B, D + 1) of each image.
     :return: scalar, mean over cells.
     """
-    log_p = logits.float().log_softmax(1).gather(1, choose_bins(depth_m, edges_m)[:, None])[:, 0]
-    weight = torch.where(torch.isfinite(depth_m), FOREGROUND, 1.0)
+    log_p = logits.float().log_softmax(1).gather(1, depth_to_bins(depth_m, edges_m)[:, None])[:, 0]
+    weight = torch.where(torch.isfinite(depth_m), FOREGROUND_WEIGHT, 1.0)
     loss = -0.25 * weight * (1 - log_p.exp()) ** 2 * log_p
     return masked_mean(loss, torch.ones_like(loss, dtype=torch.bool))
 
 
-def _between(low: Tensor, high: Tensor, count: int) -> Tensor:
+def _in_range(low: Tensor, high: Tensor, count: int) -> Tensor:
     """(B, N) bounds -> (B, N, count) bool, low <= cell < high."""
     cell = torch.arange(count, device=low.device)
     return (cell >= low[..., None]) & (cell < high[..., None])
 
 
-def _conv(width: int, size: int, stride: int) -> nn.Sequential:
+def _conv_gn(width: int, size: int, stride: int) -> nn.Sequential:
     """Convolution and GroupNorm of 32 groups, at constant width."""
     conv = nn.Conv2d(width, width, size, stride, padding=size // 2)
     return nn.Sequential(conv, nn.GroupNorm(32, width))

@@ -16,11 +16,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from stl_core.models.detr import box_coding as center_box
+from stl_core.models.detr import box_coding
 
 
 @dataclass(frozen=True)
-class Costs:
+class MatcherWeights:
     """Weight of every part of the cost; the defaults are MonoDETR's."""
 
     class_: float = 2.0
@@ -30,21 +30,25 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Matches:
     """
     The query of every target.
 
     :param query: (B, L, G, N) counting over the G * Q queries; 0 where there is none.
-    :param found: (B, L, G, N) bool, whether there is one.
+    :param matched: (B, L, G, N) bool, whether there is one.
     """
 
     query: Tensor
-    found: Tensor
+    matched: Tensor
 
 
 @torch.no_grad()
-def cost(
-    logits: Tensor, box: Tensor, class_id: Tensor, wanted: Tensor, weights: Costs = Costs()
+def matching_cost(
+    logits: Tensor,
+    box: Tensor,
+    class_id: Tensor,
+    target_box: Tensor,
+    weights: MatcherWeights = MatcherWeights(),
 ) -> Tensor:
     """
     Price every query for every target.
@@ -52,47 +56,49 @@ def cost(
     :param logits: (B, L, G Q, C) raw class scores.
     :param box: (B, L, G Q, 6) centre boxes.
     :param class_id: (B, N).
-    :param wanted: (B, N, 6) centre boxes of the targets.
+    :param target_box: (B, N, 6) centre boxes of the targets.
     :param weights: of the parts.
     :return: (B, L, G Q, N).
     """
     p = logits.float().sigmoid()
-    for_, against = -torch.log(p + 1e-8), -torch.log(1 - p + 1e-8)
-    focal = 0.25 * (1 - p) ** 2 * for_ - 0.75 * p**2 * against
+    positive, negative = -torch.log(p + 1e-8), -torch.log(1 - p + 1e-8)
+    focal = 0.25 * (1 - p) ** 2 * positive - 0.75 * p**2 * negative
     index = class_id[:, None, None].expand(*p.shape[:3], -1)
-    box, wanted = box.float()[:, :, :, None], wanted[:, None, None]
-    apart = (box - wanted).abs()
-    giou = center_box.generalized_iou(center_box.corners(box), center_box.corners(wanted))
+    box, target_box = box.float()[:, :, :, None], target_box[:, None, None]
+    distance = (box - target_box).abs()
+    giou = box_coding.generalized_box_iou(
+        box_coding.box_cxcylrtb_to_xyxy(box), box_coding.box_cxcylrtb_to_xyxy(target_box)
+    )
     return (
         weights.class_ * focal.gather(-1, index)
-        + weights.center * apart[..., :2].sum(-1)
-        + weights.box * apart[..., 2:].sum(-1)
+        + weights.center * distance[..., :2].sum(-1)
+        + weights.box * distance[..., 2:].sum(-1)
         - weights.giou * giou
     )
 
 
-def pair(price: Tensor, valid: Tensor, groups: int) -> Pairs:
+def hungarian_match(cost: Tensor, valid: Tensor, groups: int) -> Matches:
     """
     Pair targets with queries at the least total price, in each image, layer and group.
 
     Of more targets than queries, the dearest stay without.
 
-    :param price: (B, L, G Q, N).
+    :param cost: (B, L, G Q, N).
     :param valid: (B, N) bool, targets that want a query.
     :param groups: G.
     :return: pairs, on the device of price.
     """
-    batch, layers, queries, slots = price.shape
+    batch, layers, queries, slots = cost.shape
     each = queries // groups
     # a price that is not a number would stop SciPy here instead of the trainer, which tells why
-    host = torch.nan_to_num(price, nan=1e9).view(batch, layers, groups, each, slots).cpu().numpy()
-    wanted = valid.cpu().numpy()
+    host = torch.nan_to_num(cost, nan=1e9).view(batch, layers, groups, each, slots).cpu().numpy()
+    is_valid = valid.cpu().numpy()
     query = np.zeros((batch, layers, groups, slots), np.int64)
-    found = np.zeros(query.shape, bool)
+    matched = np.zeros(query.shape, bool)
     for row, layer, group in np.ndindex(batch, layers, groups):
-        (columns,) = np.nonzero(wanted[row])
-        chosen, place = linear_sum_assignment(host[row, layer, group][:, columns])
-        query[row, layer, group, columns[place]] = chosen + group * each
-        found[row, layer, group, columns[place]] = True
-    device = price.device
-    return Pairs(torch.from_numpy(query).to(device), torch.from_numpy(found).to(device))
+        (columns,) = np.nonzero(is_valid[row])
+        chosen, index = linear_sum_assignment(host[row, layer, group][:, columns])
+        query[row, layer, group, columns[index]] = chosen + group * each
+        matched[row, layer, group, columns[index]] = True
+    device = cost.device
+    return Matches(torch.from_numpy(query).to(device), torch.from_numpy(matched).to(device))

@@ -9,26 +9,23 @@ import pytest
 import torch
 from kitti_scenes import P2, make_scenes
 
-from mono3d_ros.bag_evaluation import evaluate_bag, lidar_check
-from mono3d_ros.bag_evaluation import pictures as report
-from mono3d_ros.bags import kitti_to_bag
-from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
+from mono3d_ros.bag_evaluation import evaluate_bag, lidar_check, pictures
+from mono3d_ros.bags import kitti_to_bag, recorded_boxes
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.drive_reader import Playback, Wish
-from mono3d_ros.messages import images as images_module
-from mono3d_ros.messages import primitives as primitives_module
-from mono3d_ros.messages.rectification import as_rectified
-from stl_core.cli import main as cli
+from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.messages import images, primitives
+from mono3d_ros.messages.rectification import passthrough_image
+from stl_core.cli import main
 from stl_core.data.sources import kitti
-from stl_core.geometry import corners, project
-from stl_core.inference import model_file as model_file_module
-from stl_core.inference import predictor as predict
+from stl_core.geometry import box_corners, project_points
+from stl_core.inference import model_file
+from stl_core.inference.predictor import load_predictor
 from stl_core.preprocessing import InputSpec
 from stl_core.types import Objects3D
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
-SPEC = model_file_module.StudentSpec(
+SPEC = model_file.ModelSpec(
     classes=('Car', 'Pedestrian', 'Cyclist'),
     input=InputSpec(160, 64),
     detector='monodle',
@@ -43,13 +40,13 @@ FRAMES, LEAST = 4, 0.2
 def student(tmp_path_factory):
     """Make a student that has learnt nothing, but sees boxes of all scores wherever it looks."""
     torch.manual_seed(0)
-    detector = model_file_module.build_detector(SPEC)
+    detector = model_file.build_detector(SPEC)
     for name in ('heatmap', 'heading'):
         torch.nn.init.normal_(detector.heads[name][-1].weight, std=30.0)
     for name, bias in {'depth': (-4.6, 0.0), 'size_2d': (7.0, 6.0)}.items():
         detector.heads[name][-1].bias.data = torch.tensor(bias)
     path = tmp_path_factory.mktemp('student') / 'student.safetensors'
-    model_file_module.save_student(path, detector, SPEC)
+    model_file.save_model(path, detector, SPEC)
     return path
 
 
@@ -58,7 +55,7 @@ def scenes(tmp_path_factory, student):
     """Label frames with half of what the student sees, moved a little, and scan those boxes."""
     root = make_scenes(tmp_path_factory.mktemp('data') / 'kitti', frames=FRAMES)
     (root / 'velodyne').mkdir()
-    predictor = predict.load(student, 'cpu')
+    predictor = load_predictor(student, 'cpu')
     for path in sorted((root / 'label_2').iterdir()):
         image = kitti.read_image(root / f'image_2/{path.stem}.png')
         (found,) = predictor([image], [P2])
@@ -68,7 +65,7 @@ def scenes(tmp_path_factory, student):
         half = replace(half, center_m=half.center_m * away, truncated=none, occluded=none)
         lines = kitti.format_results(half).splitlines()
         path.write_text(''.join(f'{line.rsplit(" ", 1)[0]}\n' for line in lines))
-        scan = surface(kitti.read_labels(path).select(SPEC.classes))
+        scan = surface(kitti.read_labels(path).to_objects(SPEC.classes))
         in_velo = np.stack([scan[:, 2], -scan[:, 0], -scan[:, 1], scan[:, 0] * 0], 1)
         in_velo.astype(np.float32).tofile(root / f'velodyne/{path.stem}.bin')
         calib = root / f'calib/{path.stem}.txt'
@@ -113,7 +110,7 @@ def surface(objects):
     pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1)
     way = pixels @ np.linalg.inv(P2[:, :3]).T
     faces = [(0, 1, 5, 4), (3, 2, 6, 7), (0, 3, 7, 4), (1, 2, 6, 5), (0, 1, 2, 3), (4, 5, 6, 7)]
-    boxes = corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
+    boxes = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     triangles = [
         box[list(three)]
         for box in boxes
@@ -141,7 +138,7 @@ def cars(z, yaw=0.5, x=1.0):
     count = len(z)
     center = np.stack([np.full(count, x), np.full(count, 0.5), np.asarray(z, float)], 1)
     size, yaws = np.tile([1.5, 1.6, 3.9], (count, 1)), np.full(count, yaw)
-    pixels, _ = project(corners(center, size, yaws), P2)
+    pixels, _ = project_points(box_corners(center, size, yaws), P2)
     return Objects3D(
         class_id=np.zeros(count, int),
         score=np.ones(count),
@@ -175,7 +172,7 @@ def test_what_hides_a_box_is_not_taken_for_it():
 
 
 def test_errors_are_told_by_class_and_distance():
-    told = lidar_check.summary(
+    told = lidar_check.summarize_errors(
         np.array([0, 0, 0, 1]),
         np.array([10, 30, 50, 5.0]),
         np.array([1, -3, np.nan, np.nan]),
@@ -190,7 +187,7 @@ def test_errors_are_told_by_class_and_distance():
 
 def test_ap_is_that_of_stl_evaluate(evaluated, scenes, student, tmp_path):
     told = tmp_path / 'ap.json'
-    cli.main(['evaluate', str(student), str(scenes), '--device', 'cpu', '--json', str(told)])
+    main.main(['evaluate', str(student), str(scenes), '--device', 'cpu', '--json', str(told)])
     ours = figures(evaluated)
     assert ours['ap'] == json.loads(told.read_text())['ap']
     assert ours['labelled_frames'] == ours['scanned_frames'] == FRAMES
@@ -209,7 +206,7 @@ def figures(out):
 
 
 def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
-    predictor = predict.load(student, 'cpu')
+    predictor = load_predictor(student, 'cpu')
     with BagReader(bag) as reader, BagReader(evaluated / 'answers') as answers:
         assert set(answers.topics) == {
             '/camera/camera_info',
@@ -219,18 +216,18 @@ def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
         }
         said = {topic: [] for topic in answers.topics}
         for message in answers.messages():
-            said[message.topic].append((message.stamp_ns, answers.decode(message)))
+            said[message.topic].append((message.recorded_ns, answers.decode(message)))
         total = 0
-        for number, sight in enumerate(Playback(reader, Wish())):
-            frame = images_module.to_frame(sight.image, sight.info, 'camera', as_rectified)
+        for number, sight in enumerate(DriveReader(reader, DriveQuery())):
+            frame = images.to_frame(sight.image, sight.info, 'camera', passthrough_image)
             (found,) = predictor([frame.image], [frame.P])
             sent = found[found.score >= LEAST]
             stamp, array = said['/detector/detections'][number]
-            assert stamp == frame.stamp_ns == primitives_module.stamp_ns(array.header)
+            assert stamp == frame.stamp_ns == primitives.header_stamp_ns(array.header)
             assert [each.results[0].hypothesis.score for each in array.detections] == list(
                 sent.score
             )
-            boxes = recorded_boxes_module.to_boxes(said['/detector/markers'][number][1])
+            boxes = recorded_boxes.boxes_from_markers(said['/detector/markers'][number][1])
             assert len(boxes.labels) == len(sent)
             total += len(sent)
     assert total > 0
@@ -261,7 +258,7 @@ def test_answers_with_a_copy_of_the_drive_are_a_drive(bare_bag, student, tmp_pat
     one, two = (files_of(tmp_path / place / 'out', 'answers') for place in ('one', 'two'))
     assert one == two
     assert 'answers/answers.db3' in one
-    scenes = list(report.read_scenes(tmp_path / 'one/out/answers'))
+    scenes = list(pictures.read_scenes(tmp_path / 'one/out/answers'))
     assert len(scenes) == FRAMES
     assert all(len(each.points_m) for each in scenes)
 

@@ -7,18 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.bag_evaluation import evaluate_bag
-from mono3d_ros.bag_evaluation import replay as examination
-from mono3d_ros.bag_evaluation.replay import Plan, moments
-from mono3d_ros.bags import kitti_to_bag
-from mono3d_ros.bags import recorded_boxes as report
+from mono3d_ros.bag_evaluation import evaluate_bag, replay
+from mono3d_ros.bag_evaluation.replay import EvaluationOptions, group_by_time
+from mono3d_ros.bags import kitti_to_bag, recorded_boxes
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.drive_reader import Playback, Wish
-from mono3d_ros.messages.primitives import stamp_ns
-from mono3d_ros.messages.rectification import as_rectified
+from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.messages.primitives import header_stamp_ns
+from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.params import Params
-from stl_core.data.sources import kitti
-from stl_core.data.sources import kitti_tracking as tracking
+from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.synthetic import sequence, writer
 from stl_core.data.synthetic.sensors import camera
 from stl_core.data.synthetic.sensors.lidar import Lidar
@@ -33,14 +30,14 @@ CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 def root(tmp_path_factory):
     out = tmp_path_factory.mktemp('ring')
     model = camera.KITTI.scaled(320, 96)
-    job = writer.Job(str(out), SEED, model, Lidar(columns=200), depth=False)
-    sequence.synthesize(job, FRAMES, 0, surround=True, show=False)
+    job = writer.SynthesisJob(str(out), SEED, model, Lidar(columns=200), depth=False)
+    sequence.synthesize_drive(job, FRAMES, 0, surround=True, show_progress=False)
     return out
 
 
 @pytest.fixture(scope='module')
 def drive(root):
-    return tracking.read_drive(root)
+    return kitti_tracking.read_drive(root)
 
 
 @pytest.fixture(scope='module')
@@ -58,13 +55,13 @@ class Oracle:
     def __init__(self, drive):
         rng = np.random.default_rng(0)
         self.truth = {}
-        for view in drive.views:
+        for view in drive.cameras:
             for number, path in view.images.items():
-                tracks = view.tracks.get(number, tracking.NO_TRACKS)
+                tracks = view.tracks.get(number, kitti_tracking.NO_TRACKS)
                 own = np.isin(tracks.labels.name, CLASSES)
-                objects = tracks.labels[own].select(CLASSES)
+                objects = tracks.labels[own].to_objects(CLASSES)
                 objects.score[:] = rng.uniform(0.2, 1.0, len(objects))
-                ids = np.array(tracks.ids)[own].tolist()
+                ids = np.array(tracks.track_ids)[own].tolist()
                 self.truth[kitti.read_image(path).tobytes()] = objects, ids
 
     def __call__(self, images, Ps):
@@ -81,10 +78,17 @@ def oracle(drive):
 
 def examined(bag, oracle, folder, **params):
     """Examine the bag -> moments of what was shown."""
-    plan = Plan(Wish(), as_rectified, Params(score_threshold=0.1, **params), pictures=0)
+    plan = EvaluationOptions(
+        DriveQuery(), passthrough_image, Params(score_threshold=0.1, **params), num_pictures=0
+    )
     shown = []
-    examination.examine(
-        bag, folder, oracle, plan, track=lambda sights, total: sights, show=shown.append
+    replay.replay_bag(
+        bag,
+        folder,
+        oracle,
+        plan,
+        track_progress=lambda sights, total: sights,
+        on_result=shown.append,
     )
     by_time = {}
     for each in shown:
@@ -93,7 +97,7 @@ def examined(bag, oracle, folder, **params):
 
 
 def in_odom(shown, points):
-    place = shown.sight.place.fixed_T_cam
+    place = shown.sample.camera_pose.fixed_T_cam
     return points @ place[:3, :3].T + place[:3, 3]
 
 
@@ -109,34 +113,34 @@ def where(moment, oracle):
 
 def test_cameras_stand_where_the_drive_says(drive, bag):
     with BagReader(bag) as reader:
-        sights = list(Playback(reader, Wish()))
-    places = {(each.camera.name, each.number): each.place for each in sights}
+        sights = list(DriveReader(reader, DriveQuery()))
+    places = {(each.camera.name, each.image_index): each.camera_pose for each in sights}
     assert len(places) == 6 * FRAMES
-    for view in drive.views:
+    for view in drive.cameras:
         for number, odom_T_base in enumerate(drive.odom_T_base):
             place, base_T_cam = places[view.name, number], drive.base_T_cam(view)
             np.testing.assert_allclose(place.vehicle_T_cam, base_T_cam, atol=1e-6)
             np.testing.assert_allclose(place.fixed_T_cam, odom_T_base @ base_T_cam, atol=1e-6)
     with BagReader(bag) as reader:
-        wish = Wish(vehicle_frame='chassis', fixed_frame='')
-        place = next(iter(Playback(reader, wish))).place
+        wish = DriveQuery(vehicle_frame='chassis', fixed_frame='')
+        place = next(iter(DriveReader(reader, wish))).camera_pose
     assert place.vehicle_T_cam is None
     assert place.fixed_T_cam is None
 
 
 def test_images_of_one_moment_come_together_and_of_two_apart(bag):
     with BagReader(bag) as reader:
-        sights = list(Playback(reader, Wish()))
-    together = list(moments(sights, 0.04))
+        sights = list(DriveReader(reader, DriveQuery()))
+    together = list(group_by_time(sights, 0.04))
     assert [len(each) for each in together] == [6] * FRAMES
     assert [sight for each in together for sight in each] == sights
     for each in together:
-        assert len({stamp_ns(sight.image.header) for sight in each}) == 1
+        assert len({header_stamp_ns(sight.image.header) for sight in each}) == 1
     # one camera is never twice in a moment, however long that is; nor is a late one in it
-    assert [len(each) for each in moments(sights, 1e9)] == [6] * FRAMES
+    assert [len(each) for each in group_by_time(sights, 1e9)] == [6] * FRAMES
     late = sights[:3] + sights[6:9] + [sights[3]]
-    assert [len(each) for each in moments(late, 0.04)] == [3, 3, 1]
-    assert [len(each) for each in moments(late, 0.2)] == [3, 4]
+    assert [len(each) for each in group_by_time(late, 0.04)] == [3, 3, 1]
+    assert [len(each) for each in group_by_time(late, 0.2)] == [3, 4]
 
 
 def test_every_thing_is_told_once_however_many_cameras_see_it(bag, oracle, tmp_path):
@@ -171,8 +175,8 @@ def test_tracks_are_things_and_go_as_fast(bag, oracle, tmp_path):
     assert always <= set(track_of)
     moving = 0
     for shown in told[-1]:
-        turn = shown.sight.place.fixed_T_cam[:3, :3]
-        for id, velocity in zip(shown.result.ids, shown.result.velocities_mps, strict=True):
+        turn = shown.sample.camera_pose.fixed_T_cam[:3, :3]
+        for id, velocity in zip(shown.result.ids, shown.result.velocity_m_s, strict=True):
             (thing,) = (t for t, track in track_of.items() if track == id)
             if thing in always:
                 drove = truth[-1][thing][0] - truth[0][thing][0]
@@ -191,7 +195,7 @@ def test_answers_are_where_the_node_has_them(bag, tmp_path):
     assert run(bag, tmp_path / 'ring', '--track', '--score', 0.05) == 0
     with BagReader(tmp_path / 'ring/answers') as answers:
         spaces = {topic.rsplit('/', 1)[0] for topic in answers.topics if 'detector' in topic}
-    assert spaces == {f'/detector/{name}' for name in sequence.SURROUND}
+    assert spaces == {f'/detector/{name}' for name in sequence.SURROUND_CAMERAS}
     assert run(bag, tmp_path / 'one', '--camera', 'front_left', '--every', 2) == 0
     with BagReader(tmp_path / 'one/answers') as answers:
         spaces = {topic.rsplit('/', 1)[0] for topic in answers.topics if 'detector' in topic}
@@ -230,6 +234,6 @@ def test_tracked_answers_are_the_same_bytes_each_time(bag, tmp_path):
     assert one == two
     with BagReader(tmp_path / 'a/out/answers') as answers:
         arrays = [answers.decode(each) for each in answers.messages(['/detector/markers'])]
-    labels = [text for each in arrays for text in report.to_boxes(each).labels]
+    labels = [text for each in arrays for text in recorded_boxes.boxes_from_markers(each).labels]
     assert labels
     assert all('#' in text for text in labels)

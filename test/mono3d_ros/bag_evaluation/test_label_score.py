@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from kitti_scenes import P2, make_scenes
 
-from mono3d_ros.bag_evaluation import label_score as score
-from mono3d_ros.bags.recorded_boxes import Boxes
+from mono3d_ros.bag_evaluation import label_score
+from mono3d_ros.bags.recorded_boxes import RecordedBoxes
 from mono3d_ros.camera_frame import Frame
 from stl_core.data.sources import kitti
 from stl_core.geometry import wrap_angle
@@ -13,7 +13,7 @@ from stl_core.visualization import draw
 
 def published(objects):
     """What the markers of these objects hold."""
-    return Boxes(draw.box_edges(objects), tuple(draw.box_labels(objects, kitti.CLASSES)))
+    return RecordedBoxes(draw.box_edges(objects), tuple(draw.box_labels(objects, kitti.CLASSES)))
 
 
 def frame():
@@ -32,7 +32,7 @@ def test_boxes_come_back_from_their_lines():
         box_px=np.zeros((count, 4)),
         depth_sigma_m=np.ones(count),
     )
-    labels = score.to_labels(published(objects), frame())
+    labels = label_score.boxes_to_labels(published(objects), frame())
     assert list(labels.name) == [kitti.CLASSES[i] for i in objects.class_id]
     np.testing.assert_allclose(labels.score, objects.score)
     np.testing.assert_allclose(labels.center_m, objects.center_m, atol=1e-9)
@@ -43,21 +43,23 @@ def test_boxes_come_back_from_their_lines():
 def test_the_truth_published_scores_full_and_a_shift_in_depth_is_measured(tmp_path):
     root = make_scenes(tmp_path / 'kitti', frames=60)
     truth = [kitti.read_labels(path) for path in sorted((root / 'label_2').iterdir())]
-    told = [each.select(kitti.CLASSES) for each in truth]
-    exact = [score.to_labels(published(each), frame()) for each in told]
-    perfect = score.score(truth, exact)
+    told = [each.to_objects(kitti.CLASSES) for each in truth]
+    exact = [label_score.boxes_to_labels(published(each), frame()) for each in told]
+    perfect = label_score.score_boxes(truth, exact)
     # heights of drawn boxes are cut at the image; the perfect result is perfect by 3D IoU
     assert perfect.ap['Car']['3d']['AP40']['strict'][1] > 95
     assert max(perfect.depth_error_m['Car']) < 1e-6
-    assert perfect.rows()[0][0] == 'Car'
+    assert perfect.table_rows()[0][0] == 'Car'
     away = [Objects3D(**{**vars(each), 'center_m': each.center_m * 1.03}) for each in told]
-    shifted = score.score(truth, [score.to_labels(published(each), frame()) for each in away])
+    shifted = label_score.score_boxes(
+        truth, [label_score.boxes_to_labels(published(each), frame()) for each in away]
+    )
     z = np.concatenate([each.center_m[:, 2] for each in told])
     assert np.median(shifted.depth_error_m['Car']) == pytest.approx(np.median(z) * 0.03, rel=0.1)
 
 
 def test_nothing_found_and_nothing_there():
-    empty = score.to_labels(Boxes(np.zeros((0, 24, 3)), ()), frame())
+    empty = label_score.boxes_to_labels(RecordedBoxes(np.zeros((0, 24, 3)), ()), frame())
     assert len(empty) == 0
-    result = score.score([empty], [empty])
-    assert result.rows()[0] == ('Car', '0.0/0.0/0.0', '0.0/0.0/0.0', '0', '-')
+    result = label_score.score_boxes([empty], [empty])
+    assert result.table_rows()[0] == ('Car', '0.0/0.0/0.0', '0.0/0.0/0.0', '0', '-')

@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from kitti_scenes import make_scenes
 
-from mono3d_ros.bag_evaluation import pictures as report
-from mono3d_ros.bags import drive_writer as recording
-from mono3d_ros.bags import kitti_to_bag
-from mono3d_ros.bags import recorded_boxes as recorded_boxes_module
-from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, maker, typestore
+from mono3d_ros.bag_evaluation import pictures
+from mono3d_ros.bags import drive_writer, kitti_to_bag, recorded_boxes
+from mono3d_ros.bags.bag_io import (
+    BagError,
+    BagReader,
+    BagWriter,
+    make_message_factory,
+    make_typestore,
+)
 from mono3d_ros.bags.drive_reader import Scan
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.messages import markers
 from mono3d_ros.tf.history import TransformHistory
 from stl_core import geometry
 from stl_core.types import Objects3D
-from stl_core.visualization import draw
-from stl_core.visualization import style as strokes
+from stl_core.visualization import draw, style
 
 ROOT = Path(__file__).resolve().parents[3]
 MARKERS = 'visualization_msgs/msg/MarkerArray'
@@ -45,12 +48,12 @@ def one_car(x=1.0):
 
 def record(path, stamps, answered):
     """Write answers as the replay does: one car for each stamp in answered."""
-    store = typestore()
+    store = make_typestore()
     with BagWriter(path, store) as bag:
         bag.add_topic('/detector/markers', MARKERS)
         for i, stamp in enumerate(answered):
             result = FrameResult('camera', stamp, 'c', one_car(), ('Car',), (0,), {})
-            array = markers_module.markers(result, (), maker(store))
+            array = markers.to_marker_array(result, (), make_message_factory(store))
             bag.write('/detector/markers', 10**12 + i * 10**9 + 30_000_000, array)
     with (path / 'sent.csv').open('w', newline='') as file:
         rows = [(stamp, 10**12 + i * 10**9) for i, stamp in enumerate(stamps)]
@@ -59,14 +62,14 @@ def record(path, stamps, answered):
 
 def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
     record(tmp_path / 'answers', [5, 6, 7], [5, 6])
-    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
+    answers = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
     car = one_car()
-    expected = geometry.corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
+    expected = geometry.box_corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
     edges = answers.boxes[5].edges_m[0]
     np.testing.assert_allclose(edges, expected[np.array(geometry.BOX_EDGES).ravel()])
     assert answers.boxes[5].labels == ('Car 0.87 12.0 m',)
-    assert answers.boxes[5].colours == [strokes.class_colour('Car')]
-    figures = answers.figures()
+    assert answers.boxes[5].colours == [style.class_colour('Car')]
+    figures = answers.summary()
     assert (figures['frames_in'], figures['frames_answered'], figures['boxes']) == (3, 2, 2)
     assert figures['latency_ms_median'] == pytest.approx(30.0)
 
@@ -74,35 +77,36 @@ def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
 def test_no_answer_at_all_has_figures_too(tmp_path):
     record(tmp_path / 'answers', [5], [])
     assert (
-        recorded_boxes_module.read_answers(tmp_path / 'answers').figures()['frames_answered'] == 0
+        recorded_boxes.read_recorded_detections(tmp_path / 'answers').summary()['frames_answered']
+        == 0
     )
 
 
 def test_missing_answers_and_cameras_are_told(tmp_path):
     with pytest.raises(BagError, match=r'sent\.csv: no such file'):
-        recorded_boxes_module.read_answers(tmp_path)
+        recorded_boxes.read_recorded_detections(tmp_path)
     with pytest.raises(BagError, match='no image topic with a camera_info beside it; the bag has'):
-        report.camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
+        pictures.first_camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
     info = 'sensor_msgs/msg/CameraInfo'
     topics = {'/a/i/compressed': 'sensor_msgs/msg/CompressedImage', '/a/camera_info': info}
-    assert report.camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
+    assert pictures.first_camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
 
 
 def test_a_picture_shows_the_box_where_it_projects(tmp_path):
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
-    (scene,) = report.read_scenes(tmp_path / 'bag')
-    plain = report.picture(scene, None)
+    (scene,) = pictures.read_scenes(tmp_path / 'bag')
+    plain = pictures.draw_scene(scene, None)
     edges = draw.box_edges(one_car(0.0))
-    drawn = report.picture(scene, recorded_boxes_module.Boxes(edges, ('Car 0.87',)))
+    drawn = pictures.draw_scene(scene, recorded_boxes.RecordedBoxes(edges, ('Car 0.87',)))
     assert plain.shape == drawn.shape
     assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs want even sides
     changed = (plain != drawn).any(2)
     assert 0.005 < changed.mean() < 0.3
-    report.write_picture(tmp_path / 'p/a.png', drawn)
+    pictures.write_picture(tmp_path / 'p/a.png', drawn)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'p/a.png'))[..., ::-1], drawn)
-    report.write_picture(tmp_path / 'p/b.png', plain[:-20])
-    report.write_video(tmp_path / 'a.mp4', sorted((tmp_path / 'p').iterdir()), hold_s=0.5)
+    pictures.write_picture(tmp_path / 'p/b.png', plain[:-20])
+    pictures.write_video(tmp_path / 'a.mp4', sorted((tmp_path / 'p').iterdir()), hold_s=0.5)
     video = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10
 
@@ -147,9 +151,9 @@ def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
         node.terminate()
         assert node.wait(timeout=30) == 0
     assert played.returncode == 0, played.stderr
-    answers = recorded_boxes_module.read_answers(tmp_path / 'answers')
-    assert answers.sent == len(answers.boxes) == len(answers.latency_ms) == 4
-    stamps = [scene.frame.stamp_ns for scene in report.read_scenes(tmp_path / 'bag')]
+    answers = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
+    assert answers.num_sent == len(answers.boxes) == len(answers.latency_ms) == 4
+    stamps = [scene.frame.stamp_ns for scene in pictures.read_scenes(tmp_path / 'bag')]
     assert sorted(answers.boxes) == stamps
     assert all(0 < latency < 5000 for latency in answers.latency_ms.values())
 
@@ -186,10 +190,12 @@ def test_the_shared_recorded_drive_reads(mono3d_data):
     bag = mono3d_data / 'bag_tracking0001_mcap'
     if not bag.is_dir():
         pytest.skip(f'no recorded drive at {bag}')
-    scenes = list(report.read_scenes(bag))
+    scenes = list(pictures.read_scenes(bag))
     assert len(scenes) == 3
     with BagReader(bag) as reader:
-        assert report.camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
+        assert (
+            pictures.first_camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
+        )
     assert all(scene.frame.image.shape == (375, 1242, 3) for scene in scenes)
     assert all(scene.truth is None and scene.points_m is None for scene in scenes)
 
@@ -222,7 +228,7 @@ def test_the_demo_tells_what_cannot_work_before_it_trains_or_removes(tmp_path, a
 
 def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
     """A recorded drive has other transforms in /tf, and clouds of any layout."""
-    new = maker(typestore())
+    new = make_message_factory(make_typestore())
     points = np.zeros(
         3,
         np.dtype(
@@ -236,7 +242,13 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
     )
     points['x'], points['y'], points['z'] = [1, 2, np.nan], 3, 4
     fields = [
-        new('sensor_msgs/msg/PointField', name=n, offset=o, datatype=recording.FLOAT32, count=1)
+        new(
+            'sensor_msgs/msg/PointField',
+            name=n,
+            offset=o,
+            datatype=drive_writer.POINT_FIELD_FLOAT32,
+            count=1,
+        )
         for n, o in (('z', 2), ('y', 6), ('x', 14))
     ]
     header = new('std_msgs/msg/Header', frame_id='lidar')
@@ -261,8 +273,8 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
 
     def seen(*transforms):
         tf = new('tf2_msgs/msg/TFMessage', transforms=transforms)
-        way = TransformHistory([], [tf]).between('optical', 0, 'lidar', 0)
-        return report.in_camera(Scan(cloud, 0.0, way))
+        way = TransformHistory([], [tf]).lookup_between('optical', 0, 'lidar', 0)
+        return pictures.scan_in_camera_frame(Scan(cloud, 0.0, way))
 
     assert seen(other) is None
     assert seen() is None

@@ -9,11 +9,11 @@ import pytest
 from frame_results import STAMP_NS, result
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bag_evaluation.offline_detector import Shown
-from mono3d_ros.bag_evaluation.rerun_export import WORLD, Film, FilmError
-from mono3d_ros.camera_frame import Frame, Place
+from mono3d_ros.bag_evaluation.offline_detector import ProcessedImage
+from mono3d_ros.bag_evaluation.rerun_export import WORLD, RerunError, RerunRecording
+from mono3d_ros.camera_frame import CameraPose, Frame
 from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
-from stl_core.geometry import corners, project
+from stl_core.geometry import box_corners, project_points
 
 #: KITTI's cameras do not stand where their frame begins.
 P = np.array([[300.0, 0, 160, 45], [0, 300, 60, 0.2], [0, 0, 1, 0.003]])
@@ -22,14 +22,14 @@ P = np.array([[300.0, 0, 160, 45], [0, 300, 60, 0.2], [0, 0, 1, 0.003]])
 def shown(place=None, found=None, points_m=None):
     found = result(2) if found is None else found
     frame = Frame('front', np.full((120, 320, 3), 90, np.uint8), P, STAMP_NS, 'front_optical')
-    sight = SimpleNamespace(place=place or Place(), truth=None)
-    return Shown(sight, frame, found, points_m)
+    sight = SimpleNamespace(place=place or CameraPose(), truth=None)
+    return ProcessedImage(sight, frame, found, points_m)
 
 
 def test_without_rerun_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'rerun', None)
-    with pytest.raises(FilmError, match='not installed: pip install rerun-sdk'):
-        Film(tmp_path / 'a.rrd')
+    with pytest.raises(RerunError, match='not installed: pip install rerun-sdk'):
+        RerunRecording(tmp_path / 'a.rrd')
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def chunk(rerun):
 
 def film(chunk, path, *scenes):
     """Make a film -> entity -> its columns, row by row."""
-    with Film(path) as out:
+    with RerunRecording(path) as out:
         for each in scenes:
             out(each)
     found = {}
@@ -64,11 +64,11 @@ def test_boxes_are_where_they_were_found_and_show_on_the_image_where_they_are(ch
     place[:3, :3] = Rotation.from_euler('z', 0.4).as_matrix() @ UPRIGHT_T_CAM[:3, :3]
     place[:3, 3] = 3.0, -2.0, 1.6
     scan = np.array([[0.0, 0, 9], [1, 0, 20], [0, 0, -9], [90, 0, 9], [0, 9, 9.0]])
-    one = shown(Place(vehicle_T_cam=np.eye(4), fixed_T_cam=place), points_m=scan)
+    one = shown(CameraPose(vehicle_T_cam=np.eye(4), fixed_T_cam=place), points_m=scan)
     found = film(chunk, tmp_path / 'a.rrd', one)
     boxes, o = found[f'/{WORLD}/front/boxes'], one.result.objects
     signs = np.array([[x, y, z] for y in (1, -1) for x, z in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
-    for row, box in enumerate(corners(o.center_m, o.size_hwl_m, o.rotation_y)):
+    for row, box in enumerate(box_corners(o.center_m, o.size_hwl_m, o.rotation_y)):
         turn = Rotation.from_quat(boxes['quaternions'][0][row]).as_matrix()
         half = np.array(boxes['half_sizes'][0][row])
         at = boxes['centers'][0][row] + signs * half @ turn.T
@@ -79,7 +79,9 @@ def test_boxes_are_where_they_were_found_and_show_on_the_image_where_they_are(ch
     eye = np.array(image['translation'][0][0])
     K = np.reshape(image['image_from_camera'][0][0], (3, 3)).T  # rerun keeps columns
     pixels = (o.center_m - eye) @ K.T
-    np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], project(o.center_m, P)[0], atol=1e-2)
+    np.testing.assert_allclose(
+        pixels[:, :2] / pixels[:, 2:], project_points(o.center_m, P)[0], atol=1e-2
+    )
     assert bytes(image['blob'][0][0])[:3] == b'\xff\xd8\xff'  # a JPEG
     camera = found[f'/{WORLD}/front']
     np.testing.assert_allclose(camera['translation'][0][0], place[:3, 3])
@@ -93,13 +95,13 @@ def test_boxes_are_where_they_were_found_and_show_on_the_image_where_they_are(ch
 @pytest.mark.usefixtures('rerun')
 def test_it_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / 'new' / 'a.rrd'
-    with pytest.raises(AttributeError), Film(path) as out:
+    with pytest.raises(AttributeError), RerunRecording(path) as out:
         out.add_nothing()
     assert not list(path.parent.iterdir())
-    tracked = replace(result(2), velocities_mps=np.ones((2, 3)))
-    with Film(path) as out:
+    tracked = replace(result(2), velocity_m_s=np.ones((2, 3)))
+    with RerunRecording(path) as out:
         for found in (result(2), tracked, result(0)):
             out(shown(found=found))
     assert [each.name for each in path.parent.iterdir()] == ['a.rrd']
-    with pytest.raises(FilmError, match='exists already and is not overwritten'):
-        Film(path)
+    with pytest.raises(RerunError, match='exists already and is not overwritten'):
+        RerunRecording(path)

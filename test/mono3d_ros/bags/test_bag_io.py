@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 
-from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, maker, stamp_ns, typestore
+from mono3d_ros.bags.bag_io import (
+    BagError,
+    BagReader,
+    BagWriter,
+    header_stamp_ns,
+    make_message_factory,
+    make_typestore,
+)
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.messages import markers
 from stl_core.types import Objects3D
 
 HEADER = 'std_msgs/msg/Header'
@@ -16,12 +23,12 @@ def info(new, stamp):
 
 
 def write_bag(path, stamps=(5, 1, 3)):
-    store = typestore()
+    store = make_typestore()
     with BagWriter(path, store) as bag:
         bag.add_topic('/camera/camera_info', 'sensor_msgs/msg/CameraInfo')
         bag.add_topic('/other', 'std_msgs/msg/String')
         for stamp in stamps:
-            bag.write('/camera/camera_info', stamp, info(maker(store), stamp))
+            bag.write('/camera/camera_info', stamp, info(make_message_factory(store), stamp))
     return path
 
 
@@ -32,8 +39,8 @@ def test_what_is_written_reads_back_in_time_order(tmp_path):
             '/other': 'std_msgs/msg/String',
         }
         read = list(bag.messages())
-        assert [message.stamp_ns for message in read] == [1, 3, 5]
-        assert [stamp_ns(bag.decode(message)) for message in read] == [1, 3, 5]
+        assert [message.recorded_ns for message in read] == [1, 3, 5]
+        assert [header_stamp_ns(bag.decode(message)) for message in read] == [1, 3, 5]
         np.testing.assert_array_equal(bag.decode(read[0]).k, np.eye(3).ravel())
 
 
@@ -41,7 +48,7 @@ def test_bytes_of_one_bag_can_be_written_to_another(tmp_path):
     with BagReader(write_bag(tmp_path / 'a')) as one, BagWriter(tmp_path / 'b') as two:
         two.add_topic('/copy', 'sensor_msgs/msg/CameraInfo')
         for message in one.messages(['/camera/camera_info']):
-            two.write_cdr('/copy', message.stamp_ns, message.cdr)
+            two.write_cdr('/copy', message.recorded_ns, message.cdr)
     with BagReader(tmp_path / 'a') as one, BagReader(tmp_path / 'b') as two:
         assert [m.cdr for m in one.messages()] == [m.cdr for m in two.messages()]
 
@@ -89,7 +96,7 @@ def test_folders_and_topics_that_do_not_fit_are_told(tmp_path):
 
 
 def test_absent_fields_take_the_defaults_of_ros():
-    new = maker(typestore())
+    new = make_message_factory(make_typestore())
     pose = new('geometry_msgs/msg/Pose')
     assert (pose.orientation.w, pose.orientation.x) == (1.0, 0.0)
     with pytest.raises(LookupError, match='no such message type'):
@@ -106,14 +113,21 @@ def test_defaults_are_those_of_ros_itself():
     from sensor_msgs.msg import CameraInfo, Image, PointCloud2
     from visualization_msgs.msg import Marker, MarkerArray
 
-    store = typestore()
+    store = make_typestore()
     for kind in (CameraInfo, Image, PointCloud2, Marker, MarkerArray, DiagnosticArray):
         name = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
-        ours = store.deserialize_cdr(store.serialize_cdr(maker(store)(name), name), name)
+        ours = store.deserialize_cdr(
+            store.serialize_cdr(make_message_factory(store)(name), name), name
+        )
         theirs = store.deserialize_cdr(serialize_message(kind()), name)
         assert str(ours) == str(theirs)
 
 
 def test_recorded_markers_are_paired_by_the_stamp_of_the_first():
     result = FrameResult('front', 123, 'optical', Objects3D.empty(), ('Car',), (), {})
-    assert stamp_ns(markers_module.markers(result, (), maker(typestore()))) == 123
+    assert (
+        header_stamp_ns(
+            markers.to_marker_array(result, (), make_message_factory(make_typestore()))
+        )
+        == 123
+    )

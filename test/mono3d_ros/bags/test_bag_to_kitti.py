@@ -8,15 +8,15 @@ import pytest
 from kitti_scenes import HEIGHT, P2, WIDTH, make_scenes
 
 from mono3d_ros.bags import bag_to_kitti, kitti_to_bag
-from mono3d_ros.bags.bag_io import BagReader, BagWriter, maker, typestore
-from mono3d_ros.bags.drive_reader import Playback, Wish
-from mono3d_ros.bags.drive_writer import FLOAT32, POINT_FIELDS
+from mono3d_ros.bags.bag_io import BagReader, BagWriter, make_message_factory, make_typestore
+from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.bags.drive_writer import POINT_FIELD_FLOAT32, POINT_FIELDS
 from mono3d_ros.messages.primitives import to_header
 from mono3d_ros.tf import transforms
 from stl_core.data.sources import kitti
 
-STORE = typestore()
-NEW = maker(STORE)
+STORE = make_typestore()
+NEW = make_message_factory(STORE)
 TURNED = '0.01 -0.99995 0 0.1 0 0 -1 0.2 0.99995 0.01 0 0.3'
 MS = 1_000_000
 LENS = (-0.3, 0.1, 0.001, -0.001, 0.0)
@@ -57,7 +57,7 @@ def test_what_went_into_a_bag_comes_out_again(scenes, tmp_path, options, capsys)
     told = capsys.readouterr().out.splitlines()
     assert told[-1].startswith('3 frames')
     assert not any('without' in line for line in told)
-    frames = kitti.find_frames(kitti_to_bag._source(tmp_path / 'out'))
+    frames = kitti.list_kitti_frames(kitti_to_bag._kitti_folders(tmp_path / 'out'))
     assert [each.id for each in frames] == ['000000', '000001', '000002']
     with (tmp_path / 'out/frames.csv').open() as file:
         rows = list(csv.DictReader(file))
@@ -111,7 +111,13 @@ def image(stamp_ns, space, pixels):
 def cloud(stamp_ns, x):
     points = np.array([[x, 1, 2, 0.5], [np.nan, 0, 0, 0]], np.float32)
     fields = [
-        NEW('sensor_msgs/msg/PointField', name=name, offset=4 * i, datatype=FLOAT32, count=1)
+        NEW(
+            'sensor_msgs/msg/PointField',
+            name=name,
+            offset=4 * i,
+            datatype=POINT_FIELD_FLOAT32,
+            count=1,
+        )
         for i, name in enumerate(POINT_FIELDS)
     ]
     return NEW(
@@ -146,10 +152,10 @@ def vehicle(path, scans_ms, images_ms=(100, 200, 300), lens=()):
         transforms.Pose('base', 'cam_optical', moved(1.0)),
         transforms.Pose('base', 'lidar', moved(0.0)),
     ]
-    messages = [('/tf_static', 0, transforms.to_message(sensors, 0, NEW))]
+    messages = [('/tf_static', 0, transforms.make_tf_message(sensors, 0, NEW))]
     for at in (0, 1000):
         way = [transforms.Pose('odom', 'base', moved(10 * at / 1000))]
-        messages.append(('/tf', at * MS, transforms.to_message(way, at * MS, NEW)))
+        messages.append(('/tf', at * MS, transforms.make_tf_message(way, at * MS, NEW)))
     for at in scans_ms:
         messages.append(('/lidar', (at + 70) * MS, cloud(at * MS, at)))
     for at, pixels in zip(images_ms, shown, strict=True):
@@ -242,7 +248,7 @@ def test_bad_wishes_and_bad_bags_are_one_line_code_2_and_nothing_half_written(tm
     file = next((tmp_path / 'bag').glob('*.mcap'))
     (tmp_path / 'cut.mcap').write_bytes(file.read_bytes()[:3000])
     (tmp_path / 'there').mkdir()
-    record(tmp_path / 'mute', [('/tf', 1, transforms.to_message([], 1, NEW))])
+    record(tmp_path / 'mute', [('/tf', 1, transforms.make_tf_message([], 1, NEW))])
     frame = image(1, 'cam', pictures(1)[0])
     frame.encoding = 'strange'
     record(tmp_path / 'strange', [('/cam/camera_info', 1, info(1, 'cam')), ('/cam/i', 1, frame)])
@@ -270,10 +276,10 @@ def test_bad_wishes_and_bad_bags_are_one_line_code_2_and_nothing_half_written(tm
 def test_images_are_played_in_their_order_though_scans_come_late(tmp_path):
     vehicle(tmp_path / 'bag', scans_ms=(100, 300), images_ms=range(100, 400, 20))
     with BagReader(tmp_path / 'bag') as reader:
-        playback = Playback(reader, Wish(max_offset_s=0.01))
+        playback = DriveReader(reader, DriveQuery(max_offset_s=0.01))
         sights = list(playback)
-    assert [each.number for each in sights] == list(range(15))
-    scanned = [each.number for each in sights if each.scan]
+    assert [each.image_index for each in sights] == list(range(15))
+    scanned = [each.image_index for each in sights if each.scan]
     assert scanned == [0, 10]
     assert len(playback) == 15
 
@@ -283,6 +289,6 @@ def test_the_real_drive_comes_out(mono3d_data, tmp_path):
     if not bag.is_dir():
         pytest.skip(f'no recorded drive at {bag}')
     assert run(bag, tmp_path / 'out') == 0
-    frames = kitti.find_frames(kitti_to_bag._source(tmp_path / 'out'))
+    frames = kitti.list_kitti_frames(kitti_to_bag._kitti_folders(tmp_path / 'out'))
     assert [kitti.read_image(each.image_2).shape for each in frames] == [(375, 1242, 3)] * 3
     assert all(kitti.read_calib(each.calib).P2[0, 0] > 700 for each in frames)

@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mono3d_ros.bag_evaluation import pictures as report
-from mono3d_ros.bags import drive_writer as recording
-from mono3d_ros.bags import kitti_to_bag, synthesize_bag
+from mono3d_ros.bag_evaluation import pictures
+from mono3d_ros.bags import drive_writer, kitti_to_bag, synthesize_bag
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.bag_io import stamp_ns as stamp_of
-from stl_core.cli import main as cli
-from stl_core.data.sources import kitti
-from stl_core.data.sources import kitti_tracking as tracking
+from mono3d_ros.bags.bag_io import header_stamp_ns as stamp_of
+from stl_core.cli import main
+from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.synthetic import sequence, writer
 from stl_core.data.synthetic.sensors import camera
 from stl_core.data.synthetic.sensors.lidar import Lidar
@@ -29,8 +27,8 @@ def job(tmp_path_factory):
     """Make a drive seen by six cameras."""
     out = tmp_path_factory.mktemp('ring')
     model = camera.KITTI.scaled(320, 96)
-    job = writer.Job(str(out), SEED, model, Lidar(columns=400), depth=False)
-    sequence.synthesize(job, FRAMES, 0, surround=True, show=False)
+    job = writer.SynthesisJob(str(out), SEED, model, Lidar(columns=400), depth=False)
+    sequence.synthesize_drive(job, FRAMES, 0, surround=True, show_progress=False)
     return job
 
 
@@ -52,8 +50,8 @@ def read(bag):
         for message in reader.messages():
             decoded = reader.decode(message)
             stamp = stamp_of(decoded)
-            assert stamp is None or stamp == message.stamp_ns
-            found.setdefault(message.topic, {})[message.stamp_ns] = decoded
+            assert stamp is None or stamp == message.recorded_ns
+            found.setdefault(message.topic, {})[message.recorded_ns] = decoded
     return found
 
 
@@ -83,7 +81,7 @@ def sightings(found):
     """Object -> [(camera, frame, odom_T_box)], through tf and nothing else."""
     (static,) = (poses(each) for each in found['/tf_static'].values())
     seen = {}
-    for name in sequence.SURROUND:
+    for name in sequence.SURROUND_CAMERAS:
         for frame, (stamp, array) in enumerate(found[f'/{name}/ground_truth/detections'].items()):
             odom_T_base = poses(found['/tf'][stamp])['odom', 'base_link']
             odom_T_camera = odom_T_base @ static['base_link', f'{name}_optical']
@@ -107,7 +105,7 @@ def test_a_bag_holds_every_sensor_at_10_hz(bag):
         'ground_truth/detections': 'Detection3DArray',
         'ground_truth/labels': 'String',
     }
-    topics = {f'/{name}/{part}' for name in sequence.SURROUND for part in cameras}
+    topics = {f'/{name}/{part}' for name in sequence.SURROUND_CAMERAS for part in cameras}
     assert set(found) == topics | {'/points', '/tf', '/tf_static'}
     stamps = [kitti_to_bag.START_NS, kitti_to_bag.START_NS + 100_000_000]
     for topic, messages in found.items():
@@ -126,7 +124,7 @@ def test_late_listeners_are_told_where_the_sensors_stand(bag):
 
 def test_sensors_stand_as_rep_103_has_it(bag):
     (static,) = (poses(each) for each in read(bag)['/tf_static'].values())
-    for name, yaw_deg in zip(sequence.SURROUND, camera.SURROUND_DEG, strict=True):
+    for name, yaw_deg in zip(sequence.SURROUND_CAMERAS, camera.SURROUND_YAW_DEG, strict=True):
         base_T_camera = static['base_link', f'{name}_optical']
         ahead, down = base_T_camera[:3, 2], base_T_camera[:3, 1]
         yaw = np.radians(yaw_deg)  # to the right, where base_link's y is to the left
@@ -137,7 +135,7 @@ def test_sensors_stand_as_rep_103_has_it(bag):
 
 
 def test_what_is_parked_stays_where_it_is_and_traffic_goes_on(job, bag):
-    things = sequence.Drive(job, FRAMES).world().things
+    things = sequence.SyntheticDrive(job, FRAMES).world().actors
     found = read(bag)
     first, second = (poses(each)['odom', 'base_link'] for each in found['/tf'].values())
     np.testing.assert_allclose(first, np.eye(4), atol=1e-12)
@@ -175,11 +173,11 @@ def test_the_scan_meets_the_boxes_that_nothing_hides(bag):
     points = np.frombuffer(cloud.data.tobytes(), np.float32).reshape(-1, 4) * [1, 1, 1, 0]
     points[:, 3] = 1.0
     met = set()
-    for name in sequence.SURROUND:
+    for name in sequence.SURROUND_CAMERAS:
         camera_T_velo = (
             np.linalg.inv(static['base_link', f'{name}_optical']) @ static['base_link', 'velodyne']
         )
-        labels = recording.to_labels(found[f'/{name}/ground_truth/labels'][stamp])
+        labels = drive_writer.parse_label_message(found[f'/{name}/ground_truth/labels'][stamp])
         clear = labels.occluded[labels.name != 'DontCare'] == 0
         boxes = found[f'/{name}/ground_truth/detections'][stamp].detections
         for each in (box for box, seen in zip(boxes, clear, strict=True) if seen):
@@ -192,18 +190,18 @@ def test_the_scan_meets_the_boxes_that_nothing_hides(bag):
 
 
 def test_gps_alone_tells_the_same_way(job):
-    drive = tracking.read_drive(root := Path(job.out))
-    way = tracking.read_oxts(root / 'training/oxts/0000.txt')
+    drive = kitti_tracking.read_drive(root := Path(job.out))
+    way = kitti_tracking.read_oxts(root / 'training/oxts/0000.txt')
     np.testing.assert_allclose(way, drive.odom_T_base, atol=1e-3)
 
 
 def test_labels_come_back_as_they_were(job, bag):
     found = read(bag)
-    for name in sequence.SURROUND:
-        root = sequence.tree(Path(job.out), name)
+    for name in sequence.SURROUND_CAMERAS:
+        root = sequence.camera_folder(Path(job.out), name)
         for frame, message in enumerate(found[f'/{name}/ground_truth/labels'].values()):
             told = kitti.read_labels(root / f'object/label_2/{frame:06d}.txt')
-            ours = recording.to_labels(message)
+            ours = drive_writer.parse_label_message(message)
             for field in ('name', 'occluded', 'alpha', 'center_m', 'size_hwl_m', 'box_px'):
                 np.testing.assert_array_equal(getattr(ours, field), getattr(told, field))
             array = list(found[f'/{name}/ground_truth/detections'].values())[frame]
@@ -222,7 +220,7 @@ def test_the_same_drive_makes_the_same_bytes(job, tmp_path, options):
     )
     assert one == two
     assert {p.rsplit('.')[-1] for p in one} == {'db3' if 'sqlite3' in options else 'mcap', 'yaml'}
-    scenes = list(report.read_scenes(tmp_path / 'one/bag'))
+    scenes = list(pictures.read_scenes(tmp_path / 'one/bag'))
     assert len(scenes) == FRAMES
     for number, scene in enumerate(scenes):
         picture = kitti.read_image(f'{root}/image_02/0000/{number:06d}.png')
@@ -234,7 +232,7 @@ def test_the_same_drive_makes_the_same_bytes(job, tmp_path, options):
 
 def test_one_step_makes_what_two_steps_make(tmp_path, capsys):
     world = [*map(str, WORLD), '--no-lidar', '--jpg']
-    cli.main(['synthesize', f'{tmp_path}/drive', '--sequence', '--no-depth', *world])
+    main.main(['synthesize', f'{tmp_path}/drive', '--sequence', '--no-depth', *world])
     assert convert(tmp_path / 'drive', tmp_path / 'two/bag', '--compressed') == 0
     assert synthesize_bag.main([f'{tmp_path}/one/bag', '--compressed', *world]) == 0
     one, two = ((tmp_path / p / 'bag/bag.mcap').read_bytes() for p in ('one', 'two'))
@@ -293,4 +291,6 @@ def test_the_real_drive(mono3d_data, tmp_path):
     labels = found['/front/ground_truth/labels'].values()
     for number, message in zip((10, 15, 20), labels, strict=True):
         same = kitti.read_labels(root / f'label_02_object_format/{number:06d}.txt')
-        np.testing.assert_array_equal(recording.to_labels(message).center_m, same.center_m)
+        np.testing.assert_array_equal(
+            drive_writer.parse_label_message(message).center_m, same.center_m
+        )

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from kitti_scenes import P2, make_scenes
 
-from mono3d_ros.bag_evaluation import pictures as report
+from mono3d_ros.bag_evaluation import pictures
 from mono3d_ros.bags import kitti_to_bag
 from mono3d_ros.bags.bag_io import BagReader
 from stl_core.data.sources import kitti
-from stl_core.geometry import corners
+from stl_core.geometry import box_corners
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def add_scans(root, count=3):
 @pytest.mark.parametrize('compressed', [[], ['--compressed']])
 def test_frames_come_back_out_of_the_bag(scenes, tmp_path, compressed):
     assert convert(scenes, tmp_path / 'bag', *compressed) == 0
-    found = list(report.read_scenes(tmp_path / 'bag'))
+    found = list(pictures.read_scenes(tmp_path / 'bag'))
     assert len(found) == 3
     stamps = [scene.frame.stamp_ns for scene in found]
     assert np.diff(stamps).tolist() == [100_000_000] * 2
@@ -39,7 +39,7 @@ def test_frames_come_back_out_of_the_bag(scenes, tmp_path, compressed):
         np.testing.assert_allclose(scene.frame.P, P2, atol=1e-6)  # the fourth column too
         assert scene.frame.frame_id == 'camera_optical'
         labels = kitti.read_labels(scenes / f'label_2/{i:06d}.txt')
-        box = corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
+        box = box_corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
         assert len(scene.truth.edges_m) == len(labels)
         np.testing.assert_allclose(scene.truth.edges_m.min(1), box.min(1), atol=1e-3)
         np.testing.assert_allclose(scene.truth.edges_m.max(1), box.max(1), atol=1e-3)
@@ -61,7 +61,7 @@ def test_scans_are_written_as_they_are_and_land_in_the_camera_frame(scenes, tmp_
     assert (tf.header.frame_id, tf.child_frame_id) == ('velodyne', 'camera_optical')
     points = np.frombuffer(raw, np.float32).reshape(-1, 4)[:, :3]
     expected = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + [0.1, 0.2, 0.3]
-    scene = next(iter(report.read_scenes(tmp_path / 'bag')))
+    scene = next(iter(pictures.read_scenes(tmp_path / 'bag')))
     np.testing.assert_allclose(scene.points_m, expected, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_a_missing_root_and_an_existing_bag_are_told(scenes, tmp_path, capsys):
 
 def test_real_frames(mono3d_data, tmp_path):
     assert convert(mono3d_data / 'training', tmp_path / 'bag', '--ids', '000008', '000010') == 0
-    for scene in report.read_scenes(tmp_path / 'bag'):
+    for scene in pictures.read_scenes(tmp_path / 'bag'):
         assert scene.frame.image.shape == (375, 1242, 3)
         assert len(scene.points_m) > 100_000
         # the LiDAR sees the nearest car of the picture: points fill its box

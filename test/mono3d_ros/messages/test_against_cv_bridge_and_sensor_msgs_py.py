@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode, decode_compressed
+from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode_compressed, decode_raw
 from mono3d_ros.messages.point_cloud import read_points
-from mono3d_ros.subprocess_probe import TRIALS, attempt
+from mono3d_ros.subprocess_probe import PROBES, run_probe
 
 ROOT = Path(__file__).resolve().parents[3]
 H, W = 24, 32
@@ -31,7 +31,7 @@ PIXEL = {
 def bridge():
     """A working cv_bridge: one that was built for another NumPy is none."""
     pytest.importorskip('cv_bridge', reason='cv_bridge comes with ROS only')
-    if error := attempt(TRIALS['cv_bridge']).error:
+    if error := run_probe(PROBES['cv_bridge']).error:
         pytest.skip(f'cv_bridge does not work here: {error}')
     from cv_bridge import CvBridge
 
@@ -57,7 +57,7 @@ def test_cv_bridge_makes_the_same_pixels(bridge, encoding):
     # of 16 bits cv_bridge rounds value / 257, we take value >> 8; between the pixels of a Bayer
     # pattern it rounds after the mean, we before
     tolerance = 2 if encoding.startswith('bayer') and '16' in encoding else '16' in encoding
-    np.testing.assert_allclose(decode(encoding, raw).astype(int), theirs, atol=int(tolerance))
+    np.testing.assert_allclose(decode_raw(encoding, raw).astype(int), theirs, atol=int(tolerance))
 
 
 def test_cv_bridge_makes_the_same_pixels_of_a_file(bridge):
@@ -83,9 +83,9 @@ class CvBridge:
         return np.full((2, 2, 3), 9, np.uint8)
 """
 ASK = """
-from mono3d_ros.messages.image_decoding import RawImage, decode
+from mono3d_ros.messages.image_decoding import RawImage, decode_raw
 try:
-    print(decode('{encoding}', RawImage(bytes([1, 2, 3] * 4), 2, 2, 6))[0, 0].tolist())
+    print(decode_raw('{encoding}', RawImage(bytes([1, 2, 3] * 4), 2, 2, 6))[0, 0].tolist())
 except ValueError as err:
     print(err)
 """

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from frame_results import STAMP_NS, objects, plain_new, result
 
-from mono3d_ros.messages import annotated_image as annotated_image_module
-from stl_core.geometry import project
+from mono3d_ros.messages import annotated_image
+from stl_core.geometry import project_points
 from stl_core.visualization import draw
 
 P = np.array([[300.0, 0, 160, 0], [0, 300, 60, 0], [0, 0, 1, 0]])
@@ -25,7 +25,7 @@ def decoded(message):
 
 def test_it_is_what_draw_draws_but_for_what_jpeg_loses():
     found, image = result(3), grey()
-    message = annotated_image_module.annotated(image, found, P, plain_new)
+    message = annotated_image.to_annotated_image(image, found, P, plain_new)
     assert (message.format, message.header.frame_id) == ('jpeg', 'front_optical')
     assert message.header.stamp.nanosec == STAMP_NS % 10**9
     assert (image == 128).all()
@@ -34,23 +34,23 @@ def test_it_is_what_draw_draws_but_for_what_jpeg_loses():
     assert told.shape == wanted.shape
     assert np.abs(told.astype(int) - wanted).mean() < 4
     # the box, not only the label: colour where the object is
-    (u, v), _ = project(objects(1).center_m[0], P)
+    (u, v), _ = project_points(objects(1).center_m[0], P)
     spread = told[int(v) - 12 : int(v) + 12, int(u) - 30 : int(u) + 30].astype(int)
     assert (spread.max(2) - spread.min(2)).max() > 60
 
 
 def test_without_objects_it_is_the_image():
-    message = annotated_image_module.annotated(grey(), result(0), P, plain_new)
+    message = annotated_image.to_annotated_image(grey(), result(0), P, plain_new)
     assert np.abs(decoded(message).astype(int) - 128).max() <= 2
 
 
 def test_the_bytes_are_an_array_that_rclpy_takes_as_it_is():
-    data = annotated_image_module.annotated(grey(), result(1), P, plain_new).data
+    data = annotated_image.to_annotated_image(grey(), result(1), P, plain_new).data
     assert (type(data), data.typecode) == (array, 'B')
 
 
 def test_tracks_are_named():
-    plain = annotated_image_module.annotated(grey(), result(1), P, plain_new)
-    tracked = replace(result(1), velocities_mps=np.zeros((1, 3)))
-    named = annotated_image_module.annotated(grey(), tracked, P, plain_new)
+    plain = annotated_image.to_annotated_image(grey(), result(1), P, plain_new)
+    tracked = replace(result(1), velocity_m_s=np.zeros((1, 3)))
+    named = annotated_image.to_annotated_image(grey(), tracked, P, plain_new)
     assert np.abs(decoded(plain).astype(int) - decoded(named)).max() > 60

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rosbags.typesys import get_types_from_msg
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bags.bag_io import maker, typestore
-from mono3d_ros.camera_frame import Target
-from mono3d_ros.messages import detections as detections_module
+from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.camera_frame import TargetFrame
+from mono3d_ros.messages import detections
 from mono3d_ros.messages.detections import AUTOWARE_LABELS
-from stl_core.geometry import corners
+from stl_core.geometry import box_corners
 
 #: Axes of base_link in the frame of a camera that looks to its left, and where it stands.
 LEFT = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]])
@@ -22,7 +22,7 @@ LEFT = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]
 SIGNS = np.array([[x, y, z] for y in (1, -1) for x, z in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
 
 
-def box_corners(pose, size):
+def ros_box_corners(pose, size):
     """Corners of a box as any tool of ROS sees it."""
     q = pose.orientation
     turn = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
@@ -31,15 +31,15 @@ def box_corners(pose, size):
 
 def test_detections_are_the_same_boxes_in_the_axes_of_ros():
     found = result(3, ids=(4, 7, 9))
-    array = detections_module.detections(found, plain_new)
+    array = detections.to_detection_array(found, plain_new)
     assert array.header.frame_id == 'front_optical'
     assert [each.id for each in array.detections] == ['4', '7', '9']
     told = [each.results[0].hypothesis for each in array.detections]
     assert [each.class_id for each in told] == ['Car', 'Tram', 'Car']
     assert [each.score for each in told] == found.objects.score.tolist()
-    boxes = corners(found.objects.center_m, found.objects.size_hwl_m, found.objects.rotation_y)
+    boxes = box_corners(found.objects.center_m, found.objects.size_hwl_m, found.objects.rotation_y)
     for each, box in zip(array.detections, boxes, strict=True):
-        at = box_corners(each.bbox.center, each.bbox.size)
+        at = ros_box_corners(each.bbox.center, each.bbox.size)
         np.testing.assert_allclose(at, box, atol=1e-9)
         assert each.results[0].pose.pose == each.bbox.center
 
@@ -49,31 +49,33 @@ def test_detections_are_the_same_boxes_in_the_axes_of_ros():
 def test_in_any_frame_corners_are_where_they_were_and_sizes_stay(seed, rotation_y):
     target = random_target(seed)
     found = replace(result(2), objects=replace(objects(2), rotation_y=[rotation_y, -rotation_y]))
-    array = detections_module.detections(found, plain_new, target=target)
+    array = detections.to_detection_array(found, plain_new, target=target)
     assert array.header.frame_id == array.detections[0].header.frame_id == 'base_link'
     o = found.objects
-    boxes = corners(o.center_m, o.size_hwl_m, o.rotation_y)
+    boxes = box_corners(o.center_m, o.size_hwl_m, o.rotation_y)
     for each, box in zip(array.detections, boxes, strict=True):
         assert xyz(each.bbox.size) == (4.0, 1.6, 1.5)
         moved = box @ target.target_T_cam[:3, :3].T + target.target_T_cam[:3, 3]
-        np.testing.assert_allclose(box_corners(each.bbox.center, each.bbox.size), moved, atol=1e-9)
+        np.testing.assert_allclose(
+            ros_box_corners(each.bbox.center, each.bbox.size), moved, atol=1e-9
+        )
 
 
 def test_a_camera_that_looks_left_tells_the_usual_box():
     """What faces to the right in its image drives ahead: no turn at all in base_link."""
     found = replace(result(1), objects=replace(objects(1), rotation_y=[0.0]))
-    (each,) = detections_module.detections(
-        found, plain_new, target=Target('base_link', LEFT)
+    (each,) = detections.to_detection_array(
+        found, plain_new, target=TargetFrame('base_link', LEFT)
     ).detections
     q = each.bbox.center.orientation
     np.testing.assert_allclose(np.abs([q.x, q.y, q.z, q.w]), [0, 0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(xyz(each.bbox.center.position), [0.2, 20.4, 0.6])
 
 
-@pytest.mark.parametrize('target', [None, Target('base_link', LEFT), random_target(3)])
+@pytest.mark.parametrize('target', [None, TargetFrame('base_link', LEFT), random_target(3)])
 def test_a_centre_is_in_doubt_along_its_ray_as_far_as_its_depth_is(target):
     o = replace(objects(3), depth_sigma_m=[0.5, 2.0, 4.0])
-    array = detections_module.detections(replace(result(3), objects=o), plain_new, target=target)
+    array = detections.to_detection_array(replace(result(3), objects=o), plain_new, target=target)
     matrix = np.eye(4) if target is None else target.target_T_cam
     for each, center, sigma in zip(array.detections, o.center_m, o.depth_sigma_m, strict=True):
         covariance = np.reshape(each.results[0].pose.covariance, (6, 6))
@@ -89,7 +91,7 @@ def test_a_centre_is_in_doubt_along_its_ray_as_far_as_its_depth_is(target):
 
 def test_a_depth_of_no_bound_has_a_covariance_with_one():
     o = replace(objects(1), depth_sigma_m=[np.inf])
-    (each,) = detections_module.detections(replace(result(1), objects=o), plain_new).detections
+    (each,) = detections.to_detection_array(replace(result(1), objects=o), plain_new).detections
     assert np.reshape(each.results[0].pose.covariance, (6, 6))[2, 2] == pytest.approx(20.0**2)
 
 
@@ -117,7 +119,7 @@ AUTOWARE = {
 
 @pytest.fixture(scope='module')
 def store():
-    store = typestore()
+    store = make_typestore()
     for name, text in AUTOWARE.items():
         full = f'autoware_perception_msgs/msg/{name}'
         if full not in store.types:
@@ -128,14 +130,16 @@ def store():
 def autoware(found, store, target=None):
     """Make the message and read it back from its bytes."""
     name = 'autoware_perception_msgs/msg/DetectedObjects'
-    made = detections_module.detected_objects(found, maker(store), target=target)
+    made = detections.to_detected_objects(found, make_message_factory(store), target=target)
     return store.deserialize_cdr(store.serialize_cdr(made, name), name)
 
 
 def test_autoware_is_told_the_same_boxes(store):
     found, target = result(3), random_target(5)
     array = autoware(found, store, target)
-    numbers = detections_module.detections(found, maker(store), target=target).detections
+    numbers = detections.to_detection_array(
+        found, make_message_factory(store), target=target
+    ).detections
     assert array.header.frame_id == 'base_link'
     assert array.header.stamp.nanosec == STAMP_NS % 10**9
     for each, twin, score in zip(array.objects, numbers, found.objects.score, strict=True):
@@ -165,7 +169,7 @@ def test_autoware_is_told_speeds_along_the_axes_of_the_object(store):
     found = replace(
         result(2),
         objects=replace(objects(2), rotation_y=yaws),
-        velocities_mps=speeds[:, None] * ahead + [[0.0], [-0.5]] * left,
+        velocity_m_s=speeds[:, None] * ahead + [[0.0], [-0.5]] * left,
     )
     for target in (None, random_target(6)):
         twists = [

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode, decode_compressed
+from mono3d_ros.messages.image_decoding import DECODERS, RawImage, decode_compressed, decode_raw
 
 H, W = 6, 8
 RGB = (200, 40, 90)
@@ -83,7 +83,7 @@ def expected(encoding):
 @pytest.mark.parametrize('padding', [0, 5])
 @pytest.mark.parametrize('encoding', DECODERS)
 def test_every_encoding_gives_the_same_picture(encoding, padding):
-    image = decode(encoding, raw(encoded()[encoding], padding))
+    image = decode_raw(encoding, raw(encoded()[encoding], padding))
     assert image.dtype == np.uint8
     assert image.shape == (H, W, 3)
     tolerance = 3 if encoding.startswith(('yuv', 'uyvy', 'yuyv', 'nv')) else 0
@@ -93,7 +93,7 @@ def test_every_encoding_gives_the_same_picture(encoding, padding):
 def test_columns_stay_where_they_are():
     columns = np.arange(W, dtype=np.uint8) * 10
     picture = np.repeat(np.broadcast_to(columns, (H, W))[..., None], 3, 2)
-    image = decode('bgr8', raw(picture.reshape(H, -1), padding=3))
+    image = decode_raw('bgr8', raw(picture.reshape(H, -1), padding=3))
     np.testing.assert_array_equal(image, picture)
 
 
@@ -101,24 +101,24 @@ def test_columns_stay_where_they_are():
 def test_big_endian(encoding):
     rows = encoded()[encoding].reshape(H, -1, 2)[..., ::-1].reshape(H, -1)
     np.testing.assert_array_equal(
-        decode(encoding, raw(rows, padding=4, is_bigendian=True)), expected(encoding)
+        decode_raw(encoding, raw(rows, padding=4, is_bigendian=True)), expected(encoding)
     )
 
 
 def test_the_last_row_may_come_without_padding():
     whole = raw(encoded()['bgr8'], padding=5)
     cut = RawImage(whole.data[:-5], H, W, whole.step_bytes)
-    np.testing.assert_array_equal(decode('bgr8', cut), rgb())
+    np.testing.assert_array_equal(decode_raw('bgr8', cut), rgb())
 
 
 def test_bytes_that_cannot_be_written_to():
     rows = encoded()['rgb8']
-    assert decode('rgb8', RawImage(rows.tobytes(), H, W, W * 3)).shape == (H, W, 3)
+    assert decode_raw('rgb8', RawImage(rows.tobytes(), H, W, W * 3)).shape == (H, W, 3)
 
 
 def test_unknown_encoding_names_the_known():
     with pytest.raises(ValueError, match=r'rgb9.*known are rgb8, bgr8.*nv12'):
-        decode('rgb9', raw(encoded()['rgb8']))
+        decode_raw('rgb9', raw(encoded()['rgb8']))
 
 
 @pytest.mark.parametrize('encoding', DECODERS)
@@ -126,7 +126,7 @@ def test_truncated(encoding):
     whole = raw(encoded()[encoding])
     cut = RawImage(whole.data[:-1], H, W, whole.step_bytes)
     with pytest.raises(ValueError, match=f'expected {len(whole.data)} bytes .*{len(cut.data)}'):
-        decode(encoding, cut)
+        decode_raw(encoding, cut)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_truncated(encoding):
 )
 def test_sizes_that_do_not_fit(image, message):
     with pytest.raises(ValueError, match=message):
-        decode('rgb8', image)
+        decode_raw('rgb8', image)
 
 
 @pytest.mark.parametrize('encoding', ['yuv422', 'nv12', 'bayer_rggb8'])
 def test_odd_width(encoding):
     with pytest.raises(ValueError, match='width must be even, got 7'):
-        decode(encoding, RawImage(b'\0' * 200, 4, 7, 14))
+        decode_raw(encoding, RawImage(b'\0' * 200, 4, 7, 14))
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from frame_results import STAMP_NS
 
-from mono3d_ros.messages import images as images_module
-from mono3d_ros.messages.rectification import Uncalibrated, as_rectified
+from mono3d_ros.messages import images
+from mono3d_ros.messages.rectification import UncalibratedError, passthrough_image
 
 
 def info(**changes):
@@ -45,32 +45,28 @@ def image(frame_id='image_frame', **changes):
 
 
 def test_to_frame():
-    frame = images_module.to_frame(image(), info(), 'front', as_rectified)
+    frame = images.to_frame(image(), info(), 'front', passthrough_image)
     assert (frame.camera, frame.stamp_ns, frame.frame_id) == ('front', STAMP_NS, 'image_frame')
     np.testing.assert_array_equal(frame.image, np.tile([3, 2, 1], (2, 4, 1)))
     np.testing.assert_array_equal(frame.P, [[3, 0, 2, -6], [0, 3, 1, 0], [0, 0, 1, 0]])
 
 
 def test_to_frame_without_a_frame_of_its_own():
-    assert (
-        images_module.to_frame(image(''), info(), 'front', as_rectified).frame_id == 'info_frame'
-    )
+    assert images.to_frame(image(''), info(), 'front', passthrough_image).frame_id == 'info_frame'
 
 
 def test_to_frame_maps_roi_and_binning():
     roi = SimpleNamespace(x_offset=10, y_offset=20, width=8, height=4)
-    numbers = images_module.to_intrinsics(
-        info(width=100, height=80, roi=roi, binning_x=2, binning_y=2)
-    )
+    numbers = images.to_intrinsics(info(width=100, height=80, roi=roi, binning_x=2, binning_y=2))
     assert numbers.roi_px == (10, 20, 8, 4)
     assert numbers.binning == (2, 2)
     assert hash(numbers) == hash(
-        images_module.to_intrinsics(info(width=100, height=80, roi=roi, binning_x=2, binning_y=2))
+        images.to_intrinsics(info(width=100, height=80, roi=roi, binning_x=2, binning_y=2))
     )
 
 
 def test_to_frame_refuses():
     with pytest.raises(ValueError, match="encoding 'rgb7'"):
-        images_module.to_frame(image(encoding='rgb7'), info(), 'front', as_rectified)
-    with pytest.raises(Uncalibrated):
-        images_module.to_frame(image(), info(k=[0.0] * 9), 'front', as_rectified)
+        images.to_frame(image(encoding='rgb7'), info(), 'front', passthrough_image)
+    with pytest.raises(UncalibratedError):
+        images.to_frame(image(), info(k=[0.0] * 9), 'front', passthrough_image)

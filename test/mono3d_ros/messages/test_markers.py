@@ -6,34 +6,32 @@ import numpy as np
 import pytest
 from frame_results import STAMP_NS, by_kind, objects, plain_new, random_target, result, xyz
 
-from mono3d_ros.bags import recorded_boxes as report
-from mono3d_ros.bags.bag_io import maker, typestore
-from mono3d_ros.camera_frame import Target
-from mono3d_ros.messages import annotated_image as annotated_image_module
-from mono3d_ros.messages import detections as detections_module
-from mono3d_ros.messages import markers as markers_module
+from mono3d_ros.bags import recorded_boxes
+from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.camera_frame import TargetFrame
+from mono3d_ros.messages import annotated_image, detections, markers
 from mono3d_ros.messages.markers import ARROW
-from stl_core.geometry import BOX_EDGES, corners
-from stl_core.visualization import style as strokes
+from stl_core.geometry import BOX_EDGES, box_corners
+from stl_core.visualization import style
 
-DELETE = markers_module.DELETE
+DELETE = markers.DELETE
 
 
 @pytest.mark.parametrize('n', [0, 3])
 def test_first_marker_tells_which_image_was_answered(n):
-    first = markers_module.markers(result(n), (), plain_new).markers[0]
+    first = markers.to_marker_array(result(n), (), plain_new).markers[0]
     assert (first.ns, first.id, first.action) == ('front/frame', 0, DELETE)
     assert (first.header.stamp.sec, first.header.stamp.nanosec) == divmod(STAMP_NS, 10**9)
     assert first.header.frame_id == 'front_optical'
 
 
 def test_every_object_has_outline_heading_and_label():
-    found = markers_module.markers(result(3), (), plain_new, lifetime_s=0.25).markers[1:]
+    found = markers.to_marker_array(result(3), (), plain_new, lifetime_s=0.25).markers[1:]
     assert [(each.ns, each.id) for each in found] == [
         (f'front/{kind}', id) for id in range(3) for kind in ('boxes', 'heading', 'labels')
     ]
     for each in found:
-        assert each.action == markers_module.ADD
+        assert each.action == markers.ADD
         assert each.header.frame_id == 'front_optical'
         assert not each.frame_locked
         assert each.pose.orientation.w == 1.0
@@ -43,9 +41,9 @@ def test_every_object_has_outline_heading_and_label():
 
 
 def test_outline_is_the_twelve_edges_of_the_box():
-    drawn = by_kind(markers_module.markers(result(2), (), plain_new))
+    drawn = by_kind(markers.to_marker_array(result(2), (), plain_new))
     o = objects(2)
-    boxes = corners(o.center_m, o.size_hwl_m, o.rotation_y)
+    boxes = box_corners(o.center_m, o.size_hwl_m, o.rotation_y)
     for row in range(2):
         points = [xyz(point) for point in drawn['front/boxes', row].points]
         wanted = [boxes[row, corner] for edge in BOX_EDGES for corner in edge]
@@ -54,7 +52,7 @@ def test_outline_is_the_twelve_edges_of_the_box():
 
 def test_arrow_points_ahead_from_the_front():
     o = objects(1)
-    tail, tip = by_kind(markers_module.markers(result(1), (), plain_new))[
+    tail, tip = by_kind(markers.to_marker_array(result(1), (), plain_new))[
         'front/heading', 0
     ].points
     ahead = np.array([np.cos(o.rotation_y[0]), 0.0, -np.sin(o.rotation_y[0])])
@@ -63,7 +61,7 @@ def test_arrow_points_ahead_from_the_front():
 
 
 def test_label_floats_above_the_box():
-    drawn = by_kind(markers_module.markers(result(2), (), plain_new))
+    drawn = by_kind(markers.to_marker_array(result(2), (), plain_new))
     label = drawn['front/labels', 0]
     assert label.text == 'Car 0.90 20.0 m'
     assert drawn['front/labels', 1].text == 'Tram 0.80 23.4 m'
@@ -71,30 +69,30 @@ def test_label_floats_above_the_box():
 
 
 def test_classes_have_colours():
-    drawn = by_kind(markers_module.markers(result(2), (), plain_new))
+    drawn = by_kind(markers.to_marker_array(result(2), (), plain_new))
     car, tram = (drawn['front/boxes', row].color for row in range(2))
-    assert (car.r, car.g, car.b) == tuple(each / 255 for each in strokes.COLOURS['car'])
-    assert (tram.r, tram.g, tram.b) == tuple(each / 255 for each in strokes.OTHER_COLOUR)
+    assert (car.r, car.g, car.b) == tuple(each / 255 for each in style.CLASS_COLOURS['car'])
+    assert (tram.r, tram.g, tram.b) == tuple(each / 255 for each in style.OTHER_COLOUR)
 
 
 def test_what_is_gone_is_deleted_in_the_same_array():
-    found = markers_module.markers(result(2, ids=(0, 7)), (0, 1, 5), plain_new).markers
+    found = markers.to_marker_array(result(2, ids=(0, 7)), (0, 1, 5), plain_new).markers
     gone = {(each.ns, each.id) for each in found[1:] if each.action == DELETE}
-    assert gone == {(f'front/{kind}', id) for kind in markers_module.KINDS for id in (1, 5)}
-    added = {each.id for each in found if each.action == markers_module.ADD}
+    assert gone == {(f'front/{kind}', id) for kind in markers.MARKER_KINDS for id in (1, 5)}
+    added = {each.id for each in found if each.action == markers.ADD}
     assert added == {0, 7}
     assert all(each.pose.orientation.w == 1.0 for each in found)
 
 
 def tracked(n, velocities):
-    return replace(result(n), velocities_mps=np.array(velocities, float))
+    return replace(result(n), velocity_m_s=np.array(velocities, float))
 
 
 @pytest.mark.parametrize('seed', range(3))
 def test_in_another_frame_every_point_is_where_it_was(seed):
     target, found = random_target(seed), tracked(2, [[1.0, 0, 3], [0, 0, -4]])
-    own = markers_module.markers(found, (5,), plain_new).markers
-    told = markers_module.markers(found, (5,), plain_new, target=target).markers
+    own = markers.to_marker_array(found, (5,), plain_new).markers
+    told = markers.to_marker_array(found, (5,), plain_new, target=target).markers
     assert {each.header.frame_id for each in told} == {'base_link'}
     assert {each.header.stamp.nanosec for each in told} == {STAMP_NS % 10**9}
     for a, b in zip(own, told, strict=True):
@@ -103,7 +101,9 @@ def test_in_another_frame_every_point_is_where_it_was(seed):
         for there, here in points:
             moved = target.target_T_cam @ [*there, 1.0]
             np.testing.assert_allclose(here, moved[:3], atol=1e-9)
-    boxes = report.to_boxes(markers_module.markers(found, (), plain_new, target=target))
+    boxes = recorded_boxes.boxes_from_markers(
+        markers.to_marker_array(found, (), plain_new, target=target)
+    )
     sides = np.linalg.norm(np.diff(boxes.edges_m.reshape(2, 12, 2, 3), axis=2), axis=-1)
     for one in sides:  # sizes stay
         np.testing.assert_allclose(np.sort(one.ravel()), [1.5] * 4 + [1.6] * 4 + [4.0] * 4)
@@ -113,7 +113,7 @@ def places(marker):
     """Points of a marker, and where its text stands."""
     if marker.action == DELETE:
         return []
-    has_text = marker.type == markers_module.TEXT_VIEW_FACING
+    has_text = marker.type == markers.TEXT_VIEW_FACING
     return [marker.pose.position] if has_text else marker.points
 
 
@@ -121,7 +121,9 @@ def test_a_camera_that_looks_left_puts_its_boxes_to_the_left():
     """The camera's x is ahead, its y is down, its z is to the left."""
     left = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]])
     found = result(1)  # 1 m behind the camera, 1 m below it, 20 m to the left
-    drawn = by_kind(markers_module.markers(found, (), plain_new, target=Target('base_link', left)))
+    drawn = by_kind(
+        markers.to_marker_array(found, (), plain_new, target=TargetFrame('base_link', left))
+    )
     middle = np.mean([xyz(point) for point in drawn['front/boxes', 0].points], 0)
     np.testing.assert_allclose(middle, [1.2 - 1.0, 0.4 + 20.0, 1.6 - 1.0])
     assert drawn['front/labels', 0].pose.position.z == pytest.approx(1.6 - 1.0 + 0.75 + 0.5)
@@ -129,29 +131,29 @@ def test_a_camera_that_looks_left_puts_its_boxes_to_the_left():
 
 def test_velocity_is_an_arrow_to_where_the_object_is_in_a_second():
     found = tracked(3, [[1.0, 0, 3], [0.1, 0, 0.2], [0, 0, -9]])
-    drawn = by_kind(markers_module.markers(found, (), plain_new))
+    drawn = by_kind(markers.to_marker_array(found, (), plain_new))
     assert len(drawn) == 1 + 3 * 4
     for id in (0, 2):
         arrow = drawn['front/velocity', id]
         tail, tip = map(np.array, map(xyz, arrow.points))
-        assert (arrow.type, arrow.action) == (ARROW, markers_module.ADD)
+        assert (arrow.type, arrow.action) == (ARROW, markers.ADD)
         np.testing.assert_allclose(tail, found.objects.center_m[id])
-        np.testing.assert_allclose(tip - tail, found.velocities_mps[id])
+        np.testing.assert_allclose(tip - tail, found.velocity_m_s[id])
     assert drawn['front/velocity', 1].action == DELETE  # it hardly moves: none stays behind
     texts = [drawn['front/labels', id].text for id in range(3)]
     assert [text.rsplit(' ', 1)[1] for text in texts] == ['#0', '#1', '#2']
 
 
 def test_a_track_that_ended_takes_its_velocity_along():
-    found = markers_module.markers(tracked(1, [[0, 0, 5.0]]), (0, 4), plain_new).markers
+    found = markers.to_marker_array(tracked(1, [[0, 0, 5.0]]), (0, 4), plain_new).markers
     gone = [each.ns for each in found[1:] if each.action == DELETE]
-    assert gone == [f'front/{each}' for each in (*markers_module.KINDS, 'velocity')]
+    assert gone == [f'front/{each}' for each in (*markers.MARKER_KINDS, 'velocity')]
 
 
 def test_an_answer_can_be_emptied_and_takes_everything_away():
     found = tracked(2, [[0, 0, 5.0], [1, 0, 0]])
-    nothing = markers_module.markers(found.emptied(), found.ids, plain_new).markers
-    own = markers_module.markers(found, (), plain_new).markers
+    nothing = markers.to_marker_array(found.without_objects(), found.ids, plain_new).markers
+    own = markers.to_marker_array(found, (), plain_new).markers
     assert {(each.ns, each.id) for each in nothing} == {(each.ns, each.id) for each in own}
     assert {each.action for each in nothing} == {DELETE}
 
@@ -159,20 +161,20 @@ def test_an_answer_can_be_emptied_and_takes_everything_away():
 @pytest.mark.parametrize('bad', [np.eye(3), np.full((4, 4), np.nan)])
 def test_what_is_no_transform_is_refused(bad):
     with pytest.raises(ValueError, match=r'finite \(4, 4\) matrix'):
-        Target('base_link', bad)
+        TargetFrame('base_link', bad)
 
 
 MAKERS = {
-    'visualization_msgs/msg/MarkerArray': lambda new: markers_module.markers(
+    'visualization_msgs/msg/MarkerArray': lambda new: markers.to_marker_array(
         tracked(2, [[1.0, 0, 3], [0, 0, 0]]), (0, 1, 2), new, target=random_target(0)
     ),
-    'sensor_msgs/msg/CompressedImage': lambda new: annotated_image_module.annotated(
+    'sensor_msgs/msg/CompressedImage': lambda new: annotated_image.to_annotated_image(
         np.full((40, 60, 3), 90, np.uint8),
         result(2),
         np.array([[30.0, 0, 30, 0], [0, 30, 20, 0], [0, 0, 1, 0]]),
         new,
     ),
-    'vision_msgs/msg/Detection3DArray': lambda new: detections_module.detections(result(2), new),
+    'vision_msgs/msg/Detection3DArray': lambda new: detections.to_detection_array(result(2), new),
 }
 
 
@@ -180,11 +182,11 @@ MAKERS = {
 def test_ros_and_rosbags_write_the_same_message(name):
     """What both makers wrote is read again, by both readers."""
     ros_messages = pytest.importorskip('mono3d_ros.node.message_factory')
-    if ros_messages.find(name) is None:
+    if ros_messages.message_class(name) is None:
         pytest.skip(f'{name.split("/")[0]} of ROS is not installed')
     serialization = pytest.importorskip('rclpy.serialization')
-    store, make = typestore(), MAKERS[name]
-    ros, bagged = make(ros_messages.new), make(maker(store))
+    store, make = make_typestore(), MAKERS[name]
+    ros, bagged = make(ros_messages.make_message), make(make_message_factory(store))
     by_ros = serialization.serialize_message(ros)
     by_bag = bytes(store.serialize_cdr(bagged, name))
 

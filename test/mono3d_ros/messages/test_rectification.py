@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mono3d_ros.messages.rectification import Intrinsics, Uncalibrated, as_rectified, rectify
+from mono3d_ros.messages.rectification import (
+    Intrinsics,
+    UncalibratedError,
+    passthrough_image,
+    rectify_image,
+)
 
 W, H = 640, 480
 K = np.array([[500.0, 0.0, 310.0], [0.0, 510.0, 245.0], [0.0, 0.0, 1.0]])
@@ -27,24 +32,24 @@ def picture(width=W, height=H):
 
 
 def test_rectified_image_has_P():
-    image, projection = as_rectified(picture(), intrinsics(D=PLUMB_BOB))
+    image, projection = passthrough_image(picture(), intrinsics(D=PLUMB_BOB))
     np.testing.assert_array_equal(projection, P)
     assert image.shape == (H, W, 3)
 
 
-@pytest.mark.parametrize('door', [as_rectified, rectify])
+@pytest.mark.parametrize('door', [passthrough_image, rectify_image])
 def test_uncalibrated(door):
-    with pytest.raises(Uncalibrated, match=r'K\[0\]'):
+    with pytest.raises(UncalibratedError, match=r'K\[0\]'):
         door(picture(), intrinsics(K=(0.0,) * 9, P=(0.0,) * 12))
-    with pytest.raises(Uncalibrated, match='not finite'):
+    with pytest.raises(UncalibratedError, match='not finite'):
         door(picture(), intrinsics(P=(*P.ravel()[:11], float('nan'))))
 
 
 def test_empty_P():
-    _, projection = as_rectified(picture(), intrinsics(P=(0.0,) * 12))
+    _, projection = passthrough_image(picture(), intrinsics(P=(0.0,) * 12))
     np.testing.assert_array_equal(projection, np.hstack([K, np.zeros((3, 1))]))
-    with pytest.raises(Uncalibrated, match='P of camera_info is empty'):
-        as_rectified(picture(), intrinsics(P=(0.0,) * 12, D=PLUMB_BOB))
+    with pytest.raises(UncalibratedError, match='P of camera_info is empty'):
+        passthrough_image(picture(), intrinsics(P=(0.0,) * 12, D=PLUMB_BOB))
 
 
 def world_to_pixel(projection):
@@ -65,7 +70,7 @@ def world_to_pixel(projection):
 )
 def test_P_follows_the_pixels(changes, size):
     """A pixel is tracked through crop, binning and resize by the area that it covers."""
-    _, projection = as_rectified(picture(*size), intrinsics(**changes))
+    _, projection = passthrough_image(picture(*size), intrinsics(**changes))
     x, y, width, height = changes.get('roi_px', (0, 0, W, H))
     full = world_to_pixel(P)
     scale = np.array(size) / (width, height)
@@ -74,7 +79,7 @@ def test_P_follows_the_pixels(changes, size):
 
 
 def test_odd_binning_keeps_the_scale():
-    _, projection = as_rectified(
+    _, projection = passthrough_image(
         picture(320, 240), intrinsics(width_px=641, height_px=481, binning=(2, 2))
     )
     assert projection[0, 0] == P[0, 0] / 2
@@ -83,18 +88,18 @@ def test_odd_binning_keeps_the_scale():
 @pytest.mark.parametrize('size', [(640, 360), (320, 480), (480, 640)])
 def test_other_shape_is_refused(size):
     with pytest.raises(ValueError, match=f'{size[0]}x{size[1]} but camera_info is of 640x480'):
-        as_rectified(picture(*size), intrinsics())
+        passthrough_image(picture(*size), intrinsics())
 
 
 def test_size_that_the_driver_does_not_say():
-    _, projection = as_rectified(picture(100, 90), intrinsics(width_px=0, height_px=0))
+    _, projection = passthrough_image(picture(100, 90), intrinsics(width_px=0, height_px=0))
     np.testing.assert_array_equal(projection, P)
 
 
 def test_raw_without_distortion_passes_through():
     image = picture()
     same = intrinsics(P=tuple(np.hstack([K, np.zeros((3, 1))]).ravel()), D=(0.0,) * 5)
-    passed, projection = rectify(image, same)
+    passed, projection = rectify_image(image, same)
     assert passed is image
     np.testing.assert_array_equal(projection[:, :3], K)
 
@@ -131,7 +136,7 @@ def test_rectified_points_lie_where_P_says(model, D, scale):
         shift = 4
         center = (round(u * 2**shift), round(v * 2**shift))
         cv2.circle(raw, center, 5 << shift, (255, 255, 255), -1, cv2.LINE_AA, shift)
-        image, projection = rectify(raw, numbers)
+        image, projection = rectify_image(raw, numbers)
         found = cv2.moments(image[..., 0])
         got = np.array([found['m10'], found['m01']]) / found['m00']
         # R turns about the raw camera's centre; P's fourth column moves the origin after it
@@ -141,4 +146,4 @@ def test_rectified_points_lie_where_P_says(model, D, scale):
 
 def test_unknown_distortion_model():
     with pytest.raises(ValueError, match="'thin_prism' is not known; known are plumb_bob"):
-        rectify(picture(), intrinsics(distortion_model='thin_prism', D=(0.1,)))
+        rectify_image(picture(), intrinsics(distortion_model='thin_prism', D=(0.1,)))

@@ -6,9 +6,9 @@ def test_counters():
     counters.add('bad', 'why')
     counters.add('bad', 'why not')
     for ms in range(101):
-        counters.record({'decode': float(ms)})
+        counters.record_timings({'decode': float(ms)})
     snapshot = counters.snapshot()
     counters.add('bad')
     assert snapshot.counts == {'bad': 2}
-    assert snapshot.texts == {'bad': 'why not'}
+    assert snapshot.last_texts == {'bad': 'why not'}
     assert snapshot.latency_ms == {'decode': (50.0, 95.0)}

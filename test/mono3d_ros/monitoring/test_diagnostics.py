@@ -3,16 +3,23 @@ from dataclasses import replace
 
 import pytest
 
-from mono3d_ros.monitoring.counters import Snapshot
-from mono3d_ros.monitoring.diagnostics import COUNTED, ERROR, OK, WARN, Health, assess
+from mono3d_ros.monitoring.counters import CounterSnapshot
+from mono3d_ros.monitoring.diagnostics import (
+    COUNTER_NAMES,
+    ERROR,
+    OK,
+    WARN,
+    HealthInput,
+    assess_health,
+)
 
 
 def snapshot(**counts):
     texts = {name: f'said of {name}' for name in counts}
-    return Snapshot(counts, texts, {'inference': (12.34, 56.78), 'end_to_end': (1.0, 2.0)})
+    return CounterSnapshot(counts, texts, {'inference': (12.34, 56.78), 'end_to_end': (1.0, 2.0)})
 
 
-HEALTH = Health(
+HEALTH = HealthInput(
     active=True,
     enabled=True,
     silent_s=0.1,
@@ -20,15 +27,15 @@ HEALTH = Health(
     publishers=1,
     device='cuda:0',
     cpu_fallback=False,
-    misfits={},
-    lacking={'detections': 'vision_msgs/msg/Detection3DArray'},
+    qos_mismatches={},
+    missing_types={'detections': 'vision_msgs/msg/Detection3DArray'},
     now=snapshot(received=50, infos=50, answered=50),
     before=snapshot(),
 )
 
 
 def test_all_is_well():
-    status = assess(HEALTH)
+    status = assess_health(HEALTH)
     assert (status.level, status.message) == (OK, 'ok')
     assert status.values['answered'] == '50'
     assert status.values['inference ms (p50, p95)'] == '12.3, 56.8'
@@ -42,7 +49,7 @@ def test_all_is_well():
     [
         ({'silent_s': 7.0}, WARN, 'no image on /a/image_raw and .*compressed for 7 s'),
         ({'silent_s': 7.0, 'publishers': 0}, WARN, 'nobody publishes'),
-        ({'misfits': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
+        ({'qos_mismatches': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
         ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: said of'),
         ({'now': snapshot(no_camera_info=2)}, ERROR, '2 images without camera_info'),
         ({'now': snapshot(bad=3)}, WARN, '3 images that failed: said of bad'),
@@ -59,13 +66,13 @@ def test_all_is_well():
     ],
 )
 def test_findings(changes, level, message):
-    status = assess(replace(HEALTH, **changes))
+    status = assess_health(replace(HEALTH, **changes))
     assert status.level == level
     assert re.search(message, status.message)
 
 
 def test_the_worst_gives_the_level_and_all_are_told():
-    status = assess(replace(HEALTH, silent_s=9.0, now=snapshot(uncalibrated=1)))
+    status = assess_health(replace(HEALTH, silent_s=9.0, now=snapshot(uncalibrated=1)))
     assert status.level == ERROR
     assert 'no image' in status.message
     assert 'uncalibrated' in status.message
@@ -73,7 +80,7 @@ def test_the_worst_gives_the_level_and_all_are_told():
 
 def test_what_is_over_is_over():
     now = snapshot(received=50, infos=50, answered=45, bad=5)
-    status = assess(replace(HEALTH, now=now, before=now))
+    status = assess_health(replace(HEALTH, now=now, before=now))
     assert (status.level, status.message) == (OK, 'ok')
     assert status.values['bad'] == '5'
 
@@ -83,22 +90,22 @@ def test_what_is_over_is_over():
     [({'active': False}, 'not active'), ({'enabled': False}, 'switched off by ~/enable')],
 )
 def test_a_node_that_is_not_at_work_is_silent_by_right(changes, message):
-    status = assess(replace(HEALTH, silent_s=99.0, **changes))
+    status = assess_health(replace(HEALTH, silent_s=99.0, **changes))
     assert (status.level, status.message) == (OK, message)
 
 
 def test_a_network_that_misses_some_images_is_no_worry_nor_are_those_beyond_the_limit():
-    status = assess(replace(HEALTH, now=snapshot(received=50, infos=50, superseded=24)))
+    status = assess_health(replace(HEALTH, now=snapshot(received=50, infos=50, superseded=24)))
     assert status.level == OK
     assert status.message.startswith('24 of 50 images were superseded')
     now = snapshot(received=50, infos=50, rate_limited=40)
-    assert assess(replace(HEALTH, now=now)).message == 'ok'
+    assert assess_health(replace(HEALTH, now=now)).message == 'ok'
 
 
 def test_what_is_counted_is_what_may_be_complained_of():
     """A finding's kind is what the log knows it by."""
-    now = snapshot(**{**dict.fromkeys(COUNTED, 100), 'received': 1})
-    whats = {each.what for each in assess(replace(HEALTH, now=now, silent_s=9.0)).findings}
+    now = snapshot(**{**dict.fromkeys(COUNTER_NAMES, 100), 'received': 1})
+    whats = {each.kind for each in assess_health(replace(HEALTH, now=now, silent_s=9.0)).issues}
     assert whats == {
         *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
         *('unfamiliar_lens', 'superseded', 'unpaired', 'silent'),
@@ -106,4 +113,4 @@ def test_what_is_counted_is_what_may_be_complained_of():
 
 
 def test_a_few_infos_ahead_are_normal():
-    assert assess(replace(HEALTH, now=snapshot(received=46, infos=50))).level == OK
+    assert assess_health(replace(HEALTH, now=snapshot(received=46, infos=50))).level == OK

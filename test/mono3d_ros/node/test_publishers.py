@@ -8,7 +8,7 @@ from frame_results import result
 from visualization_msgs.msg import Marker
 
 from mono3d_ros.camera_frame import Frame
-from mono3d_ros.node.publishers import ANNOTATED, MARKERS, CameraOutputs
+from mono3d_ros.node.publishers import ANNOTATED, MARKERS, CameraPublishers
 
 FRAME = Frame('front', np.zeros((24, 32, 3), np.uint8), np.eye(3, 4), 7, 'front_optical')
 
@@ -28,7 +28,7 @@ class Endpoints:
     def __init__(self):
         self.publishers = {}
 
-    def advertise(self, kind, name, quality):
+    def create_publisher(self, kind, name, quality):
         self.publishers[name] = Publisher(name)
         return self.publishers[name]
 
@@ -40,7 +40,7 @@ def endpoints():
 
 @pytest.fixture
 def outputs(endpoints):
-    return CameraOutputs(endpoints, 'front/')
+    return CameraPublishers(endpoints, 'front/')
 
 
 def deleted(publisher):
@@ -54,9 +54,9 @@ def test_topics_of_one_of_several_cameras_lie_under_its_name(outputs, endpoints)
 
 
 def test_nothing_is_made_for_nobody(outputs, endpoints, monkeypatch):
-    monkeypatch.setattr('mono3d_ros.node.publishers.markers_module', None)
+    monkeypatch.setattr('mono3d_ros.node.publishers.markers', None)
     outputs.publish(result(2), FRAME, None, 0.3)
-    outputs.report({'inference': 1.0})
+    outputs.publish_timings({'inference': 1.0})
     assert not any(publisher.sent for publisher in endpoints.publishers.values())
 
 
@@ -65,7 +65,7 @@ def test_each_listener_is_served_for_itself(outputs, endpoints):
     stage = endpoints.publishers['~/front/latency/inference']
     picture.listeners = stage.listeners = 1
     outputs.publish(result(2), FRAME, None, 0.3)
-    outputs.report({'inference': 12.5, 'decode': 1.0})
+    outputs.publish_timings({'inference': 12.5, 'decode': 1.0})
     assert [message.format for message in picture.sent] == ['jpeg']
     assert [message.data for message in stage.sent] == [12.5]
     assert sum(len(publisher.sent) for publisher in endpoints.publishers.values()) == 2
@@ -74,13 +74,13 @@ def test_each_listener_is_served_for_itself(outputs, endpoints):
 def test_boxes_are_taken_away_when_nothing_will_follow(outputs, endpoints):
     markers = endpoints.publishers[f'~/front/{MARKERS}']
     markers.listeners = 1
-    outputs.clear()
+    outputs.clear_markers()
     assert markers.sent == []
     outputs.publish(result(2), FRAME, None, 0.0)
-    outputs.clear()
+    outputs.clear_markers()
     assert {id for _, id in deleted(markers)} == {0, 1}
     assert len(markers.sent) == 2
-    outputs.clear()
+    outputs.clear_markers()
     assert len(markers.sent) == 2
 
 

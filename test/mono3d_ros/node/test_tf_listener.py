@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from mono3d_ros.node import message_factory, tf_listener
-from mono3d_ros.node.message_factory import new
-from mono3d_ros.tf.buffer import MissingTransform
-from mono3d_ros.tf.transforms import Pose, to_message
+from mono3d_ros.node.message_factory import make_message
+from mono3d_ros.tf.buffer import TransformUnavailableError
+from mono3d_ros.tf.transforms import Pose, make_tf_message
 
 MS, S = 1_000_000, 1_000_000_000
 
@@ -36,9 +36,9 @@ class Node:
 def stamped(pose, at_ns):
     def make(type_name, /, **fields):
         is_message = type_name == 'tf2_msgs/msg/TFMessage'  # may not be installed, is no matter
-        return SimpleNamespace(**fields) if is_message else new(type_name, **fields)
+        return SimpleNamespace(**fields) if is_message else make_message(type_name, **fields)
 
-    return to_message([pose], at_ns, make).transforms[0]
+    return make_tf_message([pose], at_ns, make).transforms[0]
 
 
 def pose(parent, child, angle, x_m):
@@ -59,7 +59,7 @@ def drive(node):
 @pytest.fixture
 def own():
     node = Node()
-    listener = tf_listener.OwnListener(node, object)
+    listener = tf_listener.BufferListener(node, object)
     drive(node)
     return listener
 
@@ -77,7 +77,7 @@ def tf2():
 @pytest.mark.parametrize('way', [('odom', 'front'), ('left', 'odom'), ('left', 'front')])
 def test_both_find_the_same_places(own, tf2, way):
     for at_ns in (10 * S, 10 * S + 33 * MS, 10 * S + 777_777_777, 11 * S):
-        np.testing.assert_allclose(tf2.find(*way, at_ns), own.find(*way, at_ns), atol=1e-6)
+        np.testing.assert_allclose(tf2.lookup(*way, at_ns), own.lookup(*way, at_ns), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +91,26 @@ def test_both_find_the_same_places(own, tf2, way):
 )
 def test_both_refuse_the_same_and_say_which_way(own, tf2, way, at_ns, late):
     for listener in (own, tf2):
-        with pytest.raises(MissingTransform, match=f'from {way[1]} to {way[0]}: ') as caught:
-            listener.find(*way, at_ns)
-        assert caught.value.late is late
+        with pytest.raises(
+            TransformUnavailableError, match=f'from {way[1]} to {way[0]}: '
+        ) as caught:
+            listener.lookup(*way, at_ns)
+        assert caught.value.retryable is late
 
 
 def test_both_forget_what_moves_when_time_is_set_back(own, tf2):
     for listener in (own, tf2):
         listener.clear()
-        assert listener.find('left', 'front', 10 * S) is not None
-        with pytest.raises(MissingTransform):
-            listener.find('odom', 'front', 10 * S)
+        assert listener.lookup('left', 'front', 10 * S) is not None
+        with pytest.raises(TransformUnavailableError):
+            listener.lookup('odom', 'front', 10 * S)
 
 
 def test_without_tf2_msgs_every_question_is_answered_by_why(monkeypatch):
     monkeypatch.setattr(tf_listener, 'tf2_ros', None)
-    monkeypatch.setattr(message_factory, 'find', lambda type_name: None)
-    listener = tf_listener.listen(Node(), Node())
-    with pytest.raises(MissingTransform, match='tf2_msgs is not installed'):
-        listener.find('odom', 'front', 0)
+    monkeypatch.setattr(message_factory, 'message_class', lambda type_name: None)
+    listener = tf_listener.make_listener(Node(), Node())
+    with pytest.raises(TransformUnavailableError, match='tf2_msgs is not installed'):
+        listener.lookup('odom', 'front', 0)
     listener.clear()
     listener.close()

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from shapely import affinity
 from shapely.geometry import box as rectangle
 
-from mono3d_ros.perception.cross_camera_nms import once
+from mono3d_ros.perception.cross_camera_nms import suppress_duplicates
 from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
 from stl_core.geometry import wrap_angle
 from stl_core.types import Objects3D
@@ -53,23 +53,23 @@ def scores(kept):
 def test_the_surer_camera_tells_what_both_see(front, left):
     at = (8.0, 8.0, 0.4)
     found = [seen([(*at, front, 0)], FRONT), seen([(*at, left, 0)], LEFT)]
-    kept = once(found, [FRONT, LEFT], 0.2)
+    kept = suppress_duplicates(found, [FRONT, LEFT], 0.2)
     assert scores(kept) == ([[0.9], []] if front > left else [[], [0.9]])
 
 
 def test_what_stands_elsewhere_is_of_another_class_or_seen_by_one_camera_is_kept():
     front = seen([(8, 8, 0.4, 0.9, 0), (20, 0, 0.0, 0.5, 0), (20.1, 0, 0.0, 0.4, 0)], FRONT)
     left = seen([(8, 8, 0.4, 0.8, 1), (8, 13, 0.4, 0.7, 0)], LEFT)
-    kept = once([front, left], [FRONT, LEFT], 0.2)
+    kept = suppress_duplicates([front, left], [FRONT, LEFT], 0.2)
     assert scores(kept) == [front.score.tolist(), left.score.tolist()]
 
 
 def test_a_camera_of_unknown_place_speaks_for_itself():
     at = (8.0, 8.0, 0.4)
     found = [seen([(*at, 0.9 - 0.1 * i, 0)], each) for i, each in enumerate((FRONT, LEFT, LEFT))]
-    kept = once(found, [FRONT, None, LEFT], 0.2)
+    kept = suppress_duplicates(found, [FRONT, None, LEFT], 0.2)
     assert scores(kept) == [[0.9], [0.8], []]
-    assert scores(once(found, [None, None, LEFT], 0.2)) == [[0.9], [0.8], [0.7]]
+    assert scores(suppress_duplicates(found, [None, None, LEFT], 0.2)) == [[0.9], [0.8], [0.7]]
 
 
 def test_what_a_beaten_one_would_beat_is_kept():
@@ -77,14 +77,14 @@ def test_what_a_beaten_one_would_beat_is_kept():
     cars = [(5.0 + 2.5 * i, 8.0, 0.0, 0.9 - 0.1 * i, 0) for i in range(3)]
     cameras = [FRONT, LEFT, place(0.8)]
     found = [seen([car], camera) for car, camera in zip(cars, cameras, strict=True)]
-    assert scores(once(found, cameras, 0.2)) == [[0.9], [], [0.7]]
+    assert scores(suppress_duplicates(found, cameras, 0.2)) == [[0.9], [], [0.7]]
 
 
 def test_a_tilted_camera_sees_the_same_ground():
     at = (12.0, 3.0, 0.2)
     tilted = place(0.3, x=1.2, y=-0.4, pitch=0.25)
     found = [seen([(*at, 0.9, 0)], FRONT), seen([(*at, 0.8, 0)], tilted)]
-    assert scores(once(found, [FRONT, tilted], 0.5)) == [[0.9], []]
+    assert scores(suppress_duplicates(found, [FRONT, tilted], 0.5)) == [[0.9], []]
 
 
 def footprint(car):
@@ -127,15 +127,15 @@ def test_pairs_are_judged_as_shapely_judges_them(ours, theirs, yaw):
         if all(row[5] == k[5] or row[4] != k[4] or iou(row, k) <= 0.2 for k in kept):
             kept.append(row)
     wanted = [[row[3] for row in rows if row in kept and row[5] == camera] for camera in (0, 1)]
-    assert scores(once(found, cameras, 0.2)) == wanted
+    assert scores(suppress_duplicates(found, cameras, 0.2)) == wanted
 
 
 def test_an_overlap_of_one_keeps_everything_and_nothing_is_changed():
     at = (8.0, 8.0, 0.4)
     found = [seen([(*at, 0.9, 0)], FRONT), seen([(*at, 0.8, 0)], LEFT), Objects3D.empty()]
-    kept = once(found, [FRONT, LEFT, LEFT], 1.0)
+    kept = suppress_duplicates(found, [FRONT, LEFT, LEFT], 1.0)
     for before, after in zip(found, kept, strict=True):
         np.testing.assert_array_equal(before.center_m, after.center_m)
-    assert once([], [], 0.2) == []
+    assert suppress_duplicates([], [], 0.2) == []
     far = replace(found[0], center_m=np.full((1, 3), 1e6))
-    assert scores(once([far, found[1]], [FRONT, LEFT], 0.2)) == [[0.9], [0.8]]
+    assert scores(suppress_duplicates([far, found[1]], [FRONT, LEFT], 0.2)) == [[0.9], [0.8]]

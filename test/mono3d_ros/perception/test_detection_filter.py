@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mono3d_ros.perception.detection_filter import Selection, select
+from mono3d_ros.perception.detection_filter import DetectionFilter, filter_detections
 from stl_core.types import Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
@@ -37,10 +37,10 @@ def passes(class_id, score, center_m, selection):
     """One object, by the words of the docstring."""
     if class_id < 0 or not all(map(math.isfinite, center_m)):
         return False
-    if selection.kept and not selection.kept[class_id]:
+    if selection.kept_classes and not selection.kept_classes[class_id]:
         return False
     distance_m = math.dist(center_m, (0, 0, 0))
-    for up_to_m, least in selection.bands:
+    for up_to_m, least in selection.distance_thresholds:
         if distance_m <= up_to_m:
             return score >= selection.min_scores[class_id] and score >= least
     return score >= selection.min_scores[class_id]
@@ -48,7 +48,7 @@ def passes(class_id, score, center_m, selection):
 
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
 SELECTIONS = st.builds(
-    Selection,
+    DetectionFilter,
     st.tuples(SCORES, SCORES, SCORES),
     st.dictionaries(st.sampled_from([5.0, 13.0, 25.0, 100.0, math.inf]), SCORES).map(
         lambda bands: tuple(sorted(bands.items()))
@@ -63,20 +63,30 @@ def test_objects_are_chosen_one_by_one(selection, rows):
     found = (
         objects(*(list(each) for each in zip(*rows, strict=True))) if rows else objects([], [], [])
     )
-    kept = select(found, selection)
+    kept = filter_detections(found, selection)
     wanted = [i for i, row in enumerate(rows) if passes(*row, selection)]
     assert kept.depth_sigma_m.tolist() == wanted  # which counts the rows
 
 
 def test_distances_have_thresholds_of_their_own():
-    selection = Selection((0.3,), bands=((20.0, 0.1), (40.0, 0.6)))
-    assert select(away(10, 20, 20.1, 40, 41), selection).center_m[:, 2].tolist() == [10, 20, 41]
+    selection = DetectionFilter((0.3,), distance_thresholds=((20.0, 0.1), (40.0, 0.6)))
+    assert filter_detections(away(10, 20, 20.1, 40, 41), selection).center_m[:, 2].tolist() == [
+        10,
+        20,
+        41,
+    ]
 
 
 def test_the_distance_is_that_from_the_camera_not_the_depth():
     aside = objects([0], [0.5], [[15.0, 0.0, 15.0]])
-    assert len(select(aside, Selection((0.3,), bands=((20.0, 0.9),)))) == 1
-    assert len(select(aside, Selection((0.3,), bands=((22.0, 0.9),)))) == 0
+    assert (
+        len(filter_detections(aside, DetectionFilter((0.3,), distance_thresholds=((20.0, 0.9),))))
+        == 1
+    )
+    assert (
+        len(filter_detections(aside, DetectionFilter((0.3,), distance_thresholds=((22.0, 0.9),))))
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,21 +94,24 @@ def test_the_distance_is_that_from_the_camera_not_the_depth():
     [
         ({'min_scores': (0.5, 1.5)}, 'least score must be 0 to 1, got 1.5'),
         ({'min_scores': (float('nan'),)}, 'least score must be 0 to 1, got nan'),
-        ({'bands': ((20.0, -0.1),)}, 'least score must be 0 to 1, got -0.1'),
-        ({'bands': ((20.0, 0.1), (20.0, 0.2))}, 'must ascend from above 0, got 20, 20'),
-        ({'bands': ((0.0, 0.1),)}, 'must ascend from above 0, got 0'),
-        ({'bands': ((float('nan'), 0.1),)}, 'must ascend from above 0, got nan'),
+        ({'distance_thresholds': ((20.0, -0.1),)}, 'least score must be 0 to 1, got -0.1'),
+        (
+            {'distance_thresholds': ((20.0, 0.1), (20.0, 0.2))},
+            'must ascend from above 0, got 20, 20',
+        ),
+        ({'distance_thresholds': ((0.0, 0.1),)}, 'must ascend from above 0, got 0'),
+        ({'distance_thresholds': ((float('nan'), 0.1),)}, 'must ascend from above 0, got nan'),
         ({'max_age_s': -1.0}, 'max_age_s must be 0 or more seconds, got -1'),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given, told):
     with pytest.raises(ValueError, match=told):
-        Selection(**{'min_scores': (0.5,), **given})
+        DetectionFilter(**{'min_scores': (0.5,), **given})
 
 
 def test_it_must_be_for_the_classes():
     with pytest.raises(ValueError, match='1 thresholds for 3 classes: Car, Pedestrian, Cyclist'):
-        Selection((0.5,)).check(CLASSES)
+        DetectionFilter((0.5,)).check_classes(CLASSES)
     with pytest.raises(ValueError, match='2 kept flags for 3 classes'):
-        Selection((0.5,) * 3, kept=(True, False)).check(CLASSES)
-    Selection((0.5,) * 3).check(CLASSES)
+        DetectionFilter((0.5,) * 3, kept_classes=(True, False)).check_classes(CLASSES)
+    DetectionFilter((0.5,) * 3).check_classes(CLASSES)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from mono3d_ros.monitoring.counters import Counters
-from mono3d_ros.perception.image_buffer import INFOS_KEPT, Anchor, LatestFrames
+from mono3d_ros.perception.image_buffer import INFOS_KEPT, ImageBuffer, SyncReference
 
 MS = 1_000_000
 WAIT_NS = 50 * MS
@@ -29,13 +29,13 @@ def counters():
 
 @pytest.fixture
 def latest(counters, clock):
-    return LatestFrames(counters, clock, wait_ns=WAIT_NS)
+    return ImageBuffer(counters, clock, wait_ns=WAIT_NS)
 
 
 @pytest.fixture
 def anchored(counters, clock):
     """Camera a lets both go; images of b may be 10 ms from its own."""
-    latest = LatestFrames(counters, clock, wait_ns=WAIT_NS, anchor=Anchor('a', 10 * MS))
+    latest = ImageBuffer(counters, clock, wait_ns=WAIT_NS, reference=SyncReference('a', 10 * MS))
     for camera in 'ab':
         latest.put_info(camera, 0, f'info {camera}')
     return latest
@@ -143,7 +143,7 @@ def test_images_faster_than_their_infos_do_not_wait_for_ever(latest, clock):
 
 
 def test_take_wakes_up_for_an_image():
-    latest = LatestFrames({'a': Counters()}, time.monotonic_ns)
+    latest = ImageBuffer({'a': Counters()}, time.monotonic_ns)
     latest.put_info('a', 0, 'info')
     threading.Timer(0.05, latest.put_image, ('a', 1, 'image')).start()
     start = time.monotonic()
@@ -153,7 +153,7 @@ def test_take_wakes_up_for_an_image():
 
 
 def test_take_wakes_up_when_an_image_has_waited_long_enough():
-    latest = LatestFrames({'a': Counters()}, time.monotonic_ns, wait_ns=20 * MS)
+    latest = ImageBuffer({'a': Counters()}, time.monotonic_ns, wait_ns=20 * MS)
     latest.put_image('a', 1, 'image')
     start = time.monotonic()
     assert latest.take(5.0)[0].info is None
@@ -161,7 +161,7 @@ def test_take_wakes_up_when_an_image_has_waited_long_enough():
 
 
 def test_close_ends_take():
-    latest = LatestFrames({'a': Counters()}, time.monotonic_ns)
+    latest = ImageBuffer({'a': Counters()}, time.monotonic_ns)
     threading.Timer(0.05, latest.close).start()
     start = time.monotonic()
     assert latest.take(5.0) == []
@@ -255,7 +255,7 @@ def test_without_its_anchor_a_camera_waits_without_work():
         return looked[-1]
 
     counters = {name: Counters() for name in 'ab'}
-    latest = LatestFrames(counters, clock_ns, wait_ns=0, anchor=Anchor('a', 10 * MS))
+    latest = ImageBuffer(counters, clock_ns, wait_ns=0, reference=SyncReference('a', 10 * MS))
     latest.put_image('b', 1, 'image')
     assert latest.take(0.1) == []
     assert len(looked) < 20

@@ -1,12 +1,11 @@
-from types import SimpleNamespace
-
 import pytest
 
-from mono3d_ros.bag_evaluation import runner as evaluation
+from mono3d_ros.bag_evaluation import runner
 from mono3d_ros.params import Params
-from mono3d_ros.perception import model_loading as network
-from mono3d_ros.perception.model_loading import device_of, find_model, warm_up
-from stl_core.inference import model_file as predict
+from mono3d_ros.perception import model_loading
+from mono3d_ros.perception.model_loading import find_model, predictor_device, warm_up
+from stl_core.inference import model_file
+from stl_core.inference.predictor import Predictor
 from stl_core.preprocessing import DepthSpec, InputSpec
 
 
@@ -45,7 +44,7 @@ def test_a_name_is_also_looked_for_among_the_shipped_students(tmp_path, monkeypa
     shipped = tmp_path / 'shipped'
     shipped.mkdir()
     (shipped / 'student.safetensors').write_text('weights')
-    monkeypatch.setattr(network, 'SHIPPED', shipped)
+    monkeypatch.setattr(model_loading, 'SHIPPED_MODELS', shipped)
     assert find_model('student.safetensors', no_share) == shipped / 'student.safetensors'
     with pytest.raises(ValueError, match='not found'):  # a path is a path
         find_model('models/student.safetensors', no_share)
@@ -54,21 +53,21 @@ def test_a_name_is_also_looked_for_among_the_shipped_students(tmp_path, monkeypa
 def test_the_default_student_is_there_and_small(tmp_path):
     path = find_model(Params().model, no_share)
     assert path.stat().st_size <= 4_000_000
-    assert len(network.load_student(path, 'cpu').spec.classes) == 3
+    assert len(model_loading.load_model(path, 'cpu').spec.classes) == 3
 
 
 def test_a_teacher_is_refused_by_name(tmp_path):
     options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
-    spec = predict.StudentSpec(
+    spec = model_file.ModelSpec(
         ('Car', 'Pedestrian', 'Cyclist'), InputSpec(depth=DepthSpec()), 'monodle', options
     )
     path = tmp_path / 'teacher.safetensors'
-    predict.save_student(path, predict.build_detector(spec), spec)
+    model_file.save_model(path, model_file.build_detector(spec), spec)
     told = 'teacher.safetensors: a teacher, which sees depth; expected a student'
     with pytest.raises(ValueError, match=told):
-        network.load_student(path, 'cpu')
-    with pytest.raises(evaluation.ModelError, match=told):
-        evaluation.Student(path, 'cpu').load()
+        model_loading.load_model(path, 'cpu')
+    with pytest.raises(runner.ModelError, match=told):
+        runner.ModelRef(path, 'cpu').load()
 
 
 def test_the_error_names_every_place(tmp_path, monkeypatch):
@@ -98,9 +97,19 @@ def test_no_ros_index_at_all(tmp_path):
         find_model('package://mine/x', share)
 
 
+class OnGpu:
+    """A runner that says where it computes."""
+
+    device = 'cuda:0'
+
+    def __call__(self, canvases, P):
+        return []
+
+
 def test_device():
-    assert device_of(SimpleNamespace(run=SimpleNamespace(device='cuda:0'))) == 'cuda:0'
-    assert device_of(SimpleNamespace(run=len)) == 'cpu'
+    spec = model_file.ModelSpec(('Car',), InputSpec(), 'monodle')
+    assert predictor_device(Predictor(OnGpu(), spec)) == 'cuda:0'
+    assert predictor_device(Predictor(lambda canvases, P: [], spec)) == 'cpu'
 
 
 def test_warm_up_runs_every_batch_size_that_will_be_seen():

@@ -7,12 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.perception.kalman_filter import Noise, born, observe, predict
-from mono3d_ros.perception.tracker import NO_MEMORY, UPRIGHT_T_CAM, Config, follow
+from mono3d_ros.perception.kalman_filter import Noise, init_tracks, predict_states, to_measurements
+from mono3d_ros.perception.tracker import (
+    INITIAL_STATE,
+    UPRIGHT_T_CAM,
+    TrackerConfig,
+    track_objects,
+)
 from stl_core.types import Objects3D
 
 START_NS, MS = 1_700_000_000_000_000_000, 1_000_000
-AT_ONCE = Config(birth_hits=1)
+AT_ONCE = TrackerConfig(min_hits=1)
 
 
 def camera(heading, x=0.0, y=0.0):
@@ -44,7 +49,7 @@ def result(name, found, stamp_ns):
 def step(memory, looks, config=AT_ONCE):
     """Follow one step: looks are (name, place or None, objects, stamp)."""
     results = [result(name, found, stamp) for name, _, found, stamp in looks]
-    return follow(memory, results, [place for _, place, _, _ in looks], config)
+    return track_objects(memory, results, [place for _, place, _, _ in looks], config)
 
 
 def in_odom(one, place):
@@ -53,7 +58,7 @@ def in_odom(one, place):
 
 def test_what_leaves_one_camera_goes_on_in_another():
     front, left = camera(0.0), camera(np.pi / 2)
-    memory, ids, owners = NO_MEMORY, set(), []
+    memory, ids, owners = INITIAL_STATE, set(), []
     for number in range(30):
         stamp = START_NS + number * 100 * MS
         angle = np.radians(20 + 2 * number)  # it is passed over at 45 degrees
@@ -72,14 +77,14 @@ def test_what_leaves_one_camera_goes_on_in_another():
     assert owners == sorted(owners)
     assert set(owners) == {0, 1}
     # 20 m times 2 degrees every 0.1 s, across the ray, in the axes of the camera that tells it
-    velocity = left[:3, :3] @ told[1].velocities_mps[0]
+    velocity = left[:3, :3] @ told[1].velocity_m_s[0]
     ahead = np.array([-np.sin(angle), np.cos(angle), 0])
     np.testing.assert_allclose(velocity, 20 * np.radians(20) * ahead, atol=1.0)
 
 
 def test_what_two_cameras_see_is_told_by_one_of_them():
     one, other = camera(0.3), camera(-0.3, y=-0.4)
-    memory = NO_MEMORY
+    memory = INITIAL_STATE
     for number in range(6):
         stamp = START_NS + number * 100 * MS
         at = [[15.0 + number, 0.0, 0.8], [30.0, 3.0, 0.8]]
@@ -89,19 +94,19 @@ def test_what_two_cameras_see_is_told_by_one_of_them():
         ]
         memory, told = step(memory, looks)
         assert sorted(id for each in told for id in each.ids) == [0, 1]
-    assert len(memory.together.states) == 2
-    assert memory.together.states.hits.tolist() == [12, 12]
+    assert len(memory.shared.states) == 2
+    assert memory.shared.states.hits.tolist() == [12, 12]
 
 
 def test_a_track_is_missed_by_the_camera_that_saw_it_last_and_by_no_other():
     front, back = camera(0.0), camera(np.pi)
     car = seen([20.0, 0.0, 0.8], front)
-    memory, _ = step(NO_MEMORY, [('front', front, car, START_NS)])
+    memory, _ = step(INITIAL_STATE, [('front', front, car, START_NS)])
     for number in range(1, 6):
         stamp = START_NS + number * 50 * MS
         memory, (told,) = step(memory, [('back', back, Objects3D.empty(), stamp)])
         assert told.ids == ()
-    assert memory.together.states.misses.tolist() == [0]
+    assert memory.shared.states.misses.tolist() == [0]
     for number, expected in ((6, (0,)), (7, ()), (8, ())):  # one miss is bridged
         stamp = START_NS + number * 50 * MS
         memory, (told,) = step(memory, [('front', front, Objects3D.empty(), stamp)])
@@ -110,7 +115,7 @@ def test_a_track_is_missed_by_the_camera_that_saw_it_last_and_by_no_other():
 
 def test_images_that_come_late_move_tracks_back_and_on_again():
     one, other = camera(0.1), camera(-0.1)
-    memory, ids = NO_MEMORY, set()
+    memory, ids = INITIAL_STATE, set()
     for number in range(40):
         for name, place, late_ms in (('one', one, 0), ('other', other, -35)):
             stamp_s = 0.1 * number + late_ms / 1e3
@@ -120,29 +125,31 @@ def test_images_that_come_late_move_tracks_back_and_on_again():
             ids |= set(told.ids)
             np.testing.assert_allclose(in_odom(told, place), [at], atol=0.2)
     assert ids == {0}
-    velocity = place[:3, :3] @ told.velocities_mps[0]
+    velocity = place[:3, :3] @ told.velocity_m_s[0]
     np.testing.assert_allclose(velocity, [12.0, 0.0, 0.0], atol=0.1)
 
 
 def test_going_back_undoes_the_motion_and_forgets_nothing_known():
     noise = Noise()
-    states = born(
-        observe('front', seen([[9.0, 2, 1], [20, 0, 1]], camera(0)), camera(0), noise), 0, noise
+    states = init_tracks(
+        to_measurements('front', seen([[9.0, 2, 1], [20, 0, 1]], camera(0)), camera(0), noise),
+        0,
+        noise,
     )
     states = replace(states, motion=states.motion + [0, 0, 0, 3.0, -1.0])
-    there = predict(states, 0.3, noise)
-    back = predict(there, -0.3, noise)
+    there = predict_states(states, 0.3, noise)
+    back = predict_states(there, -0.3, noise)
     np.testing.assert_allclose(back.motion, states.motion)
     assert (np.linalg.eigvalsh(back.covariance) > 0).all()
     grown = back.covariance - states.covariance
     assert (np.linalg.eigvalsh(grown) > -1e-9).all()
-    np.testing.assert_allclose(back.unseen_s, 0.0, atol=1e-12)
+    np.testing.assert_allclose(back.time_since_update_s, 0.0, atol=1e-12)
 
 
 def test_a_bag_played_again_ends_the_tracks_of_all_cameras_once():
     places = {'one': camera(0.2), 'other': camera(-0.2)}
     at = [[20.0, 0.0, 0.8], [25.0, 4.0, 0.8]]
-    memory, rounds = NO_MEMORY, []
+    memory, rounds = INITIAL_STATE, []
     for _ in range(3):
         ids = set()
         for number in range(5):
@@ -156,7 +163,7 @@ def test_a_bag_played_again_ends_the_tracks_of_all_cameras_once():
 
 
 def test_an_id_is_never_given_to_two_cameras():
-    placed, memory, ids = camera(0.0), NO_MEMORY, []
+    placed, memory, ids = camera(0.0), INITIAL_STATE, []
     for number in range(3):
         stamp = START_NS + number * 100 * MS
         car = seen([20.0, 0.0, 0.8], placed)
@@ -169,7 +176,7 @@ def test_an_id_is_never_given_to_two_cameras():
 
 def test_a_camera_that_vanishes_leaves_nothing_that_grows():
     rng = np.random.default_rng(0)
-    place, memory, sizes = camera(0.0), NO_MEMORY, []
+    place, memory, sizes = camera(0.0), INITIAL_STATE, []
     for number in range(300):
         stamp = START_NS + number * 100 * MS
         at = np.column_stack([rng.uniform(5, 60, (6, 2)), np.full(6, 0.8)])
@@ -180,10 +187,10 @@ def test_a_camera_that_vanishes_leaves_nothing_that_grows():
                 ('lost', None, seen(at, place), stamp),
             ]
         memory, _ = step(memory, looks)
-        sizes.append(len(memory.together.states))
+        sizes.append(len(memory.shared.states))
     assert max(sizes[40:]) <= max(sizes[:40])
-    assert 'goes' not in memory.together.states.camera
-    assert set(memory.alone) == {'lost'}
+    assert 'goes' not in memory.shared.states.camera
+    assert set(memory.per_camera) == {'lost'}
 
 
 LOOKS = st.lists(
@@ -202,7 +209,7 @@ LOOKS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(LOOKS, max_size=8))
 def test_whatever_comes_ids_are_told_once_and_boxes_are_finite(steps):
-    memory, now_ms = NO_MEMORY, 0
+    memory, now_ms = INITIAL_STATE, 0
     for looks in steps:
         made = [
             (
@@ -219,7 +226,7 @@ def test_whatever_comes_ids_are_told_once_and_boxes_are_finite(steps):
         ids = [id for each in told for id in each.ids]
         assert len(ids) == len(set(ids))
         for each in told:
-            assert each.velocities_mps.shape == (len(each.ids), 3) == each.objects.center_m.shape
+            assert each.velocity_m_s.shape == (len(each.ids), 3) == each.objects.center_m.shape
             assert np.isfinite(each.objects.center_m).all()
             assert np.isfinite(each.objects.depth_sigma_m).all()
-            assert np.isfinite(each.velocities_mps).all()
+            assert np.isfinite(each.velocity_m_s).all()

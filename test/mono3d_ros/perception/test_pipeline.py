@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.camera_frame import Frame, Place
-from mono3d_ros.perception.detection_filter import Selection
+from mono3d_ros.camera_frame import CameraPose, Frame
+from mono3d_ros.perception.detection_filter import DetectionFilter
 from mono3d_ros.perception.pipeline import Pipeline
-from mono3d_ros.perception.tracker import UPRIGHT_T_CAM, Config
+from mono3d_ros.perception.tracker import UPRIGHT_T_CAM, TrackerConfig
 from stl_core.types import Objects3D
 
 S = 1_000_000_000
@@ -46,7 +46,7 @@ class Fake:
 
 def pipeline(predictor, max_age_s=0.0, min_scores=(0.5, 0.5), **options):
     ticks = iter(range(100_000))
-    selection = Selection(min_scores, max_age_s=max_age_s)
+    selection = DetectionFilter(min_scores, max_age_s=max_age_s)
     return Pipeline(predictor, selection, lambda: next(ticks) * 0.25, **options)
 
 
@@ -111,7 +111,7 @@ def test_a_clock_that_jumps_back():
 
 def test_a_selection_can_be_replaced():
     line = pipeline(Fake())
-    line.selection = Selection((0.95, 0.5))
+    line.detection_filter = DetectionFilter((0.95, 0.5))
     assert len(line.step([frame()], 0)[0].objects) == 0
 
 
@@ -128,7 +128,7 @@ def test_a_predictor_that_forgets_a_frame():
 
 
 #: Two cameras on one spot: what they see at one place in their images stands at one place.
-SAME_SPOT = {name: Place(vehicle_T_cam=UPRIGHT_T_CAM) for name in ('a', 'b')}
+SAME_SPOT = {name: CameraPose(vehicle_T_cam=UPRIGHT_T_CAM) for name in ('a', 'b')}
 
 
 class ByCamera(Fake):
@@ -156,7 +156,7 @@ def test_thresholds_come_before_the_choice_of_a_camera():
         'Two', (Fake,), {'__call__': lambda self, images, Ps: [found[P[0, 0]] for P in Ps]}
     )
     line = pipeline(fake)
-    line.selection = Selection((0.5, 0.5), kept=(True, False))
+    line.detection_filter = DetectionFilter((0.5, 0.5), kept_classes=(True, False))
     told = line.step([frame('a', focal=700.0), frame('b', focal=900.0)], 0, SAME_SPOT)
     assert [each.objects.score.tolist() for each in told] == [[0.6], []]
 
@@ -181,27 +181,27 @@ def drive(line, count, first_ns=10 * S, camera='front', known=True):
     for number in range(1, count + 1):
         fixed_T_cam = UPRIGHT_T_CAM.copy()
         fixed_T_cam[0, 3] = number
-        places = {camera: Place(fixed_T_cam=fixed_T_cam)} if known else {}
+        places = {camera: CameraPose(fixed_T_cam=fixed_T_cam)} if known else {}
         stamp_ns = first_ns + number * S // 10
         told += line.step([frame(camera, stamp_ns)], stamp_ns, places)
     return told
 
 
 def test_without_a_tracker_there_are_no_velocities():
-    assert all(each.velocities_mps is None for each in drive(pipeline(Driving()), 3))
+    assert all(each.velocity_m_s is None for each in drive(pipeline(Driving()), 3))
 
 
 @pytest.mark.parametrize(('known', 'speed'), [(True, 0.0), (False, -10.0)])
 def test_objects_are_followed_where_a_tracker_is_given(known, speed):
-    told = drive(pipeline(Driving(), tracker=Config()), 12, known=known)
+    told = drive(pipeline(Driving(), tracker_config=TrackerConfig()), 12, known=known)
     assert [each.ids for each in told] == [(), *[(0,)] * 11]  # the first time it may be an error
-    np.testing.assert_allclose(told[-1].velocities_mps, [[0.0, 0.0, speed]], atol=0.5)
+    np.testing.assert_allclose(told[-1].velocity_m_s, [[0.0, 0.0, speed]], atol=0.5)
     np.testing.assert_allclose(told[-1].objects.center_m, [[0.0, 1.0, 8.0]], atol=0.5)
     assert told[-1].timings_ms == {'inference': 250.0, 'postprocess': 250.0}
 
 
 def test_a_bag_played_in_a_loop_begins_with_new_tracks():
-    line, rounds = pipeline(Driving(), tracker=Config(birth_hits=1), max_age_s=1.0), []
+    line, rounds = pipeline(Driving(), tracker_config=TrackerConfig(min_hits=1), max_age_s=1.0), []
     for _ in range(3):
         line._predictor.calls.clear()
         rounds.append({id for each in drive(line, 4) for id in each.ids})
@@ -209,11 +209,13 @@ def test_a_bag_played_in_a_loop_begins_with_new_tracks():
 
 
 def test_cameras_that_come_and_go_leave_nothing_that_grows():
-    line = pipeline(Driving(), tracker=Config(birth_hits=1))
+    line = pipeline(Driving(), tracker_config=TrackerConfig(min_hits=1))
     sizes = []
     for number in range(40):
         line._predictor.calls.clear()
         drive(line, 3, first_ns=(10 + number) * S, camera=f'{number % 4}', known=number % 3 > 0)
-        alone = line._memory.alone.values()
-        sizes.append(len(line._memory.together.states) + sum(len(each.states) for each in alone))
+        alone = line._tracker_state.per_camera.values()
+        sizes.append(
+            len(line._tracker_state.shared.states) + sum(len(each.states) for each in alone)
+        )
     assert max(sizes[20:]) <= max(sizes[:20])

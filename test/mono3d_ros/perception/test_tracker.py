@@ -7,21 +7,21 @@ import pytest
 from scipy.linalg import solve_discrete_are
 
 from mono3d_ros.camera_frame import FrameResult
-from mono3d_ros.perception.kalman_filter import TURN_FRAMES, Noise, States, predict
+from mono3d_ros.perception.kalman_filter import FLIP_FRAMES, Noise, TrackStates, predict_states
 from mono3d_ros.perception.tracker import (
-    NO_MEMORY,
+    INITIAL_STATE,
     NO_TRACKS,
     UPRIGHT_T_CAM,
-    Config,
-    Look,
-    Memory,
-    follow,
-    update,
+    CameraDetections,
+    TrackerConfig,
+    TrackerState,
+    track_objects,
+    update_tracks,
 )
 from stl_core.types import Objects3D
 
 START_NS = 1_700_000_000_000_000_000
-AT_ONCE = Config(birth_hits=1)
+AT_ONCE = TrackerConfig(min_hits=1)
 
 
 def laplace(rng, sigma, count=None):
@@ -48,7 +48,9 @@ def run(frames, config=AT_ONCE, stamps_ns=None, places=None, tracks=NO_TRACKS):
     for number, found in enumerate(frames):
         stamp_ns = START_NS + number * 100_000_000 if stamps_ns is None else stamps_ns[number]
         place = UPRIGHT_T_CAM if places is None else places[number]
-        tracks, (answers,) = update(tracks, [Look('front', found, stamp_ns, place)], config)
+        tracks, (answers,) = update_tracks(
+            tracks, [CameraDetections('front', found, stamp_ns, place)], config
+        )
         told.append(answers)
     return told, tracks
 
@@ -85,7 +87,9 @@ def test_a_straight_line_is_fitted_as_least_squares_fits_it():
     sigmas = rng.uniform(0.2, 0.8, 12)
     stamps_ns = [START_NS + round(t * 1e9) for t in times_s]
     frames = [objects([c], s) for c, s in zip(camera, sigmas, strict=True)]
-    _, tracks = run(frames, replace(AT_ONCE, noise=noise, gate=1e9, death_s=9.0), stamps_ns)
+    _, tracks = run(
+        frames, replace(AT_ONCE, noise=noise, gate=1e9, max_time_since_update_s=9.0), stamps_ns
+    )
 
     # position and velocity at the end, from all points at once; before them the speed is about 0
     information, told = np.diag([0.0, 0, 0, 1 / 7.0**2, 1 / 7.0**2]), np.zeros(5)
@@ -120,9 +124,9 @@ def test_in_the_long_run_covariance_solves_the_riccati_equation():
 def test_two_short_steps_do_what_a_long_one_does():
     _, tracks = run([objects([[1.0, 1.0, 15.0]])] * 5)
     noise = Noise()
-    long = predict(tracks.states, 0.5, noise)
-    short = predict(predict(tracks.states, 0.2, noise), 0.3, noise)
-    for name in ('motion', 'covariance', 'yaw_variance', 'unseen_s'):
+    long = predict_states(tracks.states, 0.5, noise)
+    short = predict_states(predict_states(tracks.states, 0.2, noise), 0.3, noise)
+    for name in ('motion', 'covariance', 'yaw_variance', 'time_since_update_s'):
         np.testing.assert_allclose(getattr(long, name), getattr(short, name), atol=1e-12)
 
 
@@ -151,7 +155,7 @@ def test_ids_stay_when_cars_cross_and_one_hides_the_other():
         seen = both[shown] * (1 + laplace(rng, 0.04, len(shown))[:, None])
         frames.append(objects(seen, 0.04 * both[shown, 2]))
         places.append(both)
-    told, _ = run(frames, Config())
+    told, _ = run(frames, TrackerConfig())
     owner = {}
     for answers, both in zip(told, places, strict=True):
         for center, id in zip(answers.objects.center_m, answers.ids, strict=True):
@@ -183,7 +187,7 @@ def test_a_frame_long_after_the_last_begins_anew():
 def test_a_false_alarm_is_never_told_and_a_young_track_may_be_missed_once():
     car, alarm = [0.0, 1.0, 20.0], [6.0, 1.0, 30.0]
     frames = [objects([car, alarm]), Objects3D.empty(), objects([car]), objects([car])]
-    told, tracks = run(frames, Config())
+    told, tracks = run(frames, TrackerConfig())
     assert [len(answers.ids) for answers in told] == [0, 0, 1, 1]
     assert len(tracks.states) == 1
 
@@ -233,7 +237,7 @@ def test_a_box_first_seen_the_wrong_way_round_is_turned_soon():
     yaw = [3.0] + [3.0 - np.pi] * 5
     told, _ = run([objects([[0.0, 1.0, 20.0]], rotation_y=each) for each in yaw])
     ways = [float(np.cos(answers.objects.rotation_y[0] - 3.0)) for answers in told]
-    np.testing.assert_allclose(ways, [1.0] * TURN_FRAMES + [-1.0] * (6 - TURN_FRAMES))
+    np.testing.assert_allclose(ways, [1.0] * FLIP_FRAMES + [-1.0] * (6 - FLIP_FRAMES))
 
 
 def test_a_bag_played_again_begins_anew_and_uses_no_id_twice():
@@ -247,10 +251,10 @@ def test_a_bag_played_again_begins_anew_and_uses_no_id_twice():
 
 
 def test_tracks_in_odom_and_in_the_camera_frame_are_not_mixed():
-    frame, memory, ids = objects([[0.0, 1.0, 20.0]]), NO_MEMORY, []
+    frame, memory, ids = objects([[0.0, 1.0, 20.0]]), INITIAL_STATE, []
     for number, place in enumerate([None, None, pose(0, 0, 0), pose(0, 0, 0), None]):
         one = result(frame, START_NS + number * 10**8)
-        memory, (followed,) = follow(memory, [one], [place], AT_ONCE)
+        memory, (followed,) = track_objects(memory, [one], [place], AT_ONCE)
         ids.append(followed.ids)
     assert ids[0] == ids[1] != ids[2] == ids[3] != ids[4] != ids[0]
 
@@ -270,7 +274,7 @@ def test_cars_side_by_side_whose_depths_leap_keep_their_ids():
         order = rng.permutation(2)
         seen = both[order] * (1 + laplace(rng, 0.05, 2)[:, None])
         frames.append(objects(seen, 0.05 * 40))
-    told, _ = run(frames, Config())
+    told, _ = run(frames, TrackerConfig())
     left = {answers.ids[int(answers.objects.center_m[0, 0] > 0)] for answers in told[1:]}
     assert len(left) == 1
 
@@ -300,9 +304,9 @@ def test_sizes_and_depths_settle():
 def test_an_update_changes_nothing_it_was_given_and_is_the_same_twice():
     frames = [objects([[0.0, 1.0, 20.0], [4.0, 1.0, 25.0]])] * 3
     _, tracks = run(frames)
-    before = {f.name: getattr(tracks.states, f.name).copy() for f in fields(States)}
-    looks = [Look('front', frames[0], START_NS + 10**9, UPRIGHT_T_CAM)]
-    one, two = update(tracks, looks, AT_ONCE), update(tracks, looks, AT_ONCE)
+    before = {f.name: getattr(tracks.states, f.name).copy() for f in fields(TrackStates)}
+    looks = [CameraDetections('front', frames[0], START_NS + 10**9, UPRIGHT_T_CAM)]
+    one, two = update_tracks(tracks, looks, AT_ONCE), update_tracks(tracks, looks, AT_ONCE)
     for name, value in before.items():
         np.testing.assert_array_equal(getattr(tracks.states, name), value)
         np.testing.assert_array_equal(getattr(one[0].states, name), getattr(two[0].states, name))
@@ -318,10 +322,10 @@ def test_frames_without_objects_are_frames():
 
 def test_follow_puts_tracks_in_the_place_of_a_results_objects():
     found = objects([[0.0, 1.0, 20.0]])
-    memory = Memory(replace(NO_TRACKS, next_id=7))
-    _, (followed,) = follow(memory, [result(found)], [None], AT_ONCE)
+    memory = TrackerState(replace(NO_TRACKS, next_id=7))
+    _, (followed,) = track_objects(memory, [result(found)], [None], AT_ONCE)
     assert followed.ids == (7,)
-    np.testing.assert_array_equal(followed.velocities_mps, np.zeros((1, 3)))
+    np.testing.assert_array_equal(followed.velocity_m_s, np.zeros((1, 3)))
     assert (followed.camera, followed.stamp_ns, followed.frame_id) == (
         'front',
         START_NS,
@@ -349,8 +353,8 @@ def test_a_sigma_without_bound_is_as_good_as_no_depth():
         (lambda: Noise(position_sigma_m=0.0), 'position_sigma_m must be above 0'),
         (lambda: Noise(acceleration_psd=-1.0), 'acceleration_psd must be 0 or more, got -1'),
         (lambda: Noise(bearing_sigma=float('nan')), 'bearing_sigma must be 0 or more'),
-        (lambda: Config(gate=0.0), 'gate and death_s must be above 0'),
-        (lambda: Config(birth_hits=0), 'birth_hits at least 1'),
+        (lambda: TrackerConfig(gate=0.0), 'gate and death_s must be above 0'),
+        (lambda: TrackerConfig(min_hits=0), 'birth_hits at least 1'),
     ],
 )
 def test_what_cannot_be_worked_with_is_refused(make, told):

@@ -4,14 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mono3d_ros.camera_frame import NOWHERE
-from mono3d_ros.messages.rectification import as_rectified
+from mono3d_ros.camera_frame import UNKNOWN_POSE
+from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.monitoring.counters import Counters
-from mono3d_ros.monitoring.throttled_log import Complaints
-from mono3d_ros.perception.detection_filter import Selection
-from mono3d_ros.perception.image_buffer import LatestFrames
+from mono3d_ros.monitoring.throttled_log import IssueLog
+from mono3d_ros.perception.detection_filter import DetectionFilter
+from mono3d_ros.perception.image_buffer import ImageBuffer
 from mono3d_ros.perception.pipeline import Pipeline
-from mono3d_ros.perception.worker import STAGES, Outside, Worker
+from mono3d_ros.perception.worker import STAGES, Worker, WorkerCallbacks
 from stl_core.types import Objects3D
 
 S = 1_000_000_000
@@ -36,20 +36,20 @@ class Bench:
 
     def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, strange=''):
         self.counters = {camera: Counters() for camera in CAMERAS}
-        self.latest = LatestFrames(self.counters, time.monotonic_ns, wait_ns=0)
+        self.latest = ImageBuffer(self.counters, time.monotonic_ns, wait_ns=0)
         self.results, self.said, self.timings = [], [], []
         self.predictor = Fake()
-        outside = Outside(
+        outside = WorkerCallbacks(
             now_ns=lambda: now_ns,
-            place=lambda frame: NOWHERE,
-            strange=lambda frame: strange,
+            camera_pose=lambda frame: UNKNOWN_POSE,
+            check_lens=lambda frame: strange,
             publish=publish or (lambda result, frame: self.results.append(result)),
-            report=lambda camera, timings_ms: self.timings.append(timings_ms),
-            complain=Complaints(self.counters, self.said.append, self.said.append).add,
+            report_timings=lambda camera, timings_ms: self.timings.append(timings_ms),
+            report_issue=IssueLog(self.counters, self.said.append, self.said.append).add,
         )
-        selection = Selection((0.5,), max_age_s=max_age_s)
+        selection = DetectionFilter((0.5,), max_age_s=max_age_s)
         pipeline = Pipeline(self.predictor, selection, time.perf_counter)
-        doors = dict.fromkeys(CAMERAS, as_rectified)
+        doors = dict.fromkeys(CAMERAS, passthrough_image)
         self.worker = Worker(self.latest, pipeline, doors, outside)
 
     def send(self, camera='front', **fields):

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bags.bag_io import maker, typestore
-from mono3d_ros.tf.buffer import KEPT_NS, MissingTransform, RecentTransforms
+from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.tf.buffer import CACHE_TIME_NS, TransformBuffer, TransformUnavailableError
 from mono3d_ros.tf.history import TransformHistory
-from mono3d_ros.tf.transforms import Pose, to_message
+from mono3d_ros.tf.transforms import Pose, make_tf_message
 
-NEW = maker(typestore())
+NEW = make_message_factory(make_typestore())
 MS, S = 1_000_000, 1_000_000_000
 
 
@@ -29,35 +29,35 @@ def driven(at_ns):
 
 @pytest.fixture
 def recent():
-    recent = RecentTransforms()
-    recent.put_static(to_message([MOUNT], 0, NEW))
-    recent.put_static(to_message([LEFT], 0, NEW))
+    recent = TransformBuffer()
+    recent.put_static(make_tf_message([MOUNT], 0, NEW))
+    recent.put_static(make_tf_message([LEFT], 0, NEW))
     for at_ns in range(10 * S, 11 * S + 1, 100 * MS):
-        recent.put_moving(to_message([driven(at_ns)], at_ns, NEW))
+        recent.put_moving(make_tf_message([driven(at_ns)], at_ns, NEW))
     return recent
 
 
 @pytest.mark.parametrize('at_ns', [10 * S, 10 * S + 30 * MS, 10_950 * MS, 11 * S])
 def test_between_two_messages_frames_move_evenly(recent, at_ns):
     expected = driven(at_ns).parent_T_child @ MOUNT.parent_T_child
-    np.testing.assert_allclose(recent.find('odom', 'front', at_ns), expected, atol=1e-9)
+    np.testing.assert_allclose(recent.lookup('odom', 'front', at_ns), expected, atol=1e-9)
     back = np.linalg.inv(expected)
-    np.testing.assert_allclose(recent.find('front', 'odom', at_ns), back, atol=1e-9)
+    np.testing.assert_allclose(recent.lookup('front', 'odom', at_ns), back, atol=1e-9)
 
 
 def test_it_answers_as_the_history_of_a_bag(recent):
-    moving = [to_message([driven(ns)], ns, NEW) for ns in range(10 * S, 11 * S + 1, 100 * MS)]
-    history = TransformHistory([to_message([MOUNT, LEFT], 0, NEW)], moving)
+    moving = [make_tf_message([driven(ns)], ns, NEW) for ns in range(10 * S, 11 * S + 1, 100 * MS)]
+    history = TransformHistory([make_tf_message([MOUNT, LEFT], 0, NEW)], moving)
     for at_ns in np.linspace(10 * S, 11 * S, 23).astype(int).tolist():
         for target, source in (('odom', 'left'), ('left', 'front'), ('base', 'odom')):
-            expected = history.between(target, at_ns, source, at_ns)
-            np.testing.assert_allclose(recent.find(target, source, at_ns), expected, atol=1e-9)
+            expected = history.lookup_between(target, at_ns, source, at_ns)
+            np.testing.assert_allclose(recent.lookup(target, source, at_ns), expected, atol=1e-9)
 
 
 def test_what_does_not_move_is_known_at_any_time(recent):
     expected = np.linalg.inv(LEFT.parent_T_child) @ MOUNT.parent_T_child
     for at_ns in (0, 10 * S, 99 * S):
-        np.testing.assert_allclose(recent.find('left', 'front', at_ns), expected, atol=1e-9)
+        np.testing.assert_allclose(recent.lookup('left', 'front', at_ns), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -70,46 +70,46 @@ def test_what_does_not_move_is_known_at_any_time(recent):
     ],
 )
 def test_a_missing_transform_says_why(recent, way, at_ns, late, text):
-    with pytest.raises(MissingTransform, match=text) as caught:
-        recent.find(*way, at_ns)
-    assert caught.value.late is late
+    with pytest.raises(TransformUnavailableError, match=text) as caught:
+        recent.lookup(*way, at_ns)
+    assert caught.value.retryable is late
     assert f'no transform from {way[1]} to {way[0]}' in str(caught.value)
 
 
 def test_two_trees_are_told_from_unknown_frames(recent):
-    recent.put_static(to_message([turned('earth', 'map', 0.0, 0.0)], 0, NEW))
-    with pytest.raises(MissingTransform, match='knows both, but no way'):
-        recent.find('map', 'front', 10 * S)
+    recent.put_static(make_tf_message([turned('earth', 'map', 0.0, 0.0)], 0, NEW))
+    with pytest.raises(TransformUnavailableError, match='knows both, but no way'):
+        recent.lookup('map', 'front', 10 * S)
 
 
 def test_messages_may_come_out_of_order():
-    recent = RecentTransforms()
+    recent = TransformBuffer()
     for at_ns in (3 * S, 1 * S, 2 * S):
-        recent.put_moving(to_message([driven(at_ns)], at_ns, NEW))
+        recent.put_moving(make_tf_message([driven(at_ns)], at_ns, NEW))
     at_ns = 1500 * MS
     expected = driven(at_ns).parent_T_child
-    np.testing.assert_allclose(recent.find('odom', 'base', at_ns), expected, atol=1e-9)
+    np.testing.assert_allclose(recent.lookup('odom', 'base', at_ns), expected, atol=1e-9)
 
 
 def test_old_transforms_are_forgotten(recent):
-    at_ns = 11 * S + KEPT_NS
+    at_ns = 11 * S + CACHE_TIME_NS
     for _ in range(2):
-        recent.put_moving(to_message([driven(at_ns)], at_ns, NEW))
-        assert recent.find('odom', 'base', at_ns - KEPT_NS) is not None
-        at_ns += KEPT_NS
-    with pytest.raises(MissingTransform, match='first heard of'):
-        recent.find('odom', 'base', 11 * S)
+        recent.put_moving(make_tf_message([driven(at_ns)], at_ns, NEW))
+        assert recent.lookup('odom', 'base', at_ns - CACHE_TIME_NS) is not None
+        at_ns += CACHE_TIME_NS
+    with pytest.raises(TransformUnavailableError, match='first heard of'):
+        recent.lookup('odom', 'base', 11 * S)
 
 
 def test_a_bag_that_is_played_again_begins_anew(recent):
     for at_ns in (40 * S, 10 * S):
-        recent.put_moving(to_message([driven(at_ns)], at_ns, NEW))
-    with pytest.raises(MissingTransform, match='last heard of 1000 ms before'):
-        recent.find('odom', 'base', 11 * S)
+        recent.put_moving(make_tf_message([driven(at_ns)], at_ns, NEW))
+    with pytest.raises(TransformUnavailableError, match='last heard of 1000 ms before'):
+        recent.lookup('odom', 'base', 11 * S)
 
 
 def test_time_set_back_forgets_what_moves_only(recent):
     recent.clear()
-    assert recent.find('base', 'front', 10 * S) is not None
-    with pytest.raises(MissingTransform, match='has not heard of odom'):
-        recent.find('odom', 'front', 10 * S)
+    assert recent.lookup('base', 'front', 10 * S) is not None
+    with pytest.raises(TransformUnavailableError, match='has not heard of odom'):
+        recent.lookup('odom', 'front', 10 * S)

@@ -6,7 +6,7 @@ import re
 import pytest
 from kitti_scenes import make_scenes
 
-from stl_core.cli import main as cli
+from stl_core.cli import main
 
 SMALL = (
     'detector.options={backbone: mobilenetv4_conv_small, neck: light, head_width: 8}',
@@ -25,7 +25,7 @@ def world(tmp_path_factory):
     folders = ', '.join(f'{name}: {root / name}' for name in ('image_2', 'calib', 'label_2'))
     path = root.parent / 'config.yaml'
     path.write_text(f'train: &frames\n  sources: [{{{folders}}}]\nval: *frames\n')
-    cli.main(['train', str(path), *SMALL, f'out={root.parent / "run"}'])
+    main.main(['train', str(path), *SMALL, f'out={root.parent / "run"}'])
     return root.parent
 
 
@@ -36,7 +36,7 @@ def student(world):
 def refused(capsys, *arguments):
     """Run a command that must fail; return the one line it says."""
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(each) for each in arguments])
+        main.main([str(each) for each in arguments])
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     return lines[-1]
@@ -50,7 +50,7 @@ def test_settings_may_stand_after_options(world, tmp_path, capsys):
 
 
 def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, capsys):
-    cli.main(
+    main.main(
         ['evaluate', student(world), str(world / 'training'), '--device', 'cpu']
         + ['--json', str(tmp_path / 'a.json'), '--results', str(tmp_path / 'results')]
     )
@@ -59,7 +59,7 @@ def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, cap
     assert 'Car: at score' in printed
     told = json.loads((tmp_path / 'a.json').read_text())
     assert told['ap'] == json.loads((world / 'run/metrics.json').read_text())
-    cli.main(
+    main.main(
         ['kitti-ap', str(world / 'training/label_2'), str(tmp_path / 'results')]
         + ['--json', str(tmp_path / 'b.json')]
     )
@@ -70,7 +70,7 @@ def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, cap
 
 def test_evaluate_reports_with_the_sigma_of_the_student(world, tmp_path, capsys):
     argv = ['evaluate', student(world), str(world / 'training'), '--device', 'cpu', '--report']
-    cli.main([*argv, str(tmp_path / 'report')])
+    main.main([*argv, str(tmp_path / 'report')])
     told = json.loads((tmp_path / 'report/figures.json').read_text())
     assert told['oracle']['as detected'] == json.loads((world / 'run/metrics.json').read_text())
     matched = told['depth_error']['Car'][-1]['count']
@@ -83,7 +83,7 @@ def test_evaluate_reports_with_the_sigma_of_the_student(world, tmp_path, capsys)
 
 
 def test_predict_draws_and_writes(world, tmp_path):
-    cli.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
+    main.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
     assert len(list((tmp_path / 'pictures').glob('*.png'))) == 4
     assert len(list((tmp_path / 'results').glob('*.txt'))) == 4
 
@@ -96,7 +96,7 @@ def test_results_of_another_student_do_not_stay(world, tmp_path, capsys):
     for name, text in (('000077', scored), ('000078', label), ('notes', scored), ('000079', '')):
         (results / f'{name}.txt').write_text(text)
     argv = ['predict', student(world), str(world / 'training'), '--out', str(tmp_path)]
-    cli.main([*argv, '--device', 'cpu'])
+    main.main([*argv, '--device', 'cpu'])
     ours = [f'{i:06d}.txt' for i in range(4)]
     assert sorted(path.name for path in results.iterdir()) == [*ours, '000078.txt', 'notes.txt']
 
@@ -125,7 +125,7 @@ def test_a_folder_for_figures_is_made_before_the_work(world, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     told = refused(capsys, *argv, '--json', tmp_path / 'file/x.json')
     assert 'file/x.json: no such folder can be made' in told
-    cli.main([*map(str, argv), '--json', str(tmp_path / 'new/x.json')])
+    main.main([*map(str, argv), '--json', str(tmp_path / 'new/x.json')])
     assert (tmp_path / 'new/x.json').is_file()
 
 
@@ -136,7 +136,7 @@ def test_a_list_of_no_frames_is_refused(world, tmp_path, capsys):
 
 
 def test_inspect_tells_the_header(world, capsys):
-    cli.main(['inspect', student(world)])
+    main.main(['inspect', student(world)])
     assert json.loads(capsys.readouterr().out)['input']['width_px'] == 160
 
 

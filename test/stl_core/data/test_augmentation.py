@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stl_core.data import augmentation as augment
-from stl_core.geometry import corners, lift, lower, project
-from stl_core.preprocessing import InputSpec, prepare
+from stl_core.data import augmentation
+from stl_core.geometry import box_corners, lift, project_objects, project_points
+from stl_core.preprocessing import InputSpec, preprocess_image
 from stl_core.types import Objects3D
 
 SPEC = InputSpec(512, 160)
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 1242, 375
 P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]])
 
 variations = st.builds(
-    augment.Variation,
+    augmentation.AugmentationParams,
     mirror=st.booleans(),
     zoom=st.floats(0.6, 1.4),
     shift=st.tuples(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2)),
@@ -41,18 +41,18 @@ def a_scene(x, z):
     image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
     depth_m = np.zeros((HEIGHT, WIDTH), np.float32)
     objects = one_car(x, z)
-    ((u, v),) = np.round(project(objects.center_m, P)[0]).astype(int)
+    ((u, v),) = np.round(project_points(objects.center_m, P)[0]).astype(int)
     image[v - 6 : v + 7, u - 6 : u + 7] = 255
     depth_m[v - 6 : v + 7, u - 6 : u + 7] = z
-    return augment.Scene(image, P, objects, depth_m, objects.center_m.copy())
+    return augmentation.AugmentationSample(image, P, objects, depth_m, objects.center_m.copy())
 
 
 @settings(deadline=None)
 @given(variations, st.floats(-5, 5), st.floats(12, 50))
 def test_pixels_depth_points_and_objects_meet_under_the_new_projection(variation, x, z):
-    canvas = augment.place(a_scene(x, z), SPEC, variation)
+    canvas = augmentation.apply_augmentation(a_scene(x, z), SPEC, variation)
     np.testing.assert_allclose(canvas.objects.center_m, canvas.points_m)
-    ((u, v),) = project(canvas.points_m, canvas.P)[0]
+    ((u, v),) = project_points(canvas.points_m, canvas.P)[0]
     if not (8 < u < SPEC.width_px - 9 and 8 < v < SPEC.height_px - 9):
         return
     # the square lies on whole pixels of the picture, and is seen in whole pixels of the canvas;
@@ -69,14 +69,17 @@ def test_pixels_depth_points_and_objects_meet_under_the_new_projection(variation
 @given(variations, st.floats(-5, 5), st.floats(12, 50))
 def test_boxes_come_back_and_mirror_rightly(variation, x, z):
     scene = a_scene(x, z)
-    canvas = augment.place(scene, SPEC, variation)
-    back = lift(lower(canvas.objects, canvas.P), canvas.P)
+    canvas = augmentation.apply_augmentation(scene, SPEC, variation)
+    back = lift(project_objects(canvas.objects, canvas.P), canvas.P)
     np.testing.assert_allclose(back.center_m, canvas.objects.center_m, atol=1e-9)
-    new, _ = project(corners(back.center_m, back.size_hwl_m, back.rotation_y)[0], canvas.P)
-    old, _ = project(
-        corners(scene.objects.center_m, scene.objects.size_hwl_m, scene.objects.rotation_y)[0], P
+    new, _ = project_points(
+        box_corners(back.center_m, back.size_hwl_m, back.rotation_y)[0], canvas.P
     )
-    A = augment.affine(WIDTH, HEIGHT, P, SPEC, variation)
+    old, _ = project_points(
+        box_corners(scene.objects.center_m, scene.objects.size_hwl_m, scene.objects.rotation_y)[0],
+        P,
+    )
+    A = augmentation.augmentation_affine(WIDTH, HEIGHT, P, SPEC, variation)
     moved = old * A[[0, 1], [0, 1]] + A[:2, 2]
     # a mirrored box has its corners in another order
     np.testing.assert_allclose(
@@ -86,8 +89,8 @@ def test_boxes_come_back_and_mirror_rightly(variation, x, z):
 
 def test_no_variation_is_what_the_predictor_does():
     scene = a_scene(2.0, 20.0)
-    canvas = augment.place(scene, SPEC, augment.Variation())
-    image, new_P = prepare(scene.image, P, SPEC)
+    canvas = augmentation.apply_augmentation(scene, SPEC, augmentation.AugmentationParams())
+    image, new_P = preprocess_image(scene.image, P, SPEC)
     np.testing.assert_array_equal(canvas.image, image)
     np.testing.assert_allclose(canvas.P, new_P)
 
@@ -95,8 +98,10 @@ def test_no_variation_is_what_the_predictor_does():
 @pytest.mark.parametrize('mirror', [False, True])
 def test_a_zoomed_picture_is_that_of_another_lens_of_the_same_camera(mirror):
     scene = a_scene(2.0, 20.0)
-    near = augment.place(scene, SPEC, augment.Variation(mirror))
-    far = augment.place(scene, SPEC, augment.Variation(mirror, zoom=1.3))
+    near = augmentation.apply_augmentation(scene, SPEC, augmentation.AugmentationParams(mirror))
+    far = augmentation.apply_augmentation(
+        scene, SPEC, augmentation.AugmentationParams(mirror, zoom=1.3)
+    )
     longer_lens = near.P[:, :3] * [[1.3, 1.0, 1.0], [1.0, 1.3, 1.0], [1.0, 1.0, 1.0]]
     np.testing.assert_allclose(far.P[:, :3], longer_lens, atol=1e-9)
 
@@ -104,28 +109,39 @@ def test_a_zoomed_picture_is_that_of_another_lens_of_the_same_camera(mirror):
 def test_a_principal_point_beside_the_picture_does_not_zoom_the_picture_away():
     scene = a_scene(2.0, 20.0)
     beside = np.array([[721.5, 0, 40000.0, 0], [0, 721.5, -9000.0, 0], [0, 0, 1, 0]])
-    canvas = augment.place(dataclasses.replace(scene, P=beside), SPEC, augment.Variation(zoom=1.4))
+    canvas = augmentation.apply_augmentation(
+        dataclasses.replace(scene, P=beside), SPEC, augmentation.AugmentationParams(zoom=1.4)
+    )
     assert (canvas.image > 0).mean() > 0.9
 
 
 def test_two_d_boxes_are_cut_where_the_picture_ends():
-    variation = augment.Variation(zoom=1.4, shift=(0.45, 0.0))
-    canvas = augment.place(a_scene(2.0, 20.0), SPEC, variation)
+    variation = augmentation.AugmentationParams(zoom=1.4, shift=(0.45, 0.0))
+    canvas = augmentation.apply_augmentation(a_scene(2.0, 20.0), SPEC, variation)
     assert canvas.objects.box_px[0, 2] == SPEC.width_px - 1
-    shrunk = augment.place(a_scene(2.0, 20.0), SPEC, augment.Variation(zoom=0.5))
+    shrunk = augmentation.apply_augmentation(
+        a_scene(2.0, 20.0), SPEC, augmentation.AugmentationParams(zoom=0.5)
+    )
     assert (shrunk.objects.box_px[0] < SPEC.width_px * 0.75).all()
 
 
 def test_draws_stay_in_their_bounds_and_follow_the_seed():
-    config = augment.Config(flip=0.5, crop=0.7, scale=0.3, shift=0.1, colour=0.2)
-    drawn = [augment.draw(config, np.random.default_rng([1, i])) for i in range(500)]
-    again = [augment.draw(config, np.random.default_rng([1, i])) for i in range(500)]
+    config = augmentation.Config(flip=0.5, crop=0.7, scale=0.3, shift=0.1, colour=0.2)
+    drawn = [
+        augmentation.draw_augmentation(config, np.random.default_rng([1, i])) for i in range(500)
+    ]
+    again = [
+        augmentation.draw_augmentation(config, np.random.default_rng([1, i])) for i in range(500)
+    ]
     assert drawn == again
     assert 0.4 < np.mean([d.mirror for d in drawn]) < 0.6
     assert 0.6 < np.mean([d.zoom != 1 for d in drawn]) < 0.8
     assert all(0.7 <= d.zoom <= 1.3 and max(map(abs, d.shift)) <= 0.2 for d in drawn)
     assert all(0.8 <= factor <= 1.2 for d in drawn for factor in d.colour)
-    assert augment.draw(augment.Config(flip=0.0), np.random.default_rng(0)) == augment.Variation()
+    assert (
+        augmentation.draw_augmentation(augmentation.Config(flip=0.0), np.random.default_rng(0))
+        == augmentation.AugmentationParams()
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +150,7 @@ def test_draws_stay_in_their_bounds_and_follow_the_seed():
 )
 def test_colours_by_hand(factors, expected):
     image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    found = augment.recolour(image, *factors)[0, 0].astype(int)
+    found = augmentation.jitter_colour(image, *factors)[0, 0].astype(int)
     # grey of (200, 100, 50) is 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
     np.testing.assert_allclose(found, expected, atol=1)
 
@@ -152,4 +168,4 @@ def test_colours_by_hand(factors, expected):
 )
 def test_strengths_without_sense_are_refused(name, value, expected):
     with pytest.raises(ValueError, match=f'{name}: expected {expected}, got {value}'):
-        augment.Config(**{name: value})
+        augmentation.Config(**{name: value})

@@ -24,9 +24,9 @@ def test_batches_do_not_depend_on_the_workers_nor_on_what_is_kept(scenes, tmp_pa
     found = []
     for workers, kept in ((0, False), (2, True)):
         data = dataclasses.replace(run.train, keep_images=kept)
-        frames = dataset.Frames(data, run.input, run.classes, run.seed)
-        sampler = dataset.ShuffledBatches(len(frames), 2, run.seed)
-        loader = dataset.batches(frames, sampler, workers)
+        frames = dataset.FrameDataset(data, run.input, run.classes, run.seed)
+        sampler = dataset.ShuffledBatchSampler(len(frames), 2, run.seed)
+        loader = dataset.make_dataloader(frames, sampler, workers)
         epochs = []
         for sampler.epoch in (0, 1):
             epochs.append(list(loader))
@@ -57,56 +57,58 @@ def test_only_what_is_within_the_limits_is_taught():
     limits = dataset.DataConfig(
         min_depth_m=2.0, max_depth_m=65.0, min_height_px=25.0, max_occluded=2, max_truncated=0.5
     )
-    assert dataset.taught(labels, limits).center_m[:, 2].tolist() == [20.0]
-    assert len(dataset.taught(labels[:1], limits)) == 1
-    assert len(dataset.taught(labels, dataset.DataConfig())) == count - 1  # 70 m
+    assert dataset.filter_trainable(labels, limits).center_m[:, 2].tolist() == [20.0]
+    assert len(dataset.filter_trainable(labels[:1], limits)) == 1
+    assert len(dataset.filter_trainable(labels, dataset.DataConfig())) == count - 1  # 70 m
 
 
 def test_no_batch_has_a_single_image_left_over():
-    assert [len(b) for b in dataset.ShuffledBatches(5, 2, 0)] == [2, 3]
-    assert [len(b) for b in dataset.ShuffledBatches(6, 4, 0)] == [3, 3]
-    assert [len(b) for b in dataset.ShuffledBatches(1, 4, 0)] == [1]
-    assert [len(b) for b in dataset.ShuffledBatches(3, 1, 0)] == [1, 1, 1]
-    seen = [index for batch in dataset.ShuffledBatches(9, 4, 0) for _, index in batch]
+    assert [len(b) for b in dataset.ShuffledBatchSampler(5, 2, 0)] == [2, 3]
+    assert [len(b) for b in dataset.ShuffledBatchSampler(6, 4, 0)] == [3, 3]
+    assert [len(b) for b in dataset.ShuffledBatchSampler(1, 4, 0)] == [1]
+    assert [len(b) for b in dataset.ShuffledBatchSampler(3, 1, 0)] == [1, 1, 1]
+    seen = [index for batch in dataset.ShuffledBatchSampler(9, 4, 0) for _, index in batch]
     assert sorted(seen) == list(range(9))
 
 
 def test_batches_are_of_one_size_and_processes_share_each():
     for frames in range(2, 40):
         for size in range(2, 9):
-            whole = list(dataset.ShuffledBatches(frames, size, 3))
+            whole = list(dataset.ShuffledBatchSampler(frames, size, 3))
             lengths = [len(batch) for batch in whole]
             assert max(lengths) - min(lengths) <= 1
             assert max(lengths) <= max(size, 3)
             assert min(lengths) >= 2
-            parts = [list(dataset.ShuffledBatches(frames, size, 3, (r, 3))) for r in range(3)]
+            parts = [list(dataset.ShuffledBatchSampler(frames, size, 3, (r, 3))) for r in range(3)]
             joined = [list(itertools.chain(*each)) for each in zip(*parts, strict=True)]
             assert joined == whole
 
 
 def test_a_batch_can_be_pinned_and_taken_apart(scenes, tmp_path):
     run = small_config(scenes, tmp_path)
-    frames = dataset.Frames(run.train, run.input, run.classes, run.seed)
+    frames = dataset.FrameDataset(run.train, run.input, run.classes, run.seed)
     whole = dataset.collate([frames[0, index] for index in range(5)], 50)
-    part = batch.rows(whole, slice(1, 3))
+    part = batch.slice_batch(whole, slice(1, 3))
     assert part.ids == whole.ids[1:3]
     assert torch.equal(part.image, whole.image[1:3])
     assert torch.equal(part.targets.center_px, whole.targets.center_px[1:3])
-    doubled = batch.each_tensor(whole, lambda tensor: tensor * 2)
+    doubled = batch.map_tensors(whole, lambda tensor: tensor * 2)
     assert torch.equal(doubled.targets.depth_m, whole.targets.depth_m * 2)
     assert callable(whole.pin_memory)  # DataLoader asks for this, and pins nothing without
 
 
 def test_a_source_may_have_a_split_of_its_own(scenes, tmp_path):
     folders = {name: str(scenes / name) for name in ('image_2', 'calib', 'label_2')}
-    ids = [files.id for files in kitti.find_frames(kitti.Source(**folders))]
+    ids = [files.id for files in kitti.list_kitti_frames(kitti.KittiFolders(**folders))]
     (tmp_path / 'own.txt').write_text(f'{ids[3]} {ids[1]}')
     (tmp_path / 'all.txt').write_text(ids[0])
-    own = kitti.Source(**folders, split=str(tmp_path / 'own.txt'))
-    config = dataset.DataConfig((own, kitti.Source(**folders)), split=str(tmp_path / 'all.txt'))
+    own = kitti.KittiFolders(**folders, split=str(tmp_path / 'own.txt'))
+    config = dataset.DataConfig(
+        (own, kitti.KittiFolders(**folders)), split=str(tmp_path / 'all.txt')
+    )
     assert [files.id for files in dataset.list_frames(config)] == [ids[3], ids[1], ids[0]]
 
 
 def test_the_lens_of_frames_is_told_on_the_canvas(scenes, tmp_path):
     files = dataset.list_frames(small_config(scenes, tmp_path).train)
-    assert dataset.focal_px(files, InputSpec(160, 64)) == pytest.approx(P2[0, 0] / 2)
+    assert dataset.median_focal_px(files, InputSpec(160, 64)) == pytest.approx(P2[0, 0] / 2)

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import maximum_filter
 
-from stl_core.data.depth_completion import Fill, complete, hidden, ray_spacing
+from stl_core.data.depth_completion import (
+    CompletionConfig,
+    complete_depth,
+    occluded_rays,
+    ray_spacing,
+)
 
 WIDTH, HEIGHT = 1242, 375
 FOCAL, MIDDLE = 721.5, 172.9
@@ -31,7 +36,7 @@ def road():
 def test_a_road_comes_out_flat_however_few_the_beams(down):
     true = road()
     seen = grid(down) & (true > 0)
-    found = complete(np.where(seen, true, 0))
+    found = complete_depth(np.where(seen, true, 0))
     rows = np.flatnonzero(seen.any(1))
     assert found[rows[0] : rows[-1] + 1].all()
     near = (true < 40) & (np.arange(HEIGHT) <= rows[-1])[:, None] & (true > 0)
@@ -43,7 +48,7 @@ def test_a_road_comes_out_flat_however_few_the_beams(down):
 def test_a_wall_at_a_slant_comes_out_flat():
     columns = np.arange(WIDTH)[None] - 100.0
     true = np.broadcast_to(FOCAL * 6 / (columns + 250), (HEIGHT, WIDTH)).astype(np.float32)
-    found = complete(np.where(grid(6), true, 0))
+    found = complete_depth(np.where(grid(6), true, 0))
     inner = np.s_[106:-10, 5:-5]
     np.testing.assert_allclose(found[inner], true[inner], rtol=0.005)
 
@@ -52,7 +57,7 @@ def test_a_wall_at_a_slant_comes_out_flat():
 def test_no_depth_is_between_a_car_and_what_is_behind_it(down):
     true = np.full((HEIGHT, WIDTH), 42.0, np.float32)
     true[160:260, 500:700] = 14.0
-    found = complete(np.where(grid(down), true, 0))
+    found = complete_depth(np.where(grid(down), true, 0))
     known = found > 0
     assert (np.isclose(found, 14.0) | np.isclose(found, 42.0))[known].all()
     wrong = np.argwhere(known & ~np.isclose(found, true))
@@ -65,7 +70,7 @@ def test_a_car_on_a_road_keeps_its_edges():
     true = road().copy()
     true[150:232, 560:680] = FOCAL * 1.65 / (231.5 - MIDDLE)  # its wheels stand on the road
     true[:150] = 0
-    found = complete(np.where(grid(5), true, 0))
+    found = complete_depth(np.where(grid(5), true, 0))
     body = found[153:228, 563:677]
     np.testing.assert_allclose(body[body > 0], true[200, 600], rtol=0.02)
     assert (body > 0).mean() > 0.99
@@ -76,7 +81,7 @@ def test_a_car_on_a_road_keeps_its_edges():
 def test_nothing_is_known_above_the_scan_or_far_from_rays():
     true = road()
     seen = grid(5, top=230) & (np.arange(WIDTH) < 600)[None]
-    found = complete(np.where(seen, true, 0))
+    found = complete_depth(np.where(seen, true, 0))
     assert not found[:228].any()
     assert not found[:, 602:].any()
     assert found[230:370, :600].all()
@@ -87,7 +92,7 @@ def test_a_hole_wider_than_a_lost_beam_stays_open():
     seen = grid(5)
     seen[151:174] = False  # 25 pixels from ray to ray
     seen[271:279] = False  # one beam
-    found = complete(np.where(seen, true, 0))
+    found = complete_depth(np.where(seen, true, 0))
     assert not found[154:172].any()
     assert found[175:370].all()
 
@@ -97,7 +102,7 @@ def test_few_rays_fill_little(points):
     sparse = np.zeros((HEIGHT, WIDTH), np.float32)
     at = np.random.default_rng(points).integers([0, 0], [HEIGHT, WIDTH], (points, 2))
     sparse[at[:, 0], at[:, 1]] = 10.0
-    found = complete(sparse)
+    found = complete_depth(sparse)
     assert (found > 0).sum() <= points * 21 * 21
     assert set(np.unique(found)) <= {0.0, 10.0}
 
@@ -119,10 +124,10 @@ sparse_maps = st.builds(
 @given(sparse_maps, st.integers(1, 6), st.integers(1, 12))
 def test_any_map_is_filled_near_rays_only_with_depths_that_rays_have(sparse, across, down):
     before = sparse.copy()
-    fill = Fill(spacing_px=(across, down))
-    found = complete(sparse, fill)
+    fill = CompletionConfig(spacing_px=(across, down))
+    found = complete_depth(sparse, fill)
     np.testing.assert_array_equal(sparse, before)
-    np.testing.assert_array_equal(found, complete(sparse, fill))
+    np.testing.assert_array_equal(found, complete_depth(sparse, fill))
     assert found.shape == sparse.shape
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
@@ -143,7 +148,7 @@ def test_a_ray_keeps_what_it_measured_where_beams_are_closer_than_rays():
     """Half the way to the next ray along a beam is farther than the next beam."""
     sparse = np.zeros((60, 200), np.float32)
     sparse[20, ::20], sparse[28, ::20], sparse[36, ::20] = 12.0, 10.0, 12.0
-    found = complete(sparse, Fill(spacing_px=(20, 2)))
+    found = complete_depth(sparse, CompletionConfig(spacing_px=(20, 2)))
     np.testing.assert_allclose(found[sparse > 0], sparse[sparse > 0], rtol=1e-6)
 
 
@@ -154,10 +159,10 @@ def test_rays_past_the_edge_of_a_car_are_not_seen():
     ghost[:, ::2] = False
     sparse[ghost] = 30.0
     across, _ = ray_spacing(sparse)
-    np.testing.assert_array_equal(hidden(sparse, across), ghost)
-    np.testing.assert_allclose(complete(sparse)[110:370], 12.0, rtol=1e-5)
+    np.testing.assert_array_equal(occluded_rays(sparse, across), ghost)
+    np.testing.assert_allclose(complete_depth(sparse)[110:370], 12.0, rtol=1e-5)
     true = road()
-    assert not hidden(np.where(grid(5), true, 0), across).any()
+    assert not occluded_rays(np.where(grid(5), true, 0), across).any()
 
 
 @pytest.mark.parametrize(('down', 'across'), [(5, 3), (6, 2), (10, 3), (20, 4), (33, 9)])
@@ -166,6 +171,11 @@ def test_the_spacing_of_rays_is_measured(down, across):
 
 
 def test_fill_refuses_what_makes_no_sense():
-    for wrong in ({'spacing_px': (0, 5)}, {'span': 0.5}, {'same': 1.0}, {'hidden': 0.0}):
-        with pytest.raises(ValueError, match=r'spacing_px|span'):
-            Fill(**wrong)
+    for wrong in (
+        {'spacing_px': (0, 5)},
+        {'max_gap_spacings': 0.5},
+        {'same_surface_tolerance': 1.0},
+        {'occlusion_margin': 0.0},
+    ):
+        with pytest.raises(ValueError, match=r'spacing_px|max_gap_spacings'):
+            CompletionConfig(**wrong)

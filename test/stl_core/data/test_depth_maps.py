@@ -7,21 +7,21 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import distance_transform_edt, minimum_filter1d
 
 from stl_core import geometry
-from stl_core.cli import main as cli
-from stl_core.data.depth_completion import complete, hidden
+from stl_core.cli import main
+from stl_core.data.depth_completion import complete_depth, occluded_rays
 from stl_core.data.depth_maps import (
-    MOST_DEPTH_M,
-    depth_of_frame,
-    depth_of_scan,
+    MAX_DEPTH_M,
+    depth_from_scan,
+    load_frame_depth,
     read_depth,
     sparse_depth,
-    to_camera,
+    velo_to_camera,
     write_depth,
 )
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic import frame
 from stl_core.data.synthetic.sensors import camera, lidar
-from stl_core.geometry import backproject
+from stl_core.geometry import backproject_pixels
 from stl_core.preprocessing import InputSpec, warp_depth
 
 WIDTH, HEIGHT = 1242, 375
@@ -33,7 +33,7 @@ P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]]
 
 def test_points_land_where_they_are_projected_with_their_own_z():
     z = np.array([5.0, 22.22, 70.0])
-    points = backproject(np.array([[10.2, 300.4], [610, 180], [1200.4, 119.6]]), z, P)
+    points = backproject_pixels(np.array([[10.2, 300.4], [610, 180], [1200.4, 119.6]]), z, P)
     found = sparse_depth(points, P, WIDTH, HEIGHT)
     assert (found > 0).sum() == 3
     np.testing.assert_allclose(found[[300, 180, 120], [10, 610, 1200]], z, rtol=1e-6)
@@ -41,7 +41,7 @@ def test_points_land_where_they_are_projected_with_their_own_z():
 
 def test_of_points_in_one_pixel_the_nearest_is_seen_in_any_order():
     pixels, z = np.tile([[600.0, 200.0]], (5, 1)), np.array([30.0, 7.0, 50.0, 7.5, 12.0])
-    points = backproject(pixels, z, P)
+    points = backproject_pixels(pixels, z, P)
     for order in (slice(None), slice(None, None, -1)):
         assert sparse_depth(points[order], P, WIDTH, HEIGHT)[200, 600] == np.float32(7)
 
@@ -49,7 +49,7 @@ def test_of_points_in_one_pixel_the_nearest_is_seen_in_any_order():
 def test_a_pixel_ends_half_way_to_the_next_and_so_does_the_image():
     inside = [[-0.49, -0.49], [WIDTH - 0.51, HEIGHT - 0.51], [-0.49, 100.0], [600.0, -0.49]]
     outside = [[-0.51, 50], [WIDTH - 0.49, 50], [50, -0.51], [50, HEIGHT - 0.49]]
-    points = backproject(np.array([*inside, *outside]), np.full(8, 10.0), P)
+    points = backproject_pixels(np.array([*inside, *outside]), np.full(8, 10.0), P)
     found = sparse_depth(points, P, WIDTH, HEIGHT)
     assert (found > 0).sum() == 4
     assert (found[[0, -1, 100, 0], [0, -1, 0, 600]] > 0).all()
@@ -75,9 +75,9 @@ def test_a_synthetic_scan_is_completed_to_the_true_depth(street):
     pose = np.eye(4)
     pose[:3, :3] = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
     pose[:3, 3] = lidar.Lidar().position_m
-    points = to_camera(street.scan.points, pose)
+    points = velo_to_camera(street.scan.points, pose)
     height, width = street.depth_m.shape
-    found = complete(sparse_depth(points, street.camera.P, width, height))
+    found = complete_depth(sparse_depth(points, street.camera.P, width, height))
     known = (found > 0) & (street.depth_m > 0)
     error = np.abs(found - street.depth_m)[known] / street.depth_m[known]
     assert np.median(error) < 0.004
@@ -90,13 +90,13 @@ def test_a_synthetic_scan_is_completed_to_the_true_depth(street):
 def real_frame(data, frame_id):
     folder = data / 'training'
     names = ('image_2', 'calib', 'label_2', 'velodyne')
-    source = kitti.Source(*(str(folder / name) for name in names))
-    return kitti.find_frames(source, (frame_id,))[0]
+    source = kitti.KittiFolders(*(str(folder / name) for name in names))
+    return kitti.list_kitti_frames(source, (frame_id,))[0]
 
 
 def rays_of(files):
     calib = kitti.read_calib(files.calib)
-    points = to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    points = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
     return sparse_depth(points, calib.P2, WIDTH, HEIGHT)
 
 
@@ -106,11 +106,11 @@ def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id)
     scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
     beam = np.append(0, np.cumsum(np.diff(np.arctan2(scan[:, 1], scan[:, 0])) < -1.5))
     assert beam[-1] in (63, 64)
-    points = to_camera(scan, calib.cam_T_velo)
+    points = velo_to_camera(scan, calib.cam_T_velo)
     every = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
     some = sparse_depth(points[beam % 5 != 2], calib.P2, WIDTH, HEIGHT)
-    held = (some == 0) & (every > 0) & ~hidden(every, 3)
-    found = complete(some)[held]
+    held = (some == 0) & (every > 0) & ~occluded_rays(every, 3)
+    found = complete_depth(some)[held]
     assert held.sum() > 2000
     assert (found > 0).mean() > 0.8
     error = np.abs(found - every[held])[found > 0] / every[held][found > 0]
@@ -121,12 +121,12 @@ def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id)
 def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
     files = real_frame(mono3d_data, '000008')
     rays = rays_of(files)
-    found = depth_of_scan(files, WIDTH, HEIGHT)
-    seen = (rays > 0) & ~hidden(rays, 3)
+    found = depth_from_scan(files, WIDTH, HEIGHT)
+    seen = (rays > 0) & ~occluded_rays(rays, 3)
     assert (found[seen] > 0).all()
     assert (np.abs(found - rays)[seen] < 0.02 * rays[seen]).mean() > 0.95
     # the label's cars are where the map says, with half a car's length to spare
-    cars = kitti.read_labels(files.label_2).select(('Car',))
+    cars = kitti.read_labels(files.label_2).to_objects(('Car',))
     for box, z in zip(cars.box_px.astype(int), cars.center_m[:, 2], strict=True):
         inside = found[box[1] : box[3], box[0] : box[2]]
         assert abs(np.median(inside[inside > 0]) - z) < 3.5
@@ -135,7 +135,7 @@ def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_a_real_map_is_silent_where_no_ray_is_near(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
-    rays, found = rays_of(files) > 0, depth_of_scan(files, WIDTH, HEIGHT) > 0
+    rays, found = rays_of(files) > 0, depth_from_scan(files, WIDTH, HEIGHT) > 0
     away = distance_transform_edt(~rays)
     assert away[found].max() < 10  # beams are 4 to 7 pixels apart
     rows = np.arange(HEIGHT)[:, None]
@@ -150,7 +150,7 @@ def beside_objects(files, rays):
     """Windows at both sides of labels whose rays leave a gap in depth, and the gap's ends."""
     labels = kitti.read_labels(files.label_2)
     labels = labels[labels.name != 'DontCare']
-    corners = geometry.corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
+    corners = geometry.box_corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
     far_sides, boxes = corners[..., 2].max(1) + 0.5, labels.box_px.round().astype(int)
     for (left, top, right, bottom), far_side in zip(boxes, far_sides, strict=True):
         middle = (top + bottom) // 2  # below it, the road joins the object to what is behind
@@ -166,7 +166,7 @@ def test_hardly_a_pixel_beside_a_real_object_is_between_it_and_what_is_behind(mo
     ours, blended = [], []
     for frame_id in ('000008', '000010', '000011', '000114'):
         files = real_frame(mono3d_data, frame_id)
-        rays, found = rays_of(files), depth_of_scan(files, WIDTH, HEIGHT)
+        rays, found = rays_of(files), depth_from_scan(files, WIDTH, HEIGHT)
         straight = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
         between = straight(*np.mgrid[:HEIGHT, :WIDTH])
         for window, low, high in beside_objects(files, rays):
@@ -209,7 +209,7 @@ def test_a_warped_depth_file_keeps_its_depths(tmp_path):
 
 
 def test_what_sixteen_bits_cannot_hold_is_unknown(tmp_path):
-    depth_m = np.array([[MOST_DEPTH_M, 300.0, -1.0, np.nan, np.inf, 0.0, 255.9]], np.float32)
+    depth_m = np.array([[MAX_DEPTH_M, 300.0, -1.0, np.nan, np.inf, 0.0, 255.9]], np.float32)
     with np.errstate(all='raise'):
         write_depth(tmp_path / 'a.png', depth_m)
     np.testing.assert_array_equal(read_depth(tmp_path / 'a.png')[0] > 0, [0, 0, 0, 0, 0, 0, 1])
@@ -218,7 +218,7 @@ def test_what_sixteen_bits_cannot_hold_is_unknown(tmp_path):
 def test_depth_files_hold_metres_times_256(tmp_path, street):
     write_depth(tmp_path / 'a.png', street.depth_m)
     raw = cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED)
-    known = street.depth_m < MOST_DEPTH_M
+    known = street.depth_m < MAX_DEPTH_M
     np.testing.assert_array_equal(raw, np.where(known, np.round(street.depth_m * 256), 0))
 
 
@@ -253,7 +253,7 @@ def folder(tmp_path):
 
 def frames_of(folder, **names):
     given = {name: str(folder / name) for name in ('image_2', 'calib')}
-    return kitti.find_frames(kitti.Source(**given, **names))
+    return kitti.list_kitti_frames(kitti.KittiFolders(**given, **names))
 
 
 def test_a_frame_has_the_depth_of_its_file_or_else_of_its_scan(folder):
@@ -263,30 +263,30 @@ def test_a_frame_has_the_depth_of_its_file_or_else_of_its_scan(folder):
     first, second = frames_of(folder, **both)
     assert first.depth_2 is None
     assert second.depth_2 == folder / 'depth_2/000001.png'
-    scanned = depth_of_frame(first, 320, 96)
+    scanned = load_frame_depth(first, 320, 96)
     known = scanned > 0
     np.testing.assert_allclose(scanned[known], 12.0, rtol=1e-5)
     assert known[36:60, 12:-12].mean() > 0.99
     assert not known[:30].any()
-    np.testing.assert_array_equal(depth_of_frame(second, 320, 96), 33.0)
+    np.testing.assert_array_equal(load_frame_depth(second, 320, 96), 33.0)
     with pytest.raises(kitti.DataError, match=r'000001.png: 320x96 pixels, .* 320x97'):
-        depth_of_frame(second, 320, 97)
+        load_frame_depth(second, 320, 97)
 
 
 def test_a_frame_without_depth_is_told_with_both_files_it_could_have(folder):
     with pytest.raises(kitti.DataError, match=r'depth_2/000000.png or velodyne/000000.bin'):
-        depth_of_frame(frames_of(folder)[0], 320, 96)
+        load_frame_depth(frames_of(folder)[0], 320, 96)
 
 
 def test_the_command_writes_what_is_missing(folder):
     out = folder / 'depth_2'
-    cli.main(['depth-maps', str(folder), str(out), '--workers', '0'])
+    main.main(['depth-maps', str(folder), str(out), '--workers', '0'])
     first, second = sorted(out.iterdir())
-    expected = depth_of_scan(frames_of(folder, velodyne=str(folder / 'velodyne'))[1], 320, 96)
+    expected = depth_from_scan(frames_of(folder, velodyne=str(folder / 'velodyne'))[1], 320, 96)
     np.testing.assert_allclose(read_depth(second), expected, atol=1 / 512)
     first.unlink()
     write_depth(second, np.full((96, 320), 5.0))
-    cli.main(['depth-maps', str(folder), str(out), '--workers', '0'])
+    main.main(['depth-maps', str(folder), str(out), '--workers', '0'])
     assert first.exists()
     assert (read_depth(second) == 5.0).all()
 
@@ -294,9 +294,9 @@ def test_the_command_writes_what_is_missing(folder):
 def test_the_command_names_a_missing_scan(folder, capsys):
     (folder / 'velodyne/000001.bin').unlink()
     with pytest.raises(SystemExit):
-        cli.main(['depth-maps', str(folder), str(folder / 'depth_2')])
+        main.main(['depth-maps', str(folder), str(folder / 'depth_2')])
     assert 'velodyne/000001.bin: no such scan' in capsys.readouterr().err
     (folder / 'some.txt').write_text('000000\n')
     some = ['--split', str(folder / 'some.txt'), '--workers', '0']
-    cli.main(['depth-maps', str(folder), str(folder / 'depth_2'), *some])
+    main.main(['depth-maps', str(folder), str(folder / 'depth_2'), *some])
     assert [path.name for path in (folder / 'depth_2').iterdir()] == ['000000.png']

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stl_core import types as types_module
+from stl_core import types
 from stl_core.data.sources import kitti
 
 LINE = 'Car 0.00 1 -1.57 10.00 20.00 110.50 80.00 1.50 1.60 4.00 1.00 2.00 20.00 -1.50'
@@ -25,7 +25,7 @@ def test_a_label_moves_from_the_bottom_to_the_middle(tmp_path):
 
 def test_select_keeps_the_listed_classes_in_their_order(tmp_path):
     text = '\n'.join([LINE, DONT_CARE, LINE.replace('Car', 'Cyclist'), LINE.replace('Car', 'Van')])
-    chosen = kitti.read_labels(write(tmp_path / 'a.txt', text)).select(('Cyclist', 'Car'))
+    chosen = kitti.read_labels(write(tmp_path / 'a.txt', text)).to_objects(('Cyclist', 'Car'))
     assert list(chosen.class_id) == [1, 0]
     assert (chosen.depth_sigma_m == 0).all()
 
@@ -33,7 +33,7 @@ def test_select_keeps_the_listed_classes_in_their_order(tmp_path):
 def test_results_read_back_as_written(tmp_path):
     labels = kitti.read_labels(write(tmp_path / 'a.txt', f'{LINE} 0.75\n'))
     again = kitti.read_labels(write(tmp_path / 'b.txt', kitti.format_results(labels)))
-    for name in types_module.Labels.WIDTHS:
+    for name in types.Labels.FIELD_SHAPES:
         np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
 
 
@@ -127,16 +127,16 @@ def test_velodyne_lands_on_the_cars(mono3d_data):
 def test_find_frames_lists_and_refuses(tmp_path):
     for folder in ('image_2', 'calib', 'label_2'):
         (tmp_path / folder).mkdir()
-    source = kitti.Source(*(str(tmp_path / f) for f in ('image_2', 'calib', 'label_2')))
+    source = kitti.KittiFolders(*(str(tmp_path / f) for f in ('image_2', 'calib', 'label_2')))
     with pytest.raises(kitti.DataError, match=r'no \.png or \.jpg'):
-        kitti.find_frames(source)
+        kitti.list_kitti_frames(source)
     (tmp_path / 'image_2/000001.png').touch()
     with pytest.raises(kitti.DataError, match=r'calib/000001.txt: no such file'):
-        kitti.find_frames(source)
+        kitti.list_kitti_frames(source)
     (tmp_path / 'calib/000001.txt').touch()
     with pytest.raises(kitti.DataError, match=r'label_2/000001.txt: no such file'):
-        kitti.find_frames(source)
+        kitti.list_kitti_frames(source)
     (tmp_path / 'label_2/000001.txt').touch()
-    assert [frame.id for frame in kitti.find_frames(source)] == ['000001']
+    assert [frame.id for frame in kitti.list_kitti_frames(source)] == ['000001']
     with pytest.raises(kitti.DataError, match=r'000002.png: listed but missing'):
-        kitti.find_frames(source, ('000002',))
+        kitti.list_kitti_frames(source, ('000002',))

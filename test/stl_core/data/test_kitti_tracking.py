@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stl_core.data.sources import kitti_tracking as tracking
+from stl_core.data.sources import kitti_tracking
 from stl_core.data.sources.kitti import DataError
 
 CALIB = """P2: 700 0 600 45 0 700 170 0.2 0 0 1 0.003
@@ -38,8 +38,8 @@ def oxts_row(latitude=0.0, longitude=0.0, altitude=0.0, roll=0.0, pitch=0.0, yaw
 
 
 def test_a_drive_is_found_with_what_it_has(tmp_path):
-    drive = tracking.read_drive(make_drive(tmp_path / 'a', numbers=(3, 5)))
-    (front,) = drive.views
+    drive = kitti_tracking.read_drive(make_drive(tmp_path / 'a', numbers=(3, 5)))
+    (front,) = drive.cameras
     assert front.name == 'front'
     assert list(front.images) == [3, 5]
     assert list(drive.scans) == [3]
@@ -54,17 +54,17 @@ def test_a_drive_is_found_with_what_it_has(tmp_path):
 def test_labels_are_told_apart_by_frame_and_track(tmp_path):
     path = tmp_path / 'a.txt'
     path.write_text(f'4 7 {CAR}\n9 8 {CAR}\n4 -1 {NOTHING}\n\n')
-    found = tracking.read_tracks(path)
-    assert {frame: tracks.ids for frame, tracks in found.items()} == {4: (7, -1), 9: (8,)}
+    found = kitti_tracking.read_tracks(path)
+    assert {frame: tracks.track_ids for frame, tracks in found.items()} == {4: (7, -1), 9: (8,)}
     assert found[4].labels.name.tolist() == ['Car', 'DontCare']
     assert found[4].labels.truncated.tolist() == [0.5, -1]  # level 1 of 0 1 2, as a share
     assert found[4].labels.occluded.tolist() == [2, -1]
     np.testing.assert_allclose(found[4].labels.center_m[0], [-4.0, 1.7 - 0.75, 12.0])
-    assert found[9].text == CAR.replace('Car 1', 'Car 0.5') + '\n'
+    assert found[9].label_lines == CAR.replace('Car 1', 'Car 0.5') + '\n'
 
 
 def test_gps_becomes_metres_north_east_and_up(tmp_path):
-    metre = 180 / np.pi / tracking.EARTH_M  # of latitude, degrees
+    metre = 180 / np.pi / kitti_tracking.EARTH_RADIUS_M  # of latitude, degrees
     east = metre / np.cos(np.radians(49.0))
     rows = [
         oxts_row(49.0, 8.4, 100.0, yaw=np.pi / 2),
@@ -73,7 +73,7 @@ def test_gps_becomes_metres_north_east_and_up(tmp_path):
         oxts_row(49.0, 8.4, 100.0, pitch=-0.1, yaw=np.pi / 2),
     ]
     (tmp_path / 'a.txt').write_text(''.join(rows))
-    way = tracking.read_oxts(tmp_path / 'a.txt')
+    way = kitti_tracking.read_oxts(tmp_path / 'a.txt')
     np.testing.assert_array_equal(way[0], np.eye(4))
     # it starts heading north: north is ahead (x), east to the right (-y)
     np.testing.assert_allclose(way[1, :3, 3], [30, 0, 0], atol=1e-3)
@@ -91,7 +91,7 @@ def test_the_way_of_the_camera_becomes_that_of_the_car(tmp_path):
     for second, place in ((ahead, [2, 0, 0]), (turned, [1.07 + 0.3, -0.3 + 1.07, 0])):
         rows = [' '.join(map(str, pose.ravel())) for pose in (np.eye(4)[:3], second)]
         (root / 'poses/0000.txt').write_text('\n'.join(rows))
-        odom_T_base = tracking.read_drive(root).odom_T_base
+        odom_T_base = kitti_tracking.read_drive(root).odom_T_base
         np.testing.assert_allclose(odom_T_base[0], np.eye(4), atol=1e-12)
         np.testing.assert_allclose(odom_T_base[1, :3, 3], place, atol=1e-12)
 
@@ -99,21 +99,25 @@ def test_the_way_of_the_camera_becomes_that_of_the_car(tmp_path):
 def test_a_ring_has_a_camera_a_folder(tmp_path):
     for name in ('training', 'left/training', 'back/training'):
         make_drive(tmp_path / name)
-    assert [view.name for view in tracking.read_drive(tmp_path).views] == ['front', 'back', 'left']
-    assert [v.name for v in tracking.read_drive(tmp_path / 'training').views] == ['front']
+    assert [view.name for view in kitti_tracking.read_drive(tmp_path).cameras] == [
+        'front',
+        'back',
+        'left',
+    ]
+    assert [v.name for v in kitti_tracking.read_drive(tmp_path / 'training').cameras] == ['front']
     (tmp_path / 'left/training/image_02/0000/000001.png').unlink()
     with pytest.raises(DataError, match=r'left/training/image_02/0000/000001\.png: missing'):
-        tracking.read_drive(tmp_path)
+        kitti_tracking.read_drive(tmp_path)
 
 
 def test_one_of_several_drives_is_chosen(tmp_path):
     make_drive(tmp_path, name='0000')
     make_drive(tmp_path, numbers=(4,), name='0001')
-    assert list(tracking.read_drive(tmp_path, '0001').views[0].images) == [4]
+    assert list(kitti_tracking.read_drive(tmp_path, '0001').cameras[0].images) == [4]
     with pytest.raises(DataError, match=r'image_02: which drive\?; it has 0000, 0001'):
-        tracking.read_drive(tmp_path)
+        kitti_tracking.read_drive(tmp_path)
     with pytest.raises(DataError, match='no drive 0002; it has 0000, 0001'):
-        tracking.read_drive(tmp_path, '0002')
+        kitti_tracking.read_drive(tmp_path, '0002')
 
 
 @pytest.mark.parametrize(
@@ -135,24 +139,24 @@ def test_what_is_wrong_is_told_by_name(tmp_path, path, text, message):
     root = make_drive(tmp_path)
     (root / path).write_text(text)
     with pytest.raises(DataError, match=message):
-        tracking.read_drive(root)
+        kitti_tracking.read_drive(root)
 
 
 def test_a_folder_without_a_drive_is_told(tmp_path):
-    assert not tracking.is_drive(tmp_path)
+    assert not kitti_tracking.is_drive(tmp_path)
     with pytest.raises(DataError, match='no folder image_02'):
-        tracking.read_drive(tmp_path)
+        kitti_tracking.read_drive(tmp_path)
     (tmp_path / 'image_02').mkdir()
     with pytest.raises(DataError, match='no drive'):
-        tracking.read_drive(tmp_path)
+        kitti_tracking.read_drive(tmp_path)
 
 
 def test_the_real_drive(mono3d_data):
     root = mono3d_data / 'extras/tracking_0001'
     if not root.is_dir():
         pytest.skip(f'no KITTI tracking frames at {root}')
-    drive = tracking.read_drive(root)
-    (front,) = drive.views
+    drive = kitti_tracking.read_drive(root)
+    (front,) = drive.cameras
     assert list(front.images) == [10, 15, 20]
     assert drive.odom_T_base is None
     # KITTI's own drawing of the car: the unit 0.81 m behind and 0.8 m below the LiDAR, the camera
@@ -160,7 +164,7 @@ def test_the_real_drive(mono3d_data):
     np.testing.assert_allclose(drive.base_T_cam(front)[:3, 3], [1.1, -0.3, 0.72], atol=0.05)
     for number, tracks in front.tracks.items():
         same = (root / f'label_02_object_format/{number:06d}.txt').read_text().splitlines()
-        ours = [line.split() for line in tracks.text.splitlines()]
+        ours = [line.split() for line in tracks.label_lines.splitlines()]
         assert [[*row[:1], *row[2:]] for row in ours] == [
             [*row.split()[:1], *row.split()[2:]] for row in same
         ]

@@ -7,38 +7,37 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core.cli import main as cli
+from stl_core.cli import main
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic import frame, sequence, writer
 from stl_core.data.synthetic.rendering import textures
-from stl_core.data.synthetic.rendering.shadows import sunlit
+from stl_core.data.synthetic.rendering.shadows import sunlit_mask
 from stl_core.data.synthetic.scene.builder import (
-    CARVE,
+    CARVERS,
+    Bar,
     Builder,
     Frustum,
-    Limb,
     Prism,
     Spheroid,
-    box,
+    box_shape,
 )
 from stl_core.data.synthetic.scene.distributions import (
     CLASSES,
-    LEVELS,
-    between,
-    figures,
-    pick,
-    summarise,
-    uniform,
+    QUANTILE_LEVELS,
+    draw_index,
+    draw_uniform,
+    measure_labels,
+    scale_draws,
+    summarise_labels,
 )
-from stl_core.data.synthetic.scene.distributions import kitti as kitti_fits
-from stl_core.data.synthetic.scene.solids import Placement
+from stl_core.data.synthetic.scene.distributions import load_kitti_statistics as kitti_fits
+from stl_core.data.synthetic.scene.solids import ObjectPose
 from stl_core.data.synthetic.scene.vehicles import add_car
 from stl_core.data.synthetic.scene.world import make_world
-from stl_core.data.synthetic.sensors import camera, labels, lidar
-from stl_core.data.synthetic.sensors import ray_caster as caster
-from stl_core.data.synthetic.sensors.ray_caster import Rays, cast
-from stl_core.evaluation.average_precision import evaluate
-from stl_core.geometry import corners, project
+from stl_core.data.synthetic.sensors import camera, labels, lidar, ray_caster
+from stl_core.data.synthetic.sensors.ray_caster import RayGrid, cast_rays
+from stl_core.evaluation.average_precision import evaluate_detections
+from stl_core.geometry import box_corners, project_points
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -57,10 +56,10 @@ def files_of(root):
 
 
 def test_the_same_files_whatever_the_number_of_workers(tmp_path):
-    job = writer.Job(out='', seed=SEED, model=SMALL, lidar=LASER)
+    job = writer.SynthesisJob(out='', seed=SEED, model=SMALL, lidar=LASER)
     for workers in (0, 2):
         out = replace(job, out=str(tmp_path / str(workers)))
-        writer.synthesize(out, 3, workers, show=False)
+        writer.synthesize_dataset(out, 3, workers, show_progress=False)
     one, two = files_of(tmp_path / '0'), files_of(tmp_path / '2')
     assert len(one) == 5 * 3 + 3 + 1
     assert one == two
@@ -72,31 +71,33 @@ def test_another_seed_makes_another_world():
 
 
 def test_an_interrupted_run_goes_on_and_settings_are_not_mixed(tmp_path):
-    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, depth=False)
-    writer.synthesize(job, 2, 0, show=False)
+    job = writer.SynthesisJob(out=str(tmp_path), seed=SEED, model=SMALL, depth=False)
+    writer.synthesize_dataset(job, 2, 0, show_progress=False)
     before = files_of(tmp_path)
     (tmp_path / 'training/label_2/000001.txt').unlink()
-    writer.synthesize(job, 2, 0, show=False)
+    writer.synthesize_dataset(job, 2, 0, show_progress=False)
     assert files_of(tmp_path) == before
     with pytest.raises(kitti.DataError, match='other settings'):
-        writer.synthesize(replace(job, seed=9), 2, 0, show=False)
+        writer.synthesize_dataset(replace(job, seed=9), 2, 0, show_progress=False)
 
 
 def test_our_readers_read_it(tmp_path):
-    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
-    writer.synthesize(job, 5, 0, show=False)
+    job = writer.SynthesisJob(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
+    writer.synthesize_dataset(job, 5, 0, show_progress=False)
     root = tmp_path / 'training'
     ids = kitti.read_split(tmp_path / 'ImageSets/trainval.txt')
     assert len(kitti.read_split(tmp_path / 'ImageSets/train.txt')) == 4
-    source = kitti.Source(*(str(root / n) for n in ('image_2', 'calib', 'label_2', 'velodyne')))
-    for number, files in enumerate(kitti.find_frames(source, ids)):
+    source = kitti.KittiFolders(
+        *(str(root / n) for n in ('image_2', 'calib', 'label_2', 'velodyne'))
+    )
+    for number, files in enumerate(kitti.list_kitti_frames(source, ids)):
         same = frame.make_frame(SEED, number, SMALL, LASER)
         np.testing.assert_array_equal(kitti.read_image(files.image_2), same.image)
         calib = kitti.read_calib(files.calib)
         np.testing.assert_allclose(calib.P2, same.camera.P, atol=1e-9)
         points = kitti.read_velodyne(files.velodyne)
         np.testing.assert_array_equal(points, same.scan.points)
-        found, told = kitti.read_labels(files.label_2), same.annotated.labels
+        found, told = kitti.read_labels(files.label_2), same.annotations.labels
         assert found.name.tolist() == told.name.tolist()
         np.testing.assert_allclose(found.center_m, told.center_m, atol=1e-3)
         np.testing.assert_allclose(found.box_px, told.box_px, atol=1e-3)
@@ -115,12 +116,12 @@ def test_every_fifth_frame_is_for_validation_and_one_at_least(tmp_path, count, h
 
 def test_masks_lie_within_projected_boxes(made):
     for each in made:
-        own = each.annotated.labels
+        own = each.annotations.labels
         keep = own.name != 'DontCare'
-        own, owner = own[keep], each.annotated.owner[keep]
-        outline = labels.outline_px(own.center_m, own.size_hwl_m, own.rotation_y, each.camera.P)
+        own, owner = own[keep], each.annotations.actor_id[keep]
+        outline = labels.project_boxes(own.center_m, own.size_hwl_m, own.rotation_y, each.camera.P)
         for row, number in enumerate(owner):
-            v, u = np.nonzero(each.mask == number)
+            v, u = np.nonzero(each.instance_mask == number)
             assert u.min() >= outline[row, 0] - 1
             assert u.max() <= outline[row, 2] + 1
             assert v.min() >= outline[row, 1] - 1
@@ -132,7 +133,7 @@ def test_scan_and_depth_agree(made):
     for each in made:
         points = each.scan.points
         at = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + LASER.position_m
-        pixels, ahead = project(at, each.camera.P)
+        pixels, ahead = project_points(at, each.camera.P)
         inside = (ahead > 1) & (pixels > 0).all(1) & (pixels < [412, 123]).all(1)
         u, v = pixels[inside].astype(int).T
         patch = np.stack([each.depth_m[v + j, u + i] for j in (0, 1) for i in (0, 1)])
@@ -145,11 +146,11 @@ def test_points_on_an_object_lie_in_its_box(made):
     for each in made:
         points = each.scan.points
         at = np.stack([-points[:, 1], -points[:, 2], points[:, 0]], 1) + LASER.position_m
-        own = each.annotated.labels
-        for row, number in enumerate(each.annotated.owner):
+        own = each.annotations.labels
+        for row, number in enumerate(each.annotations.actor_id):
             if own.name[row] == 'DontCare':
                 continue
-            away = at[each.scan.owner == number] - own.center_m[row]
+            away = at[each.scan.actor_id == number] - own.center_m[row]
             turned = away @ axes(own.rotation_y[row]).T
             assert (np.abs(turned) <= own.size_hwl_m[row] / 2 + 0.1).all()
 
@@ -160,8 +161,8 @@ def axes(yaw):
 
 
 def test_the_evaluator_is_content(made):
-    truth = [each.annotated.labels for each in made] * 40
-    result = evaluate(truth, [each[each.name != 'DontCare'] for each in truth])
+    truth = [each.annotations.labels for each in made] * 40
+    result = evaluate_detections(truth, [each[each.name != 'DontCare'] for each in truth])
     found = np.array(result['Car']['3d']['AP40']['strict'])
     assert found[2] == pytest.approx(100.0)
 
@@ -183,18 +184,18 @@ def test_the_same_picture_on_a_gpu():
 def test_a_car_fills_its_box_and_stays_in_it():
     rng = np.random.default_rng(0)
     for _ in range(8):
-        place = Placement(
+        place = ObjectPose(
             np.array([1.0, 1.5, 12.0]), rng.uniform(-3, 3), np.array([1.5, 1.7, 4.0]), 0
         )
         builder = Builder()
         add_car(builder, place, rng)
         solids = builder.solids()
-        hits = cast(*rays_from_above(), solids, 1)
-        truth = corners(
+        hits = cast_rays(*rays_from_above(), solids, 1)
+        truth = box_corners(
             (place.bottom_m - [0, 0.75, 0])[None], place.size_hwl_m[None], np.array([place.yaw])
         )
         low, high = truth[0].min(0), truth[0].max(0)
-        assert hits.alone[0] > 0
+        assert hits.num_unoccluded[0] > 0
         own = (solids.planes[..., :3] @ (place.bottom_m - [0, 0.5, 0])) - solids.planes[..., 3]
         assert own[0].max() < 0  # the body holds the middle of its box
         assert (solids.bounds[0] >= low - 1e-6).all()
@@ -203,22 +204,22 @@ def test_a_car_fills_its_box_and_stays_in_it():
 
 def rays_from_above():
     columns = np.stack([np.linspace(-0.6, 0.6, 120), np.ones(120)], 1)
-    return (Rays(np.array([1.0, 0.0, 0.0]), columns, np.linspace(-0.4, 0.6, 80)),)
+    return (RayGrid(np.array([1.0, 0.0, 0.0]), columns, np.linspace(-0.4, 0.6, 80)),)
 
 
 @pytest.mark.parametrize(
     'shape',
     [
-        box((-1, 2), (0, 1), (-1, 1)),
+        box_shape((-1, 2), (0, 1), (-1, 1)),
         Frustum((-2, 2), (-1, 1), (-1, 1.5), (-0.5, 0.7), (0.2, 1.4)),
         Prism([(-1, 0), (1, 0), (0.5, 1), (-0.6, 1.2)], 0.8, 0.2),
-        Limb([0, 0, 0], [0.3, 1.2, 0.4], (0.3, 0.1)),
-        Limb([0, 0, 0], [0.1, 0.1, 1.0], (0.1, 0.2)),
+        Bar([0, 0, 0], [0.3, 1.2, 0.4], (0.3, 0.1)),
+        Bar([0, 0, 0], [0.1, 0.1, 1.0], (0.1, 0.2)),
     ],
 )
 def test_planes_and_corners_describe_one_solid(shape):
     fields = [np.array([field, field], float) for field in shape]
-    for planes, vertices in zip(*CARVE[type(shape)](*fields), strict=True):
+    for planes, vertices in zip(*CARVERS[type(shape)](*fields), strict=True):
         np.testing.assert_allclose(np.linalg.norm(planes[:, :3], axis=1), 1.0, atol=1e-12)
         slack = planes[:, 3] - vertices @ planes[:, :3].T
         assert slack.min() > -1e-9  # every corner is inside
@@ -227,12 +228,12 @@ def test_planes_and_corners_describe_one_solid(shape):
 
 def test_parts_of_all_kinds_stay_in_order():
     builder = Builder()
-    place = Placement(np.array([1.0, 2.0, 3.0]), 0.3, np.ones(3))
-    bar, roof = Limb((0, 0, 0), (0, 2, 0), (1, 1)), Prism([(0, 0), (1, 0), (0, 1)], 0.5)
-    cube, ball = box((0, 1), (0, 1), (0, 1)), Spheroid((0, 1, 0), (2, 3))
+    place = ObjectPose(np.array([1.0, 2.0, 3.0]), 0.3, np.ones(3))
+    bar, roof = Bar((0, 0, 0), (0, 2, 0), (1, 1)), Prism([(0, 0), (1, 0), (0, 1)], 0.5)
+    cube, ball = box_shape((0, 1), (0, 1), (0, 1)), Spheroid((0, 1, 0), (2, 3))
     parts = [cube, ball, bar, roof, cube]
     for number, part in enumerate(parts):
-        builder.add(place, part, number, np.ones(3) * number, casts=number % 2 == 0)
+        builder.add(place, part, number, np.ones(3) * number, casts_shadow=number % 2 == 0)
     solids = builder.solids()
     assert solids.material.tolist() == [0, 1, 2, 3, 4]
     assert solids.colour[:, 0].tolist() == [0, 1, 2, 3, 4]
@@ -246,43 +247,46 @@ def test_draws_are_those_of_numpy():
     ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
     shares = (0.2, 0.5, 0.0, 0.3)
     for _ in range(50):
-        assert uniform(ours, -2.0, 3.5) == pytest.approx(theirs.uniform(-2.0, 3.5), rel=1e-14)
-        assert pick(ours, shares) == theirs.choice(4, p=shares)
+        assert draw_uniform(ours, -2.0, 3.5) == pytest.approx(theirs.uniform(-2.0, 3.5), rel=1e-14)
+        assert draw_index(ours, shares) == theirs.choice(4, p=shares)
         low, high = np.array([0.0, 1.0]), np.array([0.5, 4.0])
-        np.testing.assert_allclose(between(ours.random(2), low, high), theirs.uniform(low, high))
+        np.testing.assert_allclose(
+            scale_draws(ours.random(2), low, high), theirs.uniform(low, high)
+        )
 
 
 def test_rays_meet_a_box_where_they_should():
     builder = Builder()
-    place = Placement(np.array([0.0, 1.0, 10.0]), -np.pi / 2, np.ones(3), 0)
-    builder.add(place, box((-2, 2), (0, 2), (-1, 1)), 0, np.ones(3))
-    rays = Rays(
+    place = ObjectPose(np.array([0.0, 1.0, 10.0]), -np.pi / 2, np.ones(3), 0)
+    builder.add(place, box_shape((-2, 2), (0, 2), (-1, 1)), 0, np.ones(3))
+    rays = RayGrid(
         np.zeros(3), np.array([[-0.2, 1.0], [0.0, 1.0], [0.3, 1.0]]), np.array([-0.05, 0.3])
     )
-    hits = cast(rays, builder.solids(), 1)
-    np.testing.assert_allclose(hits.inverse[0], [0, 1 / 8, 0], atol=1e-6)
-    assert hits.alone.tolist() == [1]
-    assert hits.extent.tolist() == [[1, 0, 1, 0]]
+    hits = cast_rays(rays, builder.solids(), 1)
+    np.testing.assert_allclose(hits.inverse_distance[0], [0, 1 / 8, 0], atol=1e-6)
+    assert hits.num_unoccluded.tolist() == [1]
+    assert hits.extent_px.tolist() == [[1, 0, 1, 0]]
 
 
 def test_rows_left_out_of_rectangles_hold_no_hit(monkeypatch):
-    world = make_world(frame.stream(SEED, 1, frame.WORLD))
-    solids = world.solids().seen_from(world.eye_m - [0, 1.65, 0], world.heading)
-    rays, _ = camera.rays_of(SMALL.draw(np.random.default_rng(0)), yaw_deg=20.0)
-    quick = cast(rays, solids, len(world.things))
-    monkeypatch.setattr(caster, 'LARGE_PX', 10**9)
-    whole = cast(rays, solids, len(world.things))
-    for field in ('inverse', 'solid', 'face', 'alone', 'extent', 'visible'):
+    world = make_world(frame.random_stream(SEED, 1, frame.WORLD_STREAM))
+    solids = world.solids().in_rig_frame(world.ego_m - [0, 1.65, 0], world.heading)
+    rays, _ = camera.camera_rays(SMALL.draw(np.random.default_rng(0)), yaw_deg=20.0)
+    quick = cast_rays(rays, solids, len(world.actors))
+    monkeypatch.setattr(ray_caster, 'LARGE_PX', 10**9)
+    whole = cast_rays(rays, solids, len(world.actors))
+    fields = ('num_unoccluded', 'extent_px', 'num_visible')
+    for field in ('inverse_distance', 'solid', 'face', *fields):
         np.testing.assert_array_equal(getattr(quick, field), getattr(whole, field))
     assert (whole.solid >= 0).mean() > 0.3
 
 
 def test_shadows_lie_where_the_way_to_the_sun_is_barred():
-    place = Placement(np.array([1.0, 1.5, 9.0]), -np.pi / 2, np.ones(3))  # along is z, across -x
+    place = ObjectPose(np.array([1.0, 1.5, 9.0]), -np.pi / 2, np.ones(3))  # along is z, across -x
     builder = Builder()
-    builder.add(place, box((-1, 1), (0, 2), (-1.5, 1.5)), 0, np.ones(3))
+    builder.add(place, box_shape((-1, 1), (0, 2), (-1.5, 1.5)), 0, np.ones(3))
     builder.add(place, Spheroid((3.0, 1.0, -4.0), (1.0, 0.5)), 0, np.ones(3))
-    rays, _ = camera.rays_of(SMALL.draw(np.random.default_rng(0)))
+    rays, _ = camera.camera_rays(SMALL.draw(np.random.default_rng(0)))
     met = np.repeat(rays.rows[:, None] > 0.02, len(rays.columns), 1)  # level ground
     away = np.where(met, (1.5 - rays.origin[1]) / np.maximum(rays.rows, 0.02)[:, None], 1e4)
     ways = np.stack(
@@ -290,7 +294,7 @@ def test_shadows_lie_where_the_way_to_the_sun_is_barred():
     )
     points = rays.origin[:, None, None] + ways * away
     sun = np.array([0.5, -0.7, -0.2]) / np.linalg.norm([0.5, -0.7, -0.2])
-    lit = sunlit(torch.from_numpy(points).float(), met, sun, builder.solids(), rays).numpy()
+    lit = sunlit_mask(torch.from_numpy(points).float(), met, sun, builder.solids(), rays).numpy()
     low, high = np.array([-0.5, -0.5, 8.0]), np.array([2.5, 1.5, 10.0])
     times = np.stack([(edge[:, None, None] - points) / sun[:, None, None] for edge in (low, high)])
     barred = times.max(0).min(0) > np.maximum(times.min(0).max(0), 0.05)
@@ -309,14 +313,14 @@ def test_noise_repeats_with_its_tile_and_fades_with_distance():
     rng = np.random.default_rng(0)
     u, v = (torch.from_numpy(rng.uniform(-20, 20, 400)).float() for _ in range(2))
     near = torch.full_like(u, 1e-3)
-    for layer in range(textures.LAYERS):
-        texels = textures.atlas(u.device)[layer]
-        found = textures.noise(layer, u, v, near, 4.0)
+    for layer in range(textures.NUM_LAYERS):
+        texels = textures.noise_atlas(u.device)[layer]
+        found = textures.sample_noise(layer, u, v, near, 4.0)
         x, y = ((each * 128).floor().long() % 512 for each in (u, v))
         np.testing.assert_array_equal(found, texels[512 * 512 + y * 512 + x])
-        again = textures.noise(layer, u + 8, v - 4, near, 4.0)
+        again = textures.sample_noise(layer, u + 8, v - 4, near, 4.0)
         assert ((found - again).abs() > 1e-6).float().mean() < 0.02
-        assert textures.noise(layer, u, v, 4000 * near, 4.0).abs().max() < 0.2
+        assert textures.sample_noise(layer, u, v, 4000 * near, 4.0).abs().max() < 0.2
 
 
 def test_hashes_are_those_of_whole_numbers_without_end():
@@ -328,12 +332,12 @@ def test_hashes_are_those_of_whole_numbers_without_end():
             value = (value * 1103515245 + int(key) * 12345 + 40503) & 0x7FFFFFFF
             value = (((value >> 13) ^ value) * 48271) & 0x7FFFFFFF
         wanted.append((value & 0xFFFF) / 65536)
-    assert textures.random_of(*keys).tolist() == wanted
+    assert textures.hash_random(*keys).tolist() == wanted
 
 
 def test_a_drive_in_the_tracking_layout(tmp_path):
-    job = writer.Job(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
-    sequence.synthesize(job, 3, 0, surround=True, show=False)
+    job = writer.SynthesisJob(out=str(tmp_path), seed=SEED, model=SMALL, lidar=LASER)
+    sequence.synthesize_drive(job, 3, 0, surround=True, show_progress=False)
     rows = (tmp_path / 'training/label_02/0000.txt').read_text().splitlines()
     assert {len(row.split()) for row in rows} == {17}
     assert {row.split()[0] for row in rows} == {'0', '1', '2'}
@@ -343,10 +347,12 @@ def test_a_drive_in_the_tracking_layout(tmp_path):
     np.testing.assert_allclose(poses[0], np.eye(4)[:3], atol=1e-9)
     assert 0.4 < poses[1, 2, 3] < 1.3
     scan = kitti.read_velodyne(tmp_path / 'training/velodyne/0000/000000.bin')
-    for view in sequence.SURROUND:
-        root = sequence.tree(tmp_path, view) / 'object'
-        source = kitti.Source(str(root / 'image_2'), str(root / 'calib'), str(root / 'label_2'))
-        files = kitti.find_frames(source)
+    for view in sequence.SURROUND_CAMERAS:
+        root = sequence.camera_folder(tmp_path, view) / 'object'
+        source = kitti.KittiFolders(
+            str(root / 'image_2'), str(root / 'calib'), str(root / 'label_2')
+        )
+        files = kitti.list_kitti_frames(source)
         assert len(files) == 3
         tracked = kitti.read_calib(root.parent / 'training/calib/0000.txt')
         single = kitti.read_calib(files[0].calib)
@@ -361,7 +367,7 @@ def test_a_drive_in_the_tracking_layout(tmp_path):
 def test_statistics_are_aggregates_of_the_right_shape():
     for name, fit in kitti_fits().items():
         assert name in CLASSES
-        assert all(len(q) == len(LEVELS) for q in fit.quantiles.values())
+        assert all(len(q) == len(QUANTILE_LEVELS) for q in fit.quantiles.values())
         sizes = fit.draw_sizes(np.random.default_rng(0), 4000)
         assert sizes.shape == (4000, 3)
         means = [fit.mean[key] for key in ('height_m', 'width_m', 'length_m')]
@@ -369,15 +375,15 @@ def test_statistics_are_aggregates_of_the_right_shape():
 
 
 def test_summaries_of_our_own_labels(made):
-    found = [each.annotated.labels for each in made]
-    report = summarise(found, 'Car')
+    found = [each.annotations.labels for each in made]
+    report = summarise_labels(found, 'Car')
     assert sum(report['counts']) == pytest.approx(1, abs=1e-3)
     assert report['difficulty'] == sorted(report['difficulty'])
-    assert set(figures(found[0])) == set(report['mean'])
+    assert set(measure_labels(found[0])) == set(report['mean'])
 
 
 def test_the_command(tmp_path, capsys):
-    cli.main(
+    main.main(
         ['synthesize', str(tmp_path / 'a'), '--frames', '1', '--size', '207x62', '--workers', '0']
     )
     assert (tmp_path / 'a/training/depth_2/000000.png').exists()
@@ -386,7 +392,7 @@ def test_the_command(tmp_path, capsys):
         json.dumps({'width_px': 200, 'height_px': 80, 'focal_px': 150.0, 'center_px': [99, 40]})
     )
     arguments = '--frames 1 --workers 0 --no-lidar --jpg --camera'.split() + [str(described)]
-    cli.main(['synthesize', str(tmp_path / 'b'), *arguments])
+    main.main(['synthesize', str(tmp_path / 'b'), *arguments])
     assert kitti.read_image(tmp_path / 'b/training/image_2/000000.jpg').shape == (80, 200, 3)
 
 
@@ -401,6 +407,6 @@ def test_the_command(tmp_path, capsys):
 )
 def test_the_command_says_what_is_wrong(tmp_path, capsys, arguments, said):
     with pytest.raises(SystemExit) as stop:
-        cli.main(['synthesize', str(tmp_path), *arguments])
+        main.main(['synthesize', str(tmp_path), *arguments])
     assert stop.value.code == 2
     assert said in capsys.readouterr().err

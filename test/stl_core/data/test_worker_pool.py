@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from worker_jobs import first_after_second, note_and_sleep, wait_for
 
-from stl_core.data.worker_pool import finished, spread
+from stl_core.data.worker_pool import map_as_completed, map_ordered
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path.insert(0, {test!r})
 from functools import partial
 from worker_jobs import note_and_sleep
-from stl_core.data.worker_pool import spread
+from stl_core.data.worker_pool import map_ordered
 
 if __name__ == '__main__':
-    list(spread(partial(note_and_sleep, Path({folder!r})), [60.0] * 9, 2))
+    list(map_ordered(partial(note_and_sleep, Path({folder!r})), [60.0] * 9, 2))
 """
 
 
@@ -42,20 +42,20 @@ def is_alive(pid):
 
 
 def test_results_come_as_they_are_finished(tmp_path):
-    places = list(finished(partial(first_after_second, tmp_path), range(4), 2))
+    places = list(map_as_completed(partial(first_after_second, tmp_path), range(4), 2))
     assert sorted(places) == [(0, 0), (1, 10), (2, 20), (3, 30)]
     assert places[0] != (0, 0)
 
 
 def test_results_of_spread_come_in_order(tmp_path):
-    assert list(spread(partial(first_after_second, tmp_path), range(4), 2)) == [0, 10, 20, 30]
-    assert list(spread(partial(first_after_second, tmp_path), [2, 1], 0)) == [20, 10]
+    assert list(map_ordered(partial(first_after_second, tmp_path), range(4), 2)) == [0, 10, 20, 30]
+    assert list(map_ordered(partial(first_after_second, tmp_path), [2, 1], 0)) == [20, 10]
 
 
 def test_a_failure_stops_the_others_and_begins_none(tmp_path):
     began = time.monotonic()
     with pytest.raises(ValueError, match='failed'):
-        list(spread(partial(note_and_sleep, tmp_path), [60.0, -1.0, 60.0, 60.0, 60.0], 2))
+        list(map_ordered(partial(note_and_sleep, tmp_path), [60.0, -1.0, 60.0, 60.0, 60.0], 2))
     assert time.monotonic() - began < 50
     assert len(list(tmp_path.iterdir())) == 2
     assert not any(map(is_alive, begun(tmp_path)))

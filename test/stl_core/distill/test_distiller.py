@@ -9,25 +9,23 @@ import torch
 from kitti_scenes import make_scenes
 from small_detectors import Answers, H, W, build, every_detector, some_objects
 
-from stl_core.data import augmentation as augment
-from stl_core.data import dataset
+from stl_core.data import augmentation, dataset
 from stl_core.data.sources import kitti
 from stl_core.distill import LOSSES
-from stl_core.distill.adapters import Review, adapter
-from stl_core.distill.distiller import Config, Distiller, compare
+from stl_core.distill.adapters import ReviewFusion, build_adapter
+from stl_core.distill.distiller import Distiller, DistillLayersConfig, distillation_losses
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
-from stl_core.tensors import depth_encoding as inverse_depth
-from stl_core.tensors import normalization as sight
+from stl_core.tensors import depth_encoding, normalization
 from stl_core.tensors.batch import Batch, pad_targets
 
-SMALL = Config(width=16)
+SMALL = DistillLayersConfig(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}
 SELECTIVE = {name: ALL[name] for name in ('feature', 'relation', 'response')}
 
 
 def pixels(batch):
-    return sight.of_batch(batch, InputSpec())
+    return normalization.network_input(batch, InputSpec())
 
 
 def negative(batch):
@@ -121,7 +119,7 @@ def test_gradients_of_distillation_alone_reach_student_and_layers():
 
 def test_coarse_maps_are_reviewed_on_fine_ones_and_not_the_other_way():
     torch.manual_seed(0)
-    review = Review((8, 12, 16), 16).eval()
+    review = ReviewFusion((8, 12, 16), 16).eval()
     maps = [torch.randn(1, width, side, side) for width, side in ((8, 16), (12, 8), (16, 4))]
     with torch.no_grad():
         before = review(maps)
@@ -133,7 +131,7 @@ def test_coarse_maps_are_reviewed_on_fine_ones_and_not_the_other_way():
 
 def test_maps_are_mixed_by_attention_place_by_place():
     torch.manual_seed(0)
-    review = Review((8, 12), 16).eval()
+    review = ReviewFusion((8, 12), 16).eval()
     fine, coarse = torch.randn(1, 8, 8, 12), torch.randn(1, 12, 4, 6)
     with torch.no_grad():
         found = review([fine, coarse])
@@ -151,7 +149,7 @@ def test_maps_are_mixed_by_attention_place_by_place():
 
 def test_an_adapter_sees_neighbours_bends_and_ends_at_the_width_of_the_teacher():
     torch.manual_seed(0)
-    layers = adapter(8, 24, 16).eval()
+    layers = build_adapter(8, 24, 16).eval()
     point = torch.zeros(1, 8, 7, 7)
     point[..., 3, 3] = 1.0
     with torch.no_grad():
@@ -163,7 +161,10 @@ def test_an_adapter_sees_neighbours_bends_and_ends_at_the_width_of_the_teacher()
 
 
 def test_layers_learn_alone_first():
-    model, batch = distiller(config=Config(width=16, alone_epochs=0.5)).train(), a_batch()
+    model, batch = (
+        distiller(config=DistillLayersConfig(width=16, alone_epochs=0.5)).train(),
+        a_batch(),
+    )
     for epoch, reached in ((0.49, False), (0.5, True)):
         model.zero_grad()
         model(batch, epoch)['distill/feature'].backward()
@@ -197,7 +198,7 @@ def test_the_student_is_the_bare_detector(name):
     model.eval()
     with torch.no_grad():
         one, other = (net(pixels(batch), batch.P) for net in (bare, model.detector))
-        read, same = bare.read(one), model.detector.read(other)
+        read, same = bare.decode(one), model.detector.decode(other)
     for own, ideal in zip(one.features, other.features, strict=True):
         assert torch.equal(own, ideal)
     for own, ideal in ((one.heads, other.heads), (read, same)):
@@ -229,9 +230,9 @@ def test_a_run_goes_on_from_its_state():
 
 def test_a_dla_teaches_a_mobile_student_by_stride():
     model, batch = distiller(teacher=build('monodle', backbone='dla34')), a_batch()
-    view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+    view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
     assert list(view.adapted) == [8, 16, 32]
-    for stride, own, ideal in view.levels():
+    for stride, own, ideal in view.feature_pairs():
         assert own.shape == ideal.shape == (2, 16 * stride, H // stride, W // stride)
     assert list(view.student.features) == list(view.teacher.features) == [4, 8, 16, 32]
     assert all(value.isfinite() for value in model(batch, 0.0).values())
@@ -255,7 +256,7 @@ def test_the_teacher_sees_what_it_is_given():
         build('monodle'), teacher, SELECTIVE, SMALL,
         student_input=pixels, teacher_input=depth_maps,
     )  # fmt: skip
-    view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+    view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
     with torch.no_grad():
         ideal = teacher(seen[0], batch.P)
     torch.testing.assert_close(view.teacher.heads, ideal.heads)
@@ -264,14 +265,14 @@ def test_the_teacher_sees_what_it_is_given():
 def test_a_view_tells_sigma_in_metres_and_carries_no_gradient_of_the_teacher():
     model, batch = distiller(), a_batch()
     out = model.student(pixels(batch), batch.P)
-    view = model.look(out, batch, 2.5)
-    sure = model.student.confidence(out, batch.targets)
+    view = model.make_view(out, batch, 2.5)
+    sure = model.student.depth_confidence(out, batch.targets)
     valid = view.targets.valid
     torch.testing.assert_close((1 / (1 + view.student.sigma_m))[valid], sure[valid].detach())
     assert not view.student.sigma_m.requires_grad
-    assert view.student.answers['depth'].requires_grad
+    assert view.student.predictions['depth'].requires_grad
     teacher = view.teacher
-    parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.answers.values())
+    parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.predictions.values())
     assert not any(each.requires_grad for each in (*parts, teacher.sigma_m))
     assert (view.size_px, view.epoch) == ((H, W), 2.5)
 
@@ -281,9 +282,9 @@ def test_a_sigma_beyond_all_reason_is_bounded(log_sigma, told):
     model, batch = distiller(ALL), a_batch()
     out = model.student(pixels(batch), batch.P)
     out.heads['depth'].data[:, 1] = log_sigma
-    view = model.look(out, batch, 0.0)
+    view = model.make_view(out, batch, 0.0)
     assert (view.student.sigma_m == told).all()
-    assert all(each.isfinite() for each in compare(view, model.losses).values())
+    assert all(each.isfinite() for each in distillation_losses(view, model.losses).values())
 
 
 def test_sigma_of_a_query_is_that_of_the_one_that_labels_teach():
@@ -295,7 +296,7 @@ def test_sigma_of_a_query_is_that_of_the_one_that_labels_teach():
         column[:, 1] = column[:, 0]  # two want one query
     targets.center_px[:, 1] += 1
     out = model.student(pixels(batch), batch.P, targets)
-    sigma_m = model.look(out, batch, 0.0).student.sigma_m
+    sigma_m = model.make_view(out, batch, 0.0).student.sigma_m
     told = out.heads['depth']
     assert told.shape[2] == 3 * student.config.queries
 
@@ -320,15 +321,15 @@ def test_labels_of_other_classes_do_not_teach(tmp_path):
     kinds = ('Van', 'Truck')
     others = [each.replace('Car', kind) for each, kind in zip(others, kinds, strict=True)]
     folders = (str(scenes / name) for name in ('image_2', 'calib', 'label_2'))
-    still = augment.Config(flip=0.0, crop=0.0)
-    data = dataset.DataConfig((kitti.Source(*folders),), augment=still)
+    still = augmentation.Config(flip=0.0, crop=0.0)
+    data = dataset.DataConfig((kitti.KittiFolders(*folders),), augment=still)
     seen = []
     for lines in ([car], [car, *others]):
         path.write_text('\n'.join(lines))
-        frames = dataset.Frames(data, InputSpec(W, H), ('Car',), 0)
+        frames = dataset.FrameDataset(data, InputSpec(W, H), ('Car',), 0)
         batch = dataset.collate([frames[0, 2]], 10)
         model = distiller().eval()
-        view = model.look(model.student(pixels(batch), batch.P), batch, 0.0)
+        view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
         assert view.targets.valid.sum() == 1
         assert float(view.targets.depth_m[0, 0]) == pytest.approx(float(car.split()[13]), abs=0.01)
         seen.append(model(batch, 0.0))
@@ -359,7 +360,11 @@ def test_half_precision_networks_give_whole_losses(precision):
     ('losses', 'config', 'message'),
     [
         ({'featur': None}, SMALL, "'featur': unknown; known: feature, "),
-        (SELECTIVE, Config(strides=(8, 64)), r'strides: \(8, 64\); MonoDLE has \(4, 8, 16, 32\)'),
+        (
+            SELECTIVE,
+            DistillLayersConfig(strides=(8, 64)),
+            r'strides: \(8, 64\); MonoDLE has \(4, 8, 16, 32\)',
+        ),
     ],
 )
 def test_what_cannot_be_built_is_told(losses, config, message):
@@ -394,7 +399,7 @@ def test_head_maps_of_a_detector_without_cannot_be_compared():
 def test_a_detector_answers_for_each_target(name):
     model, batch = build(name), a_batch()
     out = model(pixels(batch), batch.P, batch.targets)
-    answers = model.answers(out, batch.targets)
+    answers = model.predictions_at_targets(out, batch.targets)
     for value in answers.values():
         assert value.shape[:2] == batch.targets.valid.shape
         assert value.isfinite().all()
@@ -411,8 +416,8 @@ def test_the_answer_of_depth_is_its_logit_in_metres_of_this_lens(name):
     longer[:, [0, 1], [0, 1]] *= 2
     with torch.no_grad():
         near, far = (
-            inverse_depth.from_logit(
-                model.answers(model(pixels(batch), P), batch.targets)['depth']
+            depth_encoding.from_logit(
+                model.predictions_at_targets(model(pixels(batch), P), batch.targets)['depth']
             )
             for P in (batch.P, longer)
         )

@@ -21,9 +21,9 @@ from fake_views import (
 )
 
 from stl_core.distill import LOSSES, distiller
-from stl_core.distill.distiller import compare
+from stl_core.distill.distiller import distillation_losses
 from stl_core.distill.losses import feature, relation, response
-from stl_core.tensors import reductions as shares
+from stl_core.tensors import reductions
 
 every_loss = pytest.mark.parametrize('name', list(LOSSES))
 #: plain_scene compares whole pictures, whatever is in them.
@@ -99,8 +99,8 @@ def test_what_is_in_slots_that_do_not_count_changes_nothing(name):
         return torch.where(empty.view(*empty.shape, *[1] * (value.dim() - 2)), out, value)
 
     def spoilt_side(side):
-        answers = {key: spoilt(each) for key, each in side.answers.items()}
-        return dataclasses.replace(side, answers=answers, sigma_m=spoilt(side.sigma_m))
+        answers = {key: spoilt(each) for key, each in side.predictions.items()}
+        return dataclasses.replace(side, predictions=answers, sigma_m=spoilt(side.sigma_m))
 
     names = ('center_px', 'depth_m', 'size_hwl_m', 'alpha', 'box_px')
     wrong = with_targets(view, **{key: spoilt(getattr(view.targets, key)) for key in names})
@@ -116,9 +116,9 @@ def test_large_activations_under_autocast_are_compared_in_float32(name, dtype):
     loud = {key: each * 3e4 for key, each in leaves(view).items()}
     view, tensors = learning(rebuilt(view, loud))
     chosen = {name: LOSSES[name].config()}
-    (alone,) = compare(view, chosen).values()
+    (alone,) = distillation_losses(view, chosen).values()
     with torch.autocast('cpu', dtype=dtype):
-        (value,) = compare(view, chosen).values()
+        (value,) = distillation_losses(view, chosen).values()
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, alone, rtol=0, atol=0)
     value.backward()
@@ -201,13 +201,13 @@ def test_parts_of_a_batch_computed_in_turn_teach_as_the_whole(name):
     parts = [of_image(view, row) for row in (0, 1)]
     asked = []
     for part in parts:
-        with shares.noted() as notes:
+        with reductions.recorded_reductions() as notes:
             evaluate(name, part)
         asked.append(notes)
     means = [torch.stack(each).mean(0) for each in zip(*asked, strict=True)]
     with_means = []
     for part in parts:
-        with shares.told(means, 2):
+        with reductions.replayed_reductions(means, 2):
             with_means.append(evaluate(name, part))
     torch.testing.assert_close(torch.stack(with_means).mean(), evaluate(name, view))
 
@@ -220,7 +220,9 @@ def test_losses_that_compare_features_ask_for_some():
 
 
 @pytest.mark.parametrize(
-    'config', [feature.Config, relation.Config, response.Config], ids=['feature', 'rel', 'resp']
+    'config',
+    [feature.FeatureLossConfig, relation.RelationLossConfig, response.ResponseLossConfig],
+    ids=['feature', 'rel', 'resp'],
 )
 def test_a_gate_without_width_is_refused(config):
     with pytest.raises(ValueError, match='half_sigma_m: 0 metres; must be above 0'):
@@ -230,16 +232,28 @@ def test_a_gate_without_width_is_refused(config):
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (lambda: feature.Config(sure_sigma_m=-1.0), 'sure_sigma_m: -1.0 metres; must be above 0'),
         (
-            lambda: feature.Config(half_sigma_m=math.inf),
+            lambda: feature.FeatureLossConfig(sure_sigma_m=-1.0),
+            'sure_sigma_m: -1.0 metres; must be above 0',
+        ),
+        (
+            lambda: feature.FeatureLossConfig(half_sigma_m=math.inf),
             'half_sigma_m: infinite, which would',
         ),
-        (lambda: relation.Config(cells=0), 'cells: 0; must be at least 1'),
-        (lambda: relation.PublicConfig(cells=0), 'cells: 0; must be at least 1'),
-        (lambda: relation.Config(across_images=-1.0), 'across_images: -1.0; must be at least 0'),
-        (lambda: distiller.Config(width=0), 'width: expected at least 1 channel, got 0'),
-        (lambda: distiller.Config(strides=(8, 8)), r'strides: expected each once, got \[8, 8\]'),
+        (lambda: relation.RelationLossConfig(cells=0), 'cells: 0; must be at least 1'),
+        (lambda: relation.PublicRelationLossConfig(cells=0), 'cells: 0; must be at least 1'),
+        (
+            lambda: relation.RelationLossConfig(across_images=-1.0),
+            'across_images: -1.0; must be at least 0',
+        ),
+        (
+            lambda: distiller.DistillLayersConfig(width=0),
+            'width: expected at least 1 channel, got 0',
+        ),
+        (
+            lambda: distiller.DistillLayersConfig(strides=(8, 8)),
+            r'strides: expected each once, got \[8, 8\]',
+        ),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(make, message):

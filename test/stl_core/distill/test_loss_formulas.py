@@ -21,10 +21,14 @@ from fake_views import (
 )
 from torchvision.ops import roi_align
 
-from stl_core.distill import regions as boxes
-from stl_core.distill import weighting as gate
+from stl_core.distill import regions, weighting
 from stl_core.distill.losses import baselines, feature, relation, response
-from stl_core.distill.losses import response as answer_maps
+from stl_core.distill.losses.response import (
+    depth_response_loss,
+    laplace_kl,
+    peak_weighted_response_loss,
+    shared_head_maps,
+)
 from stl_core.models.centernet import heatmap
 
 
@@ -43,7 +47,7 @@ def test_each_cell_belongs_to_the_nearest_object_whose_box_it_is_in():
         box_px=torch.tensor([[[-20.0, 8.0, 24.0, 40.0], [16.0, 16.0, 64.0, 64.0], [0.0] * 4]]),
         depth_m=torch.tensor([[30.0, 10.0, 0.0]]),
     )
-    owner, owned = boxes.owners(targets, 8, 8, 10)
+    owner, owned = regions.nearest_object_map(targets, 8, 8, 10)
     expected = np.full((8, 10), -1)
     expected[1:5, 0:3] = 0
     expected[2:8, 2:8] = 1  # nearer, though in a later slot
@@ -57,7 +61,7 @@ def test_each_cell_belongs_to_the_nearest_object_whose_box_it_is_in():
 def test_every_box_has_a_cell_at_every_stride(stride, box):
     targets = a_view('own', (1,), 1).targets
     targets = dataclasses.replace(targets, box_px=torch.tensor([[box]], dtype=torch.float32))
-    _, owned = boxes.owners(targets, stride, 192 // stride, 640 // stride)
+    _, owned = regions.nearest_object_map(targets, stride, 192 // stride, 640 // stride)
     assert 1 <= owned.sum() <= 4
 
 
@@ -73,16 +77,18 @@ def test_what_the_canvas_does_not_show_does_not_count():
             [[40.0, 40], [-3, 40], [0, 40], [639, 40], [4, 192], [639.9, 191.9]]
         )[None],
     )
-    assert boxes.shown(targets, (192, 640)).valid.tolist() == [[True, *[False] * 4, True]]
+    assert regions.visible_targets(targets, (192, 640)).valid.tolist() == [
+        [True, *[False] * 4, True]
+    ]
 
 
 def test_the_gate_rises_with_doubt_between_its_bounds():
     sigma = torch.tensor([0.0, 0.5, 1.0, 2.0, 1e3, torch.inf])
-    closed = gate.certainty(sigma, 2.0)
-    torch.testing.assert_close(closed + gate.doubt(sigma, 2.0), torch.ones(6))
+    closed = weighting.confidence_gate(sigma, 2.0)
+    torch.testing.assert_close(closed + weighting.uncertainty_gate(sigma, 2.0), torch.ones(6))
     assert closed.diff().max() < 0
     assert closed[[0, 3, 5]].tolist() == [1, 0.5, 0]
-    assert gate.certainty(sigma[:5], torch.inf).tolist() == [1] * 5
+    assert weighting.confidence_gate(sigma[:5], torch.inf).tolist() == [1] * 5
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_public_feature_loss_is_shut_for_a_student_sure_to_a_metre(sigma_m, shar
 
 def cells_by_hand(view, stride, ideal):
     """Cells of each object, nearest first, as lists of (image, row, column)."""
-    owner, owned = boxes.owners(view.targets, stride, *ideal.shape[-2:])
+    owner, owned = regions.nearest_object_map(view.targets, stride, *ideal.shape[-2:])
     return {
         (b, n): [(b, y, x) for y, x in (owned[b] & (owner[b] == n)).nonzero().tolist()]
         for b, n in view.targets.valid.nonzero().tolist()
@@ -139,7 +145,7 @@ def channels_by_hand(ideal, cells):
 def test_feature_loss_is_the_bounded_square_by_the_teachers_deviation_times_the_gate():
     view = a_view('formula', (3, 2), 5, dtype=torch.float64)
     terms = []
-    for stride, own, ideal in view.levels():
+    for stride, own, ideal in view.feature_pairs():
         cells = {
             key: [(b, y, x) for b, y, x in places if ideal[b, :, y, x].any()]
             for key, places in cells_by_hand(view, stride, ideal).items()
@@ -158,7 +164,9 @@ def test_feature_loss_is_the_bounded_square_by_the_teachers_deviation_times_the_
             doubt, certainty = own_sigma**2 / (4 + own_sigma**2), 9 / (9 + ideal_sigma**2)
             objects.append(doubt * certainty * gap)
         terms.append(np.mean(objects))
-    value = feature.loss(view, feature.Config(half_sigma_m=2.0, sure_sigma_m=3.0, around=0.0))
+    value = feature.feature_loss(
+        view, feature.FeatureLossConfig(half_sigma_m=2.0, sure_sigma_m=3.0, around=0.0)
+    )
     assert float(value) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
@@ -192,7 +200,7 @@ def test_features_are_compared_around_an_object_as_far_as_is_asked():
     assert (columns.min() * 8, (columns.max() + 1) * 8) == (320 - 32, 384 + 32)
     assert (rows.min() * 8, (rows.max() + 1) * 8) == (96 - 16, 128 + 16)
     with pytest.raises(ValueError, match=r'around: -0\.1 of a box; must be at least 0'):
-        feature.Config(around=-0.1)
+        feature.FeatureLossConfig(around=-0.1)
 
 
 def test_every_object_has_cells_also_where_a_nearer_one_takes_them():
@@ -202,7 +210,7 @@ def test_every_object_has_cells_also_where_a_nearer_one_takes_them():
         box_px=torch.tensor([[[64.0, 64, 128, 128], [65, 65, 70, 70], [66, 66, 69, 69]]]),
         depth_m=torch.tensor([[10.0, 30.0, 40.0]]),
     )
-    cells = boxes.own_cells(targets, 8, 24, 80)
+    cells = regions.object_cells(targets, 8, 24, 80)
     assert cells.sum((-1, -2)).tolist() == [[64, 1, 1]]
     assert cells[0, 1:, 8, 8].all()
 
@@ -212,8 +220,8 @@ def test_a_far_car_keeps_its_body_beside_a_near_one():
     targets = a_view('beside', (2,), 2).targets
     box_px = torch.tensor([[[304.0, 104, 424, 168], [472, 104, 512, 136]]])
     targets = dataclasses.replace(targets, box_px=box_px, depth_m=torch.tensor([[10.0, 30.0]]))
-    near, far = boxes.own_cells(targets, 8, 24, 80, around=1.0)[0]
-    body = boxes.covered(targets, 8, 24, 80)[0]
+    near, far = regions.object_cells(targets, 8, 24, 80, around=1.0)[0]
+    body = regions.box_cells(targets, 8, 24, 80)[0]
     assert (near & body[0]).sum() == body[0].sum() == 15 * 8
     assert (far & body[1]).sum() == body[1].sum() == 5 * 4
     assert not (near & body[1]).any()
@@ -243,7 +251,7 @@ def by_hand(view, pairs, sigma_of):
         [torch.cat([torch.tensor([b]), view.targets.box_px[b, n]]) for b, n in where]
     )
     terms = []
-    for stride, own, ideal in view.levels():
+    for stride, own, ideal in view.feature_pairs():
         mean, deviation = channels_by_hand(ideal, cells_by_hand(view, stride, ideal))
         found = []
         for grid in (own, ideal):
@@ -273,14 +281,16 @@ def test_relation_loss_is_the_mean_over_pairs_of_gated_gaps(across, count):
         return 1 / (1 + u / 1.5**2)
 
     total = by_hand(view, lambda one, two: across or one[0] == two[0], certainty)
-    value = relation.loss(view, relation.Config(half_sigma_m=1.5, across_images=across))
+    value = relation.relation_loss(
+        view, relation.RelationLossConfig(half_sigma_m=1.5, across_images=across)
+    )
     assert float(value) == pytest.approx(total / count, rel=1e-3)
 
 
 def test_relations_stay_within_an_image():
     view = a_view('within', (1, 1), 1)
     assert float(evaluate('relation', view)) == pytest.approx(0, abs=1e-4)
-    everywhere = relation.loss(view, relation.Config(across_images=1.0))
+    everywhere = relation.relation_loss(view, relation.RelationLossConfig(across_images=1.0))
     assert everywhere > 1e-3
 
 
@@ -301,16 +311,18 @@ def test_depth_maps_are_compared_by_the_divergence_of_laplace_laws():
         for mean, s in ((z_t, sigma_t), (z, sigma))
     )
     divergence = np.sum(p * np.log(p / q)) * (x[1] - x[0])
-    assert float(answer_maps.laplace_gap(own, ideal)) == pytest.approx(divergence, rel=1e-3)
-    assert float(answer_maps.laplace_gap(ideal, ideal)) == pytest.approx(0, abs=1e-6)
+    assert float(laplace_kl(own, ideal)) == pytest.approx(divergence, rel=1e-3)
+    assert float(laplace_kl(ideal, ideal)) == pytest.approx(0, abs=1e-6)
 
 
 def test_every_cell_of_an_object_says_its_depth_as_the_teacher_does():
     view = a_view('dense', (1,), 1)
     box = torch.tensor([[[40.0, 40, 80, 64]]])
     view = with_targets(view, box_px=box)
-    view, tensors = learning(with_student(view, answers={'depth': view.teacher.answers['depth']}))
-    value = answer_maps.at_depth_map(view, answer_maps.common_maps(view), torch.inf)
+    view, tensors = learning(
+        with_student(view, predictions={'depth': view.teacher.predictions['depth']})
+    )
+    value = depth_response_loss(view, shared_head_maps(view), torch.inf)
     value.backward()
     grad = tensors['heads', 'depth'].grad[0]
     taught = grad.abs().sum(0) > 0
@@ -324,7 +336,7 @@ def answers_by_hand(view, weight):
     total, where = 0.0, view.targets.valid.nonzero().tolist()
     for b, n in where:
         own, ideal = (
-            {k: v[b, n] for k, v in s.answers.items()} for s in (view.student, view.teacher)
+            {k: v[b, n] for k, v in s.predictions.items()} for s in (view.student, view.teacher)
         )
         q, p = (F.softmax(each['heading'][:12], -1) for each in (own, ideal))
         away = sum(float((own[key] - ideal[key]).abs().mean()) for key in own if key != 'heading')
@@ -376,7 +388,7 @@ def depths_by_hand(view, half_sigma_m):
     found = []
     for places in cells_by_hand(view, 4, ideal).values():
         gaps = [
-            float(answer_maps.laplace_gap(own[b, :, i, j], ideal[b, :, i, j]))
+            float(laplace_kl(own[b, :, i, j], ideal[b, :, i, j]))
             / (1 + (float(ideal[b, 1, i, j].exp()) / half_sigma_m) ** 2)
             for b, i, j in places
         ]
@@ -403,7 +415,7 @@ def test_answers_of_an_object_count_where_the_teacher_has_its_peak():
     view = a_view('peaks', (3, 0, 2), 5)
     view = with_targets(view, class_id=torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]]))
     weight = tensor('weight', (3, 5)).exp()
-    found = answer_maps.at_peaks(view, answer_maps.common_maps(view), weight)
+    found = peak_weighted_response_loss(view, shared_head_maps(view), weight)
     assert float(found) == pytest.approx(peaks_by_hand(view, weight), rel=1e-4)
 
 
@@ -416,16 +428,16 @@ def test_maps_are_compared_only_beside_a_heatmap_of_their_size():
         'edges': torch.zeros(1, 9),
     }
     both = with_teacher(with_student(view, heads=odd), heads=odd)
-    assert list(answer_maps.common_maps(both).own) == ['heatmap', 'depth']
+    assert list(shared_head_maps(both).student) == ['heatmap', 'depth']
     # (B, layers, queries, 2) of a transformer with two decoder layers is no map of depth
     queries = {'depth': torch.zeros(1, 2, 50, 2)}
     told = with_teacher(with_student(view, heads=queries), heads=queries)
-    assert answer_maps.common_maps(told) is None
+    assert shared_head_maps(told) is None
 
 
 def test_plain_response_is_the_ungated_one():
     view = with_student(a_view('said', (3, 2), 5), heads={})
-    alike = response.loss(view, response.Config(half_sigma_m=float('inf')))
+    alike = response.response_loss(view, response.ResponseLossConfig(half_sigma_m=float('inf')))
     torch.testing.assert_close(evaluate('plain_response', view), alike)
 
 
@@ -433,7 +445,7 @@ def test_heatmaps_are_compared_inside_boxes_where_both_have_one():
     view, tensors = learning(a_view('peaks', (2, 1), 3))
     evaluate('response', view).backward()
     grad = tensors['heads', 'heatmap'].grad
-    _, owned = boxes.owners(view.targets, 4, *grad.shape[-2:])
+    _, owned = regions.nearest_object_map(view.targets, 4, *grad.shape[-2:])
     assert grad.any(1)[owned].all()
     assert not grad.any(1)[~owned].any()
     smaller = {'heatmap': view.teacher.heads['heatmap'][..., ::2]}
@@ -446,10 +458,10 @@ def test_heatmaps_are_compared_inside_boxes_where_both_have_one():
 def test_answers_that_cannot_be_compared_are_told():
     view = a_view('odd', (1,), 1)
     with pytest.raises(ValueError, match='none common'):
-        evaluate('response', with_teacher(view, answers={'other': torch.zeros(1, 1, 1)}))
-    eight = {**view.teacher.answers, 'heading': torch.zeros(1, 1, 16)}
+        evaluate('response', with_teacher(view, predictions={'other': torch.zeros(1, 1, 1)}))
+    eight = {**view.teacher.predictions, 'heading': torch.zeros(1, 1, 16)}
     with pytest.raises(ValueError, match='heading: 24 numbers from the student, 16 from the'):
-        evaluate('response', with_teacher(view, answers=eight))
+        evaluate('response', with_teacher(view, predictions=eight))
     queries = {**view.teacher.heads, 'depth': torch.zeros(1, 50, 2)}
     with pytest.raises(ValueError, match='needs the head map depth'):
         evaluate('plain_heads', with_teacher(view, heads=queries))
@@ -461,6 +473,6 @@ def test_squares_of_plain_heads_are_as_large_as_the_gaussians_of_heatmaps():
     radius = heatmap.gaussian_radius(side).floor()[:, 0]
     middle = (targets.box_px[..., 2:] + targets.box_px[..., :2]) / 2
     free = ((middle > 60) & (middle < torch.tensor([580.0, 132.0]))).all(-1)[:, 0]
-    squares = baselines._squares(targets, 4, 48, 160).flatten(1).sum(1)
+    squares = baselines._gaussian_squares(targets, 4, 48, 160).flatten(1).sum(1)
     assert free.sum() > 5
     torch.testing.assert_close(squares[free].float(), (2 * radius[free] + 1).square())

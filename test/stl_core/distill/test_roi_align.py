@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stl_core.distill.roi_align import SAMPLES, pooled, taps
+from stl_core.distill.roi_align import SAMPLING_RATIO, interpolation_taps, pool_rois
 
 H, W = 96, 320
 BOXES = torch.tensor(
@@ -24,8 +24,8 @@ def test_objects_are_pooled_as_by_roi_align(stride, cells):
     torch.manual_seed(0)
     grid = torch.randn(2, 5, H // stride, W // stride).double().requires_grad_()
     twin = grid.detach().clone().requires_grad_()
-    own = pooled(grid, BOXES.double(), stride, cells)
-    ideal = roi_align(twin, BOXES.double(), cells, 1 / stride, SAMPLES, True)
+    own = pool_rois(grid, BOXES.double(), stride, cells)
+    ideal = roi_align(twin, BOXES.double(), cells, 1 / stride, SAMPLING_RATIO, True)
     ideal = ideal.flatten(2).transpose(1, 2)
     assert torch.allclose(own, ideal, atol=1e-9)
     weight = torch.randn_like(own)
@@ -36,7 +36,7 @@ def test_objects_are_pooled_as_by_roi_align(stride, cells):
 
 def test_no_object_is_no_row():
     grid = torch.randn(2, 5, 12, 40, requires_grad=True)
-    found = pooled(grid, BOXES[:0], 8, 7)
+    found = pool_rois(grid, BOXES[:0], 8, 7)
     assert found.shape == (0, 49, 5)
     found.sum().backward()
     assert not grid.grad.any()
@@ -44,6 +44,6 @@ def test_no_object_is_no_row():
 
 def test_weights_of_a_cell_add_up_to_one():
     low, high = torch.tensor([-0.5, 3.0, 9.0]), torch.tensor([11.5, 3.1, 11.5])
-    place, weight = taps(low, high, 7, 12)
+    place, weight = interpolation_taps(low, high, 7, 12)
     assert torch.allclose(weight.sum(-1), torch.ones(3, 7))
     assert ((place >= 0) & (place < 12)).all()

@@ -11,9 +11,9 @@ import pytest
 from label_rows import box, crowd, frame
 
 from stl_core.data.sources import kitti
-from stl_core.evaluation.average_precision import evaluate
-from stl_core.evaluation.overlaps import compare
-from stl_core.geometry import overlap_bev
+from stl_core.evaluation.average_precision import evaluate_detections
+from stl_core.evaluation.overlaps import pairwise_overlaps
+from stl_core.geometry import bev_intersection_area
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[3].parent / 'shared' / 'data'))
 METRIC = {
@@ -39,7 +39,7 @@ def test_equals_the_official_program(detections):
     ids = kitti.read_split(path / 'ids.txt')
     truth = [kitti.read_labels(path / 'label_2' / f'{i}.txt') for i in ids]
     found = [kitti.read_labels(path / detections / 'data' / f'{i}.txt') for i in ids]
-    result = evaluate(truth, found)
+    result = evaluate_detections(truth, found)
     expected = json.loads((path / 'expected_official_cpp.json').read_text())[detections]
     compared = 0
     for kind in ('AP11', 'AP40'):
@@ -55,7 +55,7 @@ def test_perfect_result_on_the_training_frames():
     """Labels used as detections: AP40 is what the number of objects allows."""
     labels = [kitti.read_labels(p) for p in sorted(folder('training/label_2').glob('*.txt'))]
     assert len(labels) == 18
-    result = evaluate(labels, labels)
+    result = evaluate_detections(labels, labels)
     for metric in ('bbox', 'bev', '3d'):
         assert result['Car'][metric]['AP40']['strict'] == pytest.approx([25.0, 60.0, 92.5])
         assert result['Pedestrian'][metric]['AP40']['strict'] == pytest.approx([25.0, 37.5, 52.5])
@@ -152,7 +152,7 @@ def test_equals_plain_loops_in_crowds():
     """Whatever the order of matching decides, it decides as in a loop over objects."""
     limits = ((40, 0, 0.15), (25, 1, 0.30), (25, 2, 0.50))
     truths, founds = crowd(np.random.default_rng(3), 40)
-    result = evaluate([frame(*t) for t in truths], [frame(*f) for f in founds])
+    result = evaluate_detections([frame(*t) for t in truths], [frame(*f) for f in founds])
     for class_name, min_iou in (('Car', 0.7), ('Pedestrian', 0.5), ('Cyclist', 0.5)):
         for metric in ('bbox', 'bev', '3d'):
             expected = [
@@ -218,7 +218,7 @@ def shared_area(a, b):
 def test_rotated_overlap_equals_shapely():
     """10,000 pairs: random, contained, identical, touching, zero-size and far ones."""
     a, b = rectangle_pairs()
-    expected, got = shared_area(a, b), overlap_bev(a, b)
+    expected, got = shared_area(a, b), bev_intersection_area(a, b)
     assert np.abs(got - expected).max() < 2e-9
     assert got[:1000] == pytest.approx(a[:1000, 2] * a[:1000, 3])
     assert got[1000:2000] == pytest.approx(b[1000:2000, 2] * b[1000:2000, 3])
@@ -246,7 +246,7 @@ def test_iou_from_above_and_in_3d_equals_shapely():
             for (x, z, w, long, ry), mid, tall in zip(rows, y, h, strict=True)
         ]
 
-    frames = compare(one_a_frame(a, y_a, h_a), one_a_frame(b, y_b, h_b))
+    frames = pairwise_overlaps(one_a_frame(a, y_a, h_a), one_a_frame(b, y_b, h_b))
     got = {metric: np.zeros(len(a)) for metric in ('bev', '3d')}
     for metric, values in got.items():
         of_a, of_b, iou = frames.overlaps[metric]

@@ -9,28 +9,30 @@ import pytest
 from label_rows import box, crowd, frame
 
 from stl_core.evaluation.average_precision import (
-    best_min_score,
-    evaluate,
+    best_threshold,
+    evaluate_detections,
+    format_table,
     precision_recall,
     precision_recall_curve,
-    table,
 )
 from stl_core.evaluation.kitti_matching import (
     EASY,
     HARD,
     MODERATE,
-    false_scores,
-    set_up_contest,
-    true_scores,
+    candidate_matches,
+    false_positive_scores,
+    true_positive_scores,
 )
-from stl_core.evaluation.overlaps import compare
+from stl_core.evaluation.overlaps import pairwise_overlaps
 
 
 def test_least_height_is_enough_for_a_label():
     """A label exactly 40 px high has to be found at easy; one a hair lower does not."""
     for height_px, ap in ((40.0, 100 / 11), (39.99, 0.0)):
         labels = [frame(box(height_px=height_px))]
-        assert evaluate(labels, labels)['Car']['bbox']['AP11']['strict'][0] == pytest.approx(ap)
+        assert evaluate_detections(labels, labels)['Car']['bbox']['AP11']['strict'][
+            0
+        ] == pytest.approx(ap)
 
 
 def test_lower_detection_is_ignored():
@@ -66,7 +68,7 @@ def test_overlap_must_exceed_the_minimum():
     truth = [frame(box('Pedestrian', box_px=[0, 0, 100, 100]))]
     for right, ap in ((50.0, 0.0), (50.1, 100 / 11)):
         found = [frame(box('Pedestrian', box_px=[0, 0, right, 100]))]
-        result = evaluate(truth, found)['Pedestrian']['bbox']['AP11']['strict']
+        result = evaluate_detections(truth, found)['Pedestrian']['bbox']['AP11']['strict']
         assert result == pytest.approx([ap] * 3)
 
 
@@ -74,7 +76,7 @@ def test_lowest_score_is_always_read():
     """3 of 400 objects found: read at the first, then at the last although recall is far off."""
     cars = [box(u=200.0 * i) for i in range(400)]
     found = [{**car, 'score': score} for car, score in zip(cars, (0.9, 0.8, 0.7), strict=False)]
-    result = evaluate([frame(*cars)], [frame(*found)])['Car']['3d']
+    result = evaluate_detections([frame(*cars)], [frame(*found)])['Car']['3d']
     assert result['AP40']['strict'] == pytest.approx([2.5] * 3)
     assert result['AP11']['strict'] == pytest.approx([100 / 11] * 3)
 
@@ -84,7 +86,7 @@ def test_dont_care_excuses_in_the_image_only():
     cars = [box(u=200.0 * i) for i in range(4)]
     area = box('DontCare', box_px=[5000, 0, 6000, 400], center_m=[-1000] * 3, size_hwl_m=[-1] * 3)
     false = box(u=5500.0, score=2.0)
-    result = evaluate([frame(*cars, area)], [frame(*cars, false)])['Car']
+    result = evaluate_detections([frame(*cars, area)], [frame(*cars, false)])['Car']
     assert result['bbox']['AP40']['strict'] == pytest.approx([2.5 * 3] * 3)
     assert result['3d']['AP40']['strict'] == pytest.approx([2.5 * 3 * 0.8] * 3)
 
@@ -93,7 +95,7 @@ def test_loose_accepts_what_strict_refuses():
     """A car moved by a quarter of its length has IoU 0.6: a match in loose bev and 3d only."""
     cars = [box(u=200.0 * i) for i in range(5)]
     moved = [{**car, 'center_m': car['center_m'] + np.array([0.5, 0, 0])} for car in cars]
-    result = evaluate([frame(*cars)], [frame(*moved)])['Car']
+    result = evaluate_detections([frame(*cars)], [frame(*moved)])['Car']
     for metric in ('bev', '3d'):
         assert result[metric]['AP40'] == {'strict': [0.0] * 3, 'loose': pytest.approx([10.0] * 3)}
     assert result['bbox']['AP40'] == {k: pytest.approx([10.0] * 3) for k in ('strict', 'loose')}
@@ -103,11 +105,11 @@ def test_orientation_weighs_true_positives():
     """Half of the cars back to front halve AOS and not AP; without alpha AOS is 0."""
     cars = [box(u=200.0 * i) for i in range(10)]
     turned = [{**car, 'alpha': np.pi * (i % 2)} for i, car in enumerate(cars)]
-    result = evaluate([frame(*cars)], [frame(*turned)])['Car']
+    result = evaluate_detections([frame(*cars)], [frame(*turned)])['Car']
     assert result['bbox']['AP40']['strict'] == pytest.approx([22.5] * 3)
     assert result['aos']['AP40']['strict'] == pytest.approx([11.25] * 3)
     unknown = [{**car, 'alpha': -10.0} for car in cars]
-    result = evaluate([frame(*cars)], [frame(*unknown)])['Car']
+    result = evaluate_detections([frame(*cars)], [frame(*unknown)])['Car']
     assert result['aos']['AP40']['strict'] == [0.0] * 3
 
 
@@ -116,14 +118,14 @@ def test_nothing_gives_zero():
     labels = [frame(box()), frame(), frame(box('Cyclist'))]
     nothing = [frame()] * 3
     for truth, found in ((labels, nothing), (nothing, labels), (nothing, nothing), ([], [])):
-        result = evaluate(truth, found)
+        result = evaluate_detections(truth, found)
         assert json.loads(json.dumps(result)) == result
         for metrics in result.values():
             for kinds in metrics.values():
                 for criteria in kinds.values():
                     assert criteria == {'strict': [0.0] * 3, 'loose': [0.0] * 3}
         assert precision_recall(truth, found, 'Car', EASY, 0, 0.5) == (0.0, 0.0)
-        assert best_min_score(truth, found, 'Car', EASY, 0.5).recall == 0
+        assert best_threshold(truth, found, 'Car', EASY, 0.5).recall == 0
 
 
 def test_empty_frames_change_nothing():
@@ -131,13 +133,13 @@ def test_empty_frames_change_nothing():
     truths, founds = crowd(np.random.default_rng(5), 10)
     truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
     spread = [[x for labels in side for x in (frame(), labels)] for side in (truth, found)]
-    assert evaluate(*spread) == evaluate(truth, found)
+    assert evaluate_detections(*spread) == evaluate_detections(truth, found)
 
 
 def test_frames_must_correspond():
     """Lists of different length are refused, and the message tells the lengths."""
     with pytest.raises(ValueError, match='2 frames of labels but 1'):
-        evaluate([frame(), frame()], [frame()])
+        evaluate_detections([frame(), frame()], [frame()])
 
 
 def test_one_threshold():
@@ -156,7 +158,7 @@ def test_one_threshold():
     assert precision_recall(truth, found, 'Car', EASY, 0.85, 0.7) == (1.0, 0.25)
     assert precision_recall(truth, found, 'Car', EASY, 0.7, 0.7) == pytest.approx((2 / 3, 0.5))
     assert precision_recall(truth, found, 'Car', EASY, 0.2, 0.7) == pytest.approx((4 / 13, 1.0))
-    best = best_min_score(truth, found, 'Car', EASY, 0.7)
+    best = best_threshold(truth, found, 'Car', EASY, 0.7)
     assert (best.min_score, best.precision, best.recall) == (0.6, 0.75, 0.75)
 
 
@@ -164,7 +166,7 @@ def test_the_curve_is_precision_and_recall_at_each_score():
     """Every point of a curve is what one threshold gives; without a true positive, no point."""
     truths, founds = crowd(np.random.default_rng(7), 60)
     truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
-    frames = compare(truth, found)
+    frames = pairwise_overlaps(truth, found)
     curve = precision_recall_curve(frames, 'Car', HARD, '3d', 0.5)
     assert len(curve.min_score) > 5
     for min_score, *point in zip(curve.min_score, curve.precision, curve.recall, strict=True):
@@ -188,14 +190,14 @@ def test_true_and_false_scores():
             box('Cyclist', u=7000, score=0.8),
         )
     ]
-    contest = set_up_contest(compare(truth, found), 'Car', EASY, '3d', 0.5)
-    assert sorted(true_scores(contest)) == [0.5, 0.9]
-    assert false_scores(contest).tolist() == [0.5, 0.5]
+    contest = candidate_matches(pairwise_overlaps(truth, found), 'Car', EASY, '3d', 0.5)
+    assert sorted(true_positive_scores(contest)) == [0.5, 0.9]
+    assert false_positive_scores(contest).tolist() == [0.5, 0.5]
 
 
 def test_table_shows_every_value():
     """One line for each class, metric, kind of AP and least IoU, under a heading."""
     cars = [frame(*(box(u=200.0 * i) for i in range(10)))]
-    lines = table(evaluate(cars, cars)).splitlines()
+    lines = format_table(evaluate_detections(cars, cars)).splitlines()
     assert len(lines) == 1 + 3 * 4 * 2 * 2
     assert lines[1].split() == ['Car', 'bbox', 'AP40', '0.70', 'strict', '22.50', '22.50', '22.50']

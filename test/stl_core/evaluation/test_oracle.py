@@ -8,17 +8,17 @@ import pytest
 from street_labels import P2, farther, moved, scored, street
 
 from stl_core.data.sources import kitti
-from stl_core.evaluation.average_precision import evaluate
-from stl_core.evaluation.error_matching import match
+from stl_core.evaluation.average_precision import evaluate_detections
+from stl_core.evaluation.error_matching import match_by_box_iou
 from stl_core.evaluation.oracle import (
-    AS_DETECTED,
+    BASELINE,
     CAMERA_AT_ORIGIN,
-    PARTS,
+    ORACLES,
     oracle_table,
     with_depth,
     with_projected_center,
 )
-from stl_core.geometry import backproject, project
+from stl_core.geometry import backproject_pixels, project_points
 from stl_core.types import Labels
 
 FRAMES = 30
@@ -29,8 +29,8 @@ def wrong_depth(labels):
 
 
 def wrong_center(labels):
-    pixels, _ = project(labels.center_m, P2)
-    return moved(labels, backproject(pixels + [25.0, 5.0], labels.center_m[:, 2], P2))
+    pixels, _ = project_points(labels.center_m, P2)
+    return moved(labels, backproject_pixels(pixels + [25.0, 5.0], labels.center_m[:, 2], P2))
 
 
 def wrong_location(labels):
@@ -61,7 +61,7 @@ def test_a_fault_is_mended_by_its_own_oracle_alone(fault, mended_by):
     truth = street(rng, FRAMES)
     found = [fault(each) for each in scored(rng, truth)]
     table = oracle_table(truth, found, [P2] * FRAMES)
-    assert list(table) == [AS_DETECTED, *PARTS]
+    assert list(table) == [BASELINE, *ORACLES]
     for part, result in table.items():
         moderate = result['Car']['3d']['AP40']['strict'][1]
         if part in mended_by | {'everything'}:
@@ -83,7 +83,9 @@ def test_an_oracle_of_the_centre_keeps_depth_and_alpha():
     found = wrong_center(farther(truth, 1.1))
     mended = with_projected_center(found, truth, P2)
     np.testing.assert_array_equal(mended.center_m[:, 2], found.center_m[:, 2])
-    np.testing.assert_allclose(project(mended.center_m, P2)[0], project(truth.center_m, P2)[0])
+    np.testing.assert_allclose(
+        project_points(mended.center_m, P2)[0], project_points(truth.center_m, P2)[0]
+    )
     np.testing.assert_allclose(mended.center_m, farther(truth, 1.1).center_m, atol=1e-9)
     np.testing.assert_allclose(mended.rotation_y, farther(truth, 1.1).rotation_y, atol=1e-9)
 
@@ -102,14 +104,14 @@ def test_replacing_everything_leaves_misses_and_false_alarms():
         perfect.append(joined(seen, alarm))
         poor.append(joined(wrong_yaw(wrong_size(wrong_depth(seen))), alarm))
     table = oracle_table(truth, poor, [P2] * FRAMES)
-    assert table['everything'] == evaluate(truth, perfect)
+    assert table['everything'] == evaluate_detections(truth, perfect)
     strict = {part: result['Car']['3d']['AP40']['strict'][1] for part, result in table.items()}
-    assert strict[AS_DETECTED] < 5 < 30 < strict['everything'] < 75
+    assert strict[BASELINE] < 5 < 30 < strict['everything'] < 75
 
 
 def joined(*parts):
     return Labels(
-        **{name: np.concatenate([getattr(x, name) for x in parts]) for name in Labels.WIDTHS}
+        **{name: np.concatenate([getattr(x, name) for x in parts]) for name in Labels.FIELD_SHAPES}
     )
 
 
@@ -127,7 +129,7 @@ def test_the_best_score_takes_the_label_and_one_label_serves_once():
     (truth,) = street(np.random.default_rng(5), 1)
     found = joined(truth[[1, 1, 0]], replace(truth[[2]], name=['Cyclist']))
     found = replace(found, score=[0.5, 0.9, 0.4, 1.0], box_px=found.box_px + [0, 2, 0, 2])
-    rows, found_rows = match(truth, found)
+    rows, found_rows = match_by_box_iou(truth, found)
     assert (rows.tolist(), found_rows.tolist()) == ([1, 0], [1, 2])
 
 
@@ -136,11 +138,11 @@ def test_the_greatest_overlap_is_taken_and_at_least_half_is_needed():
     car = car[[0, 0, 0]]
     truth = replace(car, box_px=[[0, 0, 100, 100], [30, 0, 130, 100], [10, 0, 110, 100]])
     found = replace(car, box_px=[[12, 0, 112, 100], [60, 0, 160, 100], [0, 0, 50, 100]])
-    rows, found_rows = match(truth, replace(found, score=[0.9, 0.8, 0.7]))
+    rows, found_rows = match_by_box_iou(truth, replace(found, score=[0.9, 0.8, 0.7]))
     assert (rows.tolist(), found_rows.tolist()) == ([2, 1, 0], [0, 1, 2])
-    rows, _ = match(truth, found[[2]])
+    rows, _ = match_by_box_iou(truth, found[[2]])
     assert rows.tolist() == [0]
-    rows, _ = match(truth, replace(found[[2]], box_px=[[0, 0, 49.9, 100]]))
+    rows, _ = match_by_box_iou(truth, replace(found[[2]], box_px=[[0, 0, 49.9, 100]]))
     assert not len(rows)
 
 
@@ -149,9 +151,9 @@ def test_nothing_matches_areas_nor_what_lies_behind_the_camera():
     behind = replace(truth, center_m=truth.center_m * [1, 1, -1])
     areas = replace(truth, name=['DontCare'] * len(truth))
     for a, b in ((areas, areas), (behind, truth), (truth, behind), (truth, Labels.empty())):
-        assert [len(rows) for rows in match(a, b)] == [0, 0]
+        assert [len(rows) for rows in match_by_box_iou(a, b)] == [0, 0]
     upper = replace(truth, name=['CAR'] * len(truth))
-    assert len(match(upper, truth)[0]) == len(truth)
+    assert len(match_by_box_iou(upper, truth)[0]) == len(truth)
 
 
 def test_lists_must_be_of_one_length():
@@ -168,8 +170,8 @@ def test_real_detections_gain_by_what_they_lack(mono3d_data, detections):
         pytest.skip(f'{folder} is absent')
     truth, found = read(folder, detections)
     table = oracle_table(truth, found, [CAMERA_AT_ORIGIN] * len(truth))
-    assert table[AS_DETECTED] == evaluate(truth, found)
-    as_detected = table[AS_DETECTED]['Car']
+    assert table[BASELINE] == evaluate_detections(truth, found)
+    as_detected = table[BASELINE]['Car']
     for part, result in table.items():
         if part != 'everything':
             assert result['Car']['bbox'] == as_detected['bbox']
@@ -178,7 +180,7 @@ def test_real_detections_gain_by_what_they_lack(mono3d_data, detections):
     moderate = {part: each['Car']['3d']['AP40']['strict'][1] for part, each in table.items()}
     assert moderate['everything'] == max(moderate.values())
     for part in ('depth', 'projected centre', 'location', 'yaw'):
-        assert moderate[part] > moderate[AS_DETECTED]
+        assert moderate[part] > moderate[BASELINE]
     assert moderate['location'] > max(moderate['depth'], moderate['projected centre'])
 
 

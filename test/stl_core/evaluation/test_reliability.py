@@ -8,13 +8,13 @@ from scipy import stats
 from street_labels import P2, farther, scored, street
 
 from stl_core.evaluation.kitti_matching import MODERATE
-from stl_core.evaluation.overlaps import compare
+from stl_core.evaluation.overlaps import pairwise_overlaps
 from stl_core.evaluation.reliability import (
-    COVERAGES,
+    COVERAGE_LEVELS,
     DepthSamples,
     depth_errors,
     depth_samples,
-    of_class,
+    filter_class,
     score_reliability,
     sigma_coverage,
 )
@@ -48,7 +48,7 @@ def test_depth_errors_by_hand():
 def test_a_biased_depth_shows_its_bias():
     truth = street(np.random.default_rng(0), 20)
     found = [farther(each, 1.08, P2) for each in truth]
-    own = of_class(depth_samples(truth, found), 'Car')
+    own = filter_class(depth_samples(truth, found), 'Car')
     row = depth_errors(own, 0, np.inf)
     mean_depth = np.concatenate([each.center_m[:, 2] for each in truth]).mean()
     assert row.count == 80
@@ -65,7 +65,11 @@ def test_samples_keep_class_and_sigma_of_their_detection():
     joined = depth_samples(truth, found, sigmas)
     assert not joined.error_m.any()
     np.testing.assert_allclose(joined.sigma_m, joined.depth_m / 10)
-    assert [len(of_class(joined, name).depth_m) for name in ('Car', 'Cyclist', 'Van')] == [8, 4, 0]
+    assert [len(filter_class(joined, name).depth_m) for name in ('Car', 'Cyclist', 'Van')] == [
+        8,
+        4,
+        0,
+    ]
     assert np.isnan(depth_samples(truth, found).sigma_m).all()
     assert not len(depth_samples([], []).error_m)
     with pytest.raises(ValueError):
@@ -81,9 +85,9 @@ def laplace(rng, count):
 def test_laplace_errors_lie_on_the_diagonal():
     covered = sigma_coverage(laplace(np.random.default_rng(2), 100_000))
     np.testing.assert_allclose(covered.observed, covered.expected, atol=0.006)
-    assert covered.error < 0.004
-    assert covered.factor == pytest.approx(1, abs=0.01)
-    assert (covered.count, len(covered.expected)) == (100_000, len(COVERAGES))
+    assert covered.calibration_error < 0.004
+    assert covered.fitting_factor == pytest.approx(1, abs=0.01)
+    assert (covered.count, len(covered.expected)) == (100_000, len(COVERAGE_LEVELS))
 
 
 @pytest.mark.parametrize('factor', [0.5, 3.0])
@@ -91,28 +95,31 @@ def test_a_wrong_sigma_leaves_the_diagonal_as_the_law_says(factor):
     """Coverage of scaled sigmas against scipy's Laplace law; the factor mends them."""
     own = laplace(np.random.default_rng(3), 100_000)
     covered = sigma_coverage(replace(own, sigma_m=own.sigma_m / factor))
-    reach = stats.laplace.ppf((1 + COVERAGES) / 2)
+    reach = stats.laplace.ppf((1 + COVERAGE_LEVELS) / 2)
     expected = 2 * stats.laplace.cdf(reach / factor) - 1
     np.testing.assert_allclose(covered.observed, expected, atol=0.006)
-    assert covered.error == pytest.approx(np.abs(expected - COVERAGES).mean(), abs=0.004)
-    assert covered.factor == pytest.approx(factor, rel=0.01)
+    assert covered.calibration_error == pytest.approx(
+        np.abs(expected - COVERAGE_LEVELS).mean(), abs=0.004
+    )
+    assert covered.fitting_factor == pytest.approx(factor, rel=0.01)
     assert (covered.observed < covered.expected).all() == (factor > 1)
 
 
 def test_the_sigma_that_training_asks_for_has_factor_one():
     """The loss of depth is least where the most likely factor of sigma is 1."""
     torch = pytest.importorskip('torch')
-    from stl_core.models.losses import laplacian_nll
+    from stl_core.models.losses import laplacian_nll_loss
 
     error = torch.as_tensor(np.random.default_rng(4).normal(size=(1, 500)))
     sigmas = np.linspace(0.5, 2, 1501)
     zero, valid = torch.zeros_like(error), torch.ones_like(error, dtype=torch.bool)
     told = [
-        float(laplacian_nll(error, torch.full_like(error, np.log(s)), zero, valid)) for s in sigmas
+        float(laplacian_nll_loss(error, torch.full_like(error, np.log(s)), zero, valid))
+        for s in sigmas
     ]
     best = sigmas[np.argmin(told)]
     own = samples(np.full(500, 30), error[0].numpy(), np.full(500, best))
-    assert sigma_coverage(own).factor == pytest.approx(1, abs=1e-3)
+    assert sigma_coverage(own).fitting_factor == pytest.approx(1, abs=1e-3)
 
 
 def test_coverage_asks_for_a_sigma():
@@ -130,7 +137,7 @@ def scene(scores, right):
         here = slice(4 * number, 4 * number + 4)
         shift = np.where(right[here], 0, 5)[:, None] * [0, 0, 1]
         found.append(replace(each, score=scores[here], center_m=each.center_m + shift))
-    return compare(truth, found)
+    return pairwise_overlaps(truth, found)
 
 
 def test_reliability_of_scores_by_hand():
@@ -144,7 +151,7 @@ def test_reliability_of_scores_by_hand():
     np.testing.assert_allclose(found.precision[full], [0, 0.25, 2 / 3])
     assert np.isnan(found.precision[~full]).all()
     expected = (1 * 0.05 + 4 * 0.10 + 3 * (2.86 / 3 - 2 / 3)) / 8
-    assert found.error == pytest.approx(expected)
+    assert found.calibration_error == pytest.approx(expected)
 
 
 def test_scores_that_say_their_precision_have_no_error():
@@ -152,15 +159,15 @@ def test_scores_that_say_their_precision_have_no_error():
     scores = rng.uniform(0, 1, 8000)
     found = score_reliability(scene(scores, rng.random(8000) < scores), 'Car', MODERATE, 0.7)
     assert found.count.sum() == 8000
-    assert found.error < 0.03
+    assert found.calibration_error < 0.03
 
 
 def test_scores_beyond_one_are_no_probabilities():
     scores = np.array([-2.0, 0.5, 7.0, 18.0])
     found = score_reliability(scene(scores, np.ones(4, bool)), 'Car', MODERATE, 0.7)
     assert (found.edges[0], found.edges[-1], found.count.sum()) == (-2, 18, 4)
-    assert not found.is_share
-    assert np.isnan(found.error)
+    assert not found.is_probability
+    assert np.isnan(found.calibration_error)
     nothing = score_reliability(scene(scores, np.ones(4, bool)), 'Cyclist', MODERATE, 0.5)
     assert nothing.count.sum() == 0
-    assert np.isnan(nothing.error)
+    assert np.isnan(nothing.calibration_error)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from street_labels import P2, farther, scored, street
 
-from stl_core.cli import main as cli
+from stl_core.cli import main
 from stl_core.data.sources import kitti
-from stl_core.evaluation import report as dossier
-from stl_core.evaluation.average_precision import evaluate
+from stl_core.evaluation import report
+from stl_core.evaluation.average_precision import evaluate_detections
 from stl_core.types import Labels
 
 
@@ -37,7 +37,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-BOTH = {f'{name}{suffix}' for name in dossier.NAMES for suffix in ('.csv', '.png')}
+BOTH = {f'{name}{suffix}' for name in report.TABLE_NAMES for suffix in ('.csv', '.png')}
 SIGMA = {'sigma_coverage.csv', 'sigma_coverage.png'}
 
 
@@ -53,12 +53,14 @@ def cars():
 
 def test_the_folder_holds_what_was_examined(cars, tmp_path):
     truth, found, sigmas_m = cars
-    examined = dossier.examine(truth, found, [P2] * 12, sigmas_m)
-    dossier.write(examined, tmp_path)
+    examined = report.analyse_detections(truth, found, [P2] * 12, sigmas_m)
+    report.write_report(examined, tmp_path)
     assert names(tmp_path) == BOTH | {'figures.json'}
     figures, tables = read_folder(tmp_path)
-    assert figures['oracle']['as detected'] == evaluate(truth, found)
-    assert figures['oracle']['depth'] == evaluate(truth, scored(np.random.default_rng(9), truth))
+    assert figures['oracle']['as detected'] == evaluate_detections(truth, found)
+    assert figures['oracle']['depth'] == evaluate_detections(
+        truth, scored(np.random.default_rng(9), truth)
+    )
     assert figures['notes'] == [
         'Pedestrian: nothing was detected',
         'Cyclist: nothing was detected',
@@ -86,17 +88,17 @@ def test_what_is_missing_is_left_out_and_said(cars, tmp_path):
     nothing = [Labels.empty()] * len(truth)
     (tmp_path / 'sigma_coverage.png').write_bytes(b'of an earlier report')
     (tmp_path / 'mine.txt').write_text('not ours')
-    examined = dossier.examine(truth, nothing, None, [np.zeros(0)] * len(truth))
-    dossier.write(examined, tmp_path)
+    examined = report.analyse_detections(truth, nothing, None, [np.zeros(0)] * len(truth))
+    report.write_report(examined, tmp_path)
     assert names(tmp_path) == {'mine.txt', 'oracle.csv', 'figures.json'}
     assert 'Car: nothing was detected' in examined.notes
     beside = [farther(each, 1.0) for each in found]
     elsewhere = [each[:0] for each in truth]
-    examined = dossier.examine(elsewhere, beside, None, sigmas_m)
-    assert not examined.sigma
-    assert dossier.NO_MATCH in examined.notes
-    assert examined.depth['Car'][-1].count == 0
-    dossier.write(examined, tmp_path)
+    examined = report.analyse_detections(elsewhere, beside, None, sigmas_m)
+    assert not examined.sigma_coverage
+    assert report.NO_MATCH in examined.notes
+    assert examined.depth_errors['Car'][-1].count == 0
+    report.write_report(examined, tmp_path)
     assert names(tmp_path) == (BOTH - SIGMA - {'precision_recall.csv'}) | {
         'mine.txt',
         'figures.json',
@@ -120,12 +122,12 @@ def test_kitti_ap_reports_with_and_without_calibration(cars, tmp_path, capsys):
         (tmp_path / f'calib/{number:06d}.txt').write_text(f'P2: {numbers}\n')
     argv = ['kitti-ap', str(tmp_path / 'label_2'), str(tmp_path / 'results'), '--report']
     out = tmp_path / 'report'
-    cli.main([*argv, str(out)])
+    main.main([*argv, str(out)])
     printed = capsys.readouterr().out
     assert 'report: no calibration was given' in printed
     assert 'sigma_coverage is left out' in printed
     assert names(out) == (BOTH - SIGMA) | {'figures.json'}
-    cli.main([*argv, str(out), '--calib', str(tmp_path / 'calib')])
+    main.main([*argv, str(out), '--calib', str(tmp_path / 'calib')])
     assert 'calibration' not in capsys.readouterr().out
     figures, _ = read_folder(out)
     assert figures['oracle']['depth']['Car']['3d']['AP40']['strict'][1] > 95
@@ -137,10 +139,10 @@ def test_one_calib_file_serves_all_frames_and_a_missing_one_is_named(cars, tmp_p
     (tmp_path / 'calib.txt').write_text(f'P2: {" ".join(str(x) for x in P2.ravel())}\n')
     argv = ['kitti-ap', str(tmp_path / 'label_2'), str(tmp_path / 'results')]
     argv += ['--report', str(tmp_path / 'report'), '--calib']
-    cli.main([*argv, str(tmp_path / 'calib.txt')])
+    main.main([*argv, str(tmp_path / 'calib.txt')])
     assert 'calibration' not in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        cli.main([*argv, str(tmp_path / 'none')])
+        main.main([*argv, str(tmp_path / 'none')])
     assert 'none/000000.txt: no such file' in capsys.readouterr().err
 
 
@@ -150,7 +152,7 @@ def test_real_detections_are_reported(mono3d_data, tmp_path, capsys, detections)
     if not folder.is_dir():
         pytest.skip(f'{folder} is absent')
     argv = [str(folder / 'label_2'), str(folder / detections / 'data')]
-    cli.main(['kitti-ap', *argv, '--report', str(tmp_path)])
+    main.main(['kitti-ap', *argv, '--report', str(tmp_path)])
     figures, tables = read_folder(tmp_path)
     assert names(tmp_path) == (BOTH - SIGMA) | {'figures.json'}
     expected = json.loads((folder / 'expected_official_cpp.json').read_text())[detections]

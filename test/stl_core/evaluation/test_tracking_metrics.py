@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from stl_core.evaluation.tracking_metrics import COUNTED, MIN_IOU, Tracked, score
+from stl_core.evaluation.tracking_metrics import (
+    DEFAULT_DIFFICULTY,
+    MIN_IOU,
+    TrackedFrame,
+    evaluate_tracking,
+)
 from stl_core.types import Labels
 
 FRAMES = 50
@@ -25,7 +30,7 @@ def frame(ids, x=None, scores=1.0, **fields):
         'rotation_y': np.zeros(count),
         'box_px': np.tile([0.0, 0.0, 60.0, 40.0], (count, 1)),
     }
-    return Tracked(Labels(**columns | fields), list(ids))
+    return TrackedFrame(Labels(**columns | fields), list(ids))
 
 
 def drive(ids=(0,), **fields):
@@ -33,11 +38,11 @@ def drive(ids=(0,), **fields):
 
 
 def figures(truth, found, min_iou=0.5):
-    best = score([truth], [found], 'Car', min_iou).best
+    best = evaluate_tracking([truth], [found], 'Car', min_iou).best
     return {
-        'true': best.true,
-        'false': best.false,
-        'missed': best.missed,
+        'true': best.true_positives,
+        'false': best.false_positives,
+        'missed': best.misses,
         'ids': best.id_switches,
         'frag': best.fragmentations,
         'mota': round(best.mota, 9),
@@ -49,17 +54,17 @@ PERFECT = {'true': FRAMES, 'false': 0, 'missed': 0, 'ids': 0, 'frag': 0, 'mota':
 
 @pytest.mark.parametrize('min_iou', MIN_IOU)
 def test_perfect_tracks_score_one(min_iou):
-    result = score([drive((0, 1))], [drive((0, 1))], 'Car', min_iou)
+    result = evaluate_tracking([drive((0, 1))], [drive((0, 1))], 'Car', min_iou)
     for value in (result.samota, result.amota, result.amotp):
         assert value == pytest.approx(1.0)
     best = result.best
     assert (best.mota, best.motp, best.recall, best.precision) == (1, 1, 1, 1)
-    assert (best.tracks, best.mostly_tracked, best.mostly_lost) == (2, 2, 0)
+    assert (best.num_tracks, best.mostly_tracked, best.mostly_lost) == (2, 2, 0)
 
 
 def test_scores_that_differ_cost_amota_but_not_samota():
     # up to recall 1/2 only the surer track is used: MOTA is 1/2 there, all that can be had
-    result = score([drive((0, 1))], [drive((0, 1), scores=[0.9, 0.5])], 'Car', 0.5)
+    result = evaluate_tracking([drive((0, 1))], [drive((0, 1), scores=[0.9, 0.5])], 'Car', 0.5)
     assert result.amota == pytest.approx(0.75)
     assert result.samota == pytest.approx(1.0)
     assert result.best.min_score == 0.5
@@ -67,7 +72,7 @@ def test_scores_that_differ_cost_amota_but_not_samota():
 
 
 def test_an_answer_for_every_other_label_reaches_half_of_the_recalls():
-    result = score([drive((0, 1, 2, 3))], [drive((0, 1))], 'Car', 0.5)
+    result = evaluate_tracking([drive((0, 1, 2, 3))], [drive((0, 1))], 'Car', 0.5)
     assert len(result.points) == 20
     assert result.best.mota == 0.5
     assert result.amota == pytest.approx(20 / 40 * 0.5)
@@ -118,17 +123,21 @@ def test_two_cars_whose_tracks_are_swapped():
 
 def test_mostly_tracked_and_mostly_lost():
     shown = [[0, 1, 2]] * 9 + [[0, 1]] * 20 + [[0]] * 21
-    best = score([drive((0, 1, 2, 3))], [[frame(ids) for ids in shown]], 'Car', 0.5).best
-    assert (best.tracks, best.mostly_tracked, best.mostly_lost) == (4, 1, 2)
+    best = evaluate_tracking(
+        [drive((0, 1, 2, 3))], [[frame(ids) for ids in shown]], 'Car', 0.5
+    ).best
+    assert (best.num_tracks, best.mostly_tracked, best.mostly_lost) == (4, 1, 2)
 
 
 def test_a_match_reaches_the_least_iou():
     # two boxes of length 4 apart by d along it: IoU (4 - d) / (4 + d)
     for min_iou, d in ((0.25, 2.4), (0.5, 4 / 3)):
         for off, true in ((d - 1e-6, FRAMES), (d + 1e-6, 0)):
-            result = score([drive()], [drive(x=[off])], 'Car', min_iou)
-            assert result.best.true == true
-    assert score([drive()], [drive(x=[1.0])], 'Car', 0.5).best.motp == pytest.approx(0.6)
+            result = evaluate_tracking([drive()], [drive(x=[off])], 'Car', min_iou)
+            assert result.best.true_positives == true
+    assert evaluate_tracking([drive()], [drive(x=[1.0])], 'Car', 0.5).best.motp == pytest.approx(
+        0.6
+    )
 
 
 def test_as_many_as_can_be_are_matched():
@@ -140,10 +149,12 @@ def test_as_many_as_can_be_are_matched():
 
 def test_drives_are_separate():
     found = drive()[:20] + [frame([7], x=[0.0])] * 30
-    result = score([drive(), drive()], [drive(), found], 'Car', 0.5)
-    assert (result.best.tracks, result.best.id_switches) == (2, 1)
+    result = evaluate_tracking([drive(), drive()], [drive(), found], 'Car', 0.5)
+    assert (result.best.num_tracks, result.best.id_switches) == (2, 1)
     # track 0 of one drive has nothing to do with track 0 of the other
-    both = score([drive(), drive()], [drive(scores=0.9), drive(scores=0.5)], 'Car', 0.5)
+    both = evaluate_tracking(
+        [drive(), drive()], [drive(scores=0.9), drive(scores=0.5)], 'Car', 0.5
+    )
     levels = [each.min_score for each in both.points]
     assert levels == pytest.approx([0.9] * 20 + [0.5] * 20)
 
@@ -151,7 +162,7 @@ def test_drives_are_separate():
 def test_tracks_are_left_out_by_their_mean_score():
     scores = np.linspace(0.2, 0.8, FRAMES)
     found = [frame([0], scores=each) for each in scores]
-    result = score([drive()], [found], 'Car', 0.5)
+    result = evaluate_tracking([drive()], [found], 'Car', 0.5)
     assert [each.min_score for each in result.points] == pytest.approx([0.5] * 40)
     assert result.samota == pytest.approx(1.0)
 
@@ -160,24 +171,24 @@ def test_tracks_are_left_out_by_their_mean_score():
     'fields',
     [
         {'name': ['Van']},
-        {'occluded': [COUNTED.max_occluded + 1]},
-        {'truncated': [COUNTED.max_truncated + 0.01]},
+        {'occluded': [DEFAULT_DIFFICULTY.max_occluded + 1]},
+        {'truncated': [DEFAULT_DIFFICULTY.max_truncated + 0.01]},
     ],
 )
 def test_some_labels_may_be_missed_or_found_at_no_cost(fields):
     ignored = frame([1], **fields)
     both = {
         name: np.concatenate([getattr(frame([0]).labels, name), getattr(ignored.labels, name)])
-        for name in Labels.WIDTHS
+        for name in Labels.FIELD_SHAPES
     }
-    truth = [Tracked(Labels(**both), [0, 1])] * FRAMES
+    truth = [TrackedFrame(Labels(**both), [0, 1])] * FRAMES
     assert figures(truth, drive((0,))) == PERFECT
     found = figures(truth, drive((0, 1)))
     assert (found['mota'], found['false'], found['missed']) == (1.0, 0, 0)
 
 
 def test_low_answers_and_those_in_dont_care_areas_cost_nothing():
-    low = np.array([[0.0, 0.0, 60.0, 40.0], [100.0, 0.0, 160.0, COUNTED.min_height_px]])
+    low = np.array([[0.0, 0.0, 60.0, 40.0], [100.0, 0.0, 160.0, DEFAULT_DIFFICULTY.min_height_px]])
     assert figures(drive(), drive((0, 9), box_px=low)) == PERFECT
     area = frame([0, -1], box_px=[[0, 0, 60, 40], [100, 0, 200, 100]], name=['Car', 'DontCare'])
     for cover, false in ((0.6, 0), (0.4, FRAMES)):
@@ -198,17 +209,19 @@ def test_an_ignored_frame_ends_what_came_before_it():
 def test_nothing_to_find_and_nothing_found():
     empty = [frame([])] * 3
     for truth, found in ((empty, empty), (empty, drive()[:3]), (drive()[:3], empty)):
-        result = score([truth], [found], 'Car', 0.5)
+        result = evaluate_tracking([truth], [found], 'Car', 0.5)
         assert (result.samota, result.amota, result.amotp) == (0, 0, 0)
         assert result.points == ()
-    assert result.best.missed == 3
-    assert score([], [], 'Car', 0.5).best.mota == 0
+    assert result.best.misses == 3
+    assert evaluate_tracking([], [], 'Car', 0.5).best.mota == 0
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r'drives of \[50\] frames of labels but \[49\]'):
-        score([drive()], [drive()[:-1]], 'Car', 0.5)
+        evaluate_tracking([drive()], [drive()[:-1]], 'Car', 0.5)
     with pytest.raises(ValueError, match='an id is twice in one frame of drive 0'):
-        score([drive()], [[frame([3, 3])] * FRAMES], 'Car', 0.5)
+        evaluate_tracking([drive()], [[frame([3, 3])] * FRAMES], 'Car', 0.5)
     with pytest.raises(ValueError, match='2 ids for 1 objects'):
-        score([drive()], [[Tracked(frame([0]).labels, [0, 1])] * FRAMES], 'Car', 0.5)
+        evaluate_tracking(
+            [drive()], [[TrackedFrame(frame([0]).labels, [0, 1])] * FRAMES], 'Car', 0.5
+        )

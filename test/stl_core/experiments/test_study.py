@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from stl_core.cli import main as cli
+from stl_core.cli import main
 from stl_core.data.sources import kitti
 from stl_core.experiments import study, study_table
-from stl_core.inference.model_file import StudentError
-from stl_core.training import model_builder, stages
-from stl_core.training import trainer as train
+from stl_core.inference.model_file import ModelFileError
+from stl_core.training import model_builder, stages, trainer
 from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,14 +70,14 @@ def trained(monkeypatch):
         levels = {'strict': [0.0, value, 0.0], 'loose': [0.0, 2 * value, 0.0]}
         return {'Car': {kind: {'AP40': levels} for kind in ('3d', 'bev')}}
 
-    monkeypatch.setattr(train, 'fit', fit)
-    monkeypatch.setattr(stages, 'run', fit)
-    monkeypatch.setattr(model_builder, 'pinned', lambda config: config)
+    monkeypatch.setattr(trainer, 'fit', fit)
+    monkeypatch.setattr(stages, 'run_stage', fit)
+    monkeypatch.setattr(model_builder, 'with_file_digests', lambda config: config)
     return done
 
 
 def test_runs_differ_by_method_and_seed_alone(tmp_path):
-    before, runs = study.lay_out(a_plan(tmp_path))
+    before, runs = study.plan_runs(a_plan(tmp_path))
     assert [work.method for work in before] == ['teacher (stage)']
     assert [(work.method, work.config.seed) for work in runs] == [
         ('base', 4),
@@ -99,9 +98,9 @@ def test_runs_differ_by_method_and_seed_alone(tmp_path):
 def test_every_committed_study_can_be_laid_out(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / 'config/study').glob('*.yaml')):
-        before, runs = study.lay_out(study.load(path))
+        before, runs = study.plan_runs(study.load_study(path))
         assert before
-        assert len({study.digest(work.config) for work in runs}) == len(runs)
+        assert len({study.config_digest(work.config) for work in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +108,9 @@ def test_every_committed_study_can_be_laid_out(monkeypatch):
 )
 def test_the_documented_table_is_that_of_the_committed_runs(name, page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    grid = study.load(f'config/study/{name}.yaml')
-    rows = study_table.arranged(study_table.read(Path(grid.table)), tuple(grid.methods))
-    told = study_table.text(rows, grid.judged).splitlines()
+    grid = study.load_study(f'config/study/{name}.yaml')
+    rows = study_table.sort_rows(study_table.read_table(Path(grid.table)), tuple(grid.methods))
+    told = study_table.to_markdown(rows, grid.judged).splitlines()
     table = [line for line in told if line.startswith('|') and '(stage)' not in line]
     assert len(table) > 5
     assert set(table) <= set(Path(f'docs/{page}.md').read_text().splitlines())
@@ -119,57 +118,59 @@ def test_the_documented_table_is_that_of_the_committed_runs(name, page, monkeypa
 
 def test_the_committed_study_has_every_run(monkeypatch):
     monkeypatch.chdir(ROOT)
-    grid = study.load('config/study/monostl.yaml')
-    before, runs = study.lay_out(grid)
-    rows = {row[:2] for row in study_table.read(Path(grid.table))}
+    grid = study.load_study('config/study/monostl.yaml')
+    before, runs = study.plan_runs(grid)
+    rows = {row[:2] for row in study_table.read_table(Path(grid.table))}
     assert rows == {(work.method, work.config.seed) for work in before + runs}
 
 
 def test_a_run_is_told_by_what_it_says_and_not_by_what_it_leaves_out(tmp_path):
-    config = study.lay_out(a_plan(tmp_path))[1][0].config
-    assert study.digest(dataclasses.replace(config, out='elsewhere')) == study.digest(config)
-    assert study.digest(dataclasses.replace(config, seed=9)) != study.digest(config)
+    config = study.plan_runs(a_plan(tmp_path))[1][0].config
+    assert study.config_digest(
+        dataclasses.replace(config, out='elsewhere')
+    ) == study.config_digest(config)
+    assert study.config_digest(dataclasses.replace(config, seed=9)) != study.config_digest(config)
 
     def of(source):
         train = dataclasses.replace(config.train, sources=(source,))
-        return study.digest(dataclasses.replace(config, train=train))
+        return study.config_digest(dataclasses.replace(config, train=train))
 
-    told = of(kitti.Source('images', 'calib'))
-    assert of(kitti.Source('images', 'calib', split='few.txt')) != told
-    assert of(kitti.Source('images', 'calib', velodyne='scans')) != told
+    told = of(kitti.KittiFolders('images', 'calib'))
+    assert of(kitti.KittiFolders('images', 'calib', split='few.txt')) != told
+    assert of(kitti.KittiFolders('images', 'calib', velodyne='scans')) != told
     option = [('option', str, '')]  # what a later version may add
-    later = dataclasses.make_dataclass('Later', option, bases=(kitti.Source,), frozen=True)
+    later = dataclasses.make_dataclass('Later', option, bases=(kitti.KittiFolders,), frozen=True)
     assert of(later('images', 'calib')) == told
     assert of(later('images', 'calib', option='on')) != told
 
 
 def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeypatch):
     plan = a_plan(tmp_path)
-    study.run(plan)
+    study.run_study(plan)
     assert len(trained) == 5
-    rows = study_table.read(tmp_path / 'table.csv')
-    assert [row.figures['3d/strict/moderate'] for row in rows] == [444, 4, 14, 5, 15]
-    study.run(plan)
+    rows = study_table.read_table(tmp_path / 'table.csv')
+    assert [row.metrics['3d/strict/moderate'] for row in rows] == [444, 4, 14, 5, 15]
+    study.run_study(plan)
     assert len(trained) == 5
 
 
 def test_a_study_that_was_stopped_goes_on(tmp_path, trained, monkeypatch):
     plan = a_plan(tmp_path)
-    study.run(plan)
+    study.run_study(plan)
     whole = (tmp_path / 'table.csv').read_text()
     lines = whole.splitlines(True)
     (tmp_path / 'table.csv').write_text(''.join(lines[:3]) + lines[3][:9])  # a torn line
     trained.clear()
-    study.run(plan)
+    study.run_study(plan)
     assert trained[0] == 'x/teacher'  # which is cheap: it says that it was done before
     assert len(trained[1:]) == 3
     assert (tmp_path / 'table.csv').read_text() == whole
 
 
 def test_a_row_of_another_configuration_is_refused(tmp_path, trained):
-    study.run(a_plan(tmp_path))
+    study.run_study(a_plan(tmp_path))
     with pytest.raises(ConfigError, match='base, seed 4, was run with another configuration'):
-        study.run(a_plan(tmp_path, epochs=3))
+        study.run_study(a_plan(tmp_path, epochs=3))
 
 
 def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch):
@@ -178,17 +179,17 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
     def last_first(make, configs, jobs, threads):
         """Finish in the other order, and fail at the first."""
         for place in range(len(configs) - 1, 0, -1):
-            assert len(study_table.read(table)) == len(configs) - place
-            yield place, stages.run(configs[place])
+            assert len(study_table.read_table(table)) == len(configs) - place
+            yield place, stages.run_stage(configs[place])
         raise ConfigError('the first run failed')
 
-    monkeypatch.setattr(study, 'finished', last_first)
+    monkeypatch.setattr(study, 'map_as_completed', last_first)
     with pytest.raises(ConfigError, match='the first run failed'):
-        study.run(plan, jobs=2)
-    rows = study_table.read(table)
+        study.run_study(plan, num_jobs=2)
+    rows = study_table.read_table(table)
     assert [row[:2] for row in rows[1:]] == [('selective', 5), ('base', 5), ('selective', 4)]
-    assert [row.figures['3d/strict/moderate'] for row in rows[1:]] == [15, 5, 14]
-    told = study_table.text(study_table.arranged(rows, tuple(plan.methods)), 'Car')
+    assert [row.metrics['3d/strict/moderate'] for row in rows[1:]] == [15, 5, 14]
+    told = study_table.to_markdown(study_table.sort_rows(rows, tuple(plan.methods)), 'Car')
     assert told.index('teacher') < told.index('| base') < told.index('| selective')
 
 
@@ -201,22 +202,22 @@ def test_a_run_aside_logs_into_its_folder_while_it_runs(tmp_path, monkeypatch):
         assert re.fullmatch(r'a word\n\S+ \S+ 2 epochs\n', log.read_text())
         raise ConfigError('too late')
 
-    monkeypatch.setattr(stages, 'run', fit)
-    (work, *_) = study.lay_out(a_plan(tmp_path))[1]
+    monkeypatch.setattr(stages, 'run_stage', fit)
+    (work, *_) = study.plan_runs(a_plan(tmp_path))[1]
     handlers = logging.getLogger().handlers[:]
     with pytest.raises(ConfigError, match='too late'):
-        study._run_aside(work.config)
+        study._run_in_process(work.config)
     assert log.read_text().endswith('ConfigError: too late\n')
     assert logging.getLogger().handlers == handlers
 
 
 def test_a_table_is_written_by_one_study_at_a_time(tmp_path, trained):
     table = tmp_path / 'table.csv'
-    with study_table.writing(table):
+    with study_table.table_lock(table):
         with pytest.raises(ConfigError, match='another study is writing this table'):
-            study.run(a_plan(tmp_path))
+            study.run_study(a_plan(tmp_path))
     assert not trained
-    study.run(a_plan(tmp_path))
+    study.run_study(a_plan(tmp_path))
     assert sorted(path.name for path in tmp_path.glob('table*')) == ['table.csv']
 
 
@@ -226,7 +227,7 @@ def drop_last(table):
 
 def test_the_stages_before_must_be_those_of_the_table(tmp_path, trained, monkeypatch):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
-    study.run(plan)
+    study.run_study(plan)
     drop_last(table)
     whole = table.read_text()
     told = (
@@ -234,72 +235,72 @@ def test_the_stages_before_must_be_those_of_the_table(tmp_path, trained, monkeyp
     )
     table.write_text(whole.replace('444.0000', '443.0000'))
     with pytest.raises(ConfigError, match=told):
-        study.run(plan)
-    digest = study_table.read(table)[0].config
+        study.run_study(plan)
+    digest = study_table.read_table(table)[0].config
     table.write_text(whole.replace(digest, 'another'))
     with pytest.raises(ConfigError, match=told):
-        study.run(plan)
+        study.run_study(plan)
     table.write_text(whole)
-    study.run(plan)
-    assert len(study_table.read(table)) == 5
+    study.run_study(plan)
+    assert len(study_table.read_table(table)) == 5
 
 
 def test_a_complete_table_is_shown_without_the_files_of_its_stages(
     tmp_path, trained, monkeypatch, caplog
 ):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
-    study.run(plan)
+    study.run_study(plan)
     trained.clear()
 
     def pinned(config):
         if config.distill:
-            raise StudentError('x/teacher/student.safetensors: no such file')
+            raise ModelFileError('x/teacher/student.safetensors: no such file')
         return config
 
-    monkeypatch.setattr(model_builder, 'pinned', pinned)
+    monkeypatch.setattr(model_builder, 'with_file_digests', pinned)
     with caplog.at_level(logging.INFO):
-        study.run(plan)
+        study.run_study(plan)
     assert 'has every run; what they were made from is not here: x/teacher' in caplog.text
     assert not trained
     drop_last(table)
-    with pytest.raises(StudentError, match='no such file'):
-        study.run(plan)
+    with pytest.raises(ModelFileError, match='no such file'):
+        study.run_study(plan)
     assert trained == ['x/teacher']  # it was called for; here that makes no file
 
 
 def test_a_class_that_cannot_be_judged_is_refused(tmp_path):
     path = tmp_path / 'study.yaml'
     path.write_text(json.dumps(vars(a_plan(tmp_path))))
-    assert study.load(path, ('judged=Cyclist',)).judged == 'Cyclist'
+    assert study.load_study(path, ('judged=Cyclist',)).judged == 'Cyclist'
     with pytest.raises(ConfigError, match=r"judged: 'Truck' .* Car, Pedestrian, Cyclist"):
-        study.load(path, ('judged=Truck',))
+        study.load_study(path, ('judged=Truck',))
     with pytest.raises(ConfigError, match='seeds: expected each once'):
-        study.load(path, ('seeds=[1, 1]',))
+        study.load_study(path, ('seeds=[1, 1]',))
 
 
 def test_a_table_is_not_shown_for_a_class_that_it_does_not_hold(tmp_path, trained, capsys):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
-    study.run(plan)
+    study.run_study(plan)
     path = tmp_path / 'study.yaml'
     path.write_text(json.dumps(vars(plan)))
     for command in (['study', str(path)], ['study', str(path), '--table-only']):
         with pytest.raises(SystemExit):
-            cli.main([*command, 'judged=Cyclist'])
+            main.main([*command, 'judged=Cyclist'])
         assert 'holds the figures of Car' in capsys.readouterr().err
     # older versions did not write the class
     older = '\n'.join(re.sub(r',(judged|Car),', ',', row) for row in table.open())
     table.write_text(older.replace('\n\n', '\n'))
     assert 'judged' not in table.read_text()
-    assert {row.judged for row in study_table.read(table)} == {'Car'}
-    study.run(plan)
-    study_table.append(table, study_table.read(table)[0]._replace(seed=9))
-    assert len(study_table.read(table)) == 6
+    assert {row.judged for row in study_table.read_table(table)} == {'Car'}
+    study.run_study(plan)
+    study_table.append_row(table, study_table.read_table(table)[0]._replace(seed=9))
+    assert len(study_table.read_table(table)) == 6
 
 
 def test_a_method_may_leave_distillation_out_by_null(tmp_path):
     plan = a_plan(tmp_path)
     methods = {'none': None, 'null': {'distill': None}, 'no loss': {'distill': {'losses': None}}}
-    _, runs = study.lay_out(dataclasses.replace(plan, methods=methods))
+    _, runs = study.plan_runs(dataclasses.replace(plan, methods=methods))
     assert all(work.config.distill is None for work in runs)
 
 
@@ -316,50 +317,52 @@ def test_a_method_may_leave_distillation_out_by_null(tmp_path):
 )
 def test_a_study_that_cannot_be_is_refused_by_name(tmp_path, change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        study.lay_out(dataclasses.replace(a_plan(tmp_path), **change))
+        study.plan_runs(dataclasses.replace(a_plan(tmp_path), **change))
 
 
 def test_no_run_at_a_time_is_refused(tmp_path, trained):
     with pytest.raises(ConfigError, match='jobs: expected at least 1 run at a time, got 0'):
-        study.run(a_plan(tmp_path), jobs=0)
+        study.run_study(a_plan(tmp_path), num_jobs=0)
     assert not trained
 
 
 def test_means_and_deviations_are_those_of_the_sample(tmp_path):
     values = [3.0, 5.0, 10.0]
     rows = [a_row('a', seed, value) for seed, value in enumerate(values)]
-    told = study_table.text(rows, 'Car')
+    told = study_table.to_markdown(rows, 'Car')
     assert f'| a | 3 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in told
-    assert '| a | 1 | 3.00 |' in study_table.text(rows[:1], 'Car')
-    assert '| 3D at 0.5 | 3D at 0.25 |' in study_table.text(rows, 'Cyclist')
+    assert '| a | 1 | 3.00 |' in study_table.to_markdown(rows[:1], 'Car')
+    assert '| 3D at 0.5 | 3D at 0.25 |' in study_table.to_markdown(rows, 'Cyclist')
 
 
 def a_row(method, seed, value):
-    return study_table.Row(method, seed, 2, 'x', dict.fromkeys(study_table.SHOWN, value))
+    return study_table.Row(
+        method, seed, 2, 'x', dict.fromkeys(study_table.DISPLAYED_METRICS, value)
+    )
 
 
 def test_methods_are_compared_seed_by_seed(tmp_path):
     base = {1: 3.0, 2: 5.0, 3: 10.0}
     rows = [a_row('teacher (stage)', 1, 60.0), *(a_row('base', *each) for each in base.items())]
     rows += [a_row('b', 3, 12.0), a_row('b', 1, 4.0), a_row('b', 8, 70.0), a_row('c', 9, 1.0)]
-    found = study_table.differences(rows)
+    found = study_table.paired_differences(rows)
     assert {name: values.tolist() for name, values in found.items()} == {'b': [2.0, 1.0]}
-    told = study_table.text(rows, 'Car').splitlines()
+    told = study_table.to_markdown(rows, 'Car').splitlines()
     assert told[2].endswith('| 3D at 0.5 vs base |')
     assert [row.rsplit('|', 2)[1].strip() for row in told[4:]] == ['', '', '+1.50 ± 0.71', '']
-    study_table.chart(rows, 'Car', tmp_path / 'some.png')
-    study_table.chart(rows[:1], 'Car', tmp_path / 'stages.png')
+    study_table.plot_study(rows, 'Car', tmp_path / 'some.png')
+    study_table.plot_study(rows[:1], 'Car', tmp_path / 'stages.png')
 
 
 def test_a_run_is_not_counted_twice(tmp_path):
     table = tmp_path / 'table.csv'
-    study_table.append(table, a_row('a', 1, 3.0))
+    study_table.append_row(table, a_row('a', 1, 3.0))
     with pytest.raises(ConfigError, match='a, seed 1, is there already'):
-        study_table.append(table, a_row('a', 1, 4.0))
-    assert len(study_table.read(table)) == 1
+        study_table.append_row(table, a_row('a', 1, 4.0))
+    assert len(study_table.read_table(table)) == 1
     table.write_text(table.read_text() + table.read_text().splitlines(True)[1])
     with pytest.raises(ConfigError, match='a, seed 1, is there already'):
-        study_table.read(table)
+        study_table.read_table(table)
 
 
 def test_the_command_shows_table_and_chart(tmp_path, trained, capsys):
@@ -367,9 +370,9 @@ def test_the_command_shows_table_and_chart(tmp_path, trained, capsys):
     path = tmp_path / 'study.yaml'
     path.write_text(json.dumps(vars(plan)))
     with pytest.raises(SystemExit):
-        cli.main(['study', str(path), '--table-only'])
+        main.main(['study', str(path), '--table-only'])
     assert 'no finished run yet' in capsys.readouterr().err
-    cli.main(['study', str(path)])
+    main.main(['study', str(path)])
     assert '| selective | 2 | 14.50 ± 0.71 | 29.00 ± 1.41 |' in capsys.readouterr().out
     assert (tmp_path / 'table.png').stat().st_size > 5000
 
@@ -379,11 +382,11 @@ def test_sigterm_ends_a_study_like_ctrl_c(tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr(study, 'run', run)
+    monkeypatch.setattr(study, 'run_study', run)
     monkeypatch.chdir(ROOT)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
-        cli.main(['study', 'config/study/monostl.yaml', f'table={tmp_path}/table.csv'])
+        main.main(['study', 'config/study/monostl.yaml', f'table={tmp_path}/table.csv'])
     assert stop.value.code == 130
     assert 'the same command goes on' in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from stl_core.cli import main as cli
-from stl_core.inference import converters as published
+from stl_core.cli import main
+from stl_core.inference import converters
 from stl_core.inference.converters import LAYOUTS
-from stl_core.inference.converters.checkpoint_reader import read_state
+from stl_core.inference.converters.checkpoint_reader import read_state_dict
 from stl_core.inference.converters.key_mapping import WeightsError
-from stl_core.inference.model_file import build_detector, load_detector, read_spec
+from stl_core.inference.model_file import build_detector, load_detector, read_model_spec
 
 
 def shapes(name):
@@ -42,24 +42,24 @@ programs = pytest.mark.parametrize('name', ['monodle', 'monodistill', 'monocon']
 
 @programs
 def test_weights_fit_and_every_rule_of_a_layout_is_needed(name):
-    weights, spec = published.translate(name, hollow(name))
+    weights, spec = converters.convert_state_dict(name, hollow(name))
     fitting = build_detector(spec).state_dict()
     assert {key: value.shape for key, value in weights.items()} == {
         key: value.shape for key, value in fitting.items()
     }
     assert spec.provenance['program'] == LAYOUTS[name].program
-    for move in LAYOUTS[name].moves:
+    for move in LAYOUTS[name].rules:
         if 'bn1?' in move.pattern:  # of one program or the other
             continue
         assert any(re.fullmatch(move.pattern, key) for key in shapes(name)), move
-    assert all(LAYOUTS[name].drops.values())
+    assert all(LAYOUTS[name].ignored.values())
 
 
 @programs
 def test_a_wrong_key_is_told_by_name(name):
     def refuse(state, message):
         with pytest.raises(WeightsError, match=message):
-            published.translate(name, state)
+            converters.convert_state_dict(name, state)
 
     whole = hollow(name)
     refuse({**whole, 'neck.surprise': torch.zeros(1)}, "'neck.surprise': not a key of")
@@ -73,19 +73,19 @@ def test_rows_that_are_missing_are_told():
     whole = hollow('monocon')
     few = {**whole, 'head.dim_head.3.bias': torch.zeros(2)}
     with pytest.raises(WeightsError, match=r"dim_head.3.bias': .* at least 3 rows"):
-        published.translate('monocon', few)
+        converters.convert_state_dict('monocon', few)
 
 
 def test_an_unknown_program_is_told():
     with pytest.raises(WeightsError, match="'yolo': not a program we know; known: monodle"):
-        published.translate('yolo', {})
+        converters.convert_state_dict('yolo', {})
 
 
 def test_sizes_and_keypoints_of_monocon_are_put_in_our_order():
     state = hollow('monocon')
     state['head.dim_head.3.bias'] = torch.tensor([3.9, 1.5, 1.6])  # length, height, width
     state['head.center2kpt_offset_head.3.bias'] = torch.arange(18.0)
-    weights, _ = published.translate('monocon', state)
+    weights, _ = converters.convert_state_dict('monocon', state)
     assert weights['heads.size_3d.outputs.size_3d.bias'].tolist() == pytest.approx([1.5, 1.6, 3.9])
     assert weights['heads.keypoints.outputs.offset_3d.bias'].tolist() == [16, 17]
     assert weights['heads.keypoints.outputs.keypoint_offset.bias'].tolist() == list(range(16))
@@ -94,7 +94,7 @@ def test_sizes_and_keypoints_of_monocon_are_put_in_our_order():
 def test_monodistill_gives_its_student_and_not_its_teacher():
     state = hollow('monodistill')
     state['centernet_rgb.depth.2.bias'] = torch.tensor([1.0, 2.0])
-    weights, spec = published.translate('monodistill', state)
+    weights, spec = converters.convert_state_dict('monodistill', state)
     assert weights['heads.depth.2.bias'].tolist() == [1, 2]
     assert spec.detector == 'monodle'
     assert 'centernet_rgb' in spec.provenance['program']
@@ -102,7 +102,7 @@ def test_monodistill_gives_its_student_and_not_its_teacher():
 
 def test_counters_that_old_checkpoints_lack_are_filled_in():
     state = {k: v for k, v in hollow('monodle').items() if not k.endswith('num_batches_tracked')}
-    weights, _ = published.translate('monodle', state)
+    weights, _ = converters.convert_state_dict('monodle', state)
     assert weights['neck.stages.0.0.node.1.num_batches_tracked'].item() == 0
 
 
@@ -119,7 +119,7 @@ def test_counters_that_old_checkpoints_lack_are_filled_in():
 def test_the_usual_wrappers_are_opened(tmp_path, wrapped):
     state = collections.OrderedDict(a=torch.ones(2), b=torch.zeros(3).half())
     torch.save(wrapped(state), tmp_path / 'a.pth')
-    found = read_state(tmp_path / 'a.pth')
+    found = read_state_dict(tmp_path / 'a.pth')
     assert found.keys() == state.keys()
     assert torch.equal(found['b'], state['b'])
 
@@ -154,7 +154,7 @@ def test_what_else_a_program_saved_is_passed_over(tmp_path, foreign, zipped):
     saved = {'attributes': {'data': frames}, 'state_dict': {'model': {'a': torch.ones(2)}}}
     torch.save(saved, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
     del sys.modules['their_dataset']
-    assert torch.equal(read_state(tmp_path / 'a.pth')['a'], torch.ones(2))
+    assert torch.equal(read_state_dict(tmp_path / 'a.pth')['a'], torch.ones(2))
     assert 'their_dataset' not in sys.modules
 
 
@@ -173,14 +173,14 @@ def test_nothing_that_a_checkpoint_names_is_run(tmp_path, zipped):
     trap = Trap(str(tmp_path / 'sprung'))
     saved = {'trap': trap, 'model': {'a': torch.ones(2)}}
     torch.save(saved, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
-    assert read_state(tmp_path / 'a.pth').keys() == {'a'}
+    assert read_state_dict(tmp_path / 'a.pth').keys() == {'a'}
     assert not (tmp_path / 'sprung').exists()
 
 
 def test_files_that_are_no_checkpoints_are_told(tmp_path):
     def refuse(path, message):
         with pytest.raises(WeightsError, match=f'{path.name}: {message}'):
-            read_state(path)
+            read_state_dict(path)
 
     refuse(tmp_path / 'none.pth', 'no such file')
     (tmp_path / 'text.pth').write_bytes(b'hello')
@@ -196,14 +196,14 @@ def test_files_that_are_no_checkpoints_are_told(tmp_path):
 def test_the_command_writes_a_student_that_says_where_it_is_from(tmp_path, capsys):
     torch.save({'model_state': hollow('monodistill')}, tmp_path / 'epoch_160.pth')
     out = tmp_path / 'student.safetensors'
-    cli.main(['import-weights', 'monodistill', str(tmp_path / 'epoch_160.pth'), str(out)])
+    main.main(['import-weights', 'monodistill', str(tmp_path / 'epoch_160.pth'), str(out)])
     assert 'monodle for Pedestrian, Car, Cyclist' in capsys.readouterr().out
-    spec = read_spec(out)
+    spec = read_model_spec(out)
     assert spec.provenance['file'] == 'epoch_160.pth'
     assert len(spec.provenance['sha256']) == 64
     assert load_detector(out, spec).heads['depth'][2].bias.tolist() == [0.5, 0.5]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(['import-weights', 'monocon', str(tmp_path / 'epoch_160.pth'), str(out)])
+        main.main(['import-weights', 'monocon', str(tmp_path / 'epoch_160.pth'), str(out)])
     assert stopped.value.code == 2
     told = capsys.readouterr().err
     assert 'not a key of 2gunsu/monocon-pytorch' in told

@@ -5,7 +5,7 @@ import pytest
 from shapely.affinity import rotate, translate
 from shapely.geometry import box
 
-from stl_core.inference.nms import distinct
+from stl_core.inference.nms import bev_nms
 from stl_core.types import Objects3D
 
 
@@ -32,7 +32,7 @@ def test_of_two_in_one_place_the_surer_stays_and_the_order_is_kept():
             (0, 0.5, 6, 10, 1.6, 4, 0.0),
         ]
     )
-    assert distinct(found, 0.05).score.tolist() == [0.9, 0.5]
+    assert bev_nms(found, 0.05).score.tolist() == [0.9, 0.5]
 
 
 def test_other_classes_and_neighbours_are_left_alone():
@@ -43,17 +43,17 @@ def test_other_classes_and_neighbours_are_left_alone():
             (1, 0.7, 0, 10, 0.6, 0.8, 0.0),
         ]
     )
-    assert len(distinct(parked, 0.05)) == 3
+    assert len(bev_nms(parked, 0.05)) == 3
 
 
 def test_what_is_beaten_beats_nobody():
     chain = objects([(0, s, x, 10, 2, 4, 0.0) for s, x in ((0.9, 0), (0.8, 3), (0.7, 6))])
-    assert distinct(chain, 0.05).score.tolist() == [0.9, 0.7]
+    assert bev_nms(chain, 0.05).score.tolist() == [0.9, 0.7]
 
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_none_or_one(count):
-    assert len(distinct(objects([(0, 0.5, 0, 10, 1.6, 4, 0.0)] * count), 0.05)) == count
+    assert len(bev_nms(objects([(0, 0.5, 0, 10, 1.6, 4, 0.0)] * count), 0.05)) == count
 
 
 def test_crowds_as_greedy_suppression_with_polygons():
@@ -79,4 +79,4 @@ def test_crowds_as_greedy_suppression_with_polygons():
             if all(each <= 0.1 for each in iou):
                 kept.append(i)
         expected = rows[np.sort(kept), 1]
-        np.testing.assert_allclose(distinct(objects(rows), 0.1).score, expected)
+        np.testing.assert_allclose(bev_nms(objects(rows), 0.1).score, expected)

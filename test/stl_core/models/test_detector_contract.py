@@ -10,7 +10,7 @@ from small_detectors import SMALL, H, W, batch, build, every_detector
 from stl_core.models import DETECTORS, losses
 from stl_core.models.centernet import heatmap
 from stl_core.tensors.batch import Targets
-from stl_core.tensors.precision import computing
+from stl_core.tensors.precision import autocast_to
 from stl_core.types import ImageObjects
 
 
@@ -18,7 +18,7 @@ from stl_core.types import ImageObjects
 def test_half_precision_does_not_round_depth(name):
     """A logit of -3.3 in bfloat16 is a depth to 1.6 %."""
     model, (image, P, _) = build(name).eval(), batch()
-    with torch.no_grad(), computing('bf16', image.device):
+    with torch.no_grad(), autocast_to('bf16', image.device):
         told = model(image, P).heads['depth']
     assert told.dtype == torch.float32
     assert (told != told.bfloat16()).float().mean() > 0.9
@@ -42,9 +42,9 @@ def test_the_loss_falls(name):
 def test_a_batch_is_its_images_one_by_one(name):
     model, (image, P, _) = build(name).eval(), batch(3)
     with torch.no_grad():
-        together = model.read(model(image, P))
+        together = model.decode(model(image, P))
         for row in range(3):
-            alone = model.read(model(image[row : row + 1], P[row : row + 1]))
+            alone = model.decode(model(image[row : row + 1], P[row : row + 1]))
             for field, value in alone.items():
                 torch.testing.assert_close(value[0], together[field][row], atol=1e-4, rtol=1e-4)
 
@@ -55,7 +55,7 @@ def test_a_longer_lens_puts_the_same_picture_farther_away(name):
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
     with torch.no_grad():
-        near, far = model.read(model(image, P)), model.read(model(image, longer))
+        near, far = model.decode(model(image, P)), model.decode(model(image, longer))
     for field, value in far.items():
         if field == 'depth_m':
             torch.testing.assert_close(value, 2 * near[field], rtol=1e-3, atol=1e-3)
@@ -101,12 +101,12 @@ def test_read_gives_image_objects(name):
     model, (image, P, targets) = build(name).eval(), batch()
     with torch.no_grad():
         out = model(image, P)
-        found = model.read(out)
-    assert found.keys() == ImageObjects.WIDTHS.keys()
-    for field, width in ImageObjects.WIDTHS.items():
+        found = model.decode(out)
+    assert found.keys() == ImageObjects.FIELD_SHAPES.keys()
+    for field, width in ImageObjects.FIELD_SHAPES.items():
         assert found[field].shape[2:] == width
     assert ((found['score'] >= 0) & (found['score'] <= 1)).all()
-    sure = model.confidence(out, targets)
+    sure = model.depth_confidence(out, targets)
     assert sure.shape == targets.valid.shape
     assert ((sure >= 0) & (sure <= 1)).all()
     assert (sure[targets.valid] > 0).all()
@@ -118,7 +118,7 @@ def test_forward_and_losses_leave_their_arguments_alone(name):
     out = model(image, P, targets)
     before = {key: value.clone() for key, value in out.heads.items()}
     model.losses(out, targets)
-    model.read(out)
+    model.decode(out)
     for key, value in out.heads.items():
         assert torch.equal(value, before[key])
 
@@ -186,12 +186,12 @@ def targets_at(points, classes, size=8.0):
 
 
 def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
-    heat = heatmap.draw(
+    heat = heatmap.draw_heatmap(
         targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40
     )
     assert heat.shape == (1, 3, 20, 40)
     assert heat.max() == 1
-    score, class_id, cell = heatmap.peaks(heat, 3)
+    score, class_id, cell = heatmap.find_peaks(heat, 3)
     assert score.tolist() == [[1, 1, 1]]
     found = set(zip(class_id[0].tolist(), cell[0].tolist(), strict=True))
     assert found == {(0, 1 * 40 + 2), (2, 15 * 40 + 22), (1, 15 * 40 + 22)}
@@ -200,11 +200,11 @@ def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
 def test_objects_off_the_grid_or_invalid_draw_nothing():
     targets = targets_at([[-1.0, 5.0], [9.0, 81.0], [9.0, 9.0]], [0, 0, 0])
     targets = dataclasses.replace(targets, valid=torch.tensor([[True, True, False]]))
-    assert heatmap.draw(targets, 1, 4, 20, 40).sum() == 0
+    assert heatmap.draw_heatmap(targets, 1, 4, 20, 40).sum() == 0
 
 
 def test_a_small_grid_has_fewer_peaks_than_asked():
-    score, _, _ = heatmap.peaks(torch.rand(1, 1, 2, 2), 50)
+    score, _, _ = heatmap.find_peaks(torch.rand(1, 1, 2, 2), 50)
     assert score.shape == (1, 4)
 
 
@@ -229,8 +229,8 @@ def test_focal_loss_against_the_formula():
         (1 - target) ** 4 * p**2 * torch.log(1 - p),
     )
     expected = -terms.sum() / 2
-    torch.testing.assert_close(losses.heatmap_focal(logits, target), expected)
-    sure = losses.heatmap_focal(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(losses.heatmap_focal_loss(logits, target), expected)
+    sure = losses.heatmap_focal_loss(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
     assert torch.isfinite(sure)
 
 
@@ -238,7 +238,7 @@ def test_depth_loss_is_least_where_sigma_tells_the_truth():
     """For a fixed error e, sqrt(2) e exp(-s) + s has its minimum at s = log(sqrt(2) e)."""
     error, valid = 3.0, torch.ones(1, 1, dtype=torch.bool)
     s = torch.tensor([[np.log(np.sqrt(2) * error)]], requires_grad=True)
-    loss = losses.laplacian_nll(torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid)
+    loss = losses.laplacian_nll_loss(torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid)
     loss.backward()
     assert abs(float(s.grad)) < 1e-6
     assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2) * error), abs=1e-6)
@@ -247,7 +247,7 @@ def test_depth_loss_is_least_where_sigma_tells_the_truth():
 def test_dimension_aware_loss_weighs_relative_error():
     valid, size = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[[1.0] * 3, [4.0] * 3]])
     off = torch.full((1, 2, 3), 0.1, requires_grad=True)
-    loss = losses.dim_aware_l1(off, torch.zeros(1, 2, 3), size, valid)
+    loss = losses.dim_aware_l1_loss(off, torch.zeros(1, 2, 3), size, valid)
     assert float(loss) == pytest.approx(0.1)  # the magnitude of the plain L1
     loss.backward()
     assert float(off.grad[0, 0, 0] / off.grad[0, 1, 0]) == pytest.approx(4.0)  # per size
@@ -256,11 +256,11 @@ def test_dimension_aware_loss_weighs_relative_error():
 @pytest.mark.parametrize(
     'loss',
     [
-        lambda x, v: losses.l1(x, torch.zeros_like(x), v),
-        lambda x, v: losses.laplacian_nll(x[..., 0], x[..., 1], x[..., 0] * 0, v),
-        lambda x, v: losses.dim_aware_l1(x, torch.zeros_like(x), torch.zeros_like(x), v),
-        lambda x, v: losses.multibin(x, x, v.long(), v.float(), v),
-        lambda x, v: losses.multibin_each(x, x, v.long(), v.float(), v),
+        lambda x, v: losses.l1_loss(x, torch.zeros_like(x), v),
+        lambda x, v: losses.laplacian_nll_loss(x[..., 0], x[..., 1], x[..., 0] * 0, v),
+        lambda x, v: losses.dim_aware_l1_loss(x, torch.zeros_like(x), torch.zeros_like(x), v),
+        lambda x, v: losses.multibin_loss(x, x, v.long(), v.float(), v),
+        lambda x, v: losses.multibin_bce_loss(x, x, v.long(), v.float(), v),
     ],
 )
 def test_losses_of_nothing_are_zero_with_a_gradient(loss):

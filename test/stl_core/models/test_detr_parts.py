@@ -8,11 +8,13 @@ import pytest
 import torch
 from small_detectors import batch
 
-from stl_core.models.detr import box_coding as center_box
-from stl_core.models.detr import criterion as set_losses
-from stl_core.models.detr import deformable_attention as deformable
-from stl_core.models.detr import depth_predictor as depth_map
-from stl_core.models.detr import matcher as assignment
+from stl_core.models.detr import (
+    box_coding,
+    criterion,
+    deformable_attention,
+    depth_predictor,
+    matcher,
+)
 
 
 def bilinear(grid, x, y):
@@ -32,7 +34,9 @@ def test_deformable_gathering_against_loops():
     values = rng.standard_normal((2, 30, 2, 3))
     places = rng.uniform(-0.2, 1.2, (2, 5, 2, 2, 4, 2))
     weights = rng.uniform(0, 1, (2, 5, 2, 2, 4))
-    found = deformable.gather(*map(torch.from_numpy, (values, places, weights)), sizes)
+    found = deformable_attention.multi_scale_deformable_attn(
+        *map(torch.from_numpy, (values, places, weights)), sizes
+    )
     maps = [values[:, :24].reshape(2, 4, 6, 2, 3), values[:, 24:].reshape(2, 2, 3, 2, 3)]
     for b, t, head, channel in np.ndindex(2, 5, 2, 3):
         expected = 0.0
@@ -45,7 +49,7 @@ def test_deformable_gathering_against_loops():
 
 
 def test_a_fresh_deformable_attention_looks_in_rings_of_one_to_four_cells():
-    attention = deformable.DeformableAttention(32, 8, 4, 4)
+    attention = deformable_attention.DeformableAttention(32, 8, 4, 4)
     ring = attention.offsets(torch.randn(1, 1, 32)).detach().view(8, 4, 4, 2)
     for head, level, point in np.ndindex(8, 4, 4):
         assert float(ring[head, level, point].abs().max()) == pytest.approx(point + 1)
@@ -61,21 +65,23 @@ def test_generalized_overlap_of_known_boxes():
         (0, 0, 1, 1): 1 / 4,
     }
     for b, expected in pairs.items():
-        found = center_box.generalized_iou(a, torch.tensor(b).float())
+        found = box_coding.generalized_box_iou(a, torch.tensor(b).float())
         assert float(found) == pytest.approx(expected)
     nothing = torch.zeros(4, requires_grad=True)
-    center_box.generalized_iou(nothing, torch.zeros(4)).backward()
+    box_coding.generalized_box_iou(nothing, torch.zeros(4)).backward()
     assert torch.isfinite(nothing.grad).all()
 
 
 def test_center_boxes_have_the_corners_they_were_made_of():
     _, _, targets = batch(2)
     canvas_px = torch.tensor([320.0, 96.0])
-    box = center_box.encode(targets, canvas_px)
-    corners = center_box.corners(box) * canvas_px.repeat(2)
+    box = box_coding.encode_boxes(targets, canvas_px)
+    corners = box_coding.box_cxcylrtb_to_xyxy(box) * canvas_px.repeat(2)
     torch.testing.assert_close(corners, targets.box_px, atol=1e-4, rtol=0)
     size = targets.box_px[..., 2:] - targets.box_px[..., :2]
-    torch.testing.assert_close(center_box.extent(box) * canvas_px, size, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        box_coding.box_width_height(box) * canvas_px, size, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,16 +94,16 @@ def test_center_boxes_have_the_corners_they_were_made_of():
     ],
 )
 def test_what_a_sigmoid_cannot_say_is_not_taught(box, expected):
-    assert bool(center_box.expressible(torch.tensor(box))) is expected
+    assert bool(box_coding.is_representable(torch.tensor(box))) is expected
 
 
 def test_pairs_are_the_cheapest_of_all():
     rng = np.random.default_rng(0)
     price = torch.from_numpy(rng.uniform(size=(2, 2, 10, 4)))
     valid = torch.tensor([[True, False, True, True], [False] * 4])
-    pairs = assignment.pair(price, valid, groups=2)
-    assert not pairs.found[1].any()
-    assert torch.equal(pairs.found[0], valid[0].expand(2, 2, 4))
+    pairs = matcher.hungarian_match(price, valid, groups=2)
+    assert not pairs.matched[1].any()
+    assert torch.equal(pairs.matched[0], valid[0].expand(2, 2, 4))
     columns = [0, 2, 3]
     for layer, group in np.ndindex(2, 2):
         part = price[0, layer, group * 5 : group * 5 + 5].numpy()
@@ -113,14 +119,16 @@ def test_pairs_are_the_cheapest_of_all():
 
 def test_of_more_targets_than_queries_some_stay_without():
     price = torch.tensor([[[[1.0, 0.0, 3.0], [1.0, 5.0, 0.5]]]])
-    pairs = assignment.pair(price, torch.ones(1, 3, dtype=torch.bool), groups=1)
-    assert pairs.found.tolist() == [[[[False, True, True]]]]
+    pairs = matcher.hungarian_match(price, torch.ones(1, 3, dtype=torch.bool), groups=1)
+    assert pairs.matched.tolist() == [[[[False, True, True]]]]
     assert pairs.query.tolist() == [[[[0, 0, 1]]]]
 
 
 def test_a_price_that_is_no_number_pairs_all_the_same():
     price = torch.full((1, 1, 3, 2), torch.nan)
-    assert assignment.pair(price, torch.ones(1, 2, dtype=torch.bool), groups=1).found.all()
+    assert matcher.hungarian_match(
+        price, torch.ones(1, 2, dtype=torch.bool), groups=1
+    ).matched.all()
 
 
 def test_class_loss_against_the_formula():
@@ -130,7 +138,7 @@ def test_class_loss_against_the_formula():
     truth[2, 1] = 1  # the target of class 1 has query 2; a second slot has none
     p = 1 / (1 + np.exp(-logits[0]))
     terms = np.where(truth == 1, 0.25 * (1 - p) ** 2 * np.log(p), 0.75 * p**2 * np.log(1 - p))
-    found = set_losses.class_focal(
+    found = criterion.class_focal_loss(
         torch.from_numpy(logits),
         torch.tensor([[1, 0]]),
         torch.tensor([[2, 0]]),
@@ -140,7 +148,7 @@ def test_class_loss_against_the_formula():
 
 
 def test_bins_grow_by_the_same_step_and_end_at_the_far_edge():
-    edges = depth_map.bin_edges(80, 60.0).double().numpy()
+    edges = depth_predictor.bin_edges(80, 60.0).double().numpy()
     widths = np.diff(edges)
     assert float(edges[0]) == pytest.approx(1e-3)
     assert float(edges[-1]) == pytest.approx(60.0)
@@ -148,9 +156,9 @@ def test_bins_grow_by_the_same_step_and_end_at_the_far_edge():
 
 
 def test_depths_fall_into_the_bin_around_them():
-    edges = depth_map.bin_edges(80, 60.0)
+    edges = depth_predictor.bin_edges(80, 60.0)
     depth = torch.cat([(edges[:-1] + edges[1:]) / 2, torch.tensor([0.0, 60.0, 61.0, torch.inf])])
-    found = depth_map.choose_bins(depth[None, None], edges[None])
+    found = depth_predictor.depth_to_bins(depth[None, None], edges[None])
     assert found[0, 0].tolist() == [*range(80), 80, 80, 80, 80]
 
 
@@ -163,19 +171,21 @@ def test_boxes_are_painted_with_the_nearest_on_top_and_cut_at_the_edge():
         box_px=torch.cat([boxes[None], targets.box_px[:, 3:]], 1),
         depth_m=torch.cat([torch.tensor([[10.0, 20.0, 30.0]]), targets.depth_m[:, 3:]], 1),
     )
-    found = depth_map.draw(targets, targets.valid, 6, 20)[0]
+    found = depth_predictor.paint_depth(targets, targets.valid, 6, 20)[0]
     expected = torch.full((6, 20), torch.inf)
     expected[0:3, 1:4] = 20.0
     expected[0:2, 0:2] = 10.0
     expected[5, 18:] = 30.0
     assert torch.equal(found, expected)
-    none = depth_map.draw(targets, torch.zeros_like(targets.valid), 6, 20)
+    none = depth_predictor.paint_depth(targets, torch.zeros_like(targets.valid), 6, 20)
     assert torch.isinf(none).all()
 
 
 def test_depth_map_loss_weighs_cells_of_objects_thirteen_times():
     logits = torch.zeros(1, 81, 1, 2, requires_grad=True)
     depth_m = torch.tensor([[[5.0, torch.inf]]])
-    loss = depth_map.focal(logits, depth_m, depth_map.bin_edges(80, 60.0)[None])
+    loss = depth_predictor.depth_map_focal_loss(
+        logits, depth_m, depth_predictor.bin_edges(80, 60.0)[None]
+    )
     each = 0.25 * (1 - 1 / 81) ** 2 * np.log(81)
     assert float(loss.detach()) == pytest.approx((13 + 1) * each / 2, rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 from small_detectors import Answers
 from torch.nn import functional as F
 
-from stl_core.geometry import corners, lower, project
+from stl_core.geometry import box_corners, project_objects, project_points
 from stl_core.models import losses, monocon
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
@@ -24,7 +24,7 @@ def cars(*places):
     center = np.array([[x, 0.8, z] for x, z, _ in places])
     size = np.tile([1.5, 1.6, 3.9], (len(places), 1))
     turned = np.array([rotation_y for *_, rotation_y in places])
-    pixels, _ = project(corners(center, size, turned), P)
+    pixels, _ = project_points(box_corners(center, size, turned), P)
     box = np.concatenate([pixels.min(1), pixels.max(1)], 1)
     objects = Objects3D(
         class_id=np.zeros(len(places)),
@@ -35,7 +35,7 @@ def cars(*places):
         box_px=np.clip(box, 0, [W - 1, H - 1] * 2),
         depth_sigma_m=np.zeros(len(places)),
     )
-    return objects, pad_targets([lower(objects, P)], 4)
+    return objects, pad_targets([project_objects(objects, P)], 4)
 
 
 def projection(rows=1):
@@ -45,14 +45,16 @@ def projection(rows=1):
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    config = monocon.Config(backbone='mobilenetv4_conv_small', neck='light', head_width=16)
+    config = monocon.MonoConConfig(backbone='mobilenetv4_conv_small', neck='light', head_width=16)
     return monocon.MonoCon(config, in_channels=3, num_classes=3)
 
 
 def test_corners_are_those_of_the_geometry():
     objects, targets = cars((-3, 9, 0.3), (2, 20, -2.8), (0.5, 35, 1.6))
-    found, seen = keypoints.corners(targets, projection())
-    known, _ = project(corners(objects.center_m, objects.size_hwl_m, objects.rotation_y), P)
+    found, seen = keypoints.project_corners(targets, projection())
+    known, _ = project_points(
+        box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y), P
+    )
     assert seen[0, :3].all()
     assert not seen[0, 3].any()
     # ours by theirs: from back to front, from top to bottom, round the end of the box
@@ -63,7 +65,7 @@ def test_corners_are_those_of_the_geometry():
 
 def test_corners_behind_the_camera_are_not_seen_wherever_they_project_to():
     _, targets = cars((0.2, 1.5, np.pi / 2))
-    found, seen = keypoints.corners(targets, projection())
+    found, seen = keypoints.project_corners(targets, projection())
     assert seen[0, 0].sum() == 4
     assert (found[~seen] == 0).all()
 
@@ -78,12 +80,12 @@ def test_contexts_are_not_computed_where_the_network_is_run(model):
     out = model.eval()(torch.zeros(1, 3, H, W), projection())
     for hook in hooks:
         hook.remove()
-    assert not monocon.CONTEXTS & out.heads.keys()
-    assert not [name for name in ran if name.split('.')[-1] in monocon.CONTEXTS]
+    assert not monocon.CONTEXT_HEADS & out.heads.keys()
+    assert not [name for name in ran if name.split('.')[-1] in monocon.CONTEXT_HEADS]
     assert not [name for name in ran if name.startswith(('keypoint_heatmap', 'keypoint_rest'))]
     assert 'keypoints.outputs.offset_3d' in ran  # one of the nine keypoints is the centre
     _, targets = cars((0, 12, 0.1))
-    assert out.heads.keys() | monocon.CONTEXTS == (
+    assert out.heads.keys() | monocon.CONTEXT_HEADS == (
         model(torch.zeros(1, 3, H, W), projection(), targets).heads.keys()
     )
 
@@ -94,13 +96,17 @@ def test_contexts_are_absent_from_an_exported_graph(model):
     inputs = [node for node in exported.graph.nodes if node.op == 'placeholder']
     used = [node.name for node in inputs if node.users and 'outputs_' in node.name]
     assert any('offset_3d' in name for name in used)
-    assert not any(each in name for name in used for each in monocon.CONTEXTS)
+    assert not any(each in name for name in used for each in monocon.CONTEXT_HEADS)
 
 
 def ideal_contexts(objects, h, w):
     """Contexts as a perfect network would answer for the first object, and nothing elsewhere."""
-    known, _ = project(corners(objects.center_m, objects.size_hwl_m, objects.rotation_y), P)
-    points = np.vstack([known[0][[7, 3, 2, 6, 4, 0, 1, 5]], project(objects.center_m[0], P)[0]])
+    known, _ = project_points(
+        box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y), P
+    )
+    points = np.vstack(
+        [known[0][[7, 3, 2, 6, 4, 0, 1, 5]], project_points(objects.center_m[0], P)[0]]
+    )
     points = points / 4
     middle = (objects.box_px[0, :2] + objects.box_px[0, 2:]) / 8
     x, y = np.floor(middle).astype(int)
@@ -146,7 +152,7 @@ def test_a_negative_size_is_pulled_up():
     """The public code divides by the predicted size, so that below 0 it pushes further down."""
     size = torch.tensor([[[1.5, 1.6, 3.9]]])
     predicted = torch.tensor([[[-0.2, -0.1, -0.3]]], requires_grad=True)
-    losses.dim_aware_l1(predicted, size, size, torch.ones(1, 1, dtype=torch.bool)).backward()
+    losses.dim_aware_l1_loss(predicted, size, size, torch.ones(1, 1, dtype=torch.bool)).backward()
     assert (predicted.grad < 0).all()
 
 

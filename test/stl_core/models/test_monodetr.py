@@ -10,13 +10,11 @@ import torch
 from small_detectors import batch, build
 
 from stl_core.data.sources import kitti
-from stl_core.geometry import lift, lower
-from stl_core.inference.converters import translate
+from stl_core.geometry import lift, project_objects
+from stl_core.inference.converters import convert_state_dict
 from stl_core.inference.model_file import build_detector
 from stl_core.models import backbone, monodetr
-from stl_core.models.detr import box_coding as center_box
-from stl_core.models.detr import criterion as set_losses
-from stl_core.models.detr import depth_predictor as depth_map
+from stl_core.models.detr import box_coding, criterion, depth_predictor
 from stl_core.tensors.batch import Outputs, as_image_objects, pad_targets
 
 
@@ -29,7 +27,9 @@ def public():
 def answered(public):
     """The detector with the weights that the public program was given, and what it says."""
     filled = golden.weights(public['shapes'], public['tone'])
-    state, spec = translate('monodetr', {k: torch.from_numpy(v) for k, v in filled.items()})
+    state, spec = convert_state_dict(
+        'monodetr', {k: torch.from_numpy(v) for k, v in filled.items()}
+    )
     assert spec.options['virtual_focal_px'] == public['focal_px']
     model = build_detector(spec).eval()
     model.load_state_dict(state)
@@ -50,7 +50,7 @@ def test_heads_are_those_of_the_public_program(public, answered):
 
 def test_boxes_are_those_of_the_public_program(public, answered):
     model, out, _ = answered
-    image = as_image_objects(model.read(out), 0)
+    image = as_image_objects(model.decode(out), 0)
     world = lift(image, golden.projection(public['focal_px']))
     for i, box in enumerate(public['boxes']):
         assert image.class_id[i] == box['class_id']
@@ -70,7 +70,7 @@ def labelled(public, tmp_path, spec):
     for count in (len(public['labels']), 2):
         path = tmp_path / f'{count}.txt'
         path.write_text('\n'.join(public['labels'][:count]) + '\n')
-        frames.append(lower(kitti.read_labels(path).select(spec.classes), P))
+        frames.append(project_objects(kitti.read_labels(path).to_objects(spec.classes), P))
     return pad_targets(frames, 8)
 
 
@@ -81,12 +81,12 @@ def test_losses_and_gradients_are_those_of_the_public_program(public, answered, 
     edges_m = out.heads['depth_edges_m'].expand(monodetr_queries.BATCH, -1)
     targets = labelled(public, tmp_path, spec)
     named = model.losses(Outputs((), {**drawn, 'depth_edges_m': edges_m}), targets)
-    assert named.keys() == monodetr.WEIGHTS.keys() == public['losses'].keys()
+    assert named.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
     for name, expected in public['losses'].items():
         # the public code's sqrt(2) is 1.4142
         rel = 2e-5 if name == 'det/depth' else 1e-5
         assert float(named[name].detach()) == pytest.approx(expected, rel=rel), name
-    sum(monodetr.WEIGHTS[name] * value for name, value in named.items()).backward()
+    sum(monodetr.LOSS_WEIGHTS[name] * value for name, value in named.items()).backward()
     for name, expected in public['gradients'].items():
         assert float(drawn[name].grad.norm()) == pytest.approx(expected, rel=5e-5), name
 
@@ -94,7 +94,7 @@ def test_losses_and_gradients_are_those_of_the_public_program(public, answered, 
 def ideal(targets, queries_, classes=3, bins=12, canvas_px=(320, 96)):
     """Heads of one layer, with queries that answer each target perfectly, in reversed order."""
     rows, slots = targets.valid.shape
-    wanted = set_losses.encode(targets, torch.tensor(canvas_px).float(), bins, 1)
+    wanted = criterion.encode_query_targets(targets, torch.tensor(canvas_px).float(), bins, 1)
     order = torch.arange(slots - 1, -1, -1)
     heads = {
         'class': torch.full((rows, 1, queries_, classes), -12.0),
@@ -103,7 +103,7 @@ def ideal(targets, queries_, classes=3, bins=12, canvas_px=(320, 96)):
         'heading': torch.zeros(rows, 1, queries_, 2 * bins),
         'depth': torch.ones(rows, 1, queries_, 2),
         'depth_map': torch.zeros(rows, 81, canvas_px[1] // 16, canvas_px[0] // 16),
-        'depth_edges_m': depth_map.bin_edges(80, 60.0).expand(rows, -1),
+        'depth_edges_m': depth_predictor.bin_edges(80, 60.0).expand(rows, -1),
     }
     right = torch.nn.functional.one_hot(targets.class_id, classes) * 24.0 - 12.0
     heads['class'][:, 0, order] = torch.where(targets.valid[..., None], right, -12.0)
@@ -114,7 +114,7 @@ def ideal(targets, queries_, classes=3, bins=12, canvas_px=(320, 96)):
     )
     one_hot = torch.nn.functional.one_hot(wanted.heading_bin, bins)
     heads['heading'][:, 0, order] = torch.cat(
-        [one_hot * 20.0, one_hot * wanted.heading_rest[..., None]], -1
+        [one_hot * 20.0, one_hot * wanted.heading_residual[..., None]], -1
     )
     return heads
 
@@ -128,7 +128,7 @@ def test_perfect_answers_are_read_as_the_targets_and_cost_nothing():
     for name in ('class', 'center', 'box', 'giou', 'size_3d', 'heading'):
         assert float(named[f'det/{name}']) == pytest.approx(0, abs=1e-4), name
     assert float(named['det/depth']) == pytest.approx(-4, abs=1e-4)
-    found = model.read(out)
+    found = model.decode(out)
     for row in range(2):
         count = int(targets.valid[row].sum())
         depth = targets.depth_m[row, :count]
@@ -145,14 +145,14 @@ def test_confidence_is_that_of_the_query_that_answers():
     heads = ideal(targets, 12)
     told = torch.linspace(-1.0, 2.0, 12)
     heads['depth'][:, 0, :, 1] = told
-    sure = model.confidence(Outputs((), heads), targets)
+    sure = model.depth_confidence(Outputs((), heads), targets)
     slots = targets.valid.shape[1]
     for row, slot in targets.valid.nonzero().tolist():
         sigma = float(told[slots - 1 - slot].exp())
         assert float(sure[row, slot]) == pytest.approx(1 / (1 + sigma), abs=1e-6)
     # no query is taught one whose centre is out of its box, so what one says of it is no knowledge
     apart = dataclasses.replace(targets, box_px=targets.box_px + 15)
-    assert not model.confidence(Outputs((), heads), apart).any()
+    assert not model.depth_confidence(Outputs((), heads), apart).any()
 
 
 def test_a_twice_longer_lens_and_twice_as_far_objects_teach_the_same():
@@ -171,7 +171,7 @@ def test_a_plain_monodetr_looks_at_the_lens_for_the_size_of_boxes_alone():
     model, (image, P, _) = build('monodetr', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
         one, other = model(image, P).heads, model(image, 3 * P).heads
-    box_px = center_box.extent(one['box'].sigmoid())[..., 1] * image.shape[2]
+    box_px = box_coding.box_width_height(one['box'].sigmoid())[..., 1] * image.shape[2]
     by_size = one['size_3d'][..., 0] * P[0, 0, 0] / box_px
     one['depth'][..., 0] += 2 * by_size / 3
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

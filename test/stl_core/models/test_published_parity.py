@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from stl_core.data.sources.kitti import parse_labels
-from stl_core.geometry import lift, lower
-from stl_core.inference import converters as published
+from stl_core.geometry import lift, project_objects
+from stl_core.inference import converters
 from stl_core.inference.model_file import build_detector
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.tensors.batch import as_image_objects, pad_targets
@@ -71,7 +71,7 @@ def ran(request):
     told = golden.read(request.param)
     weights = golden.weights(told['shapes'], told['tone'])
     tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
-    state, spec = published.translate(request.param, tensors)
+    state, spec = converters.convert_state_dict(request.param, tensors)
     model = build_detector(spec).eval()
     model.load_state_dict(state)
     P = golden.projection(told['focal_px'])
@@ -86,7 +86,7 @@ def ran(request):
 
 def targets_of(lines, spec, P):
     labels = parse_labels((f'line {i}', line) for i, line in enumerate(lines))
-    return pad_targets([lower(labels.select(spec.classes), P)], 10)
+    return pad_targets([project_objects(labels.to_objects(spec.classes), P)], 10)
 
 
 def test_every_head_answers_as_the_program_does(ran):
@@ -104,7 +104,7 @@ def test_every_head_answers_as_the_program_does(ran):
 
 
 def test_boxes_are_where_the_program_puts_them_to_a_millimetre(ran):
-    read = as_image_objects(ran.model.read(ran.out), 0)
+    read = as_image_objects(ran.model.decode(ran.out), 0)
     found = lift(read, ran.P)
     height = read.score * (1 + np.exp(read.depth_log_sigma))
     for box in map(in_our_terms, ran.told['boxes']):
@@ -152,9 +152,9 @@ def test_keypoints_off_the_picture_teach_no_cell(ran):
     lines, expected = ran.told['labels'], ran.told['losses_with_cut']
     named = ours(ran, lines)
     assert_equal_losses(ran, expected, named, but={('loss_kpt_heatmap_offset',)})
-    points_px, _ = keypoints.corners(ran.targets, torch.from_numpy(ran.P)[None].float())
+    points_px, _ = keypoints.project_corners(ran.targets, torch.from_numpy(ran.P)[None].float())
     points_px = torch.cat([points_px, ran.targets.center_px[:, :, None]], 2)[0, : len(lines)]
-    _, inside = heatmap.cells(points_px, 4, 96, 320)
+    _, inside = heatmap.flat_cells(points_px, 4, 96, 320)
     astray = int((~inside).sum()) * float(ran.out.heads['keypoint_rest'][0, :, 0, 0].abs().sum())
     mended = float(named['det/keypoint_rest'])
     assert 0 < int((~inside).sum()) < 9

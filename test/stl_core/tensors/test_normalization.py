@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from stl_core.preprocessing import DepthSpec, InputSpec
-from stl_core.tensors import normalization as sight
+from stl_core.tensors import normalization
 
 
 def shown(depth_m, focal_px, **numbers):
     P = torch.eye(3, 4)[None].clone()
     P[:, 0, 0] = P[:, 1, 1] = focal_px
     depth = DepthSpec(mean_m=10.0, std_m=4.0, **numbers)
-    return sight.normalise(torch.tensor([[depth_m]]), P, InputSpec(depth=depth))[0, :, 0]
+    return normalization.normalise_input(torch.tensor([[depth_m]]), P, InputSpec(depth=depth))[
+        0, :, 0
+    ]
 
 
 def test_depth_is_normalised_and_the_unknown_is_told():

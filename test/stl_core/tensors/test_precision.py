@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stl_core.tensors.precision import emulated
+from stl_core.tensors.precision import is_bf16_emulated
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from stl_core.tensors.precision import emulated
 def test_a_processor_without_bf16_is_told(tmp_path, flags, precision, device, told):
     cpuinfo = tmp_path / 'cpuinfo'
     cpuinfo.write_text(f'flags\t\t: {flags}\n')
-    assert emulated(precision, torch.device(device), cpuinfo) == told
+    assert is_bf16_emulated(precision, torch.device(device), cpuinfo) == told
 
 
 def test_where_nothing_is_known_nothing_is_told(tmp_path):
-    assert not emulated('bf16', torch.device('cpu'), tmp_path / 'cpuinfo')
+    assert not is_bf16_emulated('bf16', torch.device('cpu'), tmp_path / 'cpuinfo')

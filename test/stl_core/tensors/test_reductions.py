@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stl_core.models import losses
-from stl_core.tensors import reductions as shares
+from stl_core.tensors import reductions
 
 B, N = 6, 4
 
@@ -18,17 +18,21 @@ def examples():
     valid = torch.zeros(B, N, dtype=torch.bool)
     valid[0, 0] = valid[2, :3] = valid[5] = True
     return {
-        'l1': lambda v, s: losses.l1(v[s], target[s], valid[s]),
-        'dim_aware_l1': lambda v, s: losses.dim_aware_l1(v[s], target[s], size[s], valid[s]),
-        'laplacian_nll': lambda v, s: losses.laplacian_nll(
+        'l1': lambda v, s: losses.l1_loss(v[s], target[s], valid[s]),
+        'dim_aware_l1': lambda v, s: losses.dim_aware_l1_loss(v[s], target[s], size[s], valid[s]),
+        'laplacian_nll': lambda v, s: losses.laplacian_nll_loss(
             v[s][..., 0], v[s][..., 1], target[s][..., 0], valid[s]
         ),
-        'multibin': lambda v, s: losses.multibin(
+        'multibin': lambda v, s: losses.multibin_loss(
             v[s], v[s] * 2, bins[s], target[s][..., 0], valid[s]
         ),
-        'heatmap_focal': lambda v, s: losses.heatmap_focal(v[s][..., None] * heat[s], heat[s]),
-        'nothing valid': lambda v, s: losses.l1(v[s], target[s], valid[s] & False),
-        'no object on the map': lambda v, s: losses.heatmap_focal(v[s][..., None], 0 * heat[s]),
+        'heatmap_focal': lambda v, s: losses.heatmap_focal_loss(
+            v[s][..., None] * heat[s], heat[s]
+        ),
+        'nothing valid': lambda v, s: losses.l1_loss(v[s], target[s], valid[s] & False),
+        'no object on the map': lambda v, s: losses.heatmap_focal_loss(
+            v[s][..., None], 0 * heat[s]
+        ),
     }
 
 
@@ -36,13 +40,13 @@ def in_parts(loss, values, slices):
     """Rehearse, then perform: what train_step does with a batch in parts."""
     asked = []
     for part in slices:
-        with shares.noted() as notes:
+        with reductions.recorded_reductions() as notes:
             loss(values, part)
         asked.append(torch.stack(notes))
     means = list(torch.stack(asked).mean(0))
     told = []
     for part in slices:
-        with shares.told(means, len(slices)):
+        with reductions.replayed_reductions(means, len(slices)):
             told.append(loss(values, part))
     return torch.stack(told).mean()
 
@@ -61,9 +65,13 @@ def test_the_mean_of_the_shares_is_the_whole(name):
 
 
 def test_nothing_is_shared_unless_told():
-    assert (shares.rank(), shares.world(), shares.shares()) == (0, 1, 1)
-    with shares.told([torch.tensor(3.0)], 4):
-        assert shares.shares() == 4
-        assert shares.over_step(torch.tensor(5)) == 3
-    assert shares.over_step(torch.tensor(5)) == 5
-    assert not shares.over_step(torch.tensor(5.0, requires_grad=True)).requires_grad
+    assert (reductions.rank(), reductions.world_size(), reductions.num_micro_batches()) == (
+        0,
+        1,
+        1,
+    )
+    with reductions.replayed_reductions([torch.tensor(3.0)], 4):
+        assert reductions.num_micro_batches() == 4
+        assert reductions.step_mean(torch.tensor(5)) == 3
+    assert reductions.step_mean(torch.tensor(5)) == 5
+    assert not reductions.step_mean(torch.tensor(5.0, requires_grad=True)).requires_grad

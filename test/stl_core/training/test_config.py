@@ -7,9 +7,7 @@ import pytest
 
 from stl_core.models import monodle
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
-from stl_core.training import config, stages
-from stl_core.training import config_builder as strict
-from stl_core.training import validation as judge
+from stl_core.training import config, config_builder, stages, validation
 from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -17,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def refuse(data, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        config.build_train(data)
+        config.build_train_config(data)
 
 
 def test_nothing_given_is_all_defaults():
-    built = config.build_train({})
-    assert built.detector.options == monodle.Config()
+    built = config.build_train_config({})
+    assert built.detector.options == monodle.MonoDLEConfig()
     assert built.epochs == 140
 
 
@@ -30,7 +28,7 @@ def test_nothing_given_is_all_defaults():
     'path', sorted((ROOT / 'config/train').glob('*.yaml')), ids=lambda p: p.stem
 )
 def test_every_committed_configuration_loads(path):
-    for built in stages.load(path).values():
+    for built in stages.load_stages(path).values():
         assert built.train.sources
 
 
@@ -44,7 +42,7 @@ def test_every_committed_configuration_loads(path):
     ],
 )
 def test_plans_for_kitti_have_the_published_schedules(name, epochs, batch_size, optim, distil):
-    plan = stages.load(ROOT / f'config/train/monostl_{name}_kitti.yaml')
+    plan = stages.load_stages(ROOT / f'config/train/monostl_{name}_kitti.yaml')
     assert list(plan) == ['teacher', 'base', 'distil']
     for stage in ('teacher', 'base'):
         assert (plan[stage].epochs, plan[stage].batch_size) == (epochs, batch_size)
@@ -78,7 +76,7 @@ def test_every_refusal_names_the_path():
 
 
 def test_integers_become_floats_and_lists_tuples():
-    built = config.build_train(
+    built = config.build_train_config(
         {'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Truck']}
     )
     assert built.optim.lr == 1.0
@@ -88,12 +86,12 @@ def test_integers_become_floats_and_lists_tuples():
 
 
 def test_mean_sizes_follow_the_classes():
-    sizes = config.build_train({'classes': ['Van', 'Car']}).detector.options.mean_size_hwl_m
-    assert sizes == ((2.187, 1.913, 5.147), monodle.Config().mean_size_hwl_m[0])
+    sizes = config.build_train_config({'classes': ['Van', 'Car']}).detector.options.mean_size_hwl_m
+    assert sizes == ((2.187, 1.913, 5.147), monodle.MonoDLEConfig().mean_size_hwl_m[0])
     given = {'classes': ['Bus'], 'eval_every': 0}
     refuse(given, 'detector.options.mean_size_hwl_m: must be given, as the size of Bus is not kno')
     given['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
-    assert config.build_train(given).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
+    assert config.build_train_config(given).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
     given['classes'] = ['Bus', 'Car']
     refuse(
         given, 'detector.options.mean_size_hwl_m: expected a row for each of the 2 classes, got'
@@ -141,38 +139,43 @@ def test_a_metric_is_read_from_the_figures():
     figures = {
         name: {
             kind: {
-                points: {iou: [next(numbers) for _ in judge.LEVELS] for iou in ('strict', 'loose')}
-                for points in judge.POINTS
+                points: {
+                    iou: [next(numbers) for _ in validation.DIFFICULTY_NAMES]
+                    for iou in ('strict', 'loose')
+                }
+                for points in validation.AP_KINDS
             }
-            for kind in judge.KINDS
+            for kind in validation.METRICS
         }
         for name in ('Car', 'Pedestrian', 'Cyclist')
     }
     classes = ('Cyclist', 'Car', 'Van')
-    one = judge.read_metric('Car/bev/AP11/loose/hard', classes)
-    assert one.of(figures) == figures['Car']['bev']['AP11']['loose'][2]
-    mean = judge.read_metric('mean/3d/AP40/strict/moderate', classes)
+    one = validation.parse_metric('Car/bev/AP11/loose/hard', classes)
+    assert one.value(figures) == figures['Car']['bev']['AP11']['loose'][2]
+    mean = validation.parse_metric('mean/3d/AP40/strict/moderate', classes)
     values = [figures[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
-    assert mean.of(figures) == sum(values) / 2
+    assert mean.value(figures) == sum(values) / 2
 
 
 def test_overrides_come_on_top(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('epochs: 3\n')
-    built = stages.load(path, ('epochs=7', 'optim.lr=0.5', 'detector.options.neck=light'))['']
+    built = stages.load_stages(path, ('epochs=7', 'optim.lr=0.5', 'detector.options.neck=light'))[
+        ''
+    ]
     assert (built.epochs, built.optim.lr, built.detector.options.neck) == (7, 0.5, 'light')
     with pytest.raises(ConfigError, match="'epochs': expected key=value"):
-        stages.load(path, ('epochs',))
+        stages.load_stages(path, ('epochs',))
     with pytest.raises(ConfigError, match='epochs is not a group'):
-        stages.load(path, ('epochs.x=1',))
+        stages.load_stages(path, ('epochs.x=1',))
     with pytest.raises(ConfigError, match=r"'optim.betas=\[0.9': the value is not YAML \(while"):
-        stages.load(path, ('optim.betas=[0.9',))
+        stages.load_stages(path, ('optim.betas=[0.9',))
 
 
 def test_an_override_leaves_what_shares_an_anchor_alone(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('train: &frames {augment: {flip: 0.25}}\nval: *frames\n')
-    built = stages.load(path, ('val.split=val.txt', 'val.augment.flip=0'))['']
+    built = stages.load_stages(path, ('val.split=val.txt', 'val.augment.flip=0'))['']
     assert (built.train.split, built.train.augment.flip) == ('', 0.25)
     assert (built.val.split, built.val.augment.flip) == ('val.txt', 0.0)
 
@@ -186,11 +189,11 @@ def test_unusable_files_are_named(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=rf'a.yaml: .*{message}'):
-        stages.load(path)
+        stages.load_stages(path)
 
 
 def test_the_environment_fills_paths(monkeypatch):
     monkeypatch.setenv('HERE', '/data')
-    assert strict.expand('${HERE}/a ${NOT_SET_ANYWHERE:-b}') == '/data/a b'
+    assert config_builder.expand_env('${HERE}/a ${NOT_SET_ANYWHERE:-b}') == '/data/a b'
     with pytest.raises(ConfigError, match='NOT_SET_ANYWHERE is not set'):
-        strict.expand('${NOT_SET_ANYWHERE}')
+        config_builder.expand_env('${NOT_SET_ANYWHERE}')

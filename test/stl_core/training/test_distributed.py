@@ -12,9 +12,8 @@ from small_run import assert_equal_weights, weights_of
 from small_stages import make_scenes_with_depth, plan
 from training_processes import fit, joined_config, one_of_two, run_plan
 
-from stl_core.cli import main as cli
-from stl_core.training import distributed as parallel
-from stl_core.training import trainer as train
+from stl_core.cli import main
+from stl_core.training import distributed, trainer
 
 
 def in_two(work, *given):
@@ -50,7 +49,7 @@ def runs(scenes, tmp_path_factory):
     """Folders of the same run by one process and by two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
     workers = in_two(fit, scenes, two)
-    train.fit(joined_config(scenes, one, eval_every=2))
+    trainer.fit(joined_config(scenes, one, eval_every=2))
     ended(workers)
     return one, two
 
@@ -64,7 +63,7 @@ def plans(tmp_path_factory):
         given = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
         (out / 'plan.yaml').write_text(json.dumps(given))
     workers = in_two(run_plan, two / 'plan.yaml', two)
-    cli.main(['train', str(one / 'plan.yaml')])
+    main.main(['train', str(one / 'plan.yaml')])
     ended(workers)
     return one, two
 
@@ -102,7 +101,7 @@ def test_two_processes_judge_once(runs):
 def test_a_run_of_two_goes_on_in_one(runs, scenes):
     """What a batch holds does not depend on who shares it, so neither does the checkpoint."""
     before = weights_of(runs[1])
-    metrics = train.fit(joined_config(scenes, runs[1], eval_every=2))
+    metrics = trainer.fit(joined_config(scenes, runs[1], eval_every=2))
     assert metrics.keys() == {'Car', 'Pedestrian', 'Cyclist'}
     assert_equal_weights(weights_of(runs[1]), before)
     assert [row['epoch'] for row in table(runs[1], 'curves.csv')] == [1, 2, 3]
@@ -127,10 +126,10 @@ def test_one_of_two_processes_tells_of_all_stages(plans):
 
 
 def test_alone_there_is_nothing_to_join():
-    with parallel.processes('cpu') as device:
+    with distributed.process_group('cpu') as device:
         model = torch.nn.Linear(2, 2)
-        assert parallel.joined(model) is model
-        assert parallel.sync_norms(model, device) is model
-        assert parallel.from_first(3.0, device) == 3.0
-        with parallel.apart(model):
+        assert distributed.wrap_ddp(model) is model
+        assert distributed.convert_sync_batchnorm(model, device) is model
+        assert distributed.broadcast_scalar(3.0, device) == 3.0
+        with distributed.no_gradient_sync(model):
             pass

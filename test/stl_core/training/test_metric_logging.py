@@ -2,17 +2,16 @@ import sys
 
 import pytest
 
-from stl_core.training import metric_logging as record
-from stl_core.training import validation as judge
+from stl_core.training import metric_logging, validation
 
 
 def test_only_what_is_better_is_the_best():
-    assert judge.is_best([1.0])
-    assert not judge.is_best([1.0, 1.0])
-    assert judge.is_best([0.0, 2.0, 1.0, 3.0])
-    assert not judge.is_stalled([3.0, 1.0, 1.0], 0)
-    assert judge.is_stalled([3.0, 1.0, 1.0], 2)
-    assert not judge.is_stalled([3.0, 1.0, 4.0, 4.0], 2)
+    assert validation.is_best([1.0])
+    assert not validation.is_best([1.0, 1.0])
+    assert validation.is_best([0.0, 2.0, 1.0, 3.0])
+    assert not validation.is_stalled([3.0, 1.0, 1.0], 0)
+    assert validation.is_stalled([3.0, 1.0, 1.0], 2)
+    assert not validation.is_stalled([3.0, 1.0, 4.0, 4.0], 2)
 
 
 def test_tensorboard_has_every_point_once(tmp_path):
@@ -20,9 +19,9 @@ def test_tensorboard_has_every_point_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for done in (0, 2):  # stopped after epoch 4 with a checkpoint of epoch 2, then gone on
-        with record.Record(tmp_path, done) as tables:
+        with metric_logging.MetricLogger(tmp_path, done) as tables:
             for epoch in range(done + 1, 5):
-                tables.add('curves', epoch, {'total': 10.0 * done + epoch})
+                tables.add_row('curves', epoch, {'total': 10.0 * done + epoch})
     events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('curves/total')
     assert [(each.step, each.value) for each in events] == [(1, 1), (2, 2), (3, 23), (4, 24)]
     assert tables.column('curves', 'total') == [1, 2, 23, 24]
@@ -30,9 +29,9 @@ def test_tensorboard_has_every_point_once(tmp_path):
 
 def test_without_tensorboard_it_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
-    with caplog.at_level('INFO'), record.Record(tmp_path, 0) as tables:
-        tables.add('curves', 1, {'total': 1.0})
-        tables.add('curves', 2, {'total': 2.0})
+    with caplog.at_level('INFO'), metric_logging.MetricLogger(tmp_path, 0) as tables:
+        tables.add_row('curves', 1, {'total': 1.0})
+        tables.add_row('curves', 2, {'total': 2.0})
     assert [each.message for each in caplog.records] == [
         "no TensorBoard curves: pip install tensorboard, or this package's extra 'train'"
     ]
@@ -41,6 +40,6 @@ def test_without_tensorboard_it_is_said_once(tmp_path, monkeypatch, caplog):
 def test_a_row_torn_by_a_crash_is_dropped(tmp_path):
     path = tmp_path / 'curves.csv'
     path.write_text('epoch,total\n1,5\n2,4\n3,')
-    with record.Record(tmp_path, 3) as tables:
-        tables.add('curves', 3, {'total': 3.0})
+    with metric_logging.MetricLogger(tmp_path, 3) as tables:
+        tables.add_row('curves', 3, {'total': 3.0})
     assert path.read_text().splitlines() == ['epoch,total', '1,5', '2,4', '3,3']

@@ -29,13 +29,13 @@ def build(model, precision='fp32', **numbers):
 
 def test_learning_rate_rises_then_falls():
     config = optim.OptimConfig(lr=1.0, warmup_epochs=5.0, drops=(0.5, 0.75))
-    rates = [optim.pace(epoch, 100, config).lr for epoch in (0, 5, 49, 50, 75)]
+    rates = [optim.schedule_at(epoch, 100, config).lr for epoch in (0, 5, 49, 50, 75)]
     np.testing.assert_allclose(rates, [0.01, 1, 1, 0.1, 0.01])
     cosine = dataclasses.replace(config, schedule='cosine')
-    falling = [optim.pace(epoch, 100, cosine).lr for epoch in range(5, 100)]
+    falling = [optim.schedule_at(epoch, 100, cosine).lr for epoch in range(5, 100)]
     assert all(a > b for a, b in itertools.pairwise(falling))
     assert falling[-1] < 0.01
-    assert {optim.pace(epoch, 100, cosine).beta1 for epoch in range(100)} == {0.9}
+    assert {optim.schedule_at(epoch, 100, cosine).beta1 for epoch in range(100)} == {0.9}
 
 
 def test_the_cycle_is_that_of_torch():
@@ -48,7 +48,7 @@ def test_the_cycle_is_that_of_torch():
     )
     for step in range(steps):
         rise, fall = step / 399, (step - 399) / 600
-        ours = optim.pace(0.4 * rise if step < 399 else 0.4 + 0.6 * fall, 1, config)
+        ours = optim.schedule_at(0.4 * rise if step < 399 else 0.4 + 0.6 * fall, 1, config)
         group = theirs.param_groups[0]
         assert ours.lr == pytest.approx(group['lr'], rel=1e-9)
         assert ours.beta1 == pytest.approx(group['betas'][0], rel=1e-9)
@@ -120,7 +120,7 @@ def test_the_mean_follows_its_closed_form():
         optimizer.step()
         keep = min(0.3, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * model[0].weight.detach()
-    mean = optimizer.mean.module
+    mean = optimizer.ema.module
     torch.testing.assert_close(mean[0].weight, expected)
     assert not torch.equal(mean[1].running_mean, model[1].running_mean)
     assert mean[1].num_batches_tracked == 6
@@ -137,7 +137,7 @@ def test_what_is_saved_is_all_the_state_there_is():
         for model, optimizer in list(zip(models, (first, second), strict=True))[: 1 + (seed > 1)]:
             gradients(model, seed)
             optimizer.step()
-    for a, b in zip(*(o.mean.module.parameters() for o in (first, second)), strict=True):
+    for a, b in zip(*(o.ema.module.parameters() for o in (first, second)), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(a, b)

@@ -17,17 +17,13 @@ from small_detectors import SMALL
 from small_run import assert_equal_weights, weights_of
 from small_stages import FOLDERS, LOSSES, make_scenes_with_depth, plan
 
-from stl_core.cli import main as cli
+from stl_core.cli import main
 from stl_core.data import dataset, depth_maps
 from stl_core.data.sources import kitti
 from stl_core.experiments import selection, selection_chart, study, study_table
-from stl_core.inference import model_file as model_file_module
-from stl_core.inference import predictor as predict
-from stl_core.inference import result_files as judge
+from stl_core.inference import model_file, predictor, result_files
 from stl_core.preprocessing import DepthSpec, InputSpec
-from stl_core.training import checkpoint, stages
-from stl_core.training import model_builder as learner
-from stl_core.training import trainer as train
+from stl_core.training import checkpoint, model_builder, stages, trainer
 from stl_core.training.config_builder import ConfigError
 from stl_core.visualization import charts
 
@@ -41,7 +37,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(charts, 'curves', lambda *_: None)
+    monkeypatch.setattr(charts, 'plot_loss_curves', lambda *_: None)
 
 
 @pytest.fixture(scope='module')
@@ -49,16 +45,16 @@ def trained(scenes, tmp_path_factory):
     """A plan all of whose stages are done."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, 'curves', lambda *_: None)
+        patch.setattr(charts, 'plot_loss_curves', lambda *_: None)
         out = tmp_path_factory.mktemp('plan')
-        built = stages.build(plan(scenes, out))
+        built = stages.build_stages(plan(scenes, out))
         for each in built.values():
-            stages.run(each)
+            stages.run_stage(each)
     return out, built
 
 
 def test_a_stage_has_what_is_common_and_its_own():
-    built = stages.build(plan(Path('x'), 'runs'))
+    built = stages.build_stages(plan(Path('x'), 'runs'))
     assert list(built) == ['teacher', 'base', 'distil']
     teacher, base, distil = built.values()
     assert teacher.input == InputSpec(160, 64, depth=DepthSpec(mean_m=14.0, virtual_focal_px=0.0))
@@ -70,7 +66,7 @@ def test_a_stage_has_what_is_common_and_its_own():
 
 
 def test_a_file_without_stages_is_one_run():
-    assert list(stages.build({'epochs': 3})) == ['']
+    assert list(stages.build_stages({'epochs': 3})) == ['']
 
 
 @pytest.mark.parametrize(
@@ -97,27 +93,27 @@ def test_a_file_without_stages_is_one_run():
 )
 def test_a_plan_that_cannot_be_is_refused_by_name(change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        stages.build(change)
+        stages.build_stages(change)
 
 
 def test_an_override_is_on_top_of_what_a_stage_has_of_its_own():
     data = plan(Path('x'), 'runs')
     data['stages']['base'] |= {'epochs': 5, 'optim': {'lr': 0.5}}
     given = ('stages.base.seed=3', 'epochs=1', 'optim.lr=0.25', 'seed=2', 'stages.distil.epochs=7')
-    built = stages.build(data, given)
+    built = stages.build_stages(data, given)
     assert [each.epochs for each in built.values()] == [1, 1, 7]
     assert [each.seed for each in built.values()] == [2, 3, 2]
     assert {each.optim.lr for each in built.values()} == {0.25}
-    assert stages.build(data)['base'].epochs == 5  # the data is as it was
+    assert stages.build_stages(data)['base'].epochs == 5  # the data is as it was
     one = {**data, 'stages': {'base': data['stages']['base']}}
-    assert stages.build(one, ('out=there',))['base'].out == 'there'
+    assert stages.build_stages(one, ('out=there',))['base'].out == 'there'
 
 
 @pytest.mark.parametrize(
     'override', ['detector.options.head_width=32', 'detector.options={head_width: 32}']
 )
 def test_an_override_of_one_stage_joins_what_is_common(override):
-    built = stages.build(plan(Path('x'), 'runs'), (f'stages.base.{override}',))
+    built = stages.build_stages(plan(Path('x'), 'runs'), (f'stages.base.{override}',))
     options = [each.detector.options for each in built.values()]
     assert [each.head_width for each in options] == [8, 32, 8]
     assert {each.neck for each in options} == {'light'}
@@ -125,7 +121,7 @@ def test_an_override_of_one_stage_joins_what_is_common(override):
 
 def test_an_override_of_a_group_replaces_that_of_every_stage():
     data = plan(Path('x'), 'runs')
-    built = stages.build(data, ('detector.options={head_width: 32}',))
+    built = stages.build_stages(data, ('detector.options={head_width: 32}',))
     options = [each.detector.options for each in built.values()]
     assert {(each.head_width, each.neck) for each in options} == {(32, 'dlaup')}
     assert len({each.virtual_focal_px for each in options}) == 1
@@ -140,40 +136,42 @@ def test_an_override_of_a_group_replaces_that_of_every_stage():
 )
 def test_an_override_that_fits_no_stage_is_refused(override, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        stages.build(plan(Path('x'), 'runs'), (override,))
+        stages.build_stages(plan(Path('x'), 'runs'), (override,))
 
 
 def test_an_unknown_stage_is_refused():
     with pytest.raises(ConfigError, match="stage 'tutor': unknown; known: teacher, base, distil"):
-        stages.choose(stages.build(plan(Path('x'), 'runs')), ('tutor',))
+        stages.select_stages(stages.build_stages(plan(Path('x'), 'runs')), ('tutor',))
 
 
 def test_the_teacher_sees_depth_and_refuses_pictures(trained, scenes):
     out, built = trained
-    teacher = predict.load(out / 'teacher/student.safetensors', 'cpu')
+    teacher = predictor.load_predictor(out / 'teacher/student.safetensors', 'cpu')
     assert teacher.spec.input.depth == DepthSpec(mean_m=14.0, virtual_focal_px=0.0)
     with pytest.raises(ValueError, match=r'sees depth: expected an \(H, W\) float32 map, got'):
         teacher([np.zeros((96, 320, 3), np.uint8)], [np.eye(3, 4)])
     files = dataset.list_frames(built['teacher'].val)[0]
-    _, _, seen = judge.see(teacher, files)
-    depth_m = depth_maps.depth_of_frame(files, WIDTH, HEIGHT)
+    _, _, seen = result_files.predict_frame(teacher, files)
+    depth_m = depth_maps.load_frame_depth(files, WIDTH, HEIGHT)
     (told,) = teacher([depth_m], [kitti.read_calib(files.calib).P2])
     assert np.array_equal(seen.center_m, told.center_m)
 
 
 def test_the_teacher_teaches_by_what_it_was_shown_when_it_learnt(trained):
     distil = trained[1]['distil']
-    model = learner.build(learner.pinned(distil)).eval()
-    frames = dataset.Frames(distil.val, distil.input, distil.classes, 0, dataset.see_depth)
+    model = model_builder.build_model(model_builder.with_file_digests(distil)).eval()
+    frames = dataset.FrameDataset(
+        distil.val, distil.input, distil.classes, 0, dataset.load_image_and_depth
+    )
     batch = dataset.collate([frames[0, 0]], 9)
     known = batch.depth_m > 0
     metres = torch.where(known, (batch.depth_m - 14.0) / DepthSpec().std_m, 0)
     shown = model.teacher_input(batch)
     torch.testing.assert_close(shown, torch.stack([metres, known.float()], 1))
     path = distil.distill.teacher
-    teacher = model_file_module.load_detector(path, model_file_module.read_spec(path)).eval()
+    teacher = model_file.load_detector(path, model_file.read_model_spec(path)).eval()
     with torch.no_grad():
-        view = model.look(model.student(model.student_input(batch), batch.P), batch, 0.0)
+        view = model.make_view(model.student(model.student_input(batch), batch.P), batch, 0.0)
         torch.testing.assert_close(view.teacher.heads, teacher(shown, batch.P).heads)
 
 
@@ -184,15 +182,15 @@ def test_a_distilled_student_is_bare(trained):
     )
     assert distilled.keys() == base.keys()
     assert any(not torch.equal(distilled[key], base[key]) for key in base)
-    spec = model_file_module.read_spec(out / 'distil/student.safetensors')
+    spec = model_file.read_model_spec(out / 'distil/student.safetensors')
     assert spec.provenance['distilled'] == sorted(LOSSES)
     assert spec.input.depth is None
 
 
 def assert_all_stages_teach(given, out):
     """All stages run: a bare student, and distillation losses that are numbers and not nothing."""
-    for each in stages.build(given).values():
-        stages.run(each)
+    for each in stages.build_stages(given).values():
+        stages.run_stage(each)
     base, distilled = (
         load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
     )
@@ -219,7 +217,9 @@ def test_a_teacher_of_another_architecture_teaches_by_stride(scenes, tmp_path):
     weights = weights_of(tmp_path / 'distil')
     ends = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
     begins = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
-    model = learner.build(learner.pinned(stages.build(given)['distil']))
+    model = model_builder.build_model(
+        model_builder.with_file_digests(stages.build_stages(given)['distil'])
+    )
     assert ends == list(model.teacher.channels[1:]) != begins
     assert begins == list(model.student.channels[1:])
 
@@ -237,7 +237,7 @@ def test_the_teacher_is_left_as_it_was(trained):
 
 def test_a_stage_begins_where_the_base_ended(trained):
     out, built = trained
-    model = learner.build(learner.pinned(built['distil']))
+    model = model_builder.build_model(model_builder.with_file_digests(built['distil']))
     assert_equal_weights(
         dict(model.student.state_dict()), load_file(out / 'base/student.safetensors')
     )
@@ -249,24 +249,24 @@ def test_a_stage_begins_where_the_base_ended(trained):
 
 def test_what_is_done_is_not_done_again(trained, monkeypatch):
     _, built = trained
-    monkeypatch.setattr(train, 'fit', lambda _: pytest.fail('was trained again'))
+    monkeypatch.setattr(trainer, 'fit', lambda _: pytest.fail('was trained again'))
     for each in built.values():
-        assert stages.run(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
+        assert stages.run_stage(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
 
 
 def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_path):
     out, built = trained
-    distil = learner.pinned(built['distil'])
+    distil = model_builder.with_file_digests(built['distil'])
     assert checkpoint.is_done(distil)
     assert not checkpoint.is_done(dataclasses.replace(distil, epochs=3))
     other = tmp_path / 'other.safetensors'
-    model_file_module.halve(out / 'teacher/student.safetensors', other)
+    model_file.convert_to_half(out / 'teacher/student.safetensors', other)
     moved = dataclasses.replace(
         distil, distill=dataclasses.replace(distil.distill, teacher=str(other), teacher_sha256='')
     )
-    assert not checkpoint.is_done(learner.pinned(moved))
+    assert not checkpoint.is_done(model_builder.with_file_digests(moved))
     with pytest.raises(ConfigError, match=r'distill.teacher: .*other.* is not the file of'):
-        learner.pinned(
+        model_builder.with_file_digests(
             dataclasses.replace(
                 moved, distill=dataclasses.replace(moved.distill, teacher_sha256='0')
             )
@@ -280,11 +280,11 @@ def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path)
     again = dataclasses.replace(
         built['base'], out=str(tmp_path / 'again'), start=str(start), epochs=1
     )
-    stages.run(again)
-    assert checkpoint.is_done(learner.pinned(again))
-    model_file_module.halve(out / 'base/student.safetensors', start)
+    stages.run_stage(again)
+    assert checkpoint.is_done(model_builder.with_file_digests(again))
+    model_file.convert_to_half(out / 'base/student.safetensors', start)
     with pytest.raises(checkpoint.CheckpointError, match='made with another start_sha256; choose'):
-        stages.run(again)
+        stages.run_stage(again)
 
 
 def test_a_teacher_and_a_start_may_be_moved(trained, tmp_path):
@@ -297,7 +297,7 @@ def test_a_teacher_and_a_start_may_be_moved(trained, tmp_path):
     moved = dataclasses.replace(
         built['distil'], distill=distill, start=str(tmp_path / 'base.safetensors')
     )
-    assert checkpoint.is_done(learner.pinned(moved))
+    assert checkpoint.is_done(model_builder.with_file_digests(moved))
 
 
 def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_path):
@@ -308,36 +308,36 @@ def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_pat
     again = dataclasses.replace(
         built['distil'], out=str(tmp_path / 'again'), distill=distill, epochs=1
     )
-    stages.run(again)
-    assert checkpoint.is_done(learner.pinned(again))
-    model_file_module.halve(out / 'teacher/student.safetensors', teacher)
+    stages.run_stage(again)
+    assert checkpoint.is_done(model_builder.with_file_digests(again))
+    model_file.convert_to_half(out / 'teacher/student.safetensors', teacher)
     with pytest.raises(checkpoint.CheckpointError, match=r'distill\.teacher_sha256; choose'):
-        stages.run(again)
+        stages.run_stage(again)
 
 
 def test_a_stopped_distillation_goes_on_bit_for_bit(trained, scenes, monkeypatch):
     out, built = trained
     again = dataclasses.replace(built['distil'], out=f'{out}/again')
-    real = train.keep
+    real = trainer.log_and_save
 
     def stop_after_one(run, record, done, row):
         real(run, record, done, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, 'keep', stop_after_one)
+    monkeypatch.setattr(trainer, 'log_and_save', stop_after_one)
     with pytest.raises(KeyboardInterrupt):
-        stages.run(again)
-    monkeypatch.setattr(train, 'keep', real)
-    stages.run(again)
+        stages.run_stage(again)
+    monkeypatch.setattr(trainer, 'log_and_save', real)
+    stages.run_stage(again)
     assert_equal_weights(weights_of(out / 'again'), weights_of(out / 'distil'))
 
 
 def test_frames_without_depth_are_told_at_once(trained, scenes, tmp_path):
     _, built = trained
-    bare = kitti.Source(*(str(scenes / name) for name in FOLDERS[:3]))
+    bare = kitti.KittiFolders(*(str(scenes / name) for name in FOLDERS[:3]))
     frames = dataclasses.replace(built['teacher'].train, sources=(bare,))
     with pytest.raises(kitti.DataError, match=r'000000\.png: no depth of this frame; expected'):
-        train.fit(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
+        trainer.fit(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_teacher_of_another_kind_is_refused(trained, change, message):
         )
         change['detector'] = dataclasses.replace(built['distil'].detector, options=options)
     with pytest.raises(ConfigError, match=message):
-        learner.build(dataclasses.replace(built['distil'], start='', **change))
+        model_builder.build_model(dataclasses.replace(built['distil'], start='', **change))
 
 
 def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp_path):
@@ -365,13 +365,13 @@ def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp
     distil = given['stages']['distil']
     distil['distill']['losses'] = {'plain_heads': {}}
     distil['weights'] = {'distill/plain_heads': 1.0}
-    built = stages.build(given)
+    built = stages.build_stages(given)
     for name in ('teacher', 'base'):
-        spec = learner.student_spec(built[name])
+        spec = model_builder.model_spec(built[name])
         path = tmp_path / name / 'student.safetensors'
-        model_file_module.save_student(path, model_file_module.build_detector(spec), spec)
+        model_file.save_model(path, model_file.build_detector(spec), spec)
     with pytest.raises(ConfigError, match=r'distill\.losses: plain_heads: needs the head map off'):
-        learner.build(built['distil'])
+        model_builder.build_model(built['distil'])
 
 
 @pytest.mark.parametrize(
@@ -394,10 +394,10 @@ def test_answers_of_another_meaning_are_not_compared(trained, scenes, tmp_path, 
     distil.pop('start')
     distil['detector'] = {'name': name, 'options': options | change}
     with pytest.raises(ConfigError, match=message):
-        learner.build(stages.build(given)['distil'])
+        model_builder.build_model(stages.build_stages(given)['distil'])
     for each in (distil['distill']['losses'], distil['weights']):
         each.pop('response', None), each.pop('distill/response', None)
-    learner.build(stages.build(given)['distil'])
+    model_builder.build_model(stages.build_stages(given)['distil'])
 
 
 def test_a_start_with_heads_of_another_meaning_is_refused(trained):
@@ -406,13 +406,15 @@ def test_a_start_with_heads_of_another_meaning_is_refused(trained):
     detector = dataclasses.replace(built['base'].detector, options=options)
     start = f'{out}/base/student.safetensors'
     with pytest.raises(ConfigError, match=r'start: .* has virtual_focal_px 0\.0, this run 500'):
-        learner.build(dataclasses.replace(built['base'], start=start, detector=detector))
+        model_builder.build_model(
+            dataclasses.replace(built['base'], start=start, detector=detector)
+        )
 
 
 def test_a_start_of_another_kind_is_refused(trained):
     out, built = trained
     with pytest.raises(ConfigError, match=r'start: .* has channels 2, this run 3'):
-        learner.build(
+        model_builder.build_model(
             dataclasses.replace(built['base'], start=f'{out}/teacher/student.safetensors')
         )
 
@@ -421,12 +423,12 @@ def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
     out, _ = trained
     path = tmp_path / 'plan.yaml'
     path.write_text(json.dumps(plan(scenes, out)))
-    cli.main(['train', str(path), '--json', str(tmp_path / 'ap.json')])
+    main.main(['train', str(path), '--json', str(tmp_path / 'ap.json')])
     told = capsys.readouterr().out
     assert all(f'stage {name}' in told for name in ('teacher', 'base', 'distil'))
     assert f'curves: {out}/stages.png' in told
     assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
-    cli.main(['train', str(path), '--stage', 'base'])
+    main.main(['train', str(path), '--stage', 'base'])
     assert 'stage teacher' not in capsys.readouterr().out
 
 
@@ -434,7 +436,7 @@ def test_a_changed_stage_is_refused(trained, scenes, tmp_path, capsys):
     path = tmp_path / 'plan.yaml'
     path.write_text(json.dumps(plan(scenes, trained[0])))
     with pytest.raises(SystemExit):
-        cli.main(['train', str(path), '--stage', 'base', 'epochs=3'])
+        main.main(['train', str(path), '--stage', 'base', 'epochs=3'])
     told = capsys.readouterr().err
     assert 'base/last.pt: made with another epochs; choose another out= or remove it' in told
 
@@ -448,7 +450,7 @@ def test_a_teacher_can_be_evaluated_by_its_depth(trained, scenes, tmp_path, caps
         (root / name).symlink_to(scenes / name)
     argv = ['evaluate', str(out / 'teacher/student.safetensors'), str(root), '--device', 'cpu']
     with pytest.raises(SystemExit):
-        cli.main(argv)
+        main.main(argv)
     assert '000000.png: no depth of this frame' in capsys.readouterr().err
     (root / kind).mkdir()
     for path in sorted((scenes / 'depth_2').iterdir()):
@@ -456,36 +458,38 @@ def test_a_teacher_can_be_evaluated_by_its_depth(trained, scenes, tmp_path, caps
             (root / kind / path.name).symlink_to(path)
         else:
             (root / kind / f'{path.stem}.bin').write_bytes(np.ones((5, 4), np.float32).tobytes())
-    cli.main([*argv, '--json', str(tmp_path / 'new/ap.json')])
+    main.main([*argv, '--json', str(tmp_path / 'new/ap.json')])
     found = json.loads((tmp_path / 'new/ap.json').read_text())['ap']
     if kind == 'depth_2':
         assert found == json.loads((out / 'teacher/metrics.json').read_text())
-    cli.main(['predict', *argv[1:], '--out', str(tmp_path / 'seen')])
+    main.main(['predict', *argv[1:], '--out', str(tmp_path / 'seen')])
     assert len(list((tmp_path / 'seen/results').iterdir())) == 5
 
 
 def test_what_is_selected_is_shown(trained, tmp_path):
     _, built = trained
-    seen = selection.observe(built['distil'], 5, 8)
-    sigma_m, shown = seen.gates.student_sigma_m, seen.relations
+    seen = selection.inspect_distillation(built['distil'], 5, 8)
+    sigma_m, shown = seen.object_weights.student_sigma_m, seen.affinities
     assert len(sigma_m) == 9  # all that the five frames hold
-    sure = 1 / (1 + seen.gates.teacher_sigma_m**2)
-    assert np.allclose(seen.gates.feature, sure * sigma_m**2 / (0.25 + sigma_m**2), atol=1e-6)
-    assert np.allclose(seen.gates.relation, sure, atol=1e-6)
+    sure = 1 / (1 + seen.object_weights.teacher_sigma_m**2)
+    assert np.allclose(
+        seen.object_weights.feature_weight, sure * sigma_m**2 / (0.25 + sigma_m**2), atol=1e-6
+    )
+    assert np.allclose(seen.object_weights.relation_weight, sure, atol=1e-6)
     assert len(shown.depth_m) == 3
     assert (np.diff(shown.depth_m) >= 0).all()
-    for matrix in (shown.teacher, shown.before, shown.after):
+    for matrix in (shown.teacher, shown.student_before, shown.student_after):
         assert np.allclose(matrix, matrix.T, atol=1e-6)
         assert np.abs(matrix).max() <= 1 + 1e-5
-    assert not np.allclose(shown.before, shown.after)
-    selection_chart.chart(seen, tmp_path / 'seen.png')
+    assert not np.allclose(shown.student_before, shown.student_after)
+    selection_chart.plot_snapshot(seen, tmp_path / 'seen.png')
     assert (tmp_path / 'seen.png').stat().st_size > 10_000
 
 
 def test_what_is_before_is_the_start_and_what_is_after_the_student(trained):
     out, built = trained
-    config = learner.pinned(built['distil'])
-    models = selection._before_and_after(config, out / 'distil/last.pt')
+    config = model_builder.with_file_digests(built['distil'])
+    models = selection._load_before_and_after(config, out / 'distil/last.pt')
     for model, stage in zip(models, ('base', 'distil'), strict=True):
         saved = load_file(out / f'{stage}/student.safetensors')
         assert all(torch.equal(saved[k], each) for k, each in model.student.state_dict().items())
@@ -497,7 +501,7 @@ def test_a_checkpoint_of_another_run_is_not_shown(trained, scenes):
     given = plan(scenes, out)
     given['stages']['distil']['distill']['losses'] |= {'feature': {'half_sigma_m': 50.0}}
     with pytest.raises(ConfigError, match=r'last\.pt: made with another distill\.losses\.f'):
-        selection.observe(stages.build(given)['distil'], 5, 8)
+        selection.inspect_distillation(stages.build_stages(given)['distil'], 5, 8)
 
 
 def test_a_distillation_of_answers_alone_has_no_relations_to_show(trained, scenes, tmp_path):
@@ -506,15 +510,15 @@ def test_a_distillation_of_answers_alone_has_no_relations_to_show(trained, scene
     distil['distill']['losses'] = {'response': {}}
     distil['weights'] = {'distill/response': 1.0}
     given['stages']['distil'] = distil
-    config = stages.build(given)['distil']
-    stages.run(config)
+    config = stages.build_stages(given)['distil']
+    stages.run_stage(config)
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
-        selection.observe(config, 5, 8)
+        selection.inspect_distillation(config, 5, 8)
 
 
 def test_a_run_without_teacher_selects_nothing(trained):
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
-        selection.observe(trained[1]['base'], 5, 8)
+        selection.inspect_distillation(trained[1]['base'], 5, 8)
 
 
 def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trained, tmp_path):
@@ -533,10 +537,10 @@ def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trai
             out=str(out),
             table=str(out / 'table.csv'),
         )
-        study.run(grid, jobs)
+        study.run_study(grid, jobs)
         students.append([load_file(out / name / '1/student.safetensors') for name in methods])
         # of two at a time, either may be finished first
-        rows = study_table.read(out / 'table.csv')[-2:]
+        rows = study_table.read_table(out / 'table.csv')[-2:]
         assert {row.method for row in rows} == {*methods}
     for one, other in zip(*students, strict=True):
         assert_equal_weights(one, other)

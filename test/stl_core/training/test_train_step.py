@@ -7,11 +7,8 @@ from torch import nn
 
 from stl_core.data import dataset
 from stl_core.tensors.batch import Outputs
-from stl_core.training import model_builder as learners
-from stl_core.training import model_builder as model_builder_module
-from stl_core.training import optim
-from stl_core.training import train_step as step
-from stl_core.training import trainer as train
+from stl_core.training import model_builder, optim, train_step, trainer
+from stl_core.training.model_builder import SupervisedModel
 
 
 @pytest.fixture(scope='module')
@@ -35,13 +32,13 @@ def toy():
 
 def test_losses_and_weights_must_match():
     model, optimizer = toy()
-    with pytest.raises(step.TrainError, match='differ in b, bb; losses: a, b'):
-        step.train_step(model, None, optimizer, {'a': 1.0, 'bb': 1.0}, 0)
+    with pytest.raises(train_step.TrainError, match='differ in b, bb; losses: a, b'):
+        train_step.train_step(model, None, optimizer, {'a': 1.0, 'bb': 1.0}, 0)
 
 
 def test_a_step_is_the_weighted_gradient_clipped():
     model, optimizer = toy()
-    told = step.train_step(model, None, optimizer, {'a': 0.5, 'b': 2.0}, 0)
+    told = train_step.train_step(model, None, optimizer, {'a': 0.5, 'b': 2.0}, 0)
     assert float(told['total']) == 0.5 * 25 + 2 * 7
     gradient = np.array([3.0, 4.0]) + 2
     assert float(told['grad_norm']) == pytest.approx(np.linalg.norm(gradient))
@@ -51,7 +48,7 @@ def test_a_step_is_the_weighted_gradient_clipped():
 
 def test_a_step_without_a_finite_gradient_is_not_taken():
     model, optimizer = toy()
-    told = step.train_step(model, None, optimizer, {'a': 1.0, 'b': float('inf')}, 0)
+    told = train_step.train_step(model, None, optimizer, {'a': 1.0, 'b': float('inf')}, 0)
     assert (float(told['skipped']), float(told['grad_norm'])) == (1, 0)
     assert model.x.tolist() == [3.0, 4.0]
 
@@ -76,8 +73,8 @@ class Telling(nn.Module):
 @pytest.mark.parametrize(('precision', 'dtype'), [('fp32', 'float32'), ('bf16', 'bfloat16')])
 def test_networks_compute_in_half_and_losses_in_float32(scenes, precision, dtype):
     built = small_config(scenes, scenes)
-    frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
-    learner = model_builder_module.Supervised(Telling(), built.input, precision)
+    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
+    learner = SupervisedModel(Telling(), built.input, precision)
     learner(dataset.collate([frames[0, 0]], 50), 0.0)['value'].backward()
     assert learner.detector.computed == getattr(torch, dtype)
     assert learner.detector.given == [torch.float32, torch.float32, torch.int64]
@@ -87,21 +84,23 @@ def test_networks_compute_in_half_and_losses_in_float32(scenes, precision, dtype
 def first_gradients(scenes, build, parts):
     """Gradients of a first step on five images, computed in parts."""
     built = small_config(scenes, scenes)
-    frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
+    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
     batch = dataset.collate([frames[0, index] for index in range(5)], 50)
     torch.manual_seed(0)
     learner = build(built).train()
-    train.freeze_norm(learner)
+    trainer.freeze_norm(learner)
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, 'fp32')
-    told = step.train_step(learner, batch, optimizer, built.weights, 0, parts=parts)
+    told = train_step.train_step(
+        learner, batch, optimizer, built.weights, 0, num_micro_batches=parts
+    )
     return told, {name: p.grad for name, p in learner.named_parameters()}
 
 
 @pytest.mark.parametrize('parts', [2, 5])
 def test_parts_have_the_gradient_of_the_whole(scenes, parts):
     """The five images hold 1, 2, 3, 1 and 2 objects."""
-    whole, expected = first_gradients(scenes, learners.build, 1)
-    told, found = first_gradients(scenes, learners.build, parts)
+    whole, expected = first_gradients(scenes, model_builder.build_model, 1)
+    told, found = first_gradients(scenes, model_builder.build_model, parts)
     for name in whole:
         assert float(told[name]) == pytest.approx(float(whole[name]), rel=1e-5), name
     for name in expected:
@@ -111,14 +110,14 @@ def test_parts_have_the_gradient_of_the_whole(scenes, parts):
 
 def test_a_rehearsal_leaves_norms_and_chance_alone(scenes):
     built = small_config(scenes, scenes)
-    frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
+    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
     pieces = [dataset.collate([frames[0, index]], 50) for index in (0, 1)]
     learner = dropping(built).train()
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    means = step.rehearse(learner, pieces, 0.0)
+    means = train_step.precompute_reductions(learner, pieces, 0.0)
     assert torch.equal(torch.rand(3), expected)
     assert_equal_weights(before, learner.state_dict())
     assert len(means) > 5
@@ -127,15 +126,15 @@ def test_a_rehearsal_leaves_norms_and_chance_alone(scenes):
 def test_fp16_finds_its_scale(scenes):
     """Depth's first gradient is some hundreds: times 2**16 it is more than fp16 can hold."""
     built = small_config(scenes, scenes, precision='fp16')
-    frames = dataset.Frames(built.train, built.input, built.classes, built.seed)
+    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
     batch = dataset.collate([frames[0, 0], frames[0, 1]], 50)
     torch.manual_seed(0)
-    learner = learners.build(built).train()
+    learner = model_builder.build_model(built).train()
     optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
     before = learner.detector.heads['depth'][0].weight.detach().clone()
     skipped = []
     while not skipped or (skipped[-1] and len(skipped) < 16):
-        told = step.train_step(learner, batch, optimizer, built.weights, 0)
+        told = train_step.train_step(learner, batch, optimizer, built.weights, 0)
         skipped.append(bool(told['skipped']))
         changed = not torch.equal(learner.detector.heads['depth'][0].weight, before)
         assert changed != skipped[-1]

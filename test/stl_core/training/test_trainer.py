@@ -15,13 +15,17 @@ from training_processes import everything_on, run_until_killed
 
 from stl_core.data import dataset
 from stl_core.data.sources import kitti
-from stl_core.inference import model_file as predict
-from stl_core.training import checkpoint, config, optim
-from stl_core.training import model_builder as learners
-from stl_core.training import model_builder as model_builder_module
-from stl_core.training import train_step as step
-from stl_core.training import trainer as train
-from stl_core.training import validation as judge
+from stl_core.inference import model_file
+from stl_core.training import (
+    checkpoint,
+    config,
+    model_builder,
+    optim,
+    train_step,
+    trainer,
+    validation,
+)
+from stl_core.training.model_builder import SupervisedModel
 from stl_core.visualization import charts
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -30,7 +34,7 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Drawing curves takes longer than such a run; the run of `finished` draws them."""
-    monkeypatch.setattr(charts, 'curves', lambda table, path: None)
+    monkeypatch.setattr(charts, 'plot_loss_curves', lambda table, path: None)
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +45,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope='module')
 def finished(scenes, tmp_path_factory):
     out = tmp_path_factory.mktemp('uninterrupted')
-    train.fit(small_config(scenes, out))
+    trainer.fit(small_config(scenes, out))
     return out
 
 
@@ -60,7 +64,7 @@ def test_a_run_leaves_all_it_promises(finished):
 
 
 def test_the_student_says_how_it_was_made(finished):
-    spec = predict.read_spec(finished / 'student.safetensors')
+    spec = model_file.read_model_spec(finished / 'student.safetensors')
     assert spec.classes == ('Car', 'Pedestrian', 'Cyclist')
     assert spec.provenance['seed'] == 444
     assert spec.provenance['frames_judged'] == 5
@@ -75,11 +79,11 @@ def test_a_killed_run_goes_on_bit_for_bit(scenes, tmp_path):
         target=run_until_killed, args=(scenes, killed, steps)
     )
     worker.start()
-    train.fit(everything_on(scenes, whole), dropping)
+    trainer.fit(everything_on(scenes, whole), dropping)
     worker.join(300)
     assert worker.exitcode == -signal.SIGKILL
     assert torch.load(killed / 'last.pt', weights_only=True)['epoch'] == steps // 2
-    train.fit(everything_on(scenes, killed), dropping)
+    trainer.fit(everything_on(scenes, killed), dropping)
     states = [torch.load(out / 'last.pt', weights_only=True) for out in (whole, killed)]
     for part in ('model', 'mean', 'optimizer'):
         ours, theirs = (checkpoint_tensors(state[part]) for state in states)
@@ -108,7 +112,7 @@ def checkpoint_tensors(state, path=''):
 
 
 def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, monkeypatch):
-    real, calls = train.run_epoch, []
+    real, calls = trainer.train_one_epoch, []
 
     def stop_at_third(*args):
         calls.append(args)
@@ -116,28 +120,28 @@ def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, 
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(train, 'run_epoch', stop_at_third)
+    monkeypatch.setattr(trainer, 'train_one_epoch', stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        train.fit(small_config(scenes, tmp_path))
+        trainer.fit(small_config(scenes, tmp_path))
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 2
-    monkeypatch.setattr(train, 'run_epoch', real)
-    train.fit(small_config(scenes, tmp_path))
+    monkeypatch.setattr(trainer, 'train_one_epoch', real)
+    trainer.fit(small_config(scenes, tmp_path))
     assert_equal_weights(weights_of(tmp_path), weights_of(finished))
 
 
 def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
     with pytest.raises(checkpoint.CheckpointError, match='made with another batch_size, seed'):
-        train.fit(small_config(scenes, finished, seed=1, batch_size=3))
+        trainer.fit(small_config(scenes, finished, seed=1, batch_size=3))
 
 
 def test_nothing_to_learn_from_is_told(scenes, tmp_path):
-    with pytest.raises(step.TrainError, match=r'train\.sources: no frames'):
-        train.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
-    with pytest.raises(step.TrainError, match=r'val\.sources: no frames to be judged on'):
-        train.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
+    with pytest.raises(train_step.TrainError, match=r'train\.sources: no frames'):
+        trainer.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
+    with pytest.raises(train_step.TrainError, match=r'val\.sources: no frames to be judged on'):
+        trainer.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
 
 
-class Poisoned(model_builder_module.Supervised):
+class Poisoned(SupervisedModel):
     def forward(self, batch, epoch):
         losses = super().forward(batch, epoch)
         return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}
@@ -145,21 +149,23 @@ class Poisoned(model_builder_module.Supervised):
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
     def build(built):
-        return Poisoned(learners.build(built).detector, built.input)
+        return Poisoned(model_builder.build_model(built).detector, built.input)
 
-    with pytest.raises(step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'):
-        train.fit(small_config(scenes, tmp_path), build)
+    with pytest.raises(
+        train_step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'
+    ):
+        trainer.fit(small_config(scenes, tmp_path), build)
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 1
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
 def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
     frozen = optim.OptimConfig(freeze_norm_at=0.5)
-    train.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
+    trainer.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
     half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
     assert weights_of(tmp_path).keys()
-    model = learners.build(half).train()
-    train.freeze_norm(model)
+    model = model_builder.build_model(half).train()
+    trainer.freeze_norm(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert not any(m.training for m in norms)
@@ -170,17 +176,17 @@ def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
 def test_results_of_sources_that_share_ids_do_not_overwrite_each_other(scenes, tmp_path):
     one = small_config(scenes, tmp_path)
     twice = dataclasses.replace(one.val, sources=one.val.sources * 2)
-    train.fit(dataclasses.replace(one, val=twice, epochs=1))
+    trainer.fit(dataclasses.replace(one, val=twice, epochs=1))
     assert len(list((tmp_path / 'results').iterdir())) == 10
 
 
 def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
     """The metric is 0 for such a short run, so the evaluator is made to say 1, 3, 2, 2."""
     values = iter([1.0, 3.0, 2.0, 2.0])
-    monkeypatch.setattr(judge.Metric, 'of', lambda self, metrics: next(values))
+    monkeypatch.setattr(validation.SelectionMetric, 'value', lambda self, metrics: next(values))
     numbers = optim.OptimConfig(ema=0.5)
     ended = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers)
-    train.fit(ended)
+    trainer.fit(ended)
     rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
     assert [(row['epoch'], row['metric']) for row in rows] == [
         ('1', '1'),
@@ -195,11 +201,11 @@ def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
     assert {name: state['epoch'] for name, state in states.items()} == {'best': 2, 'last': 4}
     for name, student in (('best', 'student_best'), ('last', 'student')):
         path = tmp_path / f'{student}.safetensors'
-        assert predict.read_spec(path).provenance['epoch'] == states[name]['epoch']
-        shipped = predict.load_detector(path, predict.read_spec(path)).state_dict()
+        assert model_file.read_model_spec(path).provenance['epoch'] == states[name]['epoch']
+        shipped = model_file.load_detector(path, model_file.read_model_spec(path)).state_dict()
         assert_equal_weights(shipped, states[name]['mean']['module'])
     # a run that has come to its end so does not go on
-    train.fit(ended)
+    trainer.fit(ended)
     assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
     # nor is it done for who has more patience
     done = {
@@ -229,7 +235,7 @@ def test_a_run_is_done_when_all_it_leaves_is_there(scenes, finished, tmp_path):
 
 
 def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
-    train.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
+    trainer.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
     rows = [list(csv.DictReader((out / 'curves.csv').open())) for out in (finished, tmp_path)]
     for full, half in zip(rows[0][:2], rows[1], strict=True):
         assert float(half['total']) == pytest.approx(float(full['total']), rel=0.05)
@@ -238,7 +244,7 @@ def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
 
 
 def test_fp16_may_skip_steps_while_it_finds_its_scale(scenes, tmp_path):
-    train.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
+    trainer.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
     state = torch.load(tmp_path / 'last.pt', weights_only=True)
     assert state['scaler']['scale'] == 2**14
     assert {float(each['step']) for each in state['optimizer']['state'].values()} == {0.0}
@@ -274,7 +280,7 @@ def test_whatever_batches_lack_losses_are_finite(scenes, tmp_path, texts, augmen
     varied = dataclasses.replace(
         built.train, augment=dataclasses.replace(built.train.augment, **augment)
     )
-    train.fit(dataclasses.replace(built, train=varied))
+    trainer.fit(dataclasses.replace(built, train=varied))
     (row,) = csv.DictReader((tmp_path / 'out/curves.csv').open())
     assert all(np.isfinite(float(value)) for value in row.values())
     assert all(value.isfinite().all() for value in weights_of(tmp_path / 'out').values())
@@ -287,7 +293,7 @@ def test_one_class_alone_can_be_taught(scenes, tmp_path):
     root = label_files(scenes, tmp_path / 'data', texts)
     built = small_config(root, tmp_path / 'out')
     data = {'classes': ['Car'], 'detector': {'options': {'backbone': 'mobilenetv4_conv_small'}}}
-    car = config.build_train(data)
+    car = config.build_train_config(data)
     options = dataclasses.replace(
         built.detector.options, mean_size_hwl_m=car.detector.options.mean_size_hwl_m
     )
@@ -299,11 +305,11 @@ def test_one_class_alone_can_be_taught(scenes, tmp_path):
         metric='Car/bev/AP11/loose/hard',
         eval_every=1,
     )
-    frames = dataset.Frames(one.train, one.input, one.classes, one.seed)
+    frames = dataset.FrameDataset(one.train, one.input, one.classes, one.seed)
     assert len(frames[0, 0].objects) == 1
     assert frames[0, 0].objects.class_id.tolist() == [0]
-    train.fit(one)
-    spec = predict.read_spec(tmp_path / 'out/student.safetensors')
+    trainer.fit(one)
+    spec = model_file.read_model_spec(tmp_path / 'out/student.safetensors')
     assert spec.classes == ('Car',)
     found = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]
     assert {str(name) for labels in found for name in labels.name} <= {'Car'}

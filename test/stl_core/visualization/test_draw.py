@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stl_core.geometry import project
+from stl_core.geometry import project_points
 from stl_core.types import Objects3D
 from stl_core.visualization import charts, draw
-from stl_core.visualization.birds_eye import birds_eye
+from stl_core.visualization.birds_eye import draw_birds_eye
 from stl_core.visualization.style import class_colour
 
 P = np.array([[700.0, 0, 600, 45], [0, 700, 180, 0.3], [0, 0, 1, 0.005]])
@@ -31,7 +31,7 @@ def test_a_box_is_drawn_where_it_projects_and_the_image_stays_as_it_was():
     drawn = draw.draw_objects(IMAGE, car(), P, ('Car',))
     np.testing.assert_array_equal(IMAGE, before)
     rows, columns = np.nonzero((drawn != IMAGE).any(2))
-    pixels = project(draw.box_edges(car())[0], P)[0]
+    pixels = project_points(draw.box_edges(car())[0], P)[0]
     assert columns.min() == pytest.approx(pixels[:, 0].min(), abs=4)
     assert columns.max() == pytest.approx(pixels[:, 0].max(), abs=4)
     assert rows.max() == pytest.approx(pixels[:, 1].max(), abs=4)
@@ -48,19 +48,19 @@ def test_what_reaches_behind_the_camera_is_cut_at_the_near_plane():
     back, front = edges[np.argmin(edges[:, 2])], edges[np.argmax(edges[:, 2])]
     t = (draw.NEAR_M - back[2]) / (front[2] - back[2])
     cut = draw.visible_segments(np.array([back, front]), P)[0, 0]
-    np.testing.assert_allclose(cut, project(back + t * (front - back), P)[0])
+    np.testing.assert_allclose(cut, project_points(back + t * (front - back), P)[0])
     assert len(draw.visible_segments(edges - [0, 0, 10], P)) == 0
 
 
 @pytest.mark.parametrize('objects', [Objects3D.empty(), car(z=-5.0), car(x=900.0), car(x=0, z=0)])
 def test_nothing_to_see_is_no_error(objects):
-    drawn = draw.scene(
+    drawn = draw.draw_frame(
         IMAGE,
         P,
         draw.box_edges(objects),
         [class_colour('Car')] * len(objects),
         draw.box_labels(objects, ('Car',)),
-        truth_m=draw.box_edges(objects),
+        truth_edges_m=draw.box_edges(objects),
         points_m=np.array([[0.0, 0, 5], [0, 0, -5], [1e6, 0, 1e6]]),
         caption='frame 0',
     )
@@ -70,17 +70,20 @@ def test_nothing_to_see_is_no_error(objects):
 
 @pytest.mark.parametrize('size', [(375, 1242), (1080, 1920), (96, 320), (720, 405), (37, 51)])
 def test_every_shape_of_image_becomes_a_readable_picture(size):
-    large, large_P = draw.enlarge(np.zeros((*size, 3), np.uint8), P)
+    large, large_P = draw.scale_for_display(np.zeros((*size, 3), np.uint8), P)
     assert 480 <= large.shape[0] <= 720
     point = np.array([[0.4, 0.3, 9.0]])
-    (u, v), (large_u, large_v) = project(point, P)[0][0], project(point, large_P)[0][0]
+    (u, v), (large_u, large_v) = (
+        project_points(point, P)[0][0],
+        project_points(point, large_P)[0][0],
+    )
     assert (large_u + 0.5) / (u + 0.5) == pytest.approx(large.shape[1] / size[1])
     assert (large_v + 0.5) / (v + 0.5) == pytest.approx(large.shape[0] / size[0])
 
 
 def test_the_view_from_above_has_ahead_up_and_right_right():
     colour = class_colour('Car')
-    above = birds_eye(draw.box_edges(car(x=10.0, z=20.0)), [colour], size_px=500)
+    above = draw_birds_eye(draw.box_edges(car(x=10.0, z=20.0)), [colour], size_px=500)
     rows, columns = np.nonzero((above == colour).all(2))
     scale = (500 - 16) / 70
     # the front, two metres ahead of the centre and to the right at yaw 0, is the solid line
@@ -95,5 +98,5 @@ def test_a_contact_sheet_holds_pictures_of_any_size():
 
 
 def test_a_histogram_is_a_picture_even_of_one_number(tmp_path):
-    charts.histogram([5.0], 'ms', 'latency', tmp_path / 'a/h.png')
+    charts.plot_histogram([5.0], 'ms', 'latency', tmp_path / 'a/h.png')
     assert cv2.imread(str(tmp_path / 'a/h.png')) is not None

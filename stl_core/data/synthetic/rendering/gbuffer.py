@@ -16,7 +16,7 @@ from torch import Tensor
 from stl_core.data.synthetic.rendering import surfaces
 from stl_core.data.synthetic.rendering.lighting import Vectors
 from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids
-from stl_core.data.synthetic.sensors.ray_caster import Hits, Rays
+from stl_core.data.synthetic.sensors.ray_caster import Hits, RayGrid
 from stl_core.types import Array
 
 #: In place of a material for pixels without a solid.
@@ -24,15 +24,16 @@ SKY = 255
 
 
 @dataclass(frozen=True)
-class View:
+class GBuffer:
     """
     N pixels of a picture, L of which show a solid.
 
-    :param pixel: (N,) flat index into the picture: by material, those without a solid last.
-    :param place: (N,) where each pixel of the picture is in that order.
+    :param pixel_index: (N,) flat index into the picture: by material, those without a solid last.
+    :param inverse_index: (N,) where each pixel of the picture is in that order.
     :param slices: which of them show a material, or SKY.
-    :param points: (3, H, W) float32 what rays meet, rig frame; far away where they meet nothing.
-    :param at: these points, (N,) each.
+    :param hit_points: (3, H, W) float32 what rays meet, rig frame; far away where they meet
+        nothing.
+    :param position: these points, (N,) each.
     :param ray: unit vectors from the eye, (N,) each.
     :param distance: (N,) metres.
     :param solid: (L,) int32 number of the solid.
@@ -40,11 +41,11 @@ class View:
     :param normal: unit vectors, rig frame, (L,) each.
     """
 
-    pixel: Tensor
-    place: Tensor
+    pixel_index: Tensor
+    inverse_index: Tensor
     slices: dict[int, slice]
-    points: Array
-    at: Vectors
+    hit_points: Array
+    position: Vectors
     ray: Vectors
     distance: Tensor
     solid: Tensor
@@ -52,7 +53,7 @@ class View:
     normal: Vectors
 
 
-def see(rays: Rays, solids: Solids, hits: Hits, device: torch.device) -> View:
+def build_gbuffer(rays: RayGrid, solids: Solids, hits: Hits, device: torch.device) -> GBuffer:
     """
     Put what rays have met in order.
 
@@ -61,11 +62,11 @@ def see(rays: Rays, solids: Solids, hits: Hits, device: torch.device) -> View:
     :param hits: what the rays meet.
     :param device: where the view is wanted.
     """
-    order, slices = _in_order(solids, hits)
+    order, slices = _sort_by_material(solids, hits)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    points, pixel = _points(rays, hits.inverse), torch.from_numpy(order).to(device)
-    at = picked(torch.from_numpy(points).to(device).flatten(1), pixel)
+    points, pixel = _hit_points(rays, hits.inverse_distance), torch.from_numpy(order).to(device)
+    at = gather_rows(torch.from_numpy(points).to(device).flatten(1), pixel)
     x, y, z = (each - float(start) for each, start in zip(at, rays.origin, strict=True))
     distance = (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
     ray = x.div_(distance), y.div_(distance), z.div_(distance)
@@ -75,37 +76,37 @@ def see(rays: Rays, solids: Solids, hits: Hits, device: torch.device) -> View:
         for x in (hits.solid, hits.face)
     )
     flat = torch.from_numpy(solids.planes[..., :3].reshape(-1, 3).T.astype(np.float32))
-    normal = picked(flat.to(device), solid * MAX_PLANES + face)
-    view = View(
+    normal = gather_rows(flat.to(device), solid * MAX_PLANES + face)
+    view = GBuffer(
         pixel,
         torch.from_numpy(place).to(device),
         slices,
         points,
-        vectors(at),
+        as_vectors(at),
         ray,
         distance,
         solid,
         face,
-        vectors(normal),
+        as_vectors(normal),
     )
-    _round_off(solids, view)
+    _set_spheroid_normals(solids, view)
     return view
 
 
-def picked(rows: Iterable[Tensor], place: Tensor) -> list[Tensor]:
+def gather_rows(rows: Iterable[Tensor], index: Tensor) -> list[Tensor]:
     """Return elements of rows: one row after the other, many times faster than of all at once."""
-    return [row.index_select(0, place) for row in rows]
+    return [row.index_select(0, index) for row in rows]
 
 
-def vectors(parts: Sequence[Tensor]) -> Vectors:
+def as_vectors(components: Sequence[Tensor]) -> Vectors:
     """Take three tensors for x, y and z."""
-    x, y, z = parts
+    x, y, z = components
     return x, y, z
 
 
-def _in_order(solids: Solids, hits: Hits) -> tuple[Array, dict[int, slice]]:
+def _sort_by_material(solids: Solids, hits: Hits) -> tuple[Array, dict[int, slice]]:
     """Return flat indices of pixels in order of material, (N,), and the slice of each material."""
-    ranked = [*surfaces.ORDER, SKY]
+    ranked = [*surfaces.MATERIAL_ORDER, SKY]
     rank = np.zeros(SKY + 1, np.uint8)
     rank[ranked] = np.arange(len(ranked))
     key = rank[np.append(solids.material, SKY)].take(hits.solid.ravel())
@@ -115,7 +116,7 @@ def _in_order(solids: Solids, hits: Hits) -> tuple[Array, dict[int, slice]]:
     return np.argsort(key, kind='stable'), slices
 
 
-def _points(rays: Rays, inverse: Array) -> Array:
+def _hit_points(rays: RayGrid, inverse: Array) -> Array:
     """Return the points that rays meet, (3, H, W) rig frame; far away where they meet nothing."""
     x, z = rays.columns.T.astype(np.float32)
     stretch = 1 / np.maximum(inverse, np.float32(1e-4))
@@ -126,18 +127,18 @@ def _points(rays: Rays, inverse: Array) -> Array:
     return points
 
 
-def _round_off(solids: Solids, view: View) -> None:
+def _set_spheroid_normals(solids: Solids, gbuffer: GBuffer) -> None:
     """Give spheroids the normals they have."""
-    balls = torch.from_numpy(solids.spheroid.T.astype(np.float32)).to(view.solid.device)
+    balls = torch.from_numpy(solids.spheroid.T.astype(np.float32)).to(gbuffer.solid.device)
     for material in np.unique(solids.material[solids.spheroid[:, 3] > 0]).tolist():
-        rows = view.slices[material]
-        *center, wide, tall = picked(balls, view.solid[rows])
+        rows = gbuffer.slices[material]
+        *center, wide, tall = gather_rows(balls, gbuffer.solid[rows])
         flat = wide <= 0
         wide, tall = wide.square_().reciprocal_(), tall.square_().reciprocal_()
         x, y, z = (
             (at[rows] - middle).mul_(scale)
-            for at, middle, scale in zip(view.at, center, (wide, tall, wide), strict=True)
+            for at, middle, scale in zip(gbuffer.position, center, (wide, tall, wide), strict=True)
         )
         scale = (x * x).addcmul_(y, y).addcmul_(z, z).rsqrt_()
-        for normal, out in zip(view.normal, (x, y, z), strict=True):
+        for normal, out in zip(gbuffer.normal, (x, y, z), strict=True):
             normal[rows] = torch.where(flat, normal[rows], out.mul_(scale))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from stl_core.data.synthetic.rendering.textures import CLOUD, noise
+from stl_core.data.synthetic.rendering.textures import CLOUD, sample_noise
 from stl_core.types import Array
 
 #: x, y, z, each (L,).
@@ -26,42 +26,42 @@ class Weather:
     :param sun: (3,) colour of direct light; small under clouds.
     :param zenith: (3,) colour of the sky above.
     :param horizon: (3,) colour of the sky low down, and of the haze.
-    :param bounce: (3,) light that comes up from the ground.
-    :param clouds: 0 clear to 1 closed.
-    :param sight_m: distance at which haze hides all but 1 / e.
+    :param ground_bounce: (3,) light that comes up from the ground.
+    :param cloud_cover: 0 clear to 1 closed.
+    :param visibility_m: distance at which haze hides all but 1 / e.
     """
 
     sun: Array
     zenith: Array
     horizon: Array
-    bounce: Array
-    clouds: float
-    sight_m: float
+    ground_bounce: Array
+    cloud_cover: float
+    visibility_m: float
 
 
 @dataclass(frozen=True)
-class Facets:
+class ShadingPoints:
     """
     L points as light meets them, rig frame.
 
     :param ray: unit vectors from the eye.
     :param normal: unit vectors.
     :param sunlit: (L,) 1 in the sun, 0 in shadow.
-    :param open: (L,) share of the sky that nothing close by hides.
+    :param sky_visibility: (L,) share of the sky that nothing close by hides.
     """
 
     ray: Vectors
     normal: Vectors
     sunlit: Tensor
-    open: Tensor
+    sky_visibility: Tensor
 
-    def __getitem__(self, rows: slice) -> Facets:
+    def __getitem__(self, rows: slice) -> ShadingPoints:
         """Return some of the points."""
         ray, normal = ((x[rows], y[rows], z[rows]) for x, y, z in (self.ray, self.normal))
-        return Facets(ray, normal, self.sunlit[rows], self.open[rows])
+        return ShadingPoints(ray, normal, self.sunlit[rows], self.sky_visibility[rows])
 
 
-def weather(draws: Array, sun: Array) -> Weather:
+def weather_from_draws(draws: Array, sun: Array) -> Weather:
     """
     Choose the light.
 
@@ -82,41 +82,46 @@ def weather(draws: Array, sun: Array) -> Weather:
     return Weather(2.6 * direct * warm, zenith, horizon, bounce, clouds, sight_m)
 
 
-def column(values: Array, like: Tensor) -> Tensor:
+def as_column(values: Array, like: Tensor) -> Tensor:
     """(3,) -> (3, 1) tensor beside like."""
     return like.new_tensor(np.asarray(values, np.float64).tolist())[:, None]
 
 
-def along(vectors: Vectors, direction: Array) -> Tensor:
+def dot_direction(vectors: Vectors, direction: Array) -> Tensor:
     """Return the dot product of vectors, x y z (L,) each, and a direction (3,): (L,)."""
     x, y, z = np.asarray(direction, np.float64).tolist()
     return (vectors[0] * x).add_(vectors[1], alpha=y).add_(vectors[2], alpha=z)
 
 
-def mirrored(rise: Tensor, light: Weather) -> Tensor:
+def reflected_environment(elevation_sine: Tensor, weather: Weather) -> Tensor:
     """Return what a glossy surface mirrors of sky and ground: (L,) sine of elevation -> (3, L)."""
-    up = (rise * 2.2).clamp_(0, 1)
-    horizon, zenith = column(light.horizon, rise), column(light.zenith, rise)
-    built = (rise / 0.16).add_(0.35).clamp_(0, 1)  # houses and trees stand before the horizon
-    dark = column(0.35 * light.bounce + 0.02, rise)
+    up = (elevation_sine * 2.2).clamp_(0, 1)
+    horizon, zenith = (
+        as_column(weather.horizon, elevation_sine),
+        as_column(weather.zenith, elevation_sine),
+    )
+    built = (
+        (elevation_sine / 0.16).add_(0.35).clamp_(0, 1)
+    )  # houses and trees stand before the horizon
+    dark = as_column(0.35 * weather.ground_bounce + 0.02, elevation_sine)
     above = torch.addcmul(horizon, zenith - horizon, up).sub_(dark)
     return above.mul_(built).add_(dark)
 
 
-def ridges(bearing: Tensor, seed: float) -> Tensor:
+def horizon_ridges(bearing: Tensor, seed: float) -> Tensor:
     """Draw the outlines of far hills, and of nearer woods: (W,) radians -> (2, W) their rise."""
     u = bearing * 60 + 400 * seed
     fine, v = torch.full_like(u, 0.02), torch.zeros_like(u)
-    small = noise(CLOUD, u, v, fine, 7.0).mul_(0.10).add_(1)
+    small = sample_noise(CLOUD, u, v, fine, 7.0).mul_(0.10).add_(1)
     outlines = (
-        noise(CLOUD, u, v, fine, tile).mul_(0.45).add_(small).mul_(height)
+        sample_noise(CLOUD, u, v, fine, tile).mul_(0.45).add_(small).mul_(height)
         for height, tile in ((0.045, 90.0), (0.022, 33.0))
     )
     return torch.stack(list(outlines))
 
 
-def sky(
-    directions: Vectors, hills: Sequence[Tensor], sun: Array, light: Weather, seed: float
+def render_sky(
+    directions: Vectors, hills: Sequence[Tensor], sun: Array, weather: Weather, seed: float
 ) -> Tensor:
     """
     Paint the sky and, low down, far hills and woods.
@@ -124,69 +129,80 @@ def sky(
     :param directions: x, y, z of unit vectors, (L,) each, world directions (y down).
     :param hills: rise of both ridges in these directions, (L,) each, see ridges.
     :param sun: (3,) unit vector.
-    :param light: the weather.
+    :param weather: the weather.
     :param seed: 0 to 1, which clouds.
     :return: (3, L) linear RGB.
     """
     x, y, z = directions
     rise, up = -y, (-y).clamp_(min=0)
-    horizon, zenith = column(light.horizon, y), column(light.zenith, y)
+    horizon, zenith = as_column(weather.horizon, y), as_column(weather.zenith, y)
     colour = torch.addcmul(zenith, horizon - zenith, (up * -5.0).exp_())
     far = (up + 0.09).reciprocal_()
     u, v, wide = x * far + 40 * seed, z * far + 13 * seed, far.mul_(0.02)
-    puffs = noise(CLOUD, u, v, wide, 2.1, smooth=True).mul_(0.45)
-    puffs.add_(noise(CLOUD, u, v, wide, 9.0, smooth=True))
-    cover = (puffs + (2.3 * light.clouds - 0.9)).mul_(0.9).clamp_(0, 1)
+    puffs = sample_noise(CLOUD, u, v, wide, 2.1, smooth=True).mul_(0.45)
+    puffs.add_(sample_noise(CLOUD, u, v, wide, 9.0, smooth=True))
+    cover = (puffs + (2.3 * weather.cloud_cover - 0.9)).mul_(0.9).clamp_(0, 1)
     cover.mul_(up.mul_(9).clamp_(max=1))
-    shade = 1 - puffs.sub_(0.4).clamp_(0, 1.5).mul_(0.25 * (0.3 + light.clouds))
-    white = column(0.55 * light.horizon + 0.35 + 0.1 * light.sun, y)
+    shade = 1 - puffs.sub_(0.4).clamp_(0, 1.5).mul_(0.25 * (0.3 + weather.cloud_cover))
+    white = as_column(0.55 * weather.horizon + 0.35 + 0.1 * weather.sun, y)
     colour.addcmul_(white * shade - colour, 0.85 * cover)
-    toward = along(directions, sun).clamp_(min=0)
-    glow = power(toward, 12).mul_(0.35).add_(power(toward.clamp_(min=0.7), 220), alpha=1.2)
-    colour.addcmul_(column(light.sun, y), glow.mul_(1 - 0.8 * cover))
+    toward = dot_direction(directions, sun).clamp_(min=0)
+    glow = (
+        integer_power(toward, 12)
+        .mul_(0.35)
+        .add_(integer_power(toward.clamp_(min=0.7), 220), alpha=1.2)
+    )
+    colour.addcmul_(as_column(weather.sun, y), glow.mul_(1 - 0.8 * cover))
     for ridge, share in zip(hills, (0.62, 0.40), strict=True):
         hidden = (ridge - rise).mul_(900).clamp_(0, 1)
-        tone = column(light.horizon * share + np.array([0.0, 0.015, 0.01]), y)
+        tone = as_column(weather.horizon * share + np.array([0.0, 0.015, 0.01]), y)
         colour.addcmul_(tone - colour, hidden)
     return colour
 
 
-def diffuse(colour: Tensor, at: Facets, sun: Array, light: Weather) -> None:
+def apply_diffuse(colour: Tensor, points: ShadingPoints, sun: Array, weather: Weather) -> None:
     """Turn the colour of points, (3, L), into what they scatter of the light on them."""
-    direct = along(at.normal, sun).clamp_(min=0).mul_(at.sunlit).mul_(0.75 * at.open + 0.25)
-    up = at.normal[1].mul(-0.5).add_(0.5)
-    above = light.zenith * 0.55 + light.horizon * 0.35
-    for own, a, b, straight in zip(colour, above, light.bounce, light.sun, strict=True):
-        ambient = (up * float(a - b)).add_(1.35 * float(b)).mul_(at.open)
+    direct = (
+        dot_direction(points.normal, sun)
+        .clamp_(min=0)
+        .mul_(points.sunlit)
+        .mul_(0.75 * points.sky_visibility + 0.25)
+    )
+    up = points.normal[1].mul(-0.5).add_(0.5)
+    above = weather.zenith * 0.55 + weather.horizon * 0.35
+    for own, a, b, straight in zip(colour, above, weather.ground_bounce, weather.sun, strict=True):
+        ambient = (up * float(a - b)).add_(1.35 * float(b)).mul_(points.sky_visibility)
         own.mul_(ambient.add_(direct, alpha=float(straight)))
 
 
-def gleam(colour: Tensor, gloss: Tensor, at: Facets, sun: Array, light: Weather) -> None:
+def apply_specular(
+    colour: Tensor, gloss: Tensor, points: ShadingPoints, sun: Array, weather: Weather
+) -> None:
     """Blend what points, (3, L), mirror of sun, sky and ground into their light."""
     share = threshold(gloss, 0.005, 0.0)
     against = torch.zeros_like(share)
-    for a, b in zip(at.ray, at.normal, strict=True):
+    for a, b in zip(points.ray, points.normal, strict=True):
         against.addcmul_(a, b)
     # the mirrored ray is ray - 2 * against * normal: how near the sun, and how high, it goes
-    toward, rise = along(at.ray, sun), -at.ray[1]
-    toward.addcmul_(against, along(at.normal, sun), value=-2)
-    rise.addcmul_(against, at.normal[1], value=2)
-    glint = power(toward.clamp_(min=0.65), 180).mul_(at.sunlit).mul_(9.0)
-    slant = power(against.add_(1).clamp_(0, 1), 5).mul_((share * 18).clamp_(max=1))
+    toward, rise = dot_direction(points.ray, sun), -points.ray[1]
+    toward.addcmul_(against, dot_direction(points.normal, sun), value=-2)
+    rise.addcmul_(against, points.normal[1], value=2)
+    glint = integer_power(toward.clamp_(min=0.65), 180).mul_(points.sunlit).mul_(9.0)
+    slant = integer_power(against.add_(1).clamp_(0, 1), 5).mul_((share * 18).clamp_(max=1))
     fresnel = torch.addcmul(share, 1 - share, slant)
-    image = mirrored(rise, light).addcmul_(column(light.sun, glint), glint)
-    image.mul_(0.6 * at.open + 0.4)
+    image = reflected_environment(rise, weather).addcmul_(as_column(weather.sun, glint), glint)
+    image.mul_(0.6 * points.sky_visibility + 0.4)
     colour.addcmul_(image.sub_(colour, alpha=0.6), fresnel)
 
 
-def haze(colour: Tensor, distance: Tensor, light: Weather) -> None:
+def apply_haze(colour: Tensor, distance: Tensor, weather: Weather) -> None:
     """Blend the light of points, (3, L), with that of the air before them."""
-    clear = (distance * (-1 / light.sight_m)).exp_()
-    horizon = column(light.horizon, clear)
+    clear = (distance * (-1 / weather.visibility_m)).exp_()
+    horizon = as_column(weather.horizon, clear)
     colour.sub_(horizon).mul_(clear).add_(horizon)
 
 
-def power(base: Tensor, exponent: int) -> Tensor:
+def integer_power(base: Tensor, exponent: int) -> Tensor:
     """
     Raise to a whole power by squaring, which takes a fraction of the time of **.
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from stl_core.data.synthetic.scene.solids import (
     MAX_PLANES,
-    Placement,
+    ObjectPose,
     Solids,
-    box_corners,
-    turn_about_y,
+    aabb_corners,
+    rotation_about_y,
 )
 from stl_core.types import Array
 
@@ -41,12 +41,12 @@ class Frustum(NamedTuple):
     y: Span
 
 
-class Limb(NamedTuple):
+class Bar(NamedTuple):
     """A bar from start to end, (3,) each, square in section, with the sides of both its ends."""
 
     start: Point
     end: Point
-    thick: tuple[float, float]
+    thickness: tuple[float, float]
 
 
 class Prism(NamedTuple):
@@ -70,7 +70,7 @@ class Spheroid(NamedTuple):
     radius: tuple[float, float]
 
 
-Shape = Frustum | Limb | Prism | Spheroid
+Shape = Frustum | Bar | Prism | Spheroid
 
 
 class Builder:
@@ -79,40 +79,45 @@ class Builder:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._shapes: list[Shape] = []
-        self._places: list[Placement] = []
+        self._poses: list[ObjectPose] = []
         self._materials: list[int] = []
         self._colours: list[Array] = []
-        self._casts: list[bool] = []
+        self._casts_shadow: list[bool] = []
 
     def add(
-        self, at: Placement, shape: Shape, material: int, colour: Array, casts: bool = True
+        self,
+        pose: ObjectPose,
+        shape: Shape,
+        material: int,
+        colour: Array,
+        casts_shadow: bool = True,
     ) -> None:
         """
         Add a part.
 
-        :param at: its object.
+        :param pose: its object.
         :param shape: in the object's frame.
         :param material: see materials.py.
         :param colour: (3,) linear RGB.
-        :param casts: whether it throws a shadow.
+        :param casts_shadow: whether it throws a shadow.
         """
         self._shapes.append(shape)
-        self._places.append(at)
+        self._poses.append(pose)
         self._materials.append(material)
         self._colours.append(colour)
-        self._casts.append(casts)
+        self._casts_shadow.append(casts_shadow)
 
     def solids(self) -> Solids:
         """Put all parts into the world, together."""
-        places = self._places
-        planes, low, high, radius = carve(self._shapes)
+        places = self._poses
+        planes, low, high, radius = carve_shapes(self._shapes)
         bottom = np.array([at.bottom_m for at in places], np.float64).reshape(-1, 3)
         yaw = np.array([at.yaw for at in places], np.float64)
-        turn = np.moveaxis(turn_about_y(yaw), -1, 0) * [1.0, -1.0, 1.0]  # y up -> y down
+        turn = np.moveaxis(rotation_about_y(yaw), -1, 0) * [1.0, -1.0, 1.0]  # y up -> y down
         normals = planes[..., :3] @ turn.transpose(0, 2, 1)
         used = np.abs(normals).sum(-1) > 0
         offsets = planes[..., 3] + used * (normals * bottom[:, None]).sum(-1)
-        corners = box_corners(low, high)
+        corners = aabb_corners(low, high)
         # a spheroid is round: its box is not turned with its object
         round_ = radius[:, :1] > 0
         middle = (low + high) / 2
@@ -125,27 +130,27 @@ class Builder:
             spheroid=np.concatenate([center * round_, radius], 1),
             material=np.array(self._materials, np.int64),
             colour=np.array(self._colours, np.float64).reshape(-1, 3),
-            owner=np.array([at.owner for at in places], np.int64),
+            actor_id=np.array([at.actor_id for at in places], np.int64),
             bottom=bottom,
             yaw=yaw,
             size=np.array([at.size_hwl_m for at in places], np.float64).reshape(-1, 3),
-            casts=np.array(self._casts, bool),
+            casts_shadow=np.array(self._casts_shadow, bool),
         )
 
 
-def box(x: Span, y: Span, z: Span) -> Frustum:
+def box_shape(x: Span, y: Span, z: Span) -> Frustum:
     """Return a box given by its extents along, up and across."""
     return Frustum(x, z, x, z, y)
 
 
-def wheel(center: tuple[float, float], radius: float, corners: int) -> Array:
+def wheel_outline(center: tuple[float, float], radius: float, corners: int) -> Array:
     """Return the outline (corners, 2) of a regular polygon round a wheel, standing on an edge."""
     turn = 2 * np.pi * (np.arange(corners) + 0.5) / corners - np.pi / 2
     grow = 1.0 / np.cos(np.pi / corners)
     return np.array(center) + radius * grow * np.stack([np.cos(turn), np.sin(turn)], 1)
 
 
-def carve(shapes: Sequence[Shape]) -> tuple[Array, Array, Array, Array]:
+def carve_shapes(shapes: Sequence[Shape]) -> tuple[Array, Array, Array, Array]:
     """
     Find planes and extents of shapes, each in the frame of its object.
 
@@ -168,13 +173,13 @@ def carve(shapes: Sequence[Shape]) -> tuple[Array, Array, Array, Array]:
             reach = radius[rows][:, [0, 1, 0]]
             low[rows], high[rows] = center - reach, center + reach
             continue
-        found, vertices = CARVE[kind](*columns)
+        found, vertices = CARVERS[kind](*columns)
         planes[rows, : found.shape[1]] = found
         low[rows], high[rows] = vertices.min(1), vertices.max(1)
     return planes, low, high, radius
 
 
-def frusta(x: Array, z: Array, top_x: Array, top_z: Array, y: Array) -> tuple[Array, Array]:
+def carve_frusta(x: Array, z: Array, top_x: Array, top_z: Array, y: Array) -> tuple[Array, Array]:
     """Carve N Frustum, (N, 2) each field: planes (N, 6, 4), vertices (N, 8, 3)."""
     count = len(y)
     rise = (y[:, 1] - y[:, 0])[:, None]
@@ -196,7 +201,7 @@ def frusta(x: Array, z: Array, top_x: Array, top_z: Array, y: Array) -> tuple[Ar
     return planes, vertices.reshape(count, 8, 3)
 
 
-def limbs(start: Array, end: Array, thick: Array) -> tuple[Array, Array]:
+def carve_bars(start: Array, end: Array, thickness: Array) -> tuple[Array, Array]:
     """Carve N Limb, (N, 3), (N, 3), (N, 2): planes (N, 6, 4), vertices (N, 8, 3)."""
     length = np.sqrt(((end - start) ** 2).sum(1))
     along = (end - start) / length[:, None]
@@ -210,14 +215,14 @@ def limbs(start: Array, end: Array, thick: Array) -> tuple[Array, Array]:
     )
     side /= np.sqrt((side**2).sum(1, keepdims=True))
     basis = np.stack([side, along, np.cross(side, along)], 1)  # rows: x, y, z of the bar
-    a, b = thick[:, :1] * [-0.5, 0.5], thick[:, 1:] * [-0.5, 0.5]
-    planes, vertices = frusta(a, a, b, b, np.stack([none, length], 1))
+    a, b = thickness[:, :1] * [-0.5, 0.5], thickness[:, 1:] * [-0.5, 0.5]
+    planes, vertices = carve_frusta(a, a, b, b, np.stack([none, length], 1))
     planes[..., :3] = planes[..., :3] @ basis
     planes[..., 3] += (planes[..., :3] * start[:, None]).sum(-1)
     return planes, vertices @ basis + start[:, None]
 
 
-def prisms(outline: Array, half_width: Array, lean: Array) -> tuple[Array, Array]:
+def carve_prisms(outline: Array, half_width: Array, lean: Array) -> tuple[Array, Array]:
     """
     Carve N Prism with V corners each: (N, V, 2), (N,), (N,).
 
@@ -243,8 +248,8 @@ def prisms(outline: Array, half_width: Array, lean: Array) -> tuple[Array, Array
 
 
 #: How the polytopes of each kind are carved: N of each field -> planes and vertices.
-CARVE: dict[type, Callable[..., tuple[Array, Array]]] = {
-    Frustum: frusta,
-    Limb: limbs,
-    Prism: prisms,
+CARVERS: dict[type, Callable[..., tuple[Array, Array]]] = {
+    Frustum: carve_frusta,
+    Bar: carve_bars,
+    Prism: carve_prisms,
 }

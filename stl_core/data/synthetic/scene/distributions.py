@@ -24,30 +24,30 @@ STATISTICS_FILE = Path(__file__).with_name('kitti_statistics.json')
 CLASSES = ('Car', 'Van', 'Truck', 'Pedestrian', 'Cyclist')
 
 #: Where the quantile functions are tabulated; linear between.
-LEVELS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+QUANTILE_LEVELS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 #: What is compared class by class.
-FIGURES = ('height_m', 'width_m', 'length_m', 'x_m', 'y_m', 'z_m', 'alpha', 'box_height_px')
+MEASURES = ('height_m', 'width_m', 'length_m', 'x_m', 'y_m', 'z_m', 'alpha', 'box_height_px')
 
 
-def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def draw_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """Draw from [low, high): the number that rng.uniform gives, in a fraction of its time."""
     return low + (high - low) * rng.random()
 
 
-def between(draws: Array, low: Array | float, high: Array | float) -> Array:
+def scale_draws(draws: Array, low: Array | float, high: Array | float) -> Array:
     """Stretch draws from [0, 1) to [low, high), as rng.uniform does."""
     return low + (high - low) * draws
 
 
-def pick(rng: np.random.Generator, shares: Sequence[float] | Array) -> int:
+def draw_index(rng: np.random.Generator, weights: Sequence[float] | Array) -> int:
     """Draw a number with these shares: the one rng.choice draws, in a fraction of its time."""
-    rising = np.cumsum(shares)
+    rising = np.cumsum(weights)
     return int((rising / rising[-1]).searchsorted(rng.random(), side='right'))
 
 
 @dataclass(frozen=True)
-class Fit:
+class ClassStatistics:
     """
     The figures of one class.
 
@@ -72,44 +72,45 @@ class Fit:
     truncated: float
     difficulty: list[float]
 
-    def draw(self, figure: str, rng: np.random.Generator, count: int) -> Array:
+    def draw(self, measure: str, rng: np.random.Generator, count: int) -> Array:
         """Draw a figure from its quantile function: (count,)."""
-        return np.interp(rng.random(count), LEVELS, self.quantiles[figure])
+        return np.interp(rng.random(count), QUANTILE_LEVELS, self.quantiles[measure])
 
     def draw_sizes(self, rng: np.random.Generator, count: int) -> Array:
         """Draw height, width, length: each as distributed, together as correlated; (count, 3)."""
-        normal = rng.standard_normal((count, 3)) @ self._root.T
+        normal = rng.standard_normal((count, 3)) @ self._correlation_cholesky.T
         level = 1 / (1 + np.exp(-1.702 * normal))  # the normal distribution's, to 0.01
         names = ('height_m', 'width_m', 'length_m')
         columns = [
-            np.interp(level[:, i], LEVELS, self.quantiles[name]) for i, name in enumerate(names)
+            np.interp(level[:, i], QUANTILE_LEVELS, self.quantiles[name])
+            for i, name in enumerate(names)
         ]
         return np.stack(columns, 1)
 
     @cached_property
-    def _root(self) -> Array:
+    def _correlation_cholesky(self) -> Array:
         return np.linalg.cholesky(np.array(self.size_correlation) + 1e-6 * np.eye(3))
 
     def draw_count(self, rng: np.random.Generator) -> int:
         """Draw how many of the class a frame has."""
-        return pick(rng, self.counts)
+        return draw_index(rng, self.counts)
 
 
 @lru_cache(maxsize=1)
-def kitti() -> dict[str, Fit]:
+def load_kitti_statistics() -> dict[str, ClassStatistics]:
     """Read KITTI's figures, by class."""
     stored = json.loads(STATISTICS_FILE.read_text())
-    return {name: Fit(**figures) for name, figures in stored['classes'].items()}
+    return {name: ClassStatistics(**figures) for name, figures in stored['classes'].items()}
 
 
-def figures(labels: Labels) -> dict[str, Array]:
+def measure_labels(labels: Labels) -> dict[str, Array]:
     """N labels -> {figure: (N,)}; y is that of the box's bottom, as KITTI writes it."""
     size, center, box = labels.size_hwl_m, labels.center_m, labels.box_px
     columns = (*size.T, center[:, 0], center[:, 1] + size[:, 0] / 2, center[:, 2])
-    return dict(zip(FIGURES, (*columns, labels.alpha, box[:, 3] - box[:, 1]), strict=True))
+    return dict(zip(MEASURES, (*columns, labels.alpha, box[:, 3] - box[:, 1]), strict=True))
 
 
-def summarise(frames: Sequence[Labels], name: str) -> dict[str, Any]:
+def summarise_labels(frames: Sequence[Labels], name: str) -> dict[str, Any]:
     """
     Put the labels of a class into numbers.
 
@@ -121,9 +122,9 @@ def summarise(frames: Sequence[Labels], name: str) -> dict[str, Any]:
     counts = np.bincount([len(labels) for labels in own]) / max(1, len(own))
     rows = [own_frame for own_frame in own if len(own_frame)] or [Labels.empty()]
     joined = Labels(
-        **{key: np.concatenate([getattr(r, key) for r in rows]) for key in Labels.WIDTHS}
+        **{key: np.concatenate([getattr(r, key) for r in rows]) for key in Labels.FIELD_SHAPES}
     )
-    values = {key: column for key, column in figures(joined).items() if len(column)}
+    values = {key: column for key, column in measure_labels(joined).items() if len(column)}
     turn = np.sin(joined.rotation_y)
     directions = [(turn < -0.8).mean(), (turn > 0.8).mean(), (np.abs(turn) <= 0.8).mean()]
     height = joined.box_px[:, 3] - joined.box_px[:, 1]
@@ -138,7 +139,9 @@ def summarise(frames: Sequence[Labels], name: str) -> dict[str, Any]:
     return {
         'mean': {key: round(float(v.mean()), 4) for key, v in values.items()},
         'std': {key: round(float(v.std()), 4) for key, v in values.items()},
-        'quantiles': {key: np.quantile(v, LEVELS).round(3).tolist() for key, v in values.items()},
+        'quantiles': {
+            key: np.quantile(v, QUANTILE_LEVELS).round(3).tolist() for key, v in values.items()
+        },
         'counts': counts.round(5).tolist(),
         'directions': np.round(directions, 4).tolist(),
         'occluded': [round(float((joined.occluded == k).mean()), 4) for k in range(4)],

@@ -13,6 +13,6 @@ REFLECTANCE = (
 )  # fmt: skip
 
 #: Share of pulses that come back, by material: glass lets most through, tyres swallow many.
-RETURNS = (
+RETURN_PROBABILITY = (
     0.97, 0.93, 0.35, 0.75, 0.8, 0.96, 0.97, 0.97, 0.96, 0.96, 0.9, 0.93, 0.96, 0.99, 0.97, 0.9
 )  # fmt: skip

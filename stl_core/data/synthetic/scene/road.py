@@ -9,16 +9,19 @@ from functools import cached_property
 
 import numpy as np
 
+from stl_core.data.synthetic.scene.distributions import draw_index, draw_uniform
 from stl_core.data.synthetic.scene.materials import GROUND
-from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids, box_corners
+from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids, aabb_corners
 from stl_core.types import Array
 
 #: How far to the sides the ground reaches.
-SIDE_M = 150.0
-KERB_M = 0.12
+GROUND_HALF_WIDTH_M = 150.0
+KERB_HEIGHT_M = 0.12
 #: Hills follow one another every 2 pi times this.
-ROLLING_M = 40.0
-PARKING_M = (0.0, 2.1, 5.0)
+HILL_SCALE_M = 40.0
+PARKING_WIDTH_M = (0.0, 2.1, 5.0)
+ROAD_KINDS = ('residential', 'city', 'country', 'highway')
+_ROAD_KIND_WEIGHTS = (0.46, 0.29, 0.13, 0.12)
 
 
 @dataclass(frozen=True)
@@ -27,34 +30,35 @@ class Road:
     A road along z. Lateral positions count from the line between the directions, right is +.
 
     :param kind: 'residential', 'city', 'country' or 'highway'.
-    :param lane_m: width of a lane.
+    :param lane_width_m: width of a lane.
     :param lanes: lanes of the oncoming and of our own direction.
     :param parking: on the left and on the right 0 none, 1 along the kerb, 2 across.
-    :param walk_m: width of the pavements.
-    :param kerb: whether there are pavements, raised above the road.
-    :param swing_m: (2,) amplitudes of the two sines that the middle follows.
-    :param wave_m: (2,) their wavelengths.
+    :param pavement_width_m: width of the pavements.
+    :param has_kerb: whether there are pavements, raised above the road.
+    :param amplitude_m: (2,) amplitudes of the two sines that the middle follows.
+    :param wavelength_m: (2,) their wavelengths.
     :param phase: (2,) their phases.
     :param slope: rise per metre at z = 0.
-    :param bend: change of that rise per metre, at z = 0; the road rolls up and down with it.
-    :param roll: fall of the ground to the right per metre.
+    :param slope_change: change of that rise per metre, at z = 0; the road rolls up and down with
+        it.
+    :param crossfall: fall of the ground to the right per metre.
     :param junctions: from and to z, where another road crosses.
     :param start_m: first z.
     :param end_m: last z.
     """
 
     kind: str
-    lane_m: float
+    lane_width_m: float
     lanes: tuple[int, int]
     parking: tuple[int, int]
-    walk_m: float
-    kerb: bool
-    swing_m: Array
-    wave_m: Array
+    pavement_width_m: float
+    has_kerb: bool
+    amplitude_m: Array
+    wavelength_m: Array
     phase: Array
     slope: float
-    bend: float
-    roll: float
+    slope_change: float
+    crossfall: float
     junctions: tuple[tuple[float, float], ...]
     start_m: float = -70.0
     end_m: float = 190.0
@@ -63,11 +67,12 @@ class Road:
     def edges_m(self) -> tuple[float, float]:
         """Lateral position of the left and the right edge of what cars drive and park on."""
         left, right = (
-            self.lanes[i] * self.lane_m + PARKING_M[self.parking[i]] + 0.25 for i in (0, 1)
+            self.lanes[i] * self.lane_width_m + PARKING_WIDTH_M[self.parking[i]] + 0.25
+            for i in (0, 1)
         )
         return -left, right
 
-    def middle(self, z: float) -> float:
+    def center_x(self, z: float) -> float:
         """Return x of the road's middle."""
         return sum(
             [
@@ -76,7 +81,7 @@ class Road:
             ]
         )
 
-    def heading(self, z: float) -> float:
+    def heading_at(self, z: float) -> float:
         """Return the direction of the road, atan(dx/dz)."""
         turn = 2 * math.pi
         return math.atan(
@@ -91,7 +96,7 @@ class Road:
     @cached_property
     def waves(self) -> list[list[float]]:
         """Amplitude, wavelength and phase of each sine."""
-        return np.stack([self.swing_m, self.wave_m, self.phase], 1).tolist()
+        return np.stack([self.amplitude_m, self.wavelength_m, self.phase], 1).tolist()
 
     @cached_property
     def stations(self) -> Array:
@@ -103,51 +108,53 @@ class Road:
         return np.concatenate([np.arange(self.start_m, -30.0, 10.0), near, far, [self.end_m]])
 
     @cached_property
-    def _downs(self) -> Array:
+    def _station_y(self) -> Array:
         """The y of the road's middle at the stations."""
         z = self.stations
-        return -(self.slope * z + self.bend * ROLLING_M**2 * (1 - np.cos(z / ROLLING_M)))
+        return -(
+            self.slope * z + self.slope_change * HILL_SCALE_M**2 * (1 - np.cos(z / HILL_SCALE_M))
+        )
 
     @cached_property
     def _profile(self) -> tuple[list[float], list[float]]:
         """Stations and heights as lists: a look-up of one point is quickest in those."""
-        return self.stations.tolist(), self._downs.tolist()
+        return self.stations.tolist(), self._station_y.tolist()
 
-    def down(self, x: float, z: float) -> float:
+    def ground_y(self, x: float, z: float) -> float:
         """Return y (down) of the road, pavements not counted."""
         at, downs = self._profile
         i = min(max(bisect_right(at, z), 1), len(at) - 1)
         rise = (downs[i] - downs[i - 1]) / (at[i] - at[i - 1])
-        return downs[i - 1] + rise * (min(max(z, at[0]), at[-1]) - at[i - 1]) + self.roll * x
+        return downs[i - 1] + rise * (min(max(z, at[0]), at[-1]) - at[i - 1]) + self.crossfall * x
 
     def edge_x(self, side: int, z: float) -> float:
         """Return x of the left (0) or right (1) edge of what cars drive and park on."""
-        return self.middle(z) + self.edges_m[side] / math.cos(self.heading(z))
+        return self.center_x(z) + self.edges_m[side] / math.cos(self.heading_at(z))
 
-    def lateral(self, x: float, z: float) -> float:
+    def lateral_position(self, x: float, z: float) -> float:
         """Return the lateral position of a point."""
-        return (x - self.middle(z)) * math.cos(self.heading(z))
+        return (x - self.center_x(z)) * math.cos(self.heading_at(z))
 
-    def at(self, lateral: float, z: float) -> tuple[Array, float]:
+    def point_at(self, lateral: float, z: float) -> tuple[Array, float]:
         """Return the point on the ground, pavement included, and the direction of the road."""
-        heading = self.heading(z)
-        x = self.middle(z) + lateral / math.cos(heading)
+        heading = self.heading_at(z)
+        x = self.center_x(z) + lateral / math.cos(heading)
         left, right = self.edges_m
-        raised = self.kerb and not (left <= lateral <= right) and not self.crossed(z)
-        return np.array([x, self.down(x, z) - KERB_M * raised, z]), heading
+        raised = self.has_kerb and not (left <= lateral <= right) and not self.in_junction(z)
+        return np.array([x, self.ground_y(x, z) - KERB_HEIGHT_M * raised, z]), heading
 
-    def crossed(self, z: float) -> bool:
+    def in_junction(self, z: float) -> bool:
         """Tell whether z lies in a junction."""
         return any(z0 <= z <= z1 for z0, z1 in self.junctions)
 
-    def ground(self) -> Solids:
+    def ground_solids(self) -> Solids:
         """Lay the ground: flat pieces from station to station, pavements on top."""
-        pieces = [self._slabs(0.0)]
-        if self.kerb:
-            pieces += [self._slabs(KERB_M, side) for side in (0, 1)]
+        pieces = [self._ground_slabs(0.0)]
+        if self.has_kerb:
+            pieces += [self._ground_slabs(KERB_HEIGHT_M, side) for side in (0, 1)]
         # piece by piece along the road, pavements where there is no junction
         middle = (self.stations[:-1] + self.stations[1:]) / 2
-        crossed = np.array([self.crossed(z) for z in middle.tolist()])
+        crossed = np.array([self.in_junction(z) for z in middle.tolist()])
         use = np.stack([np.full(len(middle), True), ~crossed, ~crossed][: len(pieces)], 1)
         planes = np.stack([planes for planes, _ in pieces], 1)[use]
         bounds = np.stack([bounds for _, bounds in pieces], 1)[use]
@@ -158,36 +165,44 @@ class Road:
             spheroid=np.zeros((count, 5)),
             material=np.full(count, GROUND),
             colour=none + 0.2,
-            owner=np.full(count, -1),
+            actor_id=np.full(count, -1),
             bottom=none,
             yaw=none[:, 0],
             size=none + 1.0,
-            casts=np.full(count, False),
+            casts_shadow=np.full(count, False),
         )
 
-    def _slabs(self, raise_m: float, side: int | None = None) -> tuple[Array, Array]:
+    def _ground_slabs(self, height_m: float, side: int | None = None) -> tuple[Array, Array]:
         """
         Cut the ground at the stations into slabs as thick as what shows of their sides.
 
-        :param raise_m: height over the road.
+        :param height_m: height over the road.
         :param side: 0 or 1 for what lies beyond the left or right edge of the road only.
         :return: planes (N, MAX_PLANES, 4) and bounds (N, 8, 3) of N slabs, world.
         """
-        z0, z1, top = self.stations[:-1], self.stations[1:], self._downs - raise_m
-        rise, thick = (top[1:] - top[:-1]) / (z1 - z0), raise_m + 0.05
+        z0, z1, top = self.stations[:-1], self.stations[1:], self._station_y - height_m
+        rise, thick = (top[1:] - top[:-1]) / (z1 - z0), height_m + 0.05
         planes = np.tile([0.0, 0.0, 0.0, 1.0], (len(z0), MAX_PLANES, 1))
         # the top: y >= top + roll * x + rise * (z - z0), y being down
-        planes[:, 0, 0], planes[:, 0, 1], planes[:, 0, 2] = self.roll, -1.0, rise
+        planes[:, 0, 0], planes[:, 0, 1], planes[:, 0, 2] = self.crossfall, -1.0, rise
         planes[:, 0, 3] = rise * z0 - top[:-1]
-        planes[:, 0] /= np.sqrt(self.roll**2 + 1.0 + rise**2)[:, None]
+        planes[:, 0] /= np.sqrt(self.crossfall**2 + 1.0 + rise**2)[:, None]
         planes[:, 1, 2], planes[:, 1, 3] = 1.0, z1 + 0.02
         planes[:, 2, 2], planes[:, 2, 3] = -1.0, 0.02 - z0
         planes[:, 3] = -planes[:, 0]
         planes[:, 3, 3] += thick * planes[:, 3, 1]
         low, high = np.empty((2, len(z0), 3))
-        fall = SIDE_M * abs(self.roll)
-        low[:, 0], low[:, 1], low[:, 2] = -SIDE_M, np.minimum(top[:-1], top[1:]) - fall, z0
-        high[:, 0], high[:, 1], high[:, 2] = SIDE_M, np.maximum(top[:-1], top[1:]) + fall, z1
+        fall = GROUND_HALF_WIDTH_M * abs(self.crossfall)
+        low[:, 0], low[:, 1], low[:, 2] = (
+            -GROUND_HALF_WIDTH_M,
+            np.minimum(top[:-1], top[1:]) - fall,
+            z0,
+        )
+        high[:, 0], high[:, 1], high[:, 2] = (
+            GROUND_HALF_WIDTH_M,
+            np.maximum(top[:-1], top[1:]) + fall,
+            z1,
+        )
         high[:, 1] += thick
         if side is not None:
             edge = np.array([self.edge_x(side, z) for z in self.stations.tolist()])
@@ -199,4 +214,46 @@ class Road:
                 low[:, 0] = np.minimum(edge[:-1], edge[1:])
             else:
                 high[:, 0] = np.maximum(edge[:-1], edge[1:])
-        return planes, box_corners(low, high)
+        return planes, aabb_corners(low, high)
+
+
+def draw_road(rng: np.random.Generator, length_m: float) -> Road:
+    """
+    Draw a road.
+
+    :param rng: source of randomness.
+    :param length_m: how far it goes on.
+    :return: the road.
+    """
+    kind = ROAD_KINDS[draw_index(rng, _ROAD_KIND_WEIGHTS)]
+    wide = kind == 'highway' or (kind == 'city' and rng.random() < 0.3)
+    parking = {
+        'residential': [draw_index(rng, (0.12, 0.58, 0.30)) for _ in (0, 1)],
+        'city': [draw_index(rng, (0.35, 0.45, 0.20)) for _ in (0, 1)],
+    }.get(kind, [0, 0])
+    junctions: list[tuple[float, float]] = []
+    start = draw_uniform(rng, 12, 70)
+    while start < length_m and kind in ('residential', 'city') and len(junctions) < length_m / 60:
+        junctions.append((start, start + draw_uniform(rng, 7, 13)))
+        start += draw_uniform(rng, 45, 90)
+    gentle = 0.4 if kind == 'highway' else 1.0
+    wave = rng.uniform([130, 60], [320, 110])
+    swing = gentle * rng.normal(0, 1, 2) * wave * [0.022, 0.009]
+    return Road(
+        kind=kind,
+        lane_width_m=draw_uniform(rng, 2.8, 3.3)
+        if kind in ('residential', 'city')
+        else draw_uniform(rng, 3.2, 3.75),
+        lanes=(2 if wide else 1, 2 if wide else 1),
+        parking=(parking[0], parking[1]),
+        pavement_width_m=draw_uniform(rng, 1.6, 4.0),
+        has_kerb=kind in ('residential', 'city'),
+        amplitude_m=np.clip(swing, -0.03 * wave, 0.03 * wave),
+        wavelength_m=wave,
+        phase=rng.uniform(-np.pi, np.pi, 2),
+        slope=float(np.clip(rng.normal(-0.004, 0.008), -0.02, 0.02)),
+        slope_change=float(np.clip(rng.normal(0, 2.2e-4), -5e-4, 5e-4)),
+        crossfall=float(np.clip(rng.normal(0, 0.008), -0.02, 0.02)),
+        junctions=tuple(junctions),
+        end_m=length_m,
+    )

@@ -17,20 +17,20 @@ _CORNERS = np.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], bool)
 
 
 @dataclass(frozen=True)
-class Placement:
+class ObjectPose:
     """
     Where an object stands and how large it is.
 
     :param bottom_m: (3,) middle of its bottom face, world.
     :param yaw: rotation about y (down), 0 = front along +x, as KITTI's rotation_y.
     :param size_hwl_m: (3,) height, width, length; textures are laid out on it.
-    :param owner: number of the labelled object, -1 for scenery.
+    :param actor_id: number of the labelled object, -1 for scenery.
     """
 
     bottom_m: Array
     yaw: float
     size_hwl_m: Array
-    owner: int = -1
+    actor_id: int = -1
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Solids:
     :param spheroid: (S, 5) centre, horizontal and vertical radius; radius 0 for polytopes.
     :param material: (S,) see materials.py.
     :param colour: (S, 3) linear RGB.
-    :param owner: (S,) number of the labelled object, -1 for scenery.
+    :param actor_id: (S,) number of the labelled object, -1 for scenery.
     :param bottom: (S, 3) bottom centre of the object a solid belongs to.
     :param yaw: (S,) of that object.
     :param size: (S, 3) of that object.
-    :param casts: (S,) whether the solid throws a shadow.
+    :param casts_shadow: (S,) whether the solid throws a shadow.
     """
 
     planes: Array
@@ -56,11 +56,11 @@ class Solids:
     spheroid: Array
     material: Array
     colour: Array
-    owner: Array
+    actor_id: Array
     bottom: Array
     yaw: Array
     size: Array
-    casts: Array
+    casts_shadow: Array
 
     def __len__(self) -> int:
         """Return the number of solids."""
@@ -70,9 +70,9 @@ class Solids:
         """Return the solids at an index array or boolean mask."""
         return Solids(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
-    def seen_from(self, origin: Array, heading: float) -> Solids:
+    def in_rig_frame(self, origin: Array, heading: float) -> Solids:
         """Return the same solids in the frame of a rig at origin, turned by heading about y."""
-        turn = turn_about_y(-heading)
+        turn = rotation_about_y(-heading)
         normals = self.planes[..., :3] @ turn.T
         offsets = self.planes[..., 3] - self.planes[..., :3] @ origin
         ball = self.spheroid.copy()
@@ -83,27 +83,27 @@ class Solids:
             spheroid=ball,
             material=self.material,
             colour=self.colour,
-            owner=self.owner,
+            actor_id=self.actor_id,
             bottom=(self.bottom - origin) @ turn.T,
             yaw=self.yaw - heading,
             size=self.size,
-            casts=self.casts,
+            casts_shadow=self.casts_shadow,
         )
 
 
-def turn_about_y(angle: float | Array) -> Array:
+def rotation_about_y(angle: float | Array) -> Array:
     """Return the rotation about y (down) that adds to rotation_y: (3, 3), or (3, 3, N) for N."""
     cos, sin = np.cos(angle), np.sin(angle)
     none, one = 0.0 * cos, 0.0 * cos + 1.0
     return np.array([[cos, none, sin], [none, one, none], [-sin, none, cos]])
 
 
-def box_corners(low: Array, high: Array) -> Array:
+def aabb_corners(low: Array, high: Array) -> Array:
     """Return the corners of boxes: (N, 3) least, (N, 3) greatest -> (N, 8, 3)."""
     return np.where(_CORNERS, high[:, None], low[:, None])
 
 
-def joined(parts: Sequence[Solids]) -> Solids:
+def concatenate_solids(parts: Sequence[Solids]) -> Solids:
     """Put collections of solids together, in order."""
     return Solids(
         *(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stl_core.data.sources.kitti import DataError
-from stl_core.data.synthetic.sensors.ray_caster import Rays
+from stl_core.data.synthetic.sensors.ray_caster import RayGrid
 from stl_core.types import Array, Camera
 
 
@@ -86,22 +86,24 @@ NUSCENES = CameraModel(
     mount_m=1.51,
 )
 #: Headings of the six cameras that see all round, as nuScenes' stand; the one behind sees wider.
-SURROUND_DEG = (0.0, 55.0, 110.0, 180.0, -110.0, -55.0)
-MODELS = {'kitti': KITTI, 'nuscenes': NUSCENES}
+SURROUND_YAW_DEG = (0.0, 55.0, 110.0, 180.0, -110.0, -55.0)
+CAMERA_MODELS = {'kitti': KITTI, 'nuscenes': NUSCENES}
 
 
-def read_model(name: str) -> CameraModel:
+def read_camera_model(name: str) -> CameraModel:
     """
     Find a camera model.
 
     :param name: 'kitti', 'nuscenes' or a JSON file with fields of CameraModel.
     :raises DataError: naming the file or the field that is wrong.
     """
-    if name in MODELS:
-        return MODELS[name]
+    if name in CAMERA_MODELS:
+        return CAMERA_MODELS[name]
     path = Path(name)
     if not path.is_file():
-        raise DataError(f'{name}: neither {" nor ".join(MODELS)} nor a JSON file of a camera')
+        raise DataError(
+            f'{name}: neither {" nor ".join(CAMERA_MODELS)} nor a JSON file of a camera'
+        )
     try:
         stored = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as err:
@@ -121,7 +123,7 @@ def read_model(name: str) -> CameraModel:
     return model
 
 
-def rays_of(camera: Camera, yaw_deg: float = 0.0) -> tuple[Rays, Array]:
+def camera_rays(camera: Camera, yaw_deg: float = 0.0) -> tuple[RayGrid, Array]:
     """
     Return a camera's rays in the frame its P takes points from, and that frame's rotation.
 
@@ -137,4 +139,4 @@ def rays_of(camera: Camera, yaw_deg: float = 0.0) -> tuple[Rays, Array]:
     cos, sin = np.cos(angle), np.sin(angle)
     columns = np.stack([cos * x + sin, -sin * x + cos], 1)
     rig_R_camera = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
-    return Rays(rig_R_camera @ origin, columns, y, heading=float(angle)), rig_R_camera.T
+    return RayGrid(rig_R_camera @ origin, columns, y, heading=float(angle)), rig_R_camera.T

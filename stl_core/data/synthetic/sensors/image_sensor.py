@@ -13,11 +13,11 @@ from torch import Tensor
 from stl_core.types import Array
 
 #: What cameras add in colour: each channel moves away from the mean of all three by a sixth.
-_VIVID = (1.16 * np.eye(3) - 0.16 / 3).astype(np.float32)
+_SATURATION_MATRIX = (1.16 * np.eye(3) - 0.16 / 3).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
-def _tones() -> Array:
+def _srgb_table() -> Array:
     """Return the sRGB curve: 4096 levels of light to 8 bits."""
     levels = np.arange(4096) / 4095.0
     curve = np.where(levels < 0.0031308, 12.92 * levels, 1.055 * levels ** (1 / 2.4) - 0.055)
@@ -25,7 +25,7 @@ def _tones() -> Array:
 
 
 @dataclass(frozen=True)
-class Shot:
+class SensorSettings:
     """
     How one picture is taken.
 
@@ -33,65 +33,69 @@ class Shot:
     :param blur_px: standard deviation of the lens's spread.
     :param read_noise: standard deviation in the dark, share of full scale.
     :param shot_noise: variance gained from dark to bright, share of full scale.
-    :param warmth: gains of red and blue.
+    :param white_balance: gains of red and blue.
     :param vignette: light lost in the corners.
-    :param jpeg: quality.
+    :param jpeg_quality: quality.
     """
 
     exposure: float
     blur_px: float
     read_noise: float
     shot_noise: float
-    warmth: tuple[float, float]
+    white_balance: tuple[float, float]
     vignette: float
-    jpeg: int
+    jpeg_quality: int
 
 
-def draw_shot(rng: np.random.Generator) -> Shot:
+def draw_sensor_settings(rng: np.random.Generator) -> SensorSettings:
     """Draw how the picture is taken."""
     red, blue = 1 + rng.normal(0, 0.035, 2)
-    return Shot(
+    return SensorSettings(
         exposure=float(np.clip(rng.normal(0.31, 0.055), 0.19, 0.45)),
         blur_px=float(rng.uniform(0.40, 0.75)),
         read_noise=float(np.exp(rng.uniform(np.log(0.002), np.log(0.010)))),
         shot_noise=float(np.exp(rng.uniform(np.log(2e-5), np.log(4e-4)))),
-        warmth=(float(red), float(blue)),
+        white_balance=(float(red), float(blue)),
         vignette=float(rng.uniform(0.0, 0.22)),
-        jpeg=int(rng.integers(84, 98)),
+        jpeg_quality=int(rng.integers(84, 98)),
     )
 
 
-def develop(light: Tensor, shot: Shot, rng: np.random.Generator) -> Array:
+def simulate_sensor(
+    linear_rgb: Tensor, settings: SensorSettings, rng: np.random.Generator
+) -> Array:
     """
     Take the picture.
 
-    :param light: (3, H, W) linear RGB.
-    :param shot: how.
+    :param linear_rgb: (3, H, W) linear RGB.
+    :param settings: how.
     :param rng: the noise; drawn on the CPU, so that every device takes the same picture.
     :return: (H, W, 3) uint8 RGB.
     """
-    height, width = light.shape[1:]
-    gain = shot.exposure / float(light.clamp(max=1.6).mean()) * 1.05
-    gains = light.new_tensor([gain * shot.warmth[0], gain, gain * shot.warmth[1]])
-    x = light * gains[:, None, None]
-    across = torch.linspace(-1, 1, width, device=light.device)
-    down = torch.linspace(-1, 1, height, device=light.device) * height / width
-    x.mul_(1 - shot.vignette * (across.square()[None] + down.square()[:, None]) / 1.1)
-    image = cv2.GaussianBlur(cv2.merge(list(x.cpu().numpy())), (5, 5), shot.blur_px)
-    image = cv2.transform(image, _VIVID)
+    height, width = linear_rgb.shape[1:]
+    gain = settings.exposure / float(linear_rgb.clamp(max=1.6).mean()) * 1.05
+    gains = linear_rgb.new_tensor(
+        [gain * settings.white_balance[0], gain, gain * settings.white_balance[1]]
+    )
+    x = linear_rgb * gains[:, None, None]
+    across = torch.linspace(-1, 1, width, device=linear_rgb.device)
+    down = torch.linspace(-1, 1, height, device=linear_rgb.device) * height / width
+    x.mul_(1 - settings.vignette * (across.square()[None] + down.square()[:, None]) / 1.1)
+    image = cv2.GaussianBlur(cv2.merge(list(x.cpu().numpy())), (5, 5), settings.blur_px)
+    image = cv2.transform(image, _SATURATION_MATRIX)
     image -= 0.012
     np.maximum(image, 0, out=image)
     image *= 1.16 * (1 + 0.12 * image) / (1 + 0.38 * image)  # a shoulder before it clips
-    spread = np.sqrt(shot.read_noise**2 + shot.shot_noise * image)
+    spread = np.sqrt(settings.read_noise**2 + settings.shot_noise * image)
     spread *= rng.standard_normal(image.shape, np.float32)
     image += spread
     np.clip(image, 0, 1, out=image)
-    tones = _tones()
+    tones = _srgb_table()
     image *= len(tones) - 1
-    return jpeg(tones.take(image.astype(np.int32)), shot.jpeg)
+    return jpeg_roundtrip(tones.take(image.astype(np.int32)), settings.jpeg_quality)
 
 
-def jpeg(image: Array, quality: int) -> Array:
+def jpeg_roundtrip(image: Array, quality: int) -> Array:
     """Compress and decompress: (H, W, 3) uint8 RGB -> the same with JPEG's artefacts."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     coded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]

@@ -7,35 +7,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from stl_core.data.synthetic.sensors.ray_caster import Hits
-from stl_core.geometry import BOX_EDGES, corners, project, wrap_angle
+from stl_core.geometry import BOX_EDGES, box_corners, project_points, wrap_angle
 from stl_core.types import Array, Camera, Labels
 
 #: Least visible share of an object for KITTI's occlusion levels 0, 1 and 2; below is 3, unknown.
-VISIBLE = (0.99, 0.50, 0.10)
+OCCLUSION_LEVEL_VISIBILITY = (0.99, 0.50, 0.10)
 
 #: Objects lower or farther than this, or with fewer pixels, are DontCare; with none, not there.
-LEAST_HEIGHT_PX = 13.0
-MOST_DEPTH_M = 85.0
-LEAST_PIXELS = 12
-LEAST_VISIBLE = 0.03
+MIN_HEIGHT_PX = 13.0
+MAX_DEPTH_M = 85.0
+MIN_PIXELS = 12
+MIN_VISIBILITY = 0.03
 
 _NEAR_M = 0.1
 #: Centre of a DontCare area: KITTI writes size -1 and a bottom at -1000.
-_NOWHERE = np.array([-1000.0, -999.5, -1000.0])
+_DONT_CARE_CENTER_M = np.array([-1000.0, -999.5, -1000.0])
 
 
 @dataclass(frozen=True)
-class Annotated:
+class Annotations:
     """
     Labels and what was measured to make them.
 
     :param labels: N objects, DontCare last.
-    :param owner: (N,) number of the road user.
+    :param actor_id: (N,) number of the road user.
     :param visibility: (N,) share of its pixels in the image that nothing hides.
     """
 
     labels: Labels
-    owner: Array
+    actor_id: Array
     visibility: Array
 
 
@@ -46,8 +46,8 @@ def annotate(
     rotation_y: Array,
     camera: Camera,
     hits: Hits,
-    scale: float = 1.0,
-) -> Annotated:
+    pixel_scale: float = 1.0,
+) -> Annotations:
     """
     Label the road users that can be seen.
 
@@ -57,16 +57,16 @@ def annotate(
     :param name: (M,) classes, the places of the rest.
     :param center_m: (M, 3) camera frame, as rotation_y.
     :param hits: of the camera's rays, owner being the place in name.
-    :param scale: image pixels a KITTI pixel, by which limits in pixels grow.
+    :param pixel_scale: image pixels a KITTI pixel, by which limits in pixels grow.
     :return: labels in order of owner, DontCare areas last.
     """
-    share = hits.visible / np.maximum(hits.alone, 1)
-    there = (hits.visible > 0) & (center_m[:, 2] > 0) & (share >= LEAST_VISIBLE)
-    clear = _clear(hits, scale) & (center_m[:, 2] <= MOST_DEPTH_M)
-    level = np.select([share >= limit for limit in VISIBLE], [0, 1, 2], 3)
+    share = hits.num_visible / np.maximum(hits.num_unoccluded, 1)
+    there = (hits.num_visible > 0) & (center_m[:, 2] > 0) & (share >= MIN_VISIBILITY)
+    clear = _large_enough(hits, pixel_scale) & (center_m[:, 2] <= MAX_DEPTH_M)
+    level = np.select([share >= limit for limit in OCCLUSION_LEVEL_VISIBILITY], [0, 1, 2], 3)
     order = np.concatenate([np.flatnonzero(there & clear), np.flatnonzero(there & ~clear)])
     care = clear[order][:, None]
-    cut = truncation(center_m, size_hwl_m, rotation_y, camera)
+    cut = truncated_fraction(center_m, size_hwl_m, rotation_y, camera)
     alpha = wrap_angle(rotation_y - np.arctan2(center_m[:, 0], center_m[:, 2]))
     labels = Labels(
         name=np.where(clear, name, 'DontCare')[order].astype(np.str_),
@@ -74,23 +74,25 @@ def annotate(
         occluded=np.where(clear, level, -1)[order],
         alpha=np.where(clear, alpha, -10.0)[order],
         score=np.ones(len(order)),
-        center_m=np.where(care, center_m[order], _NOWHERE),
+        center_m=np.where(care, center_m[order], _DONT_CARE_CENTER_M),
         size_hwl_m=np.where(care, size_hwl_m[order], -1.0),
         rotation_y=np.where(clear, wrap_angle(rotation_y), -10.0)[order],
-        box_px=hits.extent[order],
+        box_px=hits.extent_px[order],
     )
-    return Annotated(labels, order, share[order])
+    return Annotations(labels, order, share[order])
 
 
-def _clear(hits: Hits, scale: float) -> Array:
+def _large_enough(hits: Hits, pixel_scale: float) -> Array:
     """Tell which objects are large enough in the image to be labelled."""
-    height = hits.extent[:, 3] - hits.extent[:, 1] + 1
-    return (hits.visible >= LEAST_PIXELS * scale**2) & (height >= LEAST_HEIGHT_PX * scale)
+    height = hits.extent_px[:, 3] - hits.extent_px[:, 1] + 1
+    return (hits.num_visible >= MIN_PIXELS * pixel_scale**2) & (
+        height >= MIN_HEIGHT_PX * pixel_scale
+    )
 
 
-def outline_px(center_m: Array, size_hwl_m: Array, rotation_y: Array, P: Array) -> Array:
+def project_boxes(center_m: Array, size_hwl_m: Array, rotation_y: Array, P: Array) -> Array:
     """Project 3D boxes, cut off just before the camera: (M, 4) boxes not clipped to any image."""
-    found = corners(center_m, size_hwl_m, rotation_y)
+    found = box_corners(center_m, size_hwl_m, rotation_y)
     edges = np.array(BOX_EDGES)
     start, end = found[:, edges[:, 0]], found[:, edges[:, 1]]
     step = end[..., 2] - start[..., 2]
@@ -98,15 +100,17 @@ def outline_px(center_m: Array, size_hwl_m: Array, rotation_y: Array, P: Array) 
     t = np.where(crosses, (_NEAR_M - start[..., 2]) / np.where(step == 0, 1.0, step), 0.0)
     points = np.concatenate([found, start + t[..., None] * (end - start)], 1)
     valid = np.concatenate([found[..., 2] >= _NEAR_M, crosses], 1)[..., None]
-    pixels, _ = project(points, P)
+    pixels, _ = project_points(points, P)
     low = np.where(valid, pixels, np.inf).min(1)
     high = np.where(valid, pixels, -np.inf).max(1)
     return np.concatenate([low, high], 1)
 
 
-def truncation(center_m: Array, size_hwl_m: Array, rotation_y: Array, camera: Camera) -> Array:
+def truncated_fraction(
+    center_m: Array, size_hwl_m: Array, rotation_y: Array, camera: Camera
+) -> Array:
     """Return the share of each projected box that lies outside the image, (M,) 0 to 1."""
-    whole = outline_px(center_m, size_hwl_m, rotation_y, camera.P)
+    whole = project_boxes(center_m, size_hwl_m, rotation_y, camera.P)
     last = np.array([camera.width_px - 1.0, camera.height_px - 1.0])
     inside = np.clip(whole, 0.0, np.tile(last, 2))
     area = np.maximum(whole[:, 2] - whole[:, 0], 0) * np.maximum(whole[:, 3] - whole[:, 1], 0)

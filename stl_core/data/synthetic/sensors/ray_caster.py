@@ -27,7 +27,7 @@ Rect = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Rays:
+class RayGrid:
     """
     A grid of H x W rays in the rig's frame (x right, y down, z forward).
 
@@ -35,14 +35,14 @@ class Rays:
     :param columns: (W, 2) x and z of each column.
     :param rows: (H,) y of each row, ascending.
     :param heading: about y, of the middle column; a camera's optical axis.
-    :param round_about: whether the columns go all the way round, at even steps, as a LiDAR's do.
+    :param is_panoramic: whether the columns go all the way round, at even steps, as a LiDAR's do.
     """
 
     origin: Array
     columns: Array
     rows: Array
     heading: float = 0.0
-    round_about: bool = False
+    is_panoramic: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,67 +55,68 @@ class Hits:
     """
     What the rays of a grid meet first.
 
-    :param inverse: (H, W) float32, 1 / the factor that stretches the ray to the hit; 0 for none.
+    :param inverse_distance: (H, W) float32, 1 / the factor that stretches the ray to the hit; 0
+        for none.
     :param solid: (H, W) int32 number of the solid, -1 for none.
     :param face: (H, W) int8 number of its plane.
-    :param alone: (owners,) rays that would meet an object if nothing else were there.
-    :param extent: (owners, 4) first column, first row, last column, last row of those rays.
-    :param visible: (owners,) rays that meet it first.
+    :param num_unoccluded: (owners,) rays that would meet an object if nothing else were there.
+    :param extent_px: (owners, 4) first column, first row, last column, last row of those rays.
+    :param num_visible: (owners,) rays that meet it first.
     """
 
-    inverse: Array
+    inverse_distance: Array
     solid: Array
     face: Array
-    alone: Array
-    extent: Array
-    visible: Array
+    num_unoccluded: Array
+    extent_px: Array
+    num_visible: Array
 
 
 #: What has been painted: inverse, and the code of the solid and its plane, -1 for none.
 Layers = tuple[Array, Array]
 #: A code is the solid's number and, in the lowest bits, the plane's among those facing the sensor.
-CODE_BITS = 4
+PLANE_BITS = 4
 #: Of a solid: inverses at which rays meet each plane that faces them, inverse at which they meet
 #: the solid, and whether they meet it, before all that has been painted; (h, w) each.
-Met = tuple[Sequence[Array] | Array, Array, Array]
+PrimitiveHits = tuple[Sequence[Array] | Array, Array, Array]
 
 
-def cast(rays: Rays, solids: Solids, owners: int) -> Hits:
+def cast_rays(rays: RayGrid, solids: Solids, num_actors: int) -> Hits:
     """
     Find the first hit of every ray.
 
     :param rays: the grid.
     :param solids: S solids in the rig's frame.
-    :param owners: number of labelled objects.
+    :param num_actors: number of labelled objects.
     :return: the hits.
     """
-    layers = _layers(rays.shape)
+    layers = _empty_layers(rays.shape)
     painter = _Painter(rays, solids)
-    alone, extent = np.zeros(owners, np.int64), np.zeros((owners, 4), np.int64)
-    for owner in range(-1, owners):
-        numbers = np.flatnonzero((solids.owner == owner) & painter.met)
+    alone, extent = np.zeros(num_actors, np.int64), np.zeros((num_actors, 4), np.int64)
+    for owner in range(-1, num_actors):
+        numbers = np.flatnonzero((solids.actor_id == owner) & painter.can_be_hit)
         if not len(numbers):
             continue
         if owner < 0:
             painter.paint(numbers, layers, (0, 0))
             continue
-        y0, y1, x0, x1 = painter.around(numbers)
-        own = _layers((y1 - y0, x1 - x0))
+        y0, y1, x0, x1 = painter.enclosing_rect(numbers)
+        own = _empty_layers((y1 - y0, x1 - x0))
         painter.paint(numbers, own, (y0, x0))
-        alone[owner], extent[owner] = _measure(own[0], y0, x0)
+        alone[owner], extent[owner] = _count_and_extent(own[0], y0, x0)
         first = own[0] > layers[0][y0:y1, x0:x1]
         for layer, piece in zip(layers, own, strict=True):
             np.copyto(layer[y0:y1, x0:x1], piece, where=first)
     inverse, code = layers
-    solid, plane = code >> CODE_BITS, code & ((1 << CODE_BITS) - 1)
-    face = painter.order.ravel()[solid * MAX_PLANES + plane]
+    solid, plane = code >> PLANE_BITS, code & ((1 << PLANE_BITS) - 1)
+    face = painter.plane_order.ravel()[solid * MAX_PLANES + plane]
     seen = np.bincount(solid.ravel() + 1, minlength=len(solids) + 1)[1:]
-    visible = np.zeros(owners + 1, np.int64)
-    np.add.at(visible, solids.owner, seen)  # the last one is nobody's
+    visible = np.zeros(num_actors + 1, np.int64)
+    np.add.at(visible, solids.actor_id, seen)  # the last one is nobody's
     return Hits(inverse, solid, face, alone, extent, visible[:-1])
 
 
-def _layers(shape: tuple[int, int]) -> Layers:
+def _empty_layers(shape: tuple[int, int]) -> Layers:
     """Return layers on which nothing is painted."""
     return np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
 
@@ -123,34 +124,40 @@ def _layers(shape: tuple[int, int]) -> Layers:
 class _Painter:
     """The solids as one grid sees them, ready to be painted one after the other."""
 
-    def __init__(self, rays: Rays, solids: Solids) -> None:
+    def __init__(self, rays: RayGrid, solids: Solids) -> None:
         """Sort each solid's planes, those that face the sensor first, and find its rectangle."""
         self.columns = np.ascontiguousarray(rays.columns.T, np.float32)
         self.rows = rays.rows.astype(np.float32)
-        self.squares = (self.columns**2).sum(0), self.rows**2
+        self.squared_components = (self.columns**2).sum(0), self.rows**2
         normals, offsets = solids.planes[..., :3], solids.planes[..., 3]
         room = offsets - normals @ rays.origin
         used = np.abs(normals).sum(-1) > 0
         rank = np.where(used, np.where(room < 0, 0, 1), 2)
-        self.order = np.argsort(rank, 1, kind='stable').astype(np.int8)
-        self.front, self.planes = (rank == 0).sum(1), used.sum(1)
+        self.plane_order = np.argsort(rank, 1, kind='stable').astype(np.int8)
+        self.num_front_planes, self.num_planes = (rank == 0).sum(1), used.sum(1)
         room = np.where(np.abs(room) < 1e-9, 1e-9, room)
-        slope = np.take_along_axis(normals / room[..., None], self.order[..., None], 1)
+        slope = np.take_along_axis(normals / room[..., None], self.plane_order[..., None], 1)
         self.across = slope[..., [0, 2]].astype(np.float32)
         self.down = slope[..., 1:2].astype(np.float32)
         ball = solids.spheroid.copy()
         ball[:, :3] -= rays.origin
-        self.balls = ball.tolist()
-        rects = rectangles(rays, solids.bounds)
-        if not rays.round_about:
-            large = _area(rects) >= LARGE_PX
-            rects[large] = _trimmed(
-                rects[large], rays, slope[large], self.front[large], self.planes[large]
+        self.spheroids = ball.tolist()
+        rects = bounding_rects(rays, solids.bounds)
+        if not rays.is_panoramic:
+            large = _rect_area(rects) >= LARGE_PX
+            rects[large] = _trim_rows(
+                rects[large],
+                rays,
+                slope[large],
+                self.num_front_planes[large],
+                self.num_planes[large],
             )
-        self.met = (_area(rects) > 0) & ((self.front > 0) | (ball[:, 3] > 0))
+        self.can_be_hit = (_rect_area(rects) > 0) & (
+            (self.num_front_planes > 0) | (ball[:, 3] > 0)
+        )
         self.rects = rects.tolist()
 
-    def pieces(self, number: int) -> list[Rect]:
+    def wrapped_rects(self, number: int) -> list[Rect]:
         """Return the rectangle of a solid, or the two into which the ends of a circle part it."""
         y0, y1, x0, x1 = self.rects[number]
         width = self.columns.shape[1]
@@ -161,9 +168,11 @@ class _Painter:
             found.append((y0, y1, 0, min(x1 - width, width)))
         return found
 
-    def around(self, numbers: Array) -> Rect:
+    def enclosing_rect(self, numbers: Array) -> Rect:
         """Return one rectangle round those of several solids."""
-        y0, y1, x0, x1 = zip(*(piece for k in numbers for piece in self.pieces(k)), strict=True)
+        y0, y1, x0, x1 = zip(
+            *(piece for k in numbers for piece in self.wrapped_rects(k)), strict=True
+        )
         return min(y0), max(y1), min(x0), max(x1)
 
     @np.errstate(invalid='ignore')
@@ -171,47 +180,56 @@ class _Painter:
         """Paint solids into layers whose top left is corner (row, column) of the grid."""
         i, j = corner
         for number in numbers.tolist():
-            meet = self._polytope if self.front[number] else self._ball
-            for y0, y1, x0, x1 in self.pieces(number):
+            meet = self._hit_polytope if self.num_front_planes[number] else self._hit_spheroid
+            for y0, y1, x0, x1 in self.wrapped_rects(number):
                 part = slice(y0 - i, y1 - i), slice(x0 - j, x1 - j)
                 inverse, code = layers[0][part], layers[1][part]
                 facing, near, hit = meet(number, slice(y0, y1), slice(x0, x1), inverse)
                 if not hit.any():
                     continue
                 np.copyto(inverse, near, where=hit)
-                np.copyto(code, number << CODE_BITS, where=hit)
+                np.copyto(code, number << PLANE_BITS, where=hit)
                 for k in range(1, len(facing)):
-                    np.copyto(code, number << CODE_BITS | k, where=hit & (facing[k] == near))
+                    np.copyto(code, number << PLANE_BITS | k, where=hit & (facing[k] == near))
 
-    def _polytope(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+    def _hit_polytope(
+        self, number: int, rows: slice, columns: slice, nearest: Array
+    ) -> PrimitiveHits:
         """Find where rays enter a polytope: not before they meet each plane that faces them."""
-        front, count = self.front[number], self.planes[number]
+        front, count = self.num_front_planes[number], self.num_planes[number]
         across = self.across[number, :count] @ self.columns[:, columns]
         inverse = across[:, None] + (self.down[number, :count] * self.rows[rows])[..., None]
         near = np.minimum.reduce(inverse[:front])
         hit = near >= np.maximum.reduce(inverse[front:])
-        hit &= near > before
+        hit &= near > nearest
         return inverse[:front], near, hit
 
-    def _ball(self, number: int, rows: slice, columns: slice, before: Array) -> Met:
+    def _hit_spheroid(
+        self, number: int, rows: slice, columns: slice, nearest: Array
+    ) -> PrimitiveHits:
         """Find where rays enter a spheroid."""
-        x, y, z, wide, tall = self.balls[number]
+        x, y, z, wide, tall = self.spheroids[number]
         c = (x * x + z * z) / wide**2 + y * y / tall**2 - 1.0
         if c <= 0:  # the sensor is inside
-            return (), before, np.zeros(before.shape, bool)
+            return (), nearest, np.zeros(nearest.shape, bool)
         across, down = self.columns[:, columns], self.rows[rows]
-        a = self.squares[0][columns] / wide**2 + (self.squares[1][rows] / tall**2)[:, None]
+        a = (
+            self.squared_components[0][columns] / wide**2
+            + (self.squared_components[1][rows] / tall**2)[:, None]
+        )
         b = (across[0] * x + across[1] * z) / wide**2 + (down * y / tall**2)[:, None]
         near = (b + np.sqrt(b * b - a * c)) / c  # not a number where a ray goes past
-        return (), near, near > before
+        return (), near, near > nearest
 
 
-def _area(rects: Array) -> Array:
+def _rect_area(rects: Array) -> Array:
     """Return the number of pixels in rectangles (S, 4)."""
     return np.maximum(rects[:, 1] - rects[:, 0], 0) * np.maximum(rects[:, 3] - rects[:, 2], 0)
 
 
-def _trimmed(rects: Array, rays: Rays, slope: Array, front: Array, planes: Array) -> Array:
+def _trim_rows(
+    rects: Array, rays: RayGrid, slope: Array, num_front_planes: Array, num_planes: Array
+) -> Array:
     """
     Leave out rows of rectangles where a polytope cannot be met.
 
@@ -223,8 +241,8 @@ def _trimmed(rects: Array, rays: Rays, slope: Array, front: Array, planes: Array
     """
     x0, x1 = np.clip(rects[:, 2:].T, [[0], [1]], [[len(rays.columns) - 1], [len(rays.columns)]])
     number = np.arange(slope.shape[1])
-    facing = (number < front[:, None])[:, :, None]
-    other = ((number >= front[:, None]) & (number < planes[:, None]))[:, None, :]
+    facing = (number < num_front_planes[:, None])[:, :, None]
+    other = ((number >= num_front_planes[:, None]) & (number < num_planes[:, None]))[:, None, :]
     step = slope[:, :, None, 1] - slope[:, None, :, 1]
     limit = []
     for column in (x0, x1 - 1):
@@ -239,7 +257,7 @@ def _trimmed(rects: Array, rays: Rays, slope: Array, front: Array, planes: Array
     return np.stack([y0, y1, rects[:, 2], rects[:, 3]], 1)
 
 
-def _measure(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
+def _count_and_extent(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
     """Count the rays that hit and find the columns and rows between which they lie."""
     mask = inverse > 0
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
@@ -249,7 +267,7 @@ def _measure(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int
     return int(mask.sum()), extent
 
 
-def rectangles(rays: Rays, bounds: Array) -> Array:
+def bounding_rects(rays: RayGrid, bounds: Array) -> Array:
     """
     Find the part of a grid where each solid can be met.
 
@@ -262,12 +280,12 @@ def rectangles(rays: Rays, bounds: Array) -> Array:
     away = bounds - rays.origin
     right = cos * away[..., 0] - sin * away[..., 2]
     ahead = sin * away[..., 0] + cos * away[..., 2]
-    if rays.round_about:
-        return _all_round(rays, right, ahead, away[..., 1])
-    return _pinhole(rays, right, ahead, away[..., 1])
+    if rays.is_panoramic:
+        return _panoramic_rects(rays, right, ahead, away[..., 1])
+    return _pinhole_rects(rays, right, ahead, away[..., 1])
 
 
-def _pinhole(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
+def _pinhole_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> Array:
     """Project the corners, those behind replaced by where the edges come to the front."""
     valid = ahead >= NEAR_M
     low, high = [], []
@@ -298,7 +316,7 @@ def _pinhole(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
     return np.where(some[:, None], np.stack(rect, 1), 0)
 
 
-def _all_round(rays: Rays, right: Array, ahead: Array, down: Array) -> Array:
+def _panoramic_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> Array:
     """Find the bearings a solid spans, and its heights over the least horizontal distance."""
     width = len(rays.columns)
     middle = np.arctan2(right.mean(1), ahead.mean(1))

@@ -1,7 +1,7 @@
-# make demo    set up and run the main job: a bag, the node over real DDS, pictures and a table
-# make test    set up and pass the tests
+# make demo    set up, play a bag to the node over DDS, and write pictures and a table
+# make test    set up and run the tests
 # make lint    ruff and mypy
-# make bench   the figures of the README
+# make bench   measure the figures of the README
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -18,7 +18,7 @@ TEST = ['pytest>=7', 'hypothesis', 'shapely>=2', 'tensorboard']
 setup(
     name=NAME,
     version='0.1.0',
-    description='Camera-only 3D object detection for ROS 2, taught by depth',
+    description='Monocular 3D object detection for ROS 2: 3D bounding boxes from camera images',
     license='Apache-2.0',
     maintainer='mono3d_ros maintainers',
     maintainer_email='mono3d_ros@example.org',
@@ -56,7 +56,7 @@ setup(
         'ros': ROS,
         'train': ['tensorboard'],
         'rerun': ['rerun-sdk>=0.23'],
-        'test': TEST,  # by which colcon test knows that pytest runs them
+        'test': TEST,  # colcon test runs pytest because of this extra
         'dev': [*TEST, 'ruff', 'mypy', 'types-PyYAML'],
     },
     zip_safe=False,

@@ -1,9 +1,9 @@
 """
-Run the same work at two commits and compare every output byte for byte.
+Regression check: run the same work at two commits and compare all outputs byte for byte.
 
     python bench/compare_commits.py BASE [--head HEAD] [--out runs/compare] [--only STEP ...]
 
-Each commit is checked out into a folder of its own below --out, and runs there with one thread:
+Each commit is checked out into a separate folder below --out, and runs there with one thread:
 
 - synthesize: a synthetic data set of 20 frames and a surround drive as a bag;
 - bags: `evaluate_bag` with the shipped model and tracks, on the real frames and on the drive;
@@ -11,9 +11,9 @@ Each commit is checked out into a folder of its own below --out, and runs there 
 - train: two epochs on the real frames, and teacher, base and distilled model of two epochs each;
 - resume: HEAD evaluates BASE's model file and resumes BASE's checkpoint for a third epoch.
 
-Files are compared by their bytes; checkpoints and model files tensor by tensor, since an archive
-may hold times. Prints one line a step, lists every file that differs, and exits with 1 where one
-does. Outputs of a commit are kept, so that BASE is run once. Needs the real frames ($MONO3D_DATA).
+Files are compared by their bytes; checkpoints and model files tensor by tensor, since archives may
+contain times. Prints one line per step, lists every file that differs, and exits with 1 if there
+is one. Outputs of a commit are kept, so BASE runs once. Needs the real frames ($MONO3D_DATA).
 """
 
 import argparse
@@ -34,11 +34,9 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = 'mono3d_ros/models/synthetic_mobile.safetensors'
 TRAIN = 'config/train/overfit_mobile.yaml'
-#: Another name of the plan at earlier commits.
-DISTIL = ('config/train/monostl_overfit.yaml', 'config/train/monostl_by_heart.yaml')
 STEPS = ('synthesize', 'bags', 'predict', 'train', 'resume')
-#: Curves hold seconds; event files hold times and the name of the host.
-TIMED = ('curves.csv', 'events.out.tfevents*', '*.png', '*.jpg.part')
+#: Files that contain times or the name of the host.
+TIMED = ('curves.csv', 'timing.json', 'report.html', 'events.out.tfevents*', '*.png', '*.jpg.part')
 
 
 def main():
@@ -58,7 +56,7 @@ def main():
 
 
 def check_out(out, commit):
-    """Clone a commit into a folder below `out`; returns the folder."""
+    """Clone a commit into a folder below `out`; return the folder."""
     name = git(ROOT, 'rev-parse', '--short=12', commit)
     folder = out / name
     if not (folder / 'setup.py').exists():
@@ -75,7 +73,7 @@ def git(folder, *args):
 
 
 def run_once(commit, step, base):
-    """Run a step in a commit's folder, unless it was run to its end before."""
+    """Run a step in a commit's folder, unless it has finished before."""
     mark = commit / 'compared' / f'{step}.done'
     if mark.exists():
         return
@@ -86,7 +84,7 @@ def run_once(commit, step, base):
 
 
 def command(commit, name, *args):
-    """Arguments of subprocess for one of the commands, as the commit's own setup.py names it."""
+    """Return the arguments of subprocess for a command, resolved by the commit's setup.py."""
     (entry,) = re.findall(rf"'{name} = ([\w.]+):main'", (commit / 'setup.py').read_text())
     code = f'import sys; from {entry} import main; sys.exit(main())'
     data = str(Path(os.environ.get('MONO3D_DATA', ROOT / '../shared/data')).resolve())
@@ -103,7 +101,7 @@ def command(commit, name, *args):
 
 
 def call(commit, name, *args):
-    """Run a command to its end; returns what it printed."""
+    """Run a command and return its standard output; exit with its messages if it fails."""
     done = subprocess.run(**command(commit, name, *args))
     if done.returncode:
         raise SystemExit(f'{commit.name}: {name} {args}: {done.stdout}{done.stderr}')
@@ -133,33 +131,37 @@ def run_predict(commit, out, base):
         (commit / out / f'{name}.txt').write_text(text)
 
 
+def distillation_config(commit):
+    """Return the MonoSTL configuration for the real frames; earlier commits use another name."""
+    paths = (commit / 'config/train').glob('monostl_*.yaml')
+    (path,) = (p for p in paths if not re.search('kitti|synthetic', p.stem))
+    return path
+
+
 def run_train(commit, out, base):
-    plan = next(p for p in DISTIL if (commit / p).exists())
-    shared = ('epochs=2', 'save_every=1')
-    call(commit, 'stl', 'train', TRAIN, f'out={out}/labels', *shared)
-    text = (commit / plan).read_text()
-    text = re.sub(r'epochs: \d+', 'epochs: 2', text).replace(
-        f'runs/{Path(plan).stem}', f'{out}/distil'
-    )
+    call(commit, 'stl', 'train', TRAIN, f'out={out}/labels', 'epochs=2', 'save_every=1')
+    path = distillation_config(commit)
+    text = re.sub(r'epochs: \d+', 'epochs: 2', path.read_text())
+    text = text.replace(f'runs/{path.stem}', f'{out}/distil')
     (commit / out / 'plan.yaml').write_text(text)
     call(commit, 'stl', 'train', f'{out}/plan.yaml')
     (commit / out / 'plan.yaml').unlink()
 
 
 def run_resume(commit, out, base):
-    """Take the model file and the checkpoint that BASE left, so that only the code differs."""
-    left = base / 'compared/interrupted'
+    """Evaluate BASE's model file and resume BASE's checkpoint, so that only the code differs."""
+    interrupted = base / 'compared/interrupted'
     if commit == base:
-        interrupt_training(base, left)
-    shutil.copytree(left, commit / out / 'labels')
-    student = base / 'compared/train/labels/student.safetensors'
+        interrupt_training(base, interrupted)
+    shutil.copytree(interrupted, commit / out / 'labels')
+    model = base / 'compared/train/labels/student.safetensors'
     files = ('--results', f'{out}/results', '--json', f'{out}/base.json')
-    call(commit, 'stl', 'evaluate', student, '$DATA/training', '--device', 'cpu', *files)
+    call(commit, 'stl', 'evaluate', model, '$DATA/training', '--device', 'cpu', *files)
     call(commit, 'stl', 'train', TRAIN, f'out={out}/labels', 'epochs=3', 'save_every=1')
 
 
-def interrupt_training(commit, left):
-    """Kill a training of three epochs as soon as its first checkpoint is there."""
+def interrupt_training(commit, target):
+    """Kill a run of three epochs after its first checkpoint; move its folder to `target`."""
     out = commit / 'compared/resume/labels'
     words = ('stl', 'train', TRAIN, f'out={out.relative_to(commit)}', 'epochs=3', 'save_every=1')
     running = subprocess.Popen(**command(commit, *words))
@@ -167,24 +169,24 @@ def interrupt_training(commit, left):
         time.sleep(0.05)
     running.kill()
     running.wait()
-    shutil.move(out, left)
+    shutil.move(out, target)
 
 
 def report(step, base, head):
-    """Print how many files of a step are equal, and which are not; returns how many differ."""
+    """Print how many files of a step are equal and list the others; return their number."""
     folders = [commit / 'compared' / step for commit in (base, head)]
     names = sorted({p.relative_to(f) for f in folders for p in f.rglob('*') if p.is_file()})
     names = [n for n in names if not any(n.match(pattern) for pattern in TIMED)]
-    wrong = [(n, difference(*(f / n for f in folders))) for n in names]
-    wrong = [(n, why) for n, why in wrong if why]
-    print(f'{step}: {len(names) - len(wrong)} of {len(names)} files equal', flush=True)
-    for name, why in wrong:
-        print(f'    {name}: {why}')
-    return len(wrong)
+    differences = [(n, difference(*(f / n for f in folders))) for n in names]
+    differences = [(n, text) for n, text in differences if text]
+    print(f'{step}: {len(names) - len(differences)} of {len(names)} files equal', flush=True)
+    for name, text in differences:
+        print(f'    {name}: {text}')
+    return len(differences)
 
 
 def difference(a, b):
-    """Say how two files differ; '' where they do not."""
+    """Describe the difference of two files; '' if they are equal."""
     if not (a.exists() and b.exists()):
         return f'only at {"BASE" if a.exists() else "HEAD"}'
     if a.read_bytes() == b.read_bytes():
@@ -202,7 +204,7 @@ def difference(a, b):
 
 
 def tensors_differ(a, b, key=''):
-    """Walk two nested structures; name the first entry that differs, '' where none does."""
+    """Describe the first entry that differs between two nested structures; '' if none does."""
     if type(a) is not type(b):
         return f'{key}: {type(a).__name__} and {type(b).__name__}'
     if isinstance(a, dict):

@@ -1,8 +1,8 @@
 """
-Measure completed depth maps: on real scans against rays held back, on synthetic against truth.
+Measure depth completion: on real scans against held-out rays, on synthetic data against truth.
 
-Beside the completion stand two simple ones: the nearest ray's depth, and dilation, the multiscale
-fill of Ku, Harakeh and Waslander (CRV 2018). Errors are over the pixels that all three fill.
+Two simple methods are compared: the depth of the nearest ray, and dilation, the multiscale fill of
+Ku, Harakeh and Waslander (CRV 2018). Errors are over the pixels that all three methods fill.
 python bench/depth_maps.py [--synthetic 20] [--json FILE] [--plot FILE] [--frame 000008]
 """
 
@@ -28,19 +28,19 @@ from stl_core.types import Array
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
 EDGES_M = (0, 10, 20, 40, 80)
-#: Two depths are told apart where the farther is beyond the nearer by more than this share.
+#: Depth edge: the farther of two depths exceeds the nearer by more than this fraction.
 EDGE = 0.33
-#: What a pixel near an edge may show: true depths this near to it, and this alike.
+#: Valid depth near an edge: within this relative tolerance of a true depth within BAND_PX pixels.
 BAND_PX, ALIKE = 4, 0.05
 
-#: One test: rays that are seen, (H, W); true depth where it is known, (H, W).
+#: One test: input rays, (H, W); true depth where known, else 0, (H, W).
 Case = tuple[Array, Array]
 
 
 def main() -> None:
-    """Measure, print, write, draw."""
+    """Measure all methods; print the report and write JSON and picture if requested."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
-    parser.add_argument('--synthetic', type=int, default=20, help='frames')
+    parser.add_argument('--synthetic', type=int, default=20, help='number of synthetic frames')
     parser.add_argument('--json', metavar='FILE')
     parser.add_argument('--plot', metavar='FILE', help='a picture of --frame')
     parser.add_argument('--frame', default='000008')
@@ -65,13 +65,13 @@ def main() -> None:
 
 
 def nearest(sparse_m: Array) -> Array:
-    """Give every pixel the depth of the ray that is nearest in the image."""
-    at = distance_transform_edt(sparse_m == 0, return_distances=False, return_indices=True)
-    return sparse_m[tuple(at)]
+    """Fill every pixel with the depth of the nearest ray in the image."""
+    index = distance_transform_edt(sparse_m == 0, return_distances=False, return_indices=True)
+    return sparse_m[tuple(index)]
 
 
 def dilated(sparse_m: Array) -> Array:
-    """Fill as Ku et al. do: the nearest depth around wins, far rays reach less far than near."""
+    """Fill by the dilation of Ku et al.: the nearest depth wins, near rays reach farther."""
     far_m = np.float32(100.0)
     inverted = np.where(sparse_m > 0, far_m - sparse_m, np.float32(0))
     out = inverted.copy()
@@ -91,12 +91,12 @@ def dilated(sparse_m: Array) -> Array:
 
 
 def below_top(filled: Array) -> Array:
-    """Return (H, W) bool, what is not above the topmost value of its column."""
+    """Return (H, W) bool, pixels at or below the topmost value of their column."""
     return np.maximum.accumulate(filled > 0.1, axis=0)
 
 
 def grow_below(filled: Array, inside: Array, size: int) -> Array:
-    """Fill what is empty, and not above the scan, with the greatest value around it."""
+    """Fill empty pixels inside the mask with the greatest value in a window of `size`."""
     grown = cv2.dilate(filled, np.ones((size, size), np.uint8))
     return np.where((filled < 0.1) & inside, grown, filled)
 
@@ -106,7 +106,7 @@ METHODS: dict[str, Callable[[Array], Array]] = {
     'dilation': dilated,
     'completion': complete_depth,
 }
-#: Name -> which rays of (beam, chance) are seen; the others are the truth.
+#: Name -> which rays of (beam, random number) are input; the others are held out as truth.
 HELD_BACK: dict[str, Callable[[Array, Array], Array]] = {
     'a fifth of the rays held back': lambda beam, chance: chance >= 0.2,
     'every fifth beam held back': lambda beam, chance: beam % 5 != 2,
@@ -116,7 +116,7 @@ HELD_BACK: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def measure(cases: Iterator[Case]) -> dict[str, Any]:
-    """Complete every case by every method and join what was measured."""
+    """Complete every case by every method; return time, mixed fraction and errors by method."""
     filled: dict[str, list[Array]] = {name: [] for name in METHODS}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     mixed: dict[str, list[Array]] = {name: [] for name in METHODS}
@@ -132,44 +132,48 @@ def measure(cases: Iterator[Case]) -> dict[str, Any]:
             filled[name].append(depth_m[known])
             mixed[name].append(~allowed(depth_m)[edge & (depth_m > 0)])
     joined = {name: np.concatenate(parts) for name, parts in filled.items()}
-    true = np.concatenate(truth)
-    shared = np.all([each > 0 for each in joined.values()], axis=0)
+    all_true_m = np.concatenate(truth)
+    filled_by_all = np.all([depths_m > 0 for depths_m in joined.values()], axis=0)
     return {
         name: {
             'ms': 1e3 * float(np.median(seconds[name])),
             'mixed': float(np.concatenate(mixed[name]).mean()),
-            'bins': [figures(each, true, shared, *bounds) for bounds in bounds_m()],
+            'bins': [
+                figures(depths_m, all_true_m, filled_by_all, *bounds) for bounds in bounds_m()
+            ],
         }
-        for name, each in joined.items()
+        for name, depths_m in joined.items()
     }
 
 
 def bounds_m() -> list[tuple[float, float]]:
-    """Return the bins of distance, and all of them."""
+    """Return the depth bins, and one bin over all of them."""
     return [*pairwise(EDGES_M), (EDGES_M[0], EDGES_M[-1])]
 
 
-def figures(found: Array, true: Array, shared: Array, low: float, high: float) -> dict[str, float]:
-    """Return how much of a bin is filled, and the errors where all methods fill it."""
-    inside = (true >= low) & (true < high)
-    error = np.abs(found - true)[inside & shared]
-    share = error / true[inside & shared]
+def figures(
+    result_m: Array, true_m: Array, shared: Array, low: float, high: float
+) -> dict[str, float]:
+    """Return the filled fraction of a depth bin, and errors where all methods fill it."""
+    inside = (true_m >= low) & (true_m < high)
+    error = np.abs(result_m - true_m)[inside & shared]
+    relative_error = error / true_m[inside & shared]
     return {
         'truths': int(inside.sum()),
-        'filled': float((found[inside] > 0).mean()),
+        'filled': float((result_m[inside] > 0).mean()),
         'median_m': float(np.median(error)),
         'mean_m': float(error.mean()),
-        'within_5_percent': float((share < 0.05).mean()),
+        'within_5_percent': float((relative_error < 0.05).mean()),
     }
 
 
 def near_edges(true_m: Array) -> tuple[Array, Callable[[Array], Array]]:
     """
-    Find where depth jumps, and what may be shown there.
+    Find depth edges and the valid depths near them.
 
     :param true_m: (H, W), 0 where unknown; edges are found where it is dense.
-    :return: (H, W) bool; and a function that tells which pixels of a depth map are near a true
-        depth of a pixel within BAND_PX: what is not is a mixture, or made up.
+    :return: (H, W) bool; and a function that returns the pixels of a depth map whose depth is
+        close to a true depth within BAND_PX; other depths are mixtures of both sides, or invented.
     """
     window = np.ones((2 * BAND_PX + 1, 2 * BAND_PX + 1), np.uint8)
     low = cv2.erode(np.where(true_m > 0, true_m, np.float32(1e6)), window)
@@ -180,15 +184,15 @@ def near_edges(true_m: Array) -> tuple[Array, Callable[[Array], Array]]:
         out = np.zeros(true_m.shape, bool)
         for down in range(-BAND_PX, BAND_PX + 1):
             for across in range(-BAND_PX, BAND_PX + 1):
-                there = np.roll(true_m, (down, across), (0, 1))
-                out |= np.abs(depth_m - there) < ALIKE * there
+                shifted_m = np.roll(true_m, (down, across), (0, 1))
+                out |= np.abs(depth_m - shifted_m) < ALIKE * shifted_m
         return out
 
     return edge, allowed
 
 
 def real_frames() -> list[kitti.FrameFiles]:
-    """Return the frames that have a full scan, its beams in order."""
+    """Return the real frames that have a full scan with beams in order."""
     folder = DATA / 'training'
     if not (folder / 'velodyne').is_dir():
         print(f'{folder / "velodyne"}: no real scans; set MONO3D_DATA')
@@ -203,25 +207,27 @@ def real_frames() -> list[kitti.FrameFiles]:
 def real_cases(
     frames: list[kitti.FrameFiles], keep: Callable[[Array, Array], Array]
 ) -> Iterator[Case]:
-    """Hold back rays; those that the camera cannot see (see hidden) are no truth."""
+    """Yield real cases with held-out rays; rays occluded from the camera are no truth."""
     for number, files in enumerate(frames):
         scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
         height, width = kitti.read_image(files.image_2).shape[:2]
         points_m = velo_to_camera(scan, calib.cam_T_velo)
         bearing = np.degrees(np.arctan2(scan[:, 1], scan[:, 0]))
         beam = np.append(0, np.cumsum(np.diff(bearing) < -90))
-        seen = keep(beam, np.random.default_rng(number).random(len(scan)))
-        every, some = (
+        kept = keep(beam, np.random.default_rng(number).random(len(scan)))
+        all_rays, input_rays = (
             sparse_depth(points, calib.P2, width, height + MARGIN_BELOW_PX)
-            for points in (points_m, points_m[seen])
+            for points in (points_m, points_m[kept])
         )
-        true_m = np.where((some == 0) & ~occluded_rays(every, ray_spacing(every)[0]), every, 0)
+        true_m = np.where(
+            (input_rays == 0) & ~occluded_rays(all_rays, ray_spacing(all_rays)[0]), all_rays, 0
+        )
         true_m[height:] = 0
-        yield some, true_m.astype(np.float32)
+        yield input_rays, true_m.astype(np.float32)
 
 
 def synthetic_worlds(frames: int) -> Iterator[tuple[Array, Array, Array]]:
-    """Yield points in the camera's frame with their beams, P and dense depth."""
+    """Yield synthetic points (camera frame) with their beam numbers, P and dense depth."""
     from stl_core.data.synthetic import frame
     from stl_core.data.synthetic.sensors import camera, lidar
 
@@ -237,28 +243,28 @@ def synthetic_worlds(frames: int) -> Iterator[tuple[Array, Array, Array]]:
 
 
 def synthetic_cases(worlds: list[tuple[Array, Array, Array]], step: int) -> Iterator[Case]:
-    """Show every `step`-th beam."""
+    """Yield synthetic cases with every `step`-th beam as input."""
     for points, P, true_m in worlds:
-        seen = points[points[:, 3] % step == 0, :3]
+        input_points = points[points[:, 3] % step == 0, :3]
         height, width = true_m.shape
-        below = np.pad(true_m, ((0, MARGIN_BELOW_PX), (0, 0)))
-        yield sparse_depth(seen, P, width, height + MARGIN_BELOW_PX), below
+        padded_m = np.pad(true_m, ((0, MARGIN_BELOW_PX), (0, 0)))
+        yield sparse_depth(input_points, P, width, height + MARGIN_BELOW_PX), padded_m
 
 
 def moments(frames: list[kitti.FrameFiles]) -> dict[str, float]:
-    """Return mean and deviation of the known pixels of the real frames' depth maps."""
-    known, share = [], []
+    """Return mean and std of the known depths of the real frames, and the known fraction."""
+    known_depths, known_fractions = [], []
     for files in frames:
         height, width = kitti.read_image(files.image_2).shape[:2]
         depth_m = depth_from_scan(files, width, height)
-        known.append(depth_m[depth_m > 0])
-        share.append((depth_m > 0).mean())
-    joined = np.concatenate(known).astype(float)
-    return {'mean': joined.mean(), 'std': joined.std(), 'known': float(np.mean(share))}
+        known_depths.append(depth_m[depth_m > 0])
+        known_fractions.append((depth_m > 0).mean())
+    joined = np.concatenate(known_depths).astype(float)
+    return {'mean': joined.mean(), 'std': joined.std(), 'known': float(np.mean(known_fractions))}
 
 
 def text_of(report: dict[str, Any]) -> str:
-    """Lay out the report."""
+    """Format the report as text."""
     cell = '   filled  median    mean  <5 %'
     head = ''.join(f'{f"{low:g} to {high:g} m":>{len(cell)}}' for low, high in bounds_m())
     lines = []
@@ -284,7 +290,7 @@ def text_of(report: dict[str, Any]) -> str:
 
 
 def draw(files: kitti.FrameFiles, path: Path) -> None:
-    """Draw image, rays, completed depth, validity and dilation of a frame, one below another."""
+    """Write a picture of image, rays, completed depth, validity and dilation of a frame."""
     image, calib = kitti.read_image(files.image_2), kitti.read_calib(files.calib)
     height, width = image.shape[:2]
     points_m = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
@@ -306,10 +312,10 @@ def draw(files: kitti.FrameFiles, path: Path) -> None:
 
 
 def coloured(depth_m: Array) -> Array:
-    """(H, W) metres -> (H, W, 3) uint8 BGR: red is near, blue is far, black unknown."""
+    """Colour (H, W) metres as (H, W, 3) uint8 BGR: red near, blue far, black unknown."""
     tone = 255 * np.sqrt(np.clip(4 / np.maximum(depth_m, 1e-3), 0, 1))
-    shown = cv2.applyColorMap(tone.astype(np.uint8), cv2.COLORMAP_TURBO)
-    return np.where(depth_m[..., None] > 0, shown, np.uint8(0))
+    colours = cv2.applyColorMap(tone.astype(np.uint8), cv2.COLORMAP_TURBO)
+    return np.where(depth_m[..., None] > 0, colours, np.uint8(0))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """
-Measure what distillation costs a training step, beside teacher and student themselves.
+Benchmark the time that distillation adds to a training step, relative to teacher and student.
 
 python bench/distill.py [tiny study mobile mobile_dla34 dla34] [--device cpu] [--threads 1]:
-random weights and boxes; study has the canvas, strides and losses of config/study/monostl.yaml.
-Prints the median ms of the student forward and backward with its own losses, of the teacher
-forward, of the layers between the two and of every loss (both forward and backward), and the share
-of the default losses, and of those and the layers, in teacher and student.
+uses random weights and boxes; study has the canvas, strides and losses of
+config/study/monostl.yaml. Prints the median ms of the student forward and backward with its
+detection losses, of the teacher forward, and of the layers between the networks and every loss
+forward and backward; and the time of the default losses, without and with the layers, as
+percentage of teacher and student.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DEFAULT = ('feature', 'relation', 'response')
 
 
 class Size(NamedTuple):
-    """Options of two MonoDLE, their canvas, images a step, strides, and DASRD's own numbers."""
+    """Options of two MonoDLE networks, canvas, images per step, strides and options of DASRD."""
 
     student: dict[str, Any]
     teacher: dict[str, Any]
@@ -64,13 +65,13 @@ SIZES = {
 
 
 def main() -> None:
-    """Measure every size asked for."""
+    """Measure and print every size of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('sizes', nargs='*', default=['study', 'mobile', 'mobile_dla34', 'dla34'])
-    parser.add_argument('--objects', type=int, default=5, help="of an image; 5 are KITTI's")
+    parser.add_argument('--objects', type=int, default=5, help='per image; KITTI has 5')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--threads', type=int, help="of the processor; torch's choice without")
+    parser.add_argument('--threads', type=int, help="CPU threads; default: torch's choice")
     args = parser.parse_args()
     unknown = set(args.sizes) - SIZES.keys()
     if unknown:
@@ -80,59 +81,59 @@ def main() -> None:
         size, device = SIZES[name], torch.device(args.device)
         batch = to_device(a_batch(size.canvas, size.batch, args.objects), device)
         model = build(size).to(device).to(memory_format=torch.channels_last).train()
-        found = measure(model, batch, partial(median_ms, device=device, repeats=args.repeats))
-        what = f'{size.batch} x {size.canvas.width_px} x {size.canvas.height_px}'
-        print(f'{name}: {what}, {args.objects} objects each, {device}')
-        report(found)
+        times_ms = measure(model, batch, partial(median_ms, device=device, repeats=args.repeats))
+        shape = f'{size.batch} x {size.canvas.width_px} x {size.canvas.height_px}'
+        print(f'{name}: {shape}, {args.objects} objects each, {device}')
+        report(times_ms)
 
 
 def measure(
     model: Distiller, batch: Batch, clock: Callable[[Callable[[], object]], float]
 ) -> dict[str, float]:
-    """Time each piece of a step -> {piece: ms}."""
+    """Time the parts of a training step; returns {part: ms}."""
     student: Any = model.student
     image = model.student_input(batch)
 
-    def supervised() -> None:
+    def train_student() -> None:
         out = student(image, batch.P, batch.targets)
         torch.stack(list(student.losses(out, batch.targets).values())).sum().backward()
 
-    def teach() -> None:
+    def run_teacher() -> None:
         with torch.no_grad():
             model.teacher(model.teacher_input(batch), batch.P)
 
-    def layers() -> None:
+    def run_layers() -> None:
         adapted = model._adapt_features(features, model.alone_epochs)
         torch.stack([each.mean() for each in adapted.values()]).sum().backward()
 
     view = model.make_view(student(image, batch.P, batch.targets), batch, 0.0)
     features = {stride: leaf(each) for stride, each in view.student.features.items()}
-    found = {
-        'student': clock(supervised),
-        'teacher': clock(teach),
-        'layers': clock(layers),
+    times_ms = {
+        'student': clock(train_student),
+        'teacher': clock(run_teacher),
+        'layers': clock(run_layers),
     }
     for name, entry in LOSSES.items():
         config = model.losses.get(name, entry.config())
-        found[name] = clock(lambda e=entry, c=config: e.loss(leaves(view), c).backward())  # type: ignore
-    return found
+        times_ms[name] = clock(lambda e=entry, c=config: e.loss(leaves(view), c).backward())  # type: ignore
+    return times_ms
 
 
-def report(found: dict[str, float]) -> None:
-    """Print the table and the two shares."""
-    both = found['student'] + found['teacher']
-    for name, ms in found.items():
+def report(times_ms: dict[str, float]) -> None:
+    """Print the table, and the default losses as percentage of teacher and student."""
+    both = times_ms['student'] + times_ms['teacher']
+    for name, ms in times_ms.items():
         print(f'  {name:<16} {ms:9.2f} ms {100 * ms / both:6.1f} %')
-    losses = sum(found[name] for name in DEFAULT)
-    for what, ms in (
+    losses = sum(times_ms[name] for name in DEFAULT)
+    for label, ms in (
         (' + '.join(DEFAULT), losses),
-        ('these and the layers', losses + found['layers']),
+        ('these and the layers', losses + times_ms['layers']),
     ):
-        print(f'  {what}: {ms:.1f} ms, {100 * ms / both:.1f} % of teacher and student')
+        print(f'  {label}: {ms:.1f} ms, {100 * ms / both:.1f} % of teacher and student')
 
 
 def median_ms(run: Callable[[], object], *, device: torch.device, repeats: int) -> float:
-    """Time a call, once warm."""
+    """Return the median time of a call, ms, after a warm-up call."""
     times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
@@ -144,7 +145,7 @@ def median_ms(run: Callable[[], object], *, device: torch.device, repeats: int) 
 
 
 def leaves(view: DistillView) -> DistillView:
-    """Cut a view off the networks: gradients end at its tensors."""
+    """Detach the student's tensors of a view from the network: gradients end there."""
     student = replace(
         view.student,
         heads={name: leaf(each) for name, each in view.student.heads.items()},
@@ -155,7 +156,7 @@ def leaves(view: DistillView) -> DistillView:
 
 
 def leaf(value: Tensor) -> Tensor:
-    """Return the same values, where a gradient ends."""
+    """Return a detached tensor that requires a gradient."""
     return value.detach().requires_grad_()
 
 
@@ -180,7 +181,7 @@ def build(size: Size) -> Distiller:
 
 
 def a_batch(canvas: InputSpec, rows: int, count: int) -> Batch:
-    """Make noise with boxes as wide as cars 5 to 60 m away."""
+    """Make a batch of noise images with boxes as wide as cars 5 to 60 m away."""
     rng = np.random.default_rng(0)
     width, height = canvas.width_px, canvas.height_px
     P = torch.tensor([[0.58 * width, 0, width / 2, 0], [0, 0.58 * width, height / 2, 0]])

@@ -1,29 +1,29 @@
 """
-Does one student serve cameras of other focal lengths? It learnt one lens; try 0.7 and 1.4 of it.
+Measure how a model generalises to other focal lengths: 0.7 and 1.4 times the trained one.
 
 python bench/focal.py [--student FILE] [--natives] [--frames 800] [--out runs/focal] [--csv FILE]
 
-The student is judged on unseen worlds, the same ones through each of three lenses. Worlds
-that are there are not made again. Two tables, for KITTI's rules count other cars through another
-lens: those that are 25 pixels high, and in the picture at all.
+Evaluates the model on unseen synthetic scenes, rendered with each of three focal lengths. Existing
+data sets are reused. The tables have two sets of cars, because KITTI's rules (25 pixels high,
+inside the image) count other cars at another focal length.
 
-The same cars: only those that every lens shows, at most partly hidden and 30 % cut off, and their
-height in pixels is that in the lens that was learnt. All other cars count for nothing, nor does
-what is found on them. What differs from lens to lens is then how a car looks, and no more.
+The same cars: visible at all three focal lengths with KITTI-moderate occlusion and truncation,
+evaluated with their pixel height at the trained focal length. All other cars and the detections
+matched with them are ignored, so that only the appearance of the cars differs.
 
-KITTI's cars: the benchmark's own rules at every lens. This AP depends on the lens even for a
-perfect transfer: what is as high in the picture is 1.4 times as far through a 1.4 times longer
-lens, and so is every error, in metres, while the IoU that counts stays. What that alone does is
-shown as well: labels and answers of the lens that was learnt, all depths stretched, which is how
-the same pictures would count had another lens taken them.
+KITTI's cars: the benchmark's rules at every focal length. This AP depends on the focal length even
+for a perfect transfer: at a 1.4 times longer focal length, an object of the same pixel height is
+1.4 times as far away, and so is every error in metres, while the IoU threshold stays. The rows
+'the same pictures' show this effect alone: labels and detections at the trained focal length, with
+all depths scaled as if another focal length had produced the same images.
 
-"Told one lens" is the student without its knowledge of the lens: at every lens it is told that it
-looks through the one that it has learnt.
+A further row shows the model without its focal-length input: at every focal length, it gets the
+trained focal length.
 
-With --natives three lines more, all after one stage of the student's training: virtual depth;
-plain depth, which is the same but that metres are learnt themselves; and natives, which learnt the
-same worlds in the same way through the lens that they are judged at. What is not there is trained,
-an hour each on a core.
+--natives adds three models after the first stage of the model's training: with a virtual focal
+length; with depth in metres, which is the same except for the depth encoding; and "native" models,
+each trained on the same scenes rendered with the focal length of the evaluation. Missing models
+are trained, one hour each on one core.
 """
 
 from __future__ import annotations
@@ -51,59 +51,64 @@ from stl_core.preprocessing import letterbox_affine
 from stl_core.training import stages, validation
 from stl_core.types import Array, ImageObjects, Labels
 
-STUDENT = Path('mono3d_ros/models/synthetic_mobile.safetensors')
+MODEL = Path('mono3d_ros/models/synthetic_mobile.safetensors')
 CONFIG = Path('config/train/synthetic_mobile.yaml')
-LEARNT = 1.0
-LENSES = (0.7, LEARNT, 1.4)
+#: Focal lengths as multiples of the trained one.
+TRAINED = 1.0
+LENSES = (0.7, TRAINED, 1.4)
 SEED = 3
-#: The worlds that natives learn: those that CONFIG's head tells to make.
-LEARN_SEED, LEARN_FRAMES, LEARN_SIZE = 1, 4000, '640x192'
+#: Training data of the native models: as in the first lines of CONFIG.
+TRAIN_SEED, TRAIN_FRAMES, TRAIN_SIZE = 1, 4000, '640x192'
 SAME, ALL = 'the same cars', "KITTI's cars"
 ONE_STAGE, NATIVE = 'virtual, one stage', 'native, one stage'
-#: What KITTI calls moderate.
-MOST_TRUNCATED, MOST_OCCLUDED = 0.3, 1
-#: Centres nearer than this in two labels of one world are of one car.
-ONE_CAR_M = 0.05
-DRAWS = 30
+#: KITTI's moderate difficulty.
+MAX_TRUNCATED, MAX_OCCLUDED = 0.3, 1
+#: Labels of one scene whose centres are nearer than this belong to the same car.
+SAME_CAR_M = 0.05
+NUM_BOOTSTRAP = 30
 
 
-class Seen(NamedTuple):
-    """What is there, and what was found, frame by frame."""
+class Evaluated(NamedTuple):
+    """Labels and detections, frame by frame."""
 
     truth: list[Labels]
-    found: list[Labels]
+    detections: list[Labels]
 
 
 class Row(NamedTuple):
-    """One way to see, at one lens; APs in percent, Car 3D AP40 moderate."""
+    """A row of the CSV: one set of cars, model and focal length; Car 3D AP40 moderate, percent."""
 
     cars: str
     depth: str
     lens: float
     ap_70: float
     ap_50: float
-    #: What ap_50 varies by from one draw of so many frames to another, told by the bootstrap.
+    #: Standard deviation of ap_50 over bootstrap samples of the frames.
     sd_50: float
-    #: Median of found over true depth of the cars that were found, less 1, percent.
+    #: Median of detected over true depth of the matched cars, minus 1, percent.
     bias: float
 
 
 def main() -> None:
-    """Make what is missing, then print and write the table."""
+    """Render and train missing data sets and models, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0])
-    parser.add_argument('--student', type=Path, default=STUDENT)
-    parser.add_argument('--natives', action='store_true', help='train and judge them as well')
+    parser.add_argument('--student', type=Path, default=MODEL)
+    parser.add_argument(
+        '--natives', action='store_true', help='also train and evaluate one-stage models'
+    )
     parser.add_argument('--out', type=Path, default=Path('runs/focal'))
-    parser.add_argument('--frames', type=int, default=800, help='unseen frames a lens')
-    parser.add_argument('--csv', type=Path, help='write the table here as well')
+    parser.add_argument('--frames', type=int, default=800, help='unseen frames per focal length')
+    parser.add_argument('--csv', type=Path, help='also write the table to this file')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    ways = {'virtual depth': dict.fromkeys(LENSES, load_predictor(args.student))}
-    ways['told one lens'] = {lens: blind(each) for lens, each in ways['virtual depth'].items()}
+    models = {'virtual depth': dict.fromkeys(LENSES, load_predictor(args.student))}
+    models['fixed focal length'] = {
+        lens: with_fixed_focal_length(each) for lens, each in models['virtual depth'].items()
+    }
     if args.natives:
-        ways |= after_one_stage(args.out)
-    rows = measure(ways, args.out, args.frames)
-    show(rows)
+        models |= train_one_stage(args.out)
+    rows = evaluate_models(models, args.out, args.frames)
+    print_tables(rows)
     if args.csv:
         with args.csv.open('w', newline='') as file:
             writer = csv.writer(file, lineterminator='\n')
@@ -111,166 +116,184 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def after_one_stage(out: Path) -> dict[str, dict[float, Predictor]]:
-    """Train what CONFIG's first stage makes: as it is, with plain depth, and natives."""
-    worlds = {lens: Path(f'runs/synthetic_{lens:g}') for lens in LENSES}
-    worlds[LEARNT] = Path('runs/synthetic')
-    for lens, world in worlds.items():
-        make_world(world, out, lens, LEARN_SEED, LEARN_FRAMES, '--size', LEARN_SIZE)
-    natives = {LEARNT: first_stage()}
-    plain = first_stage(f'stages.first.out={out}/plain', 'detector.options.virtual_focal_px=0.0')
+def train_one_stage(out: Path) -> dict[str, dict[float, Predictor]]:
+    """Train CONFIG's first stage unchanged, with depth in metres, and on each focal length."""
+    data_sets = {lens: Path(f'runs/synthetic_{lens:g}') for lens in LENSES}
+    data_sets[TRAINED] = Path('runs/synthetic')
+    for lens, folder in data_sets.items():
+        render_scenes(folder, out, lens, TRAIN_SEED, TRAIN_FRAMES, '--size', TRAIN_SIZE)
+    natives = {TRAINED: first_stage()}
+    in_metres = first_stage(
+        f'stages.first.out={out}/plain', 'detector.options.virtual_focal_px=0.0'
+    )
     for lens in LENSES:
-        if lens != LEARNT:
-            place = f'stages.first.out={out}/trained_{lens:g}'
-            natives[lens] = first_stage(place, *learn_from(worlds[lens]))
+        if lens != TRAINED:
+            natives[lens] = first_stage(
+                f'stages.first.out={out}/trained_{lens:g}', *data_overrides(data_sets[lens])
+            )
     return {
-        ONE_STAGE: dict.fromkeys(LENSES, natives[LEARNT]),
-        'plain, one stage': dict.fromkeys(LENSES, plain),
+        ONE_STAGE: dict.fromkeys(LENSES, natives[TRAINED]),
+        'plain, one stage': dict.fromkeys(LENSES, in_metres),
         NATIVE: natives,
     }
 
 
-def learn_from(world: Path) -> list[str]:
-    """Return the settings of a run that learns another world than CONFIG's."""
+def data_overrides(folder: Path) -> list[str]:
+    """Return the overrides of CONFIG that train on another data set."""
     kinds = ('image_2', 'calib', 'label_2')
-    source = ', '.join(f'{kind}: {world}/training/{kind}' for kind in kinds)
-    settings = []
+    source = ', '.join(f'{kind}: {folder}/training/{kind}' for kind in kinds)
+    overrides = []
     for part in ('train', 'val'):
-        split = f'{world}/ImageSets/{part}.txt'
-        settings += [f'{part}.sources=[{{{source}}}]', f'{part}.split={split}']
-    return settings
+        split = f'{folder}/ImageSets/{part}.txt'
+        overrides += [f'{part}.sources=[{{{source}}}]', f'{part}.split={split}']
+    return overrides
 
 
 def first_stage(*overrides: str) -> Predictor:
-    """Train CONFIG's first stage with other settings, if that is not done."""
+    """Train CONFIG's first stage with overrides, unless it is finished; return its predictor."""
     config = stages.load_stages(CONFIG, overrides)['first']
     stages.run_stage(config)
     return load_predictor(Path(config.out) / 'student.safetensors')
 
 
-def measure(ways: Mapping[str, Mapping[float, Predictor]], out: Path, frames: int) -> list[Row]:
-    """Judge through every lens the predictor that each way has for it."""
-    seen: dict[str, dict[float, Seen]] = {name: {} for name in ways}
+def evaluate_models(
+    models: Mapping[str, Mapping[float, Predictor]], out: Path, frames: int
+) -> list[Row]:
+    """
+    Evaluate models at every focal length.
+
+    :param models: {name: {focal length: predictor}}.
+    :param out: folder for the rendered frames.
+    :param frames: number of frames per focal length.
+    :return: rows of the table.
+    """
+    results: dict[str, dict[float, Evaluated]] = {name: {} for name in models}
     for lens in LENSES:
         folder = out / f'lens_{lens:g}'
-        make_world(folder, out, lens, SEED, frames)
-        for name, predictors in ways.items():
-            seen[name][lens] = answer(predictors[lens], folder / 'training', frames)
-    own = seen['virtual depth'][LEARNT]
-    same = [(SAME, name, same_cars(each)) for name, each in seen.items()]
-    seen['the same pictures'] = {lens: stretch(own, lens) for lens in LENSES}
-    plans = same + [(ALL, name, each) for name, each in seen.items()]
-    return [judge(cars, name, lens, each[lens]) for cars, name, each in plans for lens in LENSES]
+        render_scenes(folder, out, lens, SEED, frames)
+        for name, predictors in models.items():
+            results[name][lens] = detect(predictors[lens], folder / 'training', frames)
+    at_trained = results['virtual depth'][TRAINED]
+    same = [(SAME, name, same_cars(each)) for name, each in results.items()]
+    results['the same pictures'] = {lens: scale_depths(at_trained, lens) for lens in LENSES}
+    tables = same + [(ALL, name, each) for name, each in results.items()]
+    return [
+        evaluate(cars, name, lens, each[lens]) for cars, name, each in tables for lens in LENSES
+    ]
 
 
-def blind(predictor: Predictor) -> Predictor:
-    """Return a predictor whose network is told one focal length whatever the lens."""
+def with_fixed_focal_length(predictor: Predictor) -> Predictor:
+    """Return a predictor whose network always gets the trained focal length as input."""
     spec = predictor.spec.input
     model = camera.KITTI
-    learnt_px = model.focal_px * letterbox_affine(model.width_px, model.height_px, spec)[0, 0]
+    trained_px = model.focal_px * letterbox_affine(model.width_px, model.height_px, spec)[0, 0]
 
-    def told_one_lens(canvases: Array, P: Array) -> list[ImageObjects]:
-        told = np.array(P)
-        told[:, [0, 1], [0, 1]] = learnt_px
-        return predictor.forward_fn(canvases, told)
+    def forward(canvases: Array, P: Array) -> list[ImageObjects]:
+        fixed_P = np.array(P)
+        fixed_P[:, [0, 1], [0, 1]] = trained_px
+        return predictor.forward_fn(canvases, fixed_P)
 
-    return Predictor(told_one_lens, predictor.spec, predictor.min_score)
+    return Predictor(forward, predictor.spec, predictor.min_score)
 
 
-def make_world(
+def render_scenes(
     folder: Path, out: Path, lens: float, seed: int, frames: int, *more: object
 ) -> None:
-    """Take pictures of a seed's worlds through a lens; nothing, where they are there."""
+    """Render the scenes of a seed with a focal length; existing frames are kept."""
     model = replace(camera.KITTI, focal_px=camera.KITTI.focal_px * lens)
-    stored = out / f'lens_{lens:g}.json'
-    stored.write_text(json.dumps(asdict(model)))
-    world = ('--camera', stored, '--seed', seed, '--frames', frames, *more)
-    command = ('synthesize', folder, *world, '--no-lidar', '--no-depth', '--jpg')
+    camera_file = out / f'lens_{lens:g}.json'
+    camera_file.write_text(json.dumps(asdict(model)))
+    options = ('--camera', camera_file, '--seed', seed, '--frames', frames, *more)
+    command = ('synthesize', folder, *options, '--no-lidar', '--no-depth', '--jpg')
     subprocess.run([sys.executable, '-m', 'stl_core', *map(str, command)], check=True)
 
 
-def same_cars(seen: dict[float, Seen]) -> dict[float, Seen]:
-    """Leave the cars that all lenses show, as high in pixels as in the lens that was learnt."""
-    left = {}
-    for lens, (truth, found) in seen.items():
-        worlds = zip(*(each.truth for each in seen.values()), strict=True)
+def same_cars(results: dict[float, Evaluated]) -> dict[float, Evaluated]:
+    """Keep cars visible at all focal lengths; scale boxes to the trained focal length."""
+    common_results = {}
+    for lens, (truth, detections) in results.items():
+        labels_by_frame = zip(*(each.truth for each in results.values()), strict=True)
         pairs = [
-            only(is_common(mine, all_), mine, answers)
-            for mine, answers, all_ in zip(truth, found, worlds, strict=True)
+            keep_common_cars(is_common(labels, labels_by_lens), labels, detected)
+            for labels, detected, labels_by_lens in zip(
+                truth, detections, labels_by_frame, strict=True
+            )
         ]
-        small = [tuple(replace(e, box_px=e.box_px / lens) for e in pair) for pair in pairs]
-        left[lens] = Seen(*map(list, zip(*small, strict=True)))
-    return left
+        scaled = [tuple(replace(e, box_px=e.box_px / lens) for e in pair) for pair in pairs]
+        common_results[lens] = Evaluated(*map(list, zip(*scaled, strict=True)))
+    return common_results
 
 
-def is_common(mine: Labels, of_lenses: Sequence[Labels]) -> Array:
-    """Tell which labels are cars that every lens shows well."""
-    common = is_clear(mine)
-    for other in of_lenses:
+def is_common(labels: Labels, labels_by_lens: Sequence[Labels]) -> Array:
+    """Return, per label of a frame, whether it is a car clearly visible at all focal lengths."""
+    common = is_clear(labels)
+    for other in labels_by_lens:
         clear_m = other.center_m[is_clear(other)]
-        apart_m = np.linalg.norm(mine.center_m[:, None] - clear_m, axis=2)
-        common &= (apart_m < ONE_CAR_M).any(1)
+        distance_m = np.linalg.norm(labels.center_m[:, None] - clear_m, axis=2)
+        common &= (distance_m < SAME_CAR_M).any(1)
     return common
 
 
-def only(common: Array, truth: Labels, found: Labels) -> tuple[Labels, Labels]:
-    """Leave out what is found on other cars, and rename those: KITTI passes over vans for cars."""
-    labels, answers = error_matching.match_by_box_iou(truth, found)
-    other = answers[~common[labels] & (truth.name[labels] == 'Car')]
+def keep_common_cars(common: Array, truth: Labels, detections: Labels) -> tuple[Labels, Labels]:
+    """Drop detections of other cars and rename these to 'Van', which KITTI ignores for cars."""
+    labels, matches = error_matching.match_by_box_iou(truth, detections)
+    other = matches[~common[labels] & (truth.name[labels] == 'Car')]
     name = np.where((truth.name == 'Car') & ~common, 'Van', truth.name)
-    return replace(truth, name=name), found[np.setdiff1d(np.arange(len(found)), other)]
+    kept = np.setdiff1d(np.arange(len(detections)), other)
+    return replace(truth, name=name), detections[kept]
 
 
 def is_clear(labels: Labels) -> Array:
-    """Tell which labels are cars of moderate difficulty, however small."""
-    whole = (labels.truncated <= MOST_TRUNCATED) & (labels.occluded <= MOST_OCCLUDED)
-    return np.asarray(whole & (labels.name == 'Car'))
+    """Return, per label, whether it is a car of moderate difficulty, of any size."""
+    clear = (labels.truncated <= MAX_TRUNCATED) & (labels.occluded <= MAX_OCCLUDED)
+    return np.asarray(clear & (labels.name == 'Car'))
 
 
-def stretch(seen: Seen, lens: float) -> Seen:
-    """Move objects along z as if a lens so many times longer had taken the same pictures."""
+def scale_depths(results: Evaluated, lens: float) -> Evaluated:
+    """Scale depths as if a focal length of `lens` times the trained one gave the same images."""
 
-    def moved(part: Sequence[Labels]) -> list[Labels]:
+    def scaled(part: Sequence[Labels]) -> list[Labels]:
         return [replace(each, center_m=each.center_m * [1.0, 1.0, lens]) for each in part]
 
-    return Seen(moved(seen.truth), moved(seen.found))
+    return Evaluated(scaled(results.truth), scaled(results.detections))
 
 
-def answer(predictor: Predictor, world: Path, frames: int) -> Seen:
-    """Return labels and what is found of the first frames of a world."""
-    source = kitti.KittiFolders(*(str(world / name) for name in ('image_2', 'calib', 'label_2')))
-    exam = validation.load_validation_set(kitti.list_kitti_frames(source)[:frames])
-    return Seen(exam.ground_truth, result_files.predict_frames(predictor, exam.frames))
+def detect(predictor: Predictor, root: Path, frames: int) -> Evaluated:
+    """Return labels and detections of the first frames of a data set."""
+    source = kitti.KittiFolders(*(str(root / name) for name in ('image_2', 'calib', 'label_2')))
+    data = validation.load_validation_set(kitti.list_kitti_frames(source)[:frames])
+    return Evaluated(data.ground_truth, result_files.predict_frames(predictor, data.frames))
 
 
-def judge(cars: str, depth: str, lens: float, seen: Seen) -> Row:
-    """Evaluate at IoU 0.7 and 0.5, and draw the frames again to tell what chance does."""
-    ap = average_precision.evaluate_detections(seen.truth, seen.found)['Car']['3d']['AP40']
+def evaluate(cars: str, depth: str, lens: float, results: Evaluated) -> Row:
+    """Compute AP at IoU 0.7 and 0.5, its bootstrap deviation and the depth bias."""
+    truth, detections = results
+    ap = average_precision.evaluate_detections(truth, detections)['Car']['3d']['AP40']
     rng = np.random.default_rng(0)
-    drawn = [rng.integers(len(seen.truth), size=len(seen.truth)) for _ in range(DRAWS)]
-    again = [
+    samples = [rng.integers(len(truth), size=len(truth)) for _ in range(NUM_BOOTSTRAP)]
+    resampled = [
         average_precision.evaluate_detections(
-            [seen.truth[i] for i in rows], [seen.found[i] for i in rows]
+            [truth[i] for i in rows], [detections[i] for i in rows]
         )
-        for rows in drawn
+        for rows in samples
     ]
-    sd = np.std([each['Car']['3d']['AP40']['loose'][1] for each in again], ddof=1)
-    figures = (ap['strict'][1], ap['loose'][1], sd, 100 * depth_bias(seen))
+    sd = np.std([each['Car']['3d']['AP40']['loose'][1] for each in resampled], ddof=1)
+    figures = (ap['strict'][1], ap['loose'][1], sd, 100 * depth_bias(results))
     return Row(cars, depth, lens, *(round(float(each), 2) for each in figures))
 
 
-def depth_bias(seen: Seen) -> float:
-    """Median over the cars that are found of found over true depth, less 1."""
+def depth_bias(results: Evaluated) -> float:
+    """Return the median of detected over true depth of the matched cars, minus 1."""
     ratios = []
-    for truth, found in zip(seen.truth, seen.found, strict=True):
-        labels, answers = error_matching.match_by_box_iou(truth, found)
+    for truth, detections in zip(results.truth, results.detections, strict=True):
+        labels, matches = error_matching.match_by_box_iou(truth, detections)
         cars = truth.name[labels] == 'Car'
-        ratios.append(found.center_m[answers[cars], 2] / truth.center_m[labels[cars], 2])
+        ratios.append(detections.center_m[matches[cars], 2] / truth.center_m[labels[cars], 2])
     return float(np.median(np.concatenate(ratios))) - 1
 
 
-def show(rows: Sequence[Row]) -> None:
-    """Print a line each way to see; in brackets the share of the AP that it is compared with."""
+def print_tables(rows: Sequence[Row]) -> None:
+    """Print a line per model and set of cars; in brackets, AP relative to the reference model."""
     for title, value in (('0.5', 'ap_50'), ('0.7', 'ap_70')):
         at = {(row.cars, row.depth, row.lens): row for row in rows}
         table = Table(title=f'Car 3D AP40 at IoU {title}, moderate', title_justify='left')
@@ -279,18 +302,20 @@ def show(rows: Sequence[Row]) -> None:
         for lens in LENSES:
             table.add_column(f'{lens:g}x', justify='right')
         table.add_column('% of')
-        table.add_column('bias of depth')
+        table.add_column('depth bias')
         for cars, depth in dict.fromkeys((row.cars, row.depth) for row in rows):
             cells, biases = [], []
             for lens in LENSES:
                 row = at[cars, depth, lens]
-                whole = at[(cars, NATIVE, lens) if depth == ONE_STAGE else (cars, depth, LEARNT)]
-                share = getattr(row, value) / (getattr(whole, value) or np.nan)
-                spread = f' ± {row.sd_50:.1f}' if value == 'ap_50' else ''
-                cells.append(f'{getattr(row, value):.1f}{spread} ({share:.0%})')
+                reference = at[
+                    (cars, NATIVE, lens) if depth == ONE_STAGE else (cars, depth, TRAINED)
+                ]
+                fraction = getattr(row, value) / (getattr(reference, value) or np.nan)
+                deviation = f' ± {row.sd_50:.1f}' if value == 'ap_50' else ''
+                cells.append(f'{getattr(row, value):.1f}{deviation} ({fraction:.0%})')
                 biases.append(f'{row.bias:+.1f}')
-            told = 'native' if depth == ONE_STAGE else '1x'
-            table.add_row(cars, depth, *cells, told, ' '.join(biases) + ' %')
+            reference_name = 'native' if depth == ONE_STAGE else '1x'
+            table.add_row(cars, depth, *cells, reference_name, ' '.join(biases) + ' %')
         Console(width=130).print(table)
 
 

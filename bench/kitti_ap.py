@@ -1,7 +1,7 @@
 """
 Time the KITTI evaluation at the size of the validation split: 3,769 frames, all metrics.
 
-The 300 labelled frames of the shared set are repeated to that number. Run from the repository:
+Repeats the 300 labelled frames of the shared data set up to that number. Run from the repository:
 python bench/kitti_ap.py [--frames N] [--detections pointgnn_car|synthetic_3class] [--profile]
 """
 
@@ -22,11 +22,11 @@ DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'sh
 
 
 def main() -> None:
-    """Read, repeat, evaluate, print seconds and frames a second, and the table itself."""
+    """Read and repeat the frames, evaluate them, print frames per second and the AP table."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=3769)
     parser.add_argument('--detections', default='synthetic_3class')
-    parser.add_argument('--profile', action='store_true', help='print where the time goes')
+    parser.add_argument('--profile', action='store_true', help='print a profile of the evaluation')
     args = parser.parse_args()
 
     folder = DATA / 'extras' / 'eval_val300'
@@ -46,9 +46,9 @@ def main() -> None:
         profile.disable()
         pstats.Stats(profile).sort_stats('tottime').print_stats(15)
     print(format_table(result))
-    objects, found = sum(map(len, ground_truth)), sum(map(len, detections))
+    num_labels, num_detections = sum(map(len, ground_truth)), sum(map(len, detections))
     print(
-        f'{args.frames} frames, {objects} labels, {found} detections: '
+        f'{args.frames} frames, {num_labels} labels, {num_detections} detections: '
         f'{seconds:.2f} s, {args.frames / seconds:.0f} frames/s'
     )
 

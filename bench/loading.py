@@ -1,9 +1,9 @@
 """
-Does loading keep up with training? Images a second of both, on frames made for the purpose.
+Measure data loading against training speed, in images per second, on synthetic frames.
 
 python bench/loading.py [--frames 48] [--workers 0 1 2] [--canvas 512x160] [--json FILE]: loading
-alone, from PNG and JPEG of KITTI's size, decoded anew or kept in memory, by so many processes; and
-training steps of the mobile student on batches that are already there.
+alone, from PNG and JPEG of KITTI's size, decoded every time or kept in memory, with each number of
+processes; and training steps of the mobile model on a batch in memory.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from stl_core.preprocessing import InputSpec
 from stl_core.tensors.batch import Batch, to_device
 from stl_core.training import model_builder, optim, stages, train_step
 
-#: How the shipped student is trained, but for what this measures.
+#: Training configuration of the shipped model; this benchmark overrides data and canvas.
 SHIPPED = Path('config/train/synthetic_mobile.yaml')
 
 
 def main() -> None:
-    """Make the frames, measure, print, write."""
+    """Make the frames, measure loading and training, print the report, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=48)
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--canvas', default='512x160', metavar='WIDTHxHEIGHT')
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--seconds', type=float, default=10.0, help='of each measurement')
-    parser.add_argument('--device', default='auto', help='of the training: auto, cpu or cuda:N')
+    parser.add_argument('--seconds', type=float, default=10.0, help='duration of each measurement')
+    parser.add_argument('--device', default='auto', help='training device: auto, cpu or cuda:N')
     parser.add_argument('--json', metavar='FILE')
     args = parser.parse_args()
     width, height = (int(side) for side in args.canvas.split('x'))
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make_sources(root: Path, frames: int) -> dict[str, kitti.KittiFolders]:
-    """Make a data set of PNG images, and copies of them as JPEG -> source by suffix."""
+    """Make a data set of PNG images and JPEG copies; return the folders by suffix."""
     job = writer.SynthesisJob(str(root), seed=1, model=camera.KITTI, depth=False)
     writer.synthesize_dataset(
         job, frames, workers=worker_pool.available_cpus(), show_progress=False
@@ -84,16 +84,16 @@ def make_sources(root: Path, frames: int) -> dict[str, kitti.KittiFolders]:
 
 
 def frames_of(source: kitti.KittiFolders, spec: InputSpec, kept: bool) -> dataset.FrameDataset:
-    """Make the data set as a training has it."""
+    """Return the data set with the shipped training configuration."""
     shipped = stages.load_stages(SHIPPED)['first'].train
     data = dataclasses.replace(shipped, sources=(source,), split='', keep_images=kept)
     return dataset.FrameDataset(data, spec, kitti.CLASSES, seed=0)
 
 
 def loading(frames: dataset.FrameDataset, workers: int, args: Any) -> float:
-    """Images a second of loading alone, once it runs."""
+    """Return images per second of loading alone, after the prefetched batches."""
     batches = endless(frames, workers, args.batch)
-    for _ in range(max(4 * workers, 2)):  # what was loaded ahead while nobody measured
+    for _ in range(max(4 * workers, 2)):  # batches prefetched before the measurement
         next(batches)
     images, began = 0, time.perf_counter()
     while time.perf_counter() - began < args.seconds:
@@ -102,7 +102,7 @@ def loading(frames: dataset.FrameDataset, workers: int, args: Any) -> float:
 
 
 def endless(frames: dataset.FrameDataset, workers: int, batch: int) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other."""
+    """Yield the batches of endless epochs."""
     sampler = dataset.ShuffledBatchSampler(len(frames), batch, seed=0)
     loader = dataset.make_dataloader(frames, sampler, workers)
     while True:
@@ -111,9 +111,9 @@ def endless(frames: dataset.FrameDataset, workers: int, batch: int) -> Iterator[
 
 
 def stage_times(source: kitti.KittiFolders, spec: InputSpec) -> dict[str, float]:
-    """Milliseconds an image, in one process: decoding, and all the rest."""
+    """Return milliseconds per image in one process: decoding, and everything else."""
     frames = frames_of(source, spec, kept=True)
-    each = 1000 / len(frames)
+    ms_per_image = 1000 / len(frames)
     began = time.perf_counter()
     for files in frames.files:
         kitti.read_image(files.image_2)
@@ -121,27 +121,30 @@ def stage_times(source: kitti.KittiFolders, spec: InputSpec) -> dict[str, float]
     for index in range(len(frames)):
         frames[0, index]
     done = time.perf_counter()
-    return {'decoding': (decoded - began) * each, 'placing': (done - decoded) * each}
+    return {
+        'decoding': (decoded - began) * ms_per_image,
+        'placing': (done - decoded) * ms_per_image,
+    }
 
 
 def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
-    """Images a second of training steps of the mobile student on one batch."""
+    """Return images per second of training steps of the mobile model on one batch."""
     device = predictor.choose_device(args.device)
-    built = dataclasses.replace(
+    config = dataclasses.replace(
         stages.load_stages(SHIPPED)['first'], input=spec, batch_size=args.batch
     )
     learner = (
-        model_builder.build_model(built).to(device).to(memory_format=torch.channels_last).train()
+        model_builder.build_model(config).to(device).to(memory_format=torch.channels_last).train()
     )
-    optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
+    optimizer = optim.Optimizer(learner, learner.detector, config.optim, config.precision)
     batch = to_device(next(endless(frames, 0, args.batch)), device)
 
     def steps(seconds: float) -> float:
         images, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            told = train_step.train_step(learner, batch, optimizer, built.weights, 0.0)
+            losses = train_step.train_step(learner, batch, optimizer, config.weights, 0.0)
             images += len(batch.ids)
-            float(told['total'])  # waits for the device
+            float(losses['total'])  # waits for the device to finish
         return images / (time.perf_counter() - began)
 
     steps(args.seconds / 4)
@@ -149,11 +152,11 @@ def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
 
 
 def text_of(report: dict[str, Any]) -> str:
-    """Lay the figures out as a table: images a second, and how often loading outruns training."""
+    """Format the report: images per second, and the ratio of loading to training speed."""
     trained = report['training_images_per_s']
     lines = [
         f'canvas {report["canvas"]}, batch {report["batch"]}, torch threads {report["threads"]}',
-        f'training steps of the mobile student: {trained:.1f} images/s',
+        f'training steps of the mobile model: {trained:.1f} images/s',
         f'{"image":7}{"kept":6}{"workers":>8}{"images/s":>10}{"/ training":>12}',
     ]
     lines += [

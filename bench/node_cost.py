@@ -1,12 +1,13 @@
 """
-What the node adds to its network: from an image's arrival to its markers, less the Predictor.
+Measure the overhead of the node: time from image arrival to markers, without the network.
 
 python bench/node_cost.py [--frames 200] [--hz 8] [--boxes 10] [--json FILE]
 
-The real node and the real network run in this process, a camera and a viewer of the markers in
-another one; all times are of this process's clock. The network's answers are replaced by as many
-boxes as asked for, since what markers cost depends on their number. Arrival is when rclpy begins
-to read the message off the wire; its reading is timed apart, on the same message.
+The real node and the real network run in this process; a camera and a subscriber to the markers
+run in another one. All times are by the clock of this process. The predictions of the network are
+replaced by --boxes boxes, since the cost of the markers depends on their number. An image arrives
+when rclpy begins to deserialise the message; deserialisation is timed separately, on the same
+message.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from stl_core.types import Objects3D
 
 SIZES = {'1242x375': (1242, 375, 4.0), '1920x1080': (1920, 1080, 12.0)}
 WARM_UP_FRAMES = 10
-PATIENCE_S = 30.0
-#: Of the lens that the shipped student has learnt, on its canvas of 512x160.
-LEARNT_FOCAL_PX = 297.0
+TIMEOUT_S = 30.0
+#: Focal length that the shipped model was trained for, on its canvas of 512x160 pixels.
+TRAINED_FOCAL_PX = 297.0
 
 
 def main() -> None:
-    """Measure every size, each with a node and a camera of its own, and print the table."""
+    """Measure each image size with a new node and a new camera, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0])
-    parser.add_argument('--frames', type=int, default=200, help='images measured of each size')
-    parser.add_argument('--hz', type=float, default=8.0, help='images a second')
-    parser.add_argument('--boxes', type=int, default=10, help='boxes in each answer')
-    parser.add_argument('--json', type=Path, help='write the figures here as well')
+    parser.add_argument('--frames', type=int, default=200, help='number of images of each size')
+    parser.add_argument('--hz', type=float, default=8.0, help='images per second')
+    parser.add_argument('--boxes', type=int, default=10, help='boxes in each image')
+    parser.add_argument('--json', type=Path, help='also write the figures to this file')
     parser.add_argument('--camera', metavar='SIZE', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    # low ids are safe from the system's own ports
+    # low domain ids do not collide with ephemeral ports of the system
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
     if args.camera:
@@ -65,23 +66,23 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=1) + '\n')
 
 
-class Rows(Counters):
-    """Counters that keep the timings of every frame."""
+class TimingLog(Counters):
+    """Counters that also keep the timings of every frame, as rows."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without rows."""
         super().__init__()
         self.rows: list[dict[str, float]] = []
 
     def record_timings(self, timings_ms):
-        """Keep them."""
+        """Append the timings of a frame."""
         super().record_timings(timings_ms)
         self.rows.append(dict(timings_ms))
 
 
 def load_with_boxes(boxes: int):
-    """Return a loader whose network computes as ever, but answers with so many boxes."""
-    answer = Objects3D(
+    """Return a loader of models that run the network, but return this number of boxes."""
+    objects = Objects3D(
         class_id=np.zeros(boxes, int),
         score=np.linspace(0.9, 0.5, boxes),
         center_m=np.column_stack([np.linspace(-8, 8, boxes), np.ones(boxes), np.full(boxes, 20)]),
@@ -94,23 +95,23 @@ def load_with_boxes(boxes: int):
     def load(path, device, precision):
         predictor = model_loading.load_model(path, device, precision)
 
-        class Answering:
+        class FixedPredictor:
             spec = predictor.spec
 
             def __call__(self, images, Ps):
                 predictor(images, Ps)
-                return [answer for _ in images]
+                return [objects for _ in images]
 
-        return Answering()
+        return FixedPredictor()
 
     return load
 
 
 def measure(size: str, args: argparse.Namespace) -> dict[str, float]:
-    """Run node and camera -> milliseconds."""
+    """Run the node and the camera and return the figures of one image size, milliseconds."""
     rclpy.init()
     node = DetectorNode(load_with_boxes(args.boxes))
-    rows = node.counters['camera'] = Rows()
+    log = node.counters['camera'] = TimingLog()
     node.trigger_configure()
     node.trigger_activate()
     executor = SingleThreadedExecutor()
@@ -120,9 +121,9 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, float]:
     camera = subprocess.Popen(command)
     try:
         spinning.start()
-        end_s, wanted = time.monotonic() + PATIENCE_S, WARM_UP_FRAMES + args.frames
-        end_s += wanted / args.hz
-        while len(rows.rows) < wanted and time.monotonic() < end_s:
+        num_frames = WARM_UP_FRAMES + args.frames
+        end_s = time.monotonic() + TIMEOUT_S + num_frames / args.hz
+        while len(log.rows) < num_frames and time.monotonic() < end_s:
             time.sleep(0.1)
     finally:
         camera.terminate()
@@ -132,26 +133,26 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, float]:
         node.stop()
         node.destroy_node()
         rclpy.shutdown()
-    return figures_of(rows.rows[WARM_UP_FRAMES:], reading_ms(size))
+    return figures_of(log.rows[WARM_UP_FRAMES:], reading_ms(size))
 
 
 def figures_of(rows: list[dict[str, float]], reading: float) -> dict[str, float]:
-    """Medians of the stages and of their sum without the network."""
+    """Return the median of each stage and of the total without the network, milliseconds."""
     if not rows:
-        raise SystemExit('no image was answered')
-    own = [row['total'] - row['inference'] for row in rows]
+        raise SystemExit('the node processed no image')
+    overhead = [row['total'] - row['inference'] for row in rows]
     stages = ('queue', 'decode', 'place', 'inference', 'postprocess', 'publish')
     return {
         'frames': len(rows),
         'reading': reading,
         **{stage: float(np.median([row[stage] for row in rows])) for stage in stages},
-        'cost': float(np.median(own)) + reading,
-        'cost_p95': float(np.percentile(own, 95)) + reading,
+        'cost': float(np.median(overhead)) + reading,
+        'cost_p95': float(np.percentile(overhead, 95)) + reading,
     }
 
 
 def reading_ms(size: str) -> float:
-    """Median time that rclpy takes to read an image off the wire."""
+    """Return the median time that rclpy takes to deserialise an image message."""
     cdr, times = serialize_message(image(size)), []
     for _ in range(50):
         start_s = time.perf_counter()
@@ -176,7 +177,7 @@ def show(figures: dict[str, dict[str, float]]) -> None:
 
 
 def image(size: str) -> Image:
-    """Make an image message of noise."""
+    """Return an image message of random pixels."""
     width, height, _ = SIZES[size]
     pixels = np.random.default_rng(0).integers(0, 255, height * width * 3, np.uint8)
     message = Image(height=height, width=width, encoding='bgr8', step=3 * width)
@@ -185,13 +186,13 @@ def image(size: str) -> Image:
 
 
 def play_camera(size: str, hz: float) -> None:
-    """Publish images and camera_infos, and listen to the markers, until the bench has ended."""
-    bench = os.getppid()
+    """Publish images and camera_infos, and subscribe to the markers, until the parent exits."""
+    parent = os.getppid()
     width, height, _ = SIZES[size]
     rclpy.init()
     node = Node('camera')
     message, info = image(size), CameraInfo(height=height, width=width)
-    focal = LEARNT_FOCAL_PX / min(512 / width, 160 / height)
+    focal = TRAINED_FOCAL_PX / min(512 / width, 160 / height)
     info.k = [focal, 0.0, width / 2, 0.0, focal, height / 2, 0.0, 0.0, 1.0]
     info.p = [*info.k[:3], 0.0, *info.k[3:6], 0.0, 0.0, 0.0, 1.0, 0.0]
     images = node.create_publisher(Image, 'image_raw', 1)
@@ -199,7 +200,7 @@ def play_camera(size: str, hz: float) -> None:
     node.create_subscription(MarkerArray, 'detector/markers', lambda message: None, 10)
 
     def publish() -> None:
-        if os.getppid() != bench:
+        if os.getppid() != parent:
             raise ExternalShutdownException
         message.header.stamp = info.header.stamp = node.get_clock().now().to_msg()
         infos.publish(info)

@@ -1,8 +1,8 @@
 """
-Time the synthetic world: frames a second at two sizes, files written.
+Measure the speed of synthetic data: frames per second at two image sizes, files written.
 
-With --stages instead the processor time that one frame takes in one process, stage by stage: of
-some use on a machine that is busy with other things.
+--stages measures the CPU time per frame and stage in one process instead, which is useful on a
+busy machine.
 python bench/synthetic.py [--frames N] [--workers N] [--stages] [--json FILE]
 """
 
@@ -31,30 +31,31 @@ CASES = (
     ('1242x375, image, labels, LiDAR, depth', (1242, 375), True),
     ('640x192, image, labels', (640, 192), False),
 )
-#: What is timed in a frame, where it is called.
+#: Timed functions: the module that calls them, their names there, their names in the report.
 STAGES = (
-    (frame, 'make_world'), (frame, 'cast'), (frame, 'render'), (frame, 'develop'),
-    (frame, 'scan'), (writer, 'write_frame'),
+    (frame, 'make_world', 'make_world'), (frame, 'cast_rays', 'cast'),
+    (frame, 'render_image', 'render'), (frame, 'simulate_sensor', 'develop'),
+    (frame, 'simulate_lidar', 'scan'), (writer, 'write_frame', 'write_frame'),
 )  # fmt: skip
 
 
 def main() -> None:
-    """Make frames as `stl synthesize` does; the processes' start is not counted."""
+    """Synthesize frames as `stl synthesize` does and print the speed, without process start."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--frames', type=int, default=120)
     parser.add_argument('--workers', type=int, default=worker_pool.available_cpus())
-    parser.add_argument('--stages', action='store_true', help='processor time, one process')
+    parser.add_argument('--stages', action='store_true', help='CPU time per stage, one process')
     parser.add_argument('--json', metavar='FILE')
     args = parser.parse_args()
     report: dict[str, Any] = {'workers': args.workers, 'frames': args.frames}
-    for name, size, everything in CASES:
+    for name, size, with_lidar_and_depth in CASES:
         with tempfile.TemporaryDirectory() as folder:
             job = writer.SynthesisJob(
                 out=folder,
                 seed=1,
                 model=camera.KITTI.scaled(*size),
-                lidar=lidar.Lidar() if everything else None,
-                depth=everything,
+                lidar=lidar.Lidar() if with_lidar_and_depth else None,
+                depth=with_lidar_and_depth,
             )
             for part in ('image_2', 'calib', 'label_2', 'velodyne', 'depth_2'):
                 (Path(folder) / 'training' / part).mkdir(parents=True)
@@ -70,34 +71,36 @@ def main() -> None:
 
 
 def measure(job: writer.SynthesisJob, frames: int, workers: int) -> float:
-    """Return frames a second from the first finished one to the last, files written."""
-    made = worker_pool.map_ordered(writer.FrameWriter(job), range(frames + 2 * workers), workers)
-    for _ in range(2 * workers):  # until every process has started and drawn its textures
-        next(made)
+    """Return frames per second, files written, measured after the first 2 * workers frames."""
+    results = worker_pool.map_ordered(
+        writer.FrameWriter(job), range(frames + 2 * workers), workers
+    )
+    for _ in range(2 * workers):  # until every process has started and computed its textures
+        next(results)
     start = time.perf_counter()
-    count = sum(1 for _ in made)
+    count = sum(1 for _ in results)
     return count / (time.perf_counter() - start)
 
 
 def stages(job: writer.SynthesisJob, frames: int) -> dict[str, float]:
-    """Return milliseconds of processor time a frame takes, in all and by stage; the best of 3."""
+    """Return milliseconds of CPU time per frame, in total and by stage; the best of 3."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    make, found = writer.FrameWriter(job), []
-    make(0)  # draws the textures
+    write_one, runs = writer.FrameWriter(job), []
+    write_one(0)  # computes the textures
     for _ in range(3):
         spent: dict[str, float] = defaultdict(float)
         with ExitStack() as stack:
-            for module, name in STAGES:
-                timed = clocked(getattr(module, name), name, spent)
+            for module, name, stage in STAGES:
+                timed = with_timer(getattr(module, name), stage, spent)
                 stack.enter_context(mock.patch.object(module, name, timed))
-            clocked(lambda: [make(number) for number in range(frames)], 'all', spent)()
-        found.append({name: 1e3 * spent[name] / frames for name in sorted(spent)})
-    return min(found, key=lambda each: each['all'])
+            with_timer(lambda: [write_one(number) for number in range(frames)], 'all', spent)()
+        runs.append({name: 1e3 * spent[name] / frames for name in sorted(spent)})
+    return min(runs, key=lambda run: run['all'])
 
 
-def clocked(function: Any, name: str, spent: dict[str, float]) -> Any:
-    """Return the function with a clock that adds to spent[name]."""
+def with_timer(function: Any, name: str, spent: dict[str, float]) -> Any:
+    """Return the function wrapped to add its CPU time to spent[name], seconds."""
 
     @functools.wraps(function)
     def run(*args: Any, **named: Any) -> Any:

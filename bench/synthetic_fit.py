@@ -1,7 +1,8 @@
 """
-Fit the synthetic world's distributions to KITTI's training labels.
+Compute the statistics of KITTI's training labels from which synthetic data is drawn.
 
-Writes stl_core/data/synthetic/kitti_statistics.json: quantiles, moments, shares, counts; no label.
+Writes stl_core/data/synthetic/scene/kitti_statistics.json: quantiles, moments, fractions and
+counts, but no labels.
 Run from the repository: python bench/synthetic_fit.py [--labels kitti_train_split_labels.zip]
 """
 
@@ -31,7 +32,7 @@ DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'sh
 
 
 def main() -> None:
-    """Read the labels, summarise them, write the file."""
+    """Read the labels, compute the statistics, write the file."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('--labels', default=str(DATA / 'kitti_train_split_labels.zip'))
     parser.add_argument('--out', default=str(STATISTICS_FILE))
@@ -43,18 +44,18 @@ def main() -> None:
     }
     statistics = {'frames': len(frames), 'levels': list(QUANTILE_LEVELS), 'classes': classes}
     Path(args.out).write_text(json.dumps(statistics, indent=0) + '\n')
-    print(f'{args.out}: {len(frames)} frames, {len(MEASURES)} figures of {len(CLASSES)} classes')
+    print(f'{args.out}: {len(frames)} frames, {len(MEASURES)} measures of {len(CLASSES)} classes')
 
 
 def read_zip(path: Path) -> list[Labels]:
-    """Read every label file of an archive."""
+    """Return the labels of every label file of a zip archive."""
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         archive.extractall(folder)
         return [read_labels(each) for each in sorted(Path(folder).rglob('*.txt'))]
 
 
 def correlation(frames: Sequence[Labels], name: str) -> Array:
-    """Correlate the logarithms of height, width and length of a class: (3, 3) as lists."""
+    """Return the correlation of log height, width and length of a class: (3, 3) as lists."""
     sizes = np.concatenate([each.size_hwl_m[each.name == name] for each in frames])
     return np.corrcoef(np.log(np.maximum(sizes, 1e-2)).T).round(3).tolist()
 

@@ -1,12 +1,13 @@
 """
-What does a tracker that knows each detection's depth_sigma_m gain? Depth error, ids and AMOTA.
+Compare tracking with and without depth_sigma_m: depth error, id switches and AMOTA.
 
 python bench/tracking.py [--drives 4] [--frames 100] [--out runs/tracking] [--json FILE]
 
-Drives are synthetic; detections are made from their labels as a monocular detector errs: depth by
-a Laplace distribution along the ray, of 5 to 7 % and more where hidden, told as depth_sigma_m but
-for 15 %; some are missed, some false. A part of a depth error stays with its object from frame to
-frame (--memory). An interrupted run goes on.
+Drives are synthetic. Detections are simulated from their labels with the errors of a monocular
+detector: depth errors along the ray with a Laplace distribution of 5 to 7 % of the depth, larger
+for occluded objects; depth_sigma_m is known up to 15 %; some objects are missed, and there are
+false alarms. A part of a depth error persists from frame to frame (--memory). An interrupted run
+resumes.
 """
 
 from __future__ import annotations
@@ -37,38 +38,42 @@ from stl_core.types import Array, Objects3D
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 SIZE_PX = (320, 96)
 MIN_IOU = 0.25
-#: COUNTED speaks of the pixels of KITTI's images.
-RULE = replace(
+#: DEFAULT_DIFFICULTY has the minimum height for KITTI's images: scale it to SIZE_PX.
+DIFFICULTY = replace(
     DEFAULT_DIFFICULTY, min_height_px=DEFAULT_DIFFICULTY.min_height_px * SIZE_PX[0] / 1242
 )
 
 DEPTH_ERROR = (0.05, 0.07)
-#: By occlusion level: how much larger errors are, and how many objects are missed.
-WORSE, MISSED = np.array([1.0, 1.2, 1.5]), np.array([0.08, 0.15, 0.4])
-FALSE_ALARMS = 0.4
-#: Standard deviations of the same noise in all directions, for the tracker that knows no sigma.
-SAME_M = (0.5, 1.0, 2.0, 4.0)
+#: By occlusion level: factor on the errors, and fraction of missed objects.
+ERROR_FACTOR, MISS_RATE = np.array([1.0, 1.2, 1.5]), np.array([0.08, 0.15, 0.4])
+FALSE_ALARMS_PER_FRAME = 0.4
+#: Isotropic standard deviations, for the tracker without depth_sigma_m.
+ISOTROPIC_SIGMAS_M = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One frame: its labels, what was detected in it, and where the camera stood."""
+class SimulatedFrame:
+    """A frame: its labels, simulated detections, and the pose of the camera."""
 
-    truth: TrackedFrame
-    found: Objects3D
+    ground_truth: TrackedFrame
+    detections: Objects3D
     stamp_ns: int
     odom_T_cam: Array
+
+
+#: The frames of a drive.
+Drive = Sequence[SimulatedFrame]
 
 
 @dataclass(frozen=True)
 class Row:
     """
-    What one way of tracking comes to.
+    Results of one tracker configuration.
 
     :param depth_percent: mean depth error of cars, percent of depth.
-    :param depth_p90_percent: that which 90 % stay below.
-    :param answers: how many cars of the labels have an answer, by their 2D boxes.
-    :param switches: how often the id of those answers changes.
+    :param depth_p90_percent: 90th percentile of that error.
+    :param answers: number of labelled cars matched with a tracked detection, by their 2D boxes.
+    :param switches: number of id changes of those detections.
     """
 
     depth_percent: float
@@ -84,7 +89,7 @@ class Row:
 
 
 def main() -> None:
-    """Make the drives, track them in several ways, print and write the table."""
+    """Make the drives, track them with every configuration, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split('\n')[0])
     parser.add_argument('--drives', type=int, default=4)
     parser.add_argument('--frames', type=int, default=100)
@@ -97,20 +102,22 @@ def main() -> None:
         make_drive(args.out / f'{seed:02d}_{args.frames}', seed, args.frames, args.workers)
         for seed in range(args.drives)
     ]
-    report = {}
+    results = {}
     for memory in args.memory:
-        shots = [
+        simulated = [
             simulate(drive, np.random.default_rng([number, 9]), memory)
             for number, drive in enumerate(drives)
         ]
         print(f'\n{args.drives} drives of {args.frames} frames, memory of depth errors {memory:g}')
         print(f'{"":<34}depth %    p90  cars  changes  sAMOTA   AMOTA   AMOTP    MOTA   IDS  FRAG')
-        report[f'memory {memory:g}'] = rows = compare(shots)
+        results[f'memory {memory:g}'] = rows = compare(simulated)
         for name, row in rows.items():
-            print(line(name, row))
+            print(format_row(name, row))
     if args.json:
-        told = {m: {name: asdict(row) for name, row in rows.items()} for m, rows in report.items()}
-        Path(args.json).write_text(json.dumps(told, indent=1))
+        as_json = {
+            m: {name: asdict(row) for name, row in rows.items()} for m, rows in results.items()
+        }
+        Path(args.json).write_text(json.dumps(as_json, indent=1))
 
 
 def make_drive(folder: Path, seed: int, frames: int, workers: int) -> KittiDrive:
@@ -121,62 +128,64 @@ def make_drive(folder: Path, seed: int, frames: int, workers: int) -> KittiDrive
     return read_drive(folder)
 
 
-def simulate(drive: KittiDrive, rng: np.random.Generator, memory: float) -> list[Shot]:
-    """Detect what is labelled; memory is the correlation of an object's errors in two frames."""
+def simulate(drive: KittiDrive, rng: np.random.Generator, memory: float) -> list[SimulatedFrame]:
+    """Simulate detections; memory is the correlation of an object's errors in two frames."""
     (view,) = drive.cameras
     errors: dict[int, float] = {}
-    shots = []
+    frames = []
     for number in view.images:
-        truth = (view.tracks or {}).get(number, NO_TRACKS)
-        here = np.isin(truth.labels.name, CLASSES) & (truth.labels.occluded < len(MISSED))
-        there = truth.labels[here]
-        ids = np.array(truth.track_ids, np.int64)[here]
-        fresh = rng.laplace(0, np.sqrt(0.5), len(ids))
+        ground_truth = (view.tracks or {}).get(number, NO_TRACKS)
+        detectable = np.isin(ground_truth.labels.name, CLASSES) & (
+            ground_truth.labels.occluded < len(MISS_RATE)
+        )
+        objects = ground_truth.labels[detectable]
+        ids = np.array(ground_truth.track_ids, np.int64)[detectable]
+        new_errors = rng.laplace(0, np.sqrt(0.5), len(ids))
         error = np.array(
             [
                 memory * errors[id] + np.sqrt(1 - memory**2) * new if id in errors else new
-                for id, new in zip(ids.tolist(), fresh, strict=True)
+                for id, new in zip(ids.tolist(), new_errors, strict=True)
             ]
         )
         errors |= dict(zip(ids.tolist(), error.tolist(), strict=True))
-        found = detect(there.to_objects(CLASSES), there.occluded, error, rng)
+        detections = detect(objects.to_objects(CLASSES), objects.occluded, error, rng)
         odom_T_base = drive.odom_T_base
-        assert odom_T_base is not None, 'synthetic drives know their way'
-        shots.append(
-            Shot(
-                truth=TrackedFrame(truth.labels, truth.track_ids),
-                found=join(found, false_alarms(rng)),
+        assert odom_T_base is not None, 'synthetic drives have odometry'
+        frames.append(
+            SimulatedFrame(
+                ground_truth=TrackedFrame(ground_truth.labels, ground_truth.track_ids),
+                detections=join(detections, false_alarms(rng)),
                 stamp_ns=round((1 + number / sequence.FRAME_RATE_HZ) * 1e9),
                 odom_T_cam=odom_T_base[number] @ drive.base_T_cam(view),
             )
         )
-    return shots
+    return frames
 
 
 def detect(
     objects: Objects3D, occluded: Array, error: Array, rng: np.random.Generator
 ) -> Objects3D:
-    """Err by error standard deviations of depth, and a little in all else; leave some out."""
+    """Return objects with depth errors of `error` sigmas and small other errors; drop some."""
     count = len(objects)
-    sigma_m = rng.uniform(*DEPTH_ERROR, count) * WORSE[occluded] * objects.center_m[:, 2]
-    nearer = np.maximum(1 + error * sigma_m / objects.center_m[:, 2], 0.3)
-    aside = rng.normal(0, 0.003, (count, 2)) * objects.center_m[:, 2:]
-    center_m = objects.center_m * nearer[:, None]
-    center_m[:, :2] += aside
-    turned = rng.normal(0, 0.12, count) + np.pi * (rng.random(count) < 0.04)
-    made = replace(
+    sigma_m = rng.uniform(*DEPTH_ERROR, count) * ERROR_FACTOR[occluded] * objects.center_m[:, 2]
+    depth_factor = np.maximum(1 + error * sigma_m / objects.center_m[:, 2], 0.3)
+    offset = rng.normal(0, 0.003, (count, 2)) * objects.center_m[:, 2:]
+    center_m = objects.center_m * depth_factor[:, None]
+    center_m[:, :2] += offset
+    yaw_error = rng.normal(0, 0.12, count) + np.pi * (rng.random(count) < 0.04)
+    detected = replace(
         objects,
         score=np.clip(rng.normal(0.75, 0.12, count) - 0.12 * occluded, 0.1, 1.0),
         center_m=center_m,
         size_hwl_m=objects.size_hwl_m * rng.normal(1, 0.04, (count, 3)),
-        rotation_y=wrap_angle(objects.rotation_y + turned),
+        rotation_y=wrap_angle(objects.rotation_y + yaw_error),
         depth_sigma_m=sigma_m * np.exp(rng.normal(0, 0.15, count)),
     )
-    return made[rng.random(count) > MISSED[occluded]]
+    return detected[rng.random(count) > MISS_RATE[occluded]]
 
 
 def false_alarms(rng: np.random.Generator) -> Objects3D:
-    count = rng.poisson(FALSE_ALARMS)
+    count = rng.poisson(FALSE_ALARMS_PER_FRAME)
     z = rng.uniform(8, 60, count)
     left, top = rng.uniform(0, SIZE_PX[0] - 30, count), np.full(count, 45.0)
     return Objects3D(
@@ -195,57 +204,69 @@ def join(a: Objects3D, b: Objects3D) -> Objects3D:
     return Objects3D(**columns)
 
 
-def compare(drives: Sequence[Sequence[Shot]]) -> dict[str, Row]:
-    """Track in several ways."""
+def compare(drives: Sequence[Drive]) -> dict[str, Row]:
+    """Score the detections without tracking, and each tracker configuration, by name."""
     config = tracker.TrackerConfig()
-    rows = {'as detected, no tracks': judge(drives, [[raw(s) for s in drive] for drive in drives])}
-    for name, given in (('odom', True), ('camera frame', False)):
-        found = [track(drive, config, given) for drive in drives]
-        rows[f'depth_sigma_m, {name}'] = judge(drives, found)
-    for sigma_m in SAME_M:
+    untracked = [[as_untracked(frame) for frame in drive] for drive in drives]
+    rows = {'as detected, no tracks': score(drives, untracked)}
+    for name, in_odom in (('odom', True), ('camera frame', False)):
+        tracked = [track(drive, config, in_odom) for drive in drives]
+        rows[f'depth_sigma_m, {name}'] = score(drives, tracked)
+    for sigma_m in ISOTROPIC_SIGMAS_M:
         noise = Noise(position_sigma_m=sigma_m, bearing_sigma=0.0)
-        blind = [
-            [replace(s, found=replace(s.found, depth_sigma_m=np.zeros(len(s.found)))) for s in d]
-            for d in drives
-        ]
-        found = [track(drive, replace(config, noise=noise), True) for drive in blind]
-        rows[f'{sigma_m:g} m whatever the depth, odom'] = judge(drives, found)
+        without_sigma = [[without_depth_sigma(frame) for frame in drive] for drive in drives]
+        tracked = [track(drive, replace(config, noise=noise), True) for drive in without_sigma]
+        rows[f'{sigma_m:g} m whatever the depth, odom'] = score(drives, tracked)
     return rows
 
 
-def raw(shot: Shot) -> TrackedFrame:
-    """Take detections as answers, all of them objects of their own."""
-    first = shot.stamp_ns // 1000
-    return TrackedFrame(to_labels(shot.found, CLASSES), range(first, first + len(shot.found)))
+def without_depth_sigma(frame: SimulatedFrame) -> SimulatedFrame:
+    zeros = np.zeros(len(frame.detections))
+    return replace(frame, detections=replace(frame.detections, depth_sigma_m=zeros))
 
 
-def track(
-    drive: Sequence[Shot], config: tracker.TrackerConfig, in_odom: bool
-) -> list[TrackedFrame]:
-    tracks, told = tracker.NO_TRACKS, []
-    for shot in drive:
-        place = shot.odom_T_cam if in_odom else tracker.UPRIGHT_T_CAM
-        look = tracker.CameraDetections('front', shot.found, shot.stamp_ns, place)
-        tracks, (answers,) = tracker.update_tracks(tracks, [look], config)
-        told.append(TrackedFrame(to_labels(answers.objects, CLASSES), answers.ids))
-    return told
+def as_untracked(frame: SimulatedFrame) -> TrackedFrame:
+    """Return the detections of a frame, each with a new track id."""
+    first = frame.stamp_ns // 1000
+    ids = range(first, first + len(frame.detections))
+    return TrackedFrame(to_labels(frame.detections, CLASSES), ids)
 
 
-def judge(drives: Sequence[Sequence[Shot]], found: Sequence[Sequence[TrackedFrame]]) -> Row:
-    """Measure depth and ids by 2D boxes, the rest by 3D boxes."""
+def track(drive: Drive, config: tracker.TrackerConfig, in_odom: bool) -> list[TrackedFrame]:
+    tracks, frames = tracker.NO_TRACKS, []
+    for frame in drive:
+        pose = frame.odom_T_cam if in_odom else tracker.UPRIGHT_T_CAM
+        camera_detections = tracker.CameraDetections(
+            'front', frame.detections, frame.stamp_ns, pose
+        )
+        tracks, (tracked,) = tracker.update_tracks(tracks, [camera_detections], config)
+        frames.append(TrackedFrame(to_labels(tracked.objects, CLASSES), tracked.ids))
+    return frames
+
+
+def score(drives: Sequence[Drive], tracked: Sequence[Sequence[TrackedFrame]]) -> Row:
+    """Match by 2D boxes for depth errors and id changes, by 3D boxes for the tracking metrics."""
     errors, switches = [], 0
-    for drive, told in zip(drives, found, strict=True):
-        last: dict[int, int] = {}
-        for shot, answers in zip(drive, told, strict=True):
-            cars = shot.truth.labels.name == 'Car'
-            truth, ids = shot.truth.labels[cars], np.array(shot.truth.ids, np.int64)[cars]
-            rows, answered = match_by_box_iou(truth, answers.labels)
-            z = truth.center_m[rows, 2]
-            errors += (np.abs(answers.labels.center_m[answered, 2] - z) / z).tolist()
-            now = {int(ids[r]): int(answers.ids[k]) for r, k in zip(rows, answered, strict=True)}
-            switches += sum(last.get(id, answer) != answer for id, answer in now.items())
-            last |= now
-    result = evaluate_tracking([[s.truth for s in d] for d in drives], found, 'Car', MIN_IOU, RULE)
+    for drive, tracked_frames in zip(drives, tracked, strict=True):
+        last_id: dict[int, int] = {}
+        for frame, predictions in zip(drive, tracked_frames, strict=True):
+            cars = frame.ground_truth.labels.name == 'Car'
+            labels = frame.ground_truth.labels[cars]
+            label_ids = np.array(frame.ground_truth.ids, np.int64)[cars]
+            rows, matched = match_by_box_iou(labels, predictions.labels)
+            z = labels.center_m[rows, 2]
+            errors += (np.abs(predictions.labels.center_m[matched, 2] - z) / z).tolist()
+            track_ids = {
+                int(label_ids[r]): int(predictions.ids[k])
+                for r, k in zip(rows, matched, strict=True)
+            }
+            switches += sum(
+                last_id.get(label_id, track_id) != track_id
+                for label_id, track_id in track_ids.items()
+            )
+            last_id |= track_ids
+    ground_truth = [[frame.ground_truth for frame in drive] for drive in drives]
+    result = evaluate_tracking(ground_truth, tracked, 'Car', MIN_IOU, DIFFICULTY)
     return Row(
         depth_percent=100 * float(np.mean(errors)),
         depth_p90_percent=100 * float(np.percentile(errors, 90)),
@@ -260,10 +281,10 @@ def judge(drives: Sequence[Sequence[Shot]], found: Sequence[Sequence[TrackedFram
     )
 
 
-def line(name: str, row: Row) -> str:
-    shares = ''.join(f'{value:8.3f}' for value in (row.samota, row.amota, row.amotp, row.mota))
+def format_row(name: str, row: Row) -> str:
+    metrics = ''.join(f'{value:8.3f}' for value in (row.samota, row.amota, row.amotp, row.mota))
     depth = f'{row.depth_percent:7.2f}{row.depth_p90_percent:7.2f}'
-    return f'{name:<34}{depth}{row.answers:6d}{row.switches:9d}{shares}{row.ids:6d}{row.frag:6d}'
+    return f'{name:<34}{depth}{row.answers:6d}{row.switches:9d}{metrics}{row.ids:6d}{row.frag:6d}'
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
 """
-Measure how hard every distillation loss pulls at a student, beside its own losses.
+Measure the gradient of every distillation loss on the student, relative to the detection losses.
 
 python bench/weights.py PLAN.yaml [key=value ...] [--stage distil] [--losses feature plain_scene]
-[--batches 8] [--share 0.33] [--device cpu]: where a stage of distillation begins, on its own
-frames. The layers between student and teacher first learn alone, for as long as they will in
-training, from the losses that compare features, with their weights. Prints the norm of each loss's
-gradient on the student's backbone, as share of all of the detector's own losses, once unweighted
-and once with the plan's weight, and the weight with which it would have the share asked for.
---losses measures others than the plan's, weighted by 1.
+[--batches 8] [--share 0.33] [--device cpu]: measures at the start of a distillation stage, on its
+training frames. First, the layers between student and teacher learn alone for as many steps as in
+training, from the weighted losses that compare features. Prints the gradient norm of each loss on
+the student's backbone as fraction of that of all detection losses together, without and with the
+plan's weight, and the weight for which the fraction is --share.
+--losses measures these losses instead of the plan's; those that the plan lacks have weight 1.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from stl_core.training.config import TrainConfig
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of gradients and weights."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('plan')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the plan')
+    parser.add_argument('overrides', nargs='*', metavar='key=value', help='overrides of the plan')
     parser.add_argument('--stage', default='distil')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     parser.add_argument('--batches', type=int, default=8)
-    parser.add_argument('--share', type=float, default=1 / 3, help="of the detector's gradient")
-    parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="without, the plan's")
+    parser.add_argument(
+        '--share', type=float, default=1 / 3, help="fraction of the detector's gradient"
+    )
+    parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="default: the plan's")
     args = parser.parse_args()
     plan = stages.load_stages(args.plan, tuple(args.overrides))
     (config,) = stages.select_stages(plan, (args.stage,)).values()
@@ -49,25 +51,26 @@ def main() -> None:
     torch.manual_seed(config.seed)
     model: Any = model_builder.build_model(config)
     model.to(device).train()
-    batches = (to_device(batch, device) for batch in stream(config))
+    batches = (to_device(batch, device) for batch in load_batches(config))
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
     steps = int(model.alone_epochs * pass_steps) if model.review else 0
-    settle(model, islice(batches, steps), config.weights)
-    rows = gradients(model, list(islice(batches, args.batches)), config.weights)
-    own = rows.pop('the detector')[1]
+    train_layers(model, islice(batches, steps), config.weights)
+    rows = gradient_norms(model, list(islice(batches, args.batches)), config.weights)
+    detector_norm = rows.pop('the detector')[1]
     print(f'{steps} steps of the layers alone, {args.batches} batches of {config.batch_size}')
     print(f"| loss | value | gradient / the detector's | weighted | weight for {args.share:.2f} |")
     print('|---|---|---|---|---|')
     for name, (value, norm) in rows.items():
-        weight = f'{args.share * own / norm:.3g}' if norm else 'none'
-        pull = norm / own
+        weight = f'{args.share * detector_norm / norm:.3g}' if norm else 'none'
+        ratio = norm / detector_norm
         print(
-            f'| {name} | {value:.4f} | {pull:.4f} | {pull * config.weights[name]:.2f} | {weight} |'
+            f'| {name} | {value:.4f} | {ratio:.4f} | {ratio * config.weights[name]:.2f} |'
+            f' {weight} |'
         )
 
 
 def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
-    """Return the same run with these losses, those it has with its own numbers and weights."""
+    """Return the run with these losses; losses that it has keep their options and weights."""
     if not config.distill:
         raise SystemExit('not a stage of distillation')
     losses = {n: config.distill.losses.get(n, LOSSES[n].config()) for n in names}
@@ -78,19 +81,19 @@ def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
     return dataclasses.replace(config, distill=distill, weights=weights)
 
 
-def stream(config: TrainConfig) -> Iterator[Batch]:
-    """Load the batches of a run, its first pass over and over."""
-    shown = dataclasses.replace(config.train, keep_images=False)
-    see = model_builder.choose_image_loader(config)
-    frames = dataset.FrameDataset(shown, config.input, config.classes, config.seed, see)
+def load_batches(config: TrainConfig) -> Iterator[Batch]:
+    """Yield the batches of a run's first epoch, repeated without end."""
+    data = dataclasses.replace(config.train, keep_images=False)
+    load = model_builder.choose_image_loader(config)
+    frames = dataset.FrameDataset(data, config.input, config.classes, config.seed, load)
     sampler = dataset.ShuffledBatchSampler(len(frames), config.batch_size, config.seed)
     loader = dataset.make_dataloader(frames, sampler, workers=0)
     while True:
         yield from loader
 
 
-def settle(model: Distiller, batches: Iterator[Batch], weights: dict[str, float]) -> None:
-    """Teach the layers alone."""
+def train_layers(model: Distiller, batches: Iterator[Batch], weights: dict[str, float]) -> None:
+    """Train only the layers between student and teacher, with the losses that compare features."""
     layers = [p for name, p in model.named_parameters() if name.startswith(('review', 'adapt'))]
     optimizer = torch.optim.AdamW(layers, lr=2e-3)
     for batch in batches:
@@ -101,27 +104,27 @@ def settle(model: Distiller, batches: Iterator[Batch], weights: dict[str, float]
         optimizer.step()
 
 
-def gradients(
+def gradient_norms(
     model: Distiller, batches: list[Batch], weights: dict[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """{name: mean value, mean norm of the gradient on the student's backbone}; alone no more."""
+    """Return {name: (mean value, mean gradient norm on the backbone)}, at epoch alone_epochs."""
     backbone = model.student.backbone.parameters()  # type: ignore[union-attr, operator]
-    learnt = [each for each in backbone if each.requires_grad]
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    trained = [each for each in backbone if each.requires_grad]
+    measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for batch in batches:
         named = model(batch, model.alone_epochs)
-        own = sum(weights[name] * v for name, v in named.items() if name.startswith('det/'))
-        for name, value in {'the detector': own, **named}.items():
+        detection = sum(weights[name] * v for name, v in named.items() if name.startswith('det/'))
+        for name, value in {'the detector': detection, **named}.items():
             if not name.startswith('det/'):
-                found[name].append((value.item(), norm(value, learnt)))
+                measured[name].append((value.item(), gradient_norm(value, trained)))
     return {
         name: (sum(v for v, _ in each) / len(each), sum(n for _, n in each) / len(each))
-        for name, each in found.items()
+        for name, each in measured.items()
     }
 
 
-def norm(value: Tensor, parameters: list[Tensor]) -> float:
-    """Length of a gradient."""
+def gradient_norm(value: Tensor, parameters: list[Tensor]) -> float:
+    """Compute the L2 norm of the gradient of a value with respect to all parameters together."""
     each = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     return torch.stack([g.square().sum() for g in each if g is not None]).sum().sqrt().item()
 

@@ -1,13 +1,13 @@
 """
-The main job, end to end: a bag is played to the detector over real DDS, and what it says is shown.
+Demo, end to end: play a bag to the detector node over DDS and draw the recorded detections.
 
     python examples/demo.py [--bag PATH] [--student FILE] [--synthetic] [--out demo_out]
 
-With real frames at hand ($MONO3D_DATA) they are played, and the student of the demo is trained on
-them first where there is none. Without any, or with --synthetic, a drive through a part of the
-synthetic world that the shipped student has never seen is made, played to it, and scored against
-its labels.
-Player and detector are processes of their own. Writes to --out: the bag of answers, a picture of
+If real frames are available ($MONO3D_DATA), the demo plays them, after training a model on them on
+the first run. Without real frames, or with --synthetic, it renders a synthetic drive that the
+shipped model was not trained on, plays it to that model and scores the detections against the
+labels.
+Player and detector run as separate processes. Writes to --out: the bag of detections, a picture of
 every frame, a video, latency.png and latency.csv, report.json; prints the same figures as tables.
 """
 
@@ -39,87 +39,89 @@ from stl_core.data.sources import kitti
 from stl_core.visualization import charts, draw
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDENT = ROOT / 'runs/demo/student.safetensors'
+DEMO_MODEL = ROOT / 'runs/demo/student.safetensors'
 CONFIG = 'config/train/demo_mobile.yaml'
-SHIPPED = ROOT / 'mono3d_ros/models/synthetic_mobile.safetensors'
-#: The synthetic drive; not a seed to train on.
+SHIPPED_MODEL = ROOT / 'mono3d_ros/models/synthetic_mobile.safetensors'
+#: Seed and length of the synthetic drive; do not train on this seed.
 DRIVE_SEED, DRIVE_FRAMES = 2026, 40
-#: What the demo writes into its folder, and replaces there; nothing else is touched.
-MADE = (
+#: Files and folders that the demo writes to --out and replaces there; others are kept.
+OUTPUTS = (
     *('drive', 'played', 'answers', 'pictures', 'detector.log', 'report.json', 'demo.mp4'),
     *('sheet.png', 'latency.png', 'latency.csv'),
 )
-#: Pictures of the contact sheet, and the length that a video of many pictures is kept to.
-SHEET, VIDEO_S = 12, 60.0
+#: Number of pictures in the contact sheet, and maximum duration of the video.
+SHEET_PICTURES, VIDEO_S = 12, 60.0
 console = Console()
 
 
 class DemoError(RuntimeError):
-    """The demo cannot go on; the message says why and what to do."""
+    """The demo cannot continue; the message gives the reason and the remedy."""
 
 
 def data_root():
-    """Find the real frames; None where there are none."""
+    """Return the folder of the real frames; None if there are none."""
     root = Path(os.environ.get('MONO3D_DATA', ROOT / '../shared/data')).resolve()
     return root if (root / 'training/image_2').is_dir() else None
 
 
 def run(*command, **options):
-    """Run a program of this repository with this Python; DemoError when it fails."""
+    """Run a program of this repository with this Python; DemoError if it fails."""
     code = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, **options).returncode
     if code:
         raise DemoError(f'{" ".join(map(str, command))}: exit code {code}')
 
 
 def check(args, out):
-    """Refuse what cannot work, before anything is trained, written or removed."""
+    """Check the arguments before training, writing or removing anything."""
     if args.rate <= 0:
         raise DemoError(f'--rate must be above 0, got {args.rate:g}')
     if args.student is not None and not args.student.is_file():
-        raise DemoError(f'{args.student}: no such file; expected a student (.safetensors, ...)')
+        raise DemoError(f'{args.student}: no such file; expected a model file (.safetensors, ...)')
     if args.bag is not None:
         with BagReader(args.bag) as reader:
             first_camera_topics(reader.topics, args.bag)
-        if any(args.bag.resolve().is_relative_to(out / name) for name in MADE):
-            raise DemoError(f'{args.bag}: lies in what {args.out} replaces; name another --out')
+        if any(args.bag.resolve().is_relative_to(out / name) for name in OUTPUTS):
+            raise DemoError(
+                f'{args.bag}: the demo replaces it in {args.out}; choose another --out'
+            )
 
 
 def remove(path):
-    """Remove what an earlier demo made."""
+    """Remove a file or folder of an earlier run."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def real_student():
-    """Return the student of the real frames, trained now where there is none yet."""
-    if not STUDENT.exists():
+def real_frames_model():
+    """Return the model of the real frames, trained now if it does not exist."""
+    if not DEMO_MODEL.exists():
         console.print(
-            '[bold]No student yet[/]: training one, once, on the frames of the demo (some minutes '
-            'on two CPU cores; stop and start again as you like).'
+            '[bold]No model yet[/]: training one, once, on the frames of the demo (some minutes '
+            'on two CPU cores; a stopped training is resumed).'
         )
         environment = {**os.environ, 'MONO3D_DATA': str(data_root())}
-        run('-m', 'stl_core', 'train', CONFIG, f'out={STUDENT.parent}', env=environment)
-    return STUDENT
+        run('-m', 'stl_core', 'train', CONFIG, f'out={DEMO_MODEL.parent}', env=environment)
+    return DEMO_MODEL
 
 
-def choose_student(args):
-    """Return the student given, else the shipped one, but of real frames the one made for them."""
+def choose_model(args):
+    """Return the given model, else that of the real frames if they are played, or the shipped."""
     if args.student is not None:
         return args.student
     real = data_root() is not None and not args.synthetic
-    return real_student() if real else SHIPPED
+    return real_frames_model() if real else SHIPPED_MODEL
 
 
 def real_frames(out):
-    """Write the KITTI frames into a bag."""
+    """Convert the real KITTI frames to a bag; returns its path."""
     run('-m', 'mono3d_ros.bags.kitti_to_bag', data_root() / 'training', out / 'played')
     return out / 'played'
 
 
 def synthetic_drive(out):
-    """Make a drive through the synthetic world and write it into a bag; bag and labels."""
+    """Render a synthetic drive and convert it to a bag; returns the bag and the label folder."""
     size = ('--frames', DRIVE_FRAMES, '--seed', DRIVE_SEED)
     run('-m', 'stl_core', 'synthesize', out / 'drive', '--sequence', '--no-depth', *size)
     run('-m', 'mono3d_ros.bags.kitti_to_bag', out / 'drive', out / 'played')
@@ -127,10 +129,10 @@ def synthetic_drive(out):
 
 
 def ros_environment():
-    """Make an environment of our own: nobody else's topics, and images that are not lost."""
+    """Return an environment with a separate ROS domain and a transport that loses no image."""
     return {
         **os.environ,
-        # low ids are safe from the system's own ports
+        # low ids do not collide with the ephemeral ports of the system
         'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
@@ -138,7 +140,7 @@ def ros_environment():
 
 
 def play(bag, model, out, rate):
-    """Play the bag to the detector, both in processes of their own; returns the answers' bag."""
+    """Play the bag to the detector, in separate processes; returns the bag of detections."""
     with BagReader(bag) as reader:
         image_topic, info_topic = first_camera_topics(reader.topics, bag)
     environment = ros_environment()
@@ -146,7 +148,7 @@ def play(bag, model, out, rate):
         'model': model,
         'image_topic': image_topic.removesuffix('/compressed'),
         'camera_info_topic': info_topic,
-        'reliability': 'reliable',  # a replay wants every frame; a vehicle wants the newest
+        'reliability': 'reliable',  # a replay needs every frame; a vehicle needs the newest
     }
     arguments = [part for k, v in parameters.items() for part in ('-p', f'{k}:={v}')]
     command = [sys.executable, '-m', 'mono3d_ros.node', '--ros-args', *arguments]
@@ -159,19 +161,20 @@ def play(bag, model, out, rate):
             while playing.poll() is None and node.poll() is None:
                 time.sleep(0.1)
         finally:
-            early, code = node.poll() is not None, stop(node)
+            ended_early, code = node.poll() is not None, stop(node)
             stop(playing)
-    if early or code:
-        said = (out / 'detector.log').read_text().splitlines()
-        why = next((line for line in said if 'FATAL' in line), said[-1] if said else 'it was mute')
-        raise DemoError(f'the detector ended with exit code {code}: {why} ({out}/detector.log)')
+    if ended_early or code:
+        lines = (out / 'detector.log').read_text().splitlines()
+        last = lines[-1] if lines else 'it logged nothing'
+        reason = next((line for line in lines if 'FATAL' in line), last)
+        raise DemoError(f'the detector ended with exit code {code}: {reason} ({out}/detector.log)')
     if playing.returncode:
         raise DemoError(f'the replay ended with exit code {playing.returncode}')
     return out / 'answers'
 
 
 def stop(process):
-    """End a process of ours as Ctrl-C would, by force where that does not help; its exit code."""
+    """Send SIGINT to a process, kill it after 30 s; returns its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
@@ -181,52 +184,52 @@ def stop(process):
         return process.wait()
 
 
-def show(bag, answers, out, labels):
+def write_results(bag, detections, out, labels):
     """Draw every frame, write the figures and print them."""
-    pictures, first, found = [], [], []
+    pictures, first, predictions = [], [], []
     for number, scene in enumerate(read_scenes(bag)):
-        boxes = answers.boxes.get(scene.frame.stamp_ns, recorded_boxes.NO_BOXES)
-        found.append(label_score.boxes_to_labels(boxes, scene.frame))
+        boxes = detections.boxes.get(scene.frame.stamp_ns, recorded_boxes.NO_BOXES)
+        predictions.append(label_score.boxes_to_labels(boxes, scene.frame))
         image = draw_scene(
             scene,
-            answers.boxes.get(scene.frame.stamp_ns),
-            caption(number, scene.frame.stamp_ns, answers),
+            detections.boxes.get(scene.frame.stamp_ns),
+            caption(number, scene.frame.stamp_ns, detections),
         )
         pictures.append(out / f'pictures/{number:06d}.png')
         write_picture(pictures[-1], image)
-        first += [image] if number < SHEET else []
+        first += [image] if number < SHEET_PICTURES else []
     if pictures:
         hold_s = min(0.8, max(0.1, VIDEO_S / len(pictures)))
         write_video(out / 'demo.mp4', pictures, hold_s)
         write_picture(out / 'sheet.png', draw.contact_sheet(first))
-    latency = answers.latency_ms
+    latency = detections.latency_ms
     if latency:
         times = list(latency.values())
         charts.plot_histogram(times, 'ms', 'image sent to boxes received', out / 'latency.png')
     with (out / 'latency.csv').open('w', newline='') as file:
         csv.writer(file).writerows([('stamp_ns', 'latency_ms'), *sorted(latency.items())])
-    figures = answers.figures()
-    judged = None
+    figures = detections.summary()
+    box_score = None
     if labels is not None:
         truth = [kitti.read_labels(path) for path in sorted(labels.glob('*.txt'))]
-        judged = label_score.score_boxes(truth, found)
-    told = {**figures, **({'ap': judged.ap} if judged else {})}
-    (out / 'report.json').write_text(json.dumps(told, indent=1) + '\n')
+        box_score = label_score.score_boxes(truth, predictions)
+    report = {**figures, **({'ap': box_score.ap} if box_score else {})}
+    (out / 'report.json').write_text(json.dumps(report, indent=1) + '\n')
     print_figures(figures, out)
-    if judged:
-        print_score(judged)
+    if box_score:
+        print_score(box_score)
 
 
-def caption(number, stamp, answers):
-    """Say over a picture what was answered, and how fast."""
-    found, latency = answers.boxes.get(stamp), answers.latency_ms.get(stamp)
-    count = len(found.labels) if found else 0
-    said = f'{count} box{"es" * (count != 1)}' if found else 'no answer'
-    return f'frame {number}   {said}' + (f'   {latency:.0f} ms' if latency else '')
+def caption(number, stamp_ns, detections):
+    """Return the caption of a picture: number of boxes and latency."""
+    boxes, latency_ms = detections.boxes.get(stamp_ns), detections.latency_ms.get(stamp_ns)
+    count = len(boxes.labels) if boxes else 0
+    text = f'{count} box{"es" * (count != 1)}' if boxes else 'no detection message'
+    return f'frame {number}   {text}' + (f'   {latency_ms:.0f} ms' if latency_ms else '')
 
 
 def print_figures(figures, out):
-    """Print the table and where everything lies."""
+    """Print the table of figures and the names of the output files."""
     table = Table(title='detector over DDS', title_justify='left')
     for name in figures:
         table.add_column(name.replace('_', ' '), justify='right')
@@ -237,22 +240,22 @@ def print_figures(figures, out):
     )
 
 
-def print_score(judged):
-    """Print how right the boxes were."""
-    table = Table(title='boxes on the topic, against the labels', title_justify='left')
+def print_score(box_score):
+    """Print the score of the boxes against the labels."""
+    table = Table(title='published boxes against labels', title_justify='left')
     for heading in label_score.TABLE_HEADINGS:
         table.add_column(heading, justify='left' if heading == 'class' else 'right')
-    for row in judged.rows():
+    for row in box_score.table_rows():
         table.add_row(*row)
     console.print(table)
 
 
 def demo(args):
-    """Run the whole chain, the quick checks before the long work."""
+    """Run the demo; the quick checks come before the long work."""
     out = args.out.resolve()
     check(args, out)
-    model = choose_student(args)
-    for name in MADE:
+    model = choose_model(args)
+    for name in OUTPUTS:
         remove(out / name)
     out.mkdir(parents=True, exist_ok=True)
     bag, labels = args.bag, None
@@ -260,26 +263,28 @@ def demo(args):
         bag, labels = synthetic_drive(out)
     elif bag is None:
         bag = real_frames(out)
-    answers = recorded_boxes.read_recorded_detections(
+    detections = recorded_boxes.read_recorded_detections(
         play(bag.resolve(), model.resolve(), out, args.rate)
     )
-    show(bag, answers, out, labels)
-    if len(answers.boxes) < answers.num_sent:
-        missing = answers.num_sent - len(answers.boxes)
+    write_results(bag, detections, out, labels)
+    if len(detections.boxes) < detections.num_sent:
+        missing = detections.num_sent - len(detections.boxes)
         raise DemoError(
-            f'{missing} of {answers.num_sent} images were not answered; see detector.log, or give '
-            'a lower --rate where this machine is too slow'
+            f'{missing} of {detections.num_sent} images have no detection message; see '
+            'detector.log, or lower --rate if this machine is too slow'
         )
 
 
 def main():
-    """Run the command; exit code 2 and one line where it cannot."""
+    """Run the command; returns exit code 2 after one line on stderr for an error."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument(
-        '--bag', type=Path, help='default: the real KITTI frames as a bag, or a made drive'
+        '--bag', type=Path, help='default: the real KITTI frames as a bag, or a synthetic drive'
     )
-    parser.add_argument('--student', type=Path, help='default: see above')
-    parser.add_argument('--synthetic', action='store_true', help='play a made drive')
+    parser.add_argument(
+        '--student', type=Path, help='model file; default: trained on the real frames, or shipped'
+    )
+    parser.add_argument('--synthetic', action='store_true', help='play a synthetic drive')
     parser.add_argument(
         '--out', type=Path, default=Path('demo_out'), help='earlier results there are replaced'
     )

@@ -1,8 +1,8 @@
 """
-Play a bag to the detector, on the bag's own time: everything ends when the bag does.
+Replay a bag to the detector on simulated time, and shut down when the bag ends.
 
-All arguments of detector.launch.py are here too, or of the launch file that argument `cameras`
-names. The bag starts when the node is active, so that no image of it is missed.
+Also takes the arguments of the launch file that `cameras` names, by default detector.launch.py.
+The bag starts when the node is active, so that the node misses no image.
 """
 
 import shlex
@@ -22,33 +22,33 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.substitutions import FindPackageShare
 
-#: How long the last images have to be answered once the bag is over, seconds.
+#: Time that the node has for the last images after the end of the bag, seconds.
 LINGER_S = 3.0
 
-#: Argument -> default, meaning; one without a default has to be given.
+#: Argument -> default, description; an argument without a default is required.
 ARGUMENTS = {
     'bag': (None, 'The bag: folder or file.'),
-    'rate': ('1.0', 'How fast it is played.'),
-    'loop': ('false', 'Play it again and again: true or false.'),
-    'remap': ('', 'Topics of the bag under other names: "/from:=/to /from:=/to".'),
-    'clock_hz': ('100', 'How often /clock is published.'),
-    'play_args': ('', 'What else `ros2 bag play` shall be told, such as "--start-offset 10".'),
-    'use_sim_time': ('true', 'Take the time from /clock.'),
-    'required': ('true', 'End everything when the node ends.'),
+    'rate': ('1.0', 'Playback rate, relative to the recording.'),
+    'loop': ('false', 'Repeat the bag: true or false.'),
+    'remap': ('', 'Remapping of topics of the bag: "/from:=/to /from:=/to".'),
+    'clock_hz': ('100', 'Rate of /clock, Hz.'),
+    'play_args': ('', 'Further arguments of `ros2 bag play`, such as "--start-offset 10".'),
+    'use_sim_time': ('true', 'Use the time of /clock.'),
+    'required': ('true', 'Shut the launch down when the node exits.'),
     'cameras': ('detector', 'Launch file of the detector: detector (one camera) or surround.'),
 }
 
 
 def play(context):
-    """Return what starts the bag; called when the values of the arguments are known."""
+    """Return the action that plays the bag once the node is active; reads the arguments."""
     value = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     command = ['ros2', 'bag', 'play', value['bag'], '--disable-keyboard-controls']
     command += ['--clock', value['clock_hz'], '--rate', value['rate']]
     command += ['--loop'] if value['loop'].lower() == 'true' else []
     command += ['--remap', *shlex.split(value['remap'])] if value['remap'] else []
-    over = TimerAction(period=LINGER_S, actions=[Shutdown(reason='the bag is over')])
+    shutdown = TimerAction(period=LINGER_S, actions=[Shutdown(reason='the bag has ended')])
     player = ExecuteProcess(
-        cmd=[*command, *shlex.split(value['play_args'])], output='screen', on_exit=[over]
+        cmd=[*command, *shlex.split(value['play_args'])], output='screen', on_exit=[shutdown]
     )
     return [
         RegisterEventHandler(
@@ -58,7 +58,7 @@ def play(context):
 
 
 def generate_launch_description():
-    """Declare the arguments, wait for the detector, play."""
+    """Declare the arguments, start the detector and play the bag when it is active."""
     share = FindPackageShare('mono3d_ros')
     detector = [share, '/launch/', LaunchConfiguration('cameras'), '.launch.py']
     return LaunchDescription(

@@ -1,7 +1,7 @@
 """
-Launch the detector of several cameras: detector.launch.py with config/surround.yaml.
+Launch the detector node for several cameras: detector.launch.py with config/surround.yaml.
 
-All arguments of detector.launch.py are here too; what cameras there are is in the parameter file.
+Also takes the arguments of detector.launch.py; the parameter file lists the cameras.
 """
 
 from launch import LaunchDescription
@@ -12,15 +12,15 @@ from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare('mono3d_ros')
 
-#: Arguments of detector.launch.py with other defaults here: file below share/mono3d_ros, meaning.
+#: Argument of detector.launch.py -> its default here (below share/mono3d_ros), description.
 FILES = {
-    'params_file': ('config/surround.yaml', 'Parameters of the node, cameras among them.'),
-    'rviz_config': ('rviz/surround.rviz', 'What RViz shows.'),
+    'params_file': ('config/surround.yaml', 'Parameters of the node, cameras included.'),
+    'rviz_config': ('rviz/surround.rviz', 'RViz configuration.'),
 }
 
 
 def generate_launch_description():
-    """Set the other defaults and include the rest."""
+    """Declare the changed defaults and include detector.launch.py."""
     detector = PathJoinSubstitution([SHARE, 'launch', 'detector.launch.py'])
     return LaunchDescription(
         [

@@ -1,1 +1,1 @@
-"""Camera streams in, 3D objects out: the ROS 2 side. Only node.py needs ROS to be installed."""
+"""ROS 2 node and bag tools for monocular 3D object detection; only `node` needs ROS installed."""

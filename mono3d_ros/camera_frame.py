@@ -1,4 +1,4 @@
-"""What flows through the node: frames, what was found in them, and the counts of both."""
+"""Camera frames, detection results, target frames and camera poses: the types of the pipeline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Frame:
     """
     One image of one camera, ready for the network.
 
-    :param camera: our name of it, such as 'front'.
+    :param camera: name of the camera, such as 'front'.
     :param image: (H, W, 3) uint8 RGB, rectified.
-    :param P: (3, 4) projection of that image.
-    :param stamp_ns: when it was taken.
-    :param frame_id: coordinate frame of the camera: x right, y down, z forward.
+    :param P: (3, 4) projection matrix of that image.
+    :param stamp_ns: time of capture.
+    :param frame_id: optical frame of the camera: x right, y down, z forward.
     """
 
     camera: str
@@ -33,17 +33,17 @@ class Frame:
 @dataclass(frozen=True)
 class FrameResult:
     """
-    What was found in one frame.
+    The objects detected in one frame.
 
-    :param camera: of the frame.
-    :param stamp_ns: of the frame.
-    :param frame_id: of the frame.
+    :param camera: camera of the frame.
+    :param stamp_ns: stamp of the frame.
+    :param frame_id: optical frame of the frame's camera.
     :param objects: N objects in the camera frame.
-    :param classes: names that objects.class_id counts into.
-    :param ids: N numbers that markers are drawn under.
-    :param timings_ms: how long the stages took.
-    :param velocity_m_s: (N, 3) along the axes of the camera, over the ground or, where the way
-        of the camera is not known, relative to it; None where objects are not tracked.
+    :param classes: class names, indexed by objects.class_id.
+    :param ids: N ids of the objects, for markers and detection messages.
+    :param timings_ms: stage -> duration.
+    :param velocity_m_s: (N, 3) along the axes of the camera, over the ground, or relative to the
+        camera if its pose in the fixed frame is unknown; None without tracking.
     """
 
     camera: str
@@ -56,30 +56,30 @@ class FrameResult:
     velocity_m_s: Array | None = None
 
     def without_objects(self) -> FrameResult:
-        """Return the same answer with nothing in it."""
-        known = self.velocity_m_s
+        """Return this result without its objects."""
+        velocity = self.velocity_m_s
         return replace(
             self,
             objects=self.objects[:0],
             ids=(),
-            velocity_m_s=None if known is None else known[:0],
+            velocity_m_s=None if velocity is None else velocity[:0],
         )
 
 
 @dataclass(frozen=True)
 class TargetFrame:
     """
-    The frame that results are told in instead of the camera's.
+    A coordinate frame in which results are published instead of the camera's own frame.
 
-    :param frame_id: its name.
-    :param target_T_cam: (4, 4) takes points of the camera to it.
+    :param frame_id: name of the frame.
+    :param target_T_cam: (4, 4) transform from the camera frame to this frame.
     """
 
     frame_id: str
     target_T_cam: Array
 
     def __post_init__(self) -> None:
-        """Refuse what is no transform."""
+        """Raise ValueError unless target_T_cam is a finite (4, 4) matrix."""
         matrix = np.asarray(self.target_T_cam, np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise ValueError(f'target_T_cam must be a finite (4, 4) matrix, got {matrix.shape}')
@@ -87,33 +87,34 @@ class TargetFrame:
 
     @property
     def rotation(self) -> Array:
-        """(3, 3) takes directions of the camera to the frame."""
+        """Return the (3, 3) rotation from the camera frame to this frame."""
         return self.target_T_cam[:3, :3]
 
     def transform_points(self, points_m: Array) -> Array:
-        """(..., 3) points in the camera frame -> (..., 3) in this one."""
+        """Transform (..., 3) points from the camera frame to this frame."""
         return points_m @ self.rotation.T + self.target_T_cam[:3, 3]
 
 
 def identity_target(frame_id: str) -> TargetFrame:
-    """Return the frame of a camera as the target."""
+    """Return the target frame that is the camera's own frame: an identity transform."""
     return TargetFrame(frame_id, np.eye(4))
 
 
 @dataclass(frozen=True)
 class CameraPose:
     """
-    Where a camera is at the time of its image.
+    Pose of a camera at the time of its image.
 
-    :param vehicle_T_cam: (4, 4) in the vehicle, z up, for objects that two cameras see; None
-        where that is not known.
-    :param fixed_T_cam: (4, 4) in a frame that does not move, z up, for tracks; None likewise.
+    :param vehicle_T_cam: (4, 4) transform to the vehicle frame, z up, for suppressing duplicates
+        across cameras; None if unknown.
+    :param fixed_T_cam: (4, 4) transform to the fixed (non-moving) frame, z up, for tracking; None
+        if unknown.
     """
 
     vehicle_T_cam: Array | None = None
     fixed_T_cam: Array | None = None
 
 
-#: Of a camera that nothing is known of.
+#: Pose of a camera without any known transform.
 UNKNOWN_POSE = CameraPose()
 NO_POSES: Mapping[str, CameraPose] = MappingProxyType({})

@@ -1,9 +1,9 @@
 """
-Every parameter of the node, once: default, range and meaning.
+Parameters of the node: default, range and description of each, defined only here.
 
-ros_parameters.py declares them by looping over the fields; config/detector.yaml is held against
-them by a test. YAML writes 1 where it means 1.0, so numbers are cast here and refused with a
-clear word.
+node/parameters.py declares them by looping over the fields; a test compares config/detector.yaml
+and docs/parameters.md with them. YAML files contain 1 for 1.0, so numbers are cast here; an
+invalid value raises a ValueError that names the parameter.
 """
 
 from __future__ import annotations
@@ -27,163 +27,164 @@ def _param(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """
-    Describe one parameter.
+    Return the dataclass field of one parameter.
 
-    :param cast: value as ROS has it -> value as we have it; ValueError for a wrong one.
-    :param live: may be changed while the node runs.
-    :param limits: lowest and highest number.
-    :param choices: the words it may be.
+    :param cast: value from ROS -> value of the field; raises ValueError for an invalid value.
+    :param live: whether it may change while the node runs.
+    :param limits: lowest and highest number allowed.
+    :param choices: values allowed.
     """
-    about = {'cast': cast, 'description': description, 'live': live}
-    return field(default=default, metadata={**about, 'limits': limits, 'choices': choices})
+    metadata = {'cast': cast, 'description': description, 'live': live}
+    return field(default=default, metadata={**metadata, 'limits': limits, 'choices': choices})
 
 
 @dataclass(frozen=True)
 class Params:
-    """Every parameter of the node; metadata of the fields says what they mean."""
+    """All parameters of the node; the metadata of a field holds its description."""
 
     model: str = _param(
         'synthetic_mobile.safetensors',
         param_validators.as_str,
-        'Student file: a path (also with ~ or $VAR), package://PACKAGE/PATH, or the name of a '
-        'student that comes with the package.',
+        'Model file: a path (also with ~ or $VAR), package://PACKAGE/PATH, or the name of a '
+        'model that comes with the package.',
     )
     device: str = _param(
-        'auto', param_validators.as_device, 'Where the network runs: auto, cpu, cuda or cuda:N.'
+        'auto', param_validators.as_device, 'Device of the network: auto, cpu, cuda or cuda:N.'
     )
     require_cuda: bool = _param(
         False,
         param_validators.as_bool,
-        'Refuse to start without a GPU, instead of running slowly on the CPU.',
+        'Refuse to start without a GPU instead of running slowly on the CPU.',
     )
     precision: str = _param(
         'fp32',
         param_validators.as_str,
-        'What the network computes in: fp32, or a half type, bf16 or fp16, where that is safe.',
+        'Precision of the network: fp32, or bf16 or fp16 in the layers where autocast permits it.',
         choices=('fp32', 'bf16', 'fp16'),
     )
     cameras: tuple[str, ...] = _param(
         (),
         param_validators.as_names,
-        'Names of several cameras, each with parameters of its own (NAME.image_topic); empty: '
-        'one camera, that of camera_name and image_topic.',
+        'Names of several cameras, each with its own parameters (NAME.image_topic); empty: one '
+        'camera, set by camera_name and image_topic.',
     )
     camera_name: str = _param(
-        'camera', param_validators.as_str, 'Name of the camera, first part of marker names.'
+        'camera', param_validators.as_str, 'Name of the camera, first part of marker namespaces.'
     )
     image_topic: str = _param('image_raw', param_validators.as_str, 'Topic of the images.')
     camera_info_topic: str = _param(
         '',
         param_validators.as_str,
-        'Topic of camera_info; empty: camera_info beside the image topic.',
+        'Topic of camera_info; empty: camera_info next to the image topic.',
     )
     transport: str = _param(
         'auto',
         param_validators.as_str,
-        'Which images to take: raw (IMAGE_TOPIC), compressed (IMAGE_TOPIC/compressed) or auto '
+        'Images to subscribe to: raw (IMAGE_TOPIC), compressed (IMAGE_TOPIC/compressed) or auto '
         '(both topics, whichever arrives).',
         choices=('raw', 'compressed', 'auto'),
     )
     rectified: bool = _param(
         True,
         param_validators.as_bool,
-        'The images are rectified, so P of camera_info holds; false: rectify them with K and D.',
+        'true: the images are rectified, P of camera_info applies; false: rectify with K and D.',
     )
     reliability: str = _param(
         'best_effort',
         param_validators.as_str,
-        'QoS of the image and camera_info subscriptions; best_effort hears every publisher.',
+        'QoS reliability of the image and camera_info subscriptions; best_effort receives from '
+        'every publisher.',
         choices=('best_effort', 'reliable'),
     )
     trigger: str = _param(
         TRIGGER_ANY,
         param_validators.as_str,
-        'Of several cameras: any answers each as soon as its image is there; the name of a camera '
-        'answers all together when the image of that one is there.',
+        'With several cameras: any processes each camera as soon as its image arrives; the name '
+        'of a camera processes all cameras in one batch when an image of that camera arrives.',
     )
     max_apart_s: float = _param(
         0.04,
         param_validators.as_float,
-        'With the name of a camera as trigger: images of the others go with its own when their '
-        'stamps are at most so far apart, seconds.',
+        'With the name of a camera as trigger: largest difference between the stamp of its image '
+        'and those of the other images in the batch, seconds.',
         limits=(0.0, 3600.0),
     )
     max_rate_hz: float = _param(
         0.0,
         param_validators.as_float,
-        'At most so many images a second of each camera are answered; 0: no limit.',
+        'Maximum number of images processed per second and camera; 0: no limit.',
         live=True,
         limits=(0.0, 1000.0),
     )
     score_threshold: float = _param(
         0.1,
         param_validators.as_float,
-        'Objects with a lower score are not sent.',
+        'Objects with a lower score are not published.',
         live=True,
         limits=(0.0, 1.0),
     )
     class_thresholds: tuple[float, ...] = _param(
         (),
         param_validators.as_float_list,
-        'One score threshold a class, in the order of the model; empty: score_threshold for all.',
+        'One score threshold per class, in the order of the model; empty: score_threshold.',
         live=True,
         limits=(0.0, 1.0),
     )
     distance_thresholds: tuple[float, ...] = _param(
         (),
         param_validators.as_distance_thresholds,
-        'Distance, score, distance, score, ...: up to that many metres an object must reach that '
-        'score as well; beyond the last one its class threshold alone.',
+        'Distance, score, distance, score, ...: an object up to that distance (metres) must also '
+        'reach that score; beyond the last distance only its class threshold applies.',
         live=True,
     )
     class_names_kept: tuple[str, ...] = _param(
         (),
         param_validators.as_str_list,
-        'Names of the classes that are sent; empty: all of the model.',
+        'Names of the classes to publish; empty: all classes of the model.',
         live=True,
     )
     max_overlap_across: float = _param(
         0.2,
         param_validators.as_float,
-        'Boxes of two cameras that are answered together, see trigger, and overlap more on the '
-        'ground are one object, told by the surer camera; 1: every camera speaks for itself. '
-        'Needs vehicle_frame.',
+        'Boxes of one class from two cameras in one batch (see trigger) whose ground-plane IoU '
+        'exceeds this are one object: only the box with the higher score is published. 1 disables '
+        'this. Needs vehicle_frame.',
         limits=(0.0, 1.0),
     )
     target_frame: str = _param(
         '',
         param_validators.as_str,
-        "Frame that boxes are sent in; empty: the camera's own. Where tf does not know the way, "
-        "they stay in the camera's own, as their header says.",
+        "Frame in which boxes are published; empty: the camera's own. If tf has no transform, "
+        "they stay in the camera's own frame, as their header says.",
     )
     vehicle_frame: str = _param(
         'base_link',
         param_validators.as_str,
-        'Frame in which objects that several cameras see are compared; empty: they are not.',
+        'Frame in which boxes of several cameras are compared; empty: they are not compared.',
     )
     fixed_frame: str = _param(
         'odom',
         param_validators.as_str,
-        'Frame that does not move, for tracking; empty, or where tf does not know it: objects are '
-        'followed as each camera sees them.',
+        'Fixed (non-moving) frame for tracking; empty, or without a transform in tf: objects are '
+        'tracked relative to each camera.',
     )
     tracking: bool = _param(
         False,
         param_validators.as_bool,
-        'Follow objects: ids that stay, velocities, smoothed boxes.',
+        'Track objects: stable ids, velocities, smoothed boxes.',
     )
     max_age_s: float = _param(
         0.0,
         param_validators.as_float,
-        'Images older than this are dropped, seconds; 0 keeps all. The clock of the node must be '
-        'that of the stamps: replay bags with --clock and use_sim_time.',
+        'Images older than this are dropped, seconds; 0 keeps all. The node must use the clock of '
+        'the stamps: replay bags with --clock and use_sim_time.',
         live=True,
         limits=(0.0, 3600.0),
     )
     marker_lifetime_s: float = _param(
         0.3,
         param_validators.as_float,
-        'A viewer takes boxes away by itself after this, seconds; 0: never.',
+        'Viewers remove boxes after this time, seconds; 0: never.',
         live=True,
         limits=(0.0, 3600.0),
     )
@@ -194,28 +195,28 @@ class Params:
     )
 
     def __post_init__(self) -> None:
-        """Cast every value and refuse wrong ones by name."""
+        """Cast every value; raise a ValueError that names an invalid parameter."""
         _cast_fields(self)
         if self.trigger not in (TRIGGER_ANY, *self.cameras):
             known = ', '.join((TRIGGER_ANY, *self.cameras))
             raise ValueError(f'parameter trigger: expected one of {known}, got {self.trigger!r}')
 
     def camera_defaults(self, name: str) -> CameraParams:
-        """Return what holds for a camera of several as long as nothing else is said."""
+        """Return the defaults of the parameters NAME.* of one of several cameras."""
         return CameraParams(f'{name}/image_raw', '', self.transport, self.rectified)
 
     def single_camera(self) -> CameraParams:
-        """Return the parameters of the only camera."""
+        """Return the parameters of the only camera, if cameras is empty."""
         return CameraParams(
             self.image_topic, self.camera_info_topic, self.transport, self.rectified
         )
 
     def detection_filter(self, classes: tuple[str, ...]) -> DetectionFilter:
         """
-        Return what of the answers is passed on.
+        Return the filter of detections that these parameters describe.
 
-        :param classes: of the network.
-        :raises ValueError: for thresholds or names that are not those of the classes.
+        :param classes: class names of the model.
+        :raises ValueError: if thresholds or names do not fit the classes.
         """
         unknown = [name for name in self.class_names_kept if name not in classes]
         if unknown:
@@ -236,7 +237,7 @@ class Params:
         """
         Return the score threshold of each class.
 
-        :raises ValueError: where class_thresholds has another length than the classes.
+        :raises ValueError: if class_thresholds and classes differ in length.
         """
         if not self.class_thresholds:
             return (self.score_threshold,) * len(classes)
@@ -250,39 +251,39 @@ class Params:
 
 @dataclass(frozen=True)
 class CameraParams:
-    """Parameters of one camera; of several, each has them under NAME."""
+    """Parameters of one camera; with several cameras, each has its own as NAME.*."""
 
     image_topic: str = _param('NAME/image_raw', param_validators.as_str, 'Topic of its images.')
     camera_info_topic: str = _param(
         '',
         param_validators.as_str,
-        'Topic of its camera_info; empty: camera_info beside its image topic.',
+        'Topic of its camera_info; empty: camera_info next to its image topic.',
     )
     transport: str = _param(
         'auto',
         param_validators.as_str,
-        'Which of its images to take; by default as transport.',
+        'Which of its images to subscribe to; default: transport.',
         choices=('raw', 'compressed', 'auto'),
     )
     rectified: bool = _param(
         True,
         param_validators.as_bool,
-        'Whether its images are rectified; by default as rectified.',
+        'Whether its images are rectified; default: rectified.',
     )
 
     def __post_init__(self) -> None:
-        """Cast every value and refuse wrong ones by name."""
+        """Cast every value; raise a ValueError that names an invalid parameter."""
         _cast_fields(self)
 
 
 @dataclass(frozen=True)
 class Camera:
     """
-    A camera as the node knows it.
+    A camera of the node.
 
-    :param name: ours.
-    :param prefix: what its topics begin with, '' for the only camera and NAME/ for others.
-    :param params: what was said of it.
+    :param name: name of the camera.
+    :param prefix: prefix of its output topics: '' for a single camera, NAME/ for several.
+    :param params: parameters of the camera.
     """
 
     name: str
@@ -291,7 +292,7 @@ class Camera:
 
 
 def _cast_fields(params: Any) -> None:
-    """Cast every value of a dataclass of parameters and refuse wrong ones by name."""
+    """Cast the fields of a parameter dataclass in place; a ValueError names an invalid one."""
     for each in fields(params):
         try:
             value = each.metadata['cast'](getattr(params, each.name))
@@ -302,7 +303,7 @@ def _cast_fields(params: Any) -> None:
 
 
 def _check_value(value: Any, limits: tuple[float, float] | None, choices: tuple[str, ...]) -> None:
-    """Refuse a value out of its range or list."""
+    """Raise ValueError for a value outside its limits or choices."""
     if limits is not None:
         low, high = limits
         for number in value if isinstance(value, tuple) else (value,):

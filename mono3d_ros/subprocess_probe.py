@@ -1,8 +1,8 @@
 """
-What is installed on this machine, gathered in one place for doctor.py; nothing is judged here.
+Probes that import rclpy, torch, OpenCV or cv_bridge in a subprocess, for the doctor and decoders.
 
-Packages are looked up, not imported: a broken one must not take the doctor with it. What can only
-be known by trying is tried in a process of its own. Needs nothing but Python.
+A broken package can end the process that imports it, so these are imported in a separate process.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-#: How long one trial may take, seconds: torch from a cold disk is slow.
+#: Time limit of one probe, seconds: importing torch from a cold disk is slow.
 TIMEOUT_S = 180.0
 
-#: What can only be known by trying: name -> program that prints one line of JSON.
+#: Name of a probe -> program that prints one line of JSON.
 PROBES = MappingProxyType(
     {
         'rclpy': """
@@ -30,19 +30,19 @@ print(json.dumps({'rmw': get_rmw_implementation_identifier()}))
 """,
         'torch': """
 import json, warnings, torch
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
-    there = torch.cuda.is_available()
-said = {'version': torch.__version__, 'cuda': torch.version.cuda or '', 'device': ''}
-said['told'] = ' '.join(str(told[0].message).split()) if told else ''
-if there:
+    available = torch.cuda.is_available()
+report = {'version': torch.__version__, 'cuda': torch.version.cuda or '', 'device': ''}
+report['told'] = ' '.join(str(caught[0].message).split()) if caught else ''
+if available:
     try:
         (torch.ones(2, device='cuda') + 1).sum().item()
         major, minor = torch.cuda.get_device_capability()
-        said['device'] = f'{torch.cuda.get_device_name()} (sm_{major}{minor})'
+        report['device'] = f'{torch.cuda.get_device_name()} (sm_{major}{minor})'
     except RuntimeError as err:
-        said['told'] = str(err).splitlines()[0]
-print(json.dumps(said))
+        report['told'] = str(err).splitlines()[0]
+print(json.dumps(report))
 """,
         'cv2': """
 import json, cv2
@@ -62,10 +62,10 @@ print('{}')
 @dataclass(frozen=True)
 class ProbeResult:
     """
-    What came of a trial.
+    Outcome of one probe.
 
-    :param said: what it printed; empty where it failed.
-    :param error: last line of what went wrong; empty where nothing did.
+    :param said: JSON object that the program printed; empty if it failed.
+    :param error: last line of the error; empty if there was none.
     """
 
     said: Mapping[str, str]
@@ -73,18 +73,18 @@ class ProbeResult:
 
 
 def run_probe(program: str, timeout_s: float = TIMEOUT_S) -> ProbeResult:
-    """Run a program under this interpreter, in a process of its own."""
+    """Run a program with this interpreter in a subprocess and parse the last line it prints."""
     try:
         done = subprocess.run(
             [sys.executable, '-c', program], capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        return ProbeResult({}, f'no end after {timeout_s:g} s')
+        return ProbeResult({}, f'timed out after {timeout_s:g} s')
     if done.returncode < 0:
         return ProbeResult({}, f'crashed with signal {-done.returncode}')
     if done.returncode > 0:
-        return ProbeResult({}, (done.stderr.strip() or 'failed without a word').splitlines()[-1])
+        return ProbeResult({}, (done.stderr.strip() or 'failed without output').splitlines()[-1])
     try:
         return ProbeResult(json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError):
-        return ProbeResult({}, f'answered {done.stdout!r}')
+        return ProbeResult({}, f'no JSON in its output: {done.stdout!r}')

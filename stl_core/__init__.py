@@ -1,3 +1,3 @@
-"""Monocular 3D detection taught by depth: data, detectors, training, evaluation; no ROS."""
+"""Monocular 3D detection, distilled from LiDAR depth: data, training, evaluation; no ROS."""
 
 __version__ = '0.1.0'

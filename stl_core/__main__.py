@@ -1,4 +1,4 @@
-"""Run `python -m stl_core`, which is the command `stl`."""
+"""Run the command `stl` as `python -m stl_core`."""
 
 from stl_core.cli.main import main
 

@@ -1,6 +1,4 @@
-"""
-The state of a run on disk: checkpoints that a crash at any moment leaves whole.
-"""
+"""Atomic file writing: a crash at any moment leaves a complete file."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step: after a crash it is the old one or the new one."""
+    """Write data to a file atomically: after a crash the path holds the old or the new content."""
     part = path.with_name(path.name + '.part')
     with part.open('wb') as file:
         file.write(data)

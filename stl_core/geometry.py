@@ -1,9 +1,9 @@
 """
-Geometry of one camera: projection, image transforms, the two shapes of an object, box overlap.
+Camera geometry: projection, image transforms, conversion between 2D and 3D objects, box overlap.
 
-P is the (3, 4) projection of the image at hand; every image transform has its twin for P.
-Pixels count from the centre of the top-left pixel. The camera frame is x right, y down, z
-forward, metres.
+P is the (3, 4) projection matrix of an image; a function that transforms an image has a
+counterpart that transforms P. Pixel coordinates start at the centre of the top-left pixel. The
+camera frame is x right, y down, z forward, in metres.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from stl_core.types import Array, ImageObjects, Objects3D
 
-#: Pairs of corner numbers (see corners) that are the 12 edges of a box, front face first.
+#: Pairs of corner indices (see box_corners): the 12 edges of a box, front face first.
 BOX_EDGES: tuple[tuple[int, int], ...] = (
     (0, 1), (1, 5), (5, 4), (4, 0),
     (3, 2), (2, 6), (6, 7), (7, 3),
@@ -21,7 +21,7 @@ BOX_EDGES: tuple[tuple[int, int], ...] = (
 
 
 def wrap_angle(angle: Array) -> Array:
-    """(...,) radians -> the same angles in [-pi, pi)."""
+    """Wrap (...,) angles in radians to [-pi, pi)."""
     return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -31,8 +31,8 @@ def project_points(points_m: Array, P: Array) -> tuple[Array, Array]:
 
     :param points_m: (..., 3) camera frame.
     :param P: (3, 4).
-    :return: (..., 2) pixels, not finite where the third homogeneous coordinate is 0; and (...,)
-        that third coordinate, negative behind the camera.
+    :return: (..., 2) pixels, not finite where the third homogeneous coordinate w is 0; and (...,)
+        w, negative behind the camera.
     """
     homogeneous = points_m @ P[:, :3].T + P[:, 3]
     w = homogeneous[..., 2]
@@ -42,9 +42,10 @@ def project_points(points_m: Array, P: Array) -> tuple[Array, Array]:
 
 def backproject_pixels(pixels: Array, depth_m: Array, P: Array) -> Array:
     """
-    Find the point of given z that projects to a pixel: exact for every P, P[2, 3] included.
+    Compute the points at given depths that project to given pixels, exactly for every P.
 
-    The two rows (P[i] - pixel_i * P[2]) . (x, y, z, 1) = 0 are solved for x and y.
+    Solves the two equations (P[i] - pixel_i * P[2]) . (x, y, z, 1) = 0 for x and y; P[2, 3] need
+    not be 0.
 
     :param pixels: (..., 2).
     :param depth_m: (...,) z in the camera frame.
@@ -52,21 +53,21 @@ def backproject_pixels(pixels: Array, depth_m: Array, P: Array) -> Array:
     :return: (..., 3) camera frame.
     """
     rows = P[:2] - np.asarray(pixels)[..., None] * P[2]  # (..., 2, 4)
-    right = -(rows[..., 2] * np.asarray(depth_m)[..., None] + rows[..., 3])
+    rhs = -(rows[..., 2] * np.asarray(depth_m)[..., None] + rows[..., 3])
     (a, b), (c, d) = np.moveaxis(rows[..., :2], (-2, -1), (0, 1))
     det = a * d - b * c
-    x = (d * right[..., 0] - b * right[..., 1]) / det
-    y = (a * right[..., 1] - c * right[..., 0]) / det
+    x = (d * rhs[..., 0] - b * rhs[..., 1]) / det
+    y = (a * rhs[..., 1] - c * rhs[..., 0]) / det
     return np.stack([x, y, np.broadcast_to(depth_m, x.shape)], -1)
 
 
 def warp_P(P: Array, A: Array) -> Array:
-    """(3, 4) projection and (3, 3) transform new = A @ old -> projection of the new image."""
+    """Return the (3, 4) projection of an image warped by the (3, 3) transform new = A @ old."""
     return A @ P
 
 
 def warp_box(box_px: Array, A: Array) -> Array:
-    """(N, 4) boxes and an axis-aligned (3, 3) pixel transform -> (N, 4) boxes, x0 <= x1."""
+    """Return (N, 4) boxes under an axis-aligned (3, 3) pixel transform, x0 <= x1 and y0 <= y1."""
     box = box_px * A[[0, 1, 0, 1], [0, 1, 0, 1]] + A[[0, 1, 0, 1], 2]
     return np.concatenate(
         [np.minimum(box[:, :2], box[:, 2:]), np.maximum(box[:, :2], box[:, 2:])], 1
@@ -75,10 +76,10 @@ def warp_box(box_px: Array, A: Array) -> Array:
 
 def flip_P(P: Array, width_px: int) -> Array:
     """
-    Mirror an image left to right and the world with it, x -> -x.
+    Return the projection of the mirrored world, x -> -x, to the horizontally mirrored image.
 
-    :param P: (3, 4) projection of the image before the mirror.
-    :param width_px: its width; pixel u moves to width_px - 1 - u.
+    :param P: (3, 4) projection of the image before mirroring.
+    :param width_px: image width; pixel u moves to width_px - 1 - u.
     :return: (3, 4) projection of mirrored points to mirrored pixels; focal lengths stay positive.
     """
     mirror = np.array([[-1.0, 0.0, width_px - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -86,7 +87,7 @@ def flip_P(P: Array, width_px: int) -> Array:
 
 
 def flip_objects(objects: Objects3D, width_px: int) -> Objects3D:
-    """Mirror objects with their image (see flip_P): x -> -x, rotation_y -> pi - rotation_y."""
+    """Return objects mirrored with their image (see flip_P): x -> -x, yaw -> pi - yaw."""
     mirror = np.array([[-1.0, 0.0, width_px - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     return Objects3D(
         class_id=objects.class_id,
@@ -101,7 +102,7 @@ def flip_objects(objects: Objects3D, width_px: int) -> Objects3D:
 
 def project_objects(objects: Objects3D, P: Array) -> ImageObjects:
     """
-    Describe objects as an image with projection P shows them; lift undoes it exactly.
+    Convert objects to image objects of an image with projection P; lift is the exact inverse.
 
     :param objects: N objects, camera frame; box_px already in pixels of P's image.
     :param P: (3, 4).
@@ -109,7 +110,7 @@ def project_objects(objects: Objects3D, P: Array) -> ImageObjects:
     """
     x, z = objects.center_m[:, 0], objects.center_m[:, 2]
     center_px, _ = project_points(objects.center_m, P)
-    with np.errstate(divide='ignore'):  # a label's sigma is 0, its log -inf: exp brings 0 back
+    with np.errstate(divide='ignore'):  # labels: sigma 0, log -inf; lift's exp gives 0
         depth_log_sigma = np.log(objects.depth_sigma_m)
     return ImageObjects(
         class_id=objects.class_id,
@@ -125,7 +126,7 @@ def project_objects(objects: Objects3D, P: Array) -> ImageObjects:
 
 def lift(objects: ImageObjects, P: Array) -> Objects3D:
     """
-    Place image objects in the camera frame: the one decoding to 3D of the whole project.
+    Convert image objects to objects in the camera frame; all decoding to 3D uses this function.
 
     :param objects: N image objects, in pixels of P's image.
     :param P: (3, 4).
@@ -145,17 +146,17 @@ def lift(objects: ImageObjects, P: Array) -> Objects3D:
 
 
 def box_corners(center_m: Array, size_hwl_m: Array, rotation_y: Array) -> Array:
-    r"""
+    """
     Return the corners of boxes.
 
-    Numbering, seen from above with the object heading to the right (+length)::
+    Corner indices, for a box with rotation_y 0 (heading right, +x) as the camera sees it::
 
-            0 ------- 3          0..3 left (before turning: +z) side has z > 0
-           /|        /|
-          4 ------- 7 |          0 1 4 5 are at the front (+length), 3 2 7 6 at the back;
-          | 1 ------|-2          0 3 4 7 are at the top (y up in the drawing, -y in the frame)
+            3 ------- 0          0 1 2 3 on the left side (+z here), 4 5 6 7 on the right side;
+           /|        /|          0 1 4 5 at the front (+length), 2 3 6 7 at the back;
+          7 ------- 4 |          0 3 4 7 at the top (-y), 1 2 5 6 at the bottom
+          | 2 ------|-1
           |/        |/
-          5 ------- 6
+          6 ------- 5
 
     :param center_m: (N, 3) geometric centres, camera frame.
     :param size_hwl_m: (N, 3) height, width, length.
@@ -167,18 +168,18 @@ def box_corners(center_m: Array, size_hwl_m: Array, rotation_y: Array) -> Array:
     down = h * [-1, 1, 1, -1, -1, 1, 1, -1]
     across = w * [1, 1, 1, 1, -1, -1, -1, -1]
     cos, sin = np.cos(rotation_y)[:, None], np.sin(rotation_y)[:, None]
-    turned = np.stack([cos * along + sin * across, down, -sin * along + cos * across], -1)
-    return turned + center_m[:, None]
+    rotated = np.stack([cos * along + sin * across, down, -sin * along + cos * across], -1)
+    return rotated + center_m[:, None]
 
 
 def bev_intersection_area(a: Array, b: Array) -> Array:
     """
-    Area shared by pairs of turned rectangles on the ground plane.
+    Compute the intersection areas of pairs of rotated rectangles on the ground plane.
 
-    b is brought into the frame of a and clipped by a's four sides in turn. A clip inserts the
-    crossing of every edge with the side, then moves what lies beyond onto the side: what is
-    walked along the side to and fro encloses nothing, so the shoelace area is exact, and it is
-    continuous in the inputs, touching and zero-size rectangles included.
+    Transforms b into the frame of a and clips it at each of a's four sides. A clip inserts the
+    intersection of every edge with the line of the side, then moves the vertices beyond the line
+    onto it. The path back and forth along the line encloses no area, so the shoelace area is
+    exact; it is continuous in the inputs, touching and zero-size rectangles included.
 
     :param a: (M, 5) x, z, width, length, rotation_y.
     :param b: (M, 5) likewise.
@@ -197,14 +198,14 @@ def bev_intersection_area(a: Array, b: Array) -> Array:
 
 
 def height_intersection(a: Array, b: Array) -> Array:
-    """(M, 2) centre y and height of pairs of boxes, metres -> (M,) shared height."""
+    """Return (M,) shared heights of pairs of boxes, each (M, 2) centre y and height, metres."""
     top = np.maximum(a[:, 0] - a[:, 1] / 2, b[:, 0] - b[:, 1] / 2)
     bottom = np.minimum(a[:, 0] + a[:, 1] / 2, b[:, 0] + b[:, 1] / 2)
     return np.maximum(bottom - top, 0.0)
 
 
 def _rectangle_corners(center: Array, size_wl: Array, rotation_y: Array) -> Array:
-    """(M, 2) x z, (M, 2) width length, (M,) -> (M, 4, 2) corners in order round the rectangle."""
+    """Return (M, 4, 2) ordered corners of rectangles: (M, 2) x z, (M, 2) width length, yaw."""
     along = size_wl[:, 1, None] / 2 * [1, 1, -1, -1]
     across = size_wl[:, 0, None] / 2 * [1, -1, -1, 1]
     cos, sin = np.cos(rotation_y)[:, None], np.sin(rotation_y)[:, None]
@@ -214,13 +215,13 @@ def _rectangle_corners(center: Array, size_wl: Array, rotation_y: Array) -> Arra
 
 
 def _clip_polygon(polygon: Array, axis: int, sign: float, bound: Array) -> Array:
-    """Keep sign * coordinate <= bound of (M, K, 2) closed polygons -> (M, 2K, 2)."""
-    following = np.roll(polygon, -1, 1)
-    here, there = sign * polygon[..., axis], sign * following[..., axis]
-    step = there - here
+    """Clip (M, K, 2) closed polygons to sign * coordinate <= bound; return (M, 2K, 2) polygons."""
+    next_vertex = np.roll(polygon, -1, 1)
+    start, end = sign * polygon[..., axis], sign * next_vertex[..., axis]
+    step = end - start
     with np.errstate(divide='ignore', invalid='ignore'):
-        t = np.where(step == 0, 0.0, np.clip((bound - here) / step, 0.0, 1.0))
-    crossing = polygon + t[..., None] * (following - polygon)
+        t = np.where(step == 0, 0.0, np.clip((bound - start) / step, 0.0, 1.0))
+    crossing = polygon + t[..., None] * (next_vertex - polygon)
     out = np.stack([polygon, crossing], 2).reshape(len(polygon), 2 * polygon.shape[1], 2)
     out[..., axis] = sign * np.minimum(sign * out[..., axis], bound)
     return out
@@ -228,13 +229,13 @@ def _clip_polygon(polygon: Array, axis: int, sign: float, bound: Array) -> Array
 
 def depth_covariance(objects: Objects3D) -> Array:
     """
-    Tell what depth_sigma_m makes uncertain of the centres: they may lie elsewhere on their rays.
+    Compute the covariance of object centres from depth_sigma_m, along their viewing rays.
 
     :param objects: N objects, camera frame.
     :return: (N, 3, 3) covariance in the camera frame, square metres; sigma squared at z, z.
     """
-    # a network may say infinity; beyond the depth itself sigma says no more
+    # limit sigma to the depth itself: a network may predict infinity
     depth_m = np.maximum(np.abs(objects.center_m[:, 2]), 1e-6)
-    share = np.minimum(objects.depth_sigma_m / depth_m, 1.0)
-    along = objects.center_m * share[:, None]
+    fraction = np.minimum(objects.depth_sigma_m / depth_m, 1.0)
+    along = objects.center_m * fraction[:, None]
     return along[:, :, None] * along[:, None, :]

@@ -1,9 +1,9 @@
 """
-The one preprocessing: an image and its P -> the network's canvas and the canvas's P.
+Image preprocessing: warp an image to the network's input canvas, and its projection P with it.
 
-Training, evaluation, bag tools and the vehicle all come through prepare, so a pixel and its
-projection can never part. Colour is normalised on the device (see sight.normalise), because
-uint8 crosses the bus four times faster than float32. Teachers are shown depth maps instead.
+Training, evaluation, bag tools and the vehicle use the same warps, which keep an image and its
+projection consistent. Colour is normalised on the device (see normalization.normalise_input),
+because uint8 crosses the bus four times faster than float32. Teachers receive depth maps instead.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from stl_core.types import Array
 @dataclass(frozen=True)
 class DepthSpec:
     """
-    What a network that sees depth expects of it; the defaults are KITTI's completed scans'.
+    Depth input of a teacher and its normalisation; the defaults fit KITTI's completed LiDAR depth.
 
     :param mean_m: mean of the known depths.
-    :param std_m: their standard deviation.
-    :param virtual_focal_px: focal length at which depth is shown, network pixels: as far as what
-        has this size would be through this lens. Zoomed pictures are then shown a depth that is
-        zoomed too, in the units in which a student, who is not told the lens, must think. 0 shows
-        true metres.
+    :param std_m: standard deviation of the known depths.
+    :param virtual_focal_px: focal length, in network pixels, to which input depth is scaled: the
+        depth at which an object of the same size in pixels would stand in front of this lens.
+        Depth is then zoomed together with the image, and has the units in which a student must
+        predict, since a student does not know the focal length. 0 keeps true metres.
     """
 
     mean_m: float = 15.34
@@ -35,7 +35,7 @@ class DepthSpec:
     virtual_focal_px: float = 720.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
+        """Raise ValueError unless std_m is positive and virtual_focal_px is at least 0."""
         if not self.std_m > 0:
             raise ValueError(f'std_m: expected more than 0 metres, got {self.std_m}')
         if self.virtual_focal_px < 0:
@@ -45,13 +45,13 @@ class DepthSpec:
 @dataclass(frozen=True)
 class InputSpec:
     """
-    What a network expects of its input.
+    Input of a network: canvas size, normalisation, colour or depth.
 
     :param width_px: canvas width, a multiple of 32.
     :param height_px: canvas height, a multiple of 32.
     :param mean: RGB mean, 0 to 1 (ImageNet's by default).
     :param std: RGB standard deviation.
-    :param depth: where given, the network sees depth instead of colour: it is a teacher.
+    :param depth: if given, the network is a teacher: its input is depth instead of colour.
     """
 
     width_px: int = 1280
@@ -62,11 +62,11 @@ class InputSpec:
 
     @property
     def channels(self) -> int:
-        """Of what the network is given: three colours, or depth and whether it is known."""
+        """Return the number of input channels: 3 for colour; 2 for depth and its validity mask."""
         return 3 if self.depth is None else 2
 
     def __post_init__(self) -> None:
-        """Refuse sizes that the deepest stride does not divide."""
+        """Raise ValueError unless both sizes are multiples of 32, the deepest stride."""
         if self.width_px % 32 or self.height_px % 32 or min(self.width_px, self.height_px) < 32:
             raise ValueError(
                 f'input size must be multiples of 32, got {self.width_px}x{self.height_px}'
@@ -75,9 +75,9 @@ class InputSpec:
 
 def letterbox_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
     """
-    Fit an image into the canvas: one scale for both axes, centred, the rest padded.
+    Return the transform that fits an image into the canvas: uniform scale, centred, padded.
 
-    Pixel centres are kept: new = s * (old + 0.5) - 0.5 + margin.
+    Integer coordinates are pixel centres: new = s * (old + 0.5) - 0.5 + margin.
 
     :param width_px: image width.
     :param height_px: image height.
@@ -92,10 +92,10 @@ def letterbox_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
 
 def warp_image(image: Array, A: Array, spec: InputSpec) -> Array:
     """
-    Draw an image on the canvas.
+    Warp an image to the canvas.
 
-    Bilinear sampling reads two pixels an axis, so below half size the image is first shrunk by
-    a whole factor with area averaging; otherwise far cars would alias away.
+    Bilinear sampling reads two pixels per axis. Below half size the image is therefore first
+    reduced by an integer factor with area averaging; otherwise distant cars would alias away.
 
     :param image: (H, W, 3) uint8.
     :param A: (3, 3) transform from image pixels to canvas pixels.
@@ -108,18 +108,18 @@ def warp_image(image: Array, A: Array, spec: InputSpec) -> Array:
     if factor > 1 and min(height, width) > 0:
         cropped = image[: height * factor, : width * factor]
         image = cv2.resize(cropped, (width, height), interpolation=cv2.INTER_AREA)
-        grow = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
-        A = A @ grow
+        zoom = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+        A = A @ zoom
     size = (spec.width_px, spec.height_px)
     return cv2.warpAffine(image, A[:2], size, flags=cv2.INTER_LINEAR)
 
 
 def warp_depth(depth_m: Array, A: Array, spec: InputSpec) -> Array:
     """
-    Draw a depth map on the canvas, every pixel a copy of its nearest source pixel.
+    Warp a depth map to the canvas; every pixel copies its nearest source pixel.
 
-    Blending would put surfaces between an object and what is behind it, and between what is
-    known and 0.
+    Interpolation would create surfaces between an object and its background, and between known
+    pixels and 0.
 
     :param depth_m: (H, W) float32, 0 where unknown.
     :param A: (3, 3) transform from image pixels to canvas pixels.
@@ -132,20 +132,20 @@ def warp_depth(depth_m: Array, A: Array, spec: InputSpec) -> Array:
 
 def preprocess_image(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:
     """
-    Fit one image to the network.
+    Fit an image into the network's canvas, and update its projection.
 
-    :param image: (H, W, 3) uint8 RGB, rectified; for a network that sees depth (H, W) float32
+    :param image: (H, W, 3) uint8 RGB, rectified; for a network with depth input (H, W) float32
         metres, 0 where unknown.
     :param P: (3, 4) projection of that image.
     :param spec: the network's input.
     :return: canvas (height_px, width_px, 3) uint8, or (height_px, width_px) float32 of depth, and
         the canvas's (3, 4) P.
-    :raises ValueError: for an image that is not what the network sees.
+    :raises ValueError: for an image whose shape or dtype does not match the network's input.
     """
     if spec.depth is not None:
         if image.ndim != 2 or image.dtype != np.float32:
             raise ValueError(
-                'this network is a teacher, it sees depth: expected an (H, W) float32 map, got'
+                'this network is a teacher with depth input: expected an (H, W) float32 map, got'
                 f' {image.shape} {image.dtype}'
             )
         A = letterbox_affine(image.shape[1], image.shape[0], spec)

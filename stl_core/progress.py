@@ -1,4 +1,4 @@
-"""The progress bar of long work."""
+"""Progress bar for long operations."""
 
 from rich.progress import (
     BarColumn,
@@ -11,7 +11,7 @@ from rich.progress import (
 
 
 def progress_bar() -> Progress:
-    """Make the progress bar of long work: bar, count, time so far, time to go, a note."""
+    """Return a progress bar: description, bar, count, elapsed and remaining time, `note` field."""
     return Progress(
         TextColumn('{task.description}'),
         BarColumn(),

@@ -1,9 +1,10 @@
 """
-The nouns of the house: a camera, objects in the world, objects in an image, labels of an image.
+Data types: camera, objects in the camera frame, objects in an image, labels of an image.
 
-Every array is numpy, owned by a frozen dataclass, one row an object. N is the number of objects.
-The camera frame is x right, y down, z forward, metres. Pixels count from the centre of the
-top-left pixel, u to the right and v down. A box is x0 y0 x1 y1. Angles are radians.
+Sets of objects are frozen dataclasses of numpy arrays with one row per object; N is the number of
+objects. The camera frame is x right, y down, z forward, in metres. Pixel coordinates start at the
+centre of the top-left pixel, u to the right and v down. A box is x0 y0 x1 y1. Angles are in
+radians.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ T = TypeVar('T', bound='StructOfArrays')
 @dataclass(frozen=True)
 class Camera:
     """
-    A rectified camera and the size of its image.
+    A rectified camera and its image size.
 
-    :param P: (3, 4) projection from the camera frame to pixels of this very image.
+    :param P: (3, 4) projection from the camera frame to pixels of the image.
     :param width_px: image width.
     :param height_px: image height.
     """
@@ -33,7 +34,7 @@ class Camera:
     height_px: int
 
     def __post_init__(self) -> None:
-        """Refuse anything that is not a finite (3, 4) projection and a positive size."""
+        """Raise ValueError unless P is a finite (3, 4) matrix and the size is positive."""
         P = np.asarray(self.P, np.float64)
         if P.shape != (3, 4) or not np.isfinite(P).all():
             raise ValueError(f'P must be a finite (3, 4) matrix, got shape {P.shape}')
@@ -43,13 +44,13 @@ class Camera:
 
 
 class StructOfArrays:
-    """Struct of arrays with one row an object; the shape of each field is told by WIDTHS."""
+    """Struct of arrays with one row per object; FIELD_SHAPES holds the row shape of each field."""
 
     FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {}
     FIELD_DTYPES: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        """Refuse fields whose shape or length does not fit."""
+        """Convert the fields to arrays; raise ValueError for a wrong shape or length."""
         count = None
         for name, width in self.FIELD_SHAPES.items():
             value = np.asarray(getattr(self, name), self.FIELD_DTYPES.get(name, np.float64))
@@ -65,15 +66,15 @@ class StructOfArrays:
         return len(getattr(self, next(iter(self.FIELD_SHAPES))))
 
     def __getitem__(self: T, rows: Any) -> T:
-        """Return the objects at the given index array, slice or boolean mask."""
+        """Return the objects at an index, index array, slice or boolean mask."""
         if isinstance(rows, (int, np.integer)):
             rows = [rows]
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}  # type: ignore
-        return type(self)(**picked)
+        selected = {f.name: getattr(self, f.name)[rows] for f in fields(self)}  # type: ignore
+        return type(self)(**selected)
 
     @classmethod
     def empty(cls: type[T]) -> T:
-        """Return no objects at all."""
+        """Return an instance with zero objects."""
         return cls(
             **{
                 name: np.zeros((0, *width), cls.FIELD_DTYPES.get(name, np.float64))
@@ -87,12 +88,12 @@ class Objects3D(StructOfArrays):
     """
     N objects in the camera frame.
 
-    :param class_id: (N,) index into the class list at hand, -1 for a class outside it.
+    :param class_id: (N,) index into the class list in use, -1 for a class not in it.
     :param score: (N,) confidence, 0 to 1; 1 for labels.
     :param center_m: (N, 3) geometric centre of the box.
     :param size_hwl_m: (N, 3) height, width, length.
     :param rotation_y: (N,) yaw about camera y, 0 = length along +x, in [-pi, pi).
-    :param box_px: (N, 4) the object's 2D box in the image it was seen in.
+    :param box_px: (N, 4) 2D box in the image that shows the object.
     :param depth_sigma_m: (N,) standard deviation of the depth error; 0 for labels.
     """
 
@@ -119,9 +120,9 @@ class Objects3D(StructOfArrays):
 @dataclass(frozen=True)
 class ImageObjects(StructOfArrays):
     """
-    The same N objects as one image shows them: what a monocular network predicts.
+    N objects as they appear in one image: the output of a monocular network.
 
-    :param class_id: (N,) index into the class list at hand.
+    :param class_id: (N,) index into the class list in use.
     :param score: (N,) confidence, 0 to 1.
     :param center_px: (N, 2) projection of the 3D centre.
     :param depth_m: (N,) z of the 3D centre in the camera frame.
@@ -156,7 +157,7 @@ class ImageObjects(StructOfArrays):
 @dataclass(frozen=True)
 class Labels(StructOfArrays):
     """
-    The annotated (or detected) objects of one image, every class and DontCare included.
+    Annotated or detected objects of one image, of every class, DontCare included.
 
     :param name: (N,) class name, such as 'Car', 'Van' or 'DontCare'.
     :param truncated: (N,) fraction outside the image, 0 to 1; -1 where unknown.
@@ -193,9 +194,9 @@ class Labels(StructOfArrays):
     FIELD_DTYPES: ClassVar[dict[str, Any]] = {'name': np.str_, 'occluded': np.int64}
 
     def to_objects(self, classes: tuple[str, ...]) -> Objects3D:
-        """Return the objects of the listed classes, class_id being the place in that list."""
-        place = {name: i for i, name in enumerate(classes)}
-        class_id = np.array([place.get(str(name), -1) for name in self.name], np.int64)
+        """Return the objects of the listed classes; class_id is the index into that list."""
+        class_index = {name: i for i, name in enumerate(classes)}
+        class_id = np.array([class_index.get(str(name), -1) for name in self.name], np.int64)
         keep = class_id >= 0
         return Objects3D(
             class_id=class_id[keep],

@@ -7,7 +7,7 @@ import torch
 
 @pytest.fixture(scope='session')
 def mono3d_data() -> Path:
-    """Real frames, licensed for research, read in place; skips where they are absent."""
+    """Return the folder of real frames (research licence, never copied); skip if it is absent."""
     default = Path(__file__).resolve().parents[1] / '../shared/data'
     root = Path(os.environ.get('MONO3D_DATA', default))
     if not (root / 'training' / 'image_2').is_dir():
@@ -17,7 +17,7 @@ def mono3d_data() -> Path:
 
 @pytest.fixture(scope='module')
 def one_thread():
-    """Bit for bit holds for one number of threads: sums over more are in another order."""
+    """Run with one torch thread: the order of sums, and so their bits, depends on the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,7 +26,7 @@ def one_thread():
 
 @pytest.fixture(scope='session')
 def model(tmp_path_factory) -> Path:
-    """A file for fake_node, which looks only whether it is there."""
+    """Return a model file for fake_node, which needs only its existence."""
     path = tmp_path_factory.mktemp('models') / 'student.safetensors'
     path.write_text('weights')
     return path

@@ -1,1 +1,1 @@
-"""The command evaluate_bag and its parts."""
+"""Evaluate a detector on recorded bags: the command evaluate_bag."""

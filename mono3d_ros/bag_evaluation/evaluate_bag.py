@@ -1,13 +1,13 @@
 """
-The command evaluate_bag: what a student says to a recorded drive, and how right it is; no ROS.
+The command evaluate_bag: run a model on a recorded drive and measure its errors, without ROS.
 
-Every image is answered by the code of the node, so nothing is lost and the same command makes the
-same answers/ and figures.json, byte for byte. OUT/answers is a bag of its own: /detector/markers
-and /detector/detections, of several cameras /detector/CAMERA/..., beside camera_info and tf.
-Labels come from CAMERA/ground_truth/labels of the bag, where it has them, or from a folder of
-KITTI files, as many as there are images. Where /tf_static tells where the cameras stand on the
-vehicle, what two of them see is answered once. BAG may be a folder of bags: each gets its folder
-in OUT, and OUT tells of all of them together.
+The code of the node processes every image of the bag, so that no image is lost and the same
+command makes the same OUT/answers and OUT/figures.json, byte for byte. OUT/answers is a bag with
+the detections: /detector/markers and /detector/detections (/detector/CAMERA/... with several
+cameras), camera_info and tf. Labels come from CAMERA/ground_truth/labels of the bag, if present,
+or from a folder with one KITTI file per image. If /tf_static has the poses of the cameras on the
+vehicle, an object in two images is published once. BAG may be a folder of bags: each bag gets a
+folder in OUT, and OUT/report.html covers all of them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from mono3d_ros.perception import model_loading
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
-#: What a user can mend: told in one line, without a traceback.
+#: Errors that a user can fix: reported on one line, without a traceback.
 INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError)
 
 
 def list_bags(path: Path) -> list[Path]:
-    """Return the bags in a folder of bags, in order of their names; none where it is a bag."""
+    """Return the bags in a folder, sorted by name; an empty list if the path is itself a bag."""
     if not path.is_dir() or (path / 'metadata.yaml').exists():
         return []
     return sorted(
@@ -48,32 +48,40 @@ def list_bags(path: Path) -> list[Path]:
 
 
 def _no_package_share(package: str) -> str:
-    raise LookupError(package)  # that is ROS's matter
+    raise LookupError(package)  # only ROS can find the share folder of a package
 
 
 def _print_result(result: BagResult, out: Path) -> None:
-    """Print the figures and where everything lies."""
+    """Print the scores, the omitted images and the output folder."""
     console = Console()
-    known = result.replay_result.drive_results
+    drive = result.replay_result.drive_results
     if result.box_score:
         _print_table(
             console,
-            'against the labels',
+            'detections against labels',
             label_score.TABLE_HEADINGS,
             result.box_score.table_rows(),
         )
     rows = []
-    for name, ranges in results.summarize_lidar_errors(known).items():
-        if (whole := ranges[-1])['checked']:
-            numbers = [f'{whole[key]:g}' for key in list(whole)[2:]]
+    for name, ranges in results.summarize_lidar_errors(drive).items():
+        if (total := ranges[-1])['checked']:
+            numbers = [f'{total[key]:g}' for key in list(total)[2:]]
             rows.append((name, *numbers))
-    headings = ('class', 'boxes', 'checked', 'median error (m)', 'median off', '90%', 'within 1 m')
+    headings = (
+        'class',
+        'boxes',
+        'checked',
+        'median error (m)',
+        'median |error| (m)',
+        '90% |error| (m)',
+        'within 1 m',
+    )
     if rows:
-        _print_table(console, 'boxes against the scans', headings, rows)
-    for why, count in known.skipped.items():
-        console.print(f'{count} left out: {why}', markup=False)
-    boxes = sum(len(each.published) for each in known.image_results)
-    console.print(f'{len(known.image_results)} images, {boxes} boxes: {out}', markup=False)
+        _print_table(console, 'boxes against LiDAR scans', headings, rows)
+    for reason, count in drive.skipped.items():
+        console.print(f'{count} images omitted: {reason}', markup=False)
+    boxes = sum(len(each.published) for each in drive.image_results)
+    console.print(f'{len(drive.image_results)} images, {boxes} boxes: {out}', markup=False)
 
 
 def _print_table(
@@ -91,39 +99,76 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('evaluate_bag', description=__doc__.split('\n')[1])
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3, or a folder of bags')
     parser.add_argument('out', type=Path, help='the new folder')
-    parser.add_argument('--model', default=Params().model, help='student file')
+    parser.add_argument('--model', default=Params().model, help='model file')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--camera', default='', help='the only one: its namespace or image topic')
-    parser.add_argument('--rectify', action='store_true', help='the images are raw: rectify them')
+    parser.add_argument(
+        '--camera', default='', help='use one camera: its namespace or image topic'
+    )
+    parser.add_argument('--rectify', action='store_true', help='rectify raw images')
     parser.add_argument(
         '--labels',
         default=LABELS_AUTO,
-        help='auto, topic (must be there) or a folder of label files',
+        help='auto, topic (required) or a folder of label files',
     )
-    parser.add_argument('--cloud', default='', help='topic of the scans; default: the first')
-    parser.add_argument('--max-offset', type=float, default=0.05, help='of a scan, seconds')
-    parser.add_argument('--every', type=int, default=1, help='only the first image of so many')
-    parser.add_argument('--score', type=float, default=Params().score_threshold, help='least sent')
-    parser.add_argument('--track', action='store_true', help='follow objects: stable ids, speeds')
+    _add_sensor_arguments(parser)
+    _add_detection_arguments(parser)
     parser.add_argument(
-        '--fixed-frame', default=Params().fixed_frame, help='of /tf, where tracks are followed'
+        '--rerun', type=Path, metavar='FILE.rrd', help="recording for rerun's viewer"
     )
+    parser.add_argument('--pictures', type=int, default=8, help='number of images to draw')
     parser.add_argument(
-        '--vehicle-frame', default=Params().vehicle_frame, help='of /tf, where cameras stand'
+        '--copy', action='store_true', help='copy images, scans and labels to OUT/answers'
     )
     parser.add_argument(
-        '--max-apart', type=float, default=Params().max_apart_s, help='of one moment, seconds'
+        '--storage', choices=tuple(STORAGES), default='mcap', help='storage format of OUT/answers'
     )
-    parser.add_argument('--rerun', type=Path, metavar='FILE.rrd', help="for rerun's viewer")
-    parser.add_argument('--pictures', type=int, default=8, help='how many images are drawn')
-    parser.add_argument('--copy', action='store_true', help='copy images, scans and labels')
-    parser.add_argument('--storage', choices=tuple(STORAGES), default='mcap', help='of answers')
-    parser.add_argument('--jobs', type=int, default=1, help='bags at a time')
+    parser.add_argument('--jobs', type=int, default=1, help='bags to evaluate in parallel')
     return parser
 
 
+def _add_sensor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that select images and scans."""
+    parser.add_argument('--cloud', default='', help='topic of the LiDAR scans; default: the first')
+    parser.add_argument(
+        '--max-offset',
+        type=float,
+        default=0.05,
+        help='maximum time between image and scan, seconds',
+    )
+    parser.add_argument('--every', type=int, default=1, help='use every n-th image')
+
+
+def _add_detection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that are parameters of the node."""
+    parser.add_argument(
+        '--score',
+        type=float,
+        default=Params().score_threshold,
+        help='minimum score of published boxes',
+    )
+    parser.add_argument(
+        '--track', action='store_true', help='track objects: stable ids, velocities'
+    )
+    parser.add_argument(
+        '--fixed-frame',
+        default=Params().fixed_frame,
+        help='frame of /tf in which objects are tracked',
+    )
+    parser.add_argument(
+        '--vehicle-frame',
+        default=Params().vehicle_frame,
+        help='frame of /tf in which boxes of several cameras are merged',
+    )
+    parser.add_argument(
+        '--max-apart',
+        type=float,
+        default=Params().max_apart_s,
+        help='maximum time between images of one batch, seconds',
+    )
+
+
 def _read_options(args: argparse.Namespace) -> EvaluationOptions:
-    door, order = (
+    rectifier, order = (
         (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
     )
     if args.pictures < 0:
@@ -147,7 +192,7 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
             args.vehicle_frame,
             args.fixed_frame,
         ),
-        door,
+        rectifier,
         params,
         label_source=args.labels,
         num_pictures=args.pictures,
@@ -157,43 +202,43 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
 
 
 def _run(args: argparse.Namespace) -> list[str]:
-    """Do what the command line says -> why some of several bags cannot be used."""
-    plan, bags = _read_options(args), list_bags(args.bag)
-    faults: list[str] = []
+    """Evaluate the bag or bags; return one error message for each bag that cannot be used."""
+    options, bags = _read_options(args), list_bags(args.bag)
+    errors: list[str] = []
     try:
-        student = ModelRef(model_loading.find_model(args.model, _no_package_share), args.device)
+        model = ModelRef(model_loading.find_model(args.model, _no_package_share), args.device)
     except ValueError as err:
         raise ModelError(str(err)) from err
-    if bags and plan.label_source not in (LABELS_AUTO, LABELS_TOPIC):
+    if bags and options.label_source not in (LABELS_AUTO, LABELS_TOPIC):
         raise BagError(
-            f'{plan.label_source}: label files are of one bag, but {args.bag} has several'
+            f'{options.label_source}: label files belong to one bag, but {args.bag} has several'
         )
     if bags and args.rerun:
-        raise BagError(f'{args.rerun}: a film shows one bag, but {args.bag} has several')
+        raise BagError(f'{args.rerun}: --rerun records one bag, but {args.bag} has several')
     if bags:
-        outcome, faults = runner.evaluate_bags(bags, args.out, student, plan, args.jobs)
+        result, errors = runner.evaluate_bags(bags, args.out, model, options, args.jobs)
     elif args.rerun:
-        with rerun_export.RerunRecording(args.rerun) as show:
-            outcome = runner.evaluate_one_bag(args.bag, args.out, student, plan, show)
+        with rerun_export.RerunRecording(args.rerun) as recording:
+            result = runner.evaluate_one_bag(args.bag, args.out, model, options, recording)
     else:
-        outcome = runner.evaluate_one_bag(args.bag, args.out, student, plan)
-    _print_result(outcome, args.out)
-    return faults
+        result = runner.evaluate_one_bag(args.bag, args.out, model, options)
+    _print_result(result, args.out)
+    return errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit code 2 and one line for bad input."""
+    """Run the command; returns exit code 2 after one line on stderr for bad input."""
     args = _make_parser().parse_args(argv)
     try:
-        faults = _run(args)
+        errors = _run(args)
     except INPUT_ERRORS as err:
-        faults = [str(err)]
+        errors = [str(err)]
     except KeyboardInterrupt:
-        print('evaluate_bag: stopped; of the bag at hand nothing was written', file=sys.stderr)
+        print('evaluate_bag: stopped; unfinished bags were not written', file=sys.stderr)
         return EXIT_STOPPED
-    for fault in faults:
-        print(f'evaluate_bag: {fault}', file=sys.stderr)
-    return EXIT_BAD_INPUT if faults else 0
+    for error in errors:
+        print(f'evaluate_bag: {error}', file=sys.stderr)
+    return EXIT_BAD_INPUT if errors else 0
 
 
 if __name__ == '__main__':

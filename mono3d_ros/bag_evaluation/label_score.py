@@ -1,7 +1,8 @@
 """
-Recorded boxes against labels: what a detector said on its topic, measured as KITTI measures.
+Score recorded boxes against labels: KITTI's AP and depth errors of a detector's markers topic.
 
-Boxes are read back from the lines of the markers, so nothing but the published message counts.
+Boxes are read back from the lines of the markers, so that the score is that of the published
+message.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from stl_core.evaluation import average_precision
 from stl_core.geometry import BOX_EDGES, project_points, wrap_angle
 from stl_core.types import Array, Labels
 
-#: Where corner i of geometry.corners stands first among the 24 edge points.
+#: Index of the first of the 24 edge points that is corner i of geometry.box_corners.
 CORNER_INDICES = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
 FRONT_CORNERS, BACK_CORNERS = [0, 1, 4, 5], [2, 3, 6, 7]
 MIN_DEPTH_M = 0.1
 
-#: Of Score.rows.
+#: Headings of BoxScore.table_rows.
 TABLE_HEADINGS = (
     'class',
     '3D AP40 (easy/moderate/hard), strict',
@@ -35,35 +36,35 @@ TABLE_HEADINGS = (
 @dataclass(frozen=True)
 class BoxScore:
     """
-    How right a detector was.
+    Score of a detector against labels.
 
-    :param ap: what evaluate.evaluate gives.
-    :param depth_error_m: by class name, for each label that a box of its class was found for
-        (its middle within the label's 2D box), the absolute difference in depth.
+    :param ap: result of average_precision.evaluate_detections.
+    :param depth_error_m: class name -> absolute depth errors of the matched labels, metres. A
+        label matches the nearest box of its class whose 2D centre lies in the label's 2D box.
     """
 
     ap: average_precision.ApResult
     depth_error_m: dict[str, list[float]]
 
     def table_rows(self) -> list[tuple[str, ...]]:
-        """One row a class: name, 3D AP40 at strict and loose IoU, matches, depth error."""
+        """Return a row per class: name, 3D AP40 at strict and loose IoU, matches, depth error."""
         rows = []
         for name, metrics in self.ap.items():
             strict, loose = (metrics['3d']['AP40'][each] for each in ('strict', 'loose'))
             errors = self.depth_error_m.get(name, [])
             median = f'{np.median(errors):.2f}' if errors else '-'
-            shown = ('/'.join(f'{value:.1f}' for value in each) for each in (strict, loose))
-            rows.append((name, *shown, str(len(errors)), median))
+            cells = ('/'.join(f'{value:.1f}' for value in each) for each in (strict, loose))
+            rows.append((name, *cells, str(len(errors)), median))
         return rows
 
 
 def boxes_to_labels(boxes: RecordedBoxes, frame: Frame) -> Labels:
     """
-    Read boxes and scores back from a recorded answer.
+    Convert recorded boxes to labels with scores.
 
-    :param boxes: lines and texts such as 'Car 0.87 23.4 m'.
-    :param frame: the image they were found in.
-    :return: detections as labels; 2D boxes are those of the projected corners.
+    :param boxes: edges in the camera frame, and texts such as 'Car 0.87 23.4 m'.
+    :param frame: the image in which they were detected.
+    :return: detections as labels; 2D boxes enclose the projected corners.
     """
     corners = boxes.edges_m[:, CORNER_INDICES]
     ahead = corners[:, FRONT_CORNERS].mean(1) - corners[:, BACK_CORNERS].mean(1)
@@ -86,40 +87,40 @@ def boxes_to_labels(boxes: RecordedBoxes, frame: Frame) -> Labels:
     )
 
 
-def score_boxes(truth: Iterable[Labels], found: Iterable[Labels]) -> BoxScore:
-    """Compare the labels of each frame with what was found in it."""
-    truth, found = list(truth), list(found)
+def score_boxes(truth: Iterable[Labels], predictions: Iterable[Labels]) -> BoxScore:
+    """Compute AP and depth errors of predictions, one Labels per frame, against the labels."""
+    truth, predictions = list(truth), list(predictions)
     return BoxScore(
-        average_precision.evaluate_detections(truth, found), depth_errors(truth, found)
+        average_precision.evaluate_detections(truth, predictions), depth_errors(truth, predictions)
     )
 
 
-def depth_errors(truth: Iterable[Labels], found: Iterable[Labels]) -> dict[str, list[float]]:
-    """Measure depth_error_m of Score."""
+def depth_errors(truth: Iterable[Labels], predictions: Iterable[Labels]) -> dict[str, list[float]]:
+    """Compute BoxScore.depth_error_m: class name -> absolute depth errors of matched labels."""
     errors: dict[str, list[float]] = {}
-    for labels, detections in zip(truth, found, strict=True):
+    for labels, detections in zip(truth, predictions, strict=True):
         for name in average_precision.CLASSES:
-            here, there = labels[labels.name == name], detections[detections.name == name]
-            errors.setdefault(name, []).extend(_depth_errors(here, there))
+            of_class = labels[labels.name == name], detections[detections.name == name]
+            errors.setdefault(name, []).extend(_depth_errors(*of_class))
     return errors
 
 
-def _depth_errors(truth: Labels, found: Labels) -> list[float]:
-    """Match each label with the box nearest in the image; differences in depth."""
+def _depth_errors(truth: Labels, predictions: Labels) -> list[float]:
+    """Match each label with the box nearest in the image; return the absolute depth errors."""
     errors = []
     for i in range(len(truth)):
         low, high = truth.box_px[i, :2], truth.box_px[i, 2:]
-        middle = (found.box_px[:, :2] + found.box_px[:, 2:]) / 2
-        away = np.abs(middle - (low + high) / 2) / np.maximum(high - low, 1.0)
-        near = away.max(1)
-        if len(near) and near.min() < 0.5:
-            nearest = int(near.argmin())
-            errors.append(float(abs(found.center_m[nearest, 2] - truth.center_m[i, 2])))
+        center_px = (predictions.box_px[:, :2] + predictions.box_px[:, 2:]) / 2
+        offset = np.abs(center_px - (low + high) / 2) / np.maximum(high - low, 1.0)
+        distance = offset.max(1)
+        if len(distance) and distance.min() < 0.5:
+            nearest = int(distance.argmin())
+            errors.append(float(abs(predictions.center_m[nearest, 2] - truth.center_m[i, 2])))
     return errors
 
 
 def _clipped_boxes_px(corners: Array, frame: Frame) -> Array:
-    """(M, 8, 3) corners -> (M, 4) 2D boxes, cut at the edges of the image."""
+    """Project (M, 8, 3) corners to (M, 4) 2D boxes in pixels, clipped to the image."""
     height, width = frame.image.shape[:2]
     ahead = np.concatenate([corners[..., :2], np.maximum(corners[..., 2:], MIN_DEPTH_M)], -1)
     pixels, _ = project_points(ahead, frame.P)

@@ -1,7 +1,7 @@
 """
-Answers the images of a bag with the code of the node: to_frame, Pipeline and messages.
+Run the node's detection code (to_frame, Pipeline, messages) on images of a bag, without ROS.
 
-Whatever is answered is kept, beside what is known of the image, as evidence.
+OfflineDetector writes the detections to a bag and collects an ImageResult per image.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from mono3d_ros.perception.pipeline import Pipeline, PredictorProtocol
 from stl_core.data.sources import kitti
 from stl_core.types import Array, Objects3D
 
-#: Of the topics of answers, as a node that is called detector has them.
+#: Namespace of the output topics, as of a node named detector.
 NODE_NAMESPACE = '/detector'
 
 
 @dataclass(frozen=True)
 class ProcessedImage:
     """
-    An answer and what it is an answer to.
+    An image of a bag and its detections.
 
-    :param sample: the image and what belongs to it.
-    :param frame: the image as the network saw it.
-    :param result: the answer.
-    :param points_m: (L, 3) scan in the camera frame; None where there is none.
+    :param sample: the image message with camera_info, camera pose, scan and labels.
+    :param frame: the rectified image, input of the network.
+    :param result: the published detections.
+    :param points_m: (L, 3) scan in the camera frame, metres; None without a scan.
     """
 
     sample: DriveSample
@@ -48,21 +48,21 @@ class ProcessedImage:
     points_m: Array | None
 
 
-#: Is shown every answer.
+#: Called with every processed image.
 ResultCallback = Callable[[ProcessedImage], None]
 
 
 def ignore_result(_: ProcessedImage) -> None:
-    """Show it to nobody."""
+    """Do nothing; the default ResultCallback."""
 
 
 def output_namespace(camera: str, num_cameras: int) -> str:
-    """Name where the answers to a camera of so many are, as the node does."""
+    """Return the namespace of a camera's output topics, the same as in the node."""
     return NODE_NAMESPACE if num_cameras == 1 else f'{NODE_NAMESPACE}/{camera}'
 
 
 class _PredictionRecorder:
-    """A predictor that keeps what it said last: the pipeline passes on only what is sure."""
+    """Keep the last predictions of a predictor, because the pipeline returns filtered ones."""
 
     def __init__(self, predictor: PredictorProtocol) -> None:
         self._predictor, self.spec = predictor, predictor.spec
@@ -74,7 +74,7 @@ class _PredictionRecorder:
 
 
 class _DecodedImage(NamedTuple):
-    """An image that was read, its number among all, and how long that took."""
+    """A decoded image, its index among all images, and the decoding time."""
 
     image_index: int
     sample: DriveSample
@@ -85,15 +85,19 @@ class _DecodedImage(NamedTuple):
 @dataclass
 class OfflineDetector:
     """
-    Answers one moment after the other, and keeps what is asked for later.
+    Detect objects in batches of images, record them and collect the results.
 
-    :param writer: where answers are recorded.
+    :param writer: bag of the detections.
     :param predictor: the network.
-    :param rectifier: calibration.as_rectified or calibration.rectify.
-    :param params: those of the node that hold here too.
-    :param num_cameras: how many there are.
-    :param drawn_indices: which images, counted from 0, are drawn.
-    :param on_result: is shown every answer.
+    :param rectifier: passthrough_image or rectify_image of messages.rectification.
+    :param params: node parameters; detection filter, tracking, overlap and marker lifetime apply.
+    :param num_cameras: number of cameras of the drive.
+    :param drawn_indices: indices of the images to draw, from 0.
+    :param on_result: called with every processed image.
+    :param image_results: output, one per processed image.
+    :param skipped: output, reason -> number of images that could not be decoded.
+    :param timings_ms: output, stage -> time per image.
+    :param drawn_images: output, name -> (H, W, 3) uint8 RGB.
     """
 
     writer: BagWriter
@@ -109,7 +113,7 @@ class OfflineDetector:
     drawn_images: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Join the network with the rest of the node."""
+        """Build the pipeline of the node around the predictor."""
         self._recorder = _PredictionRecorder(self.predictor)
         self.classes = tuple(self.predictor.spec.classes)
         self._pipeline = Pipeline(
@@ -124,26 +128,27 @@ class OfflineDetector:
         self._next_index = 0
 
     def process(self, samples: Sequence[DriveSample]) -> None:
-        """Answer the images of a moment, at most one a camera, in one batch."""
-        seen = [one for one in map(self._decode, samples) if one is not None]
-        if not seen:
+        """Detect objects in one batch of simultaneous images, at most one per camera."""
+        batch = [image for image in map(self._decode, samples) if image is not None]
+        if not batch:
             return
         start_s = time.perf_counter()
-        places = {one.frame.camera: one.sample.camera_pose for one in seen}
-        results = self._pipeline.step([one.frame for one in seen], 0, places)
-        step_ms = (time.perf_counter() - start_s) * 1e3 / len(seen)
-        for one, result, found in zip(seen, results, self._recorder.last_predictions, strict=True):
+        poses = {image.frame.camera: image.sample.camera_pose for image in batch}
+        results = self._pipeline.step([image.frame for image in batch], 0, poses)
+        step_ms = (time.perf_counter() - start_s) * 1e3 / len(batch)
+        predictions = self._recorder.last_predictions
+        for image, result, predicted in zip(batch, results, predictions, strict=True):
             start_s = time.perf_counter()
-            array = self._write_messages(result, one.sample.recorded_ns)
+            array = self._write_messages(result, image.sample.recorded_ns)
             record_ms = (time.perf_counter() - start_s) * 1e3
-            shares = {stage: ms / len(seen) for stage, ms in result.timings_ms.items()}
-            total_ms = one.decode_ms + step_ms + record_ms
-            for stage, ms in {'decode': one.decode_ms, **shares, 'total': total_ms}.items():
+            per_image = {stage: ms / len(batch) for stage, ms in result.timings_ms.items()}
+            total_ms = image.decode_ms + step_ms + record_ms
+            for stage, ms in {'decode': image.decode_ms, **per_image, 'total': total_ms}.items():
                 self.timings_ms.setdefault(stage, []).append(ms)
-            self._store_result(one, result, found, array)
+            self._store_result(image, result, predicted, array)
 
     def _decode(self, sample: DriveSample) -> _DecodedImage | None:
-        """Decode an image; one that cannot be read is counted and passed over, as in the node."""
+        """Decode an image; counts and skips an unreadable one, as the node does."""
         number, self._next_index = self._next_index, self._next_index + 1
         start_s = time.perf_counter()
         try:
@@ -154,7 +159,7 @@ class OfflineDetector:
         return _DecodedImage(number, sample, frame, (time.perf_counter() - start_s) * 1e3)
 
     def _write_messages(self, result: FrameResult, recorded_ns: int) -> Any:
-        """Write the answer to an image -> its markers."""
+        """Write the detections of an image to the bag; returns the MarkerArray."""
         space = output_namespace(result.camera, self.num_cameras)
         array = markers.to_marker_array(
             result,
@@ -164,33 +169,33 @@ class OfflineDetector:
         )
         self._previous_ids[result.camera] = result.ids
         self.writer.write(f'{space}/markers', recorded_ns, array)
-        told = detections.to_detection_array(result, self._make_message)
-        self.writer.write(f'{space}/detections', recorded_ns, told)
+        detection_array = detections.to_detection_array(result, self._make_message)
+        self.writer.write(f'{space}/detections', recorded_ns, detection_array)
         return array
 
     def _store_result(
-        self, decoded: _DecodedImage, result: FrameResult, detections_found: Objects3D, array: Any
+        self, decoded: _DecodedImage, result: FrameResult, predicted: Objects3D, array: Any
     ) -> None:
-        """Keep an answer beside what is known of its image, show it, draw it where wanted."""
-        sight, frame = decoded.sample, decoded.frame
-        points_m = pictures.scan_in_camera_frame(sight.scan) if sight.scan else None
+        """Append the ImageResult, call on_result, and draw the image if selected."""
+        sample, frame = decoded.sample, decoded.frame
+        points_m = pictures.scan_in_camera_frame(sample.scan) if sample.scan else None
         self.image_results.append(
             ImageResult(
                 camera=frame.camera,
                 P=frame.P,
-                all_detections=kitti.to_labels(detections_found, self.classes),
-                depth_sigma_m=detections_found.depth_sigma_m,
+                all_detections=kitti.to_labels(predicted, self.classes),
+                depth_sigma_m=predicted.depth_sigma_m,
                 published=result.objects,
-                truth=sight.truth,
+                truth=sample.truth,
                 lidar_error_m=None
                 if points_m is None
                 else lidar_check.depth_errors(result.objects, points_m, frame.P),
             )
         )
-        self.on_result(ProcessedImage(sight, frame, result, points_m))
+        self.on_result(ProcessedImage(sample, frame, result, points_m))
         if decoded.image_index in self.drawn_indices:
-            boxes = None if sight.truth is None else pictures.label_boxes(sight.truth)
-            self._draw(pictures.Scene(frame, boxes, points_m), array, sight.image_index)
+            truth = None if sample.truth is None else pictures.label_boxes(sample.truth)
+            self._draw(pictures.Scene(frame, truth, points_m), array, sample.image_index)
 
     def _draw(self, scene: pictures.Scene, array: Any, number: int) -> None:
         boxes = recorded_boxes.boxes_from_markers(array)

@@ -1,8 +1,7 @@
 """
-What a detector answered to a bag, as a person wants to see it: table, pictures, video.
+Draw recorded detections: pictures of images with boxes and a bird's-eye view, and a video.
 
-Nothing is detected here: images come from the bag that was played, boxes from the markers that
-were recorded.
+No detector runs here: images come from the played bag, boxes from the recorded markers.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from stl_core.visualization import draw
 @dataclass(frozen=True)
 class Scene:
     """
-    What the played bag holds of one moment.
+    An image of the played bag with its labels and scan.
 
     :param frame: the image.
-    :param truth: labelled boxes; None where the bag has none.
-    :param points_m: (L, 3) LiDAR points in the camera frame; None likewise.
+    :param truth: labelled boxes; None without labels.
+    :param points_m: (L, 3) LiDAR points in the camera frame, metres; None without a scan.
     """
 
     frame: Frame
@@ -43,12 +42,12 @@ class Scene:
 
 def first_camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
     """
-    Find the first camera of a bag: an image topic and the camera_info beside it.
+    Find the first camera of a bag: an image topic and the camera_info in its namespace.
 
     :param topics: topic -> message type.
-    :param bag: its name, for the message.
+    :param bag: name of the bag, for error messages.
     :return: topic of the images, topic of camera_info.
-    :raises BagError: where there is no such pair, naming the topics there are.
+    :raises BagError: if the bag has no camera; the message lists its topics.
     """
     camera = choose_cameras(topics, DriveQuery(), bag)[0]
     return camera.image, camera.info
@@ -56,35 +55,36 @@ def first_camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str
 
 def read_scenes(bag: str | Path) -> Iterator[Scene]:
     """
-    Read the images of the first camera of a bag, each with what else it holds of their moment.
+    Read the images of the first camera of a bag, with their labels and scans.
 
     :param bag: folder or file.
     :return: scenes in order of recording.
-    :raises BagError: for a bag that is missing or malformed.
+    :raises BagError: for a missing or malformed bag.
     """
     with BagReader(bag) as reader:
         image_topic, _ = first_camera_topics(reader.topics, bag)
-        for sight in DriveReader(reader, DriveQuery(camera=image_topic)):
+        for sample in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:
-                frame = to_frame(sight.image, sight.info, 'camera', passthrough_image)
+                frame = to_frame(sample.image, sample.info, 'camera', passthrough_image)
             except ValueError as err:
-                raise BagError(f'{image_topic} at {sight.recorded_ns} ns: {err}') from err
-            yield to_scene(frame, sight)
+                raise BagError(f'{image_topic} at {sample.recorded_ns} ns: {err}') from err
+            yield to_scene(frame, sample)
 
 
 def to_scene(frame: Frame, sample: DriveSample) -> Scene:
     """
-    Gather what is drawn of a moment.
+    Combine an image with its labels and its scan in the camera frame.
 
-    :param frame: the image of the sight.
-    :param sample: its scan and labels.
+    :param frame: the decoded image of the sample.
+    :param sample: scan and labels.
+    :return: the scene to draw.
     """
     truth = None if sample.truth is None else label_boxes(sample.truth)
     return Scene(frame, truth, scan_in_camera_frame(sample.scan) if sample.scan else None)
 
 
 def label_boxes(labels: Labels) -> RecordedBoxes:
-    """Return the boxes of the labelled objects; DontCare has none."""
+    """Return the boxes of the labelled objects, without DontCare regions."""
     objects = labels.to_objects(LABELLED_CLASSES)
     return RecordedBoxes(
         draw.box_edges(objects), tuple(draw.box_labels(objects, LABELLED_CLASSES))
@@ -92,7 +92,7 @@ def label_boxes(labels: Labels) -> RecordedBoxes:
 
 
 def scan_in_camera_frame(scan: Scan) -> Array | None:
-    """Bring a scan into the camera frame, (L, 3) metres; None where no transform leads there."""
+    """Transform a scan to the camera frame, (L, 3) metres; None if that is not possible."""
     if scan.camera_T_cloud is None:
         return None
     try:
@@ -104,11 +104,11 @@ def scan_in_camera_frame(scan: Scan) -> Array | None:
 
 def draw_scene(scene: Scene, boxes: RecordedBoxes | None, caption: str = '') -> Array:
     """
-    Draw one moment: the boxes found on the image, beside the view from above.
+    Draw the detected boxes on an image, next to a bird's-eye view.
 
-    :param scene: from the bag that was played.
-    :param boxes: the answer; None where there was none.
-    :param caption: one line above.
+    :param scene: image, labels and scan of the played bag.
+    :param boxes: the detected boxes; None without a recorded detection message.
+    :param caption: one line above the picture.
     :return: (H, W, 3) uint8 RGB.
     """
     boxes = boxes or NO_BOXES
@@ -125,18 +125,19 @@ def draw_scene(scene: Scene, boxes: RecordedBoxes | None, caption: str = '') -> 
 
 
 def write_picture(path: str | Path, image: Array) -> None:
-    """Write an RGB picture as PNG."""
+    """Write an RGB image as PNG; creates the folder if necessary."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
 def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float) -> None:
     """
-    Write a video that shows each picture for a while; only one is in memory at a time.
+    Write a video that shows each picture for some time; only one is in memory at a time.
 
-    :param path: .mp4 to write.
-    :param pictures: image files; smaller ones are set on black to the size of the largest.
-    :param hold_s: how long each is shown.
+    :param path: .mp4 file to write.
+    :param pictures: image files; smaller ones are padded with black to the largest size.
+    :param hold_s: duration of each picture, seconds.
+    :raises OSError: for an unreadable picture.
     """
     sizes = [_read_picture(each).shape for each in pictures]
     height, width = (max(size[i] for size in sizes) for i in (0, 1))
@@ -153,7 +154,7 @@ def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float)
 
 
 def _read_picture(path: str | Path) -> Array:
-    """Read a picture as OpenCV has it, BGR."""
+    """Return the (H, W, 3) uint8 BGR pixels of an image file."""
     image = cv2.imread(str(path))
     if image is None:
         raise OSError(f'{path}: not a readable picture')

@@ -1,9 +1,9 @@
 """
-A bag answered as the node answers its topics, every image of it, and no clock in what comes out.
+Run a detector on every image of a bag, as the node would, with deterministic output.
 
-Nothing is lost here, because nothing waits: images of one moment are one batch, as when the node
-waits for an anchor camera. Answers are recorded at the times of their images, so they can be
-played beside them.
+No image is dropped, because processing does not run in real time. Images taken at the same time
+are one batch, as in a node whose parameter trigger names a camera. Detections are recorded at the
+times of their images, so that both bags can be played together.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.sources import kitti
 from stl_core.types import Array
 
-#: Where labels are taken from, besides a folder: the bag's own where it has some, or surely.
+#: Sources of labels other than a folder: the bag if it has labels, or the bag, required.
 LABELS_AUTO, LABELS_TOPIC = 'auto', 'topic'
 
-#: Goes through images and shows how far it is.
+#: Wraps samples in a progress display: (samples, total) -> the same samples.
 ProgressTracker = Callable[[Iterable[DriveSample], int], Iterable[DriveSample]]
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
     """
-    How bags are examined.
+    Options of a bag evaluation.
 
-    :param query: which images.
-    :param rectifier: calibration.as_rectified or calibration.rectify.
-    :param params: those of the node that also hold here: what is passed on, overlap of cameras,
-        tracking and the lifetime of markers.
-    :param label_source: AUTO, TOPIC or a folder of KITTI label files.
-    :param num_pictures: how many are drawn.
+    :param query: which images to read.
+    :param rectifier: passthrough_image or rectify_image of messages.rectification.
+    :param params: node parameters; detection filter, overlap of cameras, tracking and marker
+        lifetime apply.
+    :param label_source: LABELS_AUTO, LABELS_TOPIC or a folder of KITTI label files.
+    :param num_pictures: number of images to draw.
     :param storage: a key of STORAGES.
-    :param copy_inputs: whether images, scans and labels are copied beside the answers.
+    :param copy_inputs: whether to copy images, scans and labels into the bag of detections.
     """
 
     query: DriveQuery
@@ -69,10 +69,10 @@ class EvaluationOptions:
 @dataclass(frozen=True)
 class ReplayResult:
     """
-    What came out.
+    Results of a bag.
 
-    :param drive_results: the same each time.
-    :param timings_ms: stage -> how long it took, image by image.
+    :param drive_results: detections and labels; deterministic.
+    :param timings_ms: stage -> time of each image.
     :param pictures: name -> (H, W, 3) uint8 RGB.
     """
 
@@ -91,57 +91,57 @@ def replay_bag(
     on_result: ResultCallback = ignore_result,
 ) -> ReplayResult:
     """
-    Answer every image of a bag.
+    Detect objects in every image of a bag and write them to a new bag.
 
     :param bag: folder or file.
-    :param out: folder of the bag of answers.
+    :param out: folder of the new bag of detections.
     :param predictor: the network.
-    :param options: how.
-    :param track_progress: see Track.
-    :param on_result: is shown every answer.
-    :return: what came out.
+    :param options: images, parameters and labels.
+    :param track_progress: see ProgressTracker.
+    :param on_result: called with every processed image.
+    :return: results, timings and pictures.
     :raises BagError: for a bag that cannot be used.
     :raises DataError: for labels that cannot be read.
     """
     with BagReader(bag) as reader:
-        playback = DriveReader(reader, options.query)
-        label_files = _label_files(options.label_source, playback, bag)
+        drive = DriveReader(reader, options.query)
+        label_files = _label_files(options.label_source, drive, bag)
         with BagWriter(out, storage=STORAGES[options.storage]) as writer:
-            _copy_topics(reader, writer, playback, options)
-            examiner = OfflineDetector(
+            _copy_topics(reader, writer, drive, options)
+            detector = OfflineDetector(
                 writer,
                 predictor,
                 options.rectifier,
                 options.params,
-                num_cameras=len(playback.cameras),
-                drawn_indices=frozenset(_even_indices(len(playback), options.num_pictures)),
+                num_cameras=len(drive.cameras),
+                drawn_indices=frozenset(_even_indices(len(drive), options.num_pictures)),
                 on_result=on_result,
             )
-            sights = track_progress(playback, len(playback))
+            samples = track_progress(drive, len(drive))
             if label_files:
-                sights = (_with_file_labels(sight, label_files) for sight in sights)
-            for together in group_by_time(sights, options.params.max_apart_s):
-                examiner.process(together)
-        if not examiner.image_results:
-            why = next(iter(examiner.skipped), 'no image has a camera_info')
-            raise BagError(f'{bag}: no image could be answered ({why})')
-    evidence = DriveResults(examiner.classes, tuple(examiner.image_results), examiner.skipped)
-    return ReplayResult(evidence, examiner.timings_ms, examiner.drawn_images)
+                samples = (_with_file_labels(sample, label_files) for sample in samples)
+            for group in group_by_time(samples, options.params.max_apart_s):
+                detector.process(group)
+        if not detector.image_results:
+            reason = next(iter(detector.skipped), 'no image has a camera_info')
+            raise BagError(f'{bag}: no image could be processed ({reason})')
+    drive_results = DriveResults(detector.classes, tuple(detector.image_results), detector.skipped)
+    return ReplayResult(drive_results, detector.timings_ms, detector.drawn_images)
 
 
 def _label_files(label_source: str, drive: DriveReader, bag: Path) -> list[Path]:
-    """List the label files, one an image; none where the labels are those of the bag."""
+    """Return the label files, one per image; an empty list if labels come from the bag."""
     if label_source == LABELS_TOPIC and (
-        lacking := [each for each in drive.cameras if not each.labels]
+        unlabelled := [each for each in drive.cameras if not each.labels]
     ):
-        topic = f'{lacking[0].info.rsplit("/", 1)[0]}/ground_truth/labels'
+        topic = f'{unlabelled[0].info.rsplit("/", 1)[0]}/ground_truth/labels'
         raise BagError(f'{bag}: no labels on {topic}')
     if label_source in (LABELS_AUTO, LABELS_TOPIC):
         return []
     files = sorted(Path(label_source).glob('*.txt'))
     if len(drive.cameras) > 1:
         has = ', '.join(each.name for each in drive.cameras)
-        raise BagError(f'{label_source}: labels of which camera? the bag has {has}; name one')
+        raise BagError(f'{label_source}: several cameras ({has}); choose one with --camera')
     count = drive.num_images(drive.cameras[0])
     if len(files) != count:
         raise BagError(f'{label_source}: {len(files)} label files, but {bag} has {count} images')
@@ -149,21 +149,21 @@ def _label_files(label_source: str, drive: DriveReader, bag: Path) -> list[Path]
 
 
 def _with_file_labels(sample: DriveSample, label_files: Sequence[Path]) -> DriveSample:
-    """Give an image the labels of a file in the place of the bag's."""
+    """Return the sample with the labels of its file instead of those of the bag."""
     return replace(sample, truth=kitti.read_labels(label_files[sample.image_index]))
 
 
 def _copy_topics(
     reader: BagReader, writer: BagWriter, drive: DriveReader, options: EvaluationOptions
 ) -> None:
-    """Copy what viewers need to place the answers, camera_info and tf, or all that is used."""
-    wanted = {each.info for each in drive.cameras} | {TF_STATIC_TOPIC, TF_TOPIC}
+    """Copy camera_info and tf, which viewers need, and with copy_inputs all topics in use."""
+    selected = {each.info for each in drive.cameras} | {TF_STATIC_TOPIC, TF_TOPIC}
     if options.copy_inputs:
-        wanted |= {each.image for each in drive.cameras} | {drive.cloud_topic}
+        selected |= {each.image for each in drive.cameras} | {drive.cloud_topic}
         for labels in (each.labels for each in drive.cameras if each.labels):
             space = labels.removesuffix('/labels')
-            wanted |= {labels, space, f'{space}/detections'}
-    topics = {topic: kind for topic, kind in reader.topics.items() if topic in wanted}
+            selected |= {labels, space, f'{space}/detections'}
+    topics = {topic: kind for topic, kind in reader.topics.items() if topic in selected}
     for topic, kind in topics.items():
         if topic == TF_STATIC_TOPIC:
             writer.add_topic(topic, kind, LATCHED_QOS)
@@ -174,28 +174,28 @@ def _copy_topics(
 
 
 def _even_indices(count: int, num_selected: int) -> list[int]:
-    """Choose evenly among so many places, the first and the last included."""
-    return [int(place) for place in np.linspace(0, count - 1, min(count, num_selected)).round()]
+    """Return evenly spaced indices below count, including the first and the last."""
+    return [int(index) for index in np.linspace(0, count - 1, min(count, num_selected)).round()]
 
 
 def group_by_time(
     samples: Iterable[DriveSample], max_apart_s: float
 ) -> Iterator[tuple[DriveSample, ...]]:
     """
-    Gather neighbours, at most one a camera.
+    Group consecutive images of different cameras by their stamps.
 
-    :param samples: in order of recording.
-    :param max_apart_s: how far apart, by their stamps, images of one moment may be.
-    :return: the same sights, in the same order.
+    :param samples: samples in order of recording.
+    :param max_apart_s: maximum difference of the header stamps in a group, seconds.
+    :return: groups of the same samples in the same order, at most one sample per camera.
     """
-    gathered: list[DriveSample] = []
-    for sight in samples:
-        if gathered and not _belongs_to_group(sight, gathered, max_apart_s):
-            yield tuple(gathered)
-            gathered = []
-        gathered.append(sight)
-    if gathered:
-        yield tuple(gathered)
+    group: list[DriveSample] = []
+    for sample in samples:
+        if group and not _belongs_to_group(sample, group, max_apart_s):
+            yield tuple(group)
+            group = []
+        group.append(sample)
+    if group:
+        yield tuple(group)
 
 
 def _belongs_to_group(sample: DriveSample, group: list[DriveSample], max_apart_s: float) -> bool:

@@ -1,9 +1,11 @@
 """
-The folder that evaluate_bag writes of one bag, or of several taken together.
+Write the report folder of evaluate_bag, for one bag or for several bags together.
 
-figures.json   counts, AP, depth errors: the same bytes each time
-timing.json    how long the stages took, and where
-pictures/      some images with their boxes; charts/, labels/ (a dossier) where there is something
+figures.json   counts, AP and depth errors; deterministic
+timing.json    times of the processing stages
+pictures/      some images with their boxes
+charts/        histograms of latency and, if boxes were checked, of LiDAR depth errors
+labels/        error analysis by stl_core.evaluation.report, if there are labels
 report.html    all of it in one file
 """
 
@@ -32,39 +34,39 @@ def write_report(
     folder: Path, title: str, metadata: Mapping[str, Any], result: ReplayResult
 ) -> label_score.BoxScore | None:
     """
-    Write figures, charts, pictures and report.
+    Write figures.json, timing.json, charts, pictures and report.html.
 
-    :param folder: must be there.
-    :param title: of the report.
-    :param metadata: what was examined, by what: goes into figures.json as it is.
-    :param result: what came out.
-    :return: how right it was; None without labels.
+    :param folder: an existing folder.
+    :param title: title of the report.
+    :param metadata: bags, model and options; copied to figures.json.
+    :param result: results, timings and pictures.
+    :return: score against the labels; None without labels.
     """
-    judged, examined = (
+    box_score, analysis = (
         results.score_against_labels(result.drive_results),
         results.analyse_detections(result.drive_results),
     )
-    figures = {**metadata, **results.to_json_dict(result.drive_results, judged)}
+    figures = {**metadata, **results.to_json_dict(result.drive_results, box_score)}
     _write_json(folder / 'figures.json', figures)
     _write_json(folder / 'timing.json', summarize_timing(result.timings_ms))
     for name, picture in result.pictures.items():
         pictures.write_picture(folder / f'pictures/{name}.png', picture)
-    if examined is not None:
-        report.write_report(examined, folder / 'labels')
+    if analysis is not None:
+        report.write_report(analysis, folder / 'labels')
     _draw_charts(folder, result)
     sections = [
         _counts_section(metadata, figures),
-        _labels_section(judged, folder),
+        _labels_section(box_score, folder),
         _lidar_section(figures['lidar'], folder),
         _latency_section(result.timings_ms, folder),
         ReportSection('Pictures', images=[*map(to_jpeg, result.pictures.values())]),
     ]
     (folder / 'report.html').write_text(render_html(title, sections))
-    return judged
+    return box_score
 
 
 def summarize_timing(timings_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Tell median and 95th percentile of each stage, and images a second."""
+    """Compute median and 95th percentile of each stage (ms), and images per second."""
     total_s = sum(timings_ms['total']) / 1e3
     return {
         'images': len(timings_ms['total']),
@@ -77,16 +79,16 @@ def summarize_timing(timings_ms: Mapping[str, Sequence[float]]) -> dict[str, Any
 
 
 def _draw_charts(folder: Path, result: ReplayResult) -> None:
-    errors = results.lidar_errors(result.drive_results)
-    if np.isfinite(errors).any():
-        known, title = errors[np.isfinite(errors)].tolist(), 'depth of boxes less that of the scan'
-        charts.plot_histogram(known, 'm', title, folder / LIDAR_CHART)
+    errors_m = results.lidar_errors(result.drive_results)
+    if np.isfinite(errors_m).any():
+        checked_m, title = errors_m[np.isfinite(errors_m)].tolist(), 'box depth minus scan depth'
+        charts.plot_histogram(checked_m, 'm', title, folder / LIDAR_CHART)
     total_ms = result.timings_ms['total']
-    charts.plot_histogram(total_ms, 'ms', 'image message to answer', folder / LATENCY_CHART)
+    charts.plot_histogram(total_ms, 'ms', 'image message to detections', folder / LATENCY_CHART)
 
 
 def _write_json(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write figures; NaN is no JSON and would be a fault."""
+    """Write figures as JSON; ValueError for NaN, which JSON does not have."""
     path.write_text(json.dumps(figures, indent=1, allow_nan=False) + '\n')
 
 
@@ -97,47 +99,47 @@ def _percentiles(values: Sequence[float]) -> list[float]:
 def _counts_section(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> ReportSection:
     rows = [(key, str(value)) for key, value in metadata.items()]
     rows += [(f'images of {name}', str(count)) for name, count in figures['frames'].items()]
-    rows += [(f'left out: {why}', str(count)) for why, count in figures['skipped'].items()]
+    rows += [(f'omitted: {reason}', str(count)) for reason, count in figures['skipped'].items()]
     rows += [(f'boxes: {name}', str(count)) for name, count in figures['boxes'].items()]
-    return ReportSection('What was examined', headings=('', ''), rows=rows)
+    return ReportSection('Evaluated data', headings=('', ''), rows=rows)
 
 
 def _labels_section(box_score: label_score.BoxScore | None, folder: Path) -> ReportSection:
-    title = 'Against the labels'
+    title = 'Detections against labels'
     if box_score is None:
         return ReportSection(title, 'There are no labels.')
-    drawn = [_read_png(path) for path in sorted((folder / 'labels').glob('*.png'))]
+    images = [_read_png(path) for path in sorted((folder / 'labels').glob('*.png'))]
     text = (
-        'AP as the KITTI benchmark measures it, of everything that was found; matches and depth '
-        'errors of the boxes that are sent.'
+        'AP of all detections, computed as in the KITTI benchmark; matches and depth errors of '
+        'the published boxes.'
     )
-    return ReportSection(title, text, label_score.TABLE_HEADINGS, box_score.table_rows(), drawn)
+    return ReportSection(title, text, label_score.TABLE_HEADINGS, box_score.table_rows(), images)
 
 
 def _lidar_section(lidar_figures: Mapping[str, Any], folder: Path) -> ReportSection:
-    title, chart = 'Against the scans, without labels', folder / LIDAR_CHART
+    title, chart = 'Boxes against LiDAR scans, without labels', folder / LIDAR_CHART
     if not chart.is_file():
         text = (
-            'No box was checked: that takes a scan near in time, a transform from it to the '
-            'camera and enough points.'
+            'No box was checked: a check needs a scan near in time, a transform from the scan to '
+            'the camera and enough points.'
         )
         return ReportSection(title, text)
     headings = (
         'class',
-        'metres',
+        'distance (m)',
         'boxes',
         'checked',
-        'median',
-        'median off',
-        '90% within',
-        '<1 m',
+        'median error (m)',
+        'median |error| (m)',
+        '90% |error| (m)',
+        'within 1 m',
     )
     rows = []
     for name, ranges in lidar_figures['classes'].items():
         for row in (each for each in ranges if each['boxes']):
-            until = '' if row['to_m'] is None else f'{row["to_m"]:g}'
+            to_m = '' if row['to_m'] is None else f'{row["to_m"]:g}'
             numbers = list(row.values())[2:]
-            rows.append((name, f'{row["from_m"]:g}-{until}', *map(_format_number, numbers)))
+            rows.append((name, f'{row["from_m"]:g}-{to_m}', *map(_format_number, numbers)))
     return ReportSection(title, lidar_figures['rule'], headings, rows, [_read_png(chart)])
 
 
@@ -146,8 +148,8 @@ def _latency_section(timings_ms: Mapping[str, Sequence[float]], folder: Path) ->
         (stage, *map(_format_number, _percentiles(each))) for stage, each in timings_ms.items()
     ]
     chart = [_read_png(folder / LATENCY_CHART)]
-    text = 'Of images of one moment each has its share; nothing is sent over a network.'
-    return ReportSection('Time', text, ('stage (ms)', 'median', 'p95'), rows, chart)
+    text = 'Time per image; a batch counts evenly for its images. No network transport.'
+    return ReportSection('Latency', text, ('stage (ms)', 'median', 'p95'), rows, chart)
 
 
 def _read_png(path: Path) -> ReportImage:
@@ -158,7 +160,7 @@ def _format_number(number: float | None) -> str:
     return '-' if number is None else f'{number:.4g}'
 
 
-#: Of photographs in a report: wide enough to read labels, small enough to mail.
+#: Photographs in a report: wide enough to read labels, small enough to mail.
 PHOTO_WIDTH_PX, JPEG_QUALITY = 1000, 75
 
 CSS = """
@@ -173,7 +175,7 @@ img { max-width: 100%; margin: .4em 0; } p { max-width: 46em; }
 
 
 class ReportImage(NamedTuple):
-    """The bytes of an image file, and which kind: 'png' or 'jpeg'."""
+    """The bytes of an image file and its format, 'png' or 'jpeg'."""
 
     kind: str
     data: bytes
@@ -181,13 +183,13 @@ class ReportImage(NamedTuple):
 
 class ReportSection(NamedTuple):
     """
-    A part of a report.
+    A section of a report.
 
     :param title: heading.
-    :param text: a paragraph under it.
-    :param headings: of the table.
-    :param rows: of the table, as long as headings.
-    :param images: under the table.
+    :param text: a paragraph under the heading.
+    :param headings: headings of the table.
+    :param rows: rows of the table, with as many cells as headings.
+    :param images: images under the table.
     """
 
     title: str
@@ -198,9 +200,9 @@ class ReportSection(NamedTuple):
 
 
 def render_html(title: str, sections: Sequence[ReportSection]) -> str:
-    """Lay out a report; sections with nothing under their heading are left out."""
-    full = [each for each in sections if each.text or each.rows or each.images]
-    body = '\n'.join(map(_render_section, full))
+    """Return a report as one HTML file; sections without content are omitted."""
+    non_empty = [each for each in sections if each.text or each.rows or each.images]
+    body = '\n'.join(map(_render_section, non_empty))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<title>{escape(title)}</title><style>{CSS}</style></head>\n'
@@ -209,7 +211,7 @@ def render_html(title: str, sections: Sequence[ReportSection]) -> str:
 
 
 def to_jpeg(picture: Array) -> ReportImage:
-    """(H, W, 3) uint8 RGB -> a JPEG of the width that reports have."""
+    """Encode (H, W, 3) uint8 RGB as a JPEG of PHOTO_WIDTH_PX, keeping the aspect ratio."""
     height = round(picture.shape[0] * PHOTO_WIDTH_PX / picture.shape[1])
     small = cv2.resize(picture, (PHOTO_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
@@ -228,8 +230,8 @@ def _render_section(section: ReportSection) -> str:
         ]
         parts.append('<table>' + '\n'.join(lines) + '</table>')
     for kind, data in section.images:
-        coded = base64.b64encode(data).decode()
-        parts.append(f'<img alt="" src="data:image/{kind};base64,{coded}">')
+        encoded = base64.b64encode(data).decode()
+        parts.append(f'<img alt="" src="data:image/{kind};base64,{encoded}">')
     return '\n'.join(parts)
 
 

@@ -1,7 +1,7 @@
 """
-What was answered to a bag as a film for rerun's viewer: boxes in the world and on the images.
+Export detections to rerun's viewer: an .rrd recording with boxes in 3D and on the images.
 
-rerun is an extra: it is imported when a film is begun and not before.
+rerun-sdk is optional: only RerunRecording imports it.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from stl_core.visualization.style import TRUTH_COLOUR, class_colour
 APPLICATION_ID, WORLD = 'mono3d_ros', 'world'
 JPEG_QUALITY = 85
 POINT_M = 0.03
-#: Of the time axis: stamps of the images.
+#: Name of the time axis, the stamps of the images.
 TIMELINE = 'stamp'
 
 
 class RerunError(ValueError):
-    """A film that cannot be made; the message says why, and what to do."""
+    """A recording cannot be made; the message gives the reason and the remedy."""
 
 
 class RerunRecording:
     """
-    A new .rrd file; use it in a with statement. It appears when complete, or not at all.
+    Write a new .rrd file atomically; use it in a with statement.
 
-    Show it every answer by calling it. A camera stands in the fixed frame where /tf tells so, else
-    in that of the vehicle, else upright where the world begins.
+    Call the recording with every processed image. The camera pose is that in the fixed frame if
+    /tf has it, else that in the vehicle frame, else upright at the origin.
     """
 
     def __init__(self, path: Path) -> None:
         """
-        Begin.
+        Import rerun and check the path; __enter__ opens the file.
 
-        :param path: the file to make.
-        :raises FilmError: where rerun is not installed, or something is at the path.
+        :param path: the file to create.
+        :raises RerunError: if rerun is not installed or the path exists.
         """
         self._rerun = _import_rerun()
         if path.exists():
-            raise RerunError(f'{path}: exists already and is not overwritten; name a new file')
+            raise RerunError(f'{path}: exists already and is not overwritten; choose a new file')
         self._path, self._temp_path = path, path.with_name(f'.{path.name}.part')
         self._cameras: list[str] = []
 
     def __enter__(self) -> RerunRecording:
-        """Open the file."""
+        """Open a temporary file next to the path."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = self._rerun.RecordingStream(APPLICATION_ID, recording_id=self._path.stem)
         self._stream.save(self._temp_path)
@@ -66,7 +66,7 @@ class RerunRecording:
     def __exit__(
         self, kind: type[BaseException] | None, *_: BaseException | TracebackType
     ) -> None:
-        """Move the finished file to its place; drop it after an error."""
+        """Move the finished file to its path, or delete it after an error."""
         if kind is None:
             self._stream.send_blueprint(self._blueprint())
         self._stream.disconnect()
@@ -76,7 +76,7 @@ class RerunRecording:
             self._temp_path.unlink(missing_ok=True)
 
     def __call__(self, processed: ProcessedImage) -> None:
-        """Add an answer."""
+        """Add an image with its detections, labels and scan."""
         result, camera = processed.result, processed.result.camera
         if camera not in self._cameras:
             self._cameras.append(camera)
@@ -95,21 +95,25 @@ class RerunRecording:
         self._log(f'{camera}/truth', self._to_boxes3d(truth, [TRUTH_COLOUR] * len(truth), None))
         points = self._rerun.Points3D(_points_in_image(processed), radii=POINT_M)
         self._log(f'{camera}/points', points)
-        speeds = result.velocity_m_s
-        if speeds is not None:
-            arrows = {'vectors': speeds, 'origins': result.objects.center_m, 'colors': colours}
+        velocity_m_s = result.velocity_m_s
+        if velocity_m_s is not None:
+            arrows = {
+                'vectors': velocity_m_s,
+                'origins': result.objects.center_m,
+                'colors': colours,
+            }
             self._log(f'{camera}/velocity', self._rerun.Arrows3D(**arrows))
 
     def _log_image(self, camera: str, frame: Frame) -> None:
-        """Add an image, and where from and how it shows the world."""
+        """Add an image with its pinhole camera and the position of the optical centre."""
         height, width = frame.image.shape[:2]
         K, quality = frame.P[:, :3], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        eye = np.eye(4)
-        eye[:3, 3] = -np.linalg.solve(K, frame.P[:, 3])
+        camera_T_centre = np.eye(4)
+        camera_T_centre[:3, 3] = -np.linalg.solve(K, frame.P[:, 3])
         _, jpeg = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), quality)
         pinhole = self._rerun.Pinhole(image_from_camera=K, width=width, height=height)
         image = self._rerun.EncodedImage(contents=jpeg.tobytes(), media_type='image/jpeg')
-        self._log(f'{camera}/image', self._to_transform3d(eye), pinhole, image)
+        self._log(f'{camera}/image', self._to_transform3d(camera_T_centre), pinhole, image)
 
     def _to_transform3d(self, matrix: Array) -> Any:
         return self._rerun.Transform3D(translation=matrix[:3, 3], mat3x3=matrix[:3, :3])
@@ -117,7 +121,7 @@ class RerunRecording:
     def _to_boxes3d(
         self, objects: Objects3D, colours: list[tuple[int, int, int]], labels: list[str] | None
     ) -> Any:
-        """Return boxes in the frame of their camera; none at all take the last ones away."""
+        """Return boxes in the camera frame; without objects it clears the previous boxes."""
         boxes = to_ros_boxes(objects, identity_target(''))
         return self._rerun.Boxes3D(
             centers=boxes.center_m,
@@ -128,7 +132,7 @@ class RerunRecording:
         )
 
     def _blueprint(self) -> Any:
-        """Arrange the world beside the images, their boxes upon them."""
+        """Return the layout: the 3D view next to the images with their boxes."""
         blueprint = self._rerun.blueprint
         images = [
             blueprint.Spatial2DView(
@@ -153,22 +157,22 @@ def _import_rerun() -> Any:
         import rerun.blueprint  # type: ignore[import-not-found]
     except ImportError as err:
         raise RerunError(
-            'a film takes rerun, which is not installed: pip install rerun-sdk'
+            'a recording needs rerun, which is not installed: pip install rerun-sdk'
         ) from err
     return rerun
 
 
 def _camera_pose(processed: ProcessedImage) -> Array:
-    """Return where the camera stands in the world."""
-    place = processed.sample.camera_pose
-    for known in (place.fixed_T_cam, place.vehicle_T_cam):
-        if known is not None:
-            return known
+    """Return world_T_camera: in the fixed frame, else in the vehicle frame, else upright."""
+    pose = processed.sample.camera_pose
+    for world_T_camera in (pose.fixed_T_cam, pose.vehicle_T_cam):
+        if world_T_camera is not None:
+            return world_T_camera
     return UPRIGHT_T_CAM
 
 
 def _points_in_image(processed: ProcessedImage) -> Array:
-    """(K, 3) float32 the points of the scan that the image shows: other cameras show the rest."""
+    """Return the (K, 3) float32 points of the scan in the image; other cameras add the rest."""
     if processed.points_m is None:
         return np.zeros((0, 3), np.float32)
     height, width = processed.frame.image.shape[:2]

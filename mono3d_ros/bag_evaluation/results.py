@@ -1,4 +1,4 @@
-"""What a detector said to every image of a drive beside what is known of it, and its figures."""
+"""Results of a drive: detections and labels of every image, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from stl_core.types import Array, Labels, Objects3D
 @dataclass(frozen=True)
 class ImageResult:
     """
-    One image and what was said to it.
+    Detections, labels and LiDAR check of one image.
 
-    :param camera: name.
-    :param P: (3, 4) of the image.
-    :param all_detections: all that the detector found, as `stl evaluate` judges it.
-    :param depth_sigma_m: (N,) of found.
-    :param published: what of it is sent: what is sure enough and no other camera saw surer; where
-        objects are tracked, the tracks.
-    :param truth: the labels; None where there are none.
-    :param lidar_error_m: (M,) of sent, see lidar_check; None where there was no scan.
+    :param camera: name of the camera.
+    :param P: (3, 4) projection of the image.
+    :param all_detections: N unfiltered detections, as evaluated by `stl evaluate`.
+    :param depth_sigma_m: (N,) depth sigma of all_detections.
+    :param published: M published objects: detections above the score threshold, without
+        duplicates of other cameras; with tracking, the tracks.
+    :param truth: the labels; None without labels.
+    :param lidar_error_m: (M,) depth errors of published, see lidar_check; None without a scan.
     """
 
     camera: str
@@ -42,11 +42,11 @@ class ImageResult:
 @dataclass(frozen=True)
 class DriveResults:
     """
-    What is known of one drive, or of several.
+    Results of one drive or of several.
 
-    :param classes: that objects count into.
+    :param classes: class names; class_id is an index into them.
     :param image_results: in order of the images.
-    :param skipped: why images were not answered -> how many.
+    :param skipped: reason -> number of images that were not processed.
     """
 
     classes: tuple[str, ...]
@@ -55,49 +55,49 @@ class DriveResults:
 
     @property
     def labelled(self) -> list[tuple[ImageResult, Labels]]:
-        """The answers to images that have labels, and these."""
+        """The results of images with labels, each with its labels."""
         return [(each, each.truth) for each in self.image_results if each.truth is not None]
 
 
 def join_results(parts: Sequence[DriveResults]) -> DriveResults:
-    """Take the evidence of several drives, one at least, all of one detector, as one."""
+    """Concatenate the results of one or more drives of the same detector."""
     skipped = Counter[str]()
     for each in parts:
         skipped.update(each.skipped)
-    answers = tuple(answer for each in parts for answer in each.image_results)
-    return DriveResults(parts[0].classes, answers, skipped)
+    image_results = tuple(result for each in parts for result in each.image_results)
+    return DriveResults(parts[0].classes, image_results, skipped)
 
 
 def score_against_labels(drive_results: DriveResults) -> label_score.BoxScore | None:
     """
-    Compare with the labels; None without any.
+    Compute AP and depth errors; None without labels.
 
-    AP counts all that was found, since precision is read at every score; depth errors are of
-    the boxes that are sent.
+    AP uses all detections, since precision is evaluated at every score; depth errors use the
+    published boxes.
     """
     if not drive_results.labelled:
         return None
     truth = [truth for _, truth in drive_results.labelled]
-    sent = [
+    published = [
         kitti.to_labels(each.published, drive_results.classes)
         for each, _ in drive_results.labelled
     ]
     ap = average_precision.evaluate_detections(
         truth, [each.all_detections for each, _ in drive_results.labelled]
     )
-    return label_score.BoxScore(ap, label_score.depth_errors(truth, sent))
+    return label_score.BoxScore(ap, label_score.depth_errors(truth, published))
 
 
 def analyse_detections(drive_results: DriveResults) -> report.DetectionReport | None:
-    """Find out all that a dossier tells; None without labels."""
+    """Compute the error analysis of all detections; None without labels."""
     if not drive_results.labelled:
         return None
-    answers = [each for each, _ in drive_results.labelled]
+    image_results = [each for each, _ in drive_results.labelled]
     return report.analyse_detections(
         [truth for _, truth in drive_results.labelled],
-        [each.all_detections for each in answers],
-        [each.P for each in answers],
-        [each.depth_sigma_m for each in answers],
+        [each.all_detections for each in image_results],
+        [each.P for each in image_results],
+        [each.depth_sigma_m for each in image_results],
     )
 
 
@@ -105,16 +105,16 @@ def to_json_dict(
     drive_results: DriveResults, box_score: label_score.BoxScore | None
 ) -> dict[str, Any]:
     """
-    Tell everything that is the same each time.
+    Convert the deterministic results to a dictionary for figures.json.
 
-    :param drive_results: of one drive, or of several.
-    :param box_score: of judge.
-    :return: plain JSON.
+    :param drive_results: results of one drive or of several.
+    :param box_score: result of score_against_labels.
+    :return: counts, AP, depth errors and LiDAR errors as plain JSON types.
     """
     cameras = Counter(each.camera for each in drive_results.image_results)
     boxes = np.concatenate([each.published.class_id for each in drive_results.image_results])
     scanned = [each for each in drive_results.image_results if each.lidar_error_m is not None]
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         'frames': dict(sorted(cameras.items())),
         'skipped': dict(sorted(drive_results.skipped.items())),
         'boxes': {name: int((boxes == i).sum()) for i, name in enumerate(drive_results.classes)},
@@ -126,12 +126,12 @@ def to_json_dict(
     }
     for name, errors in (box_score.depth_error_m if box_score else {}).items():
         median = round(float(np.median(errors)), 4) if errors else None
-        told['depth_error'][name] = {'matched': len(errors), 'median_abs_error_m': median}
-    return told
+        figures['depth_error'][name] = {'matched': len(errors), 'median_abs_error_m': median}
+    return figures
 
 
 def summarize_lidar_errors(drive_results: DriveResults) -> dict[str, list[dict[str, Any]]]:
-    """Tell how the boxes stand to the scans, see lidar_check.summary."""
+    """Summarise the LiDAR errors by class and distance, see lidar_check.summarize_errors."""
     scanned = [each for each in drive_results.image_results if each.lidar_error_m is not None]
     return lidar_check.summarize_errors(
         np.concatenate([np.zeros(0, int), *(each.published.class_id for each in scanned)]),
@@ -142,7 +142,7 @@ def summarize_lidar_errors(drive_results: DriveResults) -> dict[str, list[dict[s
 
 
 def lidar_errors(drive_results: DriveResults) -> Array:
-    """Error of every box beside a scan, metres; nan where it was not checked."""
+    """Return the depth error of every box of an image with a scan, metres; nan if unchecked."""
     errors = [
         each.lidar_error_m
         for each in drive_results.image_results

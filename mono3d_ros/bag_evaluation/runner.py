@@ -1,4 +1,4 @@
-"""One bag, or several side by side, evaluated into folders of their own."""
+"""Evaluate one bag, or several bags in parallel, each into its own output folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from stl_core.progress import progress_bar
 
 
 class ModelError(ValueError):
-    """A student that cannot be used; the message names it."""
+    """A model file cannot be used; the message names it."""
 
 
 class ModelRef(NamedTuple):
-    """A student file, and where it runs: auto, cpu, cuda or cuda:N."""
+    """A model file and its device: auto, cpu, cuda or cuda:N."""
 
     path: Path
     device: str
 
     def load(self) -> PredictorProtocol:
-        """Load it and run it once; ModelError for one that cannot be used."""
+        """Load the model and run it once; ModelError if the file cannot be used."""
         try:
             predictor = model_loading.load_model(self.path, self.device)
             model_loading.warm_up(predictor)
@@ -45,13 +45,13 @@ class ModelRef(NamedTuple):
 
 
 class BagResult(NamedTuple):
-    """What came out, and how right it was; None without labels."""
+    """Results of a bag and their score against the labels; box_score is None without labels."""
 
     replay_result: ReplayResult
     box_score: label_score.BoxScore | None
 
 
-#: What a user can mend: told in one line, without a traceback.
+#: Errors that a user can fix: reported on one line, without a traceback.
 INPUT_ERRORS = (BagError, DataError, ModelError, OSError)
 
 
@@ -63,75 +63,74 @@ def evaluate_one_bag(
     on_result: ResultCallback = ignore_result,
 ) -> BagResult:
     """
-    Evaluate one bag into a new folder; it appears whole or not at all.
+    Evaluate one bag into a new folder, complete or not at all.
 
     :param bag: folder or file.
     :param out: the new folder.
-    :param model: the network.
-    :param options: how.
-    :param on_result: is shown every answer.
-    :return: what came out, the pictures only drawn.
+    :param model: the model file and its device.
+    :param options: options of the evaluation.
+    :param on_result: called with every processed image.
+    :return: results without the pictures, which are in the folder, and the score.
     :raises BagError: for a bag that cannot be used.
     :raises DataError: for labels that cannot be read.
-    :raises ModelError: for a student that cannot be used.
+    :raises ModelError: for a model file that cannot be used.
     """
     require_absent(out)
-    with BagReader(bag) as reader:  # what is wrong with a bag is told before a network is loaded
+    with BagReader(bag) as reader:  # report a bad bag before loading the model
         choose_cameras(reader.topics, options.query, bag)
     predictor = model.load()
     with atomic_folder(out) as folder, progress_bar() as bar:
 
-        def track(sights: Iterable[DriveSample], total: int) -> Iterable[DriveSample]:
+        def track(samples: Iterable[DriveSample], total: int) -> Iterable[DriveSample]:
             task = bar.add_task(bag.name, total=total, note='')
-            return bar.track(sights, total=total, task_id=task)
+            return bar.track(samples, total=total, task_id=task)
 
-        answers = folder / 'answers'
-        found = replay.replay_bag(
-            bag, answers, predictor, options, track_progress=track, on_result=on_result
+        result = replay.replay_bag(
+            bag, folder / 'answers', predictor, options, track_progress=track, on_result=on_result
         )
-        title = f'{bag.name} by {model.path.name}'
-        judged = report_writer.write_report(
-            folder, title, run_metadata([bag], model, options), found
+        title = f'{model.path.name} on {bag.name}'
+        box_score = report_writer.write_report(
+            folder, title, run_metadata([bag], model, options), result
         )
-    return BagResult(replace(found, pictures={}), judged)
+    return BagResult(replace(result, pictures={}), box_score)
 
 
 def evaluate_bags(
     bags: Sequence[Path], out: Path, model: ModelRef, options: EvaluationOptions, jobs: int
 ) -> tuple[BagResult, list[str]]:
     """
-    Evaluate bags side by side, each into a folder of its name, and all of them together.
+    Evaluate bags in parallel, each into a folder of its name, and write a joint report.
 
-    :param bags: at least one.
+    :param bags: at least one bag.
     :param out: the new folder.
-    :param model: the network.
-    :param options: how.
-    :param jobs: how many at a time.
-    :return: what came out of those that can be used, and why others cannot, a line each.
-    :raises BagError: where none can be used.
+    :param model: the model file and its device.
+    :param options: options of the evaluation.
+    :param jobs: number of processes.
+    :return: joint results of the usable bags, and a one-line error for each of the others.
+    :raises BagError: if no bag can be used.
     """
     require_absent(out)
-    found: dict[Path, BagResult] = {}
-    faults: dict[Path, str] = {}
-    for bag, done in _evaluate_in_parallel(bags, out, model, options, jobs):
+    bag_results: dict[Path, BagResult] = {}
+    error_by_bag: dict[Path, str] = {}
+    for bag, future in _evaluate_in_parallel(bags, out, model, options, jobs):
         try:
-            found[bag] = done.result()
+            bag_results[bag] = future.result()
         except INPUT_ERRORS as err:
-            faults[bag] = str(err)
-    told = [faults[each] for each in bags if each in faults]
-    if not found:
-        raise BagError(told[0])
-    used = [each for each in bags if each in found]
-    joined = _join_replays([found[each].replay_result for each in used])
-    title = f'{len(used)} bags by {model.path.name}'
-    judged = report_writer.write_report(out, title, run_metadata(used, model, options), joined)
-    return BagResult(joined, judged), told
+            error_by_bag[bag] = str(err)
+    errors = [error_by_bag[each] for each in bags if each in error_by_bag]
+    if not bag_results:
+        raise BagError(errors[0])
+    used = [each for each in bags if each in bag_results]
+    joined = _join_replays([bag_results[each].replay_result for each in used])
+    title = f'{model.path.name} on {len(used)} bags'
+    box_score = report_writer.write_report(out, title, run_metadata(used, model, options), joined)
+    return BagResult(joined, box_score), errors
 
 
 def run_metadata(
     bags: Sequence[Path], model: ModelRef, options: EvaluationOptions
 ) -> dict[str, Any]:
-    """Tell what is examined by what, and what decides about the outcome."""
+    """Return the bags, the model and the options that determine the results."""
     return {
         'bags': [each.name for each in bags],
         'model': model.path.name,
@@ -150,8 +149,8 @@ def run_metadata(
 def _evaluate_in_parallel(
     bags: Sequence[Path], out: Path, model: ModelRef, options: EvaluationOptions, jobs: int
 ) -> Iterator[tuple[Path, Future[BagResult]]]:
-    """Evaluate bags in processes of their own; each comes when it is done."""
-    # forked processes would inherit the threads of OpenCV and torch in whatever state they are
+    """Evaluate bags in separate processes; yields each bag and its future on completion."""
+    # forked processes would inherit the threads of OpenCV and torch in an undefined state
     context = multiprocessing.get_context('spawn')
     with (
         progress_bar() as bar,
@@ -162,14 +161,15 @@ def _evaluate_in_parallel(
             pool.submit(evaluate_one_bag, bag, out / bag.name, model, options): bag for bag in bags
         }
         try:
-            for done in as_completed(running):
-                yield running[done], done
-                bar.update(task, advance=1, note=running[done].name)
+            for future in as_completed(running):
+                yield running[future], future
+                bar.update(task, advance=1, note=running[future].name)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _join_replays(parts: Sequence[ReplayResult]) -> ReplayResult:
+    """Concatenate results and timings, without pictures."""
     timings_ms: dict[str, list[float]] = {}
     for part in parts:
         for stage, each in part.timings_ms.items():
@@ -180,5 +180,5 @@ def _join_replays(parts: Sequence[ReplayResult]) -> ReplayResult:
 
 
 def _limit_threads(jobs: int) -> None:
-    """Leave the other processes their cores; read by torch, which comes later."""
+    """Limit torch to a fraction of the cores; torch reads the variable on its later import."""
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))

@@ -1,1 +1,1 @@
-"""Read, write and convert bags, without ROS."""
+"""Read, write and convert ROS 2 bags without a ROS installation."""

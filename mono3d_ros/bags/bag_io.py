@@ -1,9 +1,10 @@
 """
-Bags without ROS: read, decode, build messages, write; everything that touches rosbags.
+Bag I/O: read, decode, build and write ROS 2 messages without ROS; the only user of rosbags.
 
-Messages travel as CDR bytes, just as ROS publishes them, so whatever is read can be published
-or written again without a detour. maker is the twin of ros_messages.new: messages.py asks it
-for messages by name and gets rosbags' classes here, ROS's there.
+Messages are passed on as CDR bytes, as ROS publishes them, so that a message can be republished
+or copied to another bag without decoding it. make_message_factory is the counterpart of
+mono3d_ros.node.message_factory.make_message: mono3d_ros.messages builds messages by type name
+with either, and gets rosbags' classes here and ROS's classes in the node.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-#: What rosbags raises on a bag that is missing, cut off or no bag at all.
+#: Exceptions that rosbags raises for a path that is missing, truncated or not a bag.
 READ_ERRORS = (
     AnyReaderError,
     ReaderError,
@@ -47,7 +48,7 @@ READ_ERRORS = (
     sqlite3.Error,
 )
 
-#: vision_msgs 4 is in no type store of rosbags; the definitions, field by field.
+#: Definitions of vision_msgs 4, which no type store of rosbags contains.
 VISION_MSGS = {
     'vision_msgs/msg/ObjectHypothesis': 'string class_id\nfloat64 score',
     'vision_msgs/msg/ObjectHypothesisWithPose': (
@@ -63,13 +64,13 @@ VISION_MSGS = {
     ),
 }
 
-#: Defaults that the .msg files give other than zero; rosbags keeps no defaults, ROS does.
+#: Non-zero defaults of the .msg files; ROS applies them, rosbags does not store them.
 FIELD_DEFAULTS: Mapping[tuple[str, str], Any] = {('geometry_msgs/msg/Quaternion', 'w'): 1.0}
 
 ZERO_VALUES: Mapping[str, Any] = {'string': '', 'bool': False, 'float32': 0.0, 'float64': 0.0}
 ARRAY_DTYPES: Mapping[str, str] = {'bool': 'bool', 'char': 'uint8', 'byte': 'uint8'}
 
-#: How the file of a bag is written; Humble plays MCAP only with a package more.
+#: Storage formats of a bag; Humble needs an extra package to play MCAP.
 STORAGES: Mapping[str, StoragePlugin] = {
     'mcap': StoragePlugin.MCAP,
     'sqlite3': StoragePlugin.SQLITE3,
@@ -79,17 +80,17 @@ _INFINITE_DURATION = QosTime(2147483647, 4294967295)
 
 
 class BagError(ValueError):
-    """A bag that cannot be read or written; the message names it and what was expected."""
+    """A bag cannot be read or written; the message names the bag and the expected input."""
 
 
 class Message(NamedTuple):
     """
     One message of a bag.
 
-    :param topic: such as '/camera/image_raw'.
-    :param type: such as 'sensor_msgs/msg/Image'.
-    :param recorded_ns: when it was recorded, not the stamp of its header.
-    :param cdr: the message as ROS sends it, encapsulation header included.
+    :param topic: topic name, such as '/camera/image_raw'.
+    :param type: message type, such as 'sensor_msgs/msg/Image'.
+    :param recorded_ns: time of recording, not the stamp of the header.
+    :param cdr: the serialised message as ROS sends it, encapsulation header included.
     """
 
     topic: str
@@ -99,7 +100,7 @@ class Message(NamedTuple):
 
 
 def make_qos(reliability: QosReliability, durability: QosDurability, depth: int) -> Qos:
-    """Return what a publisher offers, no deadline, no lifespan, automatic liveliness."""
+    """Build the QoS of a publisher: no deadline, no lifespan, automatic liveliness."""
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=depth,
@@ -113,14 +114,14 @@ def make_qos(reliability: QosReliability, durability: QosDurability, depth: int)
     )
 
 
-#: A topic that only concerns those who listen while it is sent.
+#: QoS of a topic whose messages reach only the subscribers present when they are sent.
 VOLATILE_QOS = make_qos(QosReliability.RELIABLE, QosDurability.VOLATILE, 10)
-#: A topic whose last message late listeners receive too, such as /tf_static.
+#: QoS of a topic whose last message also reaches late subscribers, such as /tf_static.
 LATCHED_QOS = make_qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
 
 
 def make_typestore() -> Typestore:
-    """Return the message types of current ROS 2 and vision_msgs."""
+    """Build a type store with the message types of current ROS 2 and vision_msgs."""
     store = get_typestore(Stores.LATEST)
     for name, text in VISION_MSGS.items():
         if name not in store.types:
@@ -130,12 +131,12 @@ def make_typestore() -> Typestore:
 
 def make_message_factory(store: Typestore) -> Callable[..., Any]:
     """
-    Make the function that builds messages by name, as node.py does with ROS's own classes.
+    Make a function that builds messages by type name.
 
-    :param store: the types.
-    :return: new('visualization_msgs/msg/Marker', **fields); absent fields take ROS's defaults,
-        numbers of a sequence may come as any sequence, bytes or array. LookupError for an
-        unknown type, TypeError for an unknown field.
+    :param store: the message types.
+    :return: new('visualization_msgs/msg/Marker', **fields), which gives absent fields ROS's
+        defaults, accepts numeric sequences as any sequence, bytes or array, and raises
+        LookupError for an unknown type and TypeError for an unknown field.
     """
 
     def new(type_name: str, /, **fields: Any) -> Any:
@@ -159,10 +160,10 @@ def make_message_factory(store: Typestore) -> Callable[..., Any]:
 
 class BagReader:
     """
-    An open bag: a rosbag2 folder, an .mcap or a .db3 file; use it in a with statement.
+    Read a bag: a rosbag2 folder, an .mcap or a .db3 file; use it in a with statement.
 
     :param path: the folder or file.
-    :raises BagError: naming the path, where it is missing or is not such a bag.
+    :raises BagError: if the path is missing or is not a readable bag.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -190,37 +191,37 @@ class BagReader:
 
     @property
     def typestore(self) -> Typestore:
-        """The message types as the bag itself defines them."""
+        """The type store with the message types as the bag defines them."""
         return self._reader.typestore
 
     @property
     def topics(self) -> dict[str, str]:
-        """Topic name -> message type, in alphabetical order."""
+        """Topic name -> message type, in alphabetical order of the topics."""
         return {
             c.topic: c.msgtype for c in sorted(self._reader.connections, key=_connection_topic)
         }
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Message]:
         """
-        Read in the order of recording.
+        Read messages in the order of recording.
 
-        :param topics: the topics wanted; all when empty.
+        :param topics: the topics to read; all topics if empty.
         :return: messages, not yet decoded.
-        :raises BagError: for a topic the bag does not have, naming those it has; for a bag that
-            turns out to be cut off.
+        :raises BagError: for a topic that the bag does not have (the message lists those it
+            has), or for a damaged or truncated bag.
         """
         if missing := sorted(set(topics) - set(self.topics)):
             has = ', '.join(self.topics) or 'nothing'
             raise BagError(f'{self.path}: no topic {", ".join(missing)}; the bag has {has}')
-        wanted = [c for c in self._reader.connections if not topics or c.topic in topics]
+        selected = [c for c in self._reader.connections if not topics or c.topic in topics]
         try:
-            for connection, stamp_ns, cdr in self._reader.messages(wanted) if wanted else ():
+            for connection, stamp_ns, cdr in self._reader.messages(selected) if selected else ():
                 yield Message(connection.topic, connection.msgtype, stamp_ns, bytes(cdr))
         except READ_ERRORS as err:
-            raise BagError(f'{self.path}: damaged or cut off ({_one_line(err)})') from err
+            raise BagError(f'{self.path}: damaged or truncated ({_one_line(err)})') from err
 
     def decode(self, message: Message) -> Any:
-        """Decode a message of this bag; BagError, naming bag and topic, when it does not fit."""
+        """Decode a message of this bag; BagError if its bytes do not match its type."""
         try:
             return self._reader.typestore.deserialize_cdr(message.cdr, message.type)
         except READ_ERRORS as err:
@@ -230,16 +231,16 @@ class BagReader:
 
 class BagWriter:
     """
-    A new bag; use it in a with statement. It appears when complete, or not at all.
+    Write a new bag atomically; use it in a with statement.
 
-    The bag grows in a hidden folder beside its place and is moved there at the end, so that an
-    error or Ctrl-C leaves nothing half-written.
+    The bag is written to a hidden folder next to its final path and moved there at the end, so
+    that an error or Ctrl-C leaves no partial bag.
 
-    :param path: the folder to make; its parents are made too.
-    :param store: the message types; those of typestore() by default.
-    :param custom_data: kept as custom_data in the bag's metadata.
+    :param path: the folder to create, with its parents.
+    :param store: the message types; those of make_typestore() by default.
+    :param custom_data: stored as custom_data in the metadata of the bag.
     :param storage: one of STORAGES.
-    :raises BagError: where the path exists or cannot be written.
+    :raises BagError: if the path exists or cannot be written.
     """
 
     def __init__(
@@ -249,7 +250,7 @@ class BagWriter:
         custom_data: Mapping[str, str] | None = None,
         storage: StoragePlugin = STORAGES['mcap'],
     ) -> None:
-        """Begin the bag."""
+        """Create the hidden folder and open the bag in it."""
         self.path = Path(path)
         self._store = store or make_typestore()
         self._connections: dict[str, Any] = {}
@@ -262,7 +263,7 @@ class BagWriter:
         except OSError as err:
             raise BagError(f'{path}: cannot be written ({_one_line(err)})') from err
         # version 8 because Humble cannot read the QoS of version 9; the inner folder has the
-        # final name because the name is written into the bag
+        # final name because rosbags writes the name into the bag
         self._writer = Writer(self._temp_dir / self.path.name, version=8, storage_plugin=storage)
         for key, value in (custom_data or {}).items():
             self._writer.set_custom_data(key, value)
@@ -273,7 +274,7 @@ class BagWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        """Move the finished bag to its place; drop it after an error."""
+        """Move the finished bag to its final path, or delete it after an error."""
         try:
             self._writer.__exit__(kind, *rest)
             if kind is None:
@@ -284,7 +285,7 @@ class BagWriter:
             shutil.rmtree(self._temp_dir, ignore_errors=True)
 
     def add_topic(self, topic: str, type_name: str, offered_qos: Qos = VOLATILE_QOS) -> None:
-        """Announce a topic; BagError for a type that the store does not know."""
+        """Add a topic to the bag; BagError for a type that the store does not contain."""
         if type_name not in self._store.fielddefs:
             raise BagError(f'{self.path}: {topic} has the unknown message type {type_name}')
         self._connections[topic] = self._writer.add_connection(
@@ -294,31 +295,31 @@ class BagWriter:
     def write(
         self, topic: str, stamp_ns: int, message: Any, offered_qos: Qos = VOLATILE_QOS
     ) -> None:
-        """Write a message of the store's classes; it announces its topic if nobody has."""
+        """Serialise and write a message; adds its topic to the bag if necessary."""
         if topic not in self._connections:
             self.add_topic(topic, message.__msgtype__, offered_qos)
         cdr = self._store.serialize_cdr(message, self._connections[topic].msgtype)
         self.write_cdr(topic, stamp_ns, bytes(cdr))
 
     def write_cdr(self, topic: str, stamp_ns: int, cdr: bytes) -> None:
-        """Write a message as ROS sent it to an announced topic."""
+        """Write a serialised message to a topic added before."""
         self._writer.write(self._connections[topic], stamp_ns, cdr)
 
 
 def require_absent(path: Path) -> None:
-    """BagError where something is at the place of a new bag."""
+    """Raise BagError if the path of a new bag or folder exists."""
     if path.exists():
-        raise BagError(f'{path}: exists already and is not overwritten; name a new folder')
+        raise BagError(f'{path}: exists already and is not overwritten; choose a new folder')
 
 
 def header_stamp_ns(message: Any) -> int | None:
     """
     Return the header stamp of a message of any type.
 
-    An array without a header of its own, such as MarkerArray, has its first element's.
+    For an array without a header, such as MarkerArray, it is the stamp of the first element.
 
-    :param message: of ROS's or of rosbags' classes.
-    :return: nanoseconds; None for a message that has no header.
+    :param message: an instance of ROS's or of rosbags' classes.
+    :return: nanoseconds; None for a message without a header.
     """
     header = getattr(message, 'header', None)
     if header is not None:
@@ -337,33 +338,33 @@ def _connection_topic(connection: Any) -> str:
 
 
 def _one_line(err: BaseException) -> str:
-    """Return what an exception says, or is, on one line."""
+    """Return the message of an exception on one line; the name of its type if it is empty."""
     return ' '.join(str(err).split()) or type(err).__name__
 
 
 def _default_value(kind: tuple[Any, Any], new: Callable[..., Any]) -> Any:
-    """Return the zero of a field: (node type, description) as rosbags' fielddefs have it."""
-    node, what = kind
+    """Return the zero value of a field; kind is (node type, description) of rosbags' fielddefs."""
+    node, description = kind
     if node == Nodetype.NAME:
-        return new(what)
+        return new(description)
     if node == Nodetype.BASE:
-        return ZERO_VALUES.get(what[0], 0)
-    (inner, described), length = what
+        return ZERO_VALUES.get(description[0], 0)
+    (inner, element), length = description
     count = length if node == Nodetype.ARRAY else 0
-    if inner == Nodetype.BASE and described[0] != 'string':
-        return np.zeros(count, ARRAY_DTYPES.get(described[0], described[0]))
-    return [_default_value(what[0], new) for _ in range(count)]
+    if inner == Nodetype.BASE and element[0] != 'string':
+        return np.zeros(count, ARRAY_DTYPES.get(element[0], element[0]))
+    return [_default_value(description[0], new) for _ in range(count)]
 
 
 def _to_field_value(value: Any, kind: tuple[Any, Any]) -> Any:
-    """Bring numbers of sequences into the arrays that rosbags wants; leave the rest alone."""
-    node, what = kind
+    """Convert numeric sequences to the arrays that rosbags expects; return others unchanged."""
+    node, description = kind
     if node in (Nodetype.BASE, Nodetype.NAME):
         return value
-    (inner, described), _ = what
-    if inner == Nodetype.NAME or described[0] == 'string':
+    (inner, element), _ = description
+    if inner == Nodetype.NAME or element[0] == 'string':
         return list(value)
-    dtype = np.dtype(ARRAY_DTYPES.get(described[0], described[0]))
+    dtype = np.dtype(ARRAY_DTYPES.get(element[0], element[0]))
     if isinstance(value, (bytes, bytearray, memoryview)):
         return np.frombuffer(value, dtype)
     return np.ascontiguousarray(value, dtype).ravel()

@@ -1,10 +1,11 @@
 """
-The command bag_to_kitti: a recorded drive as KITTI frames, to be labelled or trained on.
+The command bag_to_kitti: convert a recorded drive to KITTI frames for labelling or training.
 
-OUT/{image_2,calib}, and where the bag has them label_2 and velodyne, named 000000 onwards; the
-layout is that of KITTI's object benchmark. P2 is camera_info's P of the image as it is written, so
-P0 to P3 are all the same; Tr_velo_to_cam is /tf's, at the times of image and scan. A scan farther
-in time than --max-offset is left out. frames.csv tells where in the bag each frame comes from.
+Writes OUT/image_2 and OUT/calib, and OUT/label_2 and OUT/velodyne if the bag has labels and scans,
+in the layout of KITTI's object benchmark, numbered from 000000. P2 is the P of camera_info for the
+image as written, and P0 to P3 are equal. Tr_velo_to_cam comes from /tf at the times of image and
+scan. A scan farther in time than --max-offset is omitted. frames.csv lists the topic and the stamp
+of each frame.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 @dataclass(frozen=True)
 class FrameRow:
     """
-    A frame's line in frames.csv.
+    One row of frames.csv.
 
-    :param id: name of its files.
-    :param topic: of its image.
-    :param stamp_ns: of its image.
-    :param scan_offset_s: how much later its scan was taken; empty where it has none.
-    :param labelled: 1 or 0.
+    :param id: name of the frame's files, without suffix.
+    :param topic: topic of the image.
+    :param stamp_ns: header stamp of the image.
+    :param scan_offset_s: stamp of the scan minus that of the image; empty without a scan.
+    :param labelled: 1 if the frame has labels, else 0.
     """
 
     id: str
@@ -62,10 +63,10 @@ class FrameRow:
 @dataclass(frozen=True)
 class ExtractionSummary:
     """
-    What came out of a bag.
+    Summary of an extraction.
 
-    :param num_frames: how many.
-    :param notes: what some frames lack, and why: sentence -> how many.
+    :param num_frames: number of frames written.
+    :param notes: omitted images and missing parts: reason -> number of frames.
     """
 
     num_frames: int
@@ -76,45 +77,45 @@ def extract_frames(
     bag: Path, out: Path, query: DriveQuery, rectifier: Rectifier
 ) -> ExtractionSummary:
     """
-    Write the images of one camera as a KITTI folder; it appears whole or not at all.
+    Write the images of one camera as a KITTI folder, complete or not at all.
 
     :param bag: folder or file.
     :param out: the new folder.
-    :param query: what of the bag; it must come down to one camera.
-    :param rectifier: calibration.as_rectified or calibration.rectify.
-    :return: what was written.
+    :param query: which part of the bag to read; it must select one camera.
+    :param rectifier: passthrough_image or rectify_image of messages.rectification.
+    :return: number of frames and missing parts.
     :raises BagError: for a bag, camera or folder that cannot be used.
     """
     with BagReader(bag) as reader:
-        playback = DriveReader(reader, query)
-        if len(playback.cameras) > 1:
-            has = ', '.join(each.name for each in playback.cameras)
-            raise BagError(f'{bag}: which camera? it has {has}; name one by --camera')
+        drive = DriveReader(reader, query)
+        if len(drive.cameras) > 1:
+            has = ', '.join(each.name for each in drive.cameras)
+            raise BagError(f'{bag}: several cameras ({has}); choose one with --camera')
         with atomic_folder(out) as folder, progress_bar() as bar:
-            task = bar.add_task('writing', total=len(playback), note=str(out))
+            task = bar.add_task('writing', total=len(drive), note=str(out))
             rows: list[FrameRow] = []
             notes = Counter[str]()
-            for sight in bar.track(playback, total=len(playback), task_id=task):
+            for sample in bar.track(drive, total=len(drive), task_id=task):
                 try:
-                    frame = to_frame(sight.image, sight.info, sight.camera.name, rectifier)
+                    frame = to_frame(sample.image, sample.info, sample.camera.name, rectifier)
                 except ValueError as err:
-                    notes[f'images left out: {err}'] += 1
+                    notes[f'images omitted: {err}'] += 1
                     continue
-                rows.append(_write_frame(folder, f'{len(rows):06d}', frame, sight))
-                notes.update(_missing_parts(sight, playback.cloud_topic, query))
+                rows.append(_write_frame(folder, f'{len(rows):06d}', frame, sample))
+                notes.update(_missing_parts(sample, drive.cloud_topic, query))
             if not rows:
-                why = next(iter(notes), 'no image with a camera_info')
-                raise BagError(f'{bag}: nothing to write ({why})')
+                reason = next(iter(notes), 'no image with a camera_info')
+                raise BagError(f'{bag}: nothing to write ({reason})')
             _write_table(folder / 'frames.csv', rows)
     return ExtractionSummary(len(rows), dict(notes))
 
 
 def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample) -> FrameRow:
-    """Write the files of one frame."""
+    """Write the files of one frame and return its row of frames.csv."""
     image = cv2.imencode('.png', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))[1]
     _file_path(folder, 'image_2', frame_id, '.png').write_bytes(image.tobytes())
-    way = None if sample.scan is None else sample.scan.camera_T_cloud
-    _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(frame.P, way))
+    camera_T_velo = None if sample.scan is None else sample.scan.camera_T_cloud
+    _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(frame.P, camera_T_velo))
     if sample.truth is not None:
         _file_path(folder, 'label_2', frame_id, '.txt').write_text(sample.label_text)
     if sample.scan is not None:
@@ -131,10 +132,10 @@ def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample)
 
 def calib_text(P: Array, camera_T_velo: Array | None) -> str:
     """
-    Write a calib file of the object benchmark, with every digit that a number has.
+    Return the text of a calib file of the object benchmark, with full float precision.
 
-    :param P: (3, 4) of the image.
-    :param camera_T_velo: (4, 4) scan to camera frame; left out where it is not known.
+    :param P: (3, 4) projection of the image.
+    :param camera_T_velo: (4, 4) scan to camera frame; None omits Tr_velo_to_cam.
     """
     parts = {f'P{number}': P for number in range(4)} | {'R0_rect': np.eye(3)}
     if camera_T_velo is not None:
@@ -144,7 +145,7 @@ def calib_text(P: Array, camera_T_velo: Array | None) -> str:
 
 
 def _read_scan(sample: DriveSample, cloud: Any) -> Array:
-    """(L, 4) float32 of the scan of a sight; BagError for one that cannot be read."""
+    """Return the (L, 4) float32 points of a sample's scan; BagError if it is unreadable."""
     try:
         return read_points(cloud)
     except ValueError as err:
@@ -154,7 +155,7 @@ def _read_scan(sample: DriveSample, cloud: Any) -> Array:
 
 
 def _missing_parts(sample: DriveSample, cloud_topic: str, query: DriveQuery) -> list[str]:
-    """Say what a frame is without, where the bag promises it."""
+    """List the parts that a frame lacks although the bag has such topics."""
     lacks = []
     if cloud_topic and sample.scan is None:
         lacks.append(f'without a scan: none of {cloud_topic} within {query.max_offset_s:g} s')
@@ -167,7 +168,7 @@ def _missing_parts(sample: DriveSample, cloud_topic: str, query: DriveQuery) -> 
 
 
 def _file_path(folder: Path, kind: str, frame_id: str, suffix: str) -> Path:
-    """Return the path of a file; its folder is made where there is none."""
+    """Return the path of a file; creates its folder if necessary."""
     (folder / kind).mkdir(exist_ok=True)
     return folder / kind / f'{frame_id}{suffix}'
 
@@ -180,31 +181,36 @@ def _write_table(path: Path, rows: Sequence[FrameRow]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit code 2 and one line for bad input."""
+    """Run the command; returns exit code 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser('bag_to_kitti', description=__doc__.split('\n')[1])
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap or .db3 file')
     parser.add_argument('out', type=Path, help='the new folder')
-    parser.add_argument('--camera', default='', help='its namespace or image topic')
-    parser.add_argument('--cloud', default='', help='topic of the scans; default: the first')
-    parser.add_argument('--every', type=int, default=1, help='only the first image of so many')
-    parser.add_argument('--max-offset', type=float, default=0.05, help='of a scan, seconds')
-    parser.add_argument('--rectify', action='store_true', help='the images are raw: rectify them')
+    parser.add_argument('--camera', default='', help='namespace or image topic of the camera')
+    parser.add_argument('--cloud', default='', help='topic of the LiDAR scans; default: the first')
+    parser.add_argument('--every', type=int, default=1, help='use every n-th image')
+    parser.add_argument(
+        '--max-offset',
+        type=float,
+        default=0.05,
+        help='maximum time between image and scan, seconds',
+    )
+    parser.add_argument('--rectify', action='store_true', help='rectify raw images')
     args = parser.parse_args(argv)
-    door, order = (
+    rectifier, order = (
         (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
     )
     try:
-        wish = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
-        done = extract_frames(args.bag, args.out, wish, door)
+        query = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
+        summary = extract_frames(args.bag, args.out, query, rectifier)
     except (BagError, OSError) as err:
         print(f'bag_to_kitti: {err}', file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print('bag_to_kitti: stopped; nothing was written', file=sys.stderr)
         return EXIT_STOPPED
-    for note, count in done.notes.items():
+    for note, count in summary.notes.items():
         print(f'{count} {note}')
-    print(f'{done.num_frames} frames: {args.out}')
+    print(f'{summary.num_frames} frames: {args.out}')
     return 0
 
 

@@ -1,10 +1,10 @@
 """
-A recorded drive, image by image, each with what else the bag knows of its moment.
+Read a recorded drive from a bag: every image with its camera_info, scan, transforms and labels.
 
-Messages stand in a bag as they arrived, so what belongs together is found by the stamps of their
-headers: the camera_info of the image's own stamp, or else the last before it; the scan nearest in
-time; transforms at the time of image and scan. Labels (see recording.py) have no header: they
-belong to the image that was recorded at the same time.
+A bag stores messages in order of arrival, so DriveReader associates them by header stamps: the
+camera_info with the stamp of the image, or else the last one before it; the scan nearest in time;
+the transforms at the times of image and scan. Labels (see drive_writer.py) have no header: they
+belong to the image recorded at the same time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ TF_STATIC_TOPIC, TF_TOPIC = '/tf_static', '/tf'
 @dataclass(frozen=True)
 class CameraTopics:
     """
-    Where a camera is in a bag.
+    The topics of one camera in a bag.
 
-    :param name: its namespace, such as 'front'; 'camera' where it has none.
+    :param name: namespace of the topics, such as 'front'; 'camera' without a namespace.
     :param image: topic of the images, raw or compressed.
     :param info: topic of camera_info.
-    :param labels: topic of the labels; empty where there is none.
+    :param labels: topic of the labels; empty if the bag has none.
     """
 
     name: str
@@ -48,13 +48,13 @@ class CameraTopics:
 
 
 def prefer_rectified(camera: CameraTopics) -> tuple[bool, bool]:
-    """Order the image topics of one camera: rectified before others, raw before compressed."""
+    """Return a sort key: rectified images before others, Image before CompressedImage."""
     base = camera.image.removesuffix('/compressed')
     return 'rect' not in base.rsplit('/', 1)[1], base != camera.image
 
 
 def prefer_raw(camera: CameraTopics) -> tuple[bool, bool]:
-    """Order the image topics of one camera: rectified after others, raw before compressed."""
+    """Return a sort key: rectified images after others, Image before CompressedImage."""
     is_other, compressed = prefer_rectified(camera)
     return not is_other, compressed
 
@@ -62,15 +62,15 @@ def prefer_raw(camera: CameraTopics) -> tuple[bool, bool]:
 @dataclass(frozen=True)
 class DriveQuery:
     """
-    What is wanted of a bag.
+    Which part of a bag to read.
 
-    :param camera: name or image topic of the only camera wanted; empty for all.
-    :param topic_order: of several image topics of one camera the first is taken.
-    :param cloud_topic: topic of the scans; empty for the first there is.
-    :param every: of each camera the first image of so many.
-    :param max_offset_s: a scan farther in time from its image is none.
-    :param vehicle_frame: the frame of the vehicle, and
-    :param fixed_frame: a frame that does not move, for the places of the cameras.
+    :param camera: name or image topic of one camera; empty for all cameras.
+    :param topic_order: sort key; the first of several image topics of a camera is used.
+    :param cloud_topic: topic of the LiDAR scans; empty for the first PointCloud2 topic.
+    :param every: use every n-th image of each camera.
+    :param max_offset_s: maximum time between an image and its scan, seconds.
+    :param vehicle_frame: frame of the vehicle, for CameraPose.vehicle_T_cam.
+    :param fixed_frame: frame that does not move, for CameraPose.fixed_T_cam.
     """
 
     camera: str = ''
@@ -82,7 +82,7 @@ class DriveQuery:
     fixed_frame: str = 'odom'
 
     def __post_init__(self) -> None:
-        """Refuse numbers that choose nothing."""
+        """Raise BagError for numbers out of range."""
         if self.every < 1:
             raise BagError(f'every {self.every}: expected 1 or more')
         if not self.max_offset_s >= 0:
@@ -91,12 +91,12 @@ class DriveQuery:
 
 class Scan(NamedTuple):
     """
-    The scan that goes with an image.
+    The LiDAR scan of an image.
 
     :param cloud: sensor_msgs PointCloud2.
-    :param offset_s: how much later than the image it was taken.
-    :param camera_T_cloud: (4, 4) its points into the frame of the camera, at the time of the
-        image; None where no transform leads there.
+    :param offset_s: stamp of the scan minus that of the image, seconds.
+    :param camera_T_cloud: (4, 4) transform of its points to the camera frame at the time of the
+        image; None if the bag has no such transform.
     """
 
     cloud: Any
@@ -107,17 +107,17 @@ class Scan(NamedTuple):
 @dataclass(frozen=True)
 class DriveSample:
     """
-    One image and what belongs to it.
+    One image with its camera_info, camera pose, scan and labels.
 
-    :param camera: which camera.
-    :param image_index: of the image on its topic, from 0.
-    :param recorded_ns: when the image was recorded.
+    :param camera: topics of the camera.
+    :param image_index: index of the image on its topic, from 0.
+    :param recorded_ns: time of recording of the image.
     :param image: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
-    :param camera_pose: where the camera was, as far as /tf and /tf_static tell.
-    :param scan: None where there is none near in time.
-    :param truth: the labels; None where the bag has none of this image.
-    :param label_text: the same as KITTI's lines.
+    :param camera_pose: pose of the camera, from /tf and /tf_static.
+    :param scan: the scan nearest in time; None if there is none within max_offset_s.
+    :param truth: the labels; None if the bag has none for this image.
+    :param label_text: the labels as KITTI's lines; empty without labels.
     """
 
     camera: CameraTopics
@@ -135,41 +135,43 @@ def choose_cameras(
     topics: Mapping[str, str], query: DriveQuery, bag: str | Path
 ) -> tuple[CameraTopics, ...]:
     """
-    Find the cameras of a bag: image topics with a camera_info beside them.
+    Find the cameras of a bag: image topics with a camera_info topic in the same namespace.
 
     :param topics: topic -> message type.
-    :param query: which are wanted.
-    :param bag: its name, for the message.
-    :return: cameras in order of their names; at least one.
-    :raises BagError: where there is none, naming the topics or cameras there are.
+    :param query: which cameras to select.
+    :param bag: name of the bag, for error messages.
+    :return: at least one camera, in order of their names.
+    :raises BagError: if no camera matches; the message lists the topics or cameras of the bag.
     """
-    pairs = list(_find_cameras(topics))
-    if not pairs:
+    candidates = list(_find_cameras(topics))
+    if not candidates:
         has = ', '.join(topics) or 'nothing'
-        raise BagError(f'{bag}: no image topic with a camera_info beside it; the bag has {has}')
-    found: dict[str, CameraTopics] = {}
-    for each in sorted(pairs, key=query.topic_order):
-        found.setdefault(each.name, each)
+        raise BagError(
+            f'{bag}: no image topic with a camera_info in its namespace; the bag has {has}'
+        )
+    cameras: dict[str, CameraTopics] = {}
+    for each in sorted(candidates, key=query.topic_order):
+        cameras.setdefault(each.name, each)
     if not query.camera:
-        return tuple(found[name] for name in sorted(found))
-    named = [each for each in pairs if each.image == query.camera]
-    named += [each for name, each in found.items() if name == query.camera.strip('/')]
-    if not named:
-        has = ', '.join(f'{each.name} ({each.image})' for each in found.values())
+        return tuple(cameras[name] for name in sorted(cameras))
+    matches = [each for each in candidates if each.image == query.camera]
+    matches += [each for name, each in cameras.items() if name == query.camera.strip('/')]
+    if not matches:
+        has = ', '.join(f'{each.name} ({each.image})' for each in cameras.values())
         raise BagError(f'{bag}: no camera {query.camera}; the bag has {has}')
-    return (named[0],)
+    return (matches[0],)
 
 
 class DriveReader:
-    """The images of an open bag; it is read once to find what belongs together, then to play."""
+    """Iterate over the images of an open bag; a first pass associates the messages by stamps."""
 
     def __init__(self, reader: BagReader, query: DriveQuery) -> None:
         """
-        Look through the bag.
+        Index the bag: its cameras, stamps, camera_info, transforms and labels.
 
         :param reader: the open bag.
-        :param query: what of it.
-        :raises BagError: for a camera or topic that is not there, or a bag that is damaged.
+        :param query: which part of the bag to read.
+        :raises BagError: for a camera or topic that the bag does not have, or a damaged bag.
         """
         self._reader, self._query = reader, query
         self.cameras = choose_cameras(reader.topics, query, reader.path)
@@ -180,21 +182,21 @@ class DriveReader:
         self._scan_by_image = self._match_scans()
 
     def num_images(self, camera: CameraTopics) -> int:
-        """Return how many images a camera has, `every` aside."""
+        """Return the number of images of a camera, ignoring `every`."""
         return len(self._index.image_ns[camera.image])
 
     def __len__(self) -> int:
-        """Return how many images will be played."""
+        """Return the number of images of all cameras, after `every`."""
         return sum(-(-len(each) // self._query.every) for each in self._index.image_ns.values())
 
     def __iter__(self) -> Iterator[DriveSample]:
-        """Play: images in order of recording, those without any camera_info left out."""
+        """Yield images in order of recording; images without any camera_info are omitted."""
         waiting: deque[tuple[int, Message]] = deque()
         scans: dict[int, Any] = {}
-        uses, heard = Counter(self._scan_by_image.values()), Counter[str]()
+        uses, num_read = Counter(self._scan_by_image.values()), Counter[str]()
         for message in self._reader.messages(self._played_topics()):
-            number = heard[message.topic]
-            heard[message.topic] += 1
+            number = num_read[message.topic]
+            num_read[message.topic] += 1
             if message.topic == self.cloud_topic:
                 if uses[number]:
                     scans[number] = self._reader.decode(message)
@@ -202,9 +204,9 @@ class DriveReader:
                 waiting.append((number, message))
             while waiting and self._is_scan_read(waiting[0], scans):
                 number, image = waiting.popleft()
-                sight = self._make_sample(number, image, scans)
-                if sight is not None:
-                    yield sight
+                sample = self._make_sample(number, image, scans)
+                if sample is not None:
+                    yield sample
                 scan = self._scan_by_image.get((image.topic, number), -1)
                 uses[scan] -= 1
                 if uses[scan] == 0:
@@ -214,7 +216,7 @@ class DriveReader:
         return set(self._camera_by_topic) | ({self.cloud_topic} if self._scan_by_image else set())
 
     def _build_index(self) -> _DriveIndex:
-        """Read the small messages, and of the large ones the stamps."""
+        """Read small messages as a whole, and of images and scans only the stamps."""
         index = _DriveIndex({topic: [] for topic in self._camera_by_topic})
         infos = {each.info for each in self.cameras}
         labels = {each.labels for each in self.cameras if each.labels}
@@ -228,13 +230,13 @@ class DriveReader:
             elif message.topic == self.cloud_topic:
                 index.cloud_ns.append((self._header_stamp_ns(message), len(index.cloud_ns)))
             elif message.topic in infos:
-                one = (self._header_stamp_ns(message), message)
-                index.infos.setdefault(message.topic, []).append(one)
+                stamped = (self._header_stamp_ns(message), message)
+                index.infos.setdefault(message.topic, []).append(stamped)
             elif message.topic in labels:
                 index.labels[message.topic, message.recorded_ns] = message
             else:
-                to = static if message.topic == TF_STATIC_TOPIC else moving
-                to.append(self._reader.decode(message))
+                transforms = static if message.topic == TF_STATIC_TOPIC else moving
+                transforms.append(self._reader.decode(message))
         index.cloud_ns.sort()
         for each in index.infos.values():
             each.sort(key=_stamp_of)
@@ -242,20 +244,20 @@ class DriveReader:
         return index
 
     def _match_scans(self) -> dict[tuple[str, int], int]:
-        """Find the scan nearest in time: (image topic, number) -> number of the scan."""
+        """Find the scan nearest in time: (image topic, image index) -> index of the scan."""
         clouds = self._index.cloud_ns
-        found = {}
+        matches = {}
         for topic, stamps in self._index.image_ns.items():
             for number in range(0, len(stamps), self._query.every) if clouds else ():
-                place = bisect_left(clouds, (stamps[number], 0))
-                near = clouds[max(0, place - 1) : place + 1]
-                off_ns, scan = min((abs(ns - stamps[number]), each) for ns, each in near)
-                if off_ns <= self._query.max_offset_s * 1e9:
-                    found[topic, number] = scan
-        return found
+                position = bisect_left(clouds, (stamps[number], 0))
+                neighbours = clouds[max(0, position - 1) : position + 1]
+                offset_ns, scan = min((abs(ns - stamps[number]), each) for ns, each in neighbours)
+                if offset_ns <= self._query.max_offset_s * 1e9:
+                    matches[topic, number] = scan
+        return matches
 
     def _is_scan_read(self, image: tuple[int, Message], scans: Mapping[int, Any]) -> bool:
-        """Tell whether the scan of an image, if it has one, was read."""
+        """Return whether the scan of an image was read; True for an image without a scan."""
         scan = self._scan_by_image.get((image[1].topic, image[0]))
         return scan is None or scan in scans
 
@@ -263,20 +265,22 @@ class DriveReader:
         self, image_index: int, message: Message, scans: Mapping[int, Any]
     ) -> DriveSample | None:
         camera, index = self._camera_by_topic[message.topic], self._index
-        at_ns = index.image_ns[message.topic][image_index]
+        stamp_ns = index.image_ns[message.topic][image_index]
         infos = index.infos.get(camera.info)
         if not infos:
             return None
-        place = bisect_right(infos, at_ns, key=_stamp_of) - 1
+        position = bisect_right(infos, stamp_ns, key=_stamp_of) - 1
         image = self._reader.decode(message)
-        info = self._reader.decode(infos[max(0, place)][1])
-        own = image.header.frame_id or info.header.frame_id
+        info = self._reader.decode(infos[max(0, position)][1])
+        camera_frame = image.header.frame_id or info.header.frame_id
         scan, labels = None, index.labels.get((camera.labels, message.recorded_ns))
         if (key := (message.topic, image_index)) in self._scan_by_image:
             cloud = scans[self._scan_by_image[key]]
             cloud_ns, frame_id = header_stamp_ns(cloud.header), cloud.header.frame_id
-            way = index.transforms.lookup_between(own, at_ns, frame_id, cloud_ns)
-            scan = Scan(cloud, (cloud_ns - at_ns) / 1e9, way)
+            camera_T_cloud = index.transforms.lookup_between(
+                camera_frame, stamp_ns, frame_id, cloud_ns
+            )
+            scan = Scan(cloud, (cloud_ns - stamp_ns) / 1e9, camera_T_cloud)
         text = None if labels is None else self._reader.decode(labels)
         return DriveSample(
             camera,
@@ -286,7 +290,7 @@ class DriveReader:
             info,
             CameraPose(
                 *(
-                    index.transforms.lookup_between(each, at_ns, own, at_ns)
+                    index.transforms.lookup_between(each, stamp_ns, camera_frame, stamp_ns)
                     for each in self._pose_frames
                 )
             ),
@@ -303,7 +307,7 @@ class DriveReader:
             raise BagError(f'{where}: {err}') from err
 
     def _header_stamp_ns(self, message: Message) -> int:
-        """Read the stamp of a message that begins with a header, without decoding the rest."""
+        """Read the stamp of a message that begins with a header, without decoding the message."""
         try:
             order = '<' if message.cdr[1] & 1 else '>'
             sec, nanosec = struct.unpack_from(f'{order}iI', message.cdr, 4)
@@ -316,13 +320,13 @@ class DriveReader:
 @dataclass
 class _DriveIndex:
     """
-    What was found when the bag was looked through.
+    Stamps and small messages of a bag, from the first pass over it.
 
     :param image_ns: image topic -> stamps, in order of recording.
-    :param cloud_ns: stamp and number of each scan, by stamp.
-    :param infos: topic -> stamps and messages, by stamp.
+    :param cloud_ns: stamp and index of each scan, sorted by stamp.
+    :param infos: topic -> stamps and messages, sorted by stamp.
     :param labels: topic and time of recording -> message.
-    :param transforms: the transforms.
+    :param transforms: all of /tf and /tf_static.
     """
 
     image_ns: dict[str, list[int]]
@@ -333,11 +337,11 @@ class _DriveIndex:
 
 
 def _find_cameras(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
-    """Return every image topic that has a camera_info beside it."""
+    """Yield every image topic with a camera_info topic in the same namespace."""
     for topic, kind in topics.items():
         base = topic.removesuffix('/compressed')
         if kind != (IMAGE_TYPE if base == topic else COMPRESSED_IMAGE_TYPE):
-            continue  # other transports, such as /compressedDepth, are no pictures
+            continue  # other transports, such as /compressedDepth, are not colour images
         space = base.rsplit('/', 1)[0]
         if topics.get(f'{space}/camera_info') == CAMERA_INFO_TYPE:
             labels = f'{space}/ground_truth/labels'
@@ -347,7 +351,7 @@ def _find_cameras(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
 
 
 def _choose_cloud_topic(reader: BagReader, requested: str) -> str:
-    """Return the topic of the scans, empty where there is none."""
+    """Return the requested or the first PointCloud2 topic; empty if the bag has none."""
     clouds = [topic for topic, kind in reader.topics.items() if kind == POINT_CLOUD_TYPE]
     if requested and requested not in clouds:
         has = ', '.join(clouds) or 'none'

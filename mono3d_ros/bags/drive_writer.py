@@ -1,9 +1,9 @@
 """
-A recorded drive as messages: pictures, camera_info, scans, transforms and the ground truth.
+Write a drive into a bag: images, camera_info, LiDAR scans, transforms and the ground truth.
 
-Everything of one moment has one stamp. The ground truth is written three times, for three readers:
-NAMESPACE/ground_truth as markers for every viewer, .../detections as numbers for tools of ROS, and
-.../labels as KITTI's own lines (DontCare, occlusion and 2D boxes included) for KITTI's measures.
+All messages of one frame have the same stamp. The ground truth is written on three topics:
+NAMESPACE/ground_truth as markers for viewers, .../detections as Detection3DArray for ROS tools,
+and .../labels as KITTI's label lines (with DontCare, occlusion and 2D boxes) for KITTI's metrics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stl_core.types import Array, Labels
 POINTS_TOPIC = '/points'
 LIDAR_FRAME = 'velodyne'
 
-#: Every class that KITTI labels; DontCare is an area, not an object.
+#: Every class that KITTI labels; DontCare is an image region, not an object.
 LABELLED_CLASSES = (*kitti.CLASSES, 'Van', 'Truck', 'Person_sitting', 'Tram', 'Misc')
 
 #: sensor_msgs/msg/PointField
@@ -37,9 +37,9 @@ POINT_FIELDS = ('x', 'y', 'z', 'intensity')
 @dataclass(frozen=True)
 class CameraName:
     """
-    How a bag names a camera.
+    Names of a camera in a bag.
 
-    :param namespace: of its topics, such as '/front'.
+    :param namespace: namespace of its topics, such as '/front'.
     :param frame_id: its coordinate frame: x right, y down, z forward.
     """
 
@@ -50,12 +50,12 @@ class CameraName:
 @dataclass(frozen=True)
 class CameraImage:
     """
-    One picture.
+    One image of a camera.
 
-    :param camera: names.
-    :param image_path: its file.
-    :param P: (3, 4) of it.
-    :param truth: what it shows; None where that is not known.
+    :param camera: names of the camera.
+    :param image_path: image file.
+    :param P: (3, 4) projection of the image.
+    :param truth: labelled objects of the image; None without labels.
     """
 
     camera: CameraName
@@ -67,12 +67,12 @@ class CameraImage:
 @dataclass(frozen=True)
 class DriveFrame:
     """
-    What was recorded at one time.
+    Images, scan and transforms of one time step.
 
-    :param stamp_ns: when.
-    :param images: one a camera.
-    :param scan_path: LiDAR file, None where there is none.
-    :param poses: transforms that hold for this moment.
+    :param stamp_ns: time stamp of all its messages.
+    :param images: one image per camera.
+    :param scan_path: LiDAR file; None without a scan.
+    :param poses: transforms that are valid at this time.
     """
 
     stamp_ns: int
@@ -83,10 +83,10 @@ class DriveFrame:
 
 class ImageEncoding(NamedTuple):
     """
-    How pictures are written.
+    Encoding of images in a bag.
 
-    :param topic: within the camera's namespace.
-    :param make_message: image file, its (H, W, 3) pixels, header, maker of messages -> message.
+    :param topic: image topic within the namespace of the camera.
+    :param make_message: image file, its (H, W, 3) pixels, header, message factory -> message.
     """
 
     topic: str
@@ -101,29 +101,29 @@ def write_drive(
     new: primitives.MessageFactory,
 ) -> None:
     """
-    Write moments into a bag.
+    Write frames into a bag.
 
     :param bag: the open bag.
-    :param frames: in their order.
-    :param static: transforms that hold for all of them.
+    :param frames: the frames in order of time.
+    :param static: transforms that are valid for all frames, written to /tf_static.
     :param encoding: RAW or COMPRESSED.
-    :param new: maker of the bag's messages.
-    :raises DataError: for a file that is missing or malformed, naming it.
-    :raises BagError: where the bag cannot be written.
+    :param new: message factory of the bag.
+    :raises DataError: for a missing or malformed file; the message names it.
+    :raises BagError: if the bag cannot be written.
     """
-    shown: dict[str, tuple[int, ...]] = {}
-    for number, moment in enumerate(frames):
+    previous_ids: dict[str, tuple[int, ...]] = {}
+    for number, frame in enumerate(frames):
         if static and number == 0:
-            held = transforms.make_tf_message(static, moment.stamp_ns, new)
-            bag.write('/tf_static', moment.stamp_ns, held, LATCHED_QOS)
-        results = [_labels_as_result(shot, moment.stamp_ns) for shot in moment.images]
-        for topic, message in _frame_messages(moment, results, shown, encoding, new):
-            bag.write(topic, moment.stamp_ns, message)
-        shown |= {each.camera: each.ids for each in results}
+            tf_static = transforms.make_tf_message(static, frame.stamp_ns, new)
+            bag.write('/tf_static', frame.stamp_ns, tf_static, LATCHED_QOS)
+        results = [_labels_as_result(image, frame.stamp_ns) for image in frame.images]
+        for topic, message in _frame_messages(frame, results, previous_ids, encoding, new):
+            bag.write(topic, frame.stamp_ns, message)
+        previous_ids |= {each.camera: each.ids for each in results}
 
 
 def parse_label_message(message: Any) -> Labels:
-    """Read the labels of one image back from the String on NAMESPACE/ground_truth/labels."""
+    """Parse the labels of one image from the String on NAMESPACE/ground_truth/labels."""
     lines = enumerate(message.data.splitlines(), 1)
     return kitti.parse_labels((f'ground_truth/labels:{number}', line) for number, line in lines)
 
@@ -135,38 +135,38 @@ def _frame_messages(
     encoding: ImageEncoding,
     new: primitives.MessageFactory,
 ) -> Iterator[tuple[str, Any]]:
-    """Make topics and messages of a moment; shown is what each camera's markers showed last."""
+    """Yield (topic, message) of a frame; previous_ids are the marker ids by camera to delete."""
     if frame.poses:
         yield '/tf', transforms.make_tf_message(frame.poses, frame.stamp_ns, new)
-    for shot, result in zip(frame.images, results, strict=True):
-        space, pixels = shot.camera.namespace, kitti.read_image(shot.image_path)
-        header = primitives.to_header(frame.stamp_ns, shot.camera.frame_id, new)
-        yield f'{space}/camera_info', _camera_info(shot.P, pixels, header, new)
+    for image, result in zip(frame.images, results, strict=True):
+        space, pixels = image.camera.namespace, kitti.read_image(image.image_path)
+        header = primitives.to_header(frame.stamp_ns, image.camera.frame_id, new)
+        yield f'{space}/camera_info', _camera_info(image.P, pixels, header, new)
         yield (
             f'{space}/{encoding.topic}',
-            encoding.make_message(shot.image_path, pixels, header, new),
+            encoding.make_message(image.image_path, pixels, header, new),
         )
-        if shot.truth is not None:
-            truth, last = f'{space}/ground_truth', previous_ids.get(result.camera, ())
-            yield truth, markers.to_marker_array(result, last, new, lifetime_s=0.0)
-            yield f'{truth}/detections', detections.to_detection_array(result, new)
-            yield f'{truth}/labels', new('std_msgs/msg/String', data=shot.truth.label_lines)
+        if image.truth is not None:
+            topic, last_ids = f'{space}/ground_truth', previous_ids.get(result.camera, ())
+            yield topic, markers.to_marker_array(result, last_ids, new, lifetime_s=0.0)
+            yield f'{topic}/detections', detections.to_detection_array(result, new)
+            yield f'{topic}/labels', new('std_msgs/msg/String', data=image.truth.label_lines)
     if frame.scan_path is not None:
         header = primitives.to_header(frame.stamp_ns, LIDAR_FRAME, new)
         yield POINTS_TOPIC, _point_cloud(kitti.read_velodyne(frame.scan_path), header, new)
 
 
 def _labels_as_result(image: CameraImage, stamp_ns: int) -> FrameResult:
-    """Take labels as if they were a result, so that the same code draws them."""
+    """Convert labels to a FrameResult, so that the same code makes the messages."""
     truth = image.truth or NO_TRACKS
-    labelled = np.isin(truth.labels.name, LABELLED_CLASSES)
+    is_object = np.isin(truth.labels.name, LABELLED_CLASSES)
     return FrameResult(
         camera=f'{image.camera.namespace.strip("/")}/ground_truth',
         stamp_ns=stamp_ns,
         frame_id=image.camera.frame_id,
         objects=truth.labels.to_objects(LABELLED_CLASSES),
         classes=LABELLED_CLASSES,
-        ids=tuple(id for id, kept in zip(truth.track_ids, labelled, strict=True) if kept),
+        ids=tuple(id for id, kept in zip(truth.track_ids, is_object, strict=True) if kept),
         timings_ms={},
     )
 
@@ -199,9 +199,9 @@ def _raw_image(_: Path, pixels: Array, header: Any, new: primitives.MessageFacto
 
 
 def _compressed_image(path: Path, _: Array, header: Any, new: primitives.MessageFactory) -> Any:
-    kind = 'png' if path.suffix == '.png' else 'jpeg'
+    encoding = 'png' if path.suffix == '.png' else 'jpeg'
     return new(
-        'sensor_msgs/msg/CompressedImage', header=header, format=kind, data=path.read_bytes()
+        'sensor_msgs/msg/CompressedImage', header=header, format=encoding, data=path.read_bytes()
     )
 
 
@@ -229,6 +229,6 @@ def _point_cloud(points: Array, header: Any, new: primitives.MessageFactory) -> 
     )
 
 
-#: Pixels, or the bytes of the image files.
+#: Decoded pixels, or the bytes of the image files.
 RAW = ImageEncoding('image_raw', _raw_image)
 COMPRESSED = ImageEncoding('image_raw/compressed', _compressed_image)

@@ -1,4 +1,4 @@
-"""A folder of results that appears when complete, or not at all."""
+"""Create an output folder atomically: it appears when complete, or not at all."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mono3d_ros.bags.bag_io import require_absent
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """
-    Make a folder: it grows hidden beside its place and is moved there at the end.
+    Create a hidden folder next to the path and move it there at the end of the with statement.
 
-    :param path: its place; parents are made too.
-    :return: the growing folder; an error or Ctrl-C removes it.
-    :raises BagError: where something is there already.
+    :param path: final path of the folder; its parents are created too.
+    :return: the hidden folder to fill; an error or Ctrl-C removes it.
+    :raises BagError: if the path exists.
     """
     require_absent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    growing = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+    temp_dir = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     try:
-        growing.chmod(0o755)  # mkdtemp makes it private, but results are shared
-        yield growing
-        growing.replace(path)
+        temp_dir.chmod(0o755)  # mkdtemp creates it private, but others should read the results
+        yield temp_dir
+        temp_dir.replace(path)
     finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        shutil.rmtree(temp_dir, ignore_errors=True)

@@ -1,9 +1,4 @@
-"""
-What a detector answered to a bag, as a person wants to see it: table, pictures, video.
-
-Nothing is detected here: images come from the bag that was played, boxes from the markers that
-were recorded.
-"""
+"""Read recorded detections: the boxes of a bag's MarkerArrays, and the latency of each image."""
 
 from __future__ import annotations
 
@@ -29,8 +24,8 @@ class RecordedBoxes:
     """
     The boxes of one MarkerArray.
 
-    :param edges_m: (M, 24, 3) end points of the edges, in the frame of the markers.
-    :param labels: M texts.
+    :param edges_m: (M, 24, 3) end points of the edges, metres, in the frame of the markers.
+    :param labels: M texts, such as 'Car 0.87 23.4 m'.
     """
 
     edges_m: Array
@@ -38,7 +33,7 @@ class RecordedBoxes:
 
     @property
     def colours(self) -> list[tuple[int, int, int]]:
-        """RGB of each box, by the class its label begins with."""
+        """RGB colour of each box, by the class name at the start of its label."""
         return [style.class_colour(label.split(' ')[0]) for label in self.labels]
 
 
@@ -48,11 +43,11 @@ NO_BOXES = RecordedBoxes(np.zeros((0, POINTS_PER_BOX, 3)), ())
 @dataclass(frozen=True)
 class RecordedDetections:
     """
-    What was recorded.
+    Detections recorded while a bag was played to a detector.
 
-    :param boxes: stamp of the image -> the boxes found in it.
-    :param latency_ms: stamp of the image -> from sending it to receiving its answer.
-    :param num_sent: images that were played.
+    :param boxes: stamp of the image -> the boxes detected in it.
+    :param latency_ms: stamp of the image -> time from sending it to receiving its markers.
+    :param num_sent: number of images sent.
     """
 
     boxes: Mapping[int, RecordedBoxes]
@@ -60,7 +55,7 @@ class RecordedDetections:
     num_sent: int
 
     def summary(self) -> dict[str, float | int | None]:
-        """Say how many frames went in and came out, and how fast; no times without an answer."""
+        """Return counts of frames and boxes, and latencies; None without a recorded latency."""
         latency = list(self.latency_ms.values())
         times = np.percentile(latency, [0, 50, 95]).round(2).tolist() if latency else [None] * 3
         return {
@@ -75,14 +70,15 @@ class RecordedDetections:
 
 def read_recorded_detections(bag: str | Path) -> RecordedDetections:
     """
-    Read a bag of answers as examples/replay_bag.py records it.
+    Read a bag of detections that examples/replay_bag.py recorded.
 
-    :param bag: its folder, with sent.csv.
-    :raises BagError: for a bag that is missing or malformed.
+    :param bag: folder of the bag, with sent.csv.
+    :return: boxes and latencies by image stamp.
+    :raises BagError: for a missing or malformed bag.
     """
     table = Path(bag) / 'sent.csv'
     if not table.is_file():
-        raise BagError(f'{table}: no such file; expected the times that images were sent')
+        raise BagError(f'{table}: no such file; expected the send times of the images')
     with table.open(newline='') as file:
         sent = {int(row['stamp_ns']): int(row['sent_ns']) for row in csv.DictReader(file)}
     boxes, latency_ms = {}, {}
@@ -90,7 +86,7 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
         for message in reader.messages():
             array = reader.decode(message)
             if not array.markers:
-                raise BagError(f'{bag}: {message.topic}: an answer without its first marker')
+                raise BagError(f'{bag}: {message.topic}: a MarkerArray without markers')
             stamp = header_stamp_ns(array.markers[0].header)
             boxes[stamp] = boxes_from_markers(array)
             if stamp in sent:
@@ -99,7 +95,7 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
 
 
 def boxes_from_markers(array: Any) -> RecordedBoxes:
-    """Read the boxes and labels out of a MarkerArray that messages.markers made."""
+    """Return the boxes and labels of a MarkerArray made by messages.markers."""
     added = [marker for marker in array.markers if marker.action == ADD]
     boxes = {m.id: m.points for m in added if m.type == LINE_LIST}
     labels = {m.id: m.text for m in added if m.type == TEXT_VIEW_FACING}

@@ -1,4 +1,4 @@
-"""The command synthesize_bag: a drive through the synthetic world, straight into a bag."""
+"""The command synthesize_bag: render a drive through the synthetic world into a bag."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from stl_core.data.synthetic import sequence
 
 def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
     """
-    Make a drive in a folder that is removed again, and a bag of it.
+    Render a drive into a temporary folder and convert it to a bag.
 
     :param out: folder of the bag.
-    :param args: of the arguments that add_world and add_form add.
-    :raises DataError: naming the argument that is wrong.
-    :raises BagError: where the bag exists or cannot be written.
+    :param args: parsed arguments of add_world_options and add_format_arguments.
+    :raises DataError: for an invalid argument; the message names it.
+    :raises BagError: if the bag exists or cannot be written.
     """
     require_absent(out)
     job = synthesize.parse_job(args, '', depth=False)
@@ -43,7 +43,7 @@ def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit code 2 and one line for bad input."""
+    """Run the command; returns exit code 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser('synthesize_bag', description=__doc__)
     parser.add_argument('out', type=Path, help='folder of the new bag')
     synthesize.add_world_options(parser)

@@ -1,1 +1,1 @@
-"""The command doctor: check that this machine has all that the node needs."""
+"""Command `doctor`: check that this machine has everything that the node needs."""

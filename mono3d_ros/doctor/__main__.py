@@ -1,8 +1,8 @@
 """
-The command doctor: what is installed, what is missing for the node, and what to do about it.
+Command `doctor`: report the dependencies of the node that are missing, and how to fix them.
 
-Runs wherever Python does, with or without ROS, torch or the rest; exit code 0 when the node can
-run, 1 when it cannot.
+Needs only Python: ROS, torch and the other packages may be missing. The exit code is 0 if the
+node can run, 1 if it cannot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLUMN_WIDTH = 10
 
 
 def format_report(env: Environment, results: Sequence[CheckResult]) -> str:
-    """Write down facts and findings for a person."""
+    """Format the environment and the check results as text."""
     lines = [f'{name:{COLUMN_WIDTH}} {text}' for name, text in summary_lines(env).items()]
     for each in results:
         lines += [
@@ -35,35 +35,35 @@ def format_report(env: Environment, results: Sequence[CheckResult]) -> str:
 
 
 def summary_lines(env: Environment) -> dict[str, str]:
-    """Say in a line each what there is."""
-    said = {name: trial.said for name, trial in env.trials.items()}
-    torch, rclpy, cv2 = (said.get(name, {}) for name in ('torch', 'rclpy', 'cv2'))
+    """Return one line of text for each topic: interpreter, ROS, packages, GPU, kernel ..."""
+    outputs = {name: probe.said for name, probe in env.trials.items()}
+    torch, rclpy, cv2 = (outputs.get(name, {}) for name in ('torch', 'rclpy', 'cv2'))
     versions = env.versions
     return {
         'python': f'{env.python} ({env.machine}), {_describe_python(env)}',
         'ros': f'{_describe_ros(env)}; rclpy for {_join_or_none(env.rclpy_abis)}',
-        'rmw': f'{rclpy.get("rmw", "none")} of {_join_or_none(env.rmws)};'
+        'rmw': f'{rclpy.get("rmw", "none")}, installed: {_join_or_none(env.rmws)};'
         f' {_format_variables(env.variables)}',
         'packages': _join_or_none(
             _matching_modules(env, '_msgs', 'tf2_ros', 'cv_bridge', 'sensor_msgs_py')
         ),
         'torch': f'{versions.get("torch", "none")}, CUDA {torch.get("cuda") or "none"}; '
         f'timm {versions.get("timm", "none")}',
-        'gpu': f'{torch.get("device") or "torch can use none"}; driver: {_join_or_none(env.gpus)}',
+        'gpu': f'{torch.get("device") or "none for torch"}; driver: {_join_or_none(env.gpus)}',
         'numpy': f'{versions.get("numpy", "none")}; scipy {versions.get("scipy", "none")}; OpenCV '
         f'{cv2.get("version", "none")}',
         'kernel': ', '.join(f'{name} {value}' for name, value in env.settings.items()),
         'commands': _join_or_none(f'{path} ({python})' for path, python in env.commands.items()),
-        'students': _join_or_none(env.students),
+        'models': _join_or_none(env.students),
     }
 
 
 def _describe_python(env: Environment) -> str:
-    """Say which interpreter this is."""
+    """Return the path of the interpreter and whether it is in a virtual environment."""
     if not env.in_venv:
         return env.executable
-    seen = 'sees' if env.sees_system else 'does not see'
-    return f"{env.executable}, a virtual environment that {seen} the system's packages"
+    verb = 'sees' if env.sees_system else 'does not see'
+    return f"{env.executable}, a virtual environment that {verb} the system's packages"
 
 
 def _describe_ros(env: Environment) -> str:
@@ -80,7 +80,7 @@ def _matching_modules(env: Environment, *parts: str) -> list[str]:
 
 
 def _format_variables(variables: Mapping[str, str]) -> str:
-    """Say which variables are set."""
+    """Format environment variables as NAME=VALUE."""
     return ' '.join(f'{name}={value}' for name, value in variables.items()) or 'no variables set'
 
 
@@ -89,22 +89,24 @@ def _join_or_none(texts: Iterable[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command and return its exit code: 0 if the node can run, 1 if it cannot."""
     parser = argparse.ArgumentParser('doctor', description=__doc__.split('\n')[1])
-    parser.add_argument('--json', action='store_true', help='print facts and findings as JSON')
+    parser.add_argument(
+        '--json', action='store_true', help='print environment and results as JSON'
+    )
     args = parser.parse_args(argv)
-    facts = collect_environment()
-    findings = run_checks(facts)
+    env = collect_environment()
+    results = run_checks(env)
     if args.json:
-        told = {
-            'can_run': can_run(findings),
-            'findings': [asdict(each) for each in findings],
-            'facts': asdict(facts),
+        report = {
+            'can_run': can_run(results),
+            'findings': [asdict(each) for each in results],
+            'facts': asdict(env),
         }
-        print(json.dumps(told, indent=2, default=sorted))
+        print(json.dumps(report, indent=2, default=sorted))
     else:
-        print(format_report(facts, findings))
-    return 0 if can_run(findings) else EXIT_CANNOT_RUN
+        print(format_report(env, results))
+    return 0 if can_run(results) else EXIT_CANNOT_RUN
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """
-Facts about a machine -> what keeps the node from running, or from running well, and what to do.
+Checks of `doctor`: problems of the environment and their remedies.
 
-Pure, and nothing but Python, as doctor.py has to run where all else fails.
+Pure functions that need only Python, since `doctor` must run where everything else fails.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 from mono3d_ros.doctor.environment import Environment
 
-#: Levels of a finding: the node cannot run; it runs, but not well; something it can do without.
+#: Levels of a result: the node cannot run; it runs with problems; something optional is missing.
 MISSING, WARNING, NOTE = 'missing', 'warning', 'note'
 
 MIN_PYTHON, MIN_TORCH = (3, 10), (2, 4)
-#: What the node imports -> what pip calls it.
+#: Modules that the node imports -> their pip name.
 REQUIRED_MODULES = MappingProxyType(
     {
         **{name: name for name in ('torch', 'torchvision', 'timm', 'safetensors', 'numpy')},
@@ -25,46 +25,46 @@ REQUIRED_MODULES = MappingProxyType(
         'yaml': 'pyyaml',
     }
 )
-#: What the bag and training tools import besides.
+#: Further modules that the bag and training tools import -> their pip name.
 TOOL_MODULES = MappingProxyType({name: name for name in ('rosbags', 'rich', 'matplotlib')})
-#: Packages of ROS that the node imports.
+#: ROS packages that the node imports.
 REQUIRED_ROS_PACKAGES = (
     *('ament_index_python', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs'),
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs'),
 )
-#: Packages of ROS that it can do without -> what is then not there.
+#: Optional ROS packages -> the feature that is missing without them.
 OPTIONAL_ROS_PACKAGES = MappingProxyType(
     {
         'vision_msgs': 'no ~/detections (vision_msgs/Detection3DArray)',
         'tf2_msgs': 'no tf, so no target_frame, vehicle_frame or fixed_frame',
-        'tf2_ros': 'tf is heard by the node itself',
+        'tf2_ros': 'the node subscribes to tf itself',
     }
 )
 OPENCV_DISTRIBUTIONS = tuple(
     f'opencv-{kind}python{tail}' for kind in ('', 'contrib-') for tail in ('', '-headless')
 )
-#: Cyclone DDS asks for so much to take a raw 1080p image in, bytes.
+#: Receive buffer that Cyclone DDS needs for a raw 1080p image, bytes.
 MIN_BUFFER_BYTES = 10_000_000
 RAISE_BUFFER_COMMAND = (
-    'sudo sysctl -w net.core.rmem_max=2147483647 (for good: a file in /etc/sysctl.d)'
+    'sudo sysctl -w net.core.rmem_max=2147483647 (permanently: a file in /etc/sysctl.d)'
 )
 
 
-#: Newest of each that something older than it still works with, as pip is told.
+#: Newest versions that older cv_bridge, launch_testing and colcon work with, for pip.
 CV_BRIDGE_REQUIREMENTS = '"numpy<2" "opencv-python-headless<5"'
 PYTEST_REQUIREMENT, SETUPTOOLS_REQUIREMENT = '"pytest<8"', '"setuptools<80"'
-#: launch_testing that pytest 8 can load the plugins of; Humble's is older.
+#: Oldest launch_testing whose plugins pytest 8 can load; Humble's is older.
 PYTEST_8_LAUNCH_TESTING = (3, 0)
 
 
 @dataclass(frozen=True)
 class CheckResult:
     """
-    Something that is not as it should be.
+    A problem that a check found.
 
     :param level: MISSING, WARNING or NOTE.
-    :param what: one line.
-    :param remedy: what exactly to do.
+    :param what: description in one line.
+    :param remedy: exact command or step that fixes it.
     """
 
     level: str
@@ -73,13 +73,13 @@ class CheckResult:
 
 
 def run_checks(env: Environment) -> list[CheckResult]:
-    """Judge a machine; the worst first."""
-    found = [finding for rule in CHECKS for finding in rule(env)]
-    return sorted(found, key=lambda each: (MISSING, WARNING, NOTE).index(each.level))
+    """Run all checks and return the problems, worst first."""
+    results = [result for check in CHECKS for result in check(env)]
+    return sorted(results, key=lambda each: (MISSING, WARNING, NOTE).index(each.level))
 
 
 def can_run(results: list[CheckResult]) -> bool:
-    """Tell whether nothing keeps the node from running."""
+    """Return whether no result prevents the node from running."""
     return all(each.level != MISSING for each in results)
 
 
@@ -94,7 +94,7 @@ def _check_python(env: Environment) -> Iterator[CheckResult]:
 
 
 def _check_rclpy(env: Environment) -> Iterator[CheckResult]:
-    """Judge ROS: not there, not sourced, for another Python, or broken."""
+    """Check that ROS is installed, sourced, built for this Python and not broken."""
     if 'rclpy' not in env.modules:
         yield CheckResult(MISSING, *_missing_rclpy(env))
     elif env.rclpy_abis and env.abi not in env.rclpy_abis:
@@ -109,13 +109,13 @@ def _check_rclpy(env: Environment) -> Iterator[CheckResult]:
     if 'ros-rclpy' in env.versions:
         yield CheckResult(
             NOTE,
-            'rclpy is that of PyPI (unofficial wheels), good for tests and demos',
+            'rclpy is from PyPI (unofficial wheels), suitable for tests and demos',
             "on a vehicle use ROS's own packages: docs/vehicle.md",
         )
 
 
 def _missing_rclpy(env: Environment) -> tuple[str, str]:
-    """Return what and remedy for an rclpy that cannot be found."""
+    """Return description and remedy if rclpy is not found."""
     if env.other_pythons:
         built = ', '.join(env.other_pythons)
         return (
@@ -132,25 +132,25 @@ def _missing_rclpy(env: Environment) -> tuple[str, str]:
 
 
 def _rclpy_remedy(env: Environment, error: str) -> str:
-    """Return the remedy for an rclpy that is found but does not start."""
-    wanted = env.variables.get('RMW_IMPLEMENTATION', '')
-    if wanted and wanted not in env.rmws:
-        return f'{_apt_command(env, wanted)}, or unset RMW_IMPLEMENTATION'
+    """Return the remedy if rclpy is found but does not start."""
+    rmw = env.variables.get('RMW_IMPLEMENTATION', '')
+    if rmw and rmw not in env.rmws:
+        return f'{_apt_command(env, rmw)}, or unset RMW_IMPLEMENTATION'
     if 'ModuleNotFoundError' in error and env.in_venv and not env.sees_system:
         return f"the virtual environment hides the system's packages: {_venv_command(env)}"
     return f'source ROS in this shell first; if it was: {_apt_command(env, "rclpy")} --reinstall'
 
 
 def _check_packages(env: Environment) -> Iterator[CheckResult]:
-    """Judge the libraries of Python."""
-    for level, wanted in ((MISSING, REQUIRED_MODULES), (NOTE, TOOL_MODULES)):
-        absent = [name for name in wanted if name not in env.modules]
+    """Check the Python packages of the node and of the tools."""
+    for level, required in ((MISSING, REQUIRED_MODULES), (NOTE, TOOL_MODULES)):
+        absent = [name for name in required if name not in env.modules]
         if absent:
-            whom = 'the node' if level == MISSING else 'bag and training tools'
+            user = 'the node' if level == MISSING else 'bag and training tools'
             yield CheckResult(
                 level,
-                f'what {whom} cannot do without: {", ".join(absent)}',
-                _pip_command(env, *(wanted[name] for name in absent)),
+                f'missing Python packages of {user}: {", ".join(absent)}',
+                _pip_command(env, *(required[name] for name in absent)),
             )
     for name in ('torch', 'cv2'):
         if name in env.modules and (error := _probe_error(env, name)):
@@ -162,61 +162,61 @@ def _check_packages(env: Environment) -> Iterator[CheckResult]:
 
 
 def _check_ros_packages(env: Environment) -> Iterator[CheckResult]:
-    """Judge the packages of ROS, where there is a ROS at all."""
+    """Check the ROS packages, if there is a ROS."""
     if 'rclpy' not in env.modules:
         return
     absent = [name for name in REQUIRED_ROS_PACKAGES if name not in env.modules]
     if absent:
         yield CheckResult(MISSING, f'ROS lacks {", ".join(absent)}', _apt_command(env, *absent))
-    for name, loss in OPTIONAL_ROS_PACKAGES.items():
+    for name, effect in OPTIONAL_ROS_PACKAGES.items():
         if name not in env.modules:
-            yield CheckResult(NOTE, f'without {name}: {loss}', _apt_command(env, name))
+            yield CheckResult(NOTE, f'without {name}: {effect}', _apt_command(env, name))
 
 
 def _check_gpu(env: Environment) -> Iterator[CheckResult]:
-    """Judge torch and the card."""
-    trial = env.trials.get('torch')
-    if trial is None or trial.error:
+    """Check torch and the GPU."""
+    probe = env.trials.get('torch')
+    if probe is None or probe.error:
         return
-    said = trial.said
-    if _major_minor(said['version']) < MIN_TORCH:
+    torch = probe.said
+    if _major_minor(torch['version']) < MIN_TORCH:
         yield CheckResult(
             WARNING,
-            f'torch {said["version"]} is older than what is tested',
+            f'torch {torch["version"]} is older than the oldest tested version',
             _pip_command(env, f'"torch>={".".join(map(str, MIN_TORCH))}"'),
         )
-    if said['device']:
+    if torch['device']:
         return
     if not env.gpus:
         yield CheckResult(
             WARNING,
             'no NVIDIA GPU or no driver: the network runs on the CPU, many times slower',
-            'with a card: install its driver until nvidia-smi lists it; without: parameter '
-            'device: cpu says that it is meant',
+            'with a GPU: install its driver, until nvidia-smi lists the GPU; without: set '
+            'parameter device: cpu, and the node does not warn',
         )
-    elif not said['cuda']:
+    elif not torch['cuda']:
         yield CheckResult(
             WARNING,
-            f'torch {said["version"]} is built without CUDA, but there is {env.gpus[0]}',
+            f'torch {torch["version"]} is built without CUDA, but there is {env.gpus[0]}',
             f'{_pip_command(env, "--force-reinstall torch torchvision")}, from the index that '
             'pytorch.org names for your CUDA',
         )
     else:
         yield CheckResult(
             WARNING,
-            f'torch {said["version"]} cannot use {env.gpus[0]}: {said["told"] or "no reason"}',
-            f'a driver for CUDA {said["cuda"]}, or a torch for the CUDA of your driver; and look '
-            'at CUDA_VISIBLE_DEVICES',
+            f'torch {torch["version"]} cannot use {env.gpus[0]}: {torch["told"] or "no reason"}',
+            f'install a driver for CUDA {torch["cuda"]}, or a torch for the CUDA of your driver; '
+            'check CUDA_VISIBLE_DEVICES',
         )
 
 
 def _check_opencv(env: Environment) -> Iterator[CheckResult]:
-    """Judge OpenCV: its distributions overwrite one another's files."""
+    """Check for several OpenCV distributions, which overwrite each other's files."""
     several = [name for name in OPENCV_DISTRIBUTIONS if name in env.versions]
     if len(several) > 1:
         yield CheckResult(
             WARNING,
-            f'{" and ".join(several)} are one package, cv2, installed over one another',
+            f'{" and ".join(several)} overwrite each other: all of them install cv2',
             f'{env.executable} -m pip uninstall {" ".join(several)}, then '
             f'{_pip_command(env, "opencv-python-headless")}',
         )
@@ -227,19 +227,19 @@ def _check_cv_bridge(env: Environment) -> Iterator[CheckResult]:
     if error:
         yield CheckResult(
             NOTE,
-            f'cv_bridge does not work: {error}. The node does without it; other nodes in this '
-            'environment may not',
-            f'{_pip_command(env, CV_BRIDGE_REQUIREMENTS)}, or leave it',
+            f'cv_bridge does not work: {error}. The node works without it; other nodes in this '
+            'environment may need it',
+            f'{_pip_command(env, CV_BRIDGE_REQUIREMENTS)}, or ignore this',
         )
 
 
 def _check_transport(env: Environment) -> Iterator[CheckResult]:
-    """Judge what loses large images on the way: transports and the kernel's buffers."""
-    trial = env.trials.get('rclpy')
-    rmw = trial.said.get('rmw', '') if trial else ''
-    set_up = {'FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE'}
-    set_up |= {'FASTRTPS_DEFAULT_PROFILES_FILE'}
-    if 'fastrtps' in rmw and not set_up & set(env.variables):
+    """Check for causes of lost large images: DDS transports and buffers of the kernel."""
+    probe = env.trials.get('rclpy')
+    rmw = probe.said.get('rmw', '') if probe else ''
+    settings = {'FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+    settings |= {'FASTRTPS_DEFAULT_PROFILES_FILE'}
+    if 'fastrtps' in rmw and not settings & set(env.variables):
         yield CheckResult(
             WARNING,
             "Fast DDS's default transports lose large images silently",
@@ -251,13 +251,14 @@ def _check_transport(env: Environment) -> Iterator[CheckResult]:
         yield CheckResult(
             WARNING,
             f'net.core.rmem_max is {buffer} bytes: Cyclone DDS loses large images',
-            f'{RAISE_BUFFER_COMMAND}, and SocketReceiveBufferSize min="10MB" by CYCLONEDDS_URI',
+            f'{RAISE_BUFFER_COMMAND}, and set SocketReceiveBufferSize min="10MB" in the '
+            'CYCLONEDDS_URI file',
         )
     elif 'cyclonedds' in rmw and 'CYCLONEDDS_URI' not in env.variables:
         yield CheckResult(
             NOTE,
-            'Cyclone DDS asks for small receive buffers by default',
-            'SocketReceiveBufferSize min="10MB" by CYCLONEDDS_URI: docs/vehicle.md',
+            'Cyclone DDS requests small receive buffers by default',
+            'set SocketReceiveBufferSize min="10MB" in the CYCLONEDDS_URI file: docs/vehicle.md',
         )
 
 
@@ -265,16 +266,16 @@ def _check_model_files(env: Environment) -> Iterator[CheckResult]:
     if not env.students:
         yield CheckResult(
             MISSING,
-            'the package comes without its student',
-            'install it anew; or give a file of your own by parameter model',
+            'the package contains no model file',
+            'reinstall the package, or set parameter model to a file of your own',
         )
     for path, fault in env.students.items():
         if fault:
-            yield CheckResult(MISSING, f'{path}: {fault}', 'install the package anew')
+            yield CheckResult(MISSING, f'{path}: {fault}', 'reinstall the package')
 
 
 def _check_commands(env: Environment) -> Iterator[CheckResult]:
-    """Judge what `ros2 run` and `ros2 launch` start: their first line names an interpreter."""
+    """Check the interpreter of the commands that `ros2 run` and `ros2 launch` start."""
     for path, interpreter in env.commands.items():
         if '/lib/mono3d_ros/' in path and not _is_same_environment(interpreter, env.executable):
             yield CheckResult(
@@ -286,13 +287,13 @@ def _check_commands(env: Environment) -> Iterator[CheckResult]:
 
 
 def _check_developer_tools(env: Environment) -> Iterator[CheckResult]:
-    """Name traps that only tests and builds fall into."""
+    """Check for known problems of tests and builds."""
     plugins = env.versions.get('launch-testing')
     newest = 8 if plugins and _major_minor(plugins) < PYTEST_8_LAUNCH_TESTING else 9
     if plugins and _major_minor(env.versions.get('pytest', '0')) >= (newest,):
         yield CheckResult(
             NOTE,
-            f'pytest {env.versions["pytest"]} stops at the plugins of launch_testing {plugins}',
+            f'pytest {env.versions["pytest"]} cannot load the plugins of launch_testing {plugins}',
             'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 for the tests, or '
             f'{_pip_command(env, PYTEST_REQUIREMENT)}',
         )
@@ -318,7 +319,7 @@ CHECKS = (
 
 
 def _probe_error(env: Environment, name: str) -> str:
-    """Return what went wrong in a trial; nothing where it was not made."""
+    """Return the error of a probe; '' if it succeeded or did not run."""
     return env.trials[name].error if name in env.trials else ''
 
 
@@ -329,21 +330,21 @@ def _major_minor(version: str) -> tuple[int, ...]:
 
 
 def _is_same_environment(interpreter: str, executable: str) -> bool:
-    """Tell whether two interpreters are of one environment: python, python3 and python3.12 are."""
+    """Return whether two interpreters are in the same folder, as python and python3.12 are."""
     if interpreter.startswith('/usr/bin/env '):
-        return True  # whatever is first on the path
+        return True  # the first one on the PATH, which may be this one
     return interpreter.rpartition('/')[0] == executable.rpartition('/')[0]
 
 
 def _pip_command(env: Environment, *packages: str) -> str:
-    """Return the command that installs packages of Python, never into the system's own."""
+    """Return the command that installs Python packages, always in a virtual environment."""
     if env.in_venv:
         return f'{env.executable} -m pip install {" ".join(packages)}'
     return f'{_venv_command(env)} && .venv/bin/pip install {" ".join(packages)}'
 
 
 def _apt_command(env: Environment, *packages: str) -> str:
-    """Return the command that installs packages of ROS."""
+    """Return the command that installs ROS packages, or advice if ROS is from PyPI."""
     if 'ros-rclpy' in env.versions:
         return "PyPI's ROS has few packages: install ROS's own (docs/vehicle.md)"
     distro = env.variables.get('ROS_DISTRO', '$ROS_DISTRO')
@@ -352,6 +353,6 @@ def _apt_command(env: Environment, *packages: str) -> str:
 
 
 def _venv_command(env: Environment) -> str:
-    """Return the command that makes an environment which ROS's packages can be seen from."""
+    """Return the command that creates a virtual environment that can import ROS packages."""
     python = f'python{env.other_pythons[-1]}' if env.other_pythons else 'python3'
     return f'/usr/bin/{python} -m venv --system-site-packages .venv'

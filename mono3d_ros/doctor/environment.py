@@ -1,8 +1,9 @@
 """
-What is installed on this machine, gathered in one place for doctor.py; nothing is judged here.
+Collect the environment of the node: interpreter, ROS, packages, GPU, kernel settings, models.
 
-Packages are looked up, not imported: a broken one must not take the doctor with it. What can only
-be known by trying is tried in a process of its own. Needs nothing but Python.
+Collects facts only; checks.py judges them. Packages are located, not imported, so that a broken
+one cannot crash `doctor`. Whatever only an import can show runs in a separate process. Needs only
+Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from mono3d_ros.subprocess_probe import PROBES, ProbeResult, run_probe
 
-#: What is looked up: modules by the name they are imported under, ...
+#: Modules to look for, by import name.
 MODULES = (
     *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'scipy', 'cv2', 'yaml'),
     *('rosbags', 'rich', 'matplotlib'),
@@ -30,46 +31,46 @@ MODULES = (
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs'),
     *('tf2_msgs', 'tf2_ros', 'vision_msgs', 'autoware_perception_msgs'),
 )
-#: ... distributions as pip calls them, ...
+#: Distributions to look for, by pip name.
 DISTRIBUTIONS = (
     *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'scipy', 'rosbags', 'rich'),
     *('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
     *('opencv-contrib-python-headless', 'matplotlib', 'setuptools', 'pytest', 'mono3d_ros'),
     *('ros-rclpy', 'launch-testing'),
 )
-#: ... variables of the environment, ...
+#: Environment variables to read.
 VARIABLES = (
     *('ROS_DISTRO', 'ROS_DOMAIN_ID', 'ROS_LOCALHOST_ONLY', 'ROS_AUTOMATIC_DISCOVERY_RANGE'),
     *('RMW_IMPLEMENTATION', 'FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE'),
     *('FASTRTPS_DEFAULT_PROFILES_FILE', 'CYCLONEDDS_URI', 'CUDA_VISIBLE_DEVICES'),
 )
-#: ... and settings of the kernel, below /proc/sys.
+#: Kernel settings to read, below /proc/sys.
 KERNEL_SETTINGS = ('net/core/rmem_max', 'net/ipv4/ipfrag_high_thresh', 'net/ipv4/ipfrag_time')
 
 
 @dataclass(frozen=True)
 class Environment:
     """
-    What was found.
+    Facts about this machine.
 
     :param python: version of this interpreter.
-    :param executable: its path.
-    :param abi: what its extension modules are called after, such as cpython-312.
-    :param in_venv: whether it is that of a virtual environment.
-    :param sees_system: whether it sees the packages of the system's Python.
-    :param machine: kind of processor.
-    :param variables: of VARIABLES those that are set.
+    :param executable: path of this interpreter.
+    :param abi: ABI tag of its extension modules, such as cpython-312.
+    :param in_venv: whether it belongs to a virtual environment.
+    :param sees_system: whether it can import the packages of the system's Python.
+    :param machine: processor architecture.
+    :param variables: those of VARIABLES that are set.
     :param underlays: names of the ROS distributions below /opt/ros.
-    :param modules: of MODULES those that can be found.
-    :param versions: of DISTRIBUTIONS those that are installed, with their version.
-    :param rclpy_abis: the interpreters that rclpy was built for.
+    :param modules: those of MODULES that are installed.
+    :param versions: those of DISTRIBUTIONS that are installed -> version.
+    :param rclpy_abis: ABI tags of the interpreters that rclpy was built for.
     :param other_pythons: versions of other interpreters that the sourced ROS was built for.
     :param rmws: the RMW implementations that are installed.
-    :param gpus: name and driver of each GPU, as nvidia-smi tells them.
-    :param settings: of SETTINGS those that the kernel has.
-    :param students: file of each student that comes with the package -> what is wrong with it.
-    :param commands: each installed command `detector` -> the interpreter that it starts.
-    :param trials: name of each trial that was made -> what came of it.
+    :param gpus: name and driver version of each GPU, from nvidia-smi.
+    :param settings: those of KERNEL_SETTINGS that the kernel has, with dots in their names.
+    :param students: path of each model file in the package -> its fault; '' if it is complete.
+    :param commands: path of each installed command `detector` -> the interpreter that it starts.
+    :param trials: name of each probe that ran -> its result.
     """
 
     python: str
@@ -93,7 +94,7 @@ class Environment:
 
 
 def collect_environment() -> Environment:
-    """Look around; takes as long as torch needs to be imported."""
+    """Collect the facts about this machine; takes as long as the import of torch."""
     modules = frozenset(name for name in MODULES if _module_folder(name) is not None)
     prefixes = [Path(each) for each in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
     prefixes = [each for each in prefixes if each.is_dir()]
@@ -120,47 +121,48 @@ def collect_environment() -> Environment:
 
 
 def check_model_files(folder: Path) -> dict[str, str]:
-    """Look at the students of the package: a file that was cut, or a pointer to one, is told."""
+    """Return each model file in a folder -> its fault (truncated, Git LFS pointer), or ''."""
     return {str(file): _model_file_fault(file) for file in sorted(folder.glob('*.safetensors'))}
 
 
 def read_command_interpreters(prefixes: Iterable[Path]) -> dict[str, str]:
-    """Return which interpreter each installed `detector` starts, by its first line."""
-    found = {}
+    """Return each installed command `detector` -> the interpreter named in its first line."""
+    interpreters = {}
     for prefix in prefixes:
-        for place in ('lib/mono3d_ros/detector', 'bin/detector'):
+        for name in ('lib/mono3d_ros/detector', 'bin/detector'):
+            path = prefix / name
             try:
-                line = (prefix / place).read_text().splitlines()[0]
+                line = path.read_text().splitlines()[0]
             except (OSError, UnicodeDecodeError, IndexError):
                 continue
-            found[str(prefix / place)] = line[2:].strip() if line.startswith('#!') else ''
-    return found
+            interpreters[str(path)] = line[2:].strip() if line.startswith('#!') else ''
+    return interpreters
 
 
 def _module_folder(module: str) -> Path | None:
-    """Return where a module lies; None where it cannot be found."""
+    """Return the folder of a package, or the file of a module; None if it is not installed."""
     try:
         spec = util.find_spec(module)
     except (ImportError, ValueError):
         return None
     if spec is None:
         return None
-    places = list(spec.submodule_search_locations or [spec.origin or ''])
-    return Path(places[0])
+    locations = list(spec.submodule_search_locations or [spec.origin or ''])
+    return Path(locations[0])
 
 
 def _distribution_versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _has_system_packages() -> bool:
-    """Tell whether a virtual environment was made with --system-site-packages."""
+    """Return whether the system's packages are visible: no venv, or --system-site-packages."""
     try:
         text = (Path(sys.prefix) / 'pyvenv.cfg').read_text()
     except OSError:
@@ -169,32 +171,32 @@ def _has_system_packages() -> bool:
 
 
 def _find_rclpy_abis(folder: Path | None) -> tuple[str, ...]:
-    """Return what interpreters the extension of rclpy was built for."""
-    found = folder.glob('_rclpy_pybind11.*.so') if folder is not None else ()
-    return tuple(sorted({'-'.join(each.name.split('.')[1].split('-')[:2]) for each in found}))
+    """Return the ABI tags that the extension modules of rclpy were built for."""
+    files = folder.glob('_rclpy_pybind11.*.so') if folder is not None else ()
+    return tuple(sorted({'-'.join(each.name.split('.')[1].split('-')[:2]) for each in files}))
 
 
 def _find_other_pythons(prefixes: Iterable[Path]) -> tuple[str, ...]:
-    """Return the versions of Python, other than ours, that have rclpy in a sourced workspace."""
-    ours = '{}.{}'.format(*sys.version_info[:2])
-    found = {
+    """Return the versions of other Pythons that have rclpy in a sourced workspace."""
+    this_version = '{}.{}'.format(*sys.version_info[:2])
+    versions = {
         each.parents[1].name[len('python') :]
         for prefix in prefixes
         for packages in ('site-packages', 'dist-packages')
         for each in prefix.glob(f'l*/python3*/{packages}/rclpy')
     }
-    return tuple(sorted(found - {ours, '3'}))
+    return tuple(sorted(versions - {this_version, '3'}))
 
 
 def _find_rmws(prefixes: Iterable[Path]) -> tuple[str, ...]:
-    """Return the RMW implementations that the index of installed packages lists."""
+    """Return the RMW implementations in the ament index of installed packages."""
     index = 'share/ament_index/resource_index/rmw_typesupport'
     names = {each.name for prefix in prefixes for each in prefix.glob(f'{index}/*')}
     return tuple(sorted(names - {'rmw_implementation'}))
 
 
 def _list_gpus() -> tuple[str, ...]:
-    """Ask the driver for its GPUs; Jetsons have no such command in older releases."""
+    """Return each GPU as nvidia-smi lists it; older releases on Jetson lack that command."""
     query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30)
@@ -204,17 +206,17 @@ def _list_gpus() -> tuple[str, ...]:
 
 
 def _kernel_settings() -> dict[str, int]:
-    found = {}
+    settings = {}
     for name in KERNEL_SETTINGS:
         try:
-            found[name.replace('/', '.')] = int(Path('/proc/sys', name).read_text())
+            settings[name.replace('/', '.')] = int(Path('/proc/sys', name).read_text())
         except (OSError, ValueError):
             continue
-    return found
+    return settings
 
 
 def _model_file_fault(path: Path) -> str:
-    """Say what is wrong with a file; its first eight bytes count the header that follows."""
+    """Return the fault of a model file, or ''; its first 8 bytes give the length of the header."""
     try:
         size = path.stat().st_size
         with path.open('rb') as file:
@@ -225,5 +227,5 @@ def _model_file_fault(path: Path) -> str:
     except OSError as err:
         return f'not readable: {err}'
     except (ValueError, TypeError, AttributeError, LookupError):
-        return f'not a student file ({size} bytes)'
-    return f'cut: {missing} bytes are missing' if missing > 0 else ''
+        return f'not a model file ({size} bytes)'
+    return f'truncated: {missing} bytes are missing' if missing > 0 else ''

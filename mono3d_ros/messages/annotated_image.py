@@ -1,4 +1,4 @@
-"""A result drawn on its own image, as a compressed image that every viewer of ROS shows."""
+"""Annotated image: a result drawn on its image, as a JPEG sensor_msgs CompressedImage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def to_annotated_image(
     """
     Draw a result on its image.
 
-    :param image_rgb: (H, W, 3) uint8 RGB that the result is of.
-    :param result: what was found.
-    :param P: (3, 4) projection of the image.
-    :param make_message: maker of messages.
+    :param image_rgb: (H, W, 3) uint8 RGB, the image of the result.
+    :param result: objects to draw.
+    :param P: (3, 4) projection matrix of the image.
+    :param make_message: message factory.
     :return: sensor_msgs CompressedImage, jpeg.
     """
     objects = result.objects
@@ -39,5 +39,5 @@ def to_annotated_image(
         'sensor_msgs/msg/CompressedImage',
         header=to_header(result.stamp_ns, result.frame_id, make_message),
         format='jpeg',
-        data=array('B', jpeg.tobytes()),  # rclpy takes minutes for any other kind of bytes
+        data=array('B', jpeg.tobytes()),  # rclpy takes minutes for any other type of bytes
     )

@@ -1,4 +1,4 @@
-"""A result in numbers: for tools of ROS in general, and for Autoware."""
+"""Detection messages of a result: vision_msgs Detection3DArray, Autoware DetectedObjects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mono3d_ros.messages.primitives import MessageFactory, to_header, to_pose, t
 from stl_core.geometry import depth_covariance
 from stl_core.types import Array, Objects3D
 
-#: autoware_perception_msgs/msg/ObjectClassification by lower-case class name; else UNKNOWN.
+#: autoware_perception_msgs/msg/ObjectClassification label by lower-case class name;
+#: other names are UNKNOWN.
 AUTOWARE_LABELS = MappingProxyType(
     {
         'car': 1,
@@ -32,7 +33,8 @@ AUTOWARE_LABELS = MappingProxyType(
     }
 )
 UNKNOWN = 0
-#: autoware_perception_msgs/msg/DetectedObjectKinematics: front and back are told apart.
+#: autoware_perception_msgs/msg/DetectedObjectKinematics: orientation, front and back
+#: distinguished.
 AVAILABLE = 2
 #: autoware_perception_msgs/msg/Shape
 BOUNDING_BOX = 0
@@ -42,45 +44,45 @@ def to_detection_array(
     result: FrameResult, make_message: MessageFactory, *, target: TargetFrame | None = None
 ) -> Any:
     """
-    Say a result in numbers.
+    Build a Detection3DArray of a result.
 
-    A box has ROS's axes, x along the length, y to the left, z up, and sizes in that order: so it
-    stays the usual box when a transform brings it into the frame of a vehicle.
+    Boxes have the ROS axes, x along the length, y to the left, z up, and sizes in that order, so
+    they follow the ROS convention after a transform to the vehicle frame.
 
-    :param result: what was found.
-    :param make_message: maker of messages.
-    :param target: the frame to tell it in; None: the camera's own.
-    :return: vision_msgs Detection3DArray; the covariance is that of the depth, along the rays.
+    :param result: detected objects.
+    :param make_message: message factory.
+    :param target: frame of the message; None: the camera's body_velocity.
+    :return: vision_msgs Detection3DArray; its covariance is that of the depth, along the rays.
     """
     target = target or identity_target(result.frame_id)
     header = to_header(result.stamp_ns, target.frame_id, make_message)
     boxes = to_ros_boxes(result.objects, target, result.velocity_m_s)
-    found = [
+    messages = [
         _detection(result, boxes, row, header, make_message) for row in range(len(result.objects))
     ]
-    return make_message('vision_msgs/msg/Detection3DArray', header=header, detections=found)
+    return make_message('vision_msgs/msg/Detection3DArray', header=header, detections=messages)
 
 
 def to_detected_objects(
     result: FrameResult, make_message: MessageFactory, *, target: TargetFrame | None = None
 ) -> Any:
     """
-    Say a result in numbers as Autoware takes them.
+    Build the DetectedObjects message of Autoware.
 
-    :param result: what was found.
-    :param make_message: maker of messages.
-    :param target: the frame to tell it in, Autoware wants base_link; None: the camera's own.
-    :return: autoware_perception_msgs DetectedObjects; twists, along the axes of each object, where
-        velocities are known.
+    :param result: detected objects.
+    :param make_message: message factory.
+    :param target: frame of the message, base_link for Autoware; None: the camera's body_velocity.
+    :return: autoware_perception_msgs DetectedObjects; with twists, along the axes of each object,
+        if velocities are known.
     """
     target = target or identity_target(result.frame_id)
     header = to_header(result.stamp_ns, target.frame_id, make_message)
     boxes = to_ros_boxes(result.objects, target, result.velocity_m_s)
-    found = [
+    messages = [
         _detected_object(result, boxes, row, make_message) for row in range(len(result.objects))
     ]
     return make_message(
-        'autoware_perception_msgs/msg/DetectedObjects', header=header, objects=found
+        'autoware_perception_msgs/msg/DetectedObjects', header=header, objects=messages
     )
 
 
@@ -117,9 +119,11 @@ def _detected_object(
         'orientation_availability': AVAILABLE,
     }
     if boxes.velocity_m_s is not None:
-        own = Rotation.from_quat(boxes.quaternion_xyzw[row]).inv().apply(boxes.velocity_m_s[row])
+        velocity = (
+            Rotation.from_quat(boxes.quaternion_xyzw[row]).inv().apply(boxes.velocity_m_s[row])
+        )
         twist = make_message(
-            'geometry_msgs/msg/Twist', linear=to_vector(own.tolist(), make_message)
+            'geometry_msgs/msg/Twist', linear=to_vector(velocity.tolist(), make_message)
         )
         kinematics['twist_with_covariance'] = make_message(
             'geometry_msgs/msg/TwistWithCovariance', twist=twist
@@ -139,7 +143,7 @@ def _detected_object(
 
 
 def _pose_with_covariance(boxes: RosBoxes, row: int, make_message: MessageFactory) -> Any:
-    """Make the pose of a box and what is not known of it."""
+    """Build the pose of a box with the covariance of its centre."""
     pose = to_pose(boxes.center_m[row].tolist(), make_message, boxes.quaternion_xyzw[row].tolist())
     covariance: Array = np.zeros((6, 6))
     covariance[:3, :3] = boxes.covariance[row]
@@ -155,13 +159,13 @@ def _class_name(result: FrameResult, row: int) -> str:
 @dataclass(frozen=True)
 class RosBoxes:
     """
-    N boxes in the frame of a target.
+    N boxes in a target frame, with the ROS axes: x along the length, y to the left, z up.
 
-    :param center_m: (N, 3).
-    :param quaternion_xyzw: (N, 4) quaternions of the boxes' axes.
-    :param size_lwh_m: (N, 3) along these axes.
-    :param covariance: (N, 3, 3) of the centres, by what is told of their depth.
-    :param velocity_m_s: (N, 3) along the axes of the frame; None where it is not known.
+    :param center_m: (N, 3) centres.
+    :param quaternion_xyzw: (N, 4) rotations from the axes of a box to the frame.
+    :param size_lwh_m: (N, 3) length, width, height.
+    :param covariance: (N, 3, 3) covariances of the centres, from depth_sigma_m, m^2.
+    :param velocity_m_s: (N, 3) along the axes of the frame; None if unknown.
     """
 
     center_m: Array
@@ -175,33 +179,33 @@ def to_ros_boxes(
     objects: Objects3D, target: TargetFrame, velocity_m_s: Array | None = None
 ) -> RosBoxes:
     """
-    Bring objects into the frame of a target.
+    Transform objects to a target frame.
 
     :param objects: N objects, camera frame.
-    :param target: the frame.
-    :param velocity_m_s: (N, 3) camera frame; None where they are not known.
+    :param target: the target frame.
+    :param velocity_m_s: (N, 3) velocities, camera frame; None if unknown.
     :return: N boxes.
     """
-    turn, known = target.rotation, velocity_m_s
-    quaternion = Rotation.from_matrix(turn).as_quat()
+    rotation, velocity = target.rotation, velocity_m_s
+    quaternion = Rotation.from_matrix(rotation).as_quat()
     return RosBoxes(
         center_m=target.transform_points(objects.center_m),
         quaternion_xyzw=_multiply_quaternions(quaternion, _yaw_to_quaternions(objects.rotation_y)),
         size_lwh_m=objects.size_hwl_m[:, ::-1],
-        covariance=turn @ depth_covariance(objects) @ turn.T,
-        velocity_m_s=None if known is None else known @ turn.T,
+        covariance=rotation @ depth_covariance(objects) @ rotation.T,
+        velocity_m_s=None if velocity is None else velocity @ rotation.T,
     )
 
 
 def _yaw_to_quaternions(rotation_y: Array) -> Array:
-    """(N,) -> (N, 4) quaternions that turn the axes of a box into the camera's frame."""
-    # a quarter turn about x brings z up to -y; the turn about y follows
+    """Return (N, 4) quaternions that rotate the axes of boxes with (N,) yaws to the camera."""
+    # a quarter turn about x maps z to -y; the rotation about y follows
     sin, cos = (np.sqrt(0.5) * each(rotation_y / 2) for each in (np.sin, np.cos))
     return np.stack([cos, sin, -sin, cos], 1)
 
 
 def _multiply_quaternions(a: Array, b: Array) -> Array:
-    """(4,) and (N, 4) quaternions x y z w -> (N, 4): the turn b, then the turn a."""
+    """Multiply (4,) and (N, 4) quaternions x y z w: rotation b, then rotation a."""
     x, y, z, w = a
     by_a = np.array([[w, -z, y, x], [z, w, -x, y], [-y, x, w, z], [-x, -y, -z, w]])
     return b @ by_a.T

@@ -1,13 +1,13 @@
 """
-Pixels of image messages -> (H, W, 3) uint8 RGB.
+Decode image messages, raw or compressed, to (H, W, 3) uint8 RGB.
 
 The encodings are those of sensor_msgs/image_encodings. 8UC3 and 8UC4 name no colours; they are
-read as BGR and BGRA, as OpenCV would have written them. 16-bit images lose their low byte
-(value >> 8), so a 12-bit sensor should be scaled up by its driver.
+read as BGR and BGRA, as OpenCV writes them. 16-bit images lose their low byte (value >> 8), so
+the driver of a 12-bit sensor should scale its values up.
 
-cv_bridge, where it is installed and works, reads the encodings that are not known here, and those
-only: of the known ones it makes the same pixels, later, and one that was built for another NumPy
-than the environment's can take the node down with it (docs/vehicle.md has the figures).
+cv_bridge, if installed and working, decodes only the encodings that are missing here: for the
+others it returns the same pixels more slowly, and a cv_bridge built for another NumPy than the
+environment's can crash the node (docs/vehicle.md has the figures).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from stl_core.types import Array
 @dataclass(frozen=True)
 class RawImage:
     """
-    An uncompressed image as a message carries it.
+    The fields of an uncompressed image message.
 
-    :param data: its bytes: anything with the buffer protocol.
+    :param data: bytes of the pixels; any object with the buffer protocol.
     :param height_px: rows of the image.
     :param width_px: columns of the image.
     :param step_bytes: bytes from the start of one row to the next, padding included.
-    :param is_bigendian: the order of the two bytes of 16-bit pixels.
+    :param is_bigendian: byte order of 16-bit pixels.
     """
 
     data: Any
@@ -48,8 +48,8 @@ def decode_raw(encoding: str, raw: RawImage) -> Array:
     """
     Decode an uncompressed image.
 
-    :param encoding: a key of DECODERS, or what cv_bridge knows besides.
-    :param raw: its bytes.
+    :param encoding: a key of DECODERS, or another encoding of cv_bridge.
+    :param raw: the image.
     :return: (H, W, 3) uint8 RGB.
     :raises ValueError: for an unknown encoding or bytes that do not fit it.
     """
@@ -68,12 +68,12 @@ def decode_compressed(format: str, data: Any) -> Array:
     """
     Decode a JPEG or PNG file.
 
-    The pixels are taken as stored: an EXIF orientation would turn them away from P.
+    Pixels stay as stored: applying an EXIF orientation would invalidate P.
 
-    :param format: what the message says it is; only used to tell what failed.
+    :param format: format field of the message; used in error messages only.
     :param data: the bytes of the file.
     :return: (H, W, 3) uint8 RGB.
-    :raises ValueError: for bytes that are no image.
+    :raises ValueError: for depth images and for bytes that are not a JPEG or PNG.
     """
     if 'compressedDepth' in format:
         raise ValueError(f'format {format!r} carries depth, not a picture')
@@ -87,13 +87,13 @@ def decode_compressed(format: str, data: Any) -> Array:
 
 def _rows(raw: RawImage, row_bytes: int, rows: int) -> Array:
     """
-    Cut the rows out of the bytes.
+    Return the rows of the image without their padding.
 
     :param raw: the image.
-    :param row_bytes: bytes of a row that carry pixels.
-    :param rows: how many rows its planes have together.
-    :return: (rows, row_bytes) uint8, a view; the last row may come without its padding.
-    :raises ValueError: telling how many bytes were expected.
+    :param row_bytes: bytes of a row without padding.
+    :param rows: number of rows of all planes.
+    :return: (rows, row_bytes) uint8, a view; the last row may lack its padding.
+    :raises ValueError: with the expected number of bytes, if it differs.
     """
     if raw.step_bytes < row_bytes:
         raise ValueError(f'step is {raw.step_bytes} bytes, but a row takes {row_bytes}')
@@ -107,35 +107,35 @@ def _rows(raw: RawImage, row_bytes: int, rows: int) -> Array:
 
 
 def _pixels(raw: RawImage, channels: int) -> Array:
-    """Return (H, W, channels) uint8, contiguous."""
+    """Return the 8-bit values, (H, W, channels) uint8, contiguous."""
     rows = _rows(raw, raw.width_px * channels, raw.height_px)
     return np.ascontiguousarray(rows).reshape(raw.height_px, raw.width_px, channels)
 
 
 def _decode_8bit(raw: RawImage, channels: int, code: int) -> Array:
-    """Interleaved 8-bit channels, reordered by an OpenCV conversion."""
+    """Decode interleaved 8-bit channels with an OpenCV colour conversion."""
     return cv2.cvtColor(_pixels(raw, channels), code)
 
 
 def _decode_rgb8(raw: RawImage) -> Array:
-    """Already what is wanted."""
+    """Return the pixels unchanged: they are RGB already."""
     return _pixels(raw, 3)
 
 
 def _high_bytes(raw: RawImage, channels: int) -> Array:
-    """(H, W, channels) uint8: of the two bytes of each value the one that counts 256s."""
+    """Return the high byte of each 16-bit value, (H, W, channels) uint8, contiguous."""
     rows = _rows(raw, raw.width_px * 2 * channels, raw.height_px)
     high = rows[:, 0 if raw.is_bigendian else 1 :: 2]
     return np.ascontiguousarray(high).reshape(raw.height_px, raw.width_px, channels)
 
 
 def _decode_16bit(raw: RawImage, channels: int, code: int) -> Array:
-    """Interleaved 16-bit channels, value >> 8, reordered by an OpenCV conversion."""
+    """Decode interleaved 16-bit channels, value >> 8, with an OpenCV colour conversion."""
     return cv2.cvtColor(_high_bytes(raw, channels), code)
 
 
 def _check_even(raw: RawImage, sizes_px: Mapping[str, int]) -> None:
-    """Refuse an odd width or height where pixels share their colour in pairs."""
+    """Raise ValueError for an odd width or height: neighbouring pixels share their colour."""
     for name, size in sizes_px.items():
         if size % 2:
             raise ValueError(f'the {name} must be even, got {size}')
@@ -143,7 +143,7 @@ def _check_even(raw: RawImage, sizes_px: Mapping[str, int]) -> None:
 
 def _decode_bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
     """
-    One colour a pixel, bilinear in between.
+    Decode a Bayer mosaic by bilinear interpolation.
 
     :param values: _pixels for 8 bits, _high_bytes for 16.
     """
@@ -152,13 +152,13 @@ def _decode_bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code:
 
 
 def _decode_yuv422(raw: RawImage, code: int) -> Array:
-    """Two bytes a pixel; two pixels in a row share a colour."""
+    """Decode YUV 4:2:2: two bytes per pixel; two pixels in a row share a colour."""
     _check_even(raw, {'width': raw.width_px})
     return cv2.cvtColor(_pixels(raw, 2), code)
 
 
 def _decode_yuv420(raw: RawImage, code: int) -> Array:
-    """Decode a plane of brightness and one of half the height with the colours of 2x2 pixels."""
+    """Decode YUV 4:2:0: a luma plane, then a chroma plane of half the height for 2x2 pixels."""
     _check_even(raw, {'width': raw.width_px, 'height': raw.height_px})
     rows = _rows(raw, raw.width_px, raw.height_px * 3 // 2)
     return cv2.cvtColor(np.ascontiguousarray(rows), code)
@@ -167,10 +167,10 @@ def _decode_yuv420(raw: RawImage, code: int) -> Array:
 @lru_cache(maxsize=1)
 def _working_cv_bridge() -> Any:
     """
-    Return a working CvBridge; None where there is none.
+    Return a working CvBridge, or None.
 
-    One that was built for another NumPy may end the process instead of raising anything, so it
-    has to prove itself in a process of its own first.
+    A cv_bridge built for another NumPy may crash the process instead of raising an exception, so
+    it is first tested in a subprocess.
     """
     if run_probe(PROBES['cv_bridge']).error:
         return None
@@ -181,9 +181,9 @@ def _working_cv_bridge() -> Any:
 
 def _decode_with_cv_bridge(encoding: str, raw: RawImage) -> Array:
     """
-    Let cv_bridge read an encoding that is not in DECODERS.
+    Decode an encoding that is not in DECODERS with cv_bridge.
 
-    :raises ValueError: where there is no cv_bridge, or it does not know the encoding either.
+    :raises ValueError: without a working cv_bridge, or if it does not know the encoding either.
     """
     bridge, known = _working_cv_bridge(), ', '.join(DECODERS)
     if bridge is None:
@@ -191,15 +191,15 @@ def _decode_with_cv_bridge(encoding: str, raw: RawImage) -> Array:
     try:
         image = bridge.imgmsg_to_cv2(_to_image_message(encoding, raw), 'rgb8')
     except Exception as err:
-        told = ' '.join(str(err).split())
+        reason = ' '.join(str(err).split())
         raise ValueError(
-            f'encoding {encoding!r} is not known, and cv_bridge says {told!r}; known are {known}'
+            f'encoding {encoding!r} is not known, and cv_bridge says {reason!r}; known are {known}'
         ) from err
     return np.ascontiguousarray(image, np.uint8)
 
 
 def _to_image_message(encoding: str, raw: RawImage) -> SimpleNamespace:
-    """Return what cv_bridge reads of a sensor_msgs Image."""
+    """Build the fields of a sensor_msgs Image that cv_bridge reads."""
     return SimpleNamespace(
         encoding=encoding,
         height=raw.height_px,
@@ -226,7 +226,7 @@ _BAYER_PATTERNS = {
     'grbg': cv2.COLOR_BayerGB2RGB,
 }
 
-#: How each encoding becomes (H, W, 3) uint8 RGB.
+#: Encoding -> decoder that returns (H, W, 3) uint8 RGB.
 DECODERS: Mapping[str, Callable[[RawImage], Array]] = {
     'rgb8': _decode_rgb8,
     'bgr8': _BGR,

@@ -1,8 +1,8 @@
 """
-Message fields <-> Frame and FrameResult, for ROS and for bags alike.
+Convert image and camera_info messages to a Frame, in the node and in bag tools.
 
-Messages that come in are read by field name, here; those that go out are made by a maker that is
-handed in (see fields.New), each kind in a file of its own, and are named here.
+Messages are read by field name, so those of ROS and of rosbags both work. For the messages that
+are published see the other modules of this package.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from stl_core.types import Array
 
 def to_frame(message: Any, info: Any, camera: str, rectifier: Rectifier) -> Frame:
     """
-    Read an image message and its camera_info.
+    Decode and rectify an image message with its camera_info.
 
     :param message: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
-    :param camera: our name of the camera.
-    :param rectifier: calibration.as_rectified or calibration.rectify.
-    :return: a frame with the image's own stamp and frame.
-    :raises Uncalibrated: where camera_info says so.
-    :raises ValueError: for an image that cannot be read or does not fit camera_info.
+    :param camera: name of the camera.
+    :param rectifier: rectification.passthrough_image or rectification.rectify_image.
+    :return: frame with the stamp and frame_id of the image.
+    :raises UncalibratedError: if camera_info has no calibration.
+    :raises ValueError: for an image that cannot be decoded or does not fit camera_info.
     """
     image, P = rectifier(to_image(message), to_intrinsics(info))
     frame_id = message.header.frame_id or info.header.frame_id
@@ -35,7 +35,7 @@ def to_frame(message: Any, info: Any, camera: str, rectifier: Rectifier) -> Fram
 
 
 def to_image(message: Any) -> Array:
-    """(H, W, 3) uint8 RGB of a sensor_msgs Image or CompressedImage."""
+    """Decode a sensor_msgs Image or CompressedImage to (H, W, 3) uint8 RGB."""
     if hasattr(message, 'format'):  # only a CompressedImage has one
         return decode_compressed(message.format, message.data)
     raw = RawImage(
@@ -45,7 +45,7 @@ def to_image(message: Any) -> Array:
 
 
 def to_intrinsics(info: Any) -> Intrinsics:
-    """Read the numbers of a sensor_msgs CameraInfo."""
+    """Convert a sensor_msgs CameraInfo to Intrinsics."""
     roi = info.roi
     return Intrinsics(
         width_px=info.width,

@@ -1,4 +1,4 @@
-"""A result as markers, which every viewer of ROS draws: outline, heading, label, velocity."""
+"""Marker messages of a result: outline, heading, label and velocity of each object."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from stl_core.visualization.style import class_colour
 ARROW, LINE_LIST, TEXT_VIEW_FACING = 0, 5, 9
 ADD, DELETE = 0, 2
 
-#: Kinds of marker that each object is drawn with, the last part of their namespace.
+#: Kinds of marker per object, the last part of their namespace.
 MARKER_KINDS = ('boxes', 'heading', 'labels')
-#: And one more where objects are tracked.
+#: One more kind for tracked objects.
 VELOCITY_KIND = 'velocity'
 
 LINE_WIDTH_M = 0.08
 TEXT_HEIGHT_M = 0.6
-#: How far the label floats above the box.
+#: Distance of the label above the box.
 TEXT_GAP_M = 0.5
-#: How far the heading arrow reaches beyond the front of the box.
+#: Length of the heading arrow beyond the front of the box.
 ARROW_REACH_M = 1.0
-#: The velocity arrow reaches from the centre to where the object is after so long.
+#: The velocity arrow ends at the predicted centre after this time.
 VELOCITY_ARROW_S = 1.0
-#: What is slower has no velocity arrow.
+#: Slower objects have no velocity arrow.
 MIN_SPEED_M_S = 0.5
 
 
 class _ArrayContext(NamedTuple):
-    """What all markers of an array share."""
+    """Values that all markers of an array share."""
 
     header: Any
     lifetime: Any
@@ -50,13 +50,13 @@ class _ArrayContext(NamedTuple):
 
 class _Shape(NamedTuple):
     """
-    Where one object is drawn, in the frame of the markers.
+    Coordinates of the markers of one object, metres, in the frame of the markers.
 
-    :param corners: the 8 of the box.
-    :param heading: tail and tip of the arrow.
-    :param text_position: middle of the label.
-    :param velocity: tail and tip of the arrow; None where the object hardly moves, or nobody
-        knows.
+    :param corners: the 8 corners of the box.
+    :param heading: tail and tip of the heading arrow.
+    :param text_position: centre of the label.
+    :param velocity: tail and tip of the velocity arrow; None for an object that is slower than
+        MIN_SPEED_M_S or not tracked.
     """
 
     corners: list[list[float]]
@@ -74,34 +74,36 @@ def to_marker_array(
     target: TargetFrame | None = None,
 ) -> Any:
     """
-    Draw a result: outline, heading and label of each object, and where tracked its velocity.
+    Build the markers of a result: outline, heading, label and, if tracked, velocity.
 
-    The first marker of every array, objects or not, is a DELETE in '<camera>/frame' that carries
-    the image's stamp and frame: viewers ignore it, and recorders and tests find by it which
-    image was answered.
+    The first marker of every array, with or without objects, is a DELETE in '<camera>/frame' that
+    carries the stamp and frame of the image: viewers ignore it; recorders and tests use it to
+    identify the processed image.
 
-    :param result: what was found.
-    :param previous_ids: result.ids of the camera's previous array; what is no longer there is
-        deleted in this same array, so nothing flickers and nothing stays behind.
-    :param make_message: maker of messages.
-    :param lifetime_s: after this a viewer takes the boxes away by itself; 0 means never.
-    :param target: the frame to draw in; None: the camera's own.
+    :param result: objects to draw.
+    :param previous_ids: result.ids of the camera's previous array; markers of ids that are gone
+        are deleted in this same array, so nothing flickers and no marker stays behind.
+    :param make_message: message factory.
+    :param lifetime_s: viewers remove the boxes after this time; 0 means never.
+    :param target: frame of the markers; None: the camera's own.
     :return: visualization_msgs MarkerArray.
     """
     target = target or identity_target(result.frame_id)
     header = to_header(result.stamp_ns, target.frame_id, make_message)
-    pen = _ArrayContext(header, to_duration(lifetime_s, make_message), make_message)
-    gone = sorted(set(previous_ids) - set(result.ids))
-    drawn = [_delete_marker(f'{result.camera}/frame', 0, pen)]
+    context = _ArrayContext(header, to_duration(lifetime_s, make_message), make_message)
+    removed = sorted(set(previous_ids) - set(result.ids))
+    drawn = [_delete_marker(f'{result.camera}/frame', 0, context)]
     for row, shape in enumerate(_object_shapes(result, target)):
-        drawn += _object_markers(result, row, shape, pen)
+        drawn += _object_markers(result, row, shape, context)
     kinds = MARKER_KINDS if result.velocity_m_s is None else (*MARKER_KINDS, VELOCITY_KIND)
-    drawn += [_delete_marker(f'{result.camera}/{kind}', id, pen) for id in gone for kind in kinds]
+    drawn += [
+        _delete_marker(f'{result.camera}/{kind}', id, context) for id in removed for kind in kinds
+    ]
     return make_message('visualization_msgs/msg/MarkerArray', markers=drawn)
 
 
 def object_label(result: FrameResult, row: int) -> str:
-    """Say class, score and depth of an object, and its id where it is tracked."""
+    """Format class, score and depth of an object, and its id if it is tracked."""
     objects = result.objects
     name, z = result.classes[objects.class_id[row]], objects.center_m[row, 2]
     id = '' if result.velocity_m_s is None else f' #{result.ids[row]}'
@@ -109,7 +111,7 @@ def object_label(result: FrameResult, row: int) -> str:
 
 
 def _object_shapes(result: FrameResult, target: TargetFrame) -> list[_Shape]:
-    """Tell where each object is drawn."""
+    """Compute the marker coordinates of each object."""
     objects = result.objects
     box = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     front, back = box[:, [0, 1, 4, 5]].mean(1), box[:, [2, 3, 6, 7]].mean(1)
@@ -117,19 +119,19 @@ def _object_shapes(result: FrameResult, target: TargetFrame) -> list[_Shape]:
     tip = front + (front - back) * reach
     above = objects.center_m.copy()
     above[:, 1] -= objects.size_hwl_m[:, 0] / 2 + TEXT_GAP_M  # y is down
-    placed = target.transform_points(box).tolist()
+    corners = target.transform_points(box).tolist()
     headings = target.transform_points(np.stack([front, tip], 1)).tolist()
     velocities = _velocity_arrows(result, target)
     return [
         _Shape(*each)
         for each in zip(
-            placed, headings, target.transform_points(above).tolist(), velocities, strict=True
+            corners, headings, target.transform_points(above).tolist(), velocities, strict=True
         )
     ]
 
 
 def _velocity_arrows(result: FrameResult, target: TargetFrame) -> list[list[list[float]] | None]:
-    """Return an arrow along each velocity, see _Shape."""
+    """Compute tail and tip of each velocity arrow, see _Shape."""
     center, velocity = result.objects.center_m, result.velocity_m_s
     if velocity is None:
         return [None] * len(center)
@@ -143,42 +145,42 @@ def _velocity_arrows(result: FrameResult, target: TargetFrame) -> list[list[list
 def _object_markers(
     result: FrameResult, row: int, shape: _Shape, context: _ArrayContext
 ) -> list[Any]:
-    """Return one marker of each kind."""
-    new, id = context.make_message, result.ids[row]
+    """Build the markers of one object, one of each kind."""
+    make, id = context.make_message, result.ids[row]
     name = result.classes[result.objects.class_id[row]]
     shared = {
         'header': context.header,
         'id': id,
         'action': ADD,
-        'pose': to_pose((0.0, 0.0, 0.0), new),
-        'color': _to_colour(name, new),
+        'pose': to_pose((0.0, 0.0, 0.0), make),
+        'color': _to_colour(name, make),
         'lifetime': context.lifetime,
         'frame_locked': False,
     }
-    line = to_vector((LINE_WIDTH_M, 0.0, 0.0), new)
-    # a point of ROS takes long to make, so the edges share those of the corners
-    points = _to_points(shape.corners, new)
+    line = to_vector((LINE_WIDTH_M, 0.0, 0.0), make)
+    # ROS points are slow to create, so the edges share the points of the corners
+    points = _to_points(shape.corners, make)
     ends = [points[corner] for edge in BOX_EDGES for corner in edge]
     outline = {'type': LINE_LIST, 'points': ends, 'scale': line}
-    words = {
+    label = {
         'type': TEXT_VIEW_FACING,
         'text': object_label(result, row),
-        'pose': to_pose(shape.text_position, new),
-        'scale': to_vector((0.0, 0.0, TEXT_HEIGHT_M), new),
+        'pose': to_pose(shape.text_position, make),
+        'scale': to_vector((0.0, 0.0, TEXT_HEIGHT_M), make),
     }
     parts = dict(
-        zip(MARKER_KINDS, (outline, _arrow_fields(shape.heading, new), words), strict=True)
+        zip(MARKER_KINDS, (outline, _arrow_fields(shape.heading, make), label), strict=True)
     )
     if shape.velocity is not None:
-        parts[VELOCITY_KIND] = _arrow_fields(shape.velocity, new)
-    found = [
-        new('visualization_msgs/msg/Marker', **{**shared, **part}, ns=f'{result.camera}/{kind}')
+        parts[VELOCITY_KIND] = _arrow_fields(shape.velocity, make)
+    object_markers = [
+        make('visualization_msgs/msg/Marker', **{**shared, **part}, ns=f'{result.camera}/{kind}')
         for kind, part in parts.items()
     ]
     if VELOCITY_KIND not in parts and result.velocity_m_s is not None:
-        # the arrow of the frame before must not stay
-        found.append(_delete_marker(f'{result.camera}/{VELOCITY_KIND}', id, context))
-    return found
+        # the arrow of the previous frame must not stay
+        object_markers.append(_delete_marker(f'{result.camera}/{VELOCITY_KIND}', id, context))
+    return object_markers
 
 
 def _arrow_fields(
@@ -193,7 +195,7 @@ def _to_points(points_m: Sequence[Sequence[float]], make_message: MessageFactory
 
 
 def _delete_marker(ns: str, id: int, context: _ArrayContext) -> Any:
-    """Return a marker that takes another one away."""
+    """Build a marker that deletes another one."""
     return context.make_message(
         'visualization_msgs/msg/Marker',
         header=context.header,

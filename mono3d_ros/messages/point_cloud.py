@@ -1,8 +1,8 @@
 """
-PointCloud2 -> arrays, whatever the layout of its points.
+Read PointCloud2 messages of any layout as arrays.
 
-sensor_msgs_py, which comes with ROS, is not used: it takes messages of ROS's own class only, and
-ours come out of bags without ROS; where rows are padded it takes the padding for points.
+sensor_msgs_py, which comes with ROS, is not used: it accepts only ROS's own message class, but the
+bag tools read messages without ROS; and it returns the padding of rows as points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from stl_core.types import Array
 
-#: sensor_msgs/msg/PointField: datatype -> NumPy's name of it, less the order of bytes.
+#: sensor_msgs/msg/PointField: datatype -> NumPy type string without byte order.
 DATATYPES: Mapping[int, str] = {
     1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8',
 }  # fmt: skip
@@ -22,30 +22,30 @@ DATATYPES: Mapping[int, str] = {
 
 def read_points(cloud: Any) -> Array:
     """
-    Read a cloud.
+    Read the finite points of a cloud.
 
     :param cloud: sensor_msgs PointCloud2.
-    :return: (L, 4) float32 x y z, metres in the cloud's own frame, and intensity as the sensor
-        counts it, 0 where it has none; points that are not finite are left out.
-    :raises ValueError: for a cloud without x, y and z, or with fewer bytes than it says.
+    :return: (L, 4) float32 x y z, metres in the frame of the cloud, and intensity in units of the
+        sensor, 0 if the cloud has none; points that are not finite are left out.
+    :raises ValueError: for a cloud without x, y or z, or with too few bytes.
     """
     order = '>' if cloud.is_bigendian else '<'
-    places = {
+    layouts = {
         field.name: (order + DATATYPES[field.datatype], field.offset)
         for field in cloud.fields
         if field.datatype in DATATYPES
     }
-    if missing := sorted({'x', 'y', 'z'} - set(places)):
+    if missing := sorted({'x', 'y', 'z'} - set(layouts)):
         raise ValueError(f'a cloud without {", ".join(missing)}')
-    names = [name for name in ('x', 'y', 'z', 'intensity') if name in places]
-    formats, offsets = zip(*(places[name] for name in names), strict=True)
-    layout: Any = {
+    names = [name for name in ('x', 'y', 'z', 'intensity') if name in layouts]
+    formats, offsets = zip(*(layouts[name] for name in names), strict=True)
+    dtype_spec: Any = {
         'names': names,
         'formats': formats,
         'offsets': offsets,
         'itemsize': cloud.point_step,
     }
-    rows = _packed_bytes(cloud).view(np.dtype(layout))
+    rows = _packed_bytes(cloud).view(np.dtype(dtype_spec))
     points = np.zeros((len(rows), 4), np.float32)
     for column, name in enumerate(names):
         points[:, column] = rows[name]

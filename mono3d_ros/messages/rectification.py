@@ -1,9 +1,10 @@
 """
-The numbers of a CameraInfo -> P of the image that came with it, rectifying it where needed.
+Rectify images and compute their projection matrix P from CameraInfo.
 
-Two doors, one for each kind of stream: as_rectified for image_rect topics, rectify for raw ones
-with lens distortion. Behind them only an image and its P exist. CameraInfo counts in pixels of
-the full sensor; region of interest, binning and resizing are mapped onto P here (REP 104).
+There is one rectifier per kind of stream: passthrough_image for image_rect topics, rectify_image
+for raw images with lens distortion. Both return the rectified image and its P. CameraInfo refers
+to pixels of the full sensor; P is adapted here to region of interest, binning and resizing
+(REP 104).
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ import numpy as np
 
 from stl_core.types import Array
 
-#: (H, W, 3) image and its numbers -> the rectified image and its (3, 4) P.
+#: (H, W, 3) image and its intrinsics -> rectified image and its (3, 4) P.
 Rectifier = Callable[[Array, 'Intrinsics'], 'tuple[Array, Array]']
 
 
 class UncalibratedError(ValueError):
-    """A camera that says of itself that it was never calibrated."""
+    """A CameraInfo of a camera that was never calibrated."""
 
 
 @dataclass(frozen=True)
 class Intrinsics:
     """
-    A CameraInfo as plain numbers, matrices row by row; can be compared and hashed.
+    The values of a CameraInfo, matrices in row-major order; comparable and hashable.
 
-    :param width_px: width of the full sensor image; 0 where the driver does not say.
-    :param height_px: its height.
-    :param distortion_model: a key of MODELS; only needed where D is not zero.
-    :param D: distortion.
-    :param K: 9 numbers, of the raw image.
+    :param width_px: width of the full sensor image; 0 if the driver does not set it.
+    :param height_px: height of the full sensor image, likewise.
+    :param distortion_model: a key of DISTORTION_MODELS; used only if D is not zero.
+    :param D: distortion coefficients.
+    :param K: 9 numbers, camera matrix of the raw image.
     :param R: 9 numbers, rectifying rotation.
-    :param P: 12 numbers, of the rectified image.
-    :param binning: pixels joined in x and y; 0 means 1.
-    :param roi_px: x, y, width, height of the part that was sent; width 0 means all.
+    :param P: 12 numbers, projection matrix of the rectified image.
+    :param binning: pixels combined in x and y; 0 means 1.
+    :param roi_px: x, y, width, height of the published part; width 0 means all.
     """
 
     width_px: int
@@ -54,13 +55,13 @@ class Intrinsics:
 
 def passthrough_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     """
-    Take an image as it is: the stream is rectified already, or has no distortion.
+    Return an image unchanged, with its P: it is rectified already, or has no distortion.
 
     :param image: (H, W, 3) uint8.
-    :param intrinsics: of its camera.
+    :param intrinsics: intrinsics of its camera.
     :return: the image and its (3, 4) P.
-    :raises Uncalibrated: where K or P is empty.
-    :raises ValueError: where the image is not the one that the numbers describe.
+    :raises UncalibratedError: if K is empty, or P while D is not, or a value is not finite.
+    :raises ValueError: if the size of the image does not fit the intrinsics.
     """
     A = sensor_to_image_affine(intrinsics, image.shape[1], image.shape[0])
     return image, A @ projection_matrix(intrinsics)
@@ -68,13 +69,14 @@ def passthrough_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Arra
 
 def rectify_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
     """
-    Rectify a raw image; the maps are computed once for each camera and size.
+    Rectify a raw image; maps are computed once per camera and size.
 
     :param image: (H, W, 3) uint8.
-    :param intrinsics: of its camera.
+    :param intrinsics: intrinsics of its camera.
     :return: the rectified image and its (3, 4) P.
-    :raises Uncalibrated: where K is empty.
-    :raises ValueError: for an unknown distortion model, or as as_rectified does.
+    :raises UncalibratedError: if K is empty or a value is not finite.
+    :raises ValueError: for an unknown distortion model, or if the size of the image does not fit
+        the intrinsics.
     """
     if _is_rectified(intrinsics):
         return passthrough_image(image, intrinsics)
@@ -87,9 +89,9 @@ def projection_matrix(intrinsics: Intrinsics) -> Array:
     """
     Return the (3, 4) P of the full rectified image.
 
-    A driver of an ideal camera may leave P empty; then K says the same.
+    The driver of a camera without distortion may leave P empty; K is used then.
 
-    :raises Uncalibrated: where K is empty, or P is while the lens has distortion.
+    :raises UncalibratedError: if K is empty, or P while D is not, or a value is not finite.
     """
     if intrinsics.P[0] == 0 and any(intrinsics.D):
         _check_K(intrinsics)
@@ -99,23 +101,24 @@ def projection_matrix(intrinsics: Intrinsics) -> Array:
 
 def sensor_to_image_affine(intrinsics: Intrinsics, width_px: int, height_px: int) -> Array:
     """
-    Map pixels of the full sensor image to pixels of the image that was sent.
+    Compute the affine map from pixels of the full sensor to pixels of the published image.
 
-    Pixel centres are kept, so joining pixels moves them by half of what joins.
+    Integer coordinates are pixel centres, so combining n pixels shifts centres by (n - 1) / 2.
 
-    :param width_px: width of the image that was sent.
-    :param height_px: its height.
+    :param intrinsics: intrinsics of the camera.
+    :param width_px: width of the published image.
+    :param height_px: height of the published image.
     :return: (3, 3).
-    :raises ValueError: where neither ROI, binning nor one scale explain the size.
+    :raises ValueError: if ROI, binning and a uniform scale do not explain the size.
     """
     x, y, roi_width, roi_height = intrinsics.roi_px
     width, height = roi_width or intrinsics.width_px, roi_height or intrinsics.height_px
-    if width == 0 or height == 0:  # the driver does not say: believe that they belong together
+    if width == 0 or height == 0:  # not set by the driver: assume a full-size image
         return np.eye(3)
     bin_x, bin_y = (max(1, each) for each in intrinsics.binning)
     width, height = width // bin_x, height // bin_y
     scale_x, scale_y = width_px / width, height_px / height
-    # a resized image keeps its shape but for the rounding of its size to whole pixels
+    # resizing keeps the aspect ratio, except for rounding to whole pixels
     off_px = min(abs(height_px - height * scale_x), abs(width_px - width * scale_y))
     if off_px > 1.0:
         raise ValueError(
@@ -126,7 +129,7 @@ def sensor_to_image_affine(intrinsics: Intrinsics, width_px: int, height_px: int
 
 
 def _scaling_affine(scale_x: float, scale_y: float) -> Array:
-    """(3, 3) new = scale * (old + 0.5) - 0.5."""
+    """Return the (3, 3) map new = scale * (old + 0.5) - 0.5."""
     return np.array(
         [
             [scale_x, 0.0, (scale_x - 1.0) / 2],
@@ -145,7 +148,7 @@ def _check_K(intrinsics: Intrinsics) -> None:
 
 
 def _rectified_projection(intrinsics: Intrinsics) -> Array:
-    """(3, 4) P, or K where P is empty: then rectifying keeps the raw image's K."""
+    """Return the (3, 4) P, or [K | 0] if P is empty: rectification then keeps K."""
     _check_K(intrinsics)
     if intrinsics.P[0] != 0:
         return np.array(intrinsics.P, np.float64).reshape(3, 4)
@@ -153,12 +156,12 @@ def _rectified_projection(intrinsics: Intrinsics) -> Array:
 
 
 def _rectifying_rotation(intrinsics: Intrinsics) -> Array:
-    """(3, 3) R, the identity where the driver left it empty."""
+    """Return the (3, 3) R, or identity if the driver left it empty."""
     return np.array(intrinsics.R, np.float64).reshape(3, 3) if any(intrinsics.R) else np.eye(3)
 
 
 def _is_rectified(intrinsics: Intrinsics) -> bool:
-    """Tell whether raw and rectified image are the same."""
+    """Return whether raw and rectified image are the same."""
     same_K = np.allclose(_rectified_projection(intrinsics)[:, :3].ravel(), intrinsics.K)
     return (
         not any(intrinsics.D)
@@ -169,7 +172,7 @@ def _is_rectified(intrinsics: Intrinsics) -> bool:
 
 @lru_cache(maxsize=16)
 def _rectify_maps(intrinsics: Intrinsics, width_px: int, height_px: int) -> tuple[Array, Array]:
-    """Compute where each pixel of the rectified image lies in the raw one."""
+    """Compute the OpenCV maps from pixels of the rectified image to pixels of the raw image."""
     if any(intrinsics.D) and intrinsics.distortion_model not in DISTORTION_MODELS:
         known = ', '.join(DISTORTION_MODELS)
         raise ValueError(
@@ -183,7 +186,8 @@ def _rectify_maps(intrinsics: Intrinsics, width_px: int, height_px: int) -> tupl
     return model(K, D, _rectifying_rotation(intrinsics), new_K, size, cv2.CV_16SC2)
 
 
-#: How each distortion model computes its maps; OpenCV tells the first two by the length of D.
+#: Distortion model -> function that computes its maps; OpenCV distinguishes the first two by the
+#: length of D.
 DISTORTION_MODELS: Mapping[str, Callable[..., tuple[Array, Array]]] = {
     'plumb_bob': cv2.initUndistortRectifyMap,
     'rational_polynomial': cv2.initUndistortRectifyMap,

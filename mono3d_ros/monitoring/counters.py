@@ -1,4 +1,4 @@
-"""What flows through the node: frames, what was found in them, and the counts of both."""
+"""Thread-safe counters of events and stage latencies."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: How many timings of a stage the percentiles are taken over.
+#: Number of latest timings per stage that the percentiles are computed from.
 TIMINGS_KEPT = 200
 
 
 @dataclass(frozen=True)
 class CounterSnapshot:
     """
-    Counters at one moment.
+    Values of the counters at one time.
 
-    :param counts: how often each thing happened.
-    :param last_texts: the last thing said about each.
-    :param latency_ms: median and 95th percentile of each stage.
+    :param counts: event -> number of occurrences.
+    :param last_texts: event -> its latest text.
+    :param latency_ms: stage -> median and 95th percentile of its durations.
     """
 
     counts: Mapping[str, int]
@@ -29,29 +29,29 @@ class CounterSnapshot:
 
 
 class Counters:
-    """Counts and timings, shared by the threads of the node."""
+    """Counters and timings that the threads of the node share."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
+        """Start with empty counters."""
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._texts: dict[str, str] = {}
         self._timings: dict[str, deque[float]] = {}
 
     def add(self, name: str, text: str = '') -> None:
-        """Count something, and keep what there is to say about it."""
+        """Count an event and keep its text."""
         with self._lock:
             self._counts[name] += 1
             self._texts[name] = text
 
     def record_timings(self, timings_ms: Mapping[str, float]) -> None:
-        """Keep how long the stages of a frame took."""
+        """Record the durations of the stages of one frame."""
         with self._lock:
             for stage, ms in timings_ms.items():
                 self._timings.setdefault(stage, deque(maxlen=TIMINGS_KEPT)).append(ms)
 
     def snapshot(self) -> CounterSnapshot:
-        """Return all of it."""
+        """Return the current counts, texts and latency percentiles."""
         with self._lock:
             counts, texts = dict(self._counts), dict(self._texts)
             timings = {stage: list(each) for stage, each in self._timings.items()}

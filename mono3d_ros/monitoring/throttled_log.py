@@ -1,4 +1,4 @@
-"""What goes wrong, counted each time for /diagnostics and said in the log only now and then."""
+"""Throttled logging: count every issue for /diagnostics, log it at most every few seconds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 from mono3d_ros.monitoring.counters import Counters
 
-#: The same kind of trouble of a camera is said at most this often, seconds.
+#: Shortest time between two log lines of the same camera and kind of issue, seconds.
 REPEAT_DEFAULT_S = 5.0
-#: What is not likely to change by itself is said less often, or once.
+#: Kinds of issue that rarely change by themselves are logged less often, or once.
 REPEAT_S = {
     'uncalibrated': math.inf,
     'unfamiliar_lens': math.inf,
@@ -19,20 +19,20 @@ REPEAT_S = {
     'superseded': math.inf,
     'unpaired': 60.0,
 }
-#: What does not cost the image its answer.
+#: Kinds of issue after which the image is processed all the same.
 WARNING_KINDS = ('no_transform', 'unfamiliar_lens')
 
 
 class Throttle:
-    """Tells what may be said now and what was said just before."""
+    """Limits how often each camera and kind of issue is logged."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nothing said."""
+        """Start without any logged issue."""
         self._clock_s = clock_s
         self._quiet_until_s: dict[tuple[str, str], float] = {}
 
     def allows(self, camera: str, kind: str) -> bool:
-        """Tell whether to say this now; if so, it will not be admitted again for a while."""
+        """Return whether to log now; if True, the same issue is suppressed for its repeat time."""
         now_s = self._clock_s()
         if now_s < self._quiet_until_s.get((camera, kind), now_s):
             return False
@@ -41,7 +41,7 @@ class Throttle:
 
 
 class IssueLog:
-    """Counts and says what goes wrong; any thread may complain."""
+    """Counts and logs issues; thread-safe."""
 
     def __init__(
         self,
@@ -50,24 +50,24 @@ class IssueLog:
         warn: Callable[[str], None],
     ) -> None:
         """
-        Begin with nothing said.
+        Start without any logged issue.
 
-        :param counters: of each camera.
-        :param error: writes a line into the log for an image that will not be answered.
-        :param warn: writes one for an image that will be, but not as well as it could.
+        :param counters: camera -> its counters.
+        :param error: logs an issue because of which an image is not processed.
+        :param warn: logs an issue of an image that is processed all the same, see WARNING_KINDS.
         """
         self._counters, self._error, self._warn = counters, error, warn
         self._throttle = Throttle()
 
     def add(self, camera: str, kind: str, text: str) -> None:
         """
-        Count trouble, and say it unless it was said just before.
+        Count an issue, and log it unless it was logged recently.
 
-        :param camera: whose image it was.
-        :param kind: kind of trouble, one of diagnostics.COUNTED.
-        :param text: what happened, and what to do about it.
+        :param camera: name of the camera.
+        :param kind: kind of issue, one of diagnostics.COUNTER_NAMES.
+        :param text: description and remedy.
         """
         self._counters[camera].add(kind, text)
         if self._throttle.allows(camera, kind):
-            say = self._warn if kind in WARNING_KINDS else self._error
-            say(f'{camera}: {kind.replace("_", " ")}: {text}')
+            log = self._warn if kind in WARNING_KINDS else self._error
+            log(f'{camera}: {kind.replace("_", " ")}: {text}')

@@ -1,1 +1,1 @@
-"""The ROS 2 node: everything that imports rclpy."""
+"""ROS 2 lifecycle node `detector`; the only package that imports rclpy."""

@@ -1,4 +1,4 @@
-"""Run `python -m mono3d_ros.node`, which is the command `detector`."""
+"""Entry point of `python -m mono3d_ros.node`, the same as the command `detector`."""
 
 import sys
 

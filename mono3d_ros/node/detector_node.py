@@ -1,9 +1,9 @@
 """
-The ROS 2 node `detector`.
+ROS 2 lifecycle node `detector`: subscribes to camera images and publishes 3D boxes.
 
-One thread spins and stores what arrives; a Worker takes the newest images and answers them.
-A lifecycle node: configure loads and warms the network, activate subscribes and starts the
-worker. By default (parameter autostart) it does both by itself.
+One thread spins and stores incoming messages; a Worker thread processes the newest images.
+on_configure loads the model and warms it up; on_activate subscribes and starts the worker. With
+parameter autostart, the default, the node makes both transitions itself.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ EXIT_UNUSABLE = 2
 
 
 class DetectorNode(LifecycleNode):
-    """Camera images in, 3D boxes out."""
+    """Lifecycle node that detects 3D boxes in camera images and publishes them."""
 
     def __init__(
         self, load: model_loading.ModelLoader = model_loading.load_model, **options: Any
     ) -> None:
         """
-        Declare the parameters and start reporting.
+        Declare the parameters and start publishing diagnostics.
 
-        :param load: (path, device, precision) -> Predictor; tests hand in their own.
-        :param options: for rclpy's LifecycleNode.
-        :raises ValueError: for a wrong parameter; rclpy raises ParameterException for some.
+        :param load: (path, device, precision) -> Predictor; tests pass a fake one.
+        :param options: keyword arguments of rclpy's LifecycleNode.
+        :raises ValueError: for an invalid parameter; rclpy raises ParameterException for some.
         """
         super().__init__('detector', **options)
         self.params = parameters.declare_params(self)
@@ -73,14 +73,14 @@ class DetectorNode(LifecycleNode):
     # transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the network, run it once, and advertise the answers."""
+        """Load the model, warm it up and create the publishers."""
         if not self._attempt(self._configure):
             self._release_model()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start working."""
+        """Subscribe and start the worker."""
         if not self._attempt(self._start_runtime):
             self._endpoints.destroy_subscriptions()
             return TransitionCallbackReturn.FAILURE
@@ -88,39 +88,39 @@ class DetectorNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop working."""
+        """Unsubscribe and stop the worker."""
         self.stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the network."""
+        """Release the model and destroy the publishers."""
         self._release_model()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop, whatever the state."""
+        """Unsubscribe and stop the worker, in any state."""
         self.stop()
         return super().on_shutdown(state)
 
     def stop(self) -> None:
-        """End the worker and the subscriptions; only to be called by the thread that spins."""
+        """Unsubscribe and stop the worker; only the spinning thread may call this."""
         self._active = False
         self._stop_runtime()
 
     def _attempt(self, step: Callable[[], None]) -> bool:
-        """Take a step of a transition; rclpy would not say a word of what goes wrong."""
+        """Run a step of a transition; log an exception, which rclpy would hide; return success."""
         try:
             step()
         except Exception as err:
             text = ' '.join(str(err).split())
-            own = isinstance(err, ValueError) and text
-            if self.context.ok():  # else we are shutting down, and it is no fault of the step
-                self.get_logger().fatal(text if own else f'{type(err).__name__}: {text}')
+            expected = isinstance(err, ValueError) and text
+            if self.context.ok():  # otherwise the shutdown, not the step, caused the exception
+                self.get_logger().fatal(text if expected else f'{type(err).__name__}: {text}')
             return False
         return True
 
     def _configure(self) -> None:
-        """Load and warm up what the parameters name, and advertise the answers."""
+        """Load the model that the parameters name and create the publishers of each camera."""
         topics = {camera.name: resolve_topics(self, camera) for camera in self.cameras}
         self._perception = self._make_perception()
         self._camera_io = {
@@ -131,21 +131,21 @@ class DetectorNode(LifecycleNode):
         }
         for topic, type_name in publishers.missing_message_types().items():
             package = type_name.partition('/')[0]
-            self.get_logger().info(f'no {topic} will be sent: {package} is not installed')
+            self.get_logger().info(f'topic {topic} is not published: {package} is not installed')
 
     def _release_model(self) -> None:
-        """Undo _configure."""
+        """Release the model and destroy the publishers: the reverse of _configure."""
         self._perception, self._camera_io = None, {}
         self._endpoints.destroy_publishers()
 
     def _make_perception(self) -> Perception:
-        """Load and warm up the network."""
+        """Load the model, build the pipeline and run the model once to warm it up."""
         params, log = self.params, self.get_logger()
         path = model_loading.find_model(params.model, get_package_share_directory)
         predictor = self._load(path, params.device, params.precision)
         device = model_loading.predictor_device(predictor)
         if device.startswith('cpu') and params.require_cuda:
-            raise ValueError('parameter require_cuda: there is no CUDA device to run on')
+            raise ValueError('parameter require_cuda: there is no CUDA device')
         pipeline = Pipeline(
             predictor,
             params.detection_filter(tuple(predictor.spec.classes)),
@@ -157,9 +157,9 @@ class DetectorNode(LifecycleNode):
             log.warning('NO CUDA DEVICE: running on the CPU, which is many times slower')
         start_s = time.perf_counter()
         model_loading.warm_up(predictor, len(self.cameras))
-        took_s = time.perf_counter() - start_s
+        warm_up_s = time.perf_counter() - start_s
         classes = ', '.join(pipeline.classes)
-        log.info(f'{path} on {device} finds {classes}; its first runs took {took_s:.2f} s')
+        log.info(f'{path} on {device} detects {classes}; warm-up took {warm_up_s:.2f} s')
         return Perception(pipeline, lens_check.trained_lens(predictor.spec), device)
 
     def _is_cpu_fallback(self, device: str) -> bool:
@@ -167,21 +167,21 @@ class DetectorNode(LifecycleNode):
 
     def _start_runtime(self) -> None:
         """Subscribe and start the worker."""
-        assert self._perception is not None, 'started without being configured'
+        assert self._perception is not None, 'activated before it was configured'
         self._runtime = Runtime(self, self._endpoints, self._perception, self._camera_io)
-        topics = ', '.join(str(channel.topics) for channel in self._camera_io.values())
+        topics = ', '.join(str(each.topics) for each in self._camera_io.values())
         self.get_logger().info(f'listening to {topics}')
 
     def _stop_runtime(self) -> None:
-        """End what _start began."""
-        operation, self._runtime = self._runtime, None
-        if operation is not None:
-            operation.close()
+        """Close the runtime that _start_runtime created, if there is one."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            runtime.close()
 
-    # what comes in while running, beside images
+    # callbacks other than those for images
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        """Switch the work on or off; without it images are not even subscribed to."""
+        """Enable or disable detection; while disabled, the node does not subscribe to images."""
         if not self._active:
             response.success, response.message = False, 'the node is not active'
         elif not request.data:
@@ -195,7 +195,7 @@ class DetectorNode(LifecycleNode):
         return response
 
     def _on_set_parameters(self, changes: Iterable[Any]) -> SetParametersResult:
-        """Take over what may change while running; refuse what is wrong with the reason."""
+        """Apply parameters that may change at run time; reject invalid ones with the reason."""
         try:
             params = parameters.apply_changes(self.params, changes)
             if self._perception is not None:
@@ -209,7 +209,7 @@ class DetectorNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        """Begin anew when simulated time is set back: a bag is played again."""
+        """Clear the transforms when simulated time jumps backwards, as when a bag loops."""
         seconds = -jump.delta.nanoseconds / 1e9
         self.get_logger().info(f'time was set back by {seconds:.1f} s')
         if self._runtime is not None:
@@ -218,21 +218,23 @@ class DetectorNode(LifecycleNode):
     def _health_input(
         self, camera: str, now: CounterSnapshot, before: CounterSnapshot
     ) -> HealthInput:
-        """Tell the state of the node as far as a camera goes."""
-        operation, channel = self._runtime, self._camera_io.get(camera)
-        images = tuple(channel.topics.images) if channel else ()
-        watched = (*images, channel.topics.info, *channel.publishers.topics) if channel else ()
+        """Return the state of the node for one camera, from which diagnostics are derived."""
+        runtime, camera_io = self._runtime, self._camera_io.get(camera)
+        images = tuple(camera_io.topics.images) if camera_io else ()
+        topics = (
+            (*images, camera_io.topics.info, *camera_io.publishers.topics) if camera_io else ()
+        )
         device = self._perception.device if self._perception else ''
         return HealthInput(
             active=self._active,
-            enabled=operation is not None,
-            silent_s=operation.silent_s(camera) if operation else 0.0,
+            enabled=runtime is not None,
+            silent_s=runtime.silent_s(camera) if runtime else 0.0,
             image_topics=images,
             publishers=sum(self.count_publishers(each) for each in images),
             device=device,
             cpu_fallback=self._is_cpu_fallback(device),
             qos_mismatches=self._endpoints.qos_mismatches(
-                (*watched, tf_listener.TF_TOPIC, tf_listener.TF_STATIC_TOPIC)
+                (*topics, tf_listener.TF_TOPIC, tf_listener.TF_STATIC_TOPIC)
             ),
             missing_types=publishers.missing_message_types(),
             now=now,
@@ -244,11 +246,11 @@ def main(
     args: list[str] | None = None, load: model_loading.ModelLoader = model_loading.load_model
 ) -> int:
     """
-    Run the node until it is interrupted or terminated.
+    Run the node until SIGINT or SIGTERM.
 
     :param args: command line, ROS arguments included; sys.argv by default.
-    :param load: see Detector.
-    :return: exit code: 0, or 2 for a parameter or model that cannot be used.
+    :param load: see DetectorNode.
+    :return: exit code: 0, or 2 if a parameter or the model is unusable.
     """
     try:
         rclpy.init(args=args)
@@ -258,14 +260,15 @@ def main(
         rclpy.try_shutdown()
         return EXIT_UNUSABLE
     try:
-        executor = SingleThreadedExecutor()  # before the start: half made it cannot be interrupted
+        # created before the slow configure: a signal must not interrupt its constructor
+        executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.params.autostart and not _configure_and_activate(node):
             return EXIT_UNUSABLE if rclpy.ok() else 0
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError:  # rclpy's own, where the signal comes between two of its steps
+    except RuntimeError:  # rclpy raises it if a signal arrives between two of its steps
         if rclpy.ok():
             raise
     finally:
@@ -276,7 +279,7 @@ def main(
 
 
 def _configure_and_activate(node: DetectorNode) -> bool:
-    """Configure and activate; tell whether both succeeded."""
+    """Configure and activate the node; return whether both succeeded."""
     for name, transition in (
         ('configure', node.trigger_configure),
         ('activate', node.trigger_activate),

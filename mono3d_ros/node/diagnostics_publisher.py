@@ -1,4 +1,4 @@
-"""The diagnostics of the node: a status of each camera every second; what is new, in the log."""
+"""Publisher of /diagnostics: one status per camera every second, with new issues logged."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from mono3d_ros.monitoring.throttled_log import Throttle
 from mono3d_ros.node.endpoints import QOS_OVERRIDES
 
 PERIOD_S = 1.0
-#: A status speaks of the last so many periods.
+#: Number of past periods that a status covers.
 WINDOW_PERIODS = 5
-#: What nobody has said in the log when it happened.
+#: Issues that no other code logs when they happen.
 LOGGED_ISSUES = ('silent', 'unpaired', 'superseded')
 
-#: (camera, counters now, counters before) -> Health.
+#: (camera, counters now, counters before) -> HealthInput.
 HealthCallback = Callable[[str, CounterSnapshot, CounterSnapshot], HealthInput]
 
 
 class DiagnosticsPublisher:
-    """Publishes /diagnostics from the call on, active or not."""
+    """Publishes /diagnostics from construction on, whether or not the node is active."""
 
     def __init__(
         self, node: Any, counters: Mapping[str, Counters], get_health: HealthCallback
     ) -> None:
         """
-        Begin to report.
+        Create the publisher and its timer.
 
-        :param node: whose health it is.
-        :param counters: of each camera.
-        :param get_health: tells the health of a camera.
+        :param node: ROS node that publishes and logs.
+        :param counters: camera name -> its counters.
+        :param get_health: returns the HealthInput of a camera.
         """
         self._node, self._counters, self._get_health = node, counters, get_health
         self._throttle = Throttle()
@@ -46,12 +46,12 @@ class DiagnosticsPublisher:
         self._publisher = node.create_publisher(
             DiagnosticArray, '/diagnostics', 10, qos_overriding_options=QOS_OVERRIDES
         )
-        # a steady clock: with simulated time the node must speak up while there is no /clock
+        # a steady clock: with simulated time, diagnostics must be published even without /clock
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD_S, self._publish_safely, clock=clock)
 
     def _publish_safely(self) -> None:
-        """Publish, whatever the graph is like: this must not end the node."""
+        """Publish and log any exception, so that an error in diagnostics cannot end the node."""
         try:
             self._publish()
         except Exception as err:
@@ -59,7 +59,7 @@ class DiagnosticsPublisher:
                 self._node.get_logger().error(f'diagnostics: {type(err).__name__}: {err}')
 
     def _publish(self) -> None:
-        """Publish a status of each camera."""
+        """Publish one status per camera."""
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
         array.status = [self._make_status(camera) for camera in self._counters]
@@ -80,7 +80,7 @@ class DiagnosticsPublisher:
         )
 
     def _log_issues(self, camera: str, status: Status) -> None:
-        """Write into the log what is not there yet, now and then."""
+        """Log the issues of LOGGED_ISSUES, throttled."""
         for each in status.issues:
             if each.kind in LOGGED_ISSUES and self._throttle.allows(camera, each.kind):
                 self._node.get_logger().warning(f'{camera}: {each.text}')

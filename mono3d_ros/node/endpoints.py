@@ -1,4 +1,4 @@
-"""Subscriptions and publishers: their quality can be overridden from YAML, misfits are told."""
+"""Subscriptions and publishers with QoS overrides from YAML and reports of QoS mismatches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except ImportError:  # Humble
         SubscriptionEventCallbacks,
     )
 
-#: What qos_overrides.TOPIC.subscription.POLICY, or .publisher.POLICY, may change.
+#: QoS policies that qos_overrides.TOPIC.subscription.POLICY, or .publisher.POLICY, may change.
 QOS_OVERRIDES = QoSOverridingOptions(
     (
         QoSPolicyKind.HISTORY,
@@ -36,14 +36,14 @@ QOS_OVERRIDES = QoSOverridingOptions(
 
 
 class Endpoints:
-    """What the node hears and says; only the thread that spins makes and ends them."""
+    """Subscriptions and publishers of the node; only the spinning thread may change them."""
 
     def __init__(self, node: Any) -> None:
-        """Begin with none."""
+        """Start without subscriptions and publishers."""
         self._node = node
         self._subscriptions: list[Any] = []
         self._publishers: list[Any] = []
-        #: Topic -> whether somebody there does not fit; nobody tells when a misfit goes.
+        #: Topic -> whether an endpoint there is incompatible; no event reports that one has gone.
         self._mismatch_checks: dict[str, Callable[[], bool]] = {}
         self._mismatches: dict[str, str] = {}
 
@@ -51,12 +51,12 @@ class Endpoints:
         self, msg_type: type, topic: str, callback: Callable[[Any], None], qos_profile: QoSProfile
     ) -> None:
         """
-        Subscribe.
+        Subscribe to a topic and report publishers with incompatible QoS.
 
         :param msg_type: message class.
-        :param topic: its full name.
-        :param callback: takes a message.
-        :param qos_profile: where YAML does not say otherwise.
+        :param topic: full name of the topic.
+        :param callback: receives each message.
+        :param qos_profile: QoS, unless YAML overrides it.
         """
         subscription = self._node.create_subscription(
             msg_type,
@@ -73,11 +73,11 @@ class Endpoints:
 
     def create_publisher(self, msg_type: type, name: str, qos_profile: QoSProfile) -> Any:
         """
-        Make a publisher that speaks while the node is active.
+        Create a publisher that sends while the node is active; report incompatible subscribers.
 
         :param msg_type: message class.
-        :param name: of the topic, may begin with ~/.
-        :param qos_profile: where YAML does not say otherwise.
+        :param name: name of the topic, may begin with ~/.
+        :param qos_profile: QoS, unless YAML overrides it.
         :return: the publisher.
         """
         topic = self._node.resolve_topic_name(name)
@@ -95,19 +95,19 @@ class Endpoints:
         return publisher
 
     def destroy_subscriptions(self) -> None:
-        """Hear no more."""
+        """Destroy all subscriptions."""
         while self._subscriptions:
             self._forget(self._subscriptions[-1].topic_name)
             self._node.destroy_subscription(self._subscriptions.pop())
 
     def destroy_publishers(self) -> None:
-        """Say no more."""
+        """Destroy all publishers."""
         while self._publishers:
             self._forget(self._publishers[-1].topic_name)
             self._node.destroy_lifecycle_publisher(self._publishers.pop())
 
     def qos_mismatches(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return those of some topics where somebody is not heard, or does not hear, and why."""
+        """Return those of the given topics that have an incompatible endpoint -> description."""
         self._mismatches = {
             t: text for t, text in self._mismatches.items() if self._mismatch_checks[t]()
         }
@@ -129,27 +129,27 @@ class Endpoints:
             self._of_this_node(self._node.get_publishers_info_by_topic(topic)), requests
         )
 
-    def _of_this_node(self, found: Iterable[Any]) -> list[Any]:
-        """Ask the graph for our side as well: it fills in what a profile leaves open."""
-        ours = self._node.get_name(), self._node.get_namespace()
-        return [each for each in found if (each.node_name, each.node_namespace) == ours]
+    def _of_this_node(self, endpoints: Iterable[Any]) -> list[Any]:
+        """Return this node's endpoints; the graph fills in policies that a profile leaves open."""
+        this_node = self._node.get_name(), self._node.get_namespace()
+        return [each for each in endpoints if (each.node_name, each.node_namespace) == this_node]
 
     def _on_incompatible_publisher(self, topic: str, event: Any) -> None:
-        """Tell of a publisher that will never be heard."""
+        """Report a publisher whose messages never arrive."""
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._report_mismatch(
             topic,
-            f'a publisher of {topic} offers another {policy} than is asked for: nothing arrives '
-            f'from it; see parameters reliability and qos_overrides.{topic}.subscription',
+            f'a publisher of {topic} offers an incompatible {policy}: none of its messages '
+            f'arrives; see parameters reliability and qos_overrides.{topic}.subscription',
         )
 
     def _on_incompatible_subscriber(self, topic: str, event: Any) -> None:
-        """Tell of a subscriber that will never hear."""
+        """Report a subscriber that never receives a message."""
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._report_mismatch(
             topic,
-            f'a subscriber of {topic} asks for another {policy} than is offered: nothing reaches '
-            f'it; see parameter qos_overrides.{topic}.publisher',
+            f'a subscriber of {topic} requests an incompatible {policy}: no message reaches it; '
+            f'see parameter qos_overrides.{topic}.publisher',
         )
 
     def _report_mismatch(self, topic: str, text: str) -> None:
@@ -159,6 +159,6 @@ class Endpoints:
 
 
 def _any_incompatible(offers: Iterable[Any], requests: Iterable[Any]) -> bool:
-    """Tell whether any two endpoints of a topic cannot talk."""
+    """Return whether any offered and any requested QoS profile are incompatible."""
     pairs = ((a.qos_profile, b.qos_profile) for a, b in product(offers, requests))
     return any(qos_check_compatible(*pair)[0] == QoSCompatibility.ERROR for pair in pairs)

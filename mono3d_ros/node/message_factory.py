@@ -1,8 +1,8 @@
 """
-Message classes by name, as ROS has them: the twin of bag.maker. What is optional is decided here.
+ROS message classes by type name; the counterpart for bags is in mono3d_ros.bags.bag_io.
 
-vision_msgs, autoware_perception_msgs and tf2_msgs need not be installed; find answers None then,
-and who asks does without.
+vision_msgs, autoware_perception_msgs and tf2_msgs are optional: message_class returns None if
+they are not installed, and callers then leave out the feature.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 @cache
 def message_class(type_name: str) -> Any:
     """
-    Find a message class.
+    Return a message class by type name.
 
     :param type_name: such as 'std_msgs/msg/Header'.
-    :return: the class; None where its package is not installed.
+    :return: the class; None if its package is not installed.
     """
     package, _, name = type_name.split('/')
     try:
@@ -28,5 +28,5 @@ def message_class(type_name: str) -> Any:
 
 
 def make_message(type_name: str, /, **values: Any) -> Any:
-    """Make a message; fields that are not given take their defaults."""
+    """Build a message; fields that are not given keep their defaults."""
     return message_class(type_name)(**values)

@@ -1,4 +1,4 @@
-"""Parameters of the node, declared with ROS: each with its meaning, range and default."""
+"""ROS parameters of the node, declared with description, range and default."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def declare_params(node: Any) -> Params:
     """
     Declare every field of Params as a ROS parameter.
 
-    :param node: where to.
-    :return: their values.
-    :raises ValueError: for a wrong one; rclpy raises ParameterException for some.
+    :param node: node that declares them.
+    :return: the parameter values.
+    :raises ValueError: for an invalid value; rclpy raises ParameterException for some.
     """
     values = {
         each.name: _declare_parameter(node, each.name, each, each.default)
@@ -28,12 +28,12 @@ def declare_params(node: Any) -> Params:
 
 def declare_cameras(node: Any, params: Params) -> tuple[Camera, ...]:
     """
-    Declare the parameters that each of several cameras has for itself.
+    Declare the parameters of each camera (NAME.image_topic ...) if `cameras` names several.
 
-    :param node: where to.
-    :param params: its parameters so far.
+    :param node: node that declares them.
+    :param params: parameters of the node that are already declared.
     :return: all cameras, at least one.
-    :raises ValueError: for a wrong one.
+    :raises ValueError: for an invalid value.
     """
     if not params.cameras:
         return (Camera(params.camera_name, '', params.single_camera()),)
@@ -55,27 +55,27 @@ def declare_cameras(node: Any, params: Params) -> tuple[Camera, ...]:
 
 def apply_changes(params: Params, changes: Iterable[Any]) -> Params:
     """
-    Return the parameters as they are to be.
+    Return the parameters with changes applied.
 
-    :param params: as they are.
-    :param changes: rclpy parameters, some of them ours.
-    :raises ValueError: for a wrong one.
+    :param params: the current parameters.
+    :param changes: rclpy parameters; names that are not fields of Params are ignored.
+    :raises ValueError: for an invalid value.
     """
-    ours = {each.name for each in fields(Params)}
-    return replace(params, **{each.name: each.value for each in changes if each.name in ours})
+    names = {each.name for each in fields(Params)}
+    return replace(params, **{each.name: each.value for each in changes if each.name in names})
 
 
 def _declare_parameter(node: Any, name: str, field: Field[Any], default: Any) -> Any:
-    """Declare one parameter and return its value as ROS has it."""
-    about = field.metadata
+    """Declare one ROS parameter and return its value."""
+    metadata = field.metadata
     descriptor = ParameterDescriptor(
-        description=about['description'],
-        additional_constraints=', '.join(about['choices']),
-        read_only=not about['live'],
-        dynamic_typing=True,  # or 1 in YAML would be refused where 1.0 is meant
+        description=metadata['description'],
+        additional_constraints=', '.join(metadata['choices']),
+        read_only=not metadata['live'],
+        dynamic_typing=True,  # otherwise ROS rejects 1 in YAML where 1.0 is meant
     )
-    if about['limits'] is not None and isinstance(default, float):
-        low, high = about['limits']
+    if metadata['limits'] is not None and isinstance(default, float):
+        low, high = metadata['limits']
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     value = list(default) if isinstance(default, tuple) else default
     return node.declare_parameter(name, value, descriptor).value

@@ -1,4 +1,4 @@
-"""What goes out of one camera: boxes in four kinds of message, and how long they took."""
+"""Publishers of one camera: markers, detections, annotated image and latencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.node.message_factory import make_message, message_class
 from mono3d_ros.perception.worker import STAGES
 
-#: Topics under ~/, or ~/CAMERA/ of several cameras, and their types.
+#: Topics under ~/, or under ~/CAMERA/ if there are several cameras, and their message types.
 MARKERS, DETECTIONS, DETECTED_OBJECTS = 'markers', 'detections', 'detected_objects'
 ANNOTATED = 'annotated_image/compressed'
 MESSAGE_TYPES = {
@@ -24,7 +24,7 @@ MESSAGE_TYPES = {
     ANNOTATED: 'sensor_msgs/msg/CompressedImage',
     **{f'latency/{stage}': 'std_msgs/msg/Float64' for stage in STAGES},
 }
-#: Reliable, so that everybody can hear; a viewer that is too slow misses pictures.
+#: Reliable, so that any subscriber but a transient-local one matches; a slow viewer misses images.
 BOXES_QOS, IMAGE_QOS = QoSProfile(depth=10), QoSProfile(depth=1)
 
 
@@ -33,10 +33,10 @@ class CameraPublishers:
 
     def __init__(self, endpoints: Endpoints, prefix: str) -> None:
         """
-        Advertise what there are message types for.
+        Create a publisher for each installed message type.
 
-        :param endpoints: makes the publishers.
-        :param prefix: what the topics begin with under the node's name, see params.Camera.
+        :param endpoints: creates the publishers.
+        :param prefix: prefix of the topics below the node's name, see params.Camera.
         """
         kinds = {name: message_class(type_name) for name, type_name in MESSAGE_TYPES.items()}
         self._publishers = {
@@ -46,7 +46,7 @@ class CameraPublishers:
             for name, kind in kinds.items()
             if kind is not None
         }
-        #: Full names of what is advertised.
+        #: Full names of the topics.
         self.topics = tuple(publisher.topic_name for publisher in self._publishers.values())
         self._previous: FrameResult | None = None
 
@@ -58,12 +58,12 @@ class CameraPublishers:
         lifetime_s: float,
     ) -> None:
         """
-        Send a result to those who listen, the boxes before the picture.
+        Publish a result to topics that have subscribers, boxes before the annotated image.
 
-        :param result: what was found.
-        :param frame: in what.
-        :param target: frame to tell it in; None: the camera's own.
-        :param lifetime_s: of the markers.
+        :param result: detected objects.
+        :param frame: image that they were detected in.
+        :param target: frame of reference to publish in; None: the camera's.
+        :param lifetime_s: lifetime of the markers, seconds.
         """
         if self._has_subscribers(MARKERS):
             self._send_markers(result, target, lifetime_s)
@@ -83,20 +83,20 @@ class CameraPublishers:
             )
 
     def publish_timings(self, timings_ms: Mapping[str, float]) -> None:
-        """Send how long the stages of a frame took, to those who listen."""
+        """Publish the duration of each stage, milliseconds, to topics that have subscribers."""
         for stage, ms in timings_ms.items():
             if self._has_subscribers(topic := f'latency/{stage}'):
                 self._send(topic, make_message('std_msgs/msg/Float64', data=ms))
 
     def clear_markers(self) -> None:
-        """Take the boxes of the last result away from viewers: nothing will follow it."""
+        """Delete the boxes of the last result in viewers, since no other result will follow."""
         if self._previous is not None and self._previous.ids:
             self._send_markers(self._previous.without_objects(), None, 0.0)
 
     def _send_markers(
         self, result: FrameResult, target: camera_frame.TargetFrame | None, lifetime_s: float
     ) -> None:
-        """Send boxes, and take away those of the frame before."""
+        """Publish the boxes and delete those of the previous frame."""
         previous_ids = self._previous.ids if self._previous else ()
         self._previous = result
         array = markers.to_marker_array(
@@ -113,7 +113,7 @@ class CameraPublishers:
 
 
 def missing_message_types() -> dict[str, str]:
-    """Return the topics that are not advertised -> the message type that is not installed."""
+    """Return the topics that are not published -> the message type that is not installed."""
     return {
         name: type_name
         for name, type_name in MESSAGE_TYPES.items()

@@ -1,4 +1,4 @@
-"""What runs while the node is active: subscriptions, the worker, and what connects them."""
+"""Runtime of the active node: subscriptions, tf, the worker thread and its callbacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mono3d_ros.tf.camera_poses import CameraPoseLookup, FrameNames
 
 @dataclass(frozen=True)
 class CameraIO:
-    """A camera's way in and out: its topics and its publishers."""
+    """Input topics and publishers of one camera."""
 
     topics: ResolvedTopics
     publishers: CameraPublishers
@@ -35,11 +35,11 @@ class CameraIO:
 @dataclass(frozen=True)
 class Perception:
     """
-    What configuring made.
+    Model and pipeline, created when the node is configured.
 
-    :param pipeline: the network and what is done with its answers.
-    :param lens: what the network has learnt to look through.
-    :param device: where it runs.
+    :param pipeline: model, filters and tracker.
+    :param lens: lens that the model was trained for; None if unknown.
+    :param device: device that the model runs on.
     """
 
     pipeline: Pipeline
@@ -48,7 +48,7 @@ class Perception:
 
 
 class Runtime:
-    """Runs from the call to close; both only by the thread that spins."""
+    """Runs from construction until close; only the spinning thread may call either."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class Runtime:
         """
         Subscribe and start the worker.
 
-        :param node: the Detector; its params may change meanwhile.
-        :param endpoints: makes the subscriptions; none must be left of another operation.
-        :param perception: what answers images.
-        :param camera_io: of each camera.
+        :param node: the DetectorNode; its params may change at run time.
+        :param endpoints: creates the subscriptions; must hold none of an earlier runtime.
+        :param perception: processes the images.
+        :param camera_io: camera name -> its topics and publishers.
         """
         self._node, self._endpoints, self._camera_io = node, endpoints, camera_io
         params: Params = node.params
@@ -81,36 +81,36 @@ class Runtime:
         frames = _frame_names(params)
         self._tf = make_listener(node, endpoints) if frames.any_requested else NullListener()
         self._camera_poses = CameraPoseLookup(self._tf, frames, self._report_issue)
-        doors = {
+        rectifiers = {
             each.name: passthrough_image if each.params.rectified else rectify_image
             for each in node.cameras
         }
-        outside = self._worker_callbacks(perception.lens)
-        self._worker = Worker(self._image_buffer, perception.pipeline, doors, outside)
+        callbacks = self._worker_callbacks(perception.lens)
+        self._worker = Worker(self._image_buffer, perception.pipeline, rectifiers, callbacks)
 
     def silent_s(self, camera: str) -> float:
-        """Tell how long ago the last image of a camera came, or all this began."""
+        """Return the seconds since the last image of a camera, or since the subscription began."""
         return self._subscriptions[camera].silent_s
 
     def update_params(self, params: Params) -> None:
-        """Take over what may change while running."""
+        """Apply the parameters that may change at run time."""
         self._image_buffer.max_rate_hz = params.max_rate_hz
 
     def on_time_jump(self) -> None:
-        """Forget where things were: time was set back."""
+        """Clear the transforms after time was set back."""
         self._tf.clear()
 
     def close(self) -> None:
-        """End the worker and the subscriptions, and take the boxes away from viewers."""
+        """Unsubscribe, stop the worker and delete the boxes in viewers."""
         self._endpoints.destroy_subscriptions()
         self._tf.close()
         self._worker.stop()
-        if self._node.context.ok():  # else there is no way to say it any more
-            for channel in self._camera_io.values():
-                channel.publishers.clear_markers()
+        if self._node.context.ok():  # otherwise nothing can be published any more
+            for each in self._camera_io.values():
+                each.publishers.clear_markers()
 
     def _worker_callbacks(self, lens: TrainedLens | None) -> WorkerCallbacks:
-        """Return what the worker may call."""
+        """Build the functions that the worker calls."""
         return WorkerCallbacks(
             now_ns=self._now_ns,
             camera_pose=self._camera_poses.camera_pose,
@@ -137,7 +137,7 @@ class Runtime:
         self._camera_io[camera].publishers.publish_timings(timings_ms)
 
     def _error(self, text: str) -> None:
-        if self._node.context.ok():  # else we are shutting down, and it is no fault of the frame
+        if self._node.context.ok():  # otherwise the shutdown, not the frame, caused the error
             self._node.get_logger().error(text)
 
     def _warn(self, text: str) -> None:
@@ -151,7 +151,7 @@ def _sync_reference(params: Params) -> SyncReference | None:
 
 
 def _frame_names(params: Params) -> FrameNames:
-    """Name the frames that tf is asked for; what nothing depends on is not."""
+    """Return the frames to look up in tf; a name is empty where no feature needs it."""
     several = len(params.cameras) > 1 and params.max_overlap_across < 1
     return FrameNames(
         target=params.target_frame,

@@ -1,4 +1,4 @@
-"""What comes in of one camera: its images, raw or compressed, and its camera_info."""
+"""Subscriptions of one camera: images, raw or compressed, and camera_info."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.params import Camera
 from mono3d_ros.perception.image_buffer import INFOS_KEPT, ImageBuffer
 
-#: What each transport adds to the image topic, and the type there.
+#: Suffix that each transport appends to the image topic, and its message class.
 RAW, COMPRESSED = ('', Image), ('/compressed', CompressedImage)
 TRANSPORTS = {'raw': (RAW,), 'compressed': (COMPRESSED,), 'auto': (RAW, COMPRESSED)}
 RELIABILITIES = {
@@ -25,40 +25,40 @@ RELIABILITIES = {
     'reliable': QoSReliabilityPolicy.RELIABLE,
 }
 
-#: Where both transports are there, the other one is heeded after so long a silence.
+#: If both transports are published, the node switches to the other one after this much silence.
 TRANSPORT_SWITCH_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class ResolvedTopics:
     """
-    Full names of what a camera sends.
+    Full names of the topics that a camera publishes.
 
-    :param images: topic of its images -> message class, at least one.
-    :param info: topic of its camera_info.
+    :param images: topic of the images -> message class, at least one.
+    :param info: topic of the camera_info.
     """
 
     images: Mapping[str, type]
     info: str
 
     def __str__(self) -> str:
-        """List them."""
+        """Return the topics, separated by commas."""
         return ', '.join((*self.images, self.info))
 
 
 def resolve_topics(node: Any, camera: Camera) -> ResolvedTopics:
     """
-    Resolve the topics of a camera.
+    Return the full topic names of a camera.
 
-    camera_info lies beside the image topic, remapped or not, unless it is given by parameter or
+    camera_info is next to the image topic, remapped or not, unless a parameter names it or it is
     remapped itself.
     """
-    said, tail = camera.params, COMPRESSED[0]
-    image = node.resolve_topic_name(said.image_topic)
-    image = image[: -len(tail)] if image.endswith(tail) else image
-    images = {image + suffix: kind for suffix, kind in TRANSPORTS[said.transport]}
-    if said.camera_info_topic:
-        return ResolvedTopics(images, node.resolve_topic_name(said.camera_info_topic))
+    params, ending = camera.params, COMPRESSED[0]
+    image = node.resolve_topic_name(params.image_topic)
+    image = image[: -len(ending)] if image.endswith(ending) else image
+    images = {image + suffix: kind for suffix, kind in TRANSPORTS[params.transport]}
+    if params.camera_info_topic:
+        return ResolvedTopics(images, node.resolve_topic_name(params.camera_info_topic))
     name = f'{camera.prefix}camera_info'
     info = node.resolve_topic_name(name)
     if info == node.resolve_topic_name(name, only_expand=True):
@@ -67,7 +67,7 @@ def resolve_topics(node: Any, camera: Camera) -> ResolvedTopics:
 
 
 class CameraSubscriptions:
-    """The subscriptions of one camera."""
+    """Subscriptions of one camera, which fill the image buffer."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class CameraSubscriptions:
         """
         Subscribe.
 
-        :param endpoints: makes the subscriptions.
-        :param camera: our name of it.
-        :param topics: what to subscribe to.
+        :param endpoints: creates the subscriptions.
+        :param camera: name of the camera.
+        :param topics: topics to subscribe to.
         :param reliability: key of RELIABILITIES.
-        :param image_buffer: where images and camera_infos go.
+        :param image_buffer: stores the images and camera_infos.
         """
         self._camera, self._image_buffer = camera, image_buffer
-        self._active_type: type | None = None  # the message class that images come as
+        self._active_type: type | None = None  # message class of the transport in use
         self._last_image_ns = time.monotonic_ns()
         newest = QoSProfile(depth=1, reliability=RELIABILITIES[reliability])
-        # infos are small and each may be wanted, so none shall be lost to a busy moment
+        # camera_infos are small and an image may need any of them: keep all of a busy moment
         all_infos = QoSProfile(depth=INFOS_KEPT, reliability=RELIABILITIES[reliability])
         for topic, kind in topics.images.items():
             endpoints.create_subscription(kind, topic, partial(self._on_image, kind), newest)
@@ -98,11 +98,11 @@ class CameraSubscriptions:
 
     @property
     def silent_s(self) -> float:
-        """How long ago the last image came, or the subscription began."""
+        """Seconds since the last image, or since the subscription began."""
         return (time.monotonic_ns() - self._last_image_ns) / 1e9
 
     def _on_image(self, msg_type: type, message: Any) -> None:
-        """Store an image; of two transports of the same pictures only one is heeded."""
+        """Store an image; ignore a second transport that carries the same images."""
         now_ns = time.monotonic_ns()
         if (
             self._active_type not in (None, msg_type)

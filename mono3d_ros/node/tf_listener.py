@@ -1,7 +1,8 @@
 """
-What tf says, heard by tf2_ros where it is installed and else by ourselves, to the same effect.
+TF listener: tf2_ros if it is installed, otherwise equivalent subscriptions of this package.
 
-Without tf2_msgs there is nothing to subscribe with: then every question is answered by why.
+Without tf2_msgs there is no message type to subscribe with; every lookup then raises
+TransformUnavailableError with that reason.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ except ImportError:
     tf2_ros = None
 
 TF_TOPIC, TF_STATIC_TOPIC = '/tf', '/tf_static'
-#: As tf2_ros has them.
+#: The same as in tf2_ros.
 TF_QOS = QoSProfile(depth=100)
 TF_STATIC_QOS = QoSProfile(depth=100, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class TfListener(TransformSource, Protocol):
-    """Hears tf until it is closed, and the endpoints are."""
+    """Receives tf until close is called and the endpoints are destroyed."""
 
     def clear(self) -> None:
-        """Forget what moves: time was set back."""
+        """Forget the moving transforms after time was set back."""
         ...
 
     def close(self) -> None:
-        """Hear no more; only to be called by the thread that spins."""
+        """Stop receiving; only the spinning thread may call this."""
         ...
 
 
 def make_listener(node: Any, endpoints: Endpoints) -> TfListener:
     """
-    Begin to hear tf, in the best way that is installed.
+    Start the best TF listener that is installed.
 
-    :param node: whose.
-    :param endpoints: makes the subscriptions where tf2_ros does not.
+    :param node: ROS node that subscribes.
+    :param endpoints: creates the subscriptions if tf2_ros is not installed.
     :return: the listener.
     """
     if tf2_ros is not None:
@@ -56,38 +57,38 @@ def make_listener(node: Any, endpoints: Endpoints) -> TfListener:
 
 
 class Tf2Listener:
-    """tf2_ros, whose buffer may be asked by any thread."""
+    """TF listener of tf2_ros; any thread may call lookup."""
 
     def __init__(self, node: Any) -> None:
-        """Subscribe."""
+        """Subscribe to /tf and /tf_static."""
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str, at_ns: int) -> Array:
-        """Return the (4, 4) that takes points of source to target; else MissingTransform."""
+        """Return the (4, 4) from source to target; raise TransformUnavailableError without it."""
         try:
-            found = self._buffer.lookup_transform_core(target, source, Time(nanoseconds=at_ns))
+            transform = self._buffer.lookup_transform_core(target, source, Time(nanoseconds=at_ns))
         except tf2_ros.TransformException as err:
             text = f'no transform from {source} to {target}: {" ".join(str(err).split())}'
             late = isinstance(err, tf2_ros.ExtrapolationException)
             raise TransformUnavailableError(text, late) from err
-        found.child_frame_id = source
-        return transforms.read_tf_message(SimpleNamespace(transforms=[found]))[source][1]
+        transform.child_frame_id = source
+        return transforms.read_tf_message(SimpleNamespace(transforms=[transform]))[source][1]
 
     def clear(self) -> None:
-        """Forget what moves; what is static stays, in tf2 too."""
+        """Forget the moving transforms; tf2, too, keeps the static ones."""
         self._buffer.clear()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop receiving."""
         self._listener.unregister()
 
 
 class BufferListener:
-    """Our own subscriptions to /tf and /tf_static."""
+    """TF listener without tf2_ros: subscriptions to /tf and /tf_static, and a buffer."""
 
     def __init__(self, endpoints: Endpoints, msg_type: type) -> None:
-        """Subscribe."""
+        """Subscribe to /tf and /tf_static."""
         self._buffer = TransformBuffer()
         endpoints.create_subscription(msg_type, TF_TOPIC, self._buffer.put_moving, TF_QOS)
         endpoints.create_subscription(
@@ -95,28 +96,28 @@ class BufferListener:
         )
 
     def lookup(self, target: str, source: str, at_ns: int) -> Array:
-        """Return the (4, 4) that takes points of source to target; else MissingTransform."""
+        """Return the (4, 4) from source to target; raise TransformUnavailableError without it."""
         return self._buffer.lookup(target, source, at_ns)
 
     def clear(self) -> None:
-        """Forget what moves."""
+        """Forget the moving transforms."""
         self._buffer.clear()
 
     def close(self) -> None:
-        """Leave it to the endpoints."""
+        """Do nothing: the endpoints destroy the subscriptions."""
 
 
 class NullListener:
-    """Hears nothing, and says why."""
+    """TF listener without tf2_msgs: receives nothing."""
 
     def lookup(self, target: str, source: str, at_ns: int) -> Array:
-        """Raise MissingTransform."""
+        """Raise TransformUnavailableError with the reason."""
         raise TransformUnavailableError(
             f'no transform from {source} to {target}: tf2_msgs is not installed here'
         )
 
     def clear(self) -> None:
-        """Forget nothing."""
+        """Do nothing: there are no transforms."""
 
     def close(self) -> None:
         """Do nothing."""

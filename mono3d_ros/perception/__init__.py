@@ -1,1 +1,1 @@
-"""The perception itself, without ROS: images in, tracked objects out."""
+"""Perception pipeline without ROS: images in, filtered and tracked objects out."""

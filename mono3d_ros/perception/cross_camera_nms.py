@@ -1,8 +1,8 @@
 """
-One answer for each thing, also where the images of two cameras overlap.
+Non-maximum suppression across cameras, on the ground plane of the vehicle frame.
 
-stl_core/distinct.py keeps one object of a class in one place within an image; here the images are
-those of cameras whose places on the vehicle are known.
+stl_core/inference/nms.py suppresses duplicates within one image; this module suppresses those of
+different cameras whose poses on the vehicle are known.
 """
 
 from __future__ import annotations
@@ -21,60 +21,60 @@ def suppress_duplicates(
     max_overlap: float,
 ) -> list[Objects3D]:
     """
-    Leave out objects that stand where another camera saw a surer one of their class.
+    Remove objects that overlap a higher-scoring object of their class from another camera.
 
-    Objects of one camera do not compete: whether they are one thing is decided in its own image.
+    Objects of the same camera are not compared; NMS within the image has handled them.
 
-    :param objects_per_camera: objects of each camera, in its own frame.
-    :param vehicle_T_cams: (4, 4) where each camera stands, in one frame of z up for all of them;
-        None where that is not known: what such a camera sees is kept.
-    :param max_overlap: greatest intersection over union of two footprints seen from above.
-    :return: what is kept of each camera, in its order.
+    :param objects_per_camera: objects of each camera, in its camera frame.
+    :param vehicle_T_cams: (4, 4) from each camera to a common frame, z up; None if unknown: the
+        objects of such a camera are all kept.
+    :param max_overlap: largest allowed bird's-eye-view IoU of two boxes.
+    :return: the kept objects of each camera, in their order.
     """
-    placed = {i: place for i, place in enumerate(vehicle_T_cams) if place is not None}
-    if len(placed) < 2:
+    poses = {i: pose for i, pose in enumerate(vehicle_T_cams) if pose is not None}
+    if len(poses) < 2:
         return list(objects_per_camera)
-    camera = np.repeat(list(placed), [len(objects_per_camera[i]) for i in placed])
-    class_id = np.concatenate([objects_per_camera[i].class_id for i in placed])
-    score = np.concatenate([objects_per_camera[i].score for i in placed])
+    camera = np.repeat(list(poses), [len(objects_per_camera[i]) for i in poses])
+    class_id = np.concatenate([objects_per_camera[i].class_id for i in poses])
+    score = np.concatenate([objects_per_camera[i].score for i in poses])
     footprint = np.concatenate(
-        [_footprint(objects_per_camera[i], place) for i, place in placed.items()]
+        [_footprint(objects_per_camera[i], pose) for i, pose in poses.items()]
     )
     order = np.argsort(-score, kind='stable')
     first, second = (order[part] for part in np.triu_indices(len(order), 1))
-    rivals = (camera[first] != camera[second]) & (class_id[first] == class_id[second])
-    rivals &= _circles_overlap(footprint, first, second)
-    first, second = first[rivals], second[rivals]
-    clash = _bev_iou(footprint[first], footprint[second]) > max_overlap
-    beaten = np.zeros(len(order), bool)
-    # pairs come by falling score of the first, so whether it is beaten itself is known by then
-    for winner, loser in zip(first[clash], second[clash], strict=True):
-        beaten[loser] |= not beaten[winner]
+    candidates = (camera[first] != camera[second]) & (class_id[first] == class_id[second])
+    candidates &= _circles_overlap(footprint, first, second)
+    first, second = first[candidates], second[candidates]
+    overlapping = _bev_iou(footprint[first], footprint[second]) > max_overlap
+    suppressed = np.zeros(len(order), bool)
+    # pairs are in descending order of the winner's score, so its own state is final by then
+    for winner, loser in zip(first[overlapping], second[overlapping], strict=True):
+        suppressed[loser] |= not suppressed[winner]
     kept = list(objects_per_camera)
-    for i in placed:
-        kept[i] = objects_per_camera[i][~beaten[camera == i]]
+    for i in poses:
+        kept[i] = objects_per_camera[i][~suppressed[camera == i]]
     return kept
 
 
 def _footprint(objects: Objects3D, vehicle_T_cam: Array) -> Array:
-    """(N, 5) x, y, width, length and the angle from x to -y: what overlap_bev takes."""
-    turn, place = vehicle_T_cam[:3, :3], vehicle_T_cam[:3, 3]
-    center = objects.center_m @ turn.T + place
+    """Return (N, 5) x, y, width, length, angle from x to -y, as bev_intersection_area takes."""
+    rotation, translation = vehicle_T_cam[:3, :3], vehicle_T_cam[:3, 3]
+    center = objects.center_m @ rotation.T + translation
     cos, sin = np.cos(objects.rotation_y), np.sin(objects.rotation_y)
-    ahead = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ turn.T
-    angle = -np.arctan2(ahead[:, 1], ahead[:, 0])
+    heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ rotation.T
+    angle = -np.arctan2(heading[:, 1], heading[:, 0])
     return np.column_stack([center[:, :2], objects.size_hwl_m[:, 1:], angle])
 
 
 def _circles_overlap(footprint: Array, first: Array, second: Array) -> Array:
-    """(P,) whether the circles round two footprints meet."""
-    reach = np.hypot(footprint[:, 2], footprint[:, 3]) / 2
-    apart = footprint[first, :2] - footprint[second, :2]
-    return np.hypot(apart[:, 0], apart[:, 1]) < reach[first] + reach[second]
+    """Return (P,) whether the circumscribed circles of two footprints overlap."""
+    radius = np.hypot(footprint[:, 2], footprint[:, 3]) / 2
+    offset = footprint[first, :2] - footprint[second, :2]
+    return np.hypot(offset[:, 0], offset[:, 1]) < radius[first] + radius[second]
 
 
 def _bev_iou(a: Array, b: Array) -> Array:
-    """(P, 5) and (P, 5) footprints -> (P,) intersection over union."""
-    shared = bev_intersection_area(a, b)
+    """Compute the (P,) IoU of (P, 5) and (P, 5) footprints."""
+    intersection = bev_intersection_area(a, b)
     area = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3]
-    return shared / np.maximum(area - shared, 1e-9)
+    return intersection / np.maximum(area - intersection, 1e-9)

@@ -1,8 +1,9 @@
 """
-Between callbacks and worker: the newest image of each camera, with the camera_info of its stamp.
+Buffer between callbacks and worker: the newest image of each camera with its camera_info.
 
-Callbacks put and return at once; the worker takes. An image that is not taken before the next
-one of its camera comes is dropped and counted, so a slow network never works on old pictures.
+Callbacks put messages without blocking; the worker takes them. An image that is not taken before
+the next one of its camera arrives is dropped and counted, so a slow network never processes old
+images.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from typing import Any
 
 from mono3d_ros.monitoring.counters import Counters
 
-#: How many camera_infos of a camera are kept to find the one of an image's stamp.
+#: Number of latest camera_infos per camera among which the one of an image's stamp is searched.
 INFOS_KEPT = 20
-#: How long an image may wait for its camera_info, and that of an anchor for the other cameras'.
+#: Longest wait of an image for its camera_info, and of a reference image for other cameras.
 WAIT_NS = 50_000_000
 
 
 @dataclass(frozen=True)
 class ReceivedImage:
     """
-    An image message, taken by the worker.
+    An image message that the worker took from the buffer.
 
-    :param camera: our name of it.
-    :param message: the image message, as it came.
-    :param info: the camera_info message that belongs to it; None while there was none at all.
-    :param received_ns: when it came, on the clock of LatestFrames.
+    :param camera: name of the camera.
+    :param message: the image message, not decoded.
+    :param info: its camera_info message; None if none was received yet.
+    :param received_ns: time of arrival on the clock of the ImageBuffer.
     """
 
     camera: str
@@ -41,10 +42,11 @@ class ReceivedImage:
 @dataclass(frozen=True)
 class SyncReference:
     """
-    The camera whose image lets those of all cameras go.
+    The camera whose images trigger a batch of all cameras.
 
-    :param camera: its name.
-    :param max_apart_ns: images of others go with its own when stamped at most so far from it.
+    :param camera: name of the reference camera.
+    :param max_apart_ns: largest difference between the stamps of its image and of another image
+        in the batch.
     """
 
     camera: str
@@ -53,7 +55,7 @@ class SyncReference:
 
 @dataclass(frozen=True)
 class _Pending:
-    """The newest image of a camera, and until when it may wait for its camera_info."""
+    """The newest image of a camera, and the deadline of its wait for camera_info."""
 
     message: Any
     stamp_ns: int
@@ -64,12 +66,12 @@ class _Pending:
 @dataclass
 class _CameraState:
     """
-    What is known of one camera.
+    State of one camera.
 
-    :param stamp_matched: its camera_infos carry the stamps of its images, so one is worth
-        waiting for: P may differ from frame to frame.
-    :param in_sync: its image went with the anchor's last time, so the next is worth waiting for.
-    :param due_ns: when its next image is due, where their rate is limited.
+    :param stamp_matched: camera_infos carry the stamps of images, so an image waits for its own:
+        P may differ from frame to frame.
+    :param in_sync: the last batch contained an image of this camera, so the next batch waits.
+    :param due_ns: due time of the next image if the rate is limited.
     """
 
     infos: OrderedDict[int, Any] = field(default_factory=OrderedDict)
@@ -80,14 +82,14 @@ class _CameraState:
     due_ns: int = 0
 
     def ready_image(self, now_ns: int) -> _Pending | None:
-        """Return the image, where it need not wait for its camera_info any longer."""
+        """Return the pending image if it need not wait for its camera_info any longer."""
         pending = self.pending
         if pending is None or pending.stamp_ns in self.infos or now_ns >= pending.deadline_ns:
             return pending
         return pending if self.infos and not self.stamp_matched else None
 
     def take_image(self, name: str, now_ns: int) -> ReceivedImage:
-        """Take the image that is ready."""
+        """Remove and return the pending image, which must be ready."""
         pending, self.pending = self.pending, None
         assert pending is not None, 'taken without being ready'
         info = self.infos.get(pending.stamp_ns)
@@ -98,7 +100,7 @@ class _CameraState:
 
 
 class ImageBuffer:
-    """The newest image of each camera."""
+    """Thread-safe buffer of the newest image of each camera."""
 
     def __init__(
         self,
@@ -109,23 +111,24 @@ class ImageBuffer:
         reference: SyncReference | None = None,
     ) -> None:
         """
-        Start empty.
+        Start with an empty buffer.
 
-        :param counters: of each camera; count images 'received', 'superseded' or 'rate_limited',
-            and 'infos'.
-        :param clock_ns: a clock that never jumps.
-        :param wait_ns: how long an image may wait for the camera_info of its stamp.
-        :param reference: its image lets all go; None: every image goes as soon as it is ready.
+        :param counters: camera -> counters of its images, 'received', 'superseded' and
+            'rate_limited', and of its camera_infos, 'infos'.
+        :param clock_ns: a monotonic clock.
+        :param wait_ns: longest wait of an image for the camera_info of its stamp.
+        :param reference: camera whose images trigger a batch; None: every image is due as soon as
+            it is ready.
         """
         self._counters, self._clock_ns, self._wait_ns = counters, clock_ns, wait_ns
         self._reference = reference
         self._condition = threading.Condition()
         self._cameras = {camera: _CameraState() for camera in counters}
         self._closed = False
-        self.max_rate_hz = 0.0  #: images of a camera, or of the anchor, a second; 0: no limit
+        self.max_rate_hz = 0.0  #: per camera, or of the reference; 0: no limit
 
     def put_image(self, camera: str, stamp_ns: int, message: Any) -> None:
-        """Keep an image; an older one of that camera is dropped and counted."""
+        """Store an image; drop and count an older one of the same camera."""
         now_ns = self._clock_ns()
         deadline_ns = now_ns + self._wait_ns
         with self._condition:
@@ -138,14 +141,14 @@ class ImageBuffer:
                 return
             if state.pending is not None:
                 self._counters[camera].add('superseded')
-                # or images that come faster than their infos would all wait for ever
+                # else images that arrive faster than their infos would wait for ever
                 if state.pending.stamp_ns not in state.infos:
                     deadline_ns = min(deadline_ns, state.pending.deadline_ns)
             state.pending = _Pending(message, stamp_ns, now_ns, deadline_ns)
             self._condition.notify()
 
     def put_info(self, camera: str, stamp_ns: int, info: Any) -> None:
-        """Keep a camera_info; it may come before or after its image."""
+        """Store a camera_info; it may arrive before or after its image."""
         with self._condition:
             state = self._cameras[camera]
             self._counters[camera].add('infos')
@@ -158,10 +161,10 @@ class ImageBuffer:
 
     def take(self, timeout_s: float) -> list[ReceivedImage]:
         """
-        Take the newest images of all cameras that are due, waiting for one.
+        Return the newest images of all due cameras; wait until there is one.
 
-        :param timeout_s: how long to wait.
-        :return: at most one a camera; none on timeout and after close.
+        :param timeout_s: longest wait.
+        :return: at most one image per camera; none on timeout and after close.
         """
         end_ns = self._clock_ns() + int(timeout_s * 1e9)
         with self._condition:
@@ -176,21 +179,21 @@ class ImageBuffer:
 
     @property
     def closed(self) -> bool:
-        """Whether close was called."""
+        """Return whether close was called."""
         return self._closed
 
     def close(self) -> None:
-        """Let a waiting take return."""
+        """Close the buffer; a waiting take returns."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
 
     def _exceeds_rate(self, camera: str, now_ns: int) -> bool:
         """
-        Tell whether an image comes sooner than the rate allows, and count it in.
+        Return whether an image exceeds the rate limit; else schedule the next due time.
 
-        It may come early by half a period, but the next one is due as if it had come in time:
-        so a camera that trembles a little keeps its rate, and none exceeds the limit for long.
+        An image may arrive half a period early, but the next one is due as if it had been on
+        time: so a camera with jitter keeps its rate, and none exceeds the limit for long.
         """
         if self.max_rate_hz <= 0 or (self._reference and camera != self._reference.camera):
             return False
@@ -201,19 +204,21 @@ class ImageBuffer:
         return False
 
     def _due_cameras(self, now_ns: int) -> list[str]:
-        """List the cameras whose images go now."""
-        found = {name: state.ready_image(now_ns) for name, state in self._cameras.items()}
-        ready = {name: pending for name, pending in found.items() if pending is not None}
+        """Return the names of the cameras whose images are due."""
+        pending_images = {name: state.ready_image(now_ns) for name, state in self._cameras.items()}
+        ready = {name: pending for name, pending in pending_images.items() if pending is not None}
         if self._reference is None:
             return list(ready)
-        first = ready.get(self._reference.camera)
-        if first is None:
+        reference = ready.get(self._reference.camera)
+        if reference is None:
             return []
-        apart_ns = {name: abs(each.stamp_ns - first.stamp_ns) for name, each in ready.items()}
-        near = [name for name, ns in apart_ns.items() if ns <= self._reference.max_apart_ns]
-        others = [state for name, state in self._cameras.items() if name not in near]
-        if now_ns < first.deadline_ns and any(state.in_sync for state in others):
+        offsets_ns = {
+            name: abs(each.stamp_ns - reference.stamp_ns) for name, each in ready.items()
+        }
+        in_batch = [name for name, ns in offsets_ns.items() if ns <= self._reference.max_apart_ns]
+        missing = [state for name, state in self._cameras.items() if name not in in_batch]
+        if now_ns < reference.deadline_ns and any(state.in_sync for state in missing):
             return []
         for name, state in self._cameras.items():
-            state.in_sync = name in near
-        return near
+            state.in_sync = name in in_batch
+        return in_batch

@@ -1,13 +1,12 @@
 """
-Where the objects of a track are, where they go, and how sure that is: a Kalman filter a track.
+Kalman filter of tracked objects: position, velocity, yaw and size, vectorised over tracks.
 
-All tracks at once, in a frame that does not turn, x forward, y left, z up. Velocity over the
-ground is constant but for white noise, so that irregular stamps are as good as regular ones.
-Height, yaw and size stay but for noise of their own.
+The state is in a non-rotating frame, x forward, y left, z up. The motion model is constant ground
+velocity with white-noise acceleration, integrated over the actual time step, so stamps may be
+irregular. Height and yaw are random walks; sizes are running averages.
 
-A monocular detector is sure of where an object lies in the image and unsure of how far. Its own
-depth_sigma_m is the noise along the ray through the object; across it, noise is that of a
-bearing.
+A monocular detector knows the bearing of an object well and its distance badly. Its depth_sigma_m
+is the measurement noise along the ray to the object; across the ray it is a bearing noise.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ import numpy as np
 from stl_core.geometry import depth_covariance, wrap_angle
 from stl_core.types import Array, Objects3D, StructOfArrays
 
-#: How many frames in a row must see an object the other way round before it is turned.
+#: Number of consecutive frames with the opposite heading after which the yaw of a track flips.
 FLIP_FRAMES = 3
 
 
 @dataclass(frozen=True)
 class Noise:
     """
-    What is not known: of objects from frame to frame, and of what is seen of them.
+    Process noise and measurement noise.
 
-    :param acceleration_psd: how fast velocity wanders, m^2/s^3.
-    :param climb_psd: how fast height over the ground wanders, m^2/s.
-    :param yaw_psd: how fast yaw wanders, rad^2/s.
-    :param first_speed_m_s: standard deviation of the speed of what was seen once.
+    :param acceleration_psd: power spectral density of the ground acceleration, m^2/s^3.
+    :param climb_psd: power spectral density of the vertical velocity, m^2/s.
+    :param yaw_psd: power spectral density of the yaw rate, rad^2/s.
+    :param first_speed_m_s: standard deviation of each velocity component of a new track.
     :param bearing_sigma: standard deviation of a bearing, radians.
-    :param position_sigma_m: standard deviation of a centre in any direction, on top of the rest.
-    :param yaw_sigma: standard deviation of a yaw, radians.
-    :param size_frames: sizes are averaged over about so many frames.
+    :param position_sigma_m: standard deviation of a centre in any direction, in addition.
+    :param yaw_sigma: standard deviation of a measured yaw, radians.
+    :param size_frames: sizes are averaged over about this number of frames.
     """
 
     acceleration_psd: float = 2.0
@@ -49,7 +48,7 @@ class Noise:
     size_frames: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what a filter cannot work with."""
+        """Raise ValueError for negative or infinite values, and for zero where it is invalid."""
         for name, value in asdict(self).items():
             if not 0 <= value < np.inf:
                 raise ValueError(f'{name} must be 0 or more, got {value}')
@@ -61,22 +60,22 @@ class Noise:
 @dataclass(frozen=True)
 class TrackStates(StructOfArrays):
     """
-    What is believed of T objects, in the fixed frame.
+    States of T tracks, in the fixed frame.
 
-    :param id: (T,) never used again.
-    :param camera: (T,) name of the camera that saw it last.
-    :param class_id: (T,) as the objects'.
-    :param score: (T,) of the object last seen.
+    :param id: (T,) unique ids, never reused.
+    :param camera: (T,) name of the camera of the last detection.
+    :param class_id: (T,) class of the detections.
+    :param score: (T,) score of the last detection.
     :param motion: (T, 5) centre x y z, metres, and velocity x y, m/s.
-    :param covariance: (T, 5, 5) of that.
-    :param yaw: (T,) heading about z, 0 along x.
-    :param yaw_variance: (T,).
+    :param covariance: (T, 5, 5) covariance of motion.
+    :param yaw: (T,) heading about z, 0 along x, radians.
+    :param yaw_variance: (T,) variance of yaw, rad^2.
     :param size_hwl_m: (T, 3) height, width, length.
-    :param box_px: (T, 4) 2D box of the object last seen.
-    :param flips: (T,) in how many frames in a row it was seen the other way round.
-    :param hits: (T,) in how many frames it was seen.
-    :param misses: (T,) in how many frames in a row it is not seen.
-    :param time_since_update_s: (T,) for how long.
+    :param box_px: (T, 4) 2D box of the last detection.
+    :param flips: (T,) number of consecutive detections with the opposite heading.
+    :param hits: (T,) number of detections.
+    :param misses: (T,) number of consecutive frames of its camera without a detection.
+    :param time_since_update_s: (T,) time since the last detection.
     """
 
     id: Array
@@ -118,7 +117,7 @@ class TrackStates(StructOfArrays):
 
 @dataclass(frozen=True)
 class Measurements(StructOfArrays):
-    """N objects of one camera in the fixed frame; covariance is that of their centres."""
+    """N detections of one camera in the fixed frame; covariance is that of the centres, m^2."""
 
     camera: Array
     class_id: Array
@@ -146,28 +145,28 @@ def to_measurements(
     camera: str, objects: Objects3D, fixed_T_cam: Array, noise: Noise
 ) -> Measurements:
     """
-    Bring objects into the fixed frame; depth errs along the ray, the bearing across it.
+    Transform objects to the fixed frame, with depth noise along rays and bearing noise across.
 
-    :param camera: name of it.
+    :param camera: name of the camera.
     :param objects: N objects, camera frame.
-    :param fixed_T_cam: (4, 4) place of the camera.
-    :param noise: of what is seen.
-    :return: N objects, fixed frame.
+    :param fixed_T_cam: (4, 4) transform from the camera to the fixed frame.
+    :param noise: measurement noise.
+    :return: N measurements, fixed frame.
     """
-    turn, place = fixed_T_cam[:3, :3], fixed_T_cam[:3, 3]
-    center = objects.center_m @ turn.T
-    squared_m2 = (center**2).sum(1)[:, None, None]
+    rotation, translation = fixed_T_cam[:3, :3], fixed_T_cam[:3, 3]
+    center = objects.center_m @ rotation.T
+    distance_squared = (center**2).sum(1)[:, None, None]
     ray = center[:, :, None] * center[:, None, :]
-    covariance = turn @ depth_covariance(objects) @ turn.T
-    covariance += noise.bearing_sigma**2 * (squared_m2 * np.eye(3) - ray)
+    covariance = rotation @ depth_covariance(objects) @ rotation.T
+    covariance += noise.bearing_sigma**2 * (distance_squared * np.eye(3) - ray)
     covariance += noise.position_sigma_m**2 * np.eye(3)
     cos, sin = np.cos(objects.rotation_y), np.sin(objects.rotation_y)
-    heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ turn.T
+    heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ rotation.T
     return Measurements(
         camera=np.full(len(objects), camera),
         class_id=objects.class_id,
         score=objects.score,
-        center_m=center + place,
+        center_m=center + translation,
         covariance=covariance,
         yaw=np.arctan2(heading[:, 1], heading[:, 0]),
         size_hwl_m=objects.size_hwl_m,
@@ -176,7 +175,7 @@ def to_measurements(
 
 
 def init_tracks(measurements: Measurements, first_id: int, noise: Noise) -> TrackStates:
-    """Begin a track for each object."""
+    """Initialise one track per measurement, with consecutive ids from first_id."""
     count = len(measurements)
     covariance = np.zeros((count, 5, 5))
     covariance[:, :3, :3] = measurements.covariance
@@ -201,52 +200,52 @@ def init_tracks(measurements: Measurements, first_id: int, noise: Noise) -> Trac
 
 def predict_states(states: TrackStates, dt_s: float, noise: Noise) -> TrackStates:
     """
-    Move on by a time; noise grows so that two short steps do what a long one does.
+    Predict states after a time step; two short steps equal one long step.
 
-    Back as well: cameras do not take their images, nor do these arrive, quite at once.
+    dt_s may be negative: images of several cameras arrive slightly out of order.
     """
-    step, long_s = np.eye(5), abs(dt_s)
-    step[0, 3] = step[1, 4] = dt_s
-    grown = np.zeros((5, 5))
-    grown[[0, 1], [0, 1]] = noise.acceleration_psd * long_s**3 / 3
-    grown[[0, 1, 3, 4], [3, 4, 0, 1]] = noise.acceleration_psd * dt_s * long_s / 2
-    grown[[3, 4], [3, 4]] = noise.acceleration_psd * long_s
-    grown[2, 2] = noise.climb_psd * long_s
+    transition, abs_dt_s = np.eye(5), abs(dt_s)
+    transition[0, 3] = transition[1, 4] = dt_s
+    process_noise = np.zeros((5, 5))
+    process_noise[[0, 1], [0, 1]] = noise.acceleration_psd * abs_dt_s**3 / 3
+    process_noise[[0, 1, 3, 4], [3, 4, 0, 1]] = noise.acceleration_psd * dt_s * abs_dt_s / 2
+    process_noise[[3, 4], [3, 4]] = noise.acceleration_psd * abs_dt_s
+    process_noise[2, 2] = noise.climb_psd * abs_dt_s
     return replace(
         states,
-        motion=states.motion @ step.T,
-        covariance=step @ states.covariance @ step.T + grown,
-        yaw_variance=states.yaw_variance + noise.yaw_psd * long_s,
+        motion=states.motion @ transition.T,
+        covariance=transition @ states.covariance @ transition.T + process_noise,
+        yaw_variance=states.yaw_variance + noise.yaw_psd * abs_dt_s,
         time_since_update_s=np.maximum(states.time_since_update_s + dt_s, 0.0),
     )
 
 
 def update_states(states: TrackStates, measurements: Measurements, noise: Noise) -> TrackStates:
-    """Pull tracks towards what was seen of them, row by row."""
+    """Update each track with the measurement in the same row."""
     gain = states.covariance[:, :, :3] @ np.linalg.inv(
         states.covariance[:, :3, :3] + measurements.covariance
     )
-    off = measurements.center_m - states.motion[:, :3]
+    innovation = measurements.center_m - states.motion[:, :3]
     keep = np.eye(5) - np.concatenate([gain, np.zeros((len(states), 5, 2))], 2)
-    taken = gain @ measurements.covariance @ gain.transpose(0, 2, 1)
-    turn = wrap_angle(measurements.yaw - states.yaw)
-    reverse = np.abs(turn) > np.pi / 2  # front and back look alike: more likely than a turn
-    turns = np.where(reverse, states.flips + 1, 0)
+    measurement_noise = gain @ measurements.covariance @ gain.transpose(0, 2, 1)
+    yaw_error = wrap_angle(measurements.yaw - states.yaw)
+    reverse = np.abs(yaw_error) > np.pi / 2  # front and back look alike: more likely than a U-turn
+    flips = np.where(reverse, states.flips + 1, 0)
     yaw_gain = states.yaw_variance / (states.yaw_variance + noise.yaw_sigma**2)
-    yaw = states.yaw + yaw_gain * np.where(reverse, wrap_angle(turn + np.pi), turn)
-    share = 1 / np.minimum(states.hits + 1, noise.size_frames)
+    yaw = states.yaw + yaw_gain * np.where(reverse, wrap_angle(yaw_error + np.pi), yaw_error)
+    size_gain = 1 / np.minimum(states.hits + 1, noise.size_frames)
     return replace(
         states,
         camera=measurements.camera,
         score=measurements.score,
-        motion=states.motion + np.einsum('tij,tj->ti', gain, off),
-        covariance=keep @ states.covariance @ keep.transpose(0, 2, 1) + taken,
-        yaw=wrap_angle(np.where(turns >= FLIP_FRAMES, yaw + np.pi, yaw)),
+        motion=states.motion + np.einsum('tij,tj->ti', gain, innovation),
+        covariance=keep @ states.covariance @ keep.transpose(0, 2, 1) + measurement_noise,
+        yaw=wrap_angle(np.where(flips >= FLIP_FRAMES, yaw + np.pi, yaw)),
         yaw_variance=(1 - yaw_gain) * states.yaw_variance,
         size_hwl_m=states.size_hwl_m
-        + share[:, None] * (measurements.size_hwl_m - states.size_hwl_m),
+        + size_gain[:, None] * (measurements.size_hwl_m - states.size_hwl_m),
         box_px=measurements.box_px,
-        flips=np.where(turns >= FLIP_FRAMES, 0, turns),
+        flips=np.where(flips >= FLIP_FRAMES, 0, flips),
         hits=states.hits + 1,
         misses=np.zeros(len(states)),
         time_since_update_s=np.zeros(len(states)),
@@ -254,7 +253,7 @@ def update_states(states: TrackStates, measurements: Measurements, noise: Noise)
 
 
 def concatenate_states(a: TrackStates, b: TrackStates) -> TrackStates:
-    """Put the tracks of both into one."""
+    """Concatenate two sets of tracks."""
     return TrackStates(
         **{
             name: np.concatenate([getattr(a, name), getattr(b, name)])

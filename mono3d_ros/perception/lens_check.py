@@ -1,12 +1,13 @@
 """
-How far a lens is from the one that the student has learnt to look through.
+Check the focal length of a camera against that of the model's training camera.
 
-On the student's canvas a lens is one number, its focal length there: P[0, 0] after fit_affine.
-The lens a student has learnt is told by its provenance (`focal_px`, pixels of its canvas); where
-it is not, it is KITTI's, through which our configurations and the published checkpoints look.
-A student of virtual depth was shown pictures zoomed by up to 40 % and stretches depth by the
-rest, so that 0.6 to 1.4 times its lens look to it like what it has seen. One of plain depth errs
-in depth by as much as the lens is longer or shorter: a tenth is allowed.
+Both are compared on the canvas of the model: P[0, 0] after letterbox_affine. The focal length of
+the training camera is in the provenance of the model (`focal_px`, pixels of its canvas); without
+it, KITTI's is assumed, on which our configurations and the published checkpoints were trained.
+
+A model of virtual depth was trained with zooms of up to 40 % and scales its depth by the focal
+length, so 0.6 to 1.4 times the training focal length are in range. The depth error of a model of
+plain depth is proportional to the deviation of the focal length: 10 % is allowed.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from typing import Any
 from mono3d_ros.camera_frame import Frame
 from stl_core.preprocessing import InputSpec, letterbox_affine
 
-#: Width and height of KITTI's colour pictures and the focal length of P2, pixels.
+#: Width and height of KITTI's colour images and the focal length of P2, pixels.
 KITTI_SIZE_PX, KITTI_FOCAL_PX = (1242, 375), 721.5377
-#: How many times the lens that was learnt a lens may be long.
+#: Allowed ratio of the focal length to that of the training camera: lowest and highest.
 ZOOM_RANGE_VIRTUAL, ZOOM_RANGE_PLAIN = (0.6, 1.4), (0.9, 1.1)
 
 
 @dataclass(frozen=True)
 class TrainedLens:
     """
-    What a student has learnt to look through.
+    The training camera of a model.
 
-    :param input_spec: its canvas.
+    :param input_spec: canvas of the model.
     :param focal_px: focal length on the canvas.
-    :param zoom_range: least and most times that a lens may be as long.
+    :param zoom_range: lowest and highest allowed ratio of a focal length to focal_px.
     """
 
     input_spec: InputSpec
@@ -41,11 +42,11 @@ class TrainedLens:
 
 def trained_lens(spec: Any) -> TrainedLens | None:
     """
-    Read the lens off a student.
+    Return the training camera of a model.
 
-    :param spec: stl_core.inference.model_file.StudentSpec, or what a test or another runner has
-        in its place.
-    :return: None where spec tells no canvas.
+    :param spec: stl_core.inference.model_file.ModelSpec, or the substitute of a test or of another
+        runner.
+    :return: None if spec has no canvas.
     """
     canvas = getattr(spec, 'input', None)
     if not isinstance(canvas, InputSpec):
@@ -58,16 +59,16 @@ def trained_lens(spec: Any) -> TrainedLens | None:
 
 
 def lens_mismatch(lens: TrainedLens | None, frame: Frame) -> str:
-    """Say how far the lens of a frame is from the one learnt; empty where it is near enough."""
+    """Return a warning if the focal length of a frame is out of range, else an empty string."""
     if lens is None:
         return ''
     height, width = frame.image.shape[:2]
     focal_px = float(frame.P[0, 0] * letterbox_affine(width, height, lens.input_spec)[0, 0])
-    zoom, (least, most) = focal_px / lens.focal_px, lens.zoom_range
-    if least <= zoom <= most:
+    zoom, (low, high) = focal_px / lens.focal_px, lens.zoom_range
+    if low <= zoom <= high:
         return ''
     return (
-        f'this lens is {zoom:.2f} times as long as the one the student has learnt ({focal_px:.0f} '
-        f'to {lens.focal_px:.0f} px on its canvas), beyond {least:g} to {most:g}: distances may '
-        'be wrong; check camera_info, or train with such a lens'
+        f'the focal length is {zoom:.2f} times that of the training camera ({focal_px:.0f} and '
+        f'{lens.focal_px:.0f} px on the canvas of the model), outside {low:g} to {high:g}: '
+        'distances may be wrong; check camera_info, or train a model for this focal length'
     )

@@ -1,8 +1,8 @@
 """
-The perception itself, pure: frames and the time go in, results come out.
+Perception pipeline: detector, filter, cross-camera NMS and tracker in one pure step.
 
-The node, the bag tools and the tests call the same step. It reads no clock, no topic, no
-transform and no parameter; what it must know is handed in.
+The node, the bag tools and the tests call the same step. It reads no clock, topic, transform or
+parameter; all inputs are arguments.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from stl_core.types import Array, Objects3D
 
 
 class PredictorProtocol(Protocol):
-    """What stl_core.inference.predictor.load returns."""
+    """Interface of the predictors that stl_core.inference.predictor.load_predictor returns."""
 
     @property
     def spec(self) -> Any:
-        """Tell the classes, a tuple of names."""
+        """Return the model description; its classes is a tuple of names."""
         ...
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
-        """B images (H, W, 3) uint8 RGB and B (3, 4) projections -> B sets of objects."""
+        """Detect objects in B images (H, W, 3) uint8 RGB with B (3, 4) projections."""
         ...
 
 
 class Pipeline:
-    """A predictor, what is passed on of its objects, and the tracks they are."""
+    """A predictor, a filter of its detections, and a tracker; keeps the state of the tracks."""
 
     def __init__(
         self,
@@ -43,15 +43,16 @@ class Pipeline:
         max_overlap_across: float = 0.2,
     ) -> None:
         """
-        Join a predictor with what is passed on.
+        Build a pipeline without tracks.
 
         :param predictor: the network.
-        :param detection_filter: may be replaced between two steps.
-        :param timer_s: seconds on any clock that runs evenly; only differences count.
-        :param tracker_config: how objects are followed; None: they are not.
-        :param max_overlap_across: see duplicates.once; 1 lets every camera speak for itself.
-        :raises ValueError: where selection is not for the classes of the predictor, or an
-            overlap is none.
+        :param detection_filter: filter of detections; may be replaced between two steps.
+        :param timer_s: any monotonic clock, seconds, for durations.
+        :param tracker_config: configuration of the tracker; None disables tracking.
+        :param max_overlap_across: max_overlap of cross_camera_nms.suppress_duplicates; 1 keeps
+            the boxes of all cameras.
+        :raises ValueError: if the filter does not fit the classes of the predictor, or the
+            overlap is not between 0 and 1.
         """
         if not 0 <= max_overlap_across <= 1:
             raise ValueError(f'max_overlap_across must be 0 to 1, got {max_overlap_across:g}')
@@ -64,7 +65,7 @@ class Pipeline:
 
     @property
     def detection_filter(self) -> DetectionFilter:
-        """What is passed on."""
+        """Return the current filter of detections."""
         return self._detection_filter
 
     @detection_filter.setter
@@ -76,44 +77,51 @@ class Pipeline:
         self, frames: Sequence[Frame], now_ns: int, poses: Mapping[str, CameraPose] = NO_POSES
     ) -> list[FrameResult]:
         """
-        Detect in the newest frames of some cameras, in one batch.
+        Process the newest frames of one or more cameras in one batch.
 
-        :param frames: at most one a camera.
-        :param now_ns: the time on the clock of the stamps; 0 where it is not known (yet).
-        :param poses: camera -> where it is at the time of its frame.
-        :return: one result for each frame that is not too old, in their order.
+        :param frames: at most one per camera.
+        :param now_ns: current time on the clock of the stamps; 0 if not known (yet).
+        :param poses: camera -> its pose at the time of its frame.
+        :return: one result per frame that is not too old, in their order.
+        :raises ValueError: if the predictor does not return one prediction per frame.
         """
-        selection = self._detection_filter
-        frames = self._drop_old(frames, now_ns, selection.max_age_s)
+        detection_filter = self._detection_filter
+        frames = self._drop_old(frames, now_ns, detection_filter.max_age_s)
         if not frames:
             return []
         start_s = self._timer_s()
-        found = self._predictor([frame.image for frame in frames], [frame.P for frame in frames])
-        found_s = self._timer_s()
-        if len(found) != len(frames):
-            raise ValueError(f'the predictor answered {len(found)} of {len(frames)} frames')
-        stands = [poses.get(frame.camera, UNKNOWN_POSE) for frame in frames]
+        detections = self._predictor(
+            [frame.image for frame in frames], [frame.P for frame in frames]
+        )
+        inference_end_s = self._timer_s()
+        if len(detections) != len(frames):
+            raise ValueError(
+                f'the predictor returned {len(detections)} predictions for {len(frames)} frames'
+            )
+        camera_poses = [poses.get(frame.camera, UNKNOWN_POSE) for frame in frames]
         kept = cross_camera_nms.suppress_duplicates(
-            [filter_detections(objects, selection) for objects in found],
-            [place.vehicle_T_cam for place in stands],
+            [filter_detections(objects, detection_filter) for objects in detections],
+            [pose.vehicle_T_cam for pose in camera_poses],
             self._max_overlap_across,
         )
-        results = [self._make_result(each, own) for each, own in zip(frames, kept, strict=True)]
+        results = [
+            self._make_result(frame, objects) for frame, objects in zip(frames, kept, strict=True)
+        ]
         if self._tracker_config is not None:
             self._tracker_state, results = tracker.track_objects(
                 self._tracker_state,
                 results,
-                [place.fixed_T_cam for place in stands],
+                [pose.fixed_T_cam for pose in camera_poses],
                 self._tracker_config,
             )
         timings_ms = {
-            'inference': (found_s - start_s) * 1e3,
-            'postprocess': (self._timer_s() - found_s) * 1e3,
+            'inference': (inference_end_s - start_s) * 1e3,
+            'postprocess': (self._timer_s() - inference_end_s) * 1e3,
         }
         return [replace(result, timings_ms=timings_ms) for result in results]
 
     def _drop_old(self, frames: Sequence[Frame], now_ns: int, max_age_s: float) -> Sequence[Frame]:
-        """Leave out frames that are too old, unless the clock was just set back."""
+        """Remove frames that are too old, unless the clock was just set back."""
         jumped_back, self._last_now_ns = now_ns < self._last_now_ns, now_ns
         if max_age_s <= 0 or now_ns <= 0 or jumped_back:
             return frames

@@ -1,17 +1,17 @@
 """
-Which object of this frame is which of the last: stable ids, speeds and smoothed boxes.
+Multi-object tracker: stable ids, velocities and smoothed boxes, over several cameras.
 
-Tracks are followed by motion.py in a fixed frame. That is odom where the caller knows where the
-cameras stand in it: then a parked car has no speed, and what leaves the image of one camera goes
-on in that of another. Else it is each camera's own place, turned upright, and speeds are relative
-to the camera.
+Tracks are states of kalman_filter.py in a fixed frame. With known camera poses that frame is odom:
+a parked car then has zero velocity, and a track continues from the image of one camera to that of
+another. Otherwise it is the upright frame of each camera, and velocities are relative to the
+camera.
 
-Objects meet tracks of their class by Mahalanobis distance over the ground, weighed as a
-likelihood, not by IoU: boxes whose depth errs by metres do not overlap from frame to frame, while
-an ellipse along the ray still tells two cars side by side apart. The pairs are chosen all at once
-(Hungarian).
+Detections are assigned to tracks of their class by Mahalanobis distance on the ground plane, as a
+likelihood, not by IoU: boxes with metres of depth error do not overlap from frame to frame, while
+an ellipse along the ray still separates two cars side by side. The assignment is optimal over all
+pairs (Hungarian algorithm).
 
-Pure: no clock, no ROS; the state is a value that goes in and comes out.
+Pure functions: no clock, no ROS; the state is passed in and returned.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from mono3d_ros.perception.kalman_filter import (
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Objects3D
 
-#: (4, 4) frame of an upright camera -> x forward, y left, z up, where the camera is the origin.
+#: (4, 4) from the frame of an upright camera to x forward, y left, z up, with the same origin.
 UPRIGHT_T_CAM = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
-#: A cost that no pair within the gate can have.
+#: Cost of pairs outside the gate, higher than any cost inside it.
 _FORBIDDEN_COST = 1e6
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
     """
-    How objects are followed.
+    Configuration of the tracker.
 
-    :param noise: of the filter.
-    :param gate: most squared Mahalanobis distance over the ground of an object from its track;
-        9.21 holds 99 % of the true ones.
-    :param min_hits: a track is answered once it was seen so often.
-    :param max_tentative_misses: a track not yet answered ends when missed in more frames in a row.
-    :param max_time_since_update_s: a track ends after so long unseen.
-    :param max_coasting_misses: a track is answered while it was missed in at most so many frames
-        in a row, from where it should be.
+    :param noise: noise of the Kalman filter.
+    :param gate: largest squared Mahalanobis distance on the ground plane between a detection and
+        its track; 9.21 accepts 99 % of the true pairs.
+    :param min_hits: detections needed before a track is published.
+    :param max_tentative_misses: a track with fewer hits ends after more consecutive misses.
+    :param max_time_since_update_s: a track ends after this time without a detection.
+    :param max_coasting_misses: a track is published, at its predicted position, for at most this
+        number of consecutive misses.
     """
 
     noise: Noise = field(default_factory=Noise)
@@ -67,22 +67,22 @@ class TrackerConfig:
     max_coasting_misses: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a gate that lets nothing in, and tracks that end before they begin."""
+        """Raise ValueError for values with which no track can exist."""
         if not (self.gate > 0 and self.max_time_since_update_s > 0 and self.min_hits >= 1):
             raise ValueError(
-                'gate and death_s must be above 0 and birth_hits at least 1, got '
+                'gate and max_time_since_update_s must be above 0 and min_hits at least 1, got '
                 f'{self.gate}, {self.max_time_since_update_s} and {self.min_hits}'
             )
 
 
 class CameraDetections(NamedTuple):
     """
-    What one camera saw at one time.
+    Detections of one camera at one time.
 
-    :param camera: its name.
-    :param objects: N objects in the camera frame; none is a look like any other.
-    :param stamp_ns: when.
-    :param fixed_T_cam: (4, 4) where the camera was then, in the frame of the tracks, z up.
+    :param camera: name of the camera.
+    :param objects: N objects in the camera frame; N may be 0.
+    :param stamp_ns: time of the image.
+    :param fixed_T_cam: (4, 4) from the camera to the frame of the tracks, z up, at that time.
     """
 
     camera: str
@@ -94,12 +94,12 @@ class CameraDetections(NamedTuple):
 @dataclass(frozen=True)
 class Tracks:
     """
-    All that is remembered between two times, in one fixed frame.
+    All tracks in one fixed frame.
 
-    :param states: of the objects, at stamp_ns.
-    :param stamp_ns: of the last look.
-    :param next_id: the id of the next new track.
-    :param last_stamp_ns: camera -> the stamp of its last look.
+    :param states: states of the tracks at stamp_ns.
+    :param stamp_ns: time of the last processed detections.
+    :param next_id: id of the next new track.
+    :param last_stamp_ns: camera -> stamp of its last detections.
     """
 
     states: TrackStates
@@ -108,7 +108,7 @@ class Tracks:
     last_stamp_ns: Mapping[str, int] = field(default_factory=dict)
 
 
-#: Before the first look.
+#: Tracks before the first detections.
 NO_TRACKS = Tracks(TrackStates.empty())
 
 
@@ -117,25 +117,25 @@ class TrackerState:
     """
     The tracks of all cameras.
 
-    :param shared: of the cameras whose place in the fixed frame is known.
-    :param per_camera: camera -> its tracks in a frame of its own.
+    :param shared: tracks of the cameras whose pose in the fixed frame is known.
+    :param per_camera: other camera -> its tracks, in its upright frame.
     """
 
     shared: Tracks = NO_TRACKS
     per_camera: Mapping[str, Tracks] = field(default_factory=dict)
 
 
-#: Before the first frame.
+#: State before the first frame.
 INITIAL_STATE = TrackerState()
 
 
 class TrackedDetections(NamedTuple):
     """
-    What is told of a look.
+    The tracks to publish for the detections of one camera.
 
-    :param objects: N objects in the camera frame, smoothed.
-    :param ids: N numbers, the same for one object in all looks.
-    :param velocity_m_s: (N, 3) along the axes of the camera, in the frame of the tracks.
+    :param objects: N smoothed objects in the camera frame.
+    :param ids: N track ids.
+    :param velocity_m_s: (N, 3) along the axes of the camera, relative to the frame of the tracks.
     """
 
     objects: Objects3D
@@ -150,54 +150,54 @@ def track_objects(
     config: TrackerConfig,
 ) -> tuple[TrackerState, list[FrameResult]]:
     """
-    Put tracks in the place of the results' objects.
+    Replace the objects of results by tracks.
 
-    :param state: what the last step left, NO_MEMORY before the first.
-    :param results: at most one a camera.
-    :param fixed_T_cams: where each camera was at the time of its frame, see Look; None where that
-        is not known: such a camera has tracks of its own.
-    :param config: how objects are followed.
-    :return: what the next step needs, and the results with smoothed objects, stable ids, no id
-        twice, and velocities: over the ground or, without a place, relative to the camera.
+    :param state: state after the last step, INITIAL_STATE before the first.
+    :param results: at most one per camera.
+    :param fixed_T_cams: (4, 4) from each camera to the fixed frame at the time of its frame; None
+        if unknown: such a camera has its own tracks.
+    :param config: configuration of the tracker.
+    :return: the new state, and the results with smoothed objects, stable unique ids and
+        velocities: over the ground, or relative to a camera of unknown pose.
     """
-    looks = [
+    detections = [
         CameraDetections(
-            each.camera, each.objects, each.stamp_ns, UPRIGHT_T_CAM if place is None else place
+            each.camera, each.objects, each.stamp_ns, UPRIGHT_T_CAM if pose is None else pose
         )
-        for each, place in zip(results, fixed_T_cams, strict=True)
+        for each, pose in zip(results, fixed_T_cams, strict=True)
     ]
-    placed = [i for i, place in enumerate(fixed_T_cams) if place is not None]
-    together, told = update_tracks(state.shared, [looks[i] for i in placed], config)
-    answers = dict(zip(placed, told, strict=True))
-    alone, next_id = dict(state.per_camera), together.next_id
-    for i, look in enumerate(looks):
-        before = alone.pop(look.camera, NO_TRACKS)  # a camera whose place is known begins anew
-        if i not in answers:
-            tracks, (answers[i],) = update_tracks(replace(before, next_id=next_id), [look], config)
-            alone[look.camera], next_id = tracks, tracks.next_id
-    followed = [
+    with_pose = [i for i, pose in enumerate(fixed_T_cams) if pose is not None]
+    shared, outputs = update_tracks(state.shared, [detections[i] for i in with_pose], config)
+    tracked = dict(zip(with_pose, outputs, strict=True))
+    per_camera, next_id = dict(state.per_camera), shared.next_id
+    for i, each in enumerate(detections):
+        before = per_camera.pop(each.camera, NO_TRACKS)  # these end once the pose is known
+        if i not in tracked:
+            tracks, (tracked[i],) = update_tracks(replace(before, next_id=next_id), [each], config)
+            per_camera[each.camera], next_id = tracks, tracks.next_id
+    tracked_results = [
         replace(result, objects=objects, ids=ids, velocity_m_s=velocity)
         for result, (objects, ids, velocity) in zip(
-            results, (answers[i] for i in range(len(results))), strict=True
+            results, (tracked[i] for i in range(len(results))), strict=True
         )
     ]
-    return TrackerState(replace(together, next_id=next_id), alone), followed
+    return TrackerState(replace(shared, next_id=next_id), per_camera), tracked_results
 
 
 def update_tracks(
     tracks: Tracks, detections: Sequence[CameraDetections], config: TrackerConfig
 ) -> tuple[Tracks, list[TrackedDetections]]:
     """
-    Take in what some cameras saw at about one time.
+    Update tracks with the detections of several cameras at about the same time.
 
-    A track is told to the camera that saw it last, so to one only. It is missed where that camera
-    does not see it and no other one does. Where time jumps back (a bag that is played again) all
-    tracks end; ids go on.
+    A track is published for the camera of its last detection only. It counts a miss if that
+    camera and all others do not detect it. If time jumps back (a bag is played again), all tracks
+    end; ids are not reused.
 
-    :param tracks: what the last looks left, NO_TRACKS before the first.
-    :param detections: at most one a camera.
-    :param config: how objects are followed.
-    :return: what the next looks need, and for each look the tracks seen often enough.
+    :param tracks: tracks after the last update, NO_TRACKS before the first.
+    :param detections: at most one per camera.
+    :param config: configuration of the tracker.
+    :return: the updated tracks, and for each camera its tracks to publish.
     """
     if not detections:
         return tracks, []
@@ -207,42 +207,44 @@ def update_tracks(
         tracks = _process_camera(tracks, detections[i], config)
         after[i] = tracks.states
     states = tracks.states
-    young = (states.hits < config.min_hits) & (states.misses > config.max_tentative_misses)
-    tracks = replace(tracks, states=states[~young])
+    lost = (states.hits < config.min_hits) & (states.misses > config.max_tentative_misses)
+    tracks = replace(tracks, states=states[~lost])
     return tracks, [
         _to_tracked_detections(
-            _published_states(after[i], tracks.states, look.camera, config), look.fixed_T_cam
+            _published_states(after[i], tracks.states, each.camera, config), each.fixed_T_cam
         )
-        for i, look in enumerate(detections)
+        for i, each in enumerate(detections)
     ]
 
 
 def _reset_on_time_jump(
     tracks: Tracks, detections: Sequence[CameraDetections], config: TrackerConfig
 ) -> Tracks:
-    """End all tracks where time jumped back: for one camera at all, for all of them by far."""
-    again = any(look.stamp_ns < tracks.last_stamp_ns.get(look.camera, 0) for look in detections)
-    first_ns = min(look.stamp_ns for look in detections)
-    if again or first_ns < tracks.stamp_ns - config.max_time_since_update_s * 1e9:
+    """End all tracks if the stamp of one camera jumped back, or those of all cameras far back."""
+    replayed = any(each.stamp_ns < tracks.last_stamp_ns.get(each.camera, 0) for each in detections)
+    first_ns = min(each.stamp_ns for each in detections)
+    if replayed or first_ns < tracks.stamp_ns - config.max_time_since_update_s * 1e9:
         return replace(NO_TRACKS, next_id=tracks.next_id)
     return tracks
 
 
 def _process_camera(tracks: Tracks, detections: CameraDetections, config: TrackerConfig) -> Tracks:
-    """Move tracks to the time of a look, correct those that it saw, begin those that are new."""
-    since_s = (detections.stamp_ns - tracks.stamp_ns) / 1e9
-    states = predict_states(tracks.states, since_s, config.noise)
+    """Predict tracks to the time of an image, update them, and initialise new tracks."""
+    dt_s = (detections.stamp_ns - tracks.stamp_ns) / 1e9
+    states = predict_states(tracks.states, dt_s, config.noise)
     states = states[states.time_since_update_s <= config.max_time_since_update_s]
-    seen = to_measurements(
+    measurements = to_measurements(
         detections.camera, detections.objects, detections.fixed_T_cam, config.noise
     )
-    rows, found = _associate(states, seen, config.gate)
-    rest = states[np.setdiff1d(np.arange(len(states)), rows)]
-    rest = replace(rest, misses=rest.misses + (rest.camera == detections.camera))
-    states = concatenate_states(update_states(states[rows], seen[found], config.noise), rest)
-    new = np.setdiff1d(np.arange(len(seen)), found)
+    rows, columns = _associate(states, measurements, config.gate)
+    missed = states[np.setdiff1d(np.arange(len(states)), rows)]
+    missed = replace(missed, misses=missed.misses + (missed.camera == detections.camera))
+    updated = update_states(states[rows], measurements[columns], config.noise)
+    new = measurements[np.setdiff1d(np.arange(len(measurements)), columns)]
     return Tracks(
-        states=concatenate_states(states, init_tracks(seen[new], tracks.next_id, config.noise)),
+        states=concatenate_states(
+            concatenate_states(updated, missed), init_tracks(new, tracks.next_id, config.noise)
+        ),
         stamp_ns=detections.stamp_ns,
         next_id=tracks.next_id + len(new),
         last_stamp_ns={**tracks.last_stamp_ns, detections.camera: detections.stamp_ns},
@@ -253,52 +255,56 @@ def _published_states(
     at_image: TrackStates, latest: TrackStates, camera: str, config: TrackerConfig
 ) -> TrackStates:
     """
-    Choose the tracks that are told of a look.
+    Return the states to publish for one camera.
 
-    :param at_image: as they were at the time of the look.
-    :param latest: as they are after all looks.
-    :param camera: of the look.
+    :param at_image: states at the time of the camera's image.
+    :param latest: states after the images of all cameras.
+    :param camera: name of the camera.
+    :param config: configuration of the tracker.
+    :return: rows of at_image.
     """
-    told = (latest.camera == camera) & (latest.hits >= config.min_hits)
-    told &= latest.misses <= config.max_coasting_misses
-    return at_image[np.isin(at_image.id, latest.id[told])]
+    published = (latest.camera == camera) & (latest.hits >= config.min_hits)
+    published &= latest.misses <= config.max_coasting_misses
+    return at_image[np.isin(at_image.id, latest.id[published])]
 
 
 def _associate(
     states: TrackStates, measurements: Measurements, gate: float
 ) -> tuple[Array, Array]:
     """
-    Pair tracks with objects: as many as the gate lets, then the likeliest of all ways to do so.
+    Assign measurements to tracks: most pairs within the gate, then the highest likelihood.
 
-    Height is left out, for a bump in the road lifts and lowers the whole picture.
+    Ignores height, because a bump in the road shifts all objects in the image vertically.
 
-    :return: (M,) rows of states and (M,) rows of seen.
+    :return: (M,) rows of states and (M,) rows of measurements.
     """
-    apart = states.motion[:, None, :2] - measurements.center_m[None, :, :2]
-    spread = states.covariance[:, None, :2, :2] + measurements.covariance[None, :, :2, :2]
-    squared = np.einsum('tni,tnij,tnj->tn', apart, np.linalg.inv(spread), apart)
-    can = (states.class_id[:, None] == measurements.class_id) & (squared <= gate)
-    cost = np.where(can, squared + np.log(np.linalg.det(spread)), _FORBIDDEN_COST)
-    rows, found = linear_sum_assignment(cost)
-    kept = can[rows, found]
-    return rows[kept], found[kept]
+    offset = states.motion[:, None, :2] - measurements.center_m[None, :, :2]
+    covariance = states.covariance[:, None, :2, :2] + measurements.covariance[None, :, :2, :2]
+    distance_squared = np.einsum('tni,tnij,tnj->tn', offset, np.linalg.inv(covariance), offset)
+    allowed = (states.class_id[:, None] == measurements.class_id) & (distance_squared <= gate)
+    cost = np.where(allowed, distance_squared + np.log(np.linalg.det(covariance)), _FORBIDDEN_COST)
+    rows, columns = linear_sum_assignment(cost)
+    valid = allowed[rows, columns]
+    return rows[valid], columns[valid]
 
 
 def _to_tracked_detections(states: TrackStates, fixed_T_cam: Array) -> TrackedDetections:
-    """Bring tracks into the camera frame, the oldest first."""
+    """Transform tracks to the camera frame, the oldest first."""
     states = states[np.argsort(states.id)]
-    turn, place = fixed_T_cam[:3, :3], fixed_T_cam[:3, 3]
-    flat = np.zeros(len(states))
-    heading = np.column_stack([np.cos(states.yaw), np.sin(states.yaw), flat]) @ turn
-    depth_variance = np.einsum('i,tij,j->t', turn[:, 2], states.covariance[:, :3, :3], turn[:, 2])
+    rotation, translation = fixed_T_cam[:3, :3], fixed_T_cam[:3, 3]
+    zeros = np.zeros(len(states))
+    heading = np.column_stack([np.cos(states.yaw), np.sin(states.yaw), zeros]) @ rotation
+    depth_variance = np.einsum(
+        'i,tij,j->t', rotation[:, 2], states.covariance[:, :3, :3], rotation[:, 2]
+    )
     objects = Objects3D(
         class_id=states.class_id,
         score=states.score,
-        center_m=(states.motion[:, :3] - place) @ turn,
+        center_m=(states.motion[:, :3] - translation) @ rotation,
         size_hwl_m=states.size_hwl_m,
         rotation_y=wrap_angle(np.arctan2(-heading[:, 2], heading[:, 0])),
         box_px=states.box_px,
         depth_sigma_m=np.sqrt(depth_variance),
     )
-    velocity_m_s = np.column_stack([states.motion[:, 3:], flat]) @ turn
+    velocity_m_s = np.column_stack([states.motion[:, 3:], zeros]) @ rotation
     return TrackedDetections(objects, tuple(states.id.tolist()), velocity_m_s)

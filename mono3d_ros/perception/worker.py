@@ -1,7 +1,7 @@
 """
-The thread that answers: takes the newest images, decodes, runs the pipeline, hands results on.
+Worker thread: takes the newest images, decodes them, runs the pipeline and publishes results.
 
-It knows no ROS: what it needs of the world outside is handed in as an Outside.
+Independent of ROS: it calls the functions of WorkerCallbacks.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from mono3d_ros.messages.rectification import Rectifier, UncalibratedError
 from mono3d_ros.perception.image_buffer import ImageBuffer, ReceivedImage
 from mono3d_ros.perception.pipeline import Pipeline
 
-#: The worker looks this often whether it should stop.
+#: Interval at which the worker checks whether to stop.
 POLL_S = 0.5
-#: A worker that does not come back from the network is given up after this.
+#: Longest wait for a worker that hangs in the network.
 JOIN_TIMEOUT_S = 10.0
-#: What is timed of each frame, milliseconds; the last from the image's stamp to the answer.
+#: Timed stages of a frame, milliseconds; the last one from the stamp of the image to publication.
 STAGES = (
     'queue', 'decode', 'place', 'inference', 'postprocess', 'publish', 'total', 'end_to_end',
 )  # fmt: skip
-#: An answer later than this, or earlier than its image, is by another clock than the stamps.
+#: A result that is older than this, or older than its image, indicates another clock than that of
+#: the stamps.
 MAX_PLAUSIBLE_AGE_NS = 3_600_000_000_000
 
 
 @dataclass(frozen=True)
 class WorkerCallbacks:
     """
-    What the worker needs of the node.
+    Functions that the worker calls on the node.
 
-    :param now_ns: the time on the clock of the stamps; 0 where it is not known.
-    :param camera_pose: tells where the camera of a frame is.
-    :param check_lens: says what is strange about a frame's lens; '' where nothing is.
-    :param publish: sends a result and what belongs to its frame.
-    :param report_timings: takes how long the stages of an answered frame took.
-    :param report_issue: takes camera, kind of trouble and why a frame is not answered.
+    :param now_ns: returns the current time on the clock of the stamps; 0 if unknown.
+    :param camera_pose: returns the pose of the camera at the time of a frame.
+    :param check_lens: returns a warning, or '' if the focal length is in range.
+    :param publish: publishes a result and the annotated image of its frame.
+    :param report_timings: receives camera and durations of the stages of a processed frame.
+    :param report_issue: receives camera, kind of issue and text.
     """
 
     now_ns: Callable[[], int]
@@ -52,7 +53,7 @@ class WorkerCallbacks:
 
 
 class _DecodedImage(NamedTuple):
-    """An image that was read, when it came, and how long it took until here."""
+    """A decoded image, its time of arrival, and the durations of its stages so far."""
 
     frame: Frame
     received_ns: int
@@ -60,7 +61,7 @@ class _DecodedImage(NamedTuple):
 
 
 class Worker:
-    """Owns the thread, from the call to the end of stop."""
+    """Owner of the worker thread, from construction to stop."""
 
     def __init__(
         self,
@@ -70,34 +71,34 @@ class Worker:
         callbacks: WorkerCallbacks,
     ) -> None:
         """
-        Start working.
+        Start the thread.
 
-        :param buffer: where images come from.
-        :param pipeline: what is done with them.
-        :param rectifiers: of each camera calibration.as_rectified or calibration.rectify.
-        :param callbacks: where results go.
+        :param buffer: source of images.
+        :param pipeline: pipeline that processes them.
+        :param rectifiers: camera -> rectification.passthrough_image or rectify_image.
+        :param callbacks: functions of the node.
         """
         self._buffer, self._pipeline, self._rectifiers = buffer, pipeline, rectifiers
         self._callbacks = callbacks
-        # a daemon, so that a network which hangs cannot keep the process alive
+        # a daemon thread, so that a network that hangs does not keep the process alive
         self._thread = threading.Thread(target=self._run, name='detector', daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the frame it is working on."""
+        """Stop the thread after its current frame."""
         self._buffer.close()
         self._thread.join(JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
-        """Answer images until the frames are closed."""
+        """Process images until the buffer is closed."""
         while not self._buffer.closed:
-            arrivals = self._buffer.take(POLL_S)
-            read = [self._guarded(each.camera, self._decode, each) for each in arrivals]
-            if usable := [each for each in read if each is not None]:
-                self._process(usable)
+            received = self._buffer.take(POLL_S)
+            decoded = [self._guarded(each.camera, self._decode, each) for each in received]
+            if valid := [each for each in decoded if each is not None]:
+                self._process(valid)
 
     def _guarded(self, camera: str, stage: Callable[..., Any], *args: Any) -> Any:
-        """Call a stage; whatever a frame is made of, it must not end the node."""
+        """Call a stage; report an exception, so that no frame can end the node."""
         try:
             return stage(*args)
         except Exception as err:
@@ -105,16 +106,18 @@ class Worker:
             return None
 
     def _decode(self, received: ReceivedImage) -> _DecodedImage | None:
-        """Decode an image; None where its camera is not calibrated or not yet known."""
+        """Decode an image; None if its camera is uncalibrated or has no camera_info yet."""
         start_ns, camera = time.monotonic_ns(), received.camera
         if received.info is None:
-            text = 'an image, but no camera_info has come yet'
+            text = 'image received, but no camera_info yet'
             self._callbacks.report_issue(camera, 'no_camera_info', text)
             return None
         try:
             frame = to_frame(received.message, received.info, camera, self._rectifiers[camera])
         except UncalibratedError as err:
-            self._callbacks.report_issue(camera, 'uncalibrated', f'{err}; no boxes from it')
+            self._callbacks.report_issue(
+                camera, 'uncalibrated', f'{err}; its images are not processed'
+            )
             return None
         if text := self._callbacks.check_lens(frame):
             self._callbacks.report_issue(camera, 'unfamiliar_lens', text)
@@ -123,7 +126,7 @@ class Worker:
         return _DecodedImage(frame, received.received_ns, {'queue': queue_ms, 'decode': decode_ms})
 
     def _process(self, decoded: Sequence[_DecodedImage]) -> None:
-        """Detect in one frame a camera and hand on, all together if that can be."""
+        """Detect in all frames as one batch and publish; retry one by one if the batch fails."""
         try:
             results = self._detect(decoded)
         except Exception as err:
@@ -131,7 +134,7 @@ class Worker:
                 camera = decoded[0].frame.camera
                 self._callbacks.report_issue(camera, 'bad', f'{type(err).__name__}: {err}')
             else:
-                for each in decoded:  # only one is to blame, and must not silence the others
+                for each in decoded:  # one frame is the cause and must not block the others
                     self._process([each])
             return
         for each in decoded:
@@ -139,20 +142,20 @@ class Worker:
                 self._guarded(result.camera, self._publish, result, each)
 
     def _detect(self, decoded: Sequence[_DecodedImage]) -> dict[str, FrameResult]:
-        """Run the pipeline -> what was found, by camera; complain of frames that are too old."""
+        """Run the pipeline and return results by camera; report frames that are too old."""
         start_ns, now_ns = time.monotonic_ns(), self._callbacks.now_ns()
-        places = {each.frame.camera: self._callbacks.camera_pose(each.frame) for each in decoded}
-        place_ms = (time.monotonic_ns() - start_ns) / 1e6
-        found = self._pipeline.step([each.frame for each in decoded], now_ns, places)
-        results = {result.camera: result for result in found}
+        poses = {each.frame.camera: self._callbacks.camera_pose(each.frame) for each in decoded}
+        pose_ms = (time.monotonic_ns() - start_ns) / 1e6
+        step_results = self._pipeline.step([each.frame for each in decoded], now_ns, poses)
+        results = {result.camera: result for result in step_results}
         for each in decoded:
-            each.timings_ms['place'] = place_ms
+            each.timings_ms['place'] = pose_ms
             if each.frame.camera not in results:
                 self._report_too_old(each.frame, now_ns)
         return results
 
     def _publish(self, result: FrameResult, decoded: _DecodedImage) -> None:
-        """Hand a result on and record how long everything took."""
+        """Publish a result and report the durations of all stages."""
         start_ns = time.monotonic_ns()
         self._callbacks.publish(result, decoded.frame)
         end_ns = time.monotonic_ns()
@@ -168,9 +171,12 @@ class Worker:
         self._callbacks.report_timings(result.camera, timings_ms)
 
     def _report_too_old(self, frame: Frame, now_ns: int) -> None:
-        age_s, most_s = (now_ns - frame.stamp_ns) / 1e9, self._pipeline.detection_filter.max_age_s
+        age_s, max_age_s = (
+            (now_ns - frame.stamp_ns) / 1e9,
+            self._pipeline.detection_filter.max_age_s,
+        )
         text = (
-            f'an image {age_s:.1f} s old, more than max_age_s {most_s:g}; a bag is replayed with '
+            f'the image is {age_s:.1f} s old, more than max_age_s {max_age_s:g}; replay bags with '
             '--clock and use_sim_time'
         )
         self._callbacks.report_issue(frame.camera, 'too_old', text)

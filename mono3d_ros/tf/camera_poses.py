@@ -1,7 +1,7 @@
 """
-Where the cameras are at the times of their images, as far as tf says.
+Look up camera poses in tf at the times of their images.
 
-What is missing is a complaint, never an error: boxes are then told in the camera's own frame.
+A missing transform is reported, never raised: boxes then stay in the camera's own frame.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from mono3d_ros.camera_frame import CameraPose, Frame, TargetFrame
 from mono3d_ros.tf.buffer import TransformSource, TransformUnavailableError
 from stl_core.types import Array
 
-#: A transform that is only late is waited for so long. Where that was in vain, the next is not
-#: waited for, until one is there in time again.
+#: Longest wait for a late transform, and poll interval, seconds. After a timeout, later lookups of
+#: the same frames do not wait again until one has succeeded.
 MAX_WAIT_S, POLL_S = 0.03, 0.002
 
-#: (camera, kind of trouble, text), see complaints.Complaints.add.
+#: (camera, kind of issue, text), see throttled_log.IssueLog.add.
 ReportIssue = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True)
 class FrameNames:
-    """Names of the frames that cameras are placed in; '' where that is not asked for."""
+    """Names of the frames in which camera poses are requested; '' requests none."""
 
     target: str = ''
     vehicle: str = ''
@@ -34,53 +34,53 @@ class FrameNames:
 
     @property
     def any_requested(self) -> bool:
-        """Whether anything is asked for."""
+        """Return whether any frame is requested."""
         return bool(self.target or self.vehicle or self.fixed)
 
 
 class CameraPoseLookup:
-    """Asks tf for what the pipeline and the messages need; for one thread."""
+    """Looks up the transforms that pipeline and messages need; not thread-safe."""
 
     def __init__(self, tf: TransformSource, frames: FrameNames, report_issue: ReportIssue) -> None:
         """
-        Join tf with what is asked of it.
+        Store the transform source and the requested frames.
 
-        :param tf: where frames stand in each other.
-        :param frames: what is asked for.
-        :param report_issue: called where a transform is missing.
+        :param tf: source of transforms.
+        :param frames: requested frames.
+        :param report_issue: called if a transform is missing.
         """
         self._tf, self._frames, self._report_issue = tf, frames, report_issue
         self._timed_out: set[tuple[str, str]] = set()
 
     def camera_pose(self, frame: Frame) -> CameraPose:
-        """Tell where the camera of a frame was when it was taken."""
+        """Return the camera pose at the time of a frame."""
         return CameraPose(
             vehicle_T_cam=self._lookup(self._frames.vehicle, frame),
             fixed_T_cam=self._lookup(self._frames.fixed, frame),
         )
 
     def target_frame(self, frame: Frame) -> TargetFrame | None:
-        """Return the frame to tell the objects of a frame in; None for the camera's own."""
+        """Return the frame in which to publish the objects; None for the camera's own."""
         target_T_cam = self._lookup(self._frames.target, frame)
         return None if target_T_cam is None else TargetFrame(self._frames.target, target_T_cam)
 
     def _lookup(self, target: str, frame: Frame) -> Array | None:
-        """Return (4, 4); None where it is not asked for or not known, which is complained of."""
+        """Return the (4, 4) camera pose; None if not requested, or missing and reported."""
         if not target:
             return None
         if target == frame.frame_id:
             return np.eye(4)
-        way, end_s = (target, frame.frame_id), time.monotonic() + MAX_WAIT_S
+        frames, end_s = (target, frame.frame_id), time.monotonic() + MAX_WAIT_S
         while True:
             try:
-                found = self._tf.lookup(target, frame.frame_id, frame.stamp_ns)
+                target_T_cam = self._tf.lookup(target, frame.frame_id, frame.stamp_ns)
             except TransformUnavailableError as err:
-                if err.retryable and way not in self._timed_out and time.monotonic() < end_s:
+                if err.retryable and frames not in self._timed_out and time.monotonic() < end_s:
                     time.sleep(POLL_S)
                     continue
                 if err.retryable:
-                    self._timed_out.add(way)
+                    self._timed_out.add(frames)
                 self._report_issue(frame.camera, 'no_transform', str(err))
                 return None
-            self._timed_out.discard(way)
-            return found
+            self._timed_out.discard(frames)
+            return target_T_cam

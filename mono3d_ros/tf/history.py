@@ -1,4 +1,4 @@
-"""Every transform of a recorded drive: where frames stood in each other, and when."""
+"""Transform history of a recorded drive: interpolated lookups between frames and times."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class _StampedTransform(NamedTuple):
 
 
 class TransformHistory:
-    """What /tf and /tf_static said; between two messages, frames move evenly."""
+    """All transforms of /tf and /tf_static; poses between two messages are interpolated."""
 
     def __init__(self, static: Iterable[Any], moving: Iterable[Any]) -> None:
         """
-        Read it all.
+        Read all messages.
 
-        :param static: TFMessages that hold for all times, in order of recording.
-        :param moving: TFMessages whose transforms hold at their stamps, in any order.
+        :param static: TFMessages that are valid at all times, in order of recording.
+        :param moving: TFMessages that are valid at their stamps, in any order.
         """
         self._static: dict[str, tuple[str, Array]] = {}
         for message in static:
@@ -39,25 +39,25 @@ class TransformHistory:
                 each.child_frame_id: header_stamp_ns(each.header) for each in message.transforms
             }
             for child, (parent, matrix) in transforms.read_tf_message(message).items():
-                moment = _StampedTransform(stamps[child], parent, matrix)
-                self._moving.setdefault(child, []).append(moment)
-        for moments in self._moving.values():
-            moments.sort(key=_transform_stamp_ns)
+                stamped = _StampedTransform(stamps[child], parent, matrix)
+                self._moving.setdefault(child, []).append(stamped)
+        for history in self._moving.values():
+            history.sort(key=_transform_stamp_ns)
 
     def lookup_between(
         self, target: str, target_ns: int, source: str, source_ns: int
     ) -> Array | None:
         """
-        Take points that were measured at one time to another frame at another time.
+        Return the transform from a frame at one time to another frame at another time.
 
-        Where the times differ, the way leads over the outermost frame, such as odom, that both
-        frames hang on: so what the car drove between the two is allowed for.
+        If the times differ, the transform goes through the common root frame, such as odom, which
+        accounts for the motion of the car between them.
 
-        :param target: frame of the points wanted.
-        :param target_ns: when it is looked at.
-        :param source: frame of the points as they were measured.
-        :param source_ns: when they were.
-        :return: (4, 4); None where no transform leads there.
+        :param target: frame to transform points to.
+        :param target_ns: time of the target frame.
+        :param source: frame of the points.
+        :param source_ns: time of the source frame.
+        :return: (4, 4); None if the frames are not connected.
         """
         to_target, to_source = self._chain(target, target_ns), self._chain(source, source_ns)
         if target_ns == source_ns:
@@ -72,7 +72,7 @@ class TransformHistory:
         return target_T_root @ root_T_source
 
     def _chain(self, name: str, at_ns: int) -> dict[str, tuple[str, Array]]:
-        """Return the transforms from a frame outwards, at one time."""
+        """Return the transforms from a frame to its root, at one time."""
         chain: dict[str, tuple[str, Array]] = {}
         while name not in chain:
             step = self._parent_at(name, at_ns)
@@ -83,19 +83,21 @@ class TransformHistory:
         return chain
 
     def _parent_at(self, name: str, at_ns: int) -> tuple[str, Array] | None:
-        """Return the parent of a frame, and where it stands in it, at one time."""
-        moments = self._moving.get(name)
-        if not moments:
+        """Return the parent of a frame and the (4, 4) to it, at one time; None for a root."""
+        history = self._moving.get(name)
+        if not history:
             return self._static.get(name)
-        place = bisect_left(moments, at_ns, key=_transform_stamp_ns)
-        after = moments[min(place, len(moments) - 1)]
-        before = moments[max(0, place - 1)]
-        if after.stamp_ns == at_ns or place == 0:
+        index = bisect_left(history, at_ns, key=_transform_stamp_ns)
+        after = history[min(index, len(history) - 1)]
+        before = history[max(0, index - 1)]
+        if after.stamp_ns == at_ns or index == 0:
             return after.parent, after.parent_T_child
-        if place == len(moments) or before.parent != after.parent:
+        if index == len(history) or before.parent != after.parent:
             return before.parent, before.parent_T_child
-        share = (at_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
-        return before.parent, _interpolate_pose(before.parent_T_child, after.parent_T_child, share)
+        fraction = (at_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
+        return before.parent, _interpolate_pose(
+            before.parent_T_child, after.parent_T_child, fraction
+        )
 
 
 def _transform_stamp_ns(transform: _StampedTransform) -> int:
@@ -103,18 +105,18 @@ def _transform_stamp_ns(transform: _StampedTransform) -> int:
 
 
 def _root(chain: dict[str, tuple[str, Array]], name: str) -> str:
-    """Return the outermost frame of a chain."""
-    seen = set()
-    while name in chain and name not in seen:
-        seen.add(name)
+    """Return the root frame of a chain."""
+    visited = set()
+    while name in chain and name not in visited:
+        visited.add(name)
         name = chain[name][0]
     return name
 
 
 def _interpolate_pose(before: Array, after: Array, fraction: float) -> Array:
-    """Go a share of the way from one (4, 4) to another."""
-    turns = Rotation.from_matrix(np.stack([before[:3, :3], after[:3, :3]]))
-    mixed = np.eye(4)
-    mixed[:3, :3] = Slerp([0.0, 1.0], turns)(fraction).as_matrix()
-    mixed[:3, 3] = before[:3, 3] + fraction * (after[:3, 3] - before[:3, 3])
-    return mixed
+    """Interpolate between two (4, 4) transforms: slerp of rotations, linear in translation."""
+    rotations = Rotation.from_matrix(np.stack([before[:3, :3], after[:3, :3]]))
+    matrix = np.eye(4)
+    matrix[:3, :3] = Slerp([0.0, 1.0], rotations)(fraction).as_matrix()
+    matrix[:3, 3] = before[:3, 3] + fraction * (after[:3, 3] - before[:3, 3])
+    return matrix

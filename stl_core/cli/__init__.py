@@ -1,1 +1,1 @@
-"""The command `stl`, one file a group of subcommands."""
+"""The `stl` command line, one module per group of subcommands."""

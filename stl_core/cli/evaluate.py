@@ -1,7 +1,5 @@
 """
-`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
-
-Bad input ends with one line that names it and exit code 2.
+The commands `stl evaluate`, `stl predict` and `stl kitti-ap`: KITTI AP and result files.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from stl_core.visualization import draw, style
 
 def add_evaluate_command(commands: Any) -> None:
     """Add `stl evaluate`."""
-    parser = commands.add_parser('evaluate', help="a student's AP on labelled frames")
-    parser.add_argument('student', help='.safetensors file')
+    parser = commands.add_parser('evaluate', help='compute AP of a model on labelled frames')
+    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
     _add_frame_options(parser)
     parser.add_argument(
-        '--results', help='folder for KITTI result files, one a frame; older ones are replaced'
+        '--results', help='folder for KITTI result files, one per frame; replaces older ones'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     _add_report_option(parser)
@@ -39,7 +37,7 @@ def add_evaluate_command(commands: Any) -> None:
 def _run_evaluate(args: argparse.Namespace) -> None:
     frames = _list_frames(args, labelled=True)
     predictor = load_predictor(args.student, args.device)
-    # without the images: they are large
+    # [1:] drops the images, which are large
     predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
     Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
     detections = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
@@ -71,11 +69,13 @@ def _run_evaluate(args: argparse.Namespace) -> None:
 
 def add_kitti_ap_command(commands: Any) -> None:
     """Add `stl kitti-ap`."""
-    parser = commands.add_parser('kitti-ap', help='AP of KITTI result files')
+    parser = commands.add_parser('kitti-ap', help='compute AP of KITTI result files')
     parser.add_argument('labels', help='folder of label files')
-    parser.add_argument('results', help='folder of result files; its names choose the frames')
+    parser.add_argument('results', help='folder of result files; their names select the frames')
     _add_report_option(parser)
-    parser.add_argument('--calib', help="the report's calib files: a folder, or one file for all")
+    parser.add_argument(
+        '--calib', help='calib files for the report: a folder, or one file for all frames'
+    )
     add_json_option(parser)
     parser.set_defaults(run=_run_kitti_ap)
 
@@ -84,18 +84,18 @@ def _run_kitti_ap(args: argparse.Namespace) -> None:
     results = sorted(Path(args.results).glob('*.txt'))
     if not results:
         raise kitti.DataError(f'{args.results}: no result file (ID.txt) in this folder')
-    found = [kitti.read_results(path) for path in results]
+    detections = [kitti.read_results(path) for path in results]
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
-    metrics = average_precision.evaluate_detections(truth, found)
+    metrics = average_precision.evaluate_detections(truth, detections)
     print(average_precision.format_table(metrics))
     if args.report:
         Ps = _read_projections(Path(args.calib), results) if args.calib else None
-        _write_report(args.report, report.analyse_detections(truth, found, Ps))
+        _write_report(args.report, report.analyse_detections(truth, detections, Ps))
     write_json(args.json, metrics)
 
 
 def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
-    """P2 of each result file, from a folder of calib files or from one file for all."""
+    """Return P2 of each result file, from a folder of calib files or from one file for all."""
     if calib.is_file():
         return [kitti.read_calib(calib).P2] * len(results)
     return [kitti.read_calib(calib / path.name).P2 for path in results]
@@ -103,11 +103,17 @@ def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
 
 def add_predict_command(commands: Any) -> None:
     """Add `stl predict`."""
-    parser = commands.add_parser('predict', help='result files and pictures of a folder of images')
-    parser.add_argument('student', help='.safetensors file')
+    parser = commands.add_parser(
+        'predict', help='detect objects in a folder of images; write result files and pictures'
+    )
+    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
     _add_frame_options(parser)
-    parser.add_argument('--out', default='runs/predict', help='folder for results/ and pictures/')
-    parser.add_argument('--score', type=float, default=0.3, help='least score drawn')
+    parser.add_argument(
+        '--out', default='runs/predict', help='output folder for results/ and pictures/'
+    )
+    parser.add_argument(
+        '--score', type=float, default=0.3, help='minimum score of boxes in pictures'
+    )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     parser.set_defaults(run=_run_predict)
 
@@ -117,32 +123,32 @@ def _run_predict(args: argparse.Namespace) -> None:
     predictor = load_predictor(args.student, args.device)
     classes = predictor.spec.classes
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
-    found = []
+    detections = []
     for files in frames:
         image, P, objects = result_files.predict_frame(predictor, files)
-        found.append(kitti.to_labels(objects, classes))
+        detections.append(kitti.to_labels(objects, classes))
         confident = objects[objects.score >= args.score]
         colours = [style.class_colour(classes[i]) for i in confident.class_id]
         texts = draw.box_labels(confident, classes)
         picture = draw.draw_frame(image, P, draw.box_edges(confident), colours, texts)
         path = out / 'pictures' / f'{files.id}.png'
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    result_files.write_result_files(out / 'results', frames, found)
+    result_files.write_result_files(out / 'results', frames, detections)
     print(f'{len(frames)} frames: {out}/results, {out}/pictures')
 
 
 def _add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'root',
-        help='folder with image_2, calib; label_2 to evaluate; velodyne or depth_2 for a teacher',
+        help='folder with image_2, calib; for AP: label_2; for a teacher: velodyne or depth_2',
     )
-    parser.add_argument('--split', help='file of frame ids; all frames without it')
+    parser.add_argument('--split', help='file of frame ids (default: all frames)')
 
 
 def _list_frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
     root = Path(args.root)
     label_2 = str(root / 'label_2') if labelled else ''
-    # what a teacher sees; students do without
+    # input of a teacher; other models do not need depth
     depths = {name: str(root / name) for name in ('velodyne', 'depth_2') if (root / name).is_dir()}
     source = kitti.KittiFolders(str(root / 'image_2'), str(root / 'calib'), label_2, **depths)
     return kitti.list_kitti_frames(source, kitti.read_split(args.split) if args.split else ())
@@ -152,7 +158,7 @@ def _add_report_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--report',
         metavar='FOLDER',
-        help='write oracles, depth errors, curves and reliability as tables and charts',
+        help='write oracle AP, depth errors, PR curves and reliability as tables and charts',
     )
 
 

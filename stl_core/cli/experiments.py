@@ -1,4 +1,4 @@
-"""`stl study` and `stl show-selection`: what a teacher brings, and what is selected."""
+"""The commands `stl study` and `stl show-selection`: compare and plot distillations."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ from stl_core.training.config_builder import ConfigError
 
 
 def add_commands(commands: Any) -> None:
-    """Add both to the parsers of a command line."""
-    parser = commands.add_parser('study', help='methods and seeds under one schedule, as a table')
-    parser.add_argument('config', help='YAML file')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument('--table-only', action='store_true', help='train nothing, show the table')
+    """Add `stl study` and `stl show-selection` to the subcommands."""
+    parser = commands.add_parser(
+        'study', help='train several methods and seeds, and print a table'
+    )
+    parser.add_argument('config', help='YAML file of the study')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='replace values of the file'
+    )
+    parser.add_argument('--jobs', type=int, default=1, help='number of parallel runs')
+    parser.add_argument(
+        '--table-only', action='store_true', help='print the table without training'
+    )
     parser.set_defaults(run=_run_study)
 
-    parser = commands.add_parser('show-selection', help='what a teacher transfers, as a picture')
+    parser = commands.add_parser('show-selection', help='plot the weights of a distillation')
     parser.add_argument('config', help='YAML file of the run')
-    parser.add_argument('out', help='PNG to write')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
-    parser.add_argument('--stage', default='distil', help='the distillation among its stages')
-    parser.add_argument('--frames', type=int, default=200, help='val frames, at most')
-    parser.add_argument('--stride', type=int, default=8, help='of the maps that are related')
+    parser.add_argument('out', help='PNG file to write')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='replace values of the file'
+    )
+    parser.add_argument('--stage', default='distil', help='name of the distillation stage')
+    parser.add_argument('--frames', type=int, default=200, help='maximum number of val frames')
+    parser.add_argument('--stride', type=int, default=8, help='stride of the feature maps')
     parser.set_defaults(run=_run_show_selection)
 
 
@@ -50,7 +58,7 @@ def _run_study(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """End what is within on SIGTERM as on Ctrl-C: what it started must end, too."""
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C, so that child processes end, too."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -67,6 +75,6 @@ def _run_show_selection(args: argparse.Namespace) -> None:
     selection_chart.plot_snapshot(snapshot, Path(args.out))
     before, after = snapshot.mean_difference_before, snapshot.mean_difference_after
     print(
-        f'{len(snapshot.object_weights.depth_m)} objects; mean gap of relations to the teacher'
-        f' {before:.4f} before, {after:.4f} after: {args.out}'
+        f'{len(snapshot.object_weights.depth_m)} objects; mean affinity difference to the teacher'
+        f' {before:.4f} before, {after:.4f} after distillation: {args.out}'
     )

@@ -1,7 +1,7 @@
 """
-`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
+Train, evaluate and inspect monocular 3D object detectors.
 
-Bad input ends with one line that names it and exit code 2.
+Entry point of the `stl` command. Invalid input prints a one-line message and exits with code 2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stl_core.inference.converters.key_mapping import WeightsError
 from stl_core.training import checkpoint, train_step
 from stl_core.training.config_builder import ConfigError
 
-#: What a user can mend: told in one line, without a traceback.
+#: Errors that a user can fix: `stl` prints one line instead of a traceback.
 BAD_INPUT_ERRORS = (
     kitti.DataError,
     ConfigError,
@@ -34,7 +34,13 @@ BAD_INPUT_ERRORS = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 2 with one line for bad input."""
+    """
+    Run one `stl` command.
+
+    Exits with code 2 and a one-line message for invalid input, and with 130 on Ctrl-C.
+
+    :param argv: command line without the program's name; None for sys.argv.
+    """
     parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     for add in (
@@ -56,17 +62,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_parent_folder(getattr(args, 'json', None))
         args.run(args)
     except BAD_INPUT_ERRORS as err:
-        # from a loading process the message comes at the end of that process's traceback
+        # errors in a data-loading process carry its traceback, with the message in the last line
         message = str(err).strip().splitlines()[-1].rpartition('Error: ')[-1]
         print(f'stl: {message}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('stl: stopped; the same command goes on where it was', file=sys.stderr)
+        print('stl: interrupted; run the same command again to resume', file=sys.stderr)
         sys.exit(130)
 
 
 def _parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse, with settings after options too: argparse alone takes them in one place."""
+    """Parse, and accept key=value overrides after options, too, unlike argparse alone."""
     args, rest = parser.parse_known_args(argv)
     if rest and ('overrides' not in args or any(each.startswith('-') for each in rest)):
         parser.error(f'unrecognized arguments: {" ".join(rest)}')

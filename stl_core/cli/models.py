@@ -1,7 +1,5 @@
 """
-`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
-
-Bad input ends with one line that names it and exit code 2.
+The commands `stl inspect`, `stl export` and `stl import-weights` for model files.
 """
 
 from __future__ import annotations
@@ -18,8 +16,8 @@ from stl_core.inference.converters import LAYOUTS, import_weights
 
 def add_inspect_command(commands: Any) -> None:
     """Add `stl inspect`."""
-    parser = commands.add_parser('inspect', help='what a student file says of itself')
-    parser.add_argument('student', help='.safetensors file')
+    parser = commands.add_parser('inspect', help='print the header of a model file')
+    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
     parser.set_defaults(run=_run_inspect)
 
 
@@ -29,9 +27,9 @@ def _run_inspect(args: argparse.Namespace) -> None:
 
 def add_export_command(commands: Any) -> None:
     """Add `stl export`."""
-    parser = commands.add_parser('export', help='a student file with weights in half precision')
-    parser.add_argument('student', help='.safetensors file')
-    parser.add_argument('out', help='.safetensors file to write')
+    parser = commands.add_parser('export', help='copy a model file with weights in half precision')
+    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
+    parser.add_argument('out', help='model file to write (.safetensors)')
     parser.set_defaults(run=_run_export)
 
 
@@ -42,10 +40,12 @@ def _run_export(args: argparse.Namespace) -> None:
 
 def add_import_weights_command(commands: Any) -> None:
     """Add `stl import-weights`."""
-    parser = commands.add_parser('import-weights', help='a student file of a published checkpoint')
-    parser.add_argument('program', choices=list(LAYOUTS), help='which program saved it')
-    parser.add_argument('checkpoint', help='.pth file that the program saved')
-    parser.add_argument('out', help='.safetensors file to write')
+    parser = commands.add_parser(
+        'import-weights', help='convert a published checkpoint to a model file'
+    )
+    parser.add_argument('program', choices=list(LAYOUTS), help='program of the checkpoint')
+    parser.add_argument('checkpoint', help='checkpoint file of the program (.pth)')
+    parser.add_argument('out', help='model file to write (.safetensors)')
     parser.set_defaults(run=_run_import_weights)
 
 

@@ -1,4 +1,4 @@
-"""The command `stl synthesize`."""
+"""The command `stl synthesize`: render a labelled synthetic data set in KITTI's layout."""
 
 from __future__ import annotations
 
@@ -14,41 +14,51 @@ from stl_core.data.synthetic.sensors.lidar import Lidar
 
 
 def add_command(commands: Any) -> None:
-    """Add `synthesize` to the parsers of a command line."""
-    parser = commands.add_parser('synthesize', help='make a labelled driving world, KITTI layout')
-    parser.add_argument('out', help='folder of the data set; an interrupted run goes on in it')
+    """Add `stl synthesize` to the subcommands."""
+    parser = commands.add_parser(
+        'synthesize', help='render a labelled synthetic data set in KITTI layout'
+    )
+    parser.add_argument('out', help='folder of the data set; an interrupted run resumes')
     add_world_options(parser)
     parser.add_argument(
-        '--sequence', action='store_true', help='one drive at 10 Hz, tracking layout'
+        '--sequence',
+        action='store_true',
+        help='render one drive at 10 Hz, in KITTI tracking layout',
     )
-    parser.add_argument('--no-depth', action='store_true', help='write no dense depth')
+    parser.add_argument('--no-depth', action='store_true', help='do not write dense depth maps')
     parser.set_defaults(run=_run_synthesize)
 
 
 def add_world_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that read_job reads."""
-    parser.add_argument('--frames', type=int, required=True, help='frames, or length of a drive')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, other worlds')
-    parser.add_argument('--camera', default='kitti', help='kitti, nuscenes or a JSON file')
-    parser.add_argument('--size', help='WIDTHxHEIGHT of the images, such as 640x192')
-    parser.add_argument('--surround', action='store_true', help='six cameras all round a drive')
-    parser.add_argument('--no-lidar', action='store_true', help='write no velodyne scans')
-    parser.add_argument('--jpg', action='store_true', help='JPEG images: a fifth of the size')
+    """Add the arguments that parse_job reads."""
+    parser.add_argument('--frames', type=int, required=True, help='number of frames')
+    parser.add_argument('--seed', type=int, default=0, help='random seed of the scenes')
     parser.add_argument(
-        '--workers', type=int, default=worker_pool.available_cpus(), help='processes'
+        '--camera', default='kitti', help='camera model: kitti, nuscenes or a JSON file'
     )
-    parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
+    parser.add_argument('--size', help='image size as WIDTHxHEIGHT, such as 640x192')
+    parser.add_argument(
+        '--surround', action='store_true', help='six surround cameras, for a drive'
+    )
+    parser.add_argument('--no-lidar', action='store_true', help='do not write velodyne scans')
+    parser.add_argument(
+        '--jpg', action='store_true', help='write JPEG images, a fifth of the size of PNG'
+    )
+    parser.add_argument(
+        '--workers', type=int, default=worker_pool.available_cpus(), help='number of processes'
+    )
+    parser.add_argument('--device', default='cpu', help='device that renders: cpu or cuda:N')
 
 
 def parse_job(args: argparse.Namespace, out: str, depth: bool) -> writer.SynthesisJob:
     """
-    Read what is to be made off the command line.
+    Build the synthesis job from command-line arguments.
 
-    :param args: of the arguments that add_world adds.
+    :param args: parsed arguments of add_world_options.
     :param out: folder of the data set.
-    :param depth: whether dense depth is written.
-    :return: the work.
-    :raises DataError: naming the argument that is wrong.
+    :param depth: whether to write dense depth maps.
+    :return: the job.
+    :raises DataError: naming the invalid argument.
     """
     if args.frames < 1:
         raise DataError(f'--frames {args.frames}: expected at least 1')
@@ -73,7 +83,7 @@ def parse_job(args: argparse.Namespace, out: str, depth: bool) -> writer.Synthes
 
 def _run_synthesize(args: argparse.Namespace) -> None:
     if args.surround and not args.sequence:
-        raise DataError('--surround: goes with --sequence')
+        raise DataError('--surround: requires --sequence')
     job = parse_job(args, args.out, depth=not args.no_depth)
     if args.sequence:
         sequence.synthesize_drive(job, args.frames, args.workers, args.surround)

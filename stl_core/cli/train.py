@@ -1,7 +1,5 @@
 """
-`stl`: synthesize, depth-maps, train, study, evaluate, kitti-ap, predict and more.
-
-Bad input ends with one line that names it and exit code 2.
+The command `stl train`: train a detector, or all stages of a multi-stage run.
 """
 
 from __future__ import annotations
@@ -17,33 +15,35 @@ from stl_core.training import distributed, stages
 
 def add_train_command(commands: Any) -> None:
     """Add `stl train`."""
-    parser = commands.add_parser('train', help='train a detector, or go on with a stopped run')
-    parser.add_argument('config', help='YAML file')
+    parser = commands.add_parser('train', help='train a detector, or resume a stopped run')
+    parser.add_argument('config', help='YAML file of the run')
     parser.add_argument(
-        '--stage', action='append', default=[], help='only this one of its stages; may be repeated'
+        '--stage', action='append', default=[], help='run only this stage; may be repeated'
     )
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='on top of the file')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='replace values of the file'
+    )
     add_json_option(parser)
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(args: argparse.Namespace) -> None:
-    chosen = stages.select_stages(
+    selected = stages.select_stages(
         stages.load_stages(args.config, tuple(args.overrides)), tuple(args.stage)
     )
     metrics_by_stage = {}
-    with distributed.process_group(next(iter(chosen.values())).device):
-        for name, each in chosen.items():
+    with distributed.process_group(next(iter(selected.values())).device):
+        for name, each in selected.items():
             metrics = stages.run_stage(each)
-            if not metrics:  # another process of this run judges, and tells
+            if not metrics:  # rank 0 of this run prints the metrics
                 continue
             if name:
                 print(f'stage {name}')
             print(average_precision.format_table(metrics, ('AP40',)))
-            print(f'student: {Path(each.out) / "student.safetensors"}')
+            print(f'model: {Path(each.out) / "student.safetensors"}')
             metrics_by_stage[name] = metrics
     if len(metrics_by_stage) > 1:
-        finished = {name: chosen[name] for name in metrics_by_stage}
+        finished = {name: selected[name] for name in metrics_by_stage}
         print(f'curves: {stages.plot_stage_losses(finished)}')
     if metrics_by_stage:
         write_json(args.json, metrics_by_stage.get('', metrics_by_stage))

@@ -1,1 +1,1 @@
-"""Datasets: files to types and batches."""
+"""Data sets: readers, augmentation, depth maps, batches, synthetic data."""

@@ -1,9 +1,9 @@
 """
-Vary a frame while it is put on the network's canvas: one affine moves everything.
+Training augmentation: flip, zoom, shift and colour jitter, applied while warping to the canvas.
 
-Chance is drawn first, into a Variation; what follows is a pure function of it. Pixels, depth and
-2D boxes go through A, the projection through A @ P, and a mirrored picture mirrors the world
-(x -> -x), so projecting a 3D box always meets its pixels.
+draw_augmentation draws the random numbers into AugmentationParams; apply_augmentation is a pure
+function of them. One affine A moves pixels, depth and 2D boxes, the projection becomes A @ P, and
+a mirrored image mirrors the 3D scene (x -> -x), so a projected 3D box always lies on its pixels.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ _MIRRORED_WORLD = np.diag([-1.0, 1.0, 1.0, 1.0])
 @dataclass(frozen=True)
 class Config:
     """
-    How much samples vary.
+    Augmentation probabilities and strengths.
 
-    :param flip: probability of a mirrored sample.
-    :param crop: probability of a zoomed and shifted one. Depth is told from size, so a detector
-        that does not normalise depth by focal length is taught ambiguous depths by this.
-    :param scale: zoom is 1 plus a normal of this deviation, within 1 -+ scale.
-    :param shift: shift is a normal of this deviation, within twice it, as share of the canvas.
-    :param colour: strength of random brightness, contrast and saturation, 0 for none.
+    :param flip: probability of a horizontal flip.
+    :param crop: probability of a zoom and shift. A detector infers depth from size in pixels, so
+        one that does not normalise depth by focal length learns ambiguous depths from this.
+    :param scale: standard deviation of the zoom factor, whose mean is 1; clipped to 1 -+ scale.
+    :param shift: standard deviation of the shift as a fraction of the canvas; clipped to twice
+        this.
+    :param colour: brightness, contrast and saturation factors are uniform in 1 -+ colour; 0
+        disables.
     """
 
     flip: float = 0.5
@@ -40,7 +42,7 @@ class Config:
     colour: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability, and strengths that would turn pictures inside out."""
+        """Raise ValueError for probabilities outside 0 to 1 and strengths out of range."""
         for name in ('flip', 'crop', 'colour'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
@@ -53,11 +55,11 @@ class Config:
 @dataclass(frozen=True)
 class AugmentationParams:
     """
-    One draw.
+    The random parameters of one augmented sample.
 
-    :param mirror: left to right.
-    :param zoom: about the principal point, as a longer or a shorter lens would.
-    :param shift: share of the canvas's width and height.
+    :param mirror: whether to flip left to right.
+    :param zoom: scale factor about the principal point, like a longer or shorter focal length.
+    :param shift: shift as a fraction of the canvas's width and height.
     :param colour: factors of brightness, contrast and saturation.
     """
 
@@ -70,13 +72,13 @@ class AugmentationParams:
 @dataclass(frozen=True)
 class AugmentationSample:
     """
-    One frame, or one canvas.
+    A frame before augmentation, or its canvas after.
 
     :param image: (H, W, 3) uint8 RGB.
-    :param P: (3, 4) of that image.
-    :param objects: camera frame, box_px in that image.
-    :param depth_m: (H, W) float32 z of each pixel, 0 where unknown; None where not wanted.
-    :param points_m: (N, 3) LiDAR points, camera frame; None where not wanted.
+    :param P: (3, 4) projection matrix of that image.
+    :param objects: objects in the camera frame, box_px in pixels of that image.
+    :param depth_m: (H, W) float32 z of each pixel, 0 where unknown; None if unused.
+    :param points_m: (N, 3) LiDAR points, camera frame; None if unused.
     """
 
     image: Array
@@ -88,10 +90,11 @@ class AugmentationSample:
 
 def draw_augmentation(config: Config, rng: np.random.Generator) -> AugmentationParams:
     """
-    Draw a variation.
+    Draw the augmentation parameters of one sample.
 
-    :param config: the strengths.
-    :param rng: the only source of chance.
+    :param config: probabilities and strengths.
+    :param rng: the only source of randomness.
+    :return: the drawn parameters.
     """
     mirror = bool(rng.random() < config.flip)
     zoom, shift = 1.0, (0.0, 0.0)
@@ -108,23 +111,23 @@ def augmentation_affine(
     width_px: int, height_px: int, P: Array, spec: InputSpec, params: AugmentationParams
 ) -> Array:
     """
-    Compose fit, mirror, zoom and shift.
+    Compose letterbox, mirror, zoom and shift into one affine transform.
 
-    The principal point stays under a zoom: then rows under the horizon keep their meaning, and a
-    zoomed picture is just what another lens would have taken.
+    Zooming keeps the principal point fixed, so rows below the horizon keep their meaning and the
+    zoomed image equals one taken with another focal length.
 
     :param width_px: image width.
     :param height_px: image height.
-    :param P: (3, 4) of that image.
+    :param P: (3, 4) projection matrix of that image.
     :param spec: the canvas.
-    :param params: what was drawn.
+    :param params: the drawn parameters.
     :return: (3, 3) transform from image pixels to canvas pixels; A[0, 0] < 0 where mirrored.
     """
     A = letterbox_affine(width_px, height_px, spec)
     size = np.array([spec.width_px, spec.height_px])
     if params.mirror:
         A = np.array([[-1.0, 0.0, size[0] - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) @ A
-    # a principal point beside the picture, as of a cut-out, would zoom the picture away
+    # a principal point outside the image (of a crop, for example) would zoom the image away
     centre = np.clip((A @ P[:, 2])[:2] / P[2, 2], 0, size - 1)
     zoom = np.diag([params.zoom, params.zoom, 1.0])
     zoom[:2, 2] = (1 - params.zoom) * centre + np.array(params.shift) * size
@@ -135,16 +138,16 @@ def apply_augmentation(
     sample: AugmentationSample, spec: InputSpec, params: AugmentationParams
 ) -> AugmentationSample:
     """
-    Put a frame on the canvas, varied.
+    Warp a frame onto the canvas with the drawn augmentation.
 
-    2D boxes are cut at the edge of what the canvas shows of the picture, as labels are cut at
-    the edge of a picture. Objects that the canvas does not show stay, with an empty box: only
-    the detector knows what it can use.
+    2D boxes are clipped to the visible part of the image, as labels are clipped to the image.
+    Objects outside the canvas are kept, with an empty box: the detector decides which objects it
+    can use.
 
     :param sample: a frame.
     :param spec: the canvas.
-    :param params: what was drawn.
-    :return: the canvas, its P, and objects, depth and points that agree with it.
+    :param params: the drawn parameters.
+    :return: the canvas, its P, and objects, depth and points consistent with it.
     """
     height, width = sample.image.shape[:2]
     A = augmentation_affine(width, height, sample.P, spec, params)
@@ -156,8 +159,10 @@ def apply_augmentation(
     image = warp_image(sample.image, A, spec)
     if params.colour != (1.0, 1.0, 1.0):
         image = jitter_colour(image, *params.colour)
-    shown = _image_area_on_canvas(A, width, height, spec)
-    box_px = np.clip(warp_box(sample.objects.box_px, A), shown[[0, 1, 0, 1]], shown[[2, 3, 2, 3]])
+    image_area = _image_area_on_canvas(A, width, height, spec)
+    box_px = np.clip(
+        warp_box(sample.objects.box_px, A), image_area[[0, 1, 0, 1]], image_area[[2, 3, 2, 3]]
+    )
     return AugmentationSample(
         image=image,
         P=P,
@@ -169,20 +174,23 @@ def apply_augmentation(
 
 def jitter_colour(image: Array, brightness: float, contrast: float, saturation: float) -> Array:
     """
-    Scale brightness, contrast (about the mean grey) and saturation.
+    Scale brightness, contrast (about the mean grey) and saturation of an image.
 
     :param image: (H, W, 3) uint8 RGB.
+    :param brightness: factor, 1 for no change.
+    :param contrast: factor, 1 for no change.
+    :param saturation: factor, 1 for no change, 0 for grey.
     :return: (H, W, 3) uint8 RGB.
     """
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
     level = (1 - contrast) * float(grey.mean())
-    # convertScaleAbs would mirror what is below 0
+    # convertScaleAbs would take the absolute value of negative results
     return cv2.addWeighted(image, contrast * brightness, image, 0.0, level * brightness)
 
 
 def _image_area_on_canvas(A: Array, width: int, height: int, spec: InputSpec) -> Array:
-    """(4,) the part of the canvas on which the picture lies."""
+    """Return the canvas area that the image covers: (4,) x0 y0 x1 y1."""
     whole = warp_box(np.array([[0.0, 0.0, width - 1.0, height - 1.0]]), A)[0]
     last = np.array([spec.width_px, spec.height_px, spec.width_px, spec.height_px]) - 1.0
     return np.clip(whole, 0.0, last)

@@ -1,8 +1,8 @@
 """
-Frames on disk -> batches: read, augment, prepare, lower, pad.
+Dataset, batch sampler and DataLoader: read frames, augment, project the objects, pad, collate.
 
-Every sample's randomness comes from (seed, epoch, index), so a batch is the same whatever the
-number of workers and wherever a run was resumed.
+Every sample's randomness comes from (seed, epoch, index), so a batch does not depend on the
+number of workers or on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ from stl_core.types import Array, ImageObjects, Labels, Objects3D
 @dataclass(frozen=True)
 class DataConfig:
     """
-    Which frames, which objects, which augmentations.
+    Frames, object limits and augmentation of a data set.
 
-    :param sources: KITTI-layout folders; frames of all are joined in order.
-    :param split: a file of frame ids to keep of every source without one of its own; '' keeps all.
-    :param min_depth_m: objects nearer than this are not taught, they are background.
-    :param max_depth_m: nor are those farther than this,
-    :param min_height_px: with a lower 2D box in the picture,
-    :param max_occluded: of a higher occlusion level (3 is 'unknown'),
-    :param max_truncated: or with a greater share outside the picture.
+    Objects outside the limits are not training targets; they count as background.
+
+    :param sources: KITTI-layout folders; their frames are concatenated in order.
+    :param split: file of frame ids to keep, for every source without its own split; '' keeps all.
+    :param min_depth_m: targets are farther than this.
+    :param max_depth_m: targets are at most this far.
+    :param min_height_px: least height of a target's 2D box, image pixels.
+    :param max_occluded: highest occlusion level of a target (3 is 'unknown').
+    :param max_truncated: greatest fraction of a target outside the image.
     :param max_objects: object slots of an image.
-    :param augment: how samples vary.
-    :param keep_images: decode all images once, at the start, and hold them in memory, 1.4 MB each
-        for KITTI's, and 1.9 MB more where depth is seen; on Linux the loading processes share
-        them.
-        What is loaded is the same.
+    :param augment: augmentation strengths.
+    :param keep_images: decode all images once, at the start, and keep them in memory: 1.4 MB each
+        for KITTI, plus 1.9 MB each if depth is loaded; on Linux the loader processes share them.
+        The samples are the same either way.
     """
 
     sources: tuple[KittiFolders, ...] = ()
@@ -67,39 +68,39 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image ready for the network; objects are in its pixels."""
+    """One augmented image, ready for the network; objects are in its pixels."""
 
     id: str
     image: Array  # (H, W, 3) uint8 RGB canvas
-    P: Array  # (3, 4) of the canvas
+    P: Array  # (3, 4) projection matrix of the canvas
     objects: ImageObjects
     depth_m: Array | None = None  # (H, W) float32 canvas, 0 where unknown
 
 
 class LoadedImages(NamedTuple):
-    """What is seen of a frame, as on disk."""
+    """Image and, for a depth teacher, depth map of a frame, before augmentation."""
 
     image: Array  # (H, W, 3) uint8 RGB
-    depth_m: Array | None  # (H, W) float32, 0 where unknown; None where nobody wants it
+    depth_m: Array | None  # (H, W) float32, 0 where unknown; None if unused
 
 
 def load_image(files: FrameFiles) -> LoadedImages:
-    """Read the image of a frame."""
+    """Load the image of a frame, without depth."""
     return LoadedImages(read_image(files.image_2), None)
 
 
 def load_image_and_depth(files: FrameFiles) -> LoadedImages:
-    """Read the image of a frame, and its depth_2 file, or else complete its scan."""
+    """Load the image of a frame and its depth: the depth_2 file, else the completed scan."""
     image = read_image(files.image_2)
     return LoadedImages(image, depth_maps.load_frame_depth(files, image.shape[1], image.shape[0]))
 
 
-#: What reads a frame's picture: see_colour or see_depth.
+#: Loads the images of a frame: load_image or load_image_and_depth.
 ImageLoader = Callable[[FrameFiles], LoadedImages]
 
 
 class FrameDataset(Dataset[Sample]):
-    """A data set indexed by (epoch, frame)."""
+    """Augmented samples, indexed by (epoch, frame)."""
 
     def __init__(
         self,
@@ -110,13 +111,13 @@ class FrameDataset(Dataset[Sample]):
         load_images: ImageLoader = load_image,
     ) -> None:
         """
-        List the frames and read all text, so that a broken file is told before hours of work.
+        List the frames and read all calib and label files, so a broken file fails at the start.
 
-        :param config: what to read and how to vary it.
-        :param spec: the network's input.
-        :param classes: the classes taught; other labels are background.
+        :param config: frames to read, object limits, augmentation.
+        :param spec: the network's input size.
+        :param classes: the classes to train; other labels are background.
         :param seed: root of all randomness.
-        :param load_images: reads what the networks see of a frame.
+        :param load_images: loads the images of a frame.
         :raises DataError: for a missing or malformed file, naming it.
         """
         self.config, self.spec, self.seed = config, spec, seed
@@ -129,27 +130,27 @@ class FrameDataset(Dataset[Sample]):
             else Objects3D.empty()
             for files in self.files
         ]
-        kept = self.files if config.keep_images else []
+        cached_files = self.files if config.keep_images else []
         with ThreadPoolExecutor() as pool:
-            self._cached_images = list(pool.map(self._load_images, kept))
+            self._cached_images = list(pool.map(self._load_images, cached_files))
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.files)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return frame key[1] as varied in epoch key[0]."""
+        """Return frame key[1] with the augmentation of epoch key[0]."""
         epoch, index = key
         files = self.files[index]
         image, depth_m = (
             self._cached_images[index] if self._cached_images else self._load_images(files)
         )
         rng = np.random.default_rng([self.seed, epoch, index])
-        scene = augmentation.AugmentationSample(
+        sample = augmentation.AugmentationSample(
             image, self._P[index], self._objects[index], depth_m
         )
         canvas = augmentation.apply_augmentation(
-            scene, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
+            sample, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
         )
         objects = project_objects(canvas.objects, canvas.P)
         return Sample(files.id, canvas.image, canvas.P, objects, canvas.depth_m)
@@ -159,13 +160,13 @@ class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
     """
     Batches of (epoch, frame), reshuffled by (seed, epoch); set `epoch` before iterating.
 
-    All batches of an epoch are of one size, give or take one image. What is in them does not
-    depend on the number of processes: each process takes its share of every batch.
+    Batch sizes of an epoch differ by at most one image. The content of a batch does not depend on
+    the number of processes: each process takes its part of every batch.
 
-    :param num_frames: how many there are.
-    :param batch_size: images of a batch, at most; a batch of one joins its neighbour.
-    :param seed: of the order.
-    :param rank_and_world_size: (rank, world), the number of this process and how many there are.
+    :param num_frames: number of frames in the data set.
+    :param batch_size: most images in a batch; a remainder of one image joins another batch.
+    :param seed: seed of the shuffling.
+    :param rank_and_world_size: index of this process and number of processes.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
         seed: int,
         rank_and_world_size: tuple[int, int] = (0, 1),
     ) -> None:
-        """Remember the sizes."""
+        """Compute the number of batches per epoch."""
         self.num_frames, self.seed, self.rank_and_world_size, self.epoch = (
             num_frames,
             seed,
@@ -190,7 +191,7 @@ class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield this process's share of the batches of this epoch."""
+        """Yield this process's part of each batch of the epoch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_frames)
         rank, world = self.rank_and_world_size
         for batch in np.split(order, split_points(self.num_frames, self.num_batches)[1:-1]):
@@ -200,23 +201,23 @@ class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
 
 def median_focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
     """
-    Tell through which lens frames look: the median focal length of some, on the canvas.
+    Return the median focal length of up to twenty frames, scaled to the canvas.
 
-    :param frames: at least one; twenty, evenly picked, are looked at.
+    :param frames: at least one frame; twenty at even steps are read.
     :param spec: the canvas.
-    :return: pixels of the canvas, before any augmentation.
+    :return: focal length in canvas pixels, before any augmentation.
     """
-    picked = {round(place) for place in np.linspace(0, len(frames) - 1, 20)}
-    found = []
-    for place in picked:
-        height, width = read_image(frames[place].image_2).shape[:2]
-        P = read_calib(frames[place].calib).P2
-        found.append(P[0, 0] * letterbox_affine(width, height, spec)[0, 0])
-    return float(np.median(found))
+    indices = {round(index) for index in np.linspace(0, len(frames) - 1, 20)}
+    focal_px = []
+    for index in indices:
+        height, width = read_image(frames[index].image_2).shape[:2]
+        P = read_calib(frames[index].calib).P2
+        focal_px.append(P[0, 0] * letterbox_affine(width, height, spec)[0, 0])
+    return float(np.median(focal_px))
 
 
 def filter_trainable(labels: Labels, config: DataConfig) -> Labels:
-    """Keep the labels that are within the limits of a configuration."""
+    """Return the labels within the limits of a configuration: the training targets."""
     z, height = labels.center_m[:, 2], labels.box_px[:, 3] - labels.box_px[:, 1]
     keep = (z > config.min_depth_m) & (z <= config.max_depth_m)
     keep &= (height >= config.min_height_px) & (labels.truncated <= config.max_truncated)
@@ -224,18 +225,18 @@ def filter_trainable(labels: Labels, config: DataConfig) -> Labels:
 
 
 def split_points(count: int, parts: int) -> list[int]:
-    """Where to cut `count` things into parts of one size, give or take one."""
+    """Return the parts + 1 indices that split `count` items into parts of nearly equal size."""
     return [count * part // parts for part in range(parts + 1)]
 
 
 def list_frames(config: DataConfig) -> list[FrameFiles]:
-    """List the frames of every source, in order; DataError names what is missing."""
+    """List the frames of every source, in order; raise DataError naming a missing file."""
     ids = read_split(config.split) if config.split else ()
     return [frame for source in config.sources for frame in list_kitti_frames(source, ids)]
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:
-    """Stack samples into a batch with `slots` object slots an image."""
+    """Stack samples into a batch with `slots` object slots per image."""
     depths_m = [sample.depth_m for sample in samples if sample.depth_m is not None]
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),
@@ -247,7 +248,7 @@ def collate(samples: list[Sample], slots: int) -> Batch:
 
 
 class _Collate:
-    """collate with its number of slots, in a form that worker processes can be sent."""
+    """collate with a fixed number of slots; picklable, for worker processes."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -259,17 +260,17 @@ class _Collate:
 def make_dataloader(
     frames: FrameDataset, sampler: ShuffledBatchSampler, workers: int
 ) -> DataLoader[Batch]:
-    """Load batches, in worker processes where workers > 0."""
+    """Build the DataLoader; it loads in worker processes if workers > 0."""
     return DataLoader(
         frames,  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=workers,
-        # what is kept in memory is then shared, not copied to each: Python 3.14 would not fork
+        # fork shares images kept in memory; Python 3.14's default start method would copy them
         multiprocessing_context='fork' if workers and sys.platform == 'linux' else None,
         collate_fn=_Collate(frames.config.max_objects),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        # its own, or it would draw on torch's, in the first epoch only: dropout after a resume
-        # would then not be what it is without
+        # a separate generator: the loader would draw from torch's global one in the first epoch
+        # only, and dropout after a resume would differ from an uninterrupted run
         generator=torch.Generator(),
     )

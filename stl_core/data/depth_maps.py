@@ -1,9 +1,9 @@
 """
-Depth images of frames: from a LiDAR scan, or from the 16-bit PNGs that others wrote.
+Depth maps of frames: completed from a LiDAR scan, or read from 16-bit PNG files.
 
-A pixel's depth is z in the frame that P projects from, metres, as that of an object's centre; 0
-is unknown. Files hold round(metres * 256), as KITTI's depth benchmark. They are read by OpenCV:
-Pillow from 10.3 on blends the two bytes of such pixels separately where it warps them.
+A pixel's depth is z in metres in the camera frame of P, like the depth of an object's centre; 0
+means unknown. Files hold round(metres * 256), as in KITTI's depth benchmark. OpenCV reads them:
+Pillow from 10.3 on blends the two bytes of such pixels separately when it warps them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from stl_core.geometry import project_points
 from stl_core.types import Array
 
 DEPTH_SCALE = 256
-#: What is farther does not fit into 16 bits and counts as unknown.
+#: Greater depths do not fit into 16 bits and count as unknown.
 MAX_DEPTH_M = 65535 / DEPTH_SCALE
-#: Rays that fall this far below the picture help to fill its last rows.
+#: Rays up to this far below the image help to fill its last rows.
 MARGIN_BELOW_PX = 64
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
@@ -34,14 +34,14 @@ def load_frame_depth(
     completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
     """
-    Return the depth image of a frame: its depth_2 file, else its scan, completed.
+    Return the depth map of a frame: its depth_2 file, else its completed scan.
 
-    :param files: of the frame.
-    :param width_px: of its image.
-    :param height_px: of its image.
-    :param completion: how the holes of a scan are filled.
+    :param files: files of the frame.
+    :param width_px: image width.
+    :param height_px: image height.
+    :param completion: parameters of depth completion.
     :return: (H, W) float32 metres, 0 where unknown.
-    :raises DataError: when there is neither file, or the depth_2 file has another size.
+    :raises DataError: if both files are missing, or the depth_2 file has another size.
     """
     if files.depth_2 is None:
         return depth_from_scan(files, width_px, height_px, completion)
@@ -55,7 +55,7 @@ def load_frame_depth(
 
 
 def require_depth(frames: Sequence[FrameFiles]) -> None:
-    """Raise DataError, naming the first frame of which there is no depth; before hours of work."""
+    """Raise DataError naming the first frame that has neither a depth_2 file nor a scan."""
     for files in frames:
         if files.depth_2 is None and files.velodyne is None:
             raise _missing_depth_error(files)
@@ -67,7 +67,7 @@ def depth_from_scan(
     height_px: int,
     completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
-    """Return the completed scan of a frame; parameters and errors as of depth_of_frame."""
+    """Return the completed scan of a frame; parameters and errors as in load_frame_depth."""
     if files.velodyne is None:
         raise _missing_depth_error(files)
     calib = read_calib(files.calib)
@@ -77,27 +77,27 @@ def depth_from_scan(
 
 
 def velo_to_camera(scan: Array, cam_T_velo: Array) -> Array:
-    """(N, 3 or more) LiDAR frame, x y z first, and (4, 4) pose -> (N, 3) camera frame."""
+    """Transform (N, 3+) LiDAR points, x y z first, by a (4, 4) pose -> (N, 3) camera frame."""
     return scan[:, :3] @ cam_T_velo[:3, :3].T + cam_T_velo[:3, 3]
 
 
 def sparse_depth(points_m: Array, P: Array, width_px: int, height_px: int) -> Array:
     """
-    Draw points as pixels; the nearest wins.
+    Rasterise points into a sparse depth map; the nearest point of a pixel wins.
 
-    :param points_m: (N, 3) camera frame; what is behind the camera, or not finite, is left out.
-    :param P: (3, 4) of the image.
-    :param width_px: of the image.
-    :param height_px: of the image.
+    :param points_m: (N, 3) camera frame; points behind the camera or not finite are skipped.
+    :param P: (3, 4) projection matrix of the image.
+    :param width_px: image width.
+    :param height_px: image height.
     :return: (H, W) float32 z, 0 where no point is.
     """
     points_m = points_m[(points_m[:, 2] > 0) & np.isfinite(points_m).all(1)]
     pixels, w = project_points(points_m, P)
-    u, v = pixels.T + 0.5  # pixel 0 is from -0.5 to 0.5
-    shown = (w > 0) & (u >= 0) & (u < width_px) & (v >= 0) & (v < height_px)
-    z = points_m[shown, 2].astype(np.float32)
+    u, v = pixels.T + 0.5  # pixel 0 spans -0.5 to 0.5
+    in_image = (w > 0) & (u >= 0) & (u < width_px) & (v >= 0) & (v < height_px)
+    z = points_m[in_image, 2].astype(np.float32)
     out = np.full((height_px, width_px), np.inf, np.float32)
-    np.minimum.at(out, (v[shown].astype(int), u[shown].astype(int)), z)
+    np.minimum.at(out, (v[in_image].astype(int), u[in_image].astype(int)), z)
     out[np.isinf(out)] = 0
     return out
 
@@ -108,7 +108,7 @@ def read_depth(path: str | Path) -> Array:
 
     :param path: the file.
     :return: (H, W) float32 metres, exact; 0 where unknown.
-    :raises DataError: when it is missing, or is not a PNG of one channel with 16 bits.
+    :raises DataError: if it is missing, or is not a PNG of one channel with 16 bits.
     """
     expected = f'expected a PNG of one channel with 16 bits, metres * {DEPTH_SCALE}'
     try:
@@ -123,10 +123,11 @@ def read_depth(path: str | Path) -> Array:
 
 def write_depth(path: str | Path, depth_m: Array) -> None:
     """
-    Write a depth image as read_depth reads it.
+    Write a 16-bit depth PNG, the format of read_depth.
 
-    :param path: a .png file; what is there is replaced in one step.
-    :param depth_m: (H, W) metres; what is not positive, or too far for 16 bits, is unknown.
+    :param path: a .png file; an existing file is replaced atomically.
+    :param depth_m: (H, W) metres; values that are not positive, or too large for 16 bits, are
+        written as unknown.
     """
     known = (depth_m > 0) & (depth_m < MAX_DEPTH_M)
     coded = np.where(known, np.round(np.where(known, depth_m, 0) * DEPTH_SCALE), 0)

@@ -1,4 +1,4 @@
-"""One thing after the other, on all processors, with a bar: data sets, and runs of a study."""
+"""Process pool with progress bar: map a function over items, in order or as completed."""
 
 from __future__ import annotations
 
@@ -26,62 +26,66 @@ def map_ordered(
     function: Callable[[T], R], items: Iterable[T], workers: int, threads: int = 1
 ) -> Generator[R, None, None]:
     """
-    Call make on every item, in `workers` processes of so many threads each; results in order.
+    Call a function on every item in worker processes; yield the results in order.
 
     :param function: a function that another process can import.
-    :param items: what it is called with.
-    :param workers: processes; 0 makes every item in this one, with the threads it has.
-    :param threads: of each process, for torch and OpenCV.
+    :param items: its arguments.
+    :param workers: number of processes; 0 runs everything in this one, with its own threads.
+    :param threads: threads of each process, for torch and OpenCV.
     """
-    early: dict[int, R] = {}
-    following = 0
+    waiting: dict[int, R] = {}
+    next_index = 0
     with contextlib.closing(map_as_completed(function, items, workers, threads)) as results:
-        for place, result in results:
-            early[place] = result
-            while following in early:
-                yield early.pop(following)
-                following += 1
+        for index, result in results:
+            waiting[index] = result
+            while next_index in waiting:
+                yield waiting.pop(next_index)
+                next_index += 1
 
 
 def map_as_completed(
     function: Callable[[T], R], items: Iterable[T], workers: int, threads: int = 1
 ) -> Generator[tuple[int, R], None, None]:
     """
-    Call make on every item as spread does; results as soon as they are there.
+    Call a function on every item in worker processes; yield each result as soon as it is ready.
 
-    No more than `workers` items are begun. Where one fails, or the generator is closed, or this
-    process dies, the others are stopped amid what they do.
+    At most `workers` items run at a time. If one fails, the generator is closed or this process
+    dies, the other workers are stopped at once. Parameters as in map_ordered.
 
-    :return: the place of an item among the items, and its result.
+    :return: pairs of the index of an item and its result.
     """
     if workers < 1:
         yield from enumerate(map(function, items))
         return
-    context = multiprocessing.get_context('spawn')  # threads of torch do not survive a fork
+    context = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
     todo = enumerate(items)
-    ours, leash = context.Pipe(duplex=False)
-    with ours, leash, ProcessPoolExecutor(workers, context, _init_worker, (threads, ours)) as pool:
-        begun: dict[Future[R], int] = {}
+    reader, writer = context.Pipe(duplex=False)
+    with (
+        reader,
+        writer,
+        ProcessPoolExecutor(workers, context, _init_worker, (threads, reader)) as pool,
+    ):
+        running: dict[Future[R], int] = {}
 
-        def begin(most: int) -> None:
-            for place, item in itertools.islice(todo, most):
-                begun[pool.submit(function, item)] = place
+        def submit(count: int) -> None:
+            for index, item in itertools.islice(todo, count):
+                running[pool.submit(function, item)] = index
 
         try:
-            begin(workers)
-            while begun:
-                for each in wait(begun, return_when=FIRST_COMPLETED).done:
-                    place, result = begun.pop(each), each.result()
-                    begin(1)
-                    yield place, result
-        except BaseException:  # failed, interrupted or closed: do not wait for the others
-            leash.close()
+            submit(workers)
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index, result = running.pop(future), future.result()
+                    submit(1)
+                    yield index, result
+        except BaseException:  # failed, interrupted or closed: stop the other workers
+            writer.close()
             raise
 
 
 def _init_worker(threads: int, parent_pipe: Connection) -> None:
-    """Set up a worker: the system lets go of the leash when the parent dies."""
-    # Ctrl-C reaches the whole group; the parent decides
+    """Set up a worker that exits with its parent: the pipe closes when the parent dies."""
+    # Ctrl-C reaches the whole process group; the parent stops its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_pipe,), daemon=True).start()
     torch.set_num_threads(threads)
@@ -89,8 +93,8 @@ def _init_worker(threads: int, parent_pipe: Connection) -> None:
 
 
 def _exit_with_parent(parent_pipe: Connection) -> None:
-    """End this process when the other end is closed; what it writes must bear that anyhow."""
-    with contextlib.suppress(OSError):  # so Windows says it
+    """Exit when the parent closes the pipe; file writes of the jobs must tolerate this."""
+    with contextlib.suppress(OSError):  # Windows raises this when the pipe closes
         parent_pipe.poll(None)
     os._exit(1)
 
@@ -98,7 +102,7 @@ def _exit_with_parent(parent_pipe: Connection) -> None:
 def with_progress(
     items: Iterable[T], total: int, description: str, show_progress: bool = True
 ) -> Generator[T, None, None]:
-    """Pass items on and draw a bar with the time that is left."""
+    """Yield the items and draw a progress bar with the remaining time."""
     progress = progress_bar()
     progress.disable = not show_progress
     with progress:
@@ -109,7 +113,7 @@ def with_progress(
 
 
 def available_cpus() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of CPUs that this process may use."""
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )

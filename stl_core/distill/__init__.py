@@ -1,4 +1,8 @@
-"""The distillation losses. A new one is one file, or function, and one line in LOSSES."""
+"""
+Registry of the distillation losses: LOSSES maps a name to a loss function and its configuration.
+
+A new loss is one function in stl_core/distill/losses/ and one line in LOSSES.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from stl_core.distill.losses import baselines, feature, relation, response
 
 class LossEntry(NamedTuple):
     """
-    A distillation loss.
+    A distillation loss and the network outputs that it compares.
 
     :param loss: (view, config) -> unweighted scalar.
-    :param config: dataclass of its numbers.
-    :param compares_features: whether it asks for view.levels(), so for layers between.
-    :param compares_predictions: whether it compares what heads say, which must mean the same.
+    :param config: dataclass of the loss's options.
+    :param compares_features: whether the loss uses view.feature_pairs(), which needs layers
+        between student and teacher.
+    :param compares_predictions: whether the loss compares head outputs, which must have the same
+        meaning in both networks.
     """
 
     loss: Callable[..., Tensor]

@@ -1,8 +1,8 @@
 """
-A student learning from labels and from a frozen teacher.
+Distiller: train a student from labels and from a frozen teacher.
 
-What is run on the vehicle is Distiller.student alone: the teacher and the layers between the two
-live only here. Shapes: B batch, N object slots, C channels, h w grid.
+The vehicle runs Distiller.student alone; the teacher and the layers between the two networks
+exist only in training. Shapes: B batch, N object slots, C channels, h w grid.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from stl_core.distill.adapters import ReviewFusion, build_adapter
 from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs, Outputs, Targets
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 
-#: What a network is given of a batch: (B, C, H, W), normalised.
+#: Function from a batch to the input of a network: (B, C, H, W), normalised.
 InputFn = Callable[[Batch], Tensor]
 
-#: Bounds of a depth sigma, metres: what float32 tells from a confidence of 1, and no idea.
+#: Bounds of a depth sigma, metres: float32 still distinguishes the confidence of the lower bound
+#: from 1; the upper bound means that the depth is unknown.
 SIGMA_BOUNDS_M = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
 class DistillLayersConfig:
     """
-    The layers between student and teacher.
+    Configuration of the layers between student and teacher.
 
-    :param strides: levels at which features are compared; both networks have them.
-    :param width: channels in which the student's levels are fused, and most that an adapter has
-        between its convolutions; 512 is the public code's.
-    :param alone_epochs: for so long the layers learn alone, shown features that carry no gradient:
-        what random layers pass back has nothing to teach.
+    :param strides: strides of the feature maps that are compared; both networks must have them.
+    :param width: channels in which the student's maps are fused, and upper limit of the channels
+        between the convolutions of an adapter; the public code uses 512.
+    :param alone_epochs: epochs in which only the layers learn from feature losses, on detached
+        student features: gradients through random layers carry no information.
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
@@ -43,7 +44,7 @@ class DistillLayersConfig:
     alone_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse less than no time, no channel, and a level twice."""
+        """Raise ValueError for a negative time, a width below 1 or a repeated stride."""
         if self.alone_epochs < 0:
             raise ValueError(f'alone_epochs: expected 0 or more, got {self.alone_epochs}')
         if self.width < 1:
@@ -54,9 +55,9 @@ class DistillLayersConfig:
 
 class Distiller(nn.Module):
     """
-    Student, teacher and what is between them; model(batch, epoch) -> named losses.
+    Student, teacher and the layers between them; model(batch, epoch) -> named losses.
 
-    The teacher is frozen for good: no gradients, always in eval mode, whatever train() says.
+    The teacher stays frozen: it gets no gradients, and train() leaves it in eval mode.
     """
 
     def __init__(
@@ -73,13 +74,13 @@ class Distiller(nn.Module):
         """
         Build the layers between two detectors.
 
-        :param student: learns.
-        :param teacher: trained; its parameters' requires_grad is switched off.
+        :param student: detector to train.
+        :param teacher: trained detector; its parameters' requires_grad is set to False.
         :param losses: {key of LOSSES: its Config}.
-        :param config: the layers.
-        :param student_input: what the student sees of a batch.
-        :param teacher_input: what the teacher sees, such as depth.
-        :param precision: what the networks compute in; losses are float32 in any case.
+        :param config: configuration of the layers.
+        :param student_input: returns the student's input of a batch.
+        :param teacher_input: returns the teacher's input of a batch, such as depth.
+        :param precision: precision of the networks; losses are always computed in float32.
         :raises ValueError: for an unknown loss or a stride that a network lacks.
         """
         super().__init__()
@@ -91,7 +92,7 @@ class Distiller(nn.Module):
         self.student_input, self.teacher_input = student_input, teacher_input
         self.precision = precision
         self.alone_epochs = config.alone_epochs
-        # layers that no loss asks for would get no gradient
+        # layers that no loss uses would get no gradient
         needs_features = any(LOSSES[name].compares_features for name in losses)
         self.strides = tuple(sorted(config.strides)) if needs_features else ()
         student_channels, teacher_channels = (
@@ -105,17 +106,17 @@ class Distiller(nn.Module):
 
     @property
     def detector(self) -> nn.Module:
-        """The student: what is judged, saved and run on the vehicle."""
+        """Return the student: the network that is evaluated, saved and run on the vehicle."""
         return self.student
 
     def train(self, mode: bool = True) -> Distiller:
-        """Set the mode of all but the teacher."""
+        """Set the mode of all modules except the teacher, which stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Return the student's losses and 'distill/<name>' of each configured one, unweighted."""
+        """Return the student's losses and 'distill/<name>' of each configured loss, unweighted."""
         with autocast_to(self.precision, batch.image.device):
             out = self.student(self.student_input(batch), batch.P, batch.targets)
         out = outputs_to_float32(out)
@@ -124,12 +125,12 @@ class Distiller(nn.Module):
 
     def make_view(self, out: Outputs, batch: Batch, epoch: float) -> DistillView:
         """
-        Show a batch to the teacher, and both answers to the losses.
+        Run the teacher on a batch and collect the outputs of both networks for the losses.
 
-        :param out: the student's.
+        :param out: the student's outputs.
         :param batch: the batch.
-        :param epoch: passes so far, with a fraction.
-        :return: the view.
+        :param epoch: epochs so far, with a fraction.
+        :return: the view; the teacher's outputs carry no gradient.
         """
         height, width = batch.image.shape[1:3]
         student = _network_outputs(self.student, out, batch.targets)
@@ -152,7 +153,7 @@ class Distiller(nn.Module):
         )
 
     def _adapt_features(self, features: dict[int, Tensor], epoch: float) -> dict[int, Tensor]:
-        """Fuse the student's maps and bring them to the teacher's widths."""
+        """Fuse the student's maps and adapt them to the teacher's channels; {} without layers."""
         if self.review is None:
             return {}
         maps = [features[stride] for stride in self.strides]
@@ -167,9 +168,9 @@ class Distiller(nn.Module):
 
 def distillation_losses(view: DistillView, losses: Mapping[str, Any]) -> dict[str, Tensor]:
     """
-    Compute distillation losses, in float32 under any autocast: inner products outgrow float16.
+    Compute distillation losses in float32 under any autocast: inner products overflow float16.
 
-    :param view: of float32.
+    :param view: float32 outputs of both networks.
     :param losses: {key of LOSSES: its Config}.
     :return: {'distill/<name>': unweighted scalar}.
     """
@@ -180,7 +181,7 @@ def distillation_losses(view: DistillView, losses: Mapping[str, Any]) -> dict[st
 
 
 def _feature_channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Widths of a detector's features at some strides, finest first."""
+    """Return the channels of a detector's features at `strides`; ValueError if one is missing."""
     widths = dict(zip(net.strides, net.channels, strict=True))  # type: ignore[arg-type]
     if not set(strides) <= widths.keys():
         name = type(net).__name__
@@ -189,7 +190,7 @@ def _feature_channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ..
 
 
 def _network_outputs(net: Any, out: Outputs, targets: Targets) -> NetworkOutputs:
-    """Ask a detector what it says of the targets."""
+    """Collect a detector's features, heads, predictions at the targets and depth sigmas."""
     low, high = SIGMA_BOUNDS_M
     confidence = net.depth_confidence(out, targets).detach()
     return NetworkOutputs(

@@ -1,7 +1,7 @@
 """
-Objects' 2D boxes on feature maps: which cell belongs to which object, and boxes to pool over.
+Regions of objects on feature maps: cells of their 2D boxes, cell owners and RoIs for pooling.
 
-Shapes: B batch, N object slots, K objects that count, h w grid.
+Shapes: B batch, N object slots, K valid objects, h w grid.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from stl_core.tensors.batch import Targets
 
 def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
     """
-    Keep the objects that a canvas shows.
+    Set targets outside of the canvas to invalid.
 
     :param targets: network pixels.
     :param size_px: height and width of the canvas.
-    :return: the same, valid only where the projected centre is on the canvas, so that there is an
-        answer to compare, and the box is not empty there.
+    :return: the same targets, valid only where the projected centre is on the canvas, so that
+        there is a prediction to compare, and the clipped box is not empty.
     """
     height, width = size_px
     x, y = targets.center_px.unbind(-1)
@@ -32,15 +32,15 @@ def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
 
 
 def clip_boxes(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:
-    """(..., 4) boxes -> the same, cut at the edge of a canvas of that height and width."""
+    """Clip (..., 4) boxes to a canvas of size_px (height, width)."""
     height, width = size_px
-    # no tensor of limits: making one lets the host wait for the device
+    # no tensor of limits: creating one makes the host wait for the device
     x, y = box_px[..., 0::2].clamp(0, width), box_px[..., 1::2].clamp(0, height)
     return torch.stack([x, y], -1).flatten(-2)
 
 
 def dilate_boxes(targets: Targets, around: float) -> Targets:
-    """Push each border of every box outwards by a share of the box's width or height."""
+    """Move each border of every box outwards by `around` times the box's width or height."""
     low, high = targets.box_px[..., :2], targets.box_px[..., 2:]
     margin = (high - low) * around
     return replace(targets, box_px=torch.cat([low - margin, high + margin], -1))
@@ -48,10 +48,10 @@ def dilate_boxes(targets: Targets, around: float) -> Targets:
 
 def nearest_object_map(targets: Targets, stride: float, h: int, w: int) -> tuple[Tensor, Tensor]:
     """
-    Give each cell to the nearest of the objects whose boxes it lies in, see covered.
+    Assign each cell to the nearest object whose box covers it, see box_cells.
 
     :param targets: network pixels.
-    :param stride: pixels a cell.
+    :param stride: pixels per cell.
     :param h: grid height.
     :param w: grid width.
     :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
@@ -63,17 +63,18 @@ def nearest_object_map(targets: Targets, stride: float, h: int, w: int) -> tuple
 
 def object_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0.0) -> Tensor:
     """
-    List the cells of each object: those of its box where no other is nearer, and around it.
+    Return the cells of each object: those of its box where no other object is nearer.
 
-    An object that has none left in its box, small or hidden, has all of them: each has one.
-    A cell in no box is of every object around whose box it lies.
+    A small or hidden object without such a cell gets all cells of its box, so that every valid
+    object has at least one. A cell in no box belongs to every object whose dilated box covers it.
 
     :param targets: network pixels.
-    :param stride: pixels a cell.
+    :param stride: pixels per cell.
     :param h: grid height.
     :param w: grid width.
-    :param around: how far beyond its box an object reaches, as share of the box, see enlarged.
-    :return: (B, N, h, w) bool; none of slots that do not count.
+    :param around: how far an object extends beyond its box, as fraction of the box's width and
+        height, see dilate_boxes.
+    :return: (B, N, h, w) bool; False in invalid slots.
     """
     inside = box_cells(targets, stride, h, w)
     nearest = _keep_nearest(targets, inside)
@@ -88,16 +89,16 @@ def object_cells(targets: Targets, stride: float, h: int, w: int, around: float 
 
 def box_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     """
-    Mark the cells of each box.
+    Return the cells that each box covers.
 
-    A box takes the cells from that of its left upper corner up to, without, that of its right
-    lower corner; it is cut at the map's edge, and has one cell at least.
+    A box covers the cells from that of its upper left corner up to, but excluding, that of its
+    lower right corner; it is clipped at the map's edge and covers at least one cell.
 
     :param targets: network pixels.
-    :param stride: pixels a cell.
+    :param stride: pixels per cell.
     :param h: grid height.
     :param w: grid width.
-    :return: (B, N, h, w) bool; none of slots that do not count.
+    :return: (B, N, h, w) bool; False in invalid slots.
     """
     left, top, right, bottom = torch.floor(targets.box_px / stride).unbind(-1)
     columns = _in_range(left, right, w)
@@ -106,25 +107,25 @@ def box_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
 
 
 def mean_over_cells(cells: Tensor, grid: Tensor) -> Tensor:
-    """(B, N, h, w) bool cells of each object, (B, h, w) -> (B, N) means over them; 0 of none."""
+    """Average a (B, h, w) grid over (B, N, h, w) bool cells; returns (B, N), 0 without cells."""
     total = torch.where(cells, grid[:, None], 0).sum((-1, -2))
     return total / cells.sum((-1, -2)).clamp(min=1)
 
 
 def valid_indices(targets: Targets) -> Tensor:
-    """(K,) places of the valid objects among all slots; asking how many makes the host wait."""
+    """Return (K,) indices of valid objects among all slots; computing K makes the host wait."""
     return targets.valid.flatten().nonzero()[:, 0]
 
 
 def object_rois(targets: Targets, size_px: tuple[int, int], indices: Tensor) -> Tensor:
-    """(K,) of listed -> (K, 5): number of the image, and box cut at the canvas, pixels."""
+    """Return (K, 5) RoIs of (K,) valid_indices: image index and box clipped to the canvas, px."""
     box = clip_boxes(targets.box_px, size_px).flatten(0, 1)[indices]
     image = indices.div(targets.valid.shape[1], rounding_mode='floor')
     return torch.cat([image[:, None].to(box.dtype), box], 1)
 
 
 def _in_range(low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """(B, N) first cell and the one after the last -> (B, N, cells) bool, one of them at least."""
+    """Return (B, N, cells) bool: low <= cell < high of (B, N) limits, and at least one cell."""
     low = low.clamp(0, cells - 1)
     high = torch.maximum(high.clamp(max=cells), low + 1)
     index = torch.arange(cells, device=low.device)
@@ -132,11 +133,11 @@ def _in_range(low: Tensor, high: Tensor, cells: int) -> Tensor:
 
 
 def _keep_nearest(targets: Targets, inside: Tensor) -> Tensor:
-    """(B, N, h, w) bool -> the same, of every cell only the nearest of its objects."""
+    """Return (B, N, h, w) bool `inside`, True only for the nearest object of every cell."""
     depth_m = _cell_depths(targets, inside)
     return inside & (depth_m <= depth_m.amin(1, keepdim=True))
 
 
 def _cell_depths(targets: Targets, inside: Tensor) -> Tensor:
-    """(B, N, h, w) depth of each object in its cells, metres; infinite elsewhere."""
+    """Return the (B, N, h, w) depth of each object in its cells, metres; infinite elsewhere."""
     return torch.where(inside, targets.depth_m[..., None, None], torch.inf)

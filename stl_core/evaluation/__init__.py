@@ -1,1 +1,1 @@
-"""KITTI AP, tracking metrics, and what AP hides: oracles, depth errors, calibration."""
+"""KITTI AP, tracking metrics, oracle AP, depth errors and calibration of detections."""

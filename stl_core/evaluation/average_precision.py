@@ -1,21 +1,22 @@
 """
-KITTI object evaluation: average precision of boxes in the image, from above and in 3D, and AOS.
+KITTI object detection metrics: average precision (AP) of 2D, bird's-eye-view and 3D boxes, AOS.
 
-A detection is a true positive when it overlaps a labelled object of its class by more than the
-class's minimum IoU: of 2D boxes ('bbox'), of rectangles on the ground ('bev') or of boxes ('3d').
-Each object takes one detection, each detection serves one object. Precision is read at up to 41
-scores, those at which recall comes nearest to 0, 1/40, 2/40, ..., 1, and raised at each of them
-to the best precision at that recall or a higher one. AP40 is the mean over the 40 recalls above 0,
-AP11 over the 11 recalls 0, 0.1, ..., 1. AOS ('aos') weighs every true positive of 'bbox' by
-(1 + cos(error of alpha)) / 2.
+A detection is a true positive when its overlap with a labelled object of its class exceeds the
+class's minimum IoU: of 2D boxes ('bbox'), of rectangles on the ground ('bev') or of 3D boxes
+('3d'). An object matches at most one detection, and a detection at most one object. Precision is
+measured at up to 41 scores, those at which recall is nearest to 0, 1/40, 2/40, ..., 1, and raised
+at each of them to the best precision at that recall or a higher one. AP40 is the mean over the 40
+recalls above 0, AP11 over the 11 recalls 0, 0.1, ..., 1. AOS ('aos') weights every true positive
+of 'bbox' by (1 + cos(error of alpha)) / 2.
 
-A difficulty tells which objects must be found; others of the class, and objects of the class that
-resembles it (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
-difficulty's height cost nothing, whatever their class; nor, in 'bbox', do those in DontCare areas.
+A difficulty defines the objects that must be found. Other objects of the class, and objects of the
+similar class (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
+difficulty's height cost nothing, whatever their class; in 'bbox', detections in DontCare areas
+cost nothing either.
 
-All this follows evaluate_object.cpp of the KITTI object devkit, its order of matching and its
-rounding included. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40
-recalls: Simonelli et al., 'Disentangling monocular 3D object detection', ICCV 2019.
+The rules, the order of matching and the rounding follow evaluate_object.cpp of the KITTI object
+devkit. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40 recalls:
+Simonelli et al., 'Disentangling monocular 3D object detection', ICCV 2019.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ ApResult = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Precision and recall, 0 to 1, when only detections of at least min_score are used."""
+    """Precision and recall, 0 to 1, of the detections that score at least min_score."""
 
     min_score: float
     precision: float
@@ -63,7 +64,7 @@ class OperatingPoint:
 @dataclass(frozen=True)
 class PrecisionRecallCurve:
     """
-    Precision and recall, 0 to 1, at each of T least scores, as measured: none of it is raised.
+    Precision and recall, 0 to 1, at each of T score thresholds, as measured: not interpolated.
 
     :param min_score: (T,) ascending; recall falls.
     :param precision: (T,).
@@ -77,30 +78,30 @@ class PrecisionRecallCurve:
 
 def evaluate_detections(ground_truth: Sequence[Labels], detections: Sequence[Labels]) -> ApResult:
     """
-    Score detections as the KITTI benchmark does.
+    Compute AP and AOS of detections as the KITTI benchmark does.
 
-    A class that has nothing to be found gets 0, as in the devkit; so does the AOS of a class with
-    a detection that has no alpha (-10), where the devkit prints no AOS at all.
+    A class without objects that must be found gets 0, as in the devkit; so does the AOS of a class
+    with a detection that has no alpha (-10), where the devkit prints no AOS at all.
 
     :param ground_truth: the labels of each frame, DontCare included.
     :param detections: the detections of the same frames in the same order.
-    :return: percentages, see Result.
+    :return: percentages, see ApResult.
     :raises ValueError: when the two differ in length.
     """
     frames = pairwise_overlaps(ground_truth, detections)
     result: ApResult = {}
-    for number, class_name in enumerate(CLASSES):
+    for class_index, class_name in enumerate(CLASSES):
         scores: dict[str, dict[str, dict[str, list[float]]]]
         scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
-        own = frames.detections.name == class_name.lower()
-        has_alpha = not (frames.detections.alpha[own] == NO_ALPHA).any()
+        in_class = frames.detections.name == class_name.lower()
+        has_alpha = not (frames.detections.alpha[in_class] == NO_ALPHA).any()
         for criterion, metrics in MIN_IOU.items():
             for metric, min_iou in metrics.items():
                 curves = np.stack(
                     [
                         _interpolated_curves(
                             candidate_matches(
-                                frames, class_name, difficulty, metric, min_iou[number]
+                                frames, class_name, difficulty, metric, min_iou[class_index]
                             )
                         )
                         for difficulty in DIFFICULTIES
@@ -118,10 +119,10 @@ def evaluate_detections(ground_truth: Sequence[Labels], detections: Sequence[Lab
 
 def format_table(result: ApResult, ap_kinds: Sequence[str] = ('AP40', 'AP11')) -> str:
     """
-    Lay out a result as text, one line for each class, metric, kind of AP and least IoU.
+    Format a result as text, one line for each class, metric, kind of AP and minimum IoU.
 
-    :param result: of evaluate.
-    :param ap_kinds: the kinds of AP.
+    :param result: from evaluate_detections.
+    :param ap_kinds: the kinds of AP to list.
     :return: a heading and the lines.
     """
     lines = ['class       metric  AP    IoU             easy  moderate    hard']
@@ -147,17 +148,17 @@ def precision_recall(
     min_iou3d: float,
 ) -> tuple[float, float]:
     """
-    Measure one class in 3D at one score, by the benchmark's rules.
+    Compute 3D precision and recall of one class at one score threshold, as the benchmark does.
 
-    :param class_name: any class that the labels name.
-    :param difficulty: which objects must be found.
-    :param min_score: detections below it are left out.
+    :param class_name: any class name in the labels.
+    :param difficulty: defines the objects that must be found.
+    :param min_score: detections with a lower score are left out.
     :param min_iou3d: 3D IoU that a true positive must exceed.
-    :return: precision and recall, 0 to 1; 0 where nothing is detected or nothing to be found.
+    :return: precision and recall, 0 to 1; 0 without detections or without objects to find.
     """
     frames = pairwise_overlaps(ground_truth, detections)
-    contest = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
-    true, false, missed, _ = count_matches(contest, np.array([min_score]))
+    candidates = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    true, false, missed, _ = count_matches(candidates, np.array([min_score]))
     return float(safe_divide(true, true + false)[0]), float(safe_divide(true, true + missed)[0])
 
 
@@ -169,19 +170,19 @@ def best_threshold(
     min_iou3d: float,
 ) -> OperatingPoint:
     """
-    Find the one score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
+    Find the score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
 
-    The scores of true positives are tried, evenly picked ones where there are more than 500:
-    between two of them only false positives come and go. Parameters as in precision_recall.
+    Tries the scores of true positives, evenly picked ones if there are more than 500: between two
+    of them only the number of false positives changes. Parameters as in precision_recall.
 
-    :return: the lowest of equally good thresholds; all 0 when there is no true positive.
+    :return: the lowest of equally good thresholds; all 0 if there is no true positive.
     """
     frames = pairwise_overlaps(ground_truth, detections)
-    contest = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
-    scores = _candidate_thresholds(contest, 500)
+    candidates = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    scores = _candidate_thresholds(candidates, 500)
     if not len(scores):
         return OperatingPoint(0.0, 0.0, 0.0)
-    true, false, missed, _ = count_matches(contest, scores)
+    true, false, missed, _ = count_matches(candidates, scores)
     best = int(np.argmax(safe_divide(2 * true, 2 * true + false + missed)))
     precision, recall = (
         safe_divide(true, true + false)[best],
@@ -194,47 +195,49 @@ def precision_recall_curve(
     frames: JoinedFrames, class_name: str, difficulty: Difficulty, metric: str, min_iou: float
 ) -> PrecisionRecallCurve:
     """
-    Measure one class at the scores of its true positives, evenly picked ones of more than 100.
+    Compute precision and recall of one class at the scores of its true positives.
 
-    :param frames: labels and detections, see pairs.compare.
-    :param class_name: any class that the labels name.
-    :param difficulty: which objects must be found.
+    Measures at 100 evenly picked scores if there are more true positives.
+
+    :param frames: labels and detections, see overlaps.pairwise_overlaps.
+    :param class_name: any class name in the labels.
+    :param difficulty: defines the objects that must be found.
     :param metric: 'bbox', 'bev' or '3d'.
     :param min_iou: the IoU that a true positive must exceed.
-    :return: the curve; no point at all when there is no true positive.
+    :return: the curve; without points if there is no true positive.
     """
-    contest = candidate_matches(frames, class_name, difficulty, metric, min_iou)
-    scores = _candidate_thresholds(contest, 100)
-    true, false, missed, _ = count_matches(contest, scores)
+    candidates = candidate_matches(frames, class_name, difficulty, metric, min_iou)
+    scores = _candidate_thresholds(candidates, 100)
+    true, false, missed, _ = count_matches(candidates, scores)
     return PrecisionRecallCurve(
         scores, safe_divide(true, true + false), safe_divide(true, true + missed)
     )
 
 
 def _candidate_thresholds(candidates: CandidateMatches, max_count: int) -> Array:
-    """Pick at most so many scores of true positives, ascending, evenly, the ends included."""
+    """Return up to max_count evenly picked scores of true positives, ascending, ends included."""
     scores = np.unique(true_positive_scores(candidates))
     return scores[np.linspace(0, len(scores) - 1, min(len(scores), max_count)).astype(int)]
 
 
 def _recall_thresholds(tp_scores: Array, num_ground_truth: int) -> Array:
-    """Pick the scores, descending, at which recall is nearest to 0, 1/40, 2/40, ..., 1."""
+    """Return the scores, descending, at which recall is nearest to 0, 1/40, 2/40, ..., 1."""
     scores = np.sort(tp_scores)[::-1]
     recall = np.arange(1, len(scores) + 1) / max(num_ground_truth, 1)
-    following = np.append(recall[1:], recall[-1:])
-    read: list[float] = []
+    next_recall = np.append(recall[1:], recall[-1:])
+    thresholds: list[float] = []
     step, start = 0.0, 0
     while start < len(scores):
-        passed = following[start:] - step < step - recall[start:]
-        passed[-1] = False  # the last score is always read, however far its recall is from step
-        start += int(np.argmin(passed)) + 1
-        read.append(scores[start - 1])
-        step += 1 / RECALL_STEPS  # adding up rounds as the devkit does, and that decides ties
-    return np.array(read)
+        skipped = next_recall[start:] - step < step - recall[start:]
+        skipped[-1] = False  # the last score is always used, however far its recall is from step
+        start += int(np.argmin(skipped)) + 1
+        thresholds.append(scores[start - 1])
+        step += 1 / RECALL_STEPS  # a running sum rounds as in the devkit, which decides ties
+    return np.array(thresholds)
 
 
 def _interpolated_curves(candidates: CandidateMatches) -> Array:
-    """(2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
+    """Return (2, 41) precision and orientation similarity at the recalls 0, 1/40, ..., 1."""
     min_scores = _recall_thresholds(true_positive_scores(candidates), candidates.num_ground_truth)
     true, false, _, similarity = count_matches(candidates, min_scores)
     curves = np.zeros((2, RECALL_STEPS + 1))

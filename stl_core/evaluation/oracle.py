@@ -1,10 +1,10 @@
 """
-What a perfect part would be worth: AP when one part of every matched detection is the label's.
+Oracle AP: AP when one part of every matched detection is replaced by its label's.
 
-Only matched detections change (see matching.py). Misses, false alarms, scores and, but for
-'everything', 2D boxes stay as they are, so a row tells what the errors of that one part cost.
-A monocular detector sees alpha, not rotation_y: where the centre moves, alpha stays and rotation_y
-follows the new bearing. Oracles of this kind: Ma et al., 'Delving into localization errors for
+Only matched detections change (see error_matching.py). Misses, false alarms, scores and, except
+for 'everything', 2D boxes stay as they are, so a row shows the cost of the errors of one part. A
+monocular detector predicts alpha, not rotation_y: where the centre moves, alpha stays and
+rotation_y follows the new bearing. Such oracles: Ma et al., 'Delving into localization errors for
 monocular 3D object detection', CVPR 2021.
 """
 
@@ -20,50 +20,50 @@ from stl_core.evaluation.error_matching import match_by_box_iou
 from stl_core.geometry import backproject_pixels, project_points, wrap_angle
 from stl_core.types import Array, Labels
 
-#: Stands in for P where no calibration is at hand: a camera at the origin of the camera frame.
-#: Any K gives the same, for only rays through the origin count.
+#: Replaces P where no calibration is available: a camera at the origin of the camera frame.
+#: Every K gives the same result, because only rays through the origin matter.
 CAMERA_AT_ORIGIN = np.eye(3, 4)
 
-#: The row of a table in which nothing is replaced.
+#: Name of the table row without any replacement.
 BASELINE = 'as detected'
 
-#: Matched detections, their labels and P -> the detections with that part of the labels.
+#: Matched detections, their labels and P -> the detections with one part from the labels.
 OracleFn = Callable[[Labels, Labels, Array], Labels]
 
 
 def with_depth(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take depth from the labels; the projected centre keeps its pixel."""
+    """Replace depth by the labels'; the projected centre keeps its pixel."""
     center_px, _ = project_points(detections.center_m, P)
     return _move_center(detections, backproject_pixels(center_px, ground_truth.center_m[:, 2], P))
 
 
 def with_projected_center(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take the pixel of the projected centre from the labels; depth stays."""
+    """Replace the pixel of the projected centre by the labels'; depth stays."""
     center_px, _ = project_points(ground_truth.center_m, P)
     return _move_center(detections, backproject_pixels(center_px, detections.center_m[:, 2], P))
 
 
 def with_location(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take the centre of the box from the labels: depth and projected centre."""
+    """Replace the centre of the box, depth and projected centre, by the labels'."""
     return _move_center(detections, ground_truth.center_m)
 
 
 def with_size(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take height, width and length from the labels; the centre of the box stays."""
+    """Replace height, width and length by the labels'; the centre of the box stays."""
     return replace(detections, size_hwl_m=ground_truth.size_hwl_m)
 
 
 def with_yaw(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take rotation_y, and alpha with it, from the labels."""
+    """Replace rotation_y and alpha by the labels'."""
     return replace(detections, rotation_y=ground_truth.rotation_y, alpha=ground_truth.alpha)
 
 
 def with_everything(detections: Labels, ground_truth: Labels, P: Array) -> Labels:
-    """Take the labels themselves, 2D boxes included; scores stay."""
+    """Return the labels themselves, 2D boxes included, with the scores of the detections."""
     return replace(ground_truth, score=detections.score)
 
 
-#: What can be taken from the labels.
+#: Oracles by the part that they replace.
 ORACLES: dict[str, OracleFn] = {
     'depth': with_depth,
     'projected centre': with_projected_center,
@@ -78,12 +78,12 @@ def oracle_table(
     ground_truth: Sequence[Labels], detections: Sequence[Labels], Ps: Sequence[Array]
 ) -> dict[str, ApResult]:
     """
-    Evaluate detections as they are and with each of PARTS replaced.
+    Evaluate detections as they are and after each of ORACLES.
 
     :param ground_truth: the labels of each frame, DontCare included.
     :param detections: the detections of the same frames in the same order.
     :param Ps: (3, 4) projection of each frame.
-    :return: by part, AS_DETECTED first, what evaluate.evaluate gives.
+    :return: by part, BASELINE first, the results of evaluate_detections.
     :raises ValueError: when the three differ in length.
     """
     if not len(ground_truth) == len(detections) == len(Ps):
@@ -92,19 +92,19 @@ def oracle_table(
             f' and {len(Ps)} projections'
         )
     frames = list(zip(ground_truth, detections, Ps, strict=True))
-    rows = [match_by_box_iou(truth, found) for truth, found, _ in frames]
+    matches = [match_by_box_iou(labels, detected) for labels, detected, _ in frames]
     table = {BASELINE: evaluate_detections(ground_truth, detections)}
-    for part, take in ORACLES.items():
+    for part, oracle in ORACLES.items():
         replaced = [
-            _replace_rows(found, at[1], take(found[at[1]], truth[at[0]], P))
-            for (truth, found, P), at in zip(frames, rows, strict=True)
+            _replace_rows(detected, rows, oracle(detected[rows], labels[label_rows], P))
+            for (labels, detected, P), (label_rows, rows) in zip(frames, matches, strict=True)
         ]
         table[part] = evaluate_detections(ground_truth, replaced)
     return table
 
 
 def _move_center(detections: Labels, center_m: Array) -> Labels:
-    """Put boxes elsewhere: alpha stays, and rotation_y turns with the bearing."""
+    """Move boxes: alpha stays, and rotation_y turns with the bearing."""
     turn = _bearing(center_m) - _bearing(detections.center_m)
     return replace(
         detections, center_m=center_m, rotation_y=wrap_angle(detections.rotation_y + turn)
@@ -116,10 +116,10 @@ def _bearing(center_m: Array) -> Array:
 
 
 def _replace_rows(labels: Labels, rows: Array, replacement: Labels) -> Labels:
-    """Return labels with the given rows exchanged."""
+    """Return labels with the given rows replaced."""
     columns = {}
     for name in Labels.FIELD_SHAPES:
         columns[name] = getattr(labels, name).copy()
-        if name != 'name':  # a match is of one class, and new names may be longer than old ones
+        if name != 'name':  # a match has one class; a new name may be too long for the old dtype
             columns[name][rows] = getattr(replacement, name)
     return Labels(**columns)

@@ -1,12 +1,12 @@
 """
-A folder about one set of detections: tables as CSV and JSON, and charts.
+Report about one set of detections: a folder of tables (CSV and JSON) and charts.
 
 oracle.csv .png             AP as detected and with one part taken from the labels (oracle.py)
 depth_error.csv .png        depth errors by distance (reliability.py)
-precision_recall.csv .png   curves as measured (evaluate.py); the chart shows 3D
+precision_recall.csv .png   curves as measured (average_precision.py); the chart shows 3D
 score_reliability.csv .png  precision by score in 3D, moderate (reliability.py)
 sigma_coverage.csv .png     depth errors within the predicted sigma; only where it is known
-figures.json                all but the curves, and notes on what was left out and why
+figures.json                all except the curves, and notes on missing parts with the reason
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from stl_core.types import Array, Labels
 
 DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
-#: Of the tables and charts.
+#: Names of the tables and charts.
 TABLE_NAMES = ('oracle', 'depth_error', 'precision_recall', 'score_reliability', 'sigma_coverage')
 
 NO_CALIBRATION = (
@@ -63,14 +63,14 @@ NO_PROBABILITY = 'scores leave 0 to 1, so they are no probabilities: no calibrat
 @dataclass(frozen=True)
 class DetectionReport:
     """
-    What is known of one set of detections; by class, those of which something was detected.
+    Results about one set of detections; by class, for the classes with a detection.
 
     :param oracle: by part, all classes, see oracle.oracle_table.
-    :param depth_errors: depth errors by distance; the last row is of all distances.
+    :param depth_errors: depth errors by distance; the last row covers all distances.
     :param curves: by metric, criterion and difficulty, such as ('3d', 'strict', 'easy').
     :param score_reliability: by criterion.
-    :param sigma_coverage: empty where the detections carry no sigma, or none was matched.
-    :param notes: what was left out or replaced, one sentence each.
+    :param sigma_coverage: empty if the detections carry no sigma, or none was matched.
+    :param notes: one sentence for each missing or replaced part.
     """
 
     oracle: Mapping[str, ApResult]
@@ -88,22 +88,22 @@ def analyse_detections(
     depth_sigmas_m: Sequence[Array] | None = None,
 ) -> DetectionReport:
     """
-    Find out all that a dossier tells.
+    Compute the report of a set of detections.
 
     :param ground_truth: the labels of each frame, DontCare included.
     :param detections: the detections of the same frames in the same order.
-    :param Ps: (3, 4) projection of each frame, where they are known.
-    :param depth_sigmas_m: (N,) of each frame's detections, where they are known.
-    :return: the dossier.
+    :param Ps: (3, 4) projection of each frame, if known.
+    :param depth_sigmas_m: (N,) of each frame's detections, if known.
+    :return: the report.
     :raises ValueError: when the lists differ in length.
     """
     frames = pairwise_overlaps(ground_truth, detections)
     classes = [name for name in CLASSES if (frames.detections.name == name.lower()).any()]
     samples = depth_samples(ground_truth, detections, depth_sigmas_m)
-    own = {name: filter_class(samples, name) for name in classes}
-    known = own if depth_sigmas_m is not None else {}
+    by_class = {name: filter_class(samples, name) for name in classes}
+    with_sigma = by_class if depth_sigmas_m is not None else {}
     score = {name: _score_reliability(frames, name) for name in classes}
-    sigma = {name: sigma_coverage(each) for name, each in known.items() if len(each.error_m)}
+    sigma = {name: sigma_coverage(each) for name, each in with_sigma.items() if len(each.error_m)}
     notes = [f'{name}: nothing was detected' for name in CLASSES if name not in classes]
     if Ps is None:
         notes.append(NO_CALIBRATION)
@@ -116,7 +116,7 @@ def analyse_detections(
         oracle=oracle_table(
             ground_truth, detections, Ps or [CAMERA_AT_ORIGIN] * len(ground_truth)
         ),
-        depth_errors={name: _depth_error_rows(each) for name, each in own.items()},
+        depth_errors={name: _depth_error_rows(each) for name, each in by_class.items()},
         curves={name: _measure_curves(frames, name) for name in classes},
         score_reliability=score,
         sigma_coverage=sigma,
@@ -126,10 +126,10 @@ def analyse_detections(
 
 def write_report(report: DetectionReport, folder: str | Path) -> None:
     """
-    Write a dossier; files of an earlier one in the same folder go.
+    Write a report; deletes the tables and charts of an earlier report in the same folder.
 
-    :param report: of examine.
-    :param folder: made where there is none.
+    :param report: from analyse_detections.
+    :param folder: created if it does not exist.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,9 +150,9 @@ def _depth_error_rows(samples: DepthSamples) -> list[DepthErrors]:
 
 
 def _score_reliability(frames: JoinedFrames, class_name: str) -> dict[str, ScoreReliability]:
-    number = CLASSES.index(class_name)
+    class_index = CLASSES.index(class_name)
     return {
-        criterion: score_reliability(frames, class_name, MODERATE, metrics['3d'][number])
+        criterion: score_reliability(frames, class_name, MODERATE, metrics['3d'][class_index])
         for criterion, metrics in MIN_IOU.items()
     }
 
@@ -160,10 +160,10 @@ def _score_reliability(frames: JoinedFrames, class_name: str) -> dict[str, Score
 def _measure_curves(
     frames: JoinedFrames, class_name: str
 ) -> dict[tuple[str, str, str], PrecisionRecallCurve]:
-    number = CLASSES.index(class_name)
+    class_index = CLASSES.index(class_name)
     return {
         (metric, criterion, name): precision_recall_curve(
-            frames, class_name, difficulty, metric, min_iou[number]
+            frames, class_name, difficulty, metric, min_iou[class_index]
         )
         for criterion, metrics in MIN_IOU.items()
         for metric, min_iou in metrics.items()
@@ -172,7 +172,7 @@ def _measure_curves(
 
 
 def _report_tables(report: DetectionReport) -> dict[str, list[dict[str, Any]]]:
-    """Lay out everything as rows, by the names of the files."""
+    """Return the rows of all tables by file name, without suffix."""
     return {
         'oracle': [
             {'part': part, 'class': name, 'metric': metric, 'kind': kind, 'criterion': criterion}
@@ -216,7 +216,7 @@ def _report_tables(report: DetectionReport) -> dict[str, list[dict[str, Any]]]:
 
 
 def _to_json(report: DetectionReport) -> dict[str, Any]:
-    """Everything but the curves as plain JSON; null where there is no number."""
+    """Return everything except the curves as plain JSON; null for numbers that are not finite."""
     return {
         'notes': list(report.notes),
         'matching': MATCHING_RULE,
@@ -257,13 +257,13 @@ def _draw_charts(report: DetectionReport, folder: Path) -> None:
 
 
 def _rows_from_columns(**columns: Array) -> list[dict[str, Any]]:
-    """Columns of equal length -> one dict a row."""
+    """Convert columns of equal length to rows, one dict each."""
     lists = [column.tolist() for column in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def _finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Put None for numbers that are not finite, which JSON does not know."""
+    """Replace numbers that are not finite, which JSON cannot hold, by None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
@@ -271,7 +271,7 @@ def _finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with a heading, six digits each; empty where there is no finite number."""
+    """Write rows under a heading, six digits each; empty for numbers that are not finite."""
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()

@@ -1,26 +1,26 @@
 """
-Scores of 3D multi-object tracking: sAMOTA, AMOTA and AMOTP over recall, CLEAR MOT at one score.
+3D multi-object tracking metrics: sAMOTA, AMOTA and AMOTP over recall, CLEAR MOT at one score.
 
-In every frame labels and answers are matched anew: as many pairs as overlap enough in 3D, and of
-all ways to do so the one with the greatest sum of IoU. The score of a track is the mean score of
-its answers. Tracks are left out below 40 least scores, at which recall comes nearest to 1/40,
-2/40, ..., 1; MOTA, MOTP and sMOTA are measured at each and averaged, a recall that is never
-reached counting 0. MOTA and its fellows at one score are told at the score with the best MOTA.
+Every frame is matched independently: as many pairs of label and detection as overlap enough in 3D,
+and of all such matchings the one with the greatest sum of IoU. The score of a track is the mean
+score of its detections. Tracks are thresholded at 40 scores, at which recall is nearest to 1/40,
+2/40, ..., 1; MOTA, MOTP and sMOTA are measured at each and averaged, with 0 for a recall that is
+never reached. The figures at one score are those at the score with the best MOTA.
 
-A label may be missed at no cost if it is more truncated or occluded than is asked for, or of the
-class that resembles the own (Van, Person_sitting). An answer that matches nothing costs nothing
-if its 2D box is low, of the class that resembles the own, or half within a DontCare area. A match
-with an ignored label is a true positive all the same.
+A label may be missed at no cost if its truncation or occlusion exceeds the difficulty's, or if it
+belongs to the similar class (Van, Person_sitting). An unmatched detection costs nothing if its 2D
+box is low, if it belongs to the similar class, or if more than half of it is in a DontCare area. A
+match with an ignored label is still a true positive.
 
-A track that takes over after a gap is a fragmentation, not a switch, and a match of the frame
-before has no precedence: there the KITTI devkit differs from CLEAR MOT as first defined.
+A track that takes over after a gap is a fragmentation, not a switch, and a match of the previous
+frame has no precedence: there the KITTI devkit differs from the original definition of CLEAR MOT.
 
 All this follows scripts/KITTI/evaluate.py of AB3DMOT, which follows KITTI's tracking devkit, with
-two mends: there an answer that matched at one least score is never excused at later ones, and a
-track can fall below its own score, since the mean is taken again of means and rounds.
-Weng, Wang, Held, Kitani: '3D multi-object tracking: a baseline and new evaluation metrics', IROS
-2020; Bernardin, Stiefelhagen: 'Evaluating multiple object tracking performance: the CLEAR MOT
-metrics', 2008.
+two fixes: there a detection that matched at one threshold is never ignored at later ones, and a
+track can fall below its own score, because the mean is computed again from means and rounds. Weng,
+Wang, Held, Kitani: '3D multi-object tracking: a baseline and new evaluation metrics', IROS 2020;
+Bernardin, Stiefelhagen: 'Evaluating multiple object tracking performance: the CLEAR MOT metrics',
+2008.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stl_core.types import Array, Labels
 #: The 3D IoU that a match must reach: those of AB3DMOT that fit a monocular detector.
 MIN_IOU = (0.25, 0.5)
 
-#: Which labels must be found, and up to which height of its 2D box an answer costs nothing.
+#: Labels that must be found, and the 2D height up to which an unmatched detection costs nothing.
 DEFAULT_DIFFICULTY = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.15)
 
 NUM_RECALLS = 40
@@ -49,34 +49,34 @@ _MOSTLY_FRACTION = 0.8
 
 class TrackedFrame(NamedTuple):
     """
-    The objects of one frame and which is which in the other frames of its drive.
+    Objects of one frame with track ids.
 
-    :param labels: N objects; for answers, score is their confidence.
-    :param ids: N numbers, no two of a frame the same but those of DontCare.
+    :param labels: N objects; for detections, score is their confidence.
+    :param ids: N track ids, unique within a frame except for DontCare.
     """
 
     labels: Labels
     ids: Sequence[int]
 
 
-#: The frames of a drive in their order.
+#: Frames of a drive, in order.
 TrackedDrive = Sequence[TrackedFrame]
 
 
 @dataclass(frozen=True)
 class ClearMotCounts:
     """
-    What is counted when only tracks of at least min_score are used.
+    CLEAR MOT counts of the tracks that score at least min_score.
 
-    :param min_score: least score of a track.
+    :param min_score: minimum score of a track.
     :param num_ground_truth: labels that must be found.
-    :param true_positives: matches, those with labels that need not be found included.
-    :param false_positives: answers that match nothing.
-    :param misses: labels that must be found and are not.
+    :param true_positives: matches, including those with labels that need not be found.
+    :param false_positives: unmatched detections that are not ignored.
+    :param misses: unmatched labels that must be found.
     :param iou_sum: sum of the 3D IoU of the matches.
-    :param id_switches: from one frame of a label to its next, another track matches it.
-    :param fragmentations: a label is matched again, or by another track.
-    :param num_tracks: labelled tracks, those left out that need not be found in any frame.
+    :param id_switches: a label matches another track than in its previous frame.
+    :param fragmentations: a label is matched again after a gap, or by another track.
+    :param num_tracks: labelled tracks, without those that need not be found in any frame.
     :param mostly_tracked: those of them found in more than 80 % of their frames.
     :param mostly_lost: those of them found in less than 20 %.
     """
@@ -95,30 +95,30 @@ class ClearMotCounts:
 
     @property
     def mota(self) -> float:
-        """Return accuracy: 1 less the mistakes a label; below 0 for many; 0 without labels."""
+        """Return accuracy: 1 less the errors per label; may be negative; 0 without labels."""
         return 1 - self._num_errors / self.num_ground_truth if self.num_ground_truth else 0.0
 
     @property
     def motp(self) -> float:
-        """Return precision: mean 3D IoU of the matches; 0 without any."""
+        """Return precision: mean 3D IoU of the matches; 0 without matches."""
         return self.iou_sum / self.true_positives if self.true_positives else 0.0
 
     @property
     def recall(self) -> float:
-        """Return the share of labels that are found."""
+        """Return the fraction of labels that are found."""
         return self.true_positives / max(self.true_positives + self.misses, 1)
 
     @property
     def precision(self) -> float:
-        """Return the share of answers that match."""
+        """Return the fraction of detections that match."""
         return self.true_positives / max(self.true_positives + self.false_positives, 1)
 
     def smota(self, recall: float) -> float:
-        """Return MOTA scaled to what can be had at a recall, 0 to 1."""
+        """Return MOTA scaled by its maximum at the given recall, clipped to 0 to 1."""
         if not self.num_ground_truth:
             return 0.0
-        extra = self._num_errors - (1 - recall) * self.num_ground_truth
-        return min(1.0, max(0.0, 1 - extra / (recall * self.num_ground_truth)))
+        excess = self._num_errors - (1 - recall) * self.num_ground_truth
+        return min(1.0, max(0.0, 1 - excess / (recall * self.num_ground_truth)))
 
     @property
     def _num_errors(self) -> int:
@@ -128,10 +128,10 @@ class ClearMotCounts:
 @dataclass(frozen=True)
 class TrackingScore:
     """
-    How well one class is tracked.
+    Tracking metrics of one class.
 
-    :param points: counts at recalls 1/40, 2/40 and so on, as far as recall goes.
-    :param best: the point with the best MOTA; all tracks where none is above 0.
+    :param points: counts at recalls 1/40, 2/40 and so on, up to the greatest recall.
+    :param best: the point with the best MOTA; all tracks if no MOTA is positive.
     """
 
     points: tuple[ClearMotCounts, ...]
@@ -162,40 +162,40 @@ def evaluate_tracking(
     difficulty: Difficulty = DEFAULT_DIFFICULTY,
 ) -> TrackingScore:
     """
-    Score the tracks of one class.
+    Compute tracking metrics of one class.
 
     :param ground_truth: the labels of each drive, DontCare included.
-    :param detections: the answers of the same drives, a frame for each frame of labels.
-    :param class_name: any class that the labels name.
+    :param detections: the tracked detections of the same drives, a frame for each frame of labels.
+    :param class_name: any class name in the labels.
     :param min_iou: the 3D IoU that a match must reach.
-    :param difficulty: which labels must be found; see COUNTED.
-    :return: the score. With fewer than 41 matches, not all of the recalls are read.
-    :raises ValueError: where frames do not fit, or an id is twice in a frame.
+    :param difficulty: which labels must be found; see DEFAULT_DIFFICULTY.
+    :return: the metrics. With fewer than 41 matches, some recalls have no point.
+    :raises ValueError: when frames do not correspond, or an id occurs twice in a frame.
     """
-    table = _join_drives(ground_truth, detections, class_name, min_iou, difficulty)
-    everything = _count_at(table, -np.inf)
-    _, rows, _ = _match_at(table, -np.inf)
+    joined = _join_drives(ground_truth, detections, class_name, min_iou, difficulty)
+    all_tracks = _count_at(joined, -np.inf)
+    _, rows, _ = _match_at(joined, -np.inf)
     levels = _recall_thresholds(
-        table.track_score[rows], everything.true_positives + everything.misses
+        joined.track_score[rows], all_tracks.true_positives + all_tracks.misses
     )
-    at = {level: _count_at(table, level) for level in set(levels)}
-    points = tuple(at[level] for level in levels)
-    best = max(points, key=lambda each: each.mota, default=everything)
-    return TrackingScore(points, best if best.mota > 0 else everything)
+    counts = {level: _count_at(joined, level) for level in set(levels)}
+    points = tuple(counts[level] for level in levels)
+    best = max(points, key=lambda each: each.mota, default=all_tracks)
+    return TrackingScore(points, best if best.mota > 0 else all_tracks)
 
 
 @dataclass(frozen=True)
 class _JoinedTracks:
     """
-    All drives in one: G labels and D answers of one class, and the E pairs that overlap enough.
+    All drives joined: G labels and D detections of one class, and the E pairs that overlap enough.
 
-    :param frame_index: (G,) number of the frame, counted through all drives, ascending.
-    :param label_track: (G,) number of the labelled track, counted likewise.
+    :param frame_index: (G,) index of the frame, counted through all drives, ascending.
+    :param label_track: (G,) index of the labelled track, counted likewise.
     :param label_ignored: (G,) whether the label need not be found.
-    :param detection_track: (D,) number of the track that answers.
+    :param detection_track: (D,) index of the detection's track.
     :param track_score: (D,) mean score of that track.
-    :param detection_ignored: (D,) whether the answer costs nothing if it matches nothing.
-    :param pairs: (E,) rows of labels, ascending, (E,) rows of answers, (E,) IoU.
+    :param detection_ignored: (D,) whether the detection costs nothing if it is unmatched.
+    :param pairs: (E,) rows of labels, ascending, (E,) rows of detections, (E,) IoU.
     """
 
     frame_index: Array
@@ -214,141 +214,154 @@ def _join_drives(
     min_iou: float,
     difficulty: Difficulty,
 ) -> _JoinedTracks:
-    if (lengths := [len(d) for d in ground_truth]) != (others := [len(d) for d in detections]):
-        raise ValueError(f'drives of {lengths} frames of labels but {others} frames of answers')
-    own = class_name.lower()
-    alike = (own, SIMILAR_CLASSES.get(class_name, class_name).lower())
-    labels, answers = (
+    lengths, others = [len(d) for d in ground_truth], [len(d) for d in detections]
+    if lengths != others:
+        raise ValueError(f'drives of {lengths} frames of labels but {others} of detections')
+    class_key = class_name.lower()
+    matchable = (class_key, SIMILAR_CLASSES.get(class_name, class_name).lower())
+    label_frames, detection_frames = (
         [frame for drive in drives for frame in drive] for drives in (ground_truth, detections)
     )
-    frames = pairwise_overlaps([each.labels for each in labels], [each.labels for each in answers])
-    gt, out = frames.ground_truth, frames.detections
-    ours, theirs = np.isin(gt.name, alike), np.isin(out.name, alike)
-    (labelled, cared_for), (answer, _) = _track_numbers(ground_truth), _track_numbers(detections)
-    track = np.unique(labelled[cared_for][ours], return_inverse=True)[1]
-    answer = np.unique(answer[theirs], return_inverse=True)[1]
+    frames = pairwise_overlaps(
+        [each.labels for each in label_frames], [each.labels for each in detection_frames]
+    )
+    labels, detected = frames.ground_truth, frames.detections
+    label_kept, detection_kept = np.isin(labels.name, matchable), np.isin(detected.name, matchable)
+    label_track, relevant = _track_numbers(ground_truth)
+    label_track = np.unique(label_track[relevant][label_kept], return_inverse=True)[1]
+    detection_track, _ = _track_numbers(detections)
+    detection_track = np.unique(detection_track[detection_kept], return_inverse=True)[1]
     a, b, iou = frames.overlaps['3d']
-    can = ours[a] & theirs[b] & (iou >= min_iou)
-    height_px = np.abs(out.box_px[:, 3] - out.box_px[:, 1])
+    allowed = label_kept[a] & detection_kept[b] & (iou >= min_iou)
+    height_px = np.abs(detected.box_px[:, 3] - detected.box_px[:, 1])
     excused = (height_px <= difficulty.min_height_px) | (
         frames.dont_care_fraction > _MAX_DONT_CARE_FRACTION
     )
-    ignored = (gt.occluded > difficulty.max_occluded) | (gt.truncated > difficulty.max_truncated)
-    total, count = np.bincount(answer, out.score[theirs]), np.bincount(answer)
+    ignored = (labels.occluded > difficulty.max_occluded) | (
+        labels.truncated > difficulty.max_truncated
+    )
+    total = np.bincount(detection_track, detected.score[detection_kept])
+    count = np.bincount(detection_track)
     return _JoinedTracks(
-        frame_index=frames.frame_index[ours],
-        label_track=track,
-        label_ignored=(ignored | (gt.name != own))[ours],
-        detection_track=answer,
-        track_score=(total / np.maximum(count, 1))[answer],
-        detection_ignored=(excused | (out.name != own))[theirs],
-        pairs=((np.cumsum(ours) - 1)[a[can]], (np.cumsum(theirs) - 1)[b[can]], iou[can]),
+        frame_index=frames.frame_index[label_kept],
+        label_track=label_track,
+        label_ignored=(ignored | (labels.name != class_key))[label_kept],
+        detection_track=detection_track,
+        track_score=(total / np.maximum(count, 1))[detection_track],
+        detection_ignored=(excused | (detected.name != class_key))[detection_kept],
+        pairs=(
+            (np.cumsum(label_kept) - 1)[a[allowed]],
+            (np.cumsum(detection_kept) - 1)[b[allowed]],
+            iou[allowed],
+        ),
     )
 
 
 def _track_numbers(drives: Sequence[TrackedDrive]) -> tuple[Array, Array]:
-    """Return, for all objects in order of frames, the number of the track; is it no DontCare."""
-    keys, cares = [np.zeros((0, 2), np.int64)], [np.zeros(0, bool)]
+    """Return the track index of each object, in order of frames, and whether it is no DontCare."""
+    keys, all_relevant = [np.zeros((0, 2), np.int64)], [np.zeros(0, bool)]
     for number, drive in enumerate(drives):
         for frame in drive:
             ids = np.asarray(frame.ids, np.int64).reshape(-1)
             if len(ids) != len(frame.labels):
                 raise ValueError(f'{len(ids)} ids for {len(frame.labels)} objects')
-            care = np.char.lower(frame.labels.name) != 'dontcare'
-            if len(np.unique(ids[care])) != care.sum():
-                raise ValueError(f'an id is twice in one frame of drive {number}: {ids.tolist()}')
+            relevant = np.char.lower(frame.labels.name) != 'dontcare'
+            if len(np.unique(ids[relevant])) != relevant.sum():
+                raise ValueError(f'duplicate id in one frame of drive {number}: {ids.tolist()}')
             keys.append(np.column_stack([np.full(len(ids), number), ids]))
-            cares.append(care)
+            all_relevant.append(relevant)
     numbers = np.unique(np.concatenate(keys), axis=0, return_inverse=True)[1].reshape(-1)
-    return numbers, np.concatenate(cares)
+    return numbers, np.concatenate(all_relevant)
 
 
 def _count_at(joined: _JoinedTracks, min_score: float) -> ClearMotCounts:
-    """Match with the tracks of at least a score and count."""
+    """Match the tracks that score at least min_score and count."""
     a, b, iou = _match_at(joined, min_score)
-    free = (joined.track_score >= min_score) & ~joined.detection_ignored
-    free[b] = False
-    answer = np.full(len(joined.label_track), -1)
-    answer[a] = joined.detection_track[b]
-    switches, breaks, shares = _follow_tracks(joined, answer)
+    unmatched = (joined.track_score >= min_score) & ~joined.detection_ignored
+    unmatched[b] = False
+    matched_track = np.full(len(joined.label_track), -1)
+    matched_track[a] = joined.detection_track[b]
+    switches, fragmentations, fractions = _follow_tracks(joined, matched_track)
     return ClearMotCounts(
         min_score=float(min_score),
         num_ground_truth=int((~joined.label_ignored).sum()),
         true_positives=len(a),
-        false_positives=int(free.sum()),
-        misses=int(((answer < 0) & ~joined.label_ignored).sum()),
+        false_positives=int(unmatched.sum()),
+        misses=int(((matched_track < 0) & ~joined.label_ignored).sum()),
         iou_sum=float(iou.sum()),
         id_switches=switches,
-        fragmentations=breaks,
-        num_tracks=len(shares),
-        mostly_tracked=int((shares > _MOSTLY_FRACTION).sum()),
-        mostly_lost=int((shares < 1 - _MOSTLY_FRACTION).sum()),
+        fragmentations=fragmentations,
+        num_tracks=len(fractions),
+        mostly_tracked=int((fractions > _MOSTLY_FRACTION).sum()),
+        mostly_lost=int((fractions < 1 - _MOSTLY_FRACTION).sum()),
     )
 
 
 def _match_at(joined: _JoinedTracks, min_score: float) -> tuple[Array, Array, Array]:
-    """Return the matches: rows of labels, rows of answers, IoU."""
+    """Return the matches at a score threshold: rows of labels, rows of detections, IoU."""
     a, b, iou = joined.pairs
     keep = joined.track_score[b] >= min_score
     a, b, iou = a[keep], b[keep], iou[keep]
     chosen = (np.bincount(a)[a] == 1) & (np.bincount(b)[b] == 1)
-    rivals = np.flatnonzero(~chosen)
-    for pairs in np.split(rivals, np.flatnonzero(np.diff(joined.frame_index[a[rivals]])) + 1):
+    contested = np.flatnonzero(~chosen)
+    for pairs in np.split(
+        contested, np.flatnonzero(np.diff(joined.frame_index[a[contested]])) + 1
+    ):
         row = np.unique(a[pairs], return_inverse=True)[1]
         column = np.unique(b[pairs], return_inverse=True)[1]
         shape = (row.max(initial=-1) + 1, column.max(initial=-1) + 1)
-        worth, number = np.zeros(shape), np.full(shape, -1)
-        worth[row, column] = len(pairs) + iou[pairs]  # one match more is worth any overlap
-        number[row, column] = pairs
-        taken = number[linear_sum_assignment(worth, maximize=True)]
-        chosen[taken[taken >= 0]] = True
+        gain, pair_index = np.zeros(shape), np.full(shape, -1)
+        gain[row, column] = len(pairs) + iou[pairs]  # one more match outweighs any IoU
+        pair_index[row, column] = pairs
+        assigned = pair_index[linear_sum_assignment(gain, maximize=True)]
+        chosen[assigned[assigned >= 0]] = True
     return a[chosen], b[chosen], iou[chosen]
 
 
 def _follow_tracks(joined: _JoinedTracks, matched_track: Array) -> tuple[int, int, Array]:
     """
-    Go along each labelled track.
+    Count switches and fragmentations along each labelled track.
 
-    An ignored frame ends what came before it, but for the first of a track. A track that is found
-    in its last frame but not in the one before is fragmented, were it found there for the first
-    time. Both are so in the devkit.
+    An ignored frame, other than the first of a track, resets the track's history. A track that is
+    found in its last frame but not in the frame before is fragmented, even if found there for the
+    first time. Both follow the devkit.
 
     :param matched_track: (G,) track that matches each label, -1 for none.
-    :return: id switches, fragmentations, and the share of its frames that each track is found in.
+    :return: id switches, fragmentations, and the fraction of frames in which each track is found.
     """
     order = np.lexsort((joined.frame_index, joined.label_track))
-    track, now = joined.label_track[order], matched_track[order]
+    track, current = joined.label_track[order], matched_track[order]
     _, start, size = np.unique(track, return_index=True, return_counts=True)
     wholly_ignored = np.bincount(track, joined.label_ignored[order], len(size)) == size
-    wholly_missed = np.bincount(track, now < 0, len(size)) == size
-    place = np.arange(len(track))
+    wholly_missed = np.bincount(track, current < 0, len(size)) == size
+    position = np.arange(len(track))
     first, last = np.zeros(len(track), bool), np.zeros(len(track), bool)
     first[start], last[start + size - 1] = True, True
-    cut = joined.label_ignored[order] & ~first
-    found = (now >= 0) & ~cut
+    reset = joined.label_ignored[order] & ~first
+    found = (current >= 0) & ~reset
 
-    began = np.maximum.accumulate(np.where(first | cut, place, 0))
-    known = np.maximum.accumulate(np.where(found, place, -1)) >= began
-    before, known_before = np.roll(now, 1), np.roll(known, 1)
-    after = np.roll(now, -1)
+    last_reset = np.maximum.accumulate(np.where(first | reset, position, 0))
+    found_since_reset = np.maximum.accumulate(np.where(found, position, -1)) >= last_reset
+    previous, found_before = np.roll(current, 1), np.roll(found_since_reset, 1)
+    following = np.roll(current, -1)
     counts = ~first & ~wholly_ignored[track]
-    switched = counts & found & known_before & (before >= 0) & (before != now)
-    again = counts & found & (before != now)
-    broken = again & np.where(last, True, known_before & (after >= 0))
+    switched = counts & found & found_before & (previous >= 0) & (previous != current)
+    rematched = counts & found & (previous != current)
+    fragmented = rematched & np.where(last, True, found_before & (following >= 0))
 
-    to_find = size - np.bincount(track, joined.label_ignored[order], len(size))
-    share = np.bincount(track, found, len(size)) / np.maximum(to_find, 1)
-    share[wholly_missed] = 0.0
-    return int(switched.sum()), int(broken.sum()), share[~wholly_ignored]
+    required = size - np.bincount(track, joined.label_ignored[order], len(size))
+    fraction = np.bincount(track, found, len(size)) / np.maximum(required, 1)
+    fraction[wholly_missed] = 0.0
+    return int(switched.sum()), int(fragmented.sum()), fraction[~wholly_ignored]
 
 
 def _recall_thresholds(scores: Array, num_ground_truth: int) -> list[float]:
-    """Pick the scores, of all matches, at which recall is nearest to 1/40, 2/40, ..., 1."""
+    """Return the scores of matches at which recall is nearest to 1/40, 2/40, ..., 1."""
     levels: list[float] = []
     recall = 0.0
     for count, value in enumerate(np.sort(scores)[::-1].tolist(), 1):
-        nearer = (count + 1) / num_ground_truth - recall < recall - count / num_ground_truth
-        if not nearer or count == len(scores):
+        skip = (count + 1) / num_ground_truth - recall < recall - count / num_ground_truth
+        if not skip or count == len(scores):
             levels.append(value)
             recall += 1 / NUM_RECALLS
     return levels[1:]  # the first is for recall 0

@@ -1,1 +1,1 @@
-"""Ablation studies over methods and seeds; what distillation selects."""
+"""Ablation studies over methods and seeds; inspection of trained distillations."""

@@ -1,5 +1,5 @@
 """
-What a distillation selects: gates of objects, and relations of teacher and student.
+Inspect a trained distillation: object weights, and affinities of teacher and student.
 
 Shapes: M objects of all frames, K objects of one frame.
 """
@@ -28,13 +28,13 @@ from stl_core.types import Array
 @dataclass(frozen=True)
 class ObjectWeights:
     """
-    How objects count.
+    Weights of objects in the distillation losses, and the depth uncertainties behind them.
 
-    :param depth_m: (M,) as labelled.
+    :param depth_m: (M,) labelled depth.
     :param student_sigma_m: (M,) the distilled student's depth sigma.
-    :param teacher_sigma_m: (M,) the teacher's.
+    :param teacher_sigma_m: (M,) the teacher's depth sigma.
     :param feature_weight: (M,) weight in DASFD, 0 to 1.
-    :param relation_weight: (M,) weight of the object with itself in DASRD, 0 to 1.
+    :param relation_weight: (M,) weight of the object's pair with itself in DASRD, 0 to 1.
     """
 
     depth_m: Array
@@ -47,16 +47,16 @@ class ObjectWeights:
 @dataclass(frozen=True)
 class Affinities:
     """
-    Relations of the objects of one frame, nearest first, at one stride.
+    Feature similarities of the objects of one frame, nearest first, at one stride.
 
-    Channels are measured over that frame's objects; training measures them over a step's.
+    Channel statistics are those of this frame's objects; training uses those of a step's objects.
 
-    :param frame: its id.
-    :param stride: of the maps.
-    :param depth_m: (K,).
-    :param teacher: (K, K) cosine of two objects' features, -1 to 1, see relation.relations.
-    :param student_before: (K, K) the student's before distillation, through the layers it left.
-    :param student_after: (K, K) after it.
+    :param frame: id of the frame.
+    :param stride: stride of the feature maps.
+    :param depth_m: (K,) labelled depth.
+    :param teacher: (K, K) cosine of two objects' features, -1 to 1, see relation.cosine_affinity.
+    :param student_before: (K, K) of the student before distillation, with the trained layers.
+    :param student_after: (K, K) of the student after distillation.
     """
 
     frame: str
@@ -70,12 +70,12 @@ class Affinities:
 @dataclass(frozen=True)
 class DistillationSnapshot:
     """
-    What was seen.
+    Object weights and affinities of a distillation, before and after training.
 
-    :param object_weights: of all objects.
-    :param affinities: of the frame with most objects.
-    :param mean_difference_before: mean |A_s - A_t| over pairs of two objects of an image, and over
-        images; 0 where no image has two.
+    :param object_weights: weights of all objects.
+    :param affinities: affinities of the frame with the most objects.
+    :param mean_difference_before: mean |A_s - A_t| over pairs of different objects of an image,
+        then over images, before distillation; 0 if no image has two objects.
     :param mean_difference_after: the same after distillation.
     """
 
@@ -89,14 +89,14 @@ def inspect_distillation(
     config: TrainConfig, max_frames: int, stride: int
 ) -> DistillationSnapshot:
     """
-    Look at a distillation that was run, on its val frames.
+    Compute the object weights and affinities of a finished distillation on its val frames.
 
-    :param config: of the run; its last.pt is there.
-    :param max_frames: at most so many.
-    :param stride: at which relations are shown.
-    :return: gates and relations.
+    :param config: configuration of the run; its folder must contain last.pt.
+    :param max_frames: upper limit of the frames to use.
+    :param stride: stride at which affinities are computed.
+    :return: object weights and affinities.
     :raises ConfigError: for a run without teacher, checkpoint, that stride, or without objects,
-        and for a checkpoint of another configuration; only the val frames may be others.
+        and for a checkpoint of another configuration; only the val settings may differ.
     """
     path = Path(config.out) / 'last.pt'
     if config.distill is None:
@@ -106,28 +106,21 @@ def inspect_distillation(
     models = _load_before_and_after(model_builder.with_file_digests(config), path)
     if stride not in models[0].strides:
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
-    no_augmentation = augmentation.Config(flip=0.0, crop=0.0, colour=0.0)
-    data = dataset.FrameDataset(
-        replace(config.val, augment=no_augmentation, keep_images=False),
-        config.input,
-        config.classes,
-        config.seed,
-        model_builder.choose_image_loader(config),
-    )
-    gates: list[ObjectWeights] = []
+    data = _load_val_frames(config)
+    weights: list[ObjectWeights] = []
     affinities: list[Affinities] = []
     cells = config.distill.losses.get('relation', relation.RelationLossConfig()).cells
     count = min(max_frames, len(data))
-    for index in with_progress(range(count), count, 'looking'):
+    for index in with_progress(range(count), count, 'frames'):
         batch = dataset.collate([data[0, index]], config.val.max_objects)
         before, after = (_make_view(model, batch) for model in models)
-        gates.append(_object_weights(after, config.distill.losses))
+        weights.append(_object_weights(after, config.distill.losses))
         affinities.append(_affinities(before, after, stride, cells, batch.ids[0]))
     pairs = [each for each in affinities if len(each.depth_m)]
     if not pairs:
         raise ConfigError(f'{config.out}: no object in {len(affinities)} val frames')
     columns = {
-        name: np.concatenate([getattr(each, name) for each in gates])
+        name: np.concatenate([getattr(each, name) for each in weights])
         for name in ObjectWeights.__dataclass_fields__
     }
     return DistillationSnapshot(
@@ -138,33 +131,45 @@ def inspect_distillation(
     )
 
 
+def _load_val_frames(config: TrainConfig) -> dataset.FrameDataset:
+    """Open the val frames of a run, without augmentation."""
+    no_augmentation = augmentation.Config(flip=0.0, crop=0.0, colour=0.0)
+    return dataset.FrameDataset(
+        replace(config.val, augment=no_augmentation, keep_images=False),
+        config.input,
+        config.classes,
+        config.seed,
+        model_builder.choose_image_loader(config),
+    )
+
+
 def _mean_difference(pairs: list[tuple[Array, Array]]) -> float:
-    """Mean difference of (K, K) matrices off the diagonal: of itself an object says nothing."""
+    """Average |A - B| of (K, K) matrices without the diagonal, on which every cosine is 1."""
     gaps = [np.abs(one - other)[~np.eye(len(one), dtype=bool)] for one, other in pairs]
     return float(np.mean([each.mean() for each in gaps if len(each)] or [0.0]))
 
 
 def _load_before_and_after(config: TrainConfig, path: Path) -> list[Any]:
     """
-    Build the distiller as training left it, with the student as it was found, and as it was left.
+    Build the distiller with the student before distillation, and with the distilled student.
 
-    Both students are seen through the same layers, the trained ones: random layers would tell
-    nothing of the student behind them.
+    Both students use the trained layers: through random layers, their features could not be
+    compared with the teacher's.
     """
     state = torch.load(path, map_location='cpu', weights_only=True)
     differ = checkpoint.config_differences(config, state['config'])
     differ = [key for key in differ if not key.startswith('val.')]
     if differ:
-        raise ConfigError(f"{path}: made with another {', '.join(differ[:5])}; give that run's")
+        raise ConfigError(f"{path}: made with another {', '.join(differ[:5])}; use that run's")
     models = []
-    for found in (True, False):
+    for before in (True, False):
         torch.manual_seed(config.seed)
         model: Any = model_builder.build_model(config)
         student = {key: each.clone() for key, each in model.student.state_dict().items()}
         model.load_state_dict(state['model'])
-        if found:
+        if before:
             model.student.load_state_dict(student)
-        elif 'mean' in state:  # what is judged and saved is the mean of the weights
+        elif 'mean' in state:  # evaluation and model file use the averaged weights
             model.student.load_state_dict(state['mean']['module'])
         models.append(model.eval())
     return models
@@ -178,7 +183,7 @@ def _make_view(model: Any, batch: Batch) -> DistillView:
 
 
 def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
-    """Read the gates by the run's own numbers, or the defaults where it lacks a loss."""
+    """Compute the weights with the run's loss options, or the defaults where it lacks a loss."""
     valid = view.targets.valid
     columns = (
         view.targets.depth_m,
@@ -196,14 +201,14 @@ def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
 def _affinities(
     before: DistillView, after: DistillView, stride: int, cells: int, frame: str
 ) -> Affinities:
-    """Compute the matrices of one frame."""
+    """Compute the affinity matrices of one frame."""
     rois = regions.object_rois(after.targets, after.size_px, regions.valid_indices(after.targets))
     teacher_features = after.teacher.features[stride]
     object_cells = regions.object_cells(after.targets, stride, *teacher_features.shape[-2:])
-    scale = weighting.channel_statistics(teacher_features, object_cells)
+    statistics = weighting.channel_statistics(teacher_features, object_cells)
     maps = (teacher_features, before.adapted[stride], after.adapted[stride])
     matrices = (
-        relation.cosine_affinity(each.detach(), rois, stride, cells, scale).numpy()
+        relation.cosine_affinity(each.detach(), rois, stride, cells, statistics).numpy()
         for each in maps
     )
     depth_m = after.targets.depth_m[after.targets.valid].numpy()

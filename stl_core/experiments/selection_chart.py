@@ -1,4 +1,4 @@
-"""The picture of what a distillation selects."""
+"""Chart of the object weights and affinities of a distillation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stl_core.visualization import charts
 
 def plot_snapshot(snapshot: DistillationSnapshot, path: Path) -> None:
     """
-    Draw gates against depth and sigma, and relations of teacher, student before and after.
+    Draw object weights against depth and sigma, and affinities of the teacher and both students.
 
-    :param snapshot: what to draw.
+    :param snapshot: object weights, and affinities before and after distillation.
     :param path: PNG to write.
     """
     figure = charts.new_figure(11, 6.6)
@@ -29,12 +29,12 @@ def plot_snapshot(snapshot: DistillationSnapshot, path: Path) -> None:
         f'student after, mean gap {after:.3f}': affinities.student_after,
     }
     for axes, (title, matrix) in zip(matrices, titled.items(), strict=True):
-        shown = axes.imshow(matrix, vmin=-1, vmax=1, cmap='RdBu_r')
+        image = axes.imshow(matrix, vmin=-1, vmax=1, cmap='RdBu_r')
         axes.set_title(title, fontsize=9, loc='left')
         ticks = range(len(affinities.depth_m))
         axes.set_xticks(ticks, [f'{z:.0f}' for z in affinities.depth_m], fontsize=6)
         axes.set_yticks(ticks, [f'{z:.0f} m' for z in affinities.depth_m], fontsize=6)
-    bar = lower.colorbar(shown, ax=list(matrices), shrink=0.8)
+    bar = lower.colorbar(image, ax=list(matrices), shrink=0.8)
     bar.ax.tick_params(labelsize=7)
     lower.supxlabel(
         f'relations of the objects of frame {affinities.frame} at stride {affinities.stride},'
@@ -46,9 +46,9 @@ def plot_snapshot(snapshot: DistillationSnapshot, path: Path) -> None:
 
 def _plot_object_weights(figure: Any, weights: ObjectWeights) -> None:
     """
-    Draw DASFD and DASRD against depth and against the sigmas that they ask for.
+    Draw the weights of DASFD and DASRD against depth and against the sigmas they depend on.
 
-    DASFD asks two, so that its weight there is a colour.
+    DASFD depends on two sigmas, so its weight is drawn as colour.
     """
     feature, both, relation, teacher = figure.subplots(1, 4)
     dots = {'s': 9, 'alpha': 0.5, 'linewidths': 0}
@@ -60,7 +60,7 @@ def _plot_object_weights(figure: Any, weights: ObjectWeights) -> None:
         axes.set_xlabel('depth, m', fontsize=8)
         axes.set_title(title, fontsize=9, loc='left')
     teacher.scatter(weights.teacher_sigma_m, weights.relation_weight, **dots)
-    shown = both.scatter(
+    points = both.scatter(
         *(weights.teacher_sigma_m, weights.student_sigma_m),
         **{
             **dots,
@@ -71,7 +71,7 @@ def _plot_object_weights(figure: Any, weights: ObjectWeights) -> None:
             'cmap': 'viridis',
         },
     )
-    figure.colorbar(shown, ax=both).ax.tick_params(labelsize=7)
+    figure.colorbar(points, ax=both).ax.tick_params(labelsize=7)
     both.set_ylabel("student's sigma, m", fontsize=8)
     both.set_yscale('log')
     charts.set_plain_log_ticks(both.yaxis)

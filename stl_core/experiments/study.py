@@ -1,11 +1,11 @@
 """
-A grid of methods and seeds under one schedule: every claim beside its controls.
+Ablation study: train a grid of methods and seeds under one schedule.
 
-A study names a plan of stages and one of them: the runs differ from that stage by what their
-method says and by the seed, and in nothing else. The stages before it, such as the teacher, are
-trained once. Every finished run is one row of a table that is appended to, so that a study can be
-stopped and gone on with, and what is in the table is not run again. The stages before must come to
-the figures that the table has of them: runs of two teachers are no comparison.
+A study names a plan of stages and one stage of it. Its runs differ from that stage only in the
+overrides of their method and in the seed. Earlier stages, such as the teacher, are trained once.
+Every finished run is appended to a table as one row, so that a stopped study can be resumed; runs
+that are in the table are not repeated. Earlier stages must reproduce their figures in the table,
+since runs with different teachers cannot be compared.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class StudyConfig:
     """
-    A study.
+    Configuration of a study.
 
     :param plan: YAML file with stages.
-    :param stage: the one that is varied; its losses and their weights are left out, the methods
-        bring their own.
-    :param methods: {name: differences of a TrainConfig}, in the order of the table.
-    :param seeds: every method is run with each.
+    :param stage: stage that the methods vary; its distillation losses and their weights are left
+        out, since every method names its own.
+    :param methods: {name: overrides of a TrainConfig}, in the order of the table.
+    :param seeds: seeds; every method is run with each.
     :param out: folder of the runs.
-    :param table: CSV file of the finished runs; the chart lies beside it.
-    :param judged: whose figures are the table's: a class of KITTI's evaluation.
+    :param table: CSV file of the finished runs; the chart is written next to it.
+    :param judged: class of KITTI's evaluation whose figures the table holds.
     """
 
     plan: str
@@ -57,14 +57,14 @@ class StudyConfig:
 
 
 class StudyRun(NamedTuple):
-    """One run of a study."""
+    """One run of a study: name of its method, and its configuration."""
 
     method: str
     config: TrainConfig
 
 
 def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """Read a study; ConfigError names the file and key that is wrong."""
+    """Read a study; ConfigError names the file and the key that is wrong."""
     try:
         config: StudyConfig = build_typed(StudyConfig, read_yaml(path, overrides))
         if not config.methods or not config.seeds:
@@ -81,12 +81,12 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig
 
 def plan_runs(study: StudyConfig) -> tuple[list[StudyRun], list[StudyRun]]:
     """
-    List the runs.
+    List the runs of a study.
 
-    :param study: what is studied.
-    :return: the stages before, by name, and the runs of every method and seed, seeds outermost,
-        so that a stopped study has compared all methods once.
-    :raises ConfigError: for an unknown stage, or a method that no run can be made of.
+    :param study: configuration of the study.
+    :return: the earlier stages in the plan's order, and the runs of every method and seed; seeds
+        are the outer loop, so that a stopped study has compared all methods with some seeds.
+    :raises ConfigError: for an unknown stage, or a method whose overrides are invalid.
     """
     data = read_yaml(study.plan)
     built = stages.build_stages(data)
@@ -118,15 +118,15 @@ def plan_runs(study: StudyConfig) -> tuple[list[StudyRun], list[StudyRun]]:
 
 def run_study(study: StudyConfig, num_jobs: int = 1) -> Path:
     """
-    Train what is not in the table yet.
+    Train the runs that are not in the table yet.
 
-    :param study: what is studied.
-    :param num_jobs: runs at a time, which share the processors. Small networks on few processors
-        gain: threads that wait for each other learn less than as many runs of one thread each.
-    :return: the table.
-    :raises ConfigError: when the table has a run of that name with another configuration, or the
-        figures of another class or of another teacher, when another study is writing it, or for no
-        job at a time.
+    :param study: configuration of the study.
+    :param num_jobs: parallel runs, which share the processors. This speeds up small networks on
+        few processors: one thread per run wastes less time than threads that wait for each other.
+    :return: path of the table.
+    :raises ConfigError: if the table has a run of that name with another configuration, or the
+        figures of another class or of another teacher, if another study is writing it, or for
+        num_jobs below 1.
     """
     if num_jobs < 1:
         raise ConfigError(f'jobs: expected at least 1 run at a time, got {num_jobs}')
@@ -149,10 +149,11 @@ def run_study(study: StudyConfig, num_jobs: int = 1) -> Path:
 
 def config_digest(config: TrainConfig) -> str:
     """
-    Tell a run's configuration, teacher included, in 12 characters.
+    Return a 12-character hash of a run's configuration, including the teacher.
 
-    Where the run lies is no part of it, nor is what is None or empty, so that a table outlives
-    new options that are; nor is the code: after a loss has changed, its rows are to be removed.
+    The hash leaves out the run's folder, and values that are None or '', so that a table stays
+    valid when such options are added. It does not cover the code: remove the rows of a loss after
+    changing it.
     """
     flat = checkpoint.flatten_config(_without_empty(dataclasses.asdict(config)))
     compared = {key: value for key, value in flat.items() if key not in checkpoint.NOT_COMPARED}
@@ -160,28 +161,28 @@ def config_digest(config: TrainConfig) -> str:
 
 
 def _without_empty(value: Any) -> Any:
-    """Leave out of plain data what is None or ''."""
+    """Return plain data without the entries of dictionaries that are None or ''."""
     if isinstance(value, dict):
         return {key: _without_empty(each) for key, each in value.items() if each not in (None, '')}
     return [_without_empty(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_complete_table(table: Path, study_runs: list[StudyRun]) -> None:
-    """Compare a table that is complete with its runs, as far as there are files to tell them."""
+    """Compare a complete table with its runs, as far as the files that they start from exist."""
     try:
         for study_run in study_runs:
             _find_row(table, _with_file_digests(study_run))
     except ModelFileError as err:
-        log.info('%s has every run; what they were made from is not here: %s', table, err)
+        log.info('%s has every run; files that they were made from are missing: %s', table, err)
 
 
 def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
-    """Train a stage before the methods, or see that it is the one that the table tells of."""
+    """Train an earlier stage and append its row, or check that it reproduces its row."""
     table, study_run = Path(study.table), _with_file_digests(study_run)
     row = _find_row(table, study_run)
     if row and not checkpoint.is_done(study_run.config):
         log.info(
-            '%s has %s, but %s does not: it is trained again, and must come to the same figures',
+            '%s has %s, but %s does not: training it again; it must reproduce the same figures',
             *(table, study_run.method, study_run.config.out),
         )
     new_row = _make_row(study, study_run, stages.run_stage(study_run.config))
@@ -194,7 +195,7 @@ def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
 def _train_runs(
     pending: list[StudyRun], num_jobs: int
 ) -> Generator[tuple[StudyRun, dict[str, Any]], None, None]:
-    """Train runs; each with its figures as soon as it is finished."""
+    """Train runs; yield each with its metrics as soon as it is finished."""
     if num_jobs == 1:
         for study_run in _log_progress(pending):
             yield study_run, stages.run_stage(study_run.config)
@@ -203,7 +204,7 @@ def _train_runs(
     completed = map_as_completed(
         _run_in_process, configs, num_jobs, threads=max(1, available_cpus() // num_jobs)
     )
-    # closed at once, not when the garbage is collected: so nothing trains on
+    # closed at once, not by the garbage collector, so that no run keeps training
     with (
         contextlib.closing(completed),
         contextlib.closing(with_progress(completed, len(pending), 'runs')) as results,
@@ -213,7 +214,7 @@ def _train_runs(
 
 
 def _run_in_process(config: TrainConfig) -> dict[str, Any]:
-    """Run one of several: what it has to say goes to a file in its folder."""
+    """Train one of several parallel runs; its output goes to log.txt in its folder."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with (out / 'log.txt').open('a', buffering=1) as file, contextlib.redirect_stdout(file):
@@ -227,7 +228,7 @@ def _run_in_process(config: TrainConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _log_to_file(file: IO[str]) -> Iterator[None]:
-    """Log to a file, too, while it lasts: nobody has configured a spawned process."""
+    """Log also to a file within the context: a spawned process has no logging configuration."""
     root, handler = logging.getLogger(), logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
     level = root.level
@@ -249,7 +250,7 @@ def _run_key(study_run: StudyRun) -> tuple[str, int]:
 
 
 def _log_progress(pending: list[StudyRun]) -> Iterator[StudyRun]:
-    """Say before each run which it is, and how long the rest will take."""
+    """Yield the runs; log the name of each before it, and the estimated remaining time."""
     began = time.monotonic()
     for done, study_run in enumerate(pending):
         passed_s = time.monotonic() - began
@@ -267,7 +268,7 @@ def _log_progress(pending: list[StudyRun]) -> Iterator[StudyRun]:
 
 
 def _find_row(table: Path, study_run: StudyRun) -> study_table.Row | None:
-    """Find the row of a run; ConfigError where it was another of the same name and seed."""
+    """Return the row of a run, or None; ConfigError if its configuration was another."""
     for row in study_table.read_table(table):
         if row[:2] == _run_key(study_run):
             if row.config == config_digest(study_run.config):
@@ -291,7 +292,7 @@ def _other_stage_error(table: Path, study_run: StudyRun) -> ConfigError:
 
 
 def _make_row(study: StudyConfig, study_run: StudyRun, metrics: dict[str, Any]) -> study_table.Row:
-    """Make the row of a finished run."""
+    """Build the row of a finished run."""
     class_metrics = metrics[study.judged]
     figures = {
         f'{kind}/{criterion}/{level}': class_metrics[kind]['AP40'][criterion][index]
@@ -299,20 +300,20 @@ def _make_row(study: StudyConfig, study_run: StudyRun, metrics: dict[str, Any]) 
         for criterion in ('strict', 'loose')
         for index, level in enumerate(study_table.DIFFICULTY_NAMES)
     }
-    told_by = config_digest(study_run.config)
+    digest = config_digest(study_run.config)
     return study_table.Row(
-        *_run_key(study_run), study_run.config.epochs, told_by, figures, study.judged
+        *_run_key(study_run), study_run.config.epochs, digest, figures, study.judged
     )
 
 
 def _without_distill_losses(stage: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a stage what it learns from its teacher."""
+    """Return a stage without its distillation losses and their weights."""
     weights = stage.get('weights') or {}
     weights = {name: each for name, each in weights.items() if not name.startswith('distill/')}
     return {**stage, 'weights': weights, 'distill': {**(stage.get('distill') or {}), 'losses': {}}}
 
 
 def _without_unused_teacher(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave the teacher out of a run without distillation losses: it would only cost time."""
-    learns = data['distill'] and data['distill']['losses']
-    return data if learns else {k: data[k] for k in data if k != 'distill'}
+    """Return a run without its teacher if it has no distillation losses, to save time."""
+    has_losses = data['distill'] and data['distill']['losses']
+    return data if has_losses else {k: data[k] for k in data if k != 'distill'}

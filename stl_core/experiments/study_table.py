@@ -1,4 +1,4 @@
-"""The table of a study: a row for each finished run; means, differences and a chart of them."""
+"""Result table of a study: a CSV row per finished run; means, paired differences and chart."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from stl_core.visualization import charts
 
 try:
     import fcntl
-except ImportError:  # Windows has none; there nobody looks whether another writes
+except ImportError:  # Windows has none; there, no lock prevents a second writer
     fcntl = None  # type: ignore[assignment]
 
 DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
-#: What is shown: AP40 at moderate difficulty.
+#: Metrics of the Markdown table and the chart: AP40 at moderate difficulty.
 DISPLAYED_METRICS = (
     '3d/strict/moderate',
     '3d/loose/moderate',
     'bev/strict/moderate',
     'bev/loose/moderate',
 )
-#: The one of them whose differences are shown, too.
+#: Metric whose differences from the first method are listed, too.
 COMPARED_METRIC = '3d/loose/moderate'
-#: What the names of rows end with that are stages before the methods, such as the teacher.
+#: Suffix of the row names of earlier stages, such as the teacher.
 STAGE_SUFFIX = ' (stage)'
 _COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged')
 
 
 class Row(NamedTuple):
     """
-    One finished run.
+    Row of one finished run.
 
-    :param method: its name.
-    :param seed: its seed.
-    :param epochs: it was judged after.
-    :param config: digest of its configuration.
+    :param method: name of the method.
+    :param seed: seed of the run.
+    :param epochs: number of training epochs before the evaluation.
+    :param config: digest of the configuration, see study.config_digest.
     :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars.
-    :param judged: class whose figures they are.
+    :param judged: class that was evaluated.
     """
 
     method: str
@@ -61,10 +61,10 @@ class Row(NamedTuple):
 
 def read_table(path: Path) -> list[Row]:
     """
-    Read a table; no row where there is none. A line torn by a crash is left out.
+    Read a table; a missing file has no rows, and a last line cut by a crash is skipped.
 
-    :raises ConfigError: for a run that is in it twice: it would count as two seeds; or for a line
-        that is none of such a table.
+    :raises ConfigError: for a run that is listed twice, since it would count as two seeds; or for
+        a line that is not a row of a study.
     """
     if not path.exists():
         return []
@@ -75,7 +75,7 @@ def read_table(path: Path) -> list[Row]:
             figures = {
                 name: float(value) for name, value in record.items() if name not in _COLUMNS
             }
-            # tables of older versions hold cars, and do not say so
+            # tables of older versions hold cars and lack the column of the class
             fields = int(record['seed']), int(record['epochs']), record['config'], figures
             row = Row(record['method'], *fields, record.get('judged', 'Car'))
         except (KeyError, TypeError, ValueError) as err:
@@ -87,9 +87,9 @@ def read_table(path: Path) -> list[Row]:
 
 def append_row(path: Path, row: Row) -> None:
     """
-    Add a row, the header before the first; after a crash the file is the old or the new one.
+    Append a row, after a header if the table is new; a crash leaves the old or the new file.
 
-    :raises ConfigError: when the table has that method and seed.
+    :raises ConfigError: if the table has a row of that method and seed.
     """
     rows = read_table(path)
     _check_not_in_table(path, rows, row)
@@ -104,7 +104,7 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def check_evaluated_class(path: Path, rows: Sequence[Row], class_name: str) -> None:
-    """Refuse, by ConfigError, the rows of a table that holds another class's figures."""
+    """Raise ConfigError if the table holds the figures of another class."""
     for row in rows:
         if row.judged != class_name:
             raise ConfigError(
@@ -116,10 +116,10 @@ def check_evaluated_class(path: Path, rows: Sequence[Row], class_name: str) -> N
 @contextlib.contextmanager
 def table_lock(path: Path) -> Iterator[None]:
     """
-    Be the only one that writes a table; the system frees it however the process ends.
+    Hold the exclusive lock for writing a table; the system frees it however the process ends.
 
-    :param path: of the table; beside it lies a lock file, while it is held or after a crash.
-    :raises ConfigError: when another process writes it.
+    :param path: path of the table; a lock file lies next to it during the lock or after a crash.
+    :raises ConfigError: if another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -135,21 +135,21 @@ def table_lock(path: Path) -> Iterator[None]:
 
 def sort_rows(rows: Sequence[Row], method_names: Sequence[str]) -> list[Row]:
     """
-    Bring rows into the order of a study: they stand in the table as they were finished.
+    Sort rows in the order of a study; the table lists them in the order in which they finished.
 
-    :param rows: of a table.
-    :param method_names: the methods, in order.
-    :return: the stages first, then the methods with their seeds ascending, then what is no more.
+    :param rows: rows of a table.
+    :param method_names: methods of the study, in order.
+    :return: the stages first, then the methods with seeds ascending, then all other methods.
     """
 
-    def place(row: Row) -> tuple[int, int]:
+    def sort_key(row: Row) -> tuple[int, int]:
         if row.method.endswith(STAGE_SUFFIX):
             return -1, 0
         return method_names.index(row.method) if row.method in method_names else len(
             method_names
         ), row.seed
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=sort_key)
 
 
 def group_by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -160,11 +160,11 @@ def group_by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def to_markdown(rows: Sequence[Row], class_name: str) -> str:
     """
-    Lay out means and standard deviations over seeds, and of the differences seed by seed.
+    Format means and standard deviations over seeds, and of the differences seed by seed.
 
-    :param rows: of a study, its first method before the others.
-    :param class_name: class whose figures they are.
-    :return: a Markdown table; deviations are of the sample, so a single seed has none.
+    :param rows: rows of a study, its first method before the others.
+    :param class_name: class that was evaluated.
+    :return: Markdown table; deviations are of the sample, so a single seed has none.
     """
     titles = [
         *(_metric_title(key, class_name) for key in DISPLAYED_METRICS),
@@ -187,14 +187,14 @@ def to_markdown(rows: Sequence[Row], class_name: str) -> str:
 
 def paired_differences(rows: Sequence[Row]) -> dict[str, Array]:
     """
-    Take every method's figures minus the first's, seed by seed.
+    Compute every method's figures minus the first method's, seed by seed.
 
-    All seeds have the stages before in common, and runs of one seed also the order of the frames:
-    what is common to two runs says nothing about their methods.
+    Runs of all seeds share the earlier stages, and runs of one seed also the order of the frames;
+    the difference removes effects that two runs have in common.
 
-    :param rows: of a study, its first method before the others.
-    :return: for every method but the first and the stages, (S,) percent of COMPARED, one for each
-        seed that both have; none where no seed is.
+    :param rows: rows of a study, its first method before the others.
+    :return: for every method except the first and the stages, (S,) percent of COMPARED_METRIC, one
+        per common seed; methods without a common seed are left out.
     """
     base = {row.seed: row.metrics[COMPARED_METRIC] for row in _baseline_rows(rows)}
     paired = [row for row in rows if row.seed in base and row not in _baseline_rows(rows)]
@@ -206,10 +206,10 @@ def paired_differences(rows: Sequence[Row]) -> dict[str, Array]:
 
 def plot_study(rows: Sequence[Row], class_name: str, path: Path) -> None:
     """
-    Draw every method's mean as a bar, its seeds as dots; the stages before are told in words.
+    Draw every method's mean as a bar and its seeds as dots; titles name the earlier stages' AP.
 
-    :param rows: of a study, its first method before the others.
-    :param class_name: class whose figures they are.
+    :param rows: rows of a study, its first method before the others.
+    :param class_name: class that was evaluated.
     :param path: PNG to write.
     """
     groups = _group_without_stages(rows)
@@ -247,7 +247,7 @@ def _check_not_in_table(path: Path, rows: Sequence[Row], row: Row) -> None:
 
 
 def _acquire_lock(path: Path, error_message: str) -> IO[str]:
-    """Open and lock the file that lies there, not one that its holder has just removed."""
+    """Open and lock the file at `path`, not one that its previous holder has just removed."""
     while True:
         file = path.open('a')
         try:
@@ -262,17 +262,17 @@ def _acquire_lock(path: Path, error_message: str) -> IO[str]:
 
 
 def _group_without_stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group the rows that are no stages by method."""
+    """Group rows by method, without the rows of stages."""
     return group_by_method([row for row in rows if not row.method.endswith(STAGE_SUFFIX)])
 
 
 def _baseline_rows(rows: Sequence[Row]) -> list[Row]:
-    """Take the rows of the first method; none where there are only stages."""
+    """Return the rows of the first method; none if there are only stages."""
     return next(iter(_group_without_stages(rows).values()), [])
 
 
 def _metric_title(key: str, class_name: str) -> str:
-    """Name a figure by the IoU that counts for the class: '3D at 0.7'."""
+    """Return the title of a metric with the class's IoU threshold: '3D at 0.7'."""
     kind, criterion, _ = key.split('/')
     min_iou = average_precision.MIN_IOU[criterion][kind][
         average_precision.CLASSES.index(class_name)

@@ -1,1 +1,1 @@
-"""Model files, and the Predictor that runs them on images."""
+"""Model files, and the Predictor that runs a model on images."""

@@ -1,8 +1,8 @@
 """
-From images to 3D objects: the same Predictor on the desk, in a bag tool and on the vehicle.
+Read and write model files: detector weights plus the header needed to use them.
 
-A student file (.safetensors) carries in its header all that is needed to use it: detector,
-options, classes, input and where it comes from. RUNNERS decides by suffix how a file is run.
+A model file (.safetensors) stores in its header the detector's name and options, the class names,
+the input specification and the provenance (training configuration, seed, metrics).
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from torch import Tensor, nn
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import DepthSpec, InputSpec
 
+#: Key of the safetensors metadata that holds the header, as JSON.
 METADATA_KEY = 'mono3d'
 
 
 class ModelFileError(ValueError):
-    """A student file that is missing or unusable; the message names it."""
+    """A model file that is missing or unusable; the message names the file."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """
-    All that is needed to use a student besides its weights.
+    Header of a model file: everything needed to use the weights.
 
-    :param classes: class names; class_id counts into them.
-    :param input: the network's canvas and colour statistics.
+    :param classes: class names, indexed by class_id.
+    :param input: canvas size and normalisation of the network's input.
     :param detector: key of DETECTORS.
-    :param options: the detector's Config, as plain data.
-    :param provenance: how it was made: config, seed, data, metrics.
+    :param options: fields of the detector's Config, as plain data.
+    :param provenance: origin of the weights: software versions, seed, epochs, metrics, or the
+        published checkpoint.
     """
 
     classes: tuple[str, ...]
@@ -49,9 +51,9 @@ class ModelSpec:
 
 def build_detector(spec: ModelSpec) -> nn.Module:
     """
-    Build the detector that a spec describes, untrained.
+    Build the detector of a spec, with initial weights.
 
-    :raises StudentError: for an unknown detector, or an option or value that it does not know.
+    :raises ModelFileError: for an unknown detector, option or option value.
     """
     config = _detector_config(spec)
     build, channels = DETECTORS[spec.detector].detector, spec.input.channels
@@ -68,13 +70,15 @@ def save_model(
     weight_dtype: torch.dtype = torch.float32,
 ) -> None:
     """
-    Write a student file, atomically: a reader sees the old file or the new one.
+    Write a model file atomically: a reader sees either the old file or the new one.
 
-    :param path: where to.
+    :param path: output file; missing folders are created.
     :param detector: its parameters and buffers are written.
-    :param spec: goes into the header, its options completed by the detector's defaults.
-    :param weight_dtype: type of the convolutions' weights; vectors stay as they are, since the
-        variances of norms do not fit half precision. It computes in float32 in any case.
+    :param spec: the header; the detector's defaults complete its options.
+    :param weight_dtype: storage type of weights with two or more dimensions. Vectors keep their
+        type, because the variances of norms do not fit half precision. A loaded model computes in
+        float32 regardless.
+    :raises ModelFileError: for an unknown detector or option in the spec.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,45 +92,46 @@ def save_model(
     spec = replace(spec, options=asdict(_detector_config(spec)))
     part = path.with_name(path.name + '.part')
     save_file(tensors, part, metadata={METADATA_KEY: json.dumps(asdict(spec), sort_keys=True)})
-    part.chmod(0o644)  # safetensors makes files private, but students are shared
+    part.chmod(0o644)  # safetensors creates private files, but model files are shared
     part.replace(path)
 
 
 def read_model_spec(path: str | Path) -> ModelSpec:
     """
-    Read the header of a student file.
+    Read the header of a model file.
 
-    :raises StudentError: for a file that is missing, not safetensors, or not a student.
+    :raises ModelFileError: for a file that is missing, not safetensors, or without a valid header.
     """
     if not Path(path).is_file():
-        raise ModelFileError(f'{path}: no such file; expected a student (.safetensors)')
+        raise ModelFileError(f'{path}: no such file; expected a model file (.safetensors)')
     try:
         with safe_open(path, 'np') as file:
             header = json.loads((file.metadata() or {}).get(METADATA_KEY, 'null'))
     except (SafetensorError, json.JSONDecodeError, OSError) as err:
-        raise ModelFileError(f'{path}: not a readable student file ({err})') from err
+        raise ModelFileError(f'{path}: not a readable model file ({err})') from err
     if not isinstance(header, dict):
-        raise ModelFileError(f'{path}: a safetensors file, but without the header of a student')
+        raise ModelFileError(f'{path}: a safetensors file without the header of a model file')
     try:
         canvas = {key: _lists_to_tuples(value) for key, value in header['input'].items()}
         if canvas.get('depth'):
-            # before the option was there, teachers were shown true metres
+            # files older than this option hold teachers trained on depth in true metres
             canvas['depth'] = DepthSpec(**{'virtual_focal_px': 0.0, **canvas['depth']})
         return ModelSpec(
             **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
         )
     except (KeyError, TypeError, ValueError) as err:
-        raise ModelFileError(
-            f'{path}: the header of this student is not understood ({err})'
-        ) from err
+        raise ModelFileError(f'{path}: invalid header of a model file ({err})') from err
 
 
 def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
     """
-    Build the detector of a .safetensors student with its weights, on the CPU, float32.
+    Load the detector of a .safetensors model file, on the CPU, in float32.
 
-    :raises StudentError: for weights that do not fit, or a file from before an option existed,
-        which today's default would misread.
+    :param path: model file.
+    :param spec: its header; fields may differ from those in the file.
+    :return: the detector with the weights of the file, in train mode.
+    :raises ModelFileError: for weights that do not fit the detector, or a file that predates an
+        option, because the option's present default might change the meaning of the weights.
     """
     missing = asdict(_detector_config(spec)).keys() - spec.options.keys()
     if missing:
@@ -134,7 +139,7 @@ def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
             f'{path}: made by an older version, without {", ".join(sorted(missing))}; '
             'train or import it again'
         )
-    # the weights are in the file, so a backbone must not look for ImageNet's
+    # the file provides all weights, so the backbone must not load ImageNet weights
     options = {**spec.options, 'pretrained': False}
     detector = build_detector(ModelSpec(**{**vars(spec), 'options': options}))
     with safe_open(path, 'pt') as file:
@@ -150,13 +155,19 @@ def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
 
 
 def convert_to_half(path: str | Path, out: str | Path) -> None:
-    """Rewrite a student file with its convolutions in half precision, for shipping."""
+    """
+    Copy a model file with weight matrices and convolutions in half precision, to halve its size.
+
+    :param path: model file to read.
+    :param out: model file to write.
+    :raises ModelFileError: for a file that cannot be used.
+    """
     spec = read_model_spec(path)
     save_model(out, load_detector(path, spec), spec, torch.float16)
 
 
 def _detector_config(spec: ModelSpec) -> Any:
-    """Build the Config of a spec's detector."""
+    """Build the Config of a spec's detector; ModelFileError for an unknown name or option."""
     if spec.detector not in DETECTORS:
         raise ModelFileError(f'detector {spec.detector!r}: unknown; known: {", ".join(DETECTORS)}')
     try:
@@ -167,17 +178,17 @@ def _detector_config(spec: ModelSpec) -> Any:
         raise ModelFileError(f'options of detector {spec.detector!r}: {err}') from err
 
 
-def _first_mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Name the first tensor that is not as the detector's own, in one line."""
-    for name in [*expected, *(name for name in found if name not in expected)]:
-        ours, theirs = (
-            tuple(each[name].shape) if name in each else 'missing' for each in (expected, found)
+def _first_mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Describe, in one line, the first tensor whose shape differs between detector and file."""
+    for name in [*expected, *(name for name in state if name not in expected)]:
+        in_detector, in_file = (
+            tuple(each[name].shape) if name in each else 'missing' for each in (expected, state)
         )
-        if ours != theirs:
-            return f'{name} is {theirs} in the file, {ours} in the detector'
+        if in_detector != in_file:
+            return f'{name} is {in_file} in the file, {in_detector} in the detector'
     return 'they cannot be read'
 
 
 def _lists_to_tuples(value: Any) -> Any:
-    """Turn JSON's lists back into the tuples that frozen dataclasses hold."""
+    """Convert lists from JSON, also nested ones, to tuples, as frozen dataclasses hold them."""
     return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value

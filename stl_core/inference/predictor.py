@@ -1,8 +1,9 @@
 """
-From images to 3D objects: the same Predictor on the desk, in a bag tool and on the vehicle.
+Inference: load a model file and detect 3D objects in images.
 
-A student file (.safetensors) carries in its header all that is needed to use it: detector,
-options, classes, input and where it comes from. RUNNERS decides by suffix how a file is run.
+The Predictor covers preprocessing, network, decoding and NMS. Validation, the `stl` command, the
+bag tools and the ROS node all use it. RUNNERS maps the suffix of a model file to the function
+that loads it.
 """
 
 from __future__ import annotations
@@ -25,37 +26,40 @@ from stl_core.tensors.batch import as_image_objects
 from stl_core.tensors.precision import PRECISIONS, autocast_to, outputs_to_float32
 from stl_core.types import Array, ImageObjects, Objects3D
 
-#: B canvases, see images.prepare, and (B, 3, 4) projections -> B sets of image objects.
+#: (canvases, P) -> image objects of B images; see preprocessing.preprocess_image for the canvases.
+#: P: (B, 3, 4) projections of the canvases.
 ForwardFn = Callable[[Array, Array], list[ImageObjects]]
 
 
 class Predictor:
-    """Images in, objects in the camera frame out."""
+    """A 3D object detector: images and projections in, objects in the camera frame out."""
 
     def __init__(
         self, forward_fn: ForwardFn, spec: ModelSpec, min_score: float = 0.01, max_iou: float = 0.2
     ) -> None:
         """
-        Join a way to run the network with what it expects.
+        Combine a network with its specification and postprocessing thresholds.
 
-        :param forward_fn: the network on prepared canvases.
-        :param spec: classes and input.
-        :param min_score: objects below it are not worth passing on.
-        :param max_iou: see distinct; of KITTI's 17,298 training labels 3 overlap more than
-            this. 1 passes on every peak, as the papers do.
+        :param forward_fn: runs the network on preprocessed canvases.
+        :param spec: classes and input of the network.
+        :param min_score: detections with a lower score are dropped.
+        :param max_iou: greatest bird's-eye-view IoU of two detections of a class, see bev_nms; of
+            KITTI's 17,298 training labels 3 overlap more than the default. 1 disables NMS and
+            returns every peak, as the papers do.
         """
         self.forward_fn, self.spec = forward_fn, spec
         self.min_score, self.max_iou = min_score, max_iou
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
         """
-        Detect in B images, which may differ in size and camera, in one batch.
+        Detect objects in B images in one batch; images may differ in size and camera.
 
-        :param images: B arrays (H, W, 3) uint8 RGB, rectified; (H, W) float32 depth in metres for
-            a teacher.
+        :param images: B arrays (H, W, 3) uint8 RGB, rectified; for a model with depth input (a
+            teacher), B arrays (H, W) float32, metres, 0 where unknown.
         :param Ps: B projections (3, 4) of those images.
-        :return: B sets of objects, camera frame; box_px in pixels of the given image.
-        :raises ValueError: for an image that is not what the network sees, or numbers that differ.
+        :return: B sets of objects in the camera frame; box_px in pixels of the original image.
+        :raises ValueError: for an image whose shape or dtype does not match the network's input,
+            or when the number of images differs from the number of projections.
         """
         if len(images) != len(Ps):
             raise ValueError(f'{len(images)} images but {len(Ps)} projections')
@@ -75,7 +79,7 @@ class Predictor:
     def _postprocess(
         self, detections: ImageObjects, P: Array, width: int, height: int
     ) -> Objects3D:
-        """Lift canvas objects with the canvas's P; bring boxes back to the image's pixels."""
+        """Lift canvas objects to 3D with the canvas's P, apply NMS, map boxes to image pixels."""
         objects = bev_nms(lift(detections[detections.score >= self.min_score], P), self.max_iou)
         inverse = np.linalg.inv(letterbox_affine(width, height, self.spec.input))
         limit = np.array([width - 1.0, height - 1.0] * 2)
@@ -85,9 +89,9 @@ class Predictor:
 
 def choose_device(name: str) -> torch.device:
     """
-    Resolve 'auto', 'cpu', 'cuda' or 'cuda:N'.
+    Return the torch device for 'auto', 'cpu', 'cuda' or 'cuda:N'; 'auto' prefers CUDA.
 
-    :raises StudentError: for a CUDA device that is not there, or another word.
+    :raises ModelFileError: for a CUDA device that this machine lacks, or an unknown name.
     """
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -96,23 +100,38 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as err:
         raise ModelFileError(f'device {name!r}: expected auto, cpu or cuda:N') from err
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelFileError(f'device {name!r}: {torch.cuda.device_count()} CUDA devices here')
+        raise ModelFileError(
+            f'device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices'
+        )
     return device
 
 
 class TorchRunner:
-    """Runs a detector in torch; `device` tells where."""
+    """A detector that torch runs on one device."""
 
     def __init__(
         self, detector: nn.Module, spec: InputSpec, device: torch.device, precision: str = 'fp32'
     ) -> None:
-        """Put the detector on the device; its train or eval state is the caller's."""
+        """
+        Move the detector to the device; the caller sets its train or eval mode.
+
+        :param detector: the network, with forward(image, P) and decode.
+        :param spec: input of the network.
+        :param device: where the network runs.
+        :param precision: type of the network's activations, a key of PRECISIONS.
+        """
         self.detector = detector.to(device).to(memory_format=torch.channels_last)  # type: ignore
         self.spec, self.device, self.precision = spec, device, precision
 
     @torch.inference_mode()
     def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
-        """Canvases, see prepare, and (B, 3, 4) -> B sets of image objects, canvas pixels."""
+        """
+        Run the network on canvases and decode its outputs.
+
+        :param canvases: (B, H, W, 3) uint8 or (B, H, W) float32, see preprocess_image.
+        :param P: (B, 3, 4) projections of the canvases.
+        :return: B sets of image objects, in canvas pixels.
+        """
         image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
         detector: Any = self.detector
@@ -127,12 +146,12 @@ class TorchRunner:
 
 
 def load_torch_runner(path: str | Path, device: torch.device, precision: str) -> ForwardFn:
-    """Load a .safetensors student to be run in torch, ready to predict."""
+    """Load a .safetensors model file into a TorchRunner in eval mode."""
     spec = read_model_spec(path)
     return TorchRunner(load_detector(path, spec).eval(), spec.input, device, precision)
 
 
-#: How a student file is run, by suffix: (path, device, key of PRECISIONS) -> Run.
+#: Suffix of a model file -> loader: (path, device, key of PRECISIONS) -> ForwardFn.
 RUNNERS: dict[str, Callable[[str | Path, torch.device, str], ForwardFn]] = {
     '.safetensors': load_torch_runner
 }
@@ -142,14 +161,14 @@ def load_predictor(
     path: str | Path, device: str = 'auto', min_score: float = 0.01, precision: str = 'fp32'
 ) -> Predictor:
     """
-    Load a student.
+    Load a model file into a Predictor.
 
-    :param path: a student file.
+    :param path: model file.
     :param device: 'auto', 'cpu' or 'cuda:N'.
-    :param min_score: see Predictor.
-    :param precision: what the network computes in, a key of PRECISIONS.
-    :return: a Predictor ready to be called.
-    :raises StudentError: for a file, device or precision that cannot be used.
+    :param min_score: detections with a lower score are dropped.
+    :param precision: type of the network's activations, a key of PRECISIONS.
+    :return: the Predictor, ready to call.
+    :raises ModelFileError: for a file, device or precision that cannot be used.
     """
     suffix = Path(path).suffix
     if suffix not in RUNNERS:

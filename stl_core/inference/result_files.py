@@ -1,7 +1,7 @@
 """
-Judging a detector on labelled frames, and which of several evaluations is the best.
+Run a Predictor on KITTI frames and write KITTI result files.
 
-It is judged through the Predictor that the vehicle uses, one image at a time.
+Frames are processed one by one, as on the vehicle.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from stl_core.types import Array, Labels, Objects3D
 
 
 def predict_frames(predictor: Predictor, frames: Sequence[kitti.FrameFiles]) -> list[Labels]:
-    """Run a Predictor over frames on disk, one by one -> detections as labels."""
-    found = []
+    """Run a Predictor on frames on disk, one by one; return the detections as labels."""
+    detections = []
     for files in frames:
         _, _, objects = predict_frame(predictor, files)
-        found.append(kitti.to_labels(objects, predictor.spec.classes))
-    return found
+        detections.append(kitti.to_labels(objects, predictor.spec.classes))
+    return detections
 
 
 def predict_frame(predictor: Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
     """
-    Return image and P2 of a frame, and what is found in it, or by a teacher in its depth.
+    Load a frame and detect objects in its image, or in its depth map for a teacher.
 
+    :param predictor: the detector; its input decides between image and depth map.
+    :param files: files of the frame.
+    :return: image (H, W, 3) uint8 RGB, projection P2 (3, 4), detections in the camera frame.
     :raises DataError: for a missing or malformed file.
     """
     image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
@@ -41,7 +44,13 @@ def predict_frame(predictor: Predictor, files: kitti.FrameFiles) -> tuple[Array,
 def write_result_files(
     folder: Path, frames: Sequence[kitti.FrameFiles], detections: Sequence[Labels]
 ) -> None:
-    """Write one KITTI result file a frame; those of another student are taken away before."""
+    """
+    Write one KITTI result file per frame, after removing older result files from the folder.
+
+    :param folder: created if missing; files that are not KITTI result files stay.
+    :param frames: frames that name the files, see _frame_names.
+    :param detections: detections of each frame.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob('*.txt')):
         if path.stem.isdigit() and _is_result_file(path):
@@ -51,7 +60,7 @@ def write_result_files(
 
 
 def _is_result_file(path: Path) -> bool:
-    """Whether a file is a KITTI result file: labels and calibrations have other columns."""
+    """Return whether a file has a result file's columns; labels and calibrations have others."""
     try:
         lines = path.read_text().splitlines()
     except (UnicodeDecodeError, OSError):
@@ -60,6 +69,6 @@ def _is_result_file(path: Path) -> bool:
 
 
 def _frame_names(frames: Sequence[kitti.FrameFiles]) -> list[str]:
-    """Name frames by id; by number where frames of several sources share an id."""
+    """Return a name per frame: its id, or its index if two frames share an id."""
     ids = [files.id for files in frames]
     return ids if len(set(ids)) == len(ids) else [f'{number:06d}' for number in range(len(ids))]

@@ -1,4 +1,8 @@
-"""The base detectors. A new one is one file and one line in DETECTORS."""
+"""
+Registry of the monocular 3D detectors by name: MonoDLE, MonoCon and MonoDETR.
+
+To add a detector, write one module and add one line to DETECTORS.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from stl_core.models import monocon, monodetr, monodle
 
 
 class DetectorEntry(NamedTuple):
-    """A detector's class, the dataclass of its numbers, and the paper's weight of every loss."""
+    """A detector's class, its configuration dataclass and the loss weights of its paper."""
 
     detector: type[nn.Module]
     config: type[Any]

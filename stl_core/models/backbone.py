@@ -1,7 +1,7 @@
 """
-Image -> feature maps: timm backbones, and the two necks that bring them back to stride 4.
+Image backbones from timm, and the necks DLAUp and LightUp that fuse their maps to stride 4.
 
-Maps are finest first, strides 4, 8, 16, 32. Shapes: B batch, C channels, h w grid.
+Maps come finest first, at strides 4, 8, 16 and 32. Shapes: B batch, C channels, h w grid.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ STRIDES = (4, 8, 16, 32)
 
 class Backbone(nn.Module):
     """
-    A timm feature extractor.
+    A timm feature extractor that returns four maps, at strides 4, 8, 16 and 32.
 
-    :param name: any timm model with feature maps at strides 4 to 32, such as 'dla34'.
-    :param pretrained: load timm's ImageNet weights (needs them cached or a network).
-    :raises ValueError: for an unknown name, or a model without those strides.
+    :param name: any timm model that has feature maps at these strides, such as 'dla34'.
+    :param pretrained: load timm's ImageNet weights, from its cache or over the network.
+    :param in_channels: channels of the input image, 3 for RGB.
+    :raises ValueError: for a name unknown to timm, or a model that lacks one of the strides.
     """
 
     def __init__(self, name: str, pretrained: bool, in_channels: int) -> None:
-        """Build the extractor and note the channels of its four maps."""
+        """Create the timm model and store the channels of its four maps."""
         super().__init__()
         if not timm.is_model(name):
             near = ', '.join(timm.list_models(f'*{name[:5]}*')[:8])
@@ -31,7 +32,7 @@ class Backbone(nn.Module):
                 f'backbone {name!r}: not a timm model; similar names: {near or "none"}'
             )
         probe = timm.create_model(name, features_only=True)
-        # of every stage the model has, also those that are not among its default outputs
+        # .info lists all stages of the model, including those that are no default outputs
         reductions = [stage['reduction'] for stage in probe.feature_info.info]
         if not set(STRIDES) <= set(reductions):
             raise ValueError(f'backbone {name!r} has strides {reductions}, needs {STRIDES}')
@@ -46,11 +47,15 @@ class Backbone(nn.Module):
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) normalised image -> maps (B, C_i, H/s, W/s) at STRIDES."""
+        """Return the maps (B, C_i, H/s, W/s) at STRIDES of a normalised image (B, C, H, W)."""
         return tuple(self.body(image))
 
     def freeze_early_stages(self) -> None:
-        """Stop teaching norms, and all that the map at stride 4 is made of, as DETR does."""
+        """
+        Freeze all BatchNorm parameters and every layer up to the stride-4 map, as DETR does.
+
+        Leaves the module in evaluation mode.
+        """
         parameters = list(self.parameters())
         self.eval()
         with torch.enable_grad():
@@ -65,13 +70,13 @@ class Backbone(nn.Module):
 
 class DlaUp(nn.Module):
     """
-    The neck of DLA (Yu et al., Deep Layer Aggregation, CVPR 2018, iterative deep aggregation).
+    The DLA-up neck: iterative deep aggregation (Yu et al., Deep Layer Aggregation, CVPR 2018).
 
-    Stage i starts at the coarsest pair and ends at stride 4: every map coarser than level j is
-    projected to level j's width, doubled in size and merged with its finer neighbour.
-    Convolutions are plain, as in MonoDLE.
+    Stages run from the second coarsest level to the finest, stride 4. The stage of level j
+    projects every coarser map to level j's width, upsamples it by 2 and merges it with its finer
+    neighbour. Convolutions are plain, not deformable, as in MonoDLE.
 
-    :param channels: widths of the maps, finest first; the result has channels[0].
+    :param channels: widths of the maps, finest first; the output has channels[0].
     """
 
     def __init__(self, channels: tuple[int, ...]) -> None:
@@ -87,7 +92,7 @@ class DlaUp(nn.Module):
             widths[level + 1 :] = [width] * len(coarser)
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """(B, C_i, h/2^i, w/2^i) maps, finest first -> (B, C_0, h, w)."""
+        """Fuse maps (B, C_i, h/2^i, w/2^i), finest first, into one map (B, C_0, h, w)."""
         layers = list(maps)
         for stage in self.stages:
             merges = list(stage.children())
@@ -98,14 +103,17 @@ class DlaUp(nn.Module):
 
 class LightUp(nn.Module):
     """
-    A light top-down neck for small backbones: 1x1 laterals, sums, one separable 3x3 a level.
+    A light top-down neck (FPN style) for small backbones.
+
+    Each level has a 1x1 lateral convolution; each merge is an upsampled sum, followed by one
+    depthwise-separable 3x3 convolution.
 
     :param channels: widths of the maps, finest first.
-    :param width: width of every lateral and of the result.
+    :param width: channels of every lateral and of the output.
     """
 
     def __init__(self, channels: tuple[int, ...], width: int = 64) -> None:
-        """Build one lateral a level and one smoothing block a merge."""
+        """Build one lateral convolution per level and one smoothing block per merge."""
         super().__init__()
         self.out_channels = width
         self.laterals = nn.ModuleList(_conv_bn_relu(each, width, 1) for each in channels)
@@ -117,7 +125,7 @@ class LightUp(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """(B, C_i, h/2^i, w/2^i) maps, finest first -> (B, width, h, w)."""
+        """Fuse maps (B, C_i, h/2^i, w/2^i), finest first, into one map (B, width, h, w)."""
         top = self.laterals[-1](maps[-1])
         for level in range(len(maps) - 2, -1, -1):
             up = nn.functional.interpolate(top, scale_factor=2.0, mode='nearest')
@@ -129,14 +137,20 @@ NECKS: dict[str, type[DlaUp] | type[LightUp]] = {'dlaup': DlaUp, 'light': LightU
 
 
 def build_neck(name: str, channels: tuple[int, ...]) -> DlaUp | LightUp:
-    """Build the neck of that name for maps of these widths; ValueError names the known ones."""
+    """
+    Build a neck.
+
+    :param name: key of NECKS.
+    :param channels: widths of the backbone's maps, finest first.
+    :raises ValueError: for an unknown name; the message lists the known ones.
+    """
     if name not in NECKS:
         raise ValueError(f'neck {name!r}: unknown; known: {", ".join(NECKS)}')
     return NECKS[name](channels)
 
 
 class _Merge(nn.Module):
-    """Project a coarse map, double it with learnt bilinear upsampling, merge with a finer one."""
+    """Project a coarse map, upsample it by 2 (initially bilinear), merge it with a finer map."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -152,7 +166,7 @@ class _Merge(nn.Module):
 
 
 def _conv_bn_relu(in_channels: int, channels: int, size: int, groups: int = 1) -> nn.Sequential:
-    """Convolution, BatchNorm and ReLU, keeping the grid."""
+    """Build convolution, BatchNorm and ReLU; the grid keeps its size."""
     conv = nn.Conv2d(in_channels, channels, size, padding=size // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

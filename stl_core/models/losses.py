@@ -1,8 +1,10 @@
 """
-The losses detectors are made of: tensors in, one scalar out, 0 with a gradient path when empty.
+Detection losses: heatmap focal, L1, Laplacian depth, dimension-aware size, MultiBin heading.
 
-`valid` is a (B, N) mask of the objects that count; every loss is a mean over those objects, and
-over all of those in the step where processes or parts share it (see stl_core/shares.py).
+Each function takes tensors and returns one scalar. `valid` is a (B, N) mask of the objects that
+count. A loss is the mean over these objects, normalised over the whole optimisation step across
+processes and micro-batches (see stl_core/tensors/reductions.py); without any valid object it is 0
+and keeps a gradient path.
 """
 
 from __future__ import annotations
@@ -18,24 +20,25 @@ from stl_core.tensors.reductions import masked_mean, step_masked_mean, step_norm
 
 def heatmap_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
-    Penalty-reduced focal loss of CornerNet (Law and Deng, ECCV 2018, eq. 1; alpha 2, beta 4).
+    Compute CornerNet's penalty-reduced focal loss (Law and Deng, ECCV 2018, eq. 1).
 
-    Written in log-probabilities, so that sure answers neither saturate nor overflow.
+    Alpha is 2, beta 4. Computed in log-probabilities, so that confident predictions neither
+    saturate nor overflow.
 
-    :param logits: (B, C, h, w) raw.
+    :param logits: (B, C, h, w) raw heatmap.
     :param target: (B, C, h, w) in [0, 1]; exactly 1 at objects.
     :return: scalar, summed over cells and divided by the number of objects (at least 1).
     """
     positive = target.eq(1).float()
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
     p = log_p.exp()
-    at_objects = log_p * (1 - p) ** 2 * positive
-    elsewhere = log_q * p**2 * (1 - target) ** 4 * (1 - positive)
-    return -(at_objects.sum() + elsewhere.sum()) / step_normalizer(positive)
+    foreground = log_p * (1 - p) ** 2 * positive
+    background = log_q * p**2 * (1 - target) ** 4 * (1 - positive)
+    return -(foreground.sum() + background.sum()) / step_normalizer(positive)
 
 
 def l1_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """(B, N, D) predicted, (B, N, D) target, (B, N) valid -> mean absolute difference."""
+    """Return the mean absolute difference of (B, N, D) predicted and target over (B, N) valid."""
     return masked_mean((predicted - target).abs(), valid)
 
 
@@ -43,9 +46,9 @@ def laplacian_nll_loss(
     predicted: Tensor, log_sigma: Tensor, target: Tensor, valid: Tensor
 ) -> Tensor:
     """
-    Depth loss with learnt uncertainty: sqrt(2) exp(-s) |z - z*| + s, s = log sigma.
+    Compute the depth loss with learnt uncertainty: sqrt(2) exp(-s) |z - z*| + s, s = log sigma.
 
-    (Chen et al., MonoPair, CVPR 2020, eq. 5; used by MonoDLE, MonoCon and MonoDETR.)
+    Source: Chen et al., MonoPair, CVPR 2020, eq. 5; MonoDLE, MonoCon and MonoDETR use it.
 
     :param predicted: (B, N) metres.
     :param log_sigma: (B, N) log of the standard deviation (sqrt(2) Laplace scales), metres.
@@ -59,11 +62,11 @@ def laplacian_nll_loss(
 
 def dim_aware_l1_loss(predicted: Tensor, target: Tensor, size: Tensor, valid: Tensor) -> Tensor:
     """
-    Dimension-aware size loss: relative error, with the plain L1 loss's magnitude.
+    Compute the dimension-aware size loss: relative error, rescaled to the L1 loss's magnitude.
 
-    (Ma et al., MonoDLE, CVPR 2021, section on 3D IoU oriented optimisation.)
-    The public code divides by the signed residual to the class mean, which may be near 0; the
-    paper's, and ours, is the true size.
+    Source: Ma et al., MonoDLE, CVPR 2021, section on 3D IoU oriented optimisation. The public
+    code divides by the signed residual to the class mean, which may be near 0; the paper and this
+    function divide by the true size.
 
     :param predicted: (B, N, 3) metres.
     :param target: (B, N, 3) metres.
@@ -81,37 +84,39 @@ def multibin_loss(
     logits: Tensor, residual: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
 ) -> Tensor:
     """
-    Heading loss: which direction, and how far from it (Mousavian et al., CVPR 2017).
+    Compute the MultiBin heading loss (Mousavian et al., CVPR 2017).
 
-    :param logits: (B, N, A) one score a direction.
-    :param residual: (B, N, A) predicted remainder for each direction, radians.
-    :param bin_: (B, N) true direction.
-    :param target: (B, N) true remainder.
+    It is the cross-entropy of the heading bin plus the absolute error of its residual.
+
+    :param logits: (B, N, A) one logit per heading bin.
+    :param residual: (B, N, A) predicted residual angle for each bin, radians.
+    :param bin_: (B, N) true bin.
+    :param target: (B, N) true residual, radians.
     :param valid: (B, N) bool.
     :return: scalar.
     """
-    choice = F.cross_entropy(logits.flatten(0, 1), bin_.flatten(), reduction='none')
-    return masked_mean(choice.view_as(target) + _residual_error(residual, bin_, target), valid)
+    bin_loss = F.cross_entropy(logits.flatten(0, 1), bin_.flatten(), reduction='none')
+    return masked_mean(bin_loss.view_as(target) + _residual_error(residual, bin_, target), valid)
 
 
 def multibin_bce_loss(
     logits: Tensor, residual: Tensor, bin_: Tensor, target: Tensor, valid: Tensor
 ) -> Tensor:
     """
-    Heading loss as multibin, but every direction is a yes or no of its own, as in MonoCon.
+    Compute the MultiBin heading loss with one binary cross-entropy per bin, as in MonoCon.
 
-    :param logits: (B, N, A) one score a direction.
-    :param residual: (B, N, A) predicted remainder for each direction, radians.
-    :param bin_: (B, N) true direction.
-    :param target: (B, N) true remainder.
+    :param logits: (B, N, A) one logit per heading bin.
+    :param residual: (B, N, A) predicted residual angle for each bin, radians.
+    :param bin_: (B, N) true bin.
+    :param target: (B, N) true residual, radians.
     :param valid: (B, N) bool.
     :return: scalar.
     """
     one_hot = F.one_hot(bin_, logits.shape[-1]).to(logits.dtype)
-    choice = F.binary_cross_entropy_with_logits(logits, one_hot, reduction='none').mean(-1)
-    return masked_mean(choice + _residual_error(residual, bin_, target), valid)
+    bin_loss = F.binary_cross_entropy_with_logits(logits, one_hot, reduction='none').mean(-1)
+    return masked_mean(bin_loss + _residual_error(residual, bin_, target), valid)
 
 
 def _residual_error(residual: Tensor, bin_: Tensor, target: Tensor) -> Tensor:
-    """(B, N, A) remainders, (B, N) direction and true remainder -> (B, N) error, radians."""
+    """Return the (B, N) absolute error of the true bin's residual, radians."""
     return (residual.gather(-1, bin_[..., None])[..., 0] - target).abs()

@@ -1,11 +1,11 @@
 """
-MonoCon (Liu et al., Learning Auxiliary Monocular Contexts, AAAI 2022): more is taught than is run.
+MonoCon detector (Liu et al., Learning Auxiliary Monocular Contexts, AAAI 2022).
 
-One stride-4 map feeds the seven heads of center_heads and three contexts: the nine keypoints of a
-box, its corners and its centre. keypoint_offset 16, from the object's cell to the corners;
-keypoint_heatmap 9 and keypoint_rest 2, where in the image keypoints are and where in their cell.
-Contexts are taught, which shapes the map, and left out where the network is run. An object lives
-in the cell of the middle of its 2D box.
+The cell of the 2D box's centre, on a stride-4 map, represents an object. centernet/heads.py
+defines the seven detection heads. Three auxiliary context heads predict the nine keypoints of a
+3D box, its corners and its centre: keypoint_offset 16, from the object's cell to the corners, in
+cells; keypoint_heatmap 9, logits of the keypoints in the image; keypoint_rest 2, position of a
+keypoint in its cell. Contexts shape the features during training and are skipped at inference.
 Shapes: B batch, N slots, K keypoints of an object, C classes, A heading bins, h w grid.
 """
 
@@ -36,7 +36,7 @@ from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
 from stl_core.tensors.precision import in_float32
 
-#: Weight of every loss in the paper, which has one for the offsets of all nine keypoints.
+#: Loss weights of the paper, which has one weight for the offsets of all nine keypoints.
 LOSS_WEIGHTS = {
     'det/heatmap': 1.0,
     'det/offset_2d': 1.0,
@@ -50,28 +50,28 @@ LOSS_WEIGHTS = {
     'det/keypoint_rest': 1.0,
 }
 CONTEXT_HEADS = frozenset({'keypoint_offset', 'keypoint_heatmap', 'keypoint_rest'})
-#: Corners and centre.
+#: Eight corners and the centre.
 NUM_KEYPOINTS = keypoints.NUM_CORNERS + 1
-#: Heatmaps begin at this probability everywhere.
+#: Initial probability of all heatmap cells.
 _PRIOR_PROBABILITY = 0.1
 
 
 @dataclass(frozen=True)
 class MonoConConfig:
     """
-    The numbers of a MonoCon detector.
+    Configuration of a MonoCon detector.
 
     :param backbone: a timm model; 'dla34' in the paper.
     :param neck: 'dlaup' (the paper's) or 'light'.
     :param pretrained: start the backbone from timm's ImageNet weights.
-    :param head_width: channels inside each head.
-    :param norm_parts: affine parts of the attentive norms.
-    :param heading_bins: directions of the heading head.
-    :param max_objects: most objects read from an image.
-    :param virtual_focal_px: focal length at which depth is learnt, network pixels: the heads say
-        how far an object would be if this lens showed it at its size, and the true focal length
-        stretches that. One checkpoint then serves every lens. 0 learns depth itself, as in the
-        paper, for one lens.
+    :param head_width: hidden channels of each head.
+    :param norm_parts: T, affine parts of the attentive norms.
+    :param heading_bins: A, bins of the observation angle.
+    :param max_objects: K, maximum number of objects decoded from an image.
+    :param virtual_focal_px: focal length at which depth is learnt, network pixels: the heads
+        predict the depth at which a lens of this focal length would show the object at the same
+        size, and forward multiplies it by true / virtual focal length. One checkpoint then serves
+        every lens. 0 learns depth directly, as in the paper, for a single lens.
     """
 
     backbone: str = 'dla34'
@@ -85,7 +85,21 @@ class MonoConConfig:
 
 
 class MonoCon(nn.Module):
-    """The detector; see the module for its heads."""
+    """
+    MonoCon: CenterNet-style monocular 3D detector with auxiliary contexts (Liu et al., AAAI 2022).
+
+    Architecture (the paper's method section): a timm backbone (DLA-34 in the paper) and a neck
+    (DLA-up) that fuses its maps to stride 4; each head is a 3x3 convolution, attentive norm and
+    ReLU, then one 1x1 convolution per output.
+
+    Heads, raw, (B, channels, H/4, W/4), read at the cell of the 2D box's centre: heatmap C,
+    offset_2d 2, size_2d 2, depth 2 (logit of inverse depth, log sigma), offset_3d 2, size_3d 3,
+    heading 2A (bins, residuals). Contexts, in training only: keypoint_offset 16,
+    keypoint_heatmap 9, keypoint_rest 2.
+
+    Losses: focal loss of both heatmaps; L1 of offsets, size_2d and keypoints; Laplacian NLL of
+    depth; dimension-aware L1 of size_3d; MultiBin of heading, with binary cross-entropy.
+    """
 
     strides = STRIDES
 
@@ -93,7 +107,7 @@ class MonoCon(nn.Module):
         """
         Build backbone, neck, heads and contexts.
 
-        :param config: the numbers.
+        :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
         :raises ValueError: for an unknown backbone or neck.
@@ -122,7 +136,8 @@ class MonoCon(nn.Module):
                 for name, each in outputs.items()
             }
         )
-        self.mean_size_hwl_m: Tensor  # sizes are learnt themselves
+        # zero, since size_3d is the size itself, not a residual to a class mean
+        self.mean_size_hwl_m: Tensor
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
 
     def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
@@ -130,9 +145,10 @@ class MonoCon(nn.Module):
         Run the network.
 
         :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections; their focal lengths stretch the depth.
-        :param targets: their presence, or training mode, asks for the contexts.
-        :return: what the heads read, the backbone's coarser maps, and raw heads (B, ., H/4, W/4).
+        :param P: (B, 3, 4) projections to network pixels; their focal lengths scale the depth.
+        :param targets: if given, or in training mode, the contexts are computed too.
+        :return: features, the neck's stride-4 map and the backbone's coarser maps; raw heads
+            (B, channels, H/4, W/4); and P.
         """
         features = self.backbone(image)
         fused = self.neck(features)
@@ -148,11 +164,12 @@ class MonoCon(nn.Module):
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """
-        Compare outputs with targets.
+        Compute the training losses.
 
-        :param out: what forward returned, contexts included.
+        :param out: from forward, contexts included.
         :param targets: network pixels, metres.
         :return: unweighted scalars, keys 'det/<head>'.
+        :raises ValueError: for outputs without P.
         """
         heads = {name: grid.float() for name, grid in out.heads.items()}
         h, w = heads['heatmap'].shape[-2:]
@@ -161,10 +178,10 @@ class MonoCon(nn.Module):
         head_targets = encode_targets(visible, center_px, self.mean_size_hwl_m, bins, (h, w))
         points = (center_px / STRIDE)[:, :, None].expand(-1, -1, self.num_classes, -1)
         classes = heatmap.class_masks(visible, self.num_classes)
-        heat = heatmap.draw_gaussians(points, _gaussian_radius(visible), classes, h, w)
+        target_heatmap = heatmap.draw_gaussians(points, _gaussian_radius(visible), classes, h, w)
         predicted = gather_heads(heads, head_targets.cell)
         return {
-            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], heat),
+            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], target_heatmap),
             **box_losses(predicted, head_targets, visible),
             'det/heading': losses.multibin_bce_loss(
                 predicted['heading'][..., :bins],
@@ -177,17 +194,17 @@ class MonoCon(nn.Module):
         }
 
     def decode(self, out: Outputs) -> dict[str, Tensor]:
-        """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
+        """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
             out.heads, self.mean_size_hwl_m, self.config.heading_bins, self.config.max_objects
         )
 
     def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
+        """Return the depth confidence (B, N) at each target: 1 / (1 + sigma in metres)."""
         return depth_confidence(out.heads, _target_cells(out, targets))
 
     def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Raw heads at each target, {name: (B, N, D)}; of depth its logit alone."""
+        """Return raw heads at each target, {name: (B, N, D)}; of depth only the logit."""
         return predictions_at_cells(out.heads, _target_cells(out, targets))
 
 
@@ -195,15 +212,15 @@ def context_losses(
     heads: dict[str, Tensor], targets: Targets, head_targets: HeadTargets, P: Tensor
 ) -> dict[str, Tensor]:
     """
-    Compare the contexts with where keypoints are.
+    Compute the losses of the auxiliary context heads from the projected keypoints.
 
-    Corners in front of the camera are taught to the object's cell; keypoints on the grid are
-    drawn and taught to their own cells.
+    keypoint_offset learns the corners in front of the camera at the object's cell;
+    keypoint_heatmap and keypoint_rest learn the keypoints inside the grid at the keypoints' cells.
 
     :param heads: raw, float32.
     :param targets: network pixels, metres.
-    :param head_targets: cells of the targets.
-    :param P: (B, 3, 4).
+    :param head_targets: from encode_targets; cells of the targets.
+    :param P: (B, 3, 4) projections to network pixels.
     :return: unweighted scalars, keys 'det/<head>'.
     """
     h, w = heads['keypoint_heatmap'].shape[-2:]
@@ -212,25 +229,31 @@ def context_losses(
     origin = heatmap.cell_xy(head_targets.cell, w)[:, :, None]
     offsets = heatmap.gather_at(heads['keypoint_offset'], head_targets.cell).unflatten(-1, (-1, 2))
     points_px = torch.cat([corners_px, targets.center_px[:, :, None]], 2)
-    known = torch.cat([in_front, head_targets.valid[..., None]], 2)
+    usable = torch.cat([in_front, head_targets.valid[..., None]], 2)
     cell, inside = heatmap.flat_cells(points_px.flatten(1, 2), STRIDE, h, w)
     residual = points_px.flatten(1, 2) / STRIDE - heatmap.cell_xy(cell, w)
-    heat = heatmap.draw_gaussians(points_px / STRIDE, _gaussian_radius(targets), known, h, w)
+    target_heatmap = heatmap.draw_gaussians(
+        points_px / STRIDE, _gaussian_radius(targets), usable, h, w
+    )
     return {
         'det/keypoint_offset': losses.l1_loss(
             offsets.flatten(1, 2),
             (corners_px / STRIDE - origin).flatten(1, 2),
             in_front.flatten(1, 2),
         ),
-        'det/keypoint_heatmap': losses.heatmap_focal_loss(heads['keypoint_heatmap'], heat),
+        'det/keypoint_heatmap': losses.heatmap_focal_loss(
+            heads['keypoint_heatmap'], target_heatmap
+        ),
         'det/keypoint_rest': losses.l1_loss(
-            heatmap.gather_at(heads['keypoint_rest'], cell), residual, inside & known.flatten(1, 2)
+            heatmap.gather_at(heads['keypoint_rest'], cell),
+            residual,
+            inside & usable.flatten(1, 2),
         ),
     }
 
 
 class _MultiOutputHead(nn.Module):
-    """3x3 convolution, attentive norm and ReLU; then a 1x1 convolution for each output."""
+    """3x3 convolution, attentive norm and ReLU, then a 1x1 convolution per output."""
 
     def __init__(self, in_channels: int, config: MonoConConfig, outputs: dict[str, int]) -> None:
         super().__init__()
@@ -259,28 +282,28 @@ class _MultiOutputHead(nn.Module):
 
 
 def _visible_targets(targets: Targets) -> Targets:
-    """Leave out objects of which the canvas shows nothing: their box there is empty."""
-    area = (targets.box_px[..., 2:] > targets.box_px[..., :2]).all(-1)
-    return replace(targets, valid=targets.valid & area)
+    """Return targets without objects outside the canvas, whose 2D box there is empty."""
+    has_area = (targets.box_px[..., 2:] > targets.box_px[..., :2]).all(-1)
+    return replace(targets, valid=targets.valid & has_area)
 
 
 def _box_centers(targets: Targets) -> Tensor:
-    """(B, N, 2) the middle of 2D boxes, network pixels."""
+    """Return the centres (B, N, 2) of the 2D boxes, network pixels."""
     return (targets.box_px[..., :2] + targets.box_px[..., 2:]) / 2
 
 
 def _gaussian_radius(targets: Targets) -> Tensor:
-    """(B, N) radius of an object's Gaussians, cells."""
+    """Return the radius (B, N) of the Gaussians of each object, cells."""
     size = (targets.box_px[..., 2:] - targets.box_px[..., :2]).clamp(min=0) / STRIDE
     return heatmap.exact_radius(size)
 
 
 def _target_cells(out: Outputs, targets: Targets) -> Tensor:
-    """(B, N) flat cells of targets on the grid of the heads."""
+    """Return the flat cells (B, N) of targets on the grid of the heads."""
     return heatmap.flat_cells(_box_centers(targets), STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
 def _require_projections(out: Outputs) -> Tensor:
     if out.P is None:
-        raise ValueError('outputs without P; expected what MonoCon.forward returned')
+        raise ValueError('outputs without P; expected the outputs of MonoCon.forward')
     return out.P

@@ -1,15 +1,13 @@
 """
-MonoDETR (Zhang et al., ICCV 2023): a depth-guided transformer, one query an object.
+MonoDETR detector (Zhang et al., ICCV 2023): depth-guided DETR, one query per object.
 
-Maps at strides 8, 16, 32 of the backbone, and 64, go to one width. A depth map at stride 16 is
-told from three of them. Queries read both, and after every decoder layer say a class, a box, a
-size, a heading and a depth, which is the mean of three: told by the query, by the size of its box
-(f h / h_px), and read off the depth map at its centre.
-Heads, (B, L, Q, .): class C logits, box 6 logits (see center_box), size_3d 3 metres, heading 2A
-(bins, remainders), depth 2 (metres, log sigma); depth_map (B, D + 1, H/16, W/16) logits and
-depth_edges_m (B, D + 1), the near edge of its bins in each image.
-Shapes: B batch, L decoder layers, Q queries, N slots, K objects read, A heading bins, D depth
-bins.
+Backbone maps at strides 8, 16, 32, and one at 64, are projected to one width. A depth predictor
+turns three of them into a depth map at stride 16. Queries attend to image and depth, and predict a
+class, a box, a size, a heading and a depth after every decoder layer. The depth is the mean of
+three estimates: the query's regression, f h / h_px from the heights of 3D and 2D box, and the
+depth map at the projected centre.
+Shapes: B batch, L decoder layers, Q queries, N slots, K objects decoded, C classes, A heading
+bins, D depth bins.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
 from stl_core.tensors.precision import in_float32
 
-#: Weight of every loss in the paper; each is a sum over decoder layers, which weigh the same.
+#: Loss weights of the paper; each loss is a sum over decoder layers with equal weights.
 LOSS_WEIGHTS = {
     'det/class': 2.0,
     'det/center': 10.0,
@@ -49,29 +47,30 @@ LOSS_WEIGHTS = {
 @dataclass(frozen=True)
 class MonoDETRConfig:
     """
-    The numbers of a MonoDETR detector.
+    Configuration of a MonoDETR detector.
 
     :param backbone: a timm model; the paper's is ResNet-50 with torchvision's weights.
-    :param pretrained: start the backbone from timm's ImageNet weights. Then, as in the paper,
-        its norms and its stages up to stride 4 stay as they came, unless it sees depth: those
-        were made for colours.
+    :param pretrained: start the backbone from timm's ImageNet weights. Its norms and its stages
+        up to stride 4 are then frozen, as in the paper, unless the input has another number of
+        channels than RGB: the weights were trained on colours.
     :param width: channels of tokens, a multiple of 32 and of attention_heads.
-    :param attention_heads: of every attention.
-    :param points: that a head of a deformable attention looks at on each map.
-    :param feedforward: hidden width between attentions.
-    :param encoder_layers: of the visual encoder.
+    :param attention_heads: heads of every attention.
+    :param points: sampling points per head and map of deformable attentions.
+    :param feedforward: hidden width of the transformer's feed-forward blocks.
+    :param encoder_layers: layers of the visual encoder.
     :param decoder_layers: L.
-    :param dropout: share of values dropped in the transformer in training.
-    :param queries: Q, most objects found in an image.
-    :param groups: times that queries exist in training; only the first group is run.
-    :param heading_bins: A.
+    :param dropout: fraction of values dropped in the transformer in training.
+    :param queries: Q, the maximum number of objects in an image.
+    :param groups: G, groups of queries in training; inference uses only the first.
+    :param heading_bins: A, bins of the observation angle.
     :param depth_bins: D.
     :param max_depth_m: far edge of the last depth bin.
-    :param max_objects: most objects read from an image.
-    :param virtual_focal_px: focal length at which depth is learnt, network pixels: everything
-        that tells depth says how far an object would be if this lens showed it at its size, and
-        the true focal length stretches that. One checkpoint then serves every lens. 0 learns
-        depth itself, as in the paper, for one lens.
+    :param max_objects: K, maximum number of objects decoded from an image.
+    :param virtual_focal_px: focal length at which depth is learnt, network pixels: all three
+        depth estimates are the depth at which a lens of this focal length would show the object
+        at the same size, and forward multiplies them by true / virtual focal length. One
+        checkpoint then serves every lens. 0 learns depth directly, as in the paper, for a single
+        lens.
     """
 
     backbone: str = 'resnet50.tv_in1k'
@@ -93,7 +92,24 @@ class MonoDETRConfig:
 
 
 class MonoDETR(nn.Module):
-    """The detector; see the module for its heads."""
+    """
+    MonoDETR: depth-guided transformer for monocular 3D detection (Zhang et al., ICCV 2023).
+
+    Architecture (the paper's section 3): a timm backbone (ResNet-50 in the paper), a depth
+    predictor, a visual encoder (deformable self-attention), a depth encoder, and a decoder with
+    depth cross-attention, self-attention within query groups (Group DETR) and image
+    cross-attention; it refines boxes layer by layer.
+
+    Heads, raw, (B, L, queries, channels), after every decoder layer: class C logits, box 6 logits
+    (projected 3D centre and distances to the 2D box's sides, see detr/box_coding.py), size_3d 3
+    (metres), heading 2A (bins, residuals), depth 2 (mean of three estimates in metres, log sigma).
+    Also depth_map (B, D + 1, H/16, W/16), logits with the background last, and depth_edges_m
+    (B, D + 1), the near edges of the depth bins of each image.
+
+    Losses, after Hungarian matching per group and layer: focal loss of class; L1 of centre and box
+    sides; generalised IoU; Laplacian NLL of depth; dimension-aware L1 of size; MultiBin of
+    heading; focal loss of the depth map.
+    """
 
     strides = STRIDES[1:]
 
@@ -101,10 +117,11 @@ class MonoDETR(nn.Module):
         """
         Build backbone, depth map, transformer and heads.
 
-        :param config: the numbers.
+        :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
-        :raises ValueError: for a width that norms or attentions cannot divide.
+        :raises ValueError: for an unknown backbone, or a width that is no multiple of 32 and of
+            attention_heads.
         """
         super().__init__()
         if config.width % 32 or config.width % config.attention_heads:
@@ -134,7 +151,7 @@ class MonoDETR(nn.Module):
         self.heads = _build_heads(config, num_classes)
 
     def train(self, mode: bool = True) -> MonoDETR:
-        """Switch to training, but for a pretrained backbone, whose norms keep their statistics."""
+        """Switch to training; a backbone with frozen norms stays in evaluation mode."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen_norms)
         return self
@@ -144,9 +161,12 @@ class MonoDETR(nn.Module):
         Run the network.
 
         :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections; their focal lengths turn size into depth.
-        :param targets: not looked at: the public code's denoising is off by default.
-        :return: backbone maps and heads; of all groups of queries in training, else the first.
+        :param P: (B, 3, 4) projections to network pixels; their focal lengths turn size into
+            depth.
+        :param targets: unused; all detectors have the same signature, and the public code's query
+            denoising, which needs targets, is off by default.
+        :return: features, the backbone's maps at strides 8, 16, 32; and raw heads, of all query
+            groups in training mode, else of the first group.
         """
         features = self.backbone(image)[1:]
         sources = (*features, features[-1])
@@ -170,11 +190,11 @@ class MonoDETR(nn.Module):
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """
-        Compare outputs with targets.
+        Compute the training losses.
 
-        :param out: what forward returned.
-        :param targets: network pixels, metres; those whose centre is off the canvas or out of
-            their 2D box are not taught.
+        :param out: from forward.
+        :param targets: network pixels, metres; targets whose projected centre is off the canvas or
+            outside their 2D box are ignored.
         :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
         """
         groups = out.heads['class'].shape[2] // self.config.queries
@@ -193,26 +213,26 @@ class MonoDETR(nn.Module):
         }
 
     def decode(self, out: Outputs) -> dict[str, Tensor]:
-        """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
+        """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_queries(self._last_layer_heads(out), _canvas_size_px(out), self.config)
 
     def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """(B, N) certainty of depth of each target's query, 1 / (1 + sigma); 0 without a query."""
-        at, matched = self._heads_at_targets(out, targets)
-        return torch.where(matched, 1 / (1 + at['depth'][..., 1].exp()), 0)
+        """Return the depth confidence (B, N) of targets: 1 / (1 + sigma), or 0 if unmatched."""
+        heads, matched = self._heads_at_targets(out, targets)
+        return torch.where(matched, 1 / (1 + heads['depth'][..., 1].exp()), 0)
 
     def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Say what the query of each target says, {name: (B, N, D)}; of depth the logit alone."""
-        at, _ = self._heads_at_targets(out, targets)
+        """Return the raw outputs of each target's query, {name: (B, N, D)}; of depth the logit."""
+        heads, _ = self._heads_at_targets(out, targets)
         return {
-            'center_box': at['box'],
-            'size_hwl_m': at['size_3d'],
-            'heading': at['heading'],
-            'depth': depth_encoding.to_logit(at['depth'][..., :1]),
+            'center_box': heads['box'],
+            'size_hwl_m': heads['size_3d'],
+            'heading': heads['heading'],
+            'depth': depth_encoding.to_logit(heads['depth'][..., :1]),
         }
 
     def _last_layer_heads(self, out: Outputs) -> dict[str, Tensor]:
-        """(B, Q, .) heads of the first group after the last layer."""
+        """Return the heads (B, Q, channels) of the first group after the last decoder layer."""
         first = slice(self.config.queries)
         return {name: out.heads[name][:, -1, first].float() for name in self.heads}
 
@@ -220,10 +240,10 @@ class MonoDETR(nn.Module):
         self, out: Outputs, targets: Targets
     ) -> tuple[dict[str, Tensor], Tensor]:
         """
-        Find what each target's query says, the cheapest where none is paired.
+        Return the last layer's outputs of each target's query: matched, else of lowest cost.
 
-        :return: (B, N, .) last heads, and (B, N) bool, whether one is paired: not for what labels
-            do not teach, nor where there are fewer queries than targets.
+        :return: heads (B, N, channels), and (B, N) bool, whether the target is matched. Ignored
+            targets are not, and some of more targets than queries are not.
         """
         heads = self._last_layer_heads(out)
         last_layer = {name: head[:, None] for name, head in heads.items()}
@@ -238,31 +258,34 @@ def decode_queries(
     heads: dict[str, Tensor], canvas_px: Tensor, config: MonoDETRConfig
 ) -> dict[str, Tensor]:
     """
-    Turn raw heads into objects.
+    Decode the raw heads of one decoder layer into objects.
 
-    The score is the class's probability divided by 1 + sigma (metres): bounded, and falling with
-    both doubts, whether it is there and how far. A query may be read as several classes.
+    The score is the class probability divided by 1 + sigma (metres). It is in [0, 1] and falls
+    with both the uncertainty of the object's presence and that of its depth. A query may give
+    objects of several classes.
 
-    :param heads: the raw heads of one layer, (B, Q, .).
+    :param heads: the raw heads of one layer, (B, Q, channels).
     :param canvas_px: (2,) width, height.
     :param config: heading bins and the number of objects.
-    :return: the fields of ImageObjects, (B, K, ...), by falling probability.
+    :return: the fields of ImageObjects, (B, K, ...), in network pixels and metres, sorted by
+        decreasing probability.
     """
     p = heads['class'].sigmoid()
     classes = p.shape[-1]
     probability, index = p.flatten(1).topk(min(config.max_objects, p[0].numel()))
     query = torch.div(index, classes, rounding_mode='floor')
-    at = criterion.gather_queries(heads, query)
-    box, bins, log_sigma = at['box'].sigmoid(), config.heading_bins, at['depth'][..., 1]
-    chosen = at['heading'][..., :bins].argmax(-1)
-    residual = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
+    predicted = criterion.gather_queries(heads, query)
+    box, bins = predicted['box'].sigmoid(), config.heading_bins
+    log_sigma = predicted['depth'][..., 1]
+    best_bin = predicted['heading'][..., :bins].argmax(-1)
+    residual = predicted['heading'][..., bins:].gather(-1, best_bin[..., None])[..., 0]
     return {
         'class_id': index % classes,
         'score': probability / (1 + log_sigma.exp()),
         'center_px': box[..., :2] * canvas_px,
-        'depth_m': at['depth'][..., 0].clamp(min=0.01),
-        'size_hwl_m': at['size_3d'].clamp(min=0.01),
-        'alpha': heatmap.decode_angle(chosen, residual, bins),
+        'depth_m': predicted['depth'][..., 0].clamp(min=0.01),
+        'size_hwl_m': predicted['size_3d'].clamp(min=0.01),
+        'alpha': heatmap.decode_angle(best_bin, residual, bins),
         'box_px': box_coding.box_cxcylrtb_to_xyxy(box) * canvas_px.repeat(2),
         'depth_log_sigma': log_sigma,
     }
@@ -272,24 +295,24 @@ def mean_depth(
     heads: dict[str, Tensor], depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
 ) -> Tensor:
     """
-    Average three tellings of depth: by the query, by its size and by the map.
+    Average three depth estimates: the query's regression, f h / h_px, and the depth map.
 
-    :param heads: 'box', 'size_3d', and 'depth' as told by the queries (logit, log sigma).
-    :param depth_m: (B, h, w) expected by the depth map, at the focal length it is learnt at.
-    :param trained_focal_px: (B,) that focal length, network pixels.
-    :param focal_ratio: (B,) true over learnt.
-    :return: (B, L, Q, 2) metres, log sigma.
+    :param heads: raw 'box', 'size_3d', and 'depth' as regressed by the queries (logit, log sigma).
+    :param depth_m: (B, h, w) expected depth of the depth map, at the trained focal length.
+    :param trained_focal_px: (B,) focal length at which depth is learnt, network pixels.
+    :param focal_ratio: (B,) true focal length / trained focal length.
+    :return: (B, L, Q, 2) depth in metres, log sigma.
     """
     box, predicted = heads['box'].float().sigmoid(), heads['depth'].float()
     height_px = (
         box_coding.box_width_height(box)[..., 1] * depth_m.shape[1] * depth_predictor.STRIDE
     ).clamp(min=1)
-    by_size = heads['size_3d'][..., 0].float() * trained_focal_px[:, None, None] / height_px
-    # from corner to corner of the map: its outermost cells are read at the very edge
-    on_map = nn.functional.grid_sample(
+    from_height = heads['size_3d'][..., 0].float() * trained_focal_px[:, None, None] / height_px
+    # align_corners as in the public code: image edges map to the centres of the outermost cells
+    from_map = nn.functional.grid_sample(
         depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
     )[:, 0]
-    mean_m = (depth_encoding.from_logit(predicted[..., 0]) + by_size + on_map) / 3
+    mean_m = (depth_encoding.from_logit(predicted[..., 0]) + from_height + from_map) / 3
     focal_ratio = focal_ratio[:, None, None]
     return torch.stack([mean_m * focal_ratio, predicted[..., 1] + focal_ratio.log()], -1)
 
@@ -297,7 +320,7 @@ def mean_depth(
 def _matching_cost(
     heads: dict[str, Tensor], targets: Targets, canvas_px: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Price queries (B, L, Q, .) for targets, (B, L, Q, N), and tell the taught ones, (B, N)."""
+    """Return the matching cost (B, L, Q, N), and (B, N) bool: targets that are not ignored."""
     target_box = box_coding.encode_boxes(targets, canvas_px)
     cost = matcher.matching_cost(
         heads['class'], heads['box'].sigmoid(), targets.class_id, target_box
@@ -306,7 +329,7 @@ def _matching_cost(
 
 
 def _canvas_size_px(out: Outputs) -> Tensor:
-    """(2,) width and height of the canvas, pixels, told by the depth map's grid."""
+    """Return the width and height (2,) of the canvas, pixels, from the depth map's grid."""
     grid = out.heads['depth_map']
     h, w = grid.shape[2:]
     return torch.tensor(
@@ -315,7 +338,7 @@ def _canvas_size_px(out: Outputs) -> Tensor:
 
 
 def _build_heads(config: MonoDETRConfig, num_classes: int) -> nn.ModuleDict:
-    """Build the heads, one of each a decoder layer; classes start rare, first boxes small."""
+    """Build one head of each kind per decoder layer; classes start rare, first boxes small."""
     width = config.width
     layers = range(config.decoder_layers)
     classes = [nn.Linear(width, num_classes) for _ in layers]
@@ -335,15 +358,15 @@ def _build_heads(config: MonoDETRConfig, num_classes: int) -> nn.ModuleDict:
 
 
 def _mlp(width: int, out: int, layers: int) -> nn.Sequential:
-    """Build linear layers with ReLU between them."""
-    between: list[nn.Module] = []
+    """Build an MLP: linear layers of constant width with ReLU between them."""
+    hidden: list[nn.Module] = []
     for _ in range(layers - 1):
-        between += [nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*between, nn.Linear(width, out))
+        hidden += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(width, out))
 
 
 def _build_projection(channels: int, width: int, stride: int) -> nn.Sequential:
-    """Bring a map to the width of tokens; a stride of 2 halves it, too."""
+    """Build the projection of a map to token width; 1x1, or 3x3 for a stride of 2."""
     size = 2 * stride - 1
     conv = nn.Conv2d(channels, width, size, stride, padding=size // 2)
     nn.init.xavier_uniform_(conv.weight)

@@ -1,8 +1,8 @@
 """
-MonoDLE (Ma et al., Delving into Localization Errors, CVPR 2021): CenterNet heads for 3D boxes.
+MonoDLE detector (Ma et al., Delving into Localization Errors, CVPR 2021): CenterNet in 3D.
 
-One stride-4 map feeds the seven heads of center_heads. An object lives in the cell of its
-projected 3D centre.
+The cell of the projected 3D centre, on a stride-4 map, represents an object; centernet/heads.py
+defines the seven heads.
 Shapes: B batch, N slots, K peaks, C classes, A heading bins, h w grid.
 """
 
@@ -45,20 +45,20 @@ LOSS_WEIGHTS = {
 @dataclass(frozen=True)
 class MonoDLEConfig:
     """
-    The numbers of a MonoDLE detector.
+    Configuration of a MonoDLE detector.
 
     :param backbone: a timm model; 'dla34' in the paper.
     :param neck: 'dlaup' (the paper's) or 'light'.
     :param pretrained: start the backbone from timm's ImageNet weights.
-    :param head_width: channels inside each head.
-    :param heading_bins: directions of the heading head.
-    :param max_objects: most objects read from an image.
-    :param virtual_focal_px: focal length at which depth is learnt, network pixels: the heads say
-        how far an object would be if this lens showed it at its size, and the true focal length
-        stretches that. One checkpoint then serves every lens. 0 learns depth itself, as in the
-        paper, for one lens.
-    :param mean_size_hwl_m: mean height, width, length of each class, in the order of classes;
-        the default is KITTI's train split, Car, Pedestrian, Cyclist.
+    :param head_width: hidden channels of each head.
+    :param heading_bins: A, bins of the observation angle.
+    :param max_objects: K, maximum number of objects decoded from an image.
+    :param virtual_focal_px: focal length at which depth is learnt, network pixels: the heads
+        predict the depth at which a lens of this focal length would show the object at the same
+        size, and forward multiplies it by true / virtual focal length. One checkpoint then serves
+        every lens. 0 learns depth directly, as in the paper, for a single lens.
+    :param mean_size_hwl_m: mean height, width, length of each class, metres, in class order; the
+        default is that of Car, Pedestrian and Cyclist in KITTI's train split.
     """
 
     backbone: str = 'dla34'
@@ -74,7 +74,19 @@ class MonoDLEConfig:
 
 
 class MonoDLE(nn.Module):
-    """The detector; see the module for its heads."""
+    """
+    MonoDLE: anchor-free, one-stage monocular 3D detector (Ma et al., CVPR 2021, section 3).
+
+    Architecture: a timm backbone (DLA-34 in the paper) and a neck (DLA-up) that fuses its maps to
+    stride 4; each head is a 3x3 convolution, ReLU and a 1x1 convolution.
+
+    Heads, raw, (B, channels, H/4, W/4), read at the cell of the projected 3D centre: heatmap C,
+    offset_2d 2, size_2d 2, depth 2 (logit of inverse depth, log sigma), offset_3d 2, size_3d 3
+    (less the class mean), heading 2A (bins, residuals).
+
+    Losses: focal loss of the heatmap; L1 of both offsets and size_2d; Laplacian NLL of depth;
+    dimension-aware L1 of size_3d (the paper's 3D IoU oriented optimisation); MultiBin of heading.
+    """
 
     strides = STRIDES
 
@@ -82,10 +94,10 @@ class MonoDLE(nn.Module):
         """
         Build backbone, neck and heads.
 
-        :param config: the numbers.
+        :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
-        :raises ValueError: for an unknown neck or a mean size missing for a class.
+        :raises ValueError: for an unknown backbone or neck, or unless each class has a mean size.
         """
         super().__init__()
         if len(config.mean_size_hwl_m) != num_classes:
@@ -122,10 +134,10 @@ class MonoDLE(nn.Module):
         Run the network.
 
         :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections; their focal lengths stretch the depth.
-        :param targets: not looked at either; DETR-style detectors do.
-        :return: what the heads read, the backbone's coarser maps, and the seven raw heads
-            (B, ., H/4, W/4).
+        :param P: (B, 3, 4) projections to network pixels; their focal lengths scale the depth.
+        :param targets: unused; all detectors have the same signature.
+        :return: features, the neck's stride-4 map and the backbone's coarser maps; and the seven
+            raw heads (B, channels, H/4, W/4).
         """
         features = self.backbone(image)
         fused = self.neck(features)
@@ -141,24 +153,24 @@ class MonoDLE(nn.Module):
 
     def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
         """
-        Compare outputs with targets.
+        Compute the training losses.
 
-        :param out: what forward returned.
+        :param out: from forward.
         :param targets: network pixels, metres.
-        :return: unweighted scalars, one a head, keys 'det/<head>'.
+        :return: unweighted scalars, one per head, keys 'det/<head>'.
         """
         h, w = out.heads['heatmap'].shape[-2:]
         bins = self.config.heading_bins
         head_targets = encode_targets(
             targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w)
         )
-        heat = heatmap.draw_heatmap(targets, self.num_classes, STRIDE, h, w)
+        target_heatmap = heatmap.draw_heatmap(targets, self.num_classes, STRIDE, h, w)
         predicted = {
             name: value.float()
             for name, value in gather_heads(out.heads, head_targets.cell).items()
         }
         return {
-            'det/heatmap': losses.heatmap_focal_loss(out.heads['heatmap'].float(), heat),
+            'det/heatmap': losses.heatmap_focal_loss(out.heads['heatmap'].float(), target_heatmap),
             **box_losses(predicted, head_targets, targets),
             'det/heading': losses.multibin_loss(
                 predicted['heading'][..., :bins],
@@ -170,7 +182,7 @@ class MonoDLE(nn.Module):
         }
 
     def decode(self, out: Outputs) -> dict[str, Tensor]:
-        """Turn what forward returned into the fields of ImageObjects (B, K, ...)."""
+        """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
             out.heads,
             self.mean_size_hwl_m,
@@ -179,11 +191,11 @@ class MonoDLE(nn.Module):
         )
 
     def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """(B, N) certainty of depth at each target, 1 / (1 + sigma) in (0, 1]."""
+        """Return the depth confidence (B, N) at each target: 1 / (1 + sigma in metres)."""
         return depth_confidence(out.heads, _target_cells(out, targets))
 
     def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Raw heads at each target, {name: (B, N, D)}; of depth its logit alone."""
+        """Return raw heads at each target, {name: (B, N, D)}; of depth only the logit."""
         return predictions_at_cells(out.heads, _target_cells(out, targets))
 
 
@@ -191,22 +203,22 @@ def perfect_heads(
     targets: Targets, mean_size_hwl_m: Tensor, bins: int, h: int, w: int
 ) -> dict[str, Tensor]:
     """
-    Draw targets as the perfect network would answer them: read must give them back.
+    Draw targets as the heads of a perfect network, which decode_heads turns back into targets.
 
     Where two objects share a cell, the nearer one (the earlier slot) is drawn.
 
     :param targets: network pixels, metres.
-    :param mean_size_hwl_m: (C, 3).
+    :param mean_size_hwl_m: (C, 3) mean height, width, length per class.
     :param bins: A.
-    :param h: grid height.
-    :param w: grid width.
-    :return: seven raw heads (B, ., h, w).
+    :param h: grid height, cells.
+    :param w: grid width, cells.
+    :return: seven raw heads (B, channels, h, w).
     """
     head_targets = encode_targets(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
     depth_logit = depth_encoding.to_logit(targets.depth_m)
     one_hot = nn.functional.one_hot(head_targets.heading_bin, bins)
     log_sigma = torch.full_like(depth_logit, -5.0)  # sigma of 7 mm
-    at = {
+    values_at_cells = {
         'offset_2d': head_targets.offset_2d,
         'size_2d': head_targets.size_2d,
         'depth': torch.stack([depth_logit, log_sigma], -1),
@@ -214,26 +226,26 @@ def perfect_heads(
         'size_3d': head_targets.size_3d,
         'heading': torch.cat([one_hot, one_hot * head_targets.heading_residual[..., None]], -1),
     }
-    heat = heatmap.draw_heatmap(targets, len(mean_size_hwl_m), STRIDE, h, w)
-    heads = {'heatmap': torch.logit(heat, eps=1e-6)}
-    for name, value in at.items():
+    target_heatmap = heatmap.draw_heatmap(targets, len(mean_size_hwl_m), STRIDE, h, w)
+    heads = {'heatmap': torch.logit(target_heatmap, eps=1e-6)}
+    for name, value in values_at_cells.items():
         grid = torch.zeros(*value.shape[::2], h * w, dtype=value.dtype)
         for slot in range(value.shape[1] - 1, -1, -1):
             index = head_targets.cell[:, slot, None, None].expand(-1, value.shape[2], 1)
             keep = head_targets.valid[:, slot, None, None]
-            old = grid.gather(2, index)
-            grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], old))
+            previous = grid.gather(2, index)
+            grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], previous))
         heads[name] = grid.unflatten(2, (h, w))
     return heads
 
 
 def _target_cells(out: Outputs, targets: Targets) -> Tensor:
-    """(B, N) flat cells of targets on the grid of the heads."""
+    """Return the flat cells (B, N) of targets on the grid of the heads."""
     return heatmap.flat_cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
 def _head_in_float32(head: nn.Module, fused: Tensor) -> Tensor:
-    """Run a head whose last layer is float32 in any case."""
+    """Run a head with its last layer in float32, also under autocast."""
     *first, last = head.children()
     for layer in first:
         fused = layer(fused)
@@ -241,7 +253,7 @@ def _head_in_float32(head: nn.Module, fused: Tensor) -> Tensor:
 
 
 def _build_head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
-    """Build 3x3 convolution, ReLU, 1x1 convolution; outputs start near 0."""
+    """Build a head: 3x3 convolution, ReLU, 1x1 convolution; outputs start near 0."""
     last = nn.Conv2d(width, out_channels, 1)
     nn.init.normal_(last.weight, std=0.001)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""What models, distillation and training share in torch: batches, outputs, reductions."""
+"""Torch code that models, distillation and training share: batches, outputs, reductions."""

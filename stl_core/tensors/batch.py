@@ -1,7 +1,7 @@
 """
-What flows through training: targets, batches and network outputs, as tensors.
+Tensors of training: batches, padded targets, network outputs, inputs of distillation losses.
 
-Shape letters: B batch, N object slots of an image, C channels, H W image, h w grid.
+Shape letters: B batch, N object slots per image, C channels, H W image, h w grid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ M = TypeVar('M', 'Targets', 'Batch')
 @dataclass(frozen=True)
 class Targets:
     """
-    ImageObjects of B images, padded to N slots; only slots with valid set mean anything.
+    ImageObjects of B images, padded to N slots; slots where valid is False hold no object.
 
     :param class_id: (B, N) int64.
     :param center_px: (B, N, 2) projected 3D centre, network pixels.
@@ -45,13 +45,13 @@ class Targets:
 @dataclass(frozen=True)
 class Batch:
     """
-    B prepared images with their projections and targets.
+    B preprocessed images with their projections and targets.
 
     :param image: (B, H, W, 3) uint8 RGB.
-    :param P: (B, 3, 4) float32, projection of the prepared image.
-    :param targets: what the detector should say.
+    :param P: (B, 3, 4) float32, projection of the preprocessed image.
+    :param targets: ground truth for the detector.
     :param ids: B frame names.
-    :param depth_m: (B, H, W) float32 z of each pixel, 0 where unknown; None where nobody sees it.
+    :param depth_m: (B, H, W) float32 z of each pixel, 0 where unknown; None if no network uses it.
     """
 
     image: Tensor
@@ -61,17 +61,18 @@ class Batch:
     depth_m: Tensor | None = None
 
     def pin_memory(self) -> Batch:
-        """Return it in page-locked memory; DataLoader calls this where it is told to pin."""
+        """Return the batch in page-locked memory; a DataLoader with pin_memory=True calls this."""
         return map_tensors(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
 class Outputs:
     """
-    What a detector's forward returns.
+    Return value of a detector's forward.
 
-    :param features: what distillation may compare: maps (B, C, h, w), finest first, one for each
-        of its strides. They are the backbone's; at stride 4 what the heads read, after the neck.
+    :param features: maps (B, C, h, w) for feature distillation, finest first, one for each stride
+        of the detector: the backbone's, except at stride 4, where they are the input of the heads,
+        after the neck.
     :param heads: raw head maps by name, before any sigmoid.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     """
@@ -84,12 +85,12 @@ class Outputs:
 @dataclass(frozen=True)
 class NetworkOutputs:
     """
-    One network on a batch, as a distillation loss sees it.
+    Outputs of one network on a batch, as input of a distillation loss.
 
     :param features: map (B, C, h, w) at each stride, finest first, see Outputs.
     :param heads: raw head maps by name, before any sigmoid.
-    :param predictions: what the heads say of each target, raw, {name: (B, N, D)}.
-    :param sigma_m: (B, N) how unsure the depth of each target is, standard deviation in metres.
+    :param predictions: raw head outputs at each target, {name: (B, N, D)}.
+    :param sigma_m: (B, N) predicted standard deviation of the depth of each target, metres.
     """
 
     features: dict[int, Tensor]
@@ -101,16 +102,16 @@ class NetworkOutputs:
 @dataclass(frozen=True)
 class DistillView:
     """
-    All that a distillation loss may see of a batch.
+    Inputs of a distillation loss for one batch: student, teacher and targets.
 
-    :param student: gradients flow to its features, heads and answers.
+    :param student: gradients flow to its features, heads and predictions.
     :param teacher: carries no gradient.
     :param adapted: the student's features at the teacher's widths, by stride, finest first;
         gradients flow.
     :param targets: network pixels; valid only where the canvas shows box and projected centre.
     :param P: (B, 3, 4) projections.
     :param size_px: height and width of the canvas.
-    :param epoch: passes so far, with a fraction.
+    :param epoch: number of epochs so far, with a fraction.
     """
 
     student: NetworkOutputs
@@ -123,24 +124,25 @@ class DistillView:
 
     def feature_pairs(self) -> list[tuple[int, Tensor, Tensor]]:
         """
-        List what both networks show at each stride.
+        Return the features of both networks at each stride.
 
         :return: (stride, adapted student, teacher) maps (B, C, h, w), finest first.
         :raises ValueError: when no features were adapted.
         """
         if not self.adapted:
-            raise ValueError('this loss compares features: name levels in distill.layers.strides')
+            raise ValueError('this loss compares features: list strides in distill.layers.strides')
         return [
-            (stride, own, self.teacher.features[stride]) for stride, own in self.adapted.items()
+            (stride, student, self.teacher.features[stride])
+            for stride, student in self.adapted.items()
         ]
 
 
 def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
     """
-    Stack the objects of B images.
+    Stack the objects of B images into padded targets.
 
     :param objects: B sets of image objects, network pixels.
-    :param slots: N; an image with more keeps its nearest objects.
+    :param slots: N; an image with more objects keeps the nearest ones.
     :return: targets on the CPU, float32.
     """
 
@@ -165,7 +167,7 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
 
 
 def map_tensors(value: M, function: Callable[[Tensor], Tensor]) -> M:
-    """Change every tensor of a Batch or Targets, the Targets of a Batch included."""
+    """Return a Batch or Targets with function applied to every tensor, nested Targets included."""
     changed: dict[str, Any] = {}
     for field in fields(value):
         part = getattr(value, field.name)
@@ -177,19 +179,19 @@ def map_tensors(value: M, function: Callable[[Tensor], Tensor]) -> M:
 
 
 def to_device(value: M, device: torch.device) -> M:
-    """Move the tensors of a Batch or Targets; copies overlap with compute where pinned."""
+    """Return a Batch or Targets on a device; copies of pinned tensors overlap with computation."""
     return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def slice_batch(batch: Batch, image_slice: slice) -> Batch:
-    """Take some of the images of a batch."""
+    """Return the images of a batch that a slice selects."""
     return replace(
         map_tensors(batch, lambda tensor: tensor[image_slice]), ids=batch.ids[image_slice]
     )
 
 
 def as_image_objects(decoded: dict[str, Tensor], image_index: int) -> ImageObjects:
-    """Take one image out of a detector's read (B, N, ...) -> ImageObjects, numpy."""
+    """Return one image of a detector's decoded (B, N, ...) tensors as ImageObjects, numpy."""
     columns: dict[str, Array] = {
         name: value[image_index].cpu().numpy() for name, value in decoded.items()
     }

@@ -1,5 +1,5 @@
 """
-What a network is given: colours, or a teacher's depth, normalised on the canvas's own device.
+Normalise network inputs on the device: RGB images, or depth maps for a teacher.
 
 Shapes: B batch, H W canvas.
 """
@@ -15,17 +15,17 @@ from stl_core.tensors.batch import Batch
 
 def network_input(batch: Batch, spec: InputSpec) -> Tensor:
     """
-    Take out of a batch what a network sees.
+    Return the normalised network input of a batch.
 
-    :param batch: with depth, where the network sees that.
-    :param spec: of the network.
+    :param batch: with depth_m, if the network has depth input.
+    :param spec: input of the network.
     :return: (B, spec.channels, H, W) float32.
-    :raises ValueError: when depth is wanted and the batch has none.
+    :raises ValueError: when the network has depth input and the batch has no depth.
     """
     if spec.depth is None:
         return normalise_input(batch.image, batch.P, spec)
     if batch.depth_m is None:
-        raise ValueError('this network sees depth, but the batch was loaded without')
+        raise ValueError('this network has depth input, but the batch was loaded without depth')
     return normalise_input(batch.depth_m, batch.P, spec)
 
 
@@ -34,7 +34,8 @@ def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
     Normalise canvases.
 
     :param canvas: (B, H, W, 3) uint8 RGB, or (B, H, W) depth in metres, 0 where unknown.
-    :param P: (B, 3, 4) projections of the canvases; depth is shown as another lens would have it.
+    :param P: (B, 3, 4) projections of the canvases; depth is scaled by virtual_focal_px / P[:, 0,
+        0].
     :param spec: the network's input.
     :return: (B, spec.channels, H, W) float32.
     """
@@ -46,15 +47,15 @@ def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
 
 
 def _normalise_colour(image: Tensor, spec: InputSpec) -> Tensor:
-    """Mean 0, deviation 1; channels_last in memory, since the pixels never move."""
-    # the host does not wait for so small a copy
+    """Normalise RGB to mean 0, deviation 1; the result stays channels_last in memory."""
+    # asynchronous copies: the host does not wait
     mean, std = (torch.tensor(each) * 255.0 for each in (spec.mean, spec.std))
     shift, scale = (each.to(image.device, non_blocking=True) for each in (mean, std))
     return ((image.float() - shift) / scale).permute(0, 3, 1, 2)
 
 
 def _normalise_depth(depth_m: Tensor, P: Tensor, spec: DepthSpec) -> Tensor:
-    """Mean 0 and deviation 1 where known, 0 elsewhere; and 1 where known, 0 elsewhere."""
+    """Return normalised depth, 0 where unknown, and the mask: 1 where known, 0 elsewhere."""
     known = (depth_m > 0).to(depth_m.dtype)
     if spec.virtual_focal_px:
         depth_m = depth_m * (spec.virtual_focal_px / P[:, 0, 0]).to(depth_m)[:, None, None]

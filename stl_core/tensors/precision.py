@@ -1,7 +1,7 @@
 """
-What a network computes in: float32, or a half type where torch's autocast finds it safe.
+Compute precision of networks: float32, or half precision where torch's autocast considers it safe.
 
-Losses, gradients and weights are float32 in any case.
+Losses, gradients and weights are always float32.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from stl_core.tensors.batch import Outputs
 
-#: None is float32 throughout. The range of fp16 is so small that its gradients need scaling.
+#: None is float32 throughout. fp16 has so small a range that its gradients need scaling.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def autocast_to(precision: str, device: torch.device) -> torch.autocast:
-    """Return the `with` under which a network's forward computes in this precision."""
+    """Return the autocast context in which a network's forward computes in this precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
@@ -28,11 +28,11 @@ def is_bf16_emulated(
     precision: str, device: torch.device, cpuinfo: Path = Path('/proc/cpuinfo')
 ) -> bool:
     """
-    Tell whether a processor computes bf16 in software, many times slower than fp32.
+    Return whether a CPU computes bf16 in software, many times slower than fp32.
 
     :param precision: key of PRECISIONS.
-    :param device: what computes.
-    :param cpuinfo: where Linux says what the processor has; elsewhere nothing is known, and False.
+    :param device: device of the computation.
+    :param cpuinfo: CPU flags, on Linux; False where the file does not exist.
     """
     if precision != 'bf16' or device.type != 'cpu' or not cpuinfo.exists():
         return False
@@ -41,22 +41,22 @@ def is_bf16_emulated(
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """
-    Compute a layer in float32 under any autocast: bfloat16 tells depths only 1.6 % apart.
+    Compute a layer in float32 under any autocast: bfloat16 resolves depths only to 1.6 %.
 
-    :param layer: of float32 weights.
+    :param layer: with float32 weights.
     :param x: its input, of any float type.
     :return: its output, float32.
     """
     with autocast_to('fp32', x.device):
-        found: Tensor = layer(x.float())
-    return found
+        output: Tensor = layer(x.float())
+    return output
 
 
 def outputs_to_float32(outputs: Outputs) -> Outputs:
-    """Turn a network's half outputs into float32, for its losses."""
+    """Return a network's outputs converted to float32, for its losses."""
 
-    def wide(value: Tensor) -> Tensor:
+    def to_float32(value: Tensor) -> Tensor:
         return value.float() if value.is_floating_point() else value
 
-    heads = {name: wide(value) for name, value in outputs.heads.items()}
-    return replace(outputs, features=tuple(map(wide, outputs.features)), heads=heads)
+    heads = {name: to_float32(value) for name, value in outputs.heads.items()}
+    return replace(outputs, features=tuple(map(to_float32, outputs.features)), heads=heads)

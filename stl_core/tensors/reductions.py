@@ -1,12 +1,13 @@
 """
-What one step learns from may be shared: among processes, and among parts computed in turn.
+Normalise losses over a whole optimisation step, across processes and micro-batches.
 
-Losses are means over objects. If every share divided by its own count, an image with one object
-would teach as much as one with twenty, depending on which share it fell into. So every share
-divides by the mean count of all shares of the step: the mean of the shares' gradients is then the
-gradient of the whole. Where nothing is shared, nothing happens here.
+Losses are means over objects. If every part of a step (a micro-batch of a process) divided by the
+number of its objects, an image with one object would weigh as much as one with twenty, depending
+on its part. Therefore every part divides by the mean count over all parts of the step: the mean of
+the parts' gradients is then the gradient of the whole step. With a single part nothing changes.
 
-Every process, and every part, must ask in the same order: no asking inside an `if` on data.
+Every process and every micro-batch must call these functions in the same order: no calls inside an
+`if` on data.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """Return the number of this process among those of the run; 0 writes, logs and judges."""
+    """Return the rank of this process; rank 0 writes, logs and validates."""
     return dist.get_rank() if _is_distributed() else 0
 
 
 def world_size() -> int:
-    """Return how many processes share the run."""
+    """Return the number of processes of the run."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """Mean of a float tensor over the processes; carries no gradient."""
+    """Return the mean of a float tensor over the processes, without gradient if several."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -42,56 +43,56 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 def step_mean(value: Tensor) -> Tensor:
     """
-    Mean of numbers over all shares of the step.
+    Return the mean of numbers over all parts of the step.
 
-    :param value: sums or counts over this share, of any shape that all shares have, and nothing
-        that was asked for before.
-    :return: the same, float32 without gradient; value itself where the step is not shared.
+    :param value: sums or counts over this part, of the same shape in all parts; it must not depend
+        on the result of an earlier call.
+    :return: the mean, float32 without gradient; value itself, detached, if the step has one part.
     """
     return _CONTEXT.get().reduce(value.detach().float())
 
 
 def step_normalizer(weight: Tensor) -> Tensor:
     """
-    How much counts, to divide a sum by: never 0.
+    Return the total weight to divide a loss sum by: never 0.
 
-    :param weight: bool or numbers of any shape, 1 for what counts whole.
-    :return: () the sum over this share, at least 1; where the step is shared, the mean over its
-        shares, so that the mean of the shares' losses is the loss of the whole.
+    :param weight: bool or numbers of any shape, 1 for elements that count fully.
+    :return: () the sum over this part, at least 1; if the step has several parts, the mean over
+        its parts, so that the mean of the parts' losses is the loss of the whole step.
     """
-    # where nothing counts in the whole step, the shares' divisors together are 1
+    # if no element of the step counts, the divisors of all parts add up to 1
     return step_mean(weight.sum()).clamp(min=1 / num_micro_batches())
 
 
 def num_micro_batches() -> int:
-    """Return by how many processes, times parts, the step is shared."""
+    """Return the number of parts of the step: processes times micro-batches of each."""
     return world_size() * _CONTEXT.get().num_parts
 
 
 @contextmanager
 def recorded_reductions() -> Iterator[list[Tensor]]:
-    """While it lasts, over_step answers with what it is given, and notes it in the list."""
-    notes: list[Tensor] = []
+    """Record the argument of each step_mean in the yielded list; step_mean returns it as it is."""
+    recorded: list[Tensor] = []
 
-    def note(value: Tensor) -> Tensor:
-        notes.append(value)
+    def record(value: Tensor) -> Tensor:
+        recorded.append(value)
         return value
 
-    with _use_context(_ReductionContext(note)):
-        yield notes
+    with _use_context(_ReductionContext(record)):
+        yield recorded
 
 
 @contextmanager
 def replayed_reductions(means: list[Tensor], num_parts: int) -> Iterator[None]:
-    """While it lasts, over_step answers with the next of the means over so many parts."""
-    rest = iter(means)
-    with _use_context(_ReductionContext(lambda _: next(rest), num_parts)):
+    """Make step_mean return the given means in turn, for a step of num_parts micro-batches."""
+    remaining = iter(means)
+    with _use_context(_ReductionContext(lambda _: next(remaining), num_parts)):
         yield
 
 
 @dataclass(frozen=True)
 class _ReductionContext:
-    """How over_step finds its answer, and in how many parts the step is computed."""
+    """Implementation of step_mean, and the number of micro-batches of the step."""
 
     reduce: Callable[[Tensor], Tensor] = all_reduce_mean
     num_parts: int = 1
@@ -116,22 +117,22 @@ def _is_distributed() -> bool:
 
 def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     """
-    Mean of what counts, without asking how much that is: the host need not wait.
+    Return the mean of the valid elements, without a host-device synchronisation for their count.
 
-    :param value: of any shape; NaN where nothing counts is ignored.
-    :param valid: bool, of a shape that value's goes on from.
-    :return: scalar, 0 with a gradient path when nothing counts.
+    :param value: of any shape; NaN in invalid elements is ignored.
+    :param valid: bool; its shape is the leading part of value's.
+    :return: scalar, 0 with a gradient path when no element is valid.
     """
     weight = _expand_mask(valid, value)
     return torch.where(weight, value, 0.0).sum() / step_normalizer(weight)
 
 
 def step_masked_mean(value: Tensor, valid: Tensor) -> Tensor:
-    """masked_mean over the whole step, whoever shares it; for factors: carries no gradient."""
+    """Return masked_mean over all parts of the step, without gradient, for use as a factor."""
     weight = _expand_mask(valid, value)
     return step_mean(torch.where(weight, value, 0.0).sum()) / step_normalizer(weight)
 
 
 def _expand_mask(valid: Tensor, value: Tensor) -> Tensor:
-    """Say the same of every number that value has behind valid's places."""
+    """Expand a mask over the trailing dimensions of value."""
     return valid.view(valid.shape + (1,) * (value.dim() - valid.dim())).expand_as(value)

@@ -1,1 +1,1 @@
-"""Configuration, training loop, checkpoints, validation, stages."""
+"""Training: configuration, training loop, checkpoints, validation, multi-stage runs."""

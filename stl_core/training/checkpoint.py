@@ -1,5 +1,7 @@
 """
-The state of a run on disk: checkpoints that a crash at any moment leaves whole.
+Checkpoints: save and resume a training run, and detect finished runs.
+
+Files are written atomically, so a crash at any moment leaves a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from stl_core.training.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
-#: What may differ between a run and its continuation: none of it touches the weights. Of files
-#: that it learns from, their digests are compared, not where they lie.
+#: Keys that may change when a run is resumed, because they do not affect the weights. The start
+#: model and the teacher are compared by SHA-256, not by path.
 NOT_COMPARED = (
     'out',
     'start',
@@ -38,18 +40,18 @@ NOT_COMPARED = (
     'train.keep_images',
     'val.keep_images',
 )
-#: Key of done.json under which it says how the run ended.
+#: Key of done.json for the epochs and metric values with which the run ended.
 ENDED_KEY = 'ended'
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that a run cannot go on from; the message says why."""
+    """A checkpoint that cannot be resumed; the message gives the reason."""
 
 
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig, epoch: int
 ) -> None:
-    """Write a checkpoint atomically: after a crash the file is the old one or the new one."""
+    """Write a checkpoint atomically: after a crash the file is either the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     torch.save(
@@ -68,14 +70,18 @@ def save_checkpoint(
 
 def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:
     """
-    Go on from a checkpoint where there is one.
+    Restore model and optimiser from a checkpoint, if it exists.
 
-    Chance depends on (seed, epoch, frame) alone, and the schedules on the epoch, so what is saved
-    is all the state there is: on the same device and number of threads the run goes on bit for
-    bit.
+    Random numbers depend on (seed, epoch, frame) only and schedules on the epoch only, so the
+    checkpoint is the complete state: on the same device and number of threads, a resumed run is
+    bit-identical to an uninterrupted one.
 
-    :return: epochs done.
-    :raises CheckpointError: for a checkpoint of another configuration, naming the difference.
+    :param path: checkpoint file.
+    :param model: module to restore.
+    :param optimizer: optimiser to restore.
+    :param config: configuration of the run.
+    :return: number of completed epochs; 0 without a checkpoint.
+    :raises CheckpointError: for a checkpoint of another configuration, naming the differing keys.
     """
     if not path.exists():
         return 0
@@ -90,31 +96,32 @@ def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: Trai
         )
     model.load_state_dict(state['model'])
     optimizer.load_state_dict(state)
-    log.info('%s: going on after epoch %d', path, state['epoch'])
+    log.info('%s: resuming after epoch %d', path, state['epoch'])
     return int(state['epoch'])
 
 
 def config_differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
     """
-    List the keys that differ and matter.
+    List the dotted keys that differ between two configurations, except NOT_COMPARED.
 
-    :param config: of this run.
-    :param other: plain data of another, built anew so that younger keys have their defaults.
-    :raises ConfigError: when that is no configuration today.
+    :param config: configuration of this run.
+    :param other: plain data of another run's configuration; keys added since get their defaults.
+    :return: sorted keys.
+    :raises ConfigError: if `other` is no longer a valid configuration.
     """
     built = (build_train_config(dataclasses.asdict(config)), build_train_config(other))
-    ours, theirs = (flatten_config(dataclasses.asdict(each)) for each in built)
-    differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    here, there = (flatten_config(dataclasses.asdict(each)) for each in built)
+    differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     return [key for key in differ if key not in NOT_COMPARED]
 
 
 def mark_done(config: TrainConfig, epochs: int, metric_values: Sequence[float]) -> None:
     """
-    Note in the folder of a run that it is at its end.
+    Write done.json, which marks a run as finished.
 
-    :param config: of the run.
-    :param epochs: how many it has done: fewer than it was to do where patience ended it.
-    :param metric_values: the metric of every evaluation.
+    :param config: configuration of the run.
+    :param epochs: completed epochs; fewer than config.epochs after early stopping (patience).
+    :param metric_values: metric of every evaluation.
     """
     record = {
         **dataclasses.asdict(config),
@@ -125,9 +132,9 @@ def mark_done(config: TrainConfig, epochs: int, metric_values: Sequence[float]) 
 
 def is_done(config: TrainConfig) -> bool:
     """
-    Whether a run of this configuration is at its end, student and figures written.
+    Return whether a run of this configuration is finished, with model file and metrics written.
 
-    A run that its patience ended is at its end only where the patience of today ends it, too.
+    A run that stopped early counts as finished only if config.patience would stop it there, too.
     """
     out = Path(config.out)
     model_path = out / 'student.safetensors'
@@ -136,7 +143,7 @@ def is_done(config: TrainConfig) -> bool:
     try:
         record = json.loads((out / 'done.json').read_text())
         ended = record.pop(ENDED_KEY, None) or {
-            # written by an older version: the student knows
+            # older versions did not write ENDED_KEY; the model file holds the epochs
             'epochs': model_file.read_model_spec(model_path).provenance.get('epoch'),
             'values': (),
         }
@@ -148,7 +155,7 @@ def is_done(config: TrainConfig) -> bool:
 
 
 def flatten_config(value: Any, path: str = '') -> dict[str, Any]:
-    """Turn nested dicts into {dotted path: value}; tuples and lists compare alike."""
+    """Flatten nested dicts to {dotted path: JSON text}, equal for tuples and lists."""
     if isinstance(value, dict):
         parts = [
             flatten_config(item, f'{path}.{key}' if path else str(key))

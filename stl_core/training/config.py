@@ -1,5 +1,5 @@
 """
-What a training run is: frozen dataclasses hold every default, YAML holds differences only.
+Training configuration: dataclasses hold every default, a YAML file overrides them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from stl_core.training.optim import OptimConfig
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Which detector, and its own numbers (checked against its own Config)."""
+    """
+    The detector to train (YAML key `detector`).
+
+    :param name: key of models.DETECTORS: 'monodle', 'monocon' or 'monodetr'.
+    :param options: fields of that detector's Config, such as backbone, neck and head_width; see
+        the Config in stl_core/models/<name>.py. Unknown options raise an error.
+    """
 
     name: str = 'monodle'
     options: Any = field(default_factory=dict)
@@ -31,13 +37,17 @@ class DetectorConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     """
-    What a student learns from a teacher besides the labels.
+    Knowledge distillation from a teacher, in addition to the labels (YAML key `distill`).
 
-    :param teacher: file of the trained teacher.
-    :param losses: {key of distill.LOSSES: its numbers}; each needs a weight 'distill/<key>'.
-    :param layers: those between student and teacher, which are dropped after training.
-    :param teacher_sha256: of the teacher's file; filled in when a run starts, so that it is not
-        gone on with under another teacher.
+    :param teacher: model file of the trained teacher; it needs the student's classes and canvas
+        size, but may have another backbone or input (depth) and, for losses that compare features,
+        another detector.
+    :param losses: {key of distill.LOSSES: its options, {} for the defaults}. Each loss needs an
+        entry 'distill/<key>' in the run's `weights`.
+    :param layers: adapter layers between student and teacher; they exist during training only and
+        are not part of the saved model file.
+    :param teacher_sha256: SHA-256 of the teacher's file. Filled in when a run starts, so that a
+        run is never resumed with another teacher; leave it out of YAML files.
     """
 
     teacher: str
@@ -49,36 +59,49 @@ class DistillConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """
-    A training run.
+    A training run; the fields are the keys of its YAML file.
 
-    :param out: folder for checkpoints, curves and the student.
-    :param classes: class names, in the order of class_id; objects of others are background.
-    :param detector: the network; where its options give no mean_size_hwl_m, that is filled in
-        from MEAN_SIZE_HWL_M.
-    :param input: its canvas, and whether it sees colour or, as a teacher, depth.
-    :param start: student file whose weights training starts from; '' for a fresh network.
-    :param start_sha256: of that file; filled in when a run starts, as the teacher's.
-    :param distill: teacher and distillation losses; none by default.
-    :param train: frames to learn from.
-    :param val: frames to be judged on.
-    :param optim: optimiser and schedule.
-    :param weights: weight of every loss, by name; must match the losses exactly. The detector's
-        own where none of 'det/' is given.
-    :param precision: what the network computes in: 'fp32', 'bf16' or 'fp16'.
+    Environment variables replace ${NAME} and ${NAME:-default} in strings. Unknown keys and wrong
+    types raise an error that names the key. See stages.py for files with several stages.
+
+    :param out: output folder for checkpoints, loss curves, metrics and model files. A run resumes
+        from the checkpoint in this folder.
+    :param classes: names of the classes to detect; their order defines class_id. Labels of other
+        classes are background.
+    :param detector: detector and its options. If the options lack mean_size_hwl_m, the means of
+        KITTI's labels fill it in, for the classes of MEAN_SIZE_HWL_M.
+    :param input: canvas size in pixels and normalisation of the network's input. `depth: {}`
+        trains on depth maps instead of RGB images, for a teacher.
+    :param start: model file with the initial weights (same detector, classes and network options);
+        '' for a new network.
+    :param start_sha256: SHA-256 of the start file. Filled in when a run starts, as teacher_sha256.
+    :param distill: teacher and distillation losses; without this key, training uses labels alone.
+    :param train: training frames: sources, filters for objects, augmentation.
+    :param val: validation frames, in the same format; augmentation does not apply.
+    :param optim: optimiser, learning-rate schedule, clipping, weight averaging.
+    :param weights: {name of a loss: its weight in the total}. Names start with 'det/' (detector)
+        or 'distill/'. Without any 'det/' entry, the detector's default weights apply; with one,
+        all 'det/' losses need an entry.
+    :param precision: type of the network's activations: 'fp32', 'bf16' or 'fp16' (with loss
+        scaling). Losses and weights are always float32.
     :param epochs: passes over the training frames.
-    :param batch_size: images a step, at most, of all processes together.
-    :param accumulate: parts in which a step's images are computed, one after the other: less
-        memory, the same step (BatchNorm, and losses between images, aside), one forward pass
-        more.
-    :param workers: loading processes, of each process.
-    :param seed: root of all randomness.
-    :param device: 'auto', 'cpu' or 'cuda:N'.
-    :param save_every: epochs between checkpoints; there is one after every evaluation as well.
-    :param eval_every: epochs between evaluations; 0 for only the last.
-    :param metric: by which evaluations are compared: class (or 'mean' over those taught), bbox,
-        bev, 3d or aos, AP40 or AP11, strict or loose IoU, easy, moderate or hard.
-    :param patience: the run ends after so many evaluations in a row that brought nothing better;
-        0 for never.
+    :param batch_size: greatest number of images in an optimisation step, over all processes; an
+        epoch is split into batches of nearly equal size.
+    :param accumulate: number of micro-batches into which each process splits its images of a step.
+        More micro-batches need less memory and one additional forward pass. The gradient is that
+        of the whole batch, except that BatchNorm and losses between images use one micro-batch.
+    :param workers: data-loading processes per training process; 0 loads in the training process.
+    :param seed: seed of initial weights, data order, augmentation and dropout.
+    :param device: 'auto' (CUDA if available), 'cpu' or 'cuda:N'. Under torchrun, each process uses
+        the GPU of its LOCAL_RANK.
+    :param save_every: epochs between checkpoints (last.pt). Every evaluation writes one, too.
+    :param eval_every: epochs between evaluations on the val frames; each evaluation saves the
+        model if its metric is the best so far. 0 evaluates only the last model.
+    :param metric: metric that selects the best model, as CLASS/KIND/POINTS/IOU/DIFFICULTY.
+        CLASS: a class or 'mean' over the trained classes that KITTI evaluates; KIND: bbox, bev,
+        3d or aos; POINTS: AP40 or AP11; IOU: strict or loose; DIFFICULTY: easy, moderate or hard.
+    :param patience: early stopping: the run ends after this many consecutive evaluations without
+        a new best metric; 0 disables it.
     """
 
     out: str = 'runs/train'
@@ -105,27 +128,36 @@ class TrainConfig:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of."""
+        """Raise ValueError for invalid classes, precision, numbers or metric."""
         if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f'classes: expected different names, got {list(self.classes)}')
+            raise ValueError(
+                f'classes: expected one or more distinct names, got {list(self.classes)}'
+            )
         if 'DontCare' in self.classes:
-            raise ValueError('classes: DontCare tells where nobody looked; it cannot be taught')
+            raise ValueError('classes: DontCare marks unlabelled regions; it is not a class')
         if self.precision not in PRECISIONS:
             known = ', '.join(PRECISIONS)
             raise ValueError(f'precision: {self.precision!r} is unknown; known: {known}')
-        least = dict.fromkeys(('epochs', 'batch_size', 'accumulate', 'save_every'), 1)
-        least |= dict.fromkeys(('workers', 'eval_every', 'patience', 'seed'), 0)
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f'{name}: expected at least {low}, got {getattr(self, name)}')
+        minimum = dict.fromkeys(('epochs', 'batch_size', 'accumulate', 'save_every'), 1)
+        minimum |= dict.fromkeys(('workers', 'eval_every', 'patience', 'seed'), 0)
+        for name, least in minimum.items():
+            if getattr(self, name) < least:
+                raise ValueError(f'{name}: expected at least {least}, got {getattr(self, name)}')
         if self.eval_every:
             validation.parse_metric(self.metric, self.classes)
         elif self.patience:
-            raise ValueError('patience: counts evaluations, so it needs an eval_every')
+            raise ValueError('patience: counts evaluations, so eval_every must not be 0')
 
 
 def build_train_config(data: dict[str, Any]) -> TrainConfig:
-    """Build a TrainConfig from plain data; the detector's options become its own Config."""
+    """
+    Build a TrainConfig from plain data, such as parsed YAML.
+
+    detector.options becomes the detector's Config, the options of distillation losses become
+    theirs, and missing mean sizes and loss weights are filled in.
+
+    :raises ConfigError: naming the invalid key.
+    """
     config: TrainConfig = build_typed(TrainConfig, data)
     name = config.detector.name
     if name not in DETECTORS:
@@ -149,7 +181,7 @@ def build_train_config(data: dict[str, Any]) -> TrainConfig:
 
 
 def _with_loss_configs(config: DistillConfig) -> DistillConfig:
-    """Turn the numbers of every distillation loss into its own Config."""
+    """Return the config with the options of every loss built into that loss's Config."""
     losses = {}
     for name, options in config.losses.items():
         if name not in LOSSES:
@@ -161,7 +193,14 @@ def _with_loss_configs(config: DistillConfig) -> DistillConfig:
 
 
 def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
-    """Fill in the mean size of every class, for a detector that has them, where none are given."""
+    """
+    Add default mean sizes to a detector's options if it has the field and it is not set.
+
+    :param kind: the detector's Config class.
+    :param options: plain data of the detector's options.
+    :param classes: names of the trained classes; one size (h, w, l in metres) per class.
+    :raises ConfigError: for a class without a known size, or a wrong number of sizes.
+    """
     has_mean_size = any(field.name == 'mean_size_hwl_m' for field in dataclasses.fields(kind))
     if not has_mean_size or not isinstance(options, dict):
         return options
@@ -170,8 +209,8 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
         unknown = ', '.join(name for name in classes if name not in MEAN_SIZE_HWL_M)
         if unknown:
             raise ConfigError(
-                f'detector.options.mean_size_hwl_m: must be given, as the size of {unknown} is'
-                f' not known; known: {", ".join(MEAN_SIZE_HWL_M)}'
+                f'detector.options.mean_size_hwl_m: required, no default for {unknown};'
+                f' defaults: {", ".join(MEAN_SIZE_HWL_M)}'
             )
         sizes = [MEAN_SIZE_HWL_M[name] for name in classes]
     if isinstance(sizes, (list, tuple)) and len(sizes) != len(classes):
@@ -183,11 +222,11 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
 
 
 def _check_distill_weights(config: TrainConfig) -> None:
-    """Refuse a distillation loss without weight, and a weight without loss."""
+    """Raise ConfigError for a distillation loss without weight or a weight without loss."""
     losses = config.distill.losses if config.distill else {}
     required = {f'distill/{name}' for name in losses}
     given = {key for key in config.weights if key.startswith('distill/')}
     if required - given:
-        raise ConfigError(f'weights.{min(required - given)}: missing, as distill.losses names it')
+        raise ConfigError(f'weights.{min(required - given)}: missing, but in distill.losses')
     if given - required:
         raise ConfigError(f'weights.{min(given - required)}: no such loss in distill.losses')

@@ -1,8 +1,8 @@
 """
-Plain data, as YAML gives it, into frozen dataclasses, strictly.
+Build configuration dataclasses from YAML, with strict checks.
 
-What is unknown, missing or of a wrong type is refused with the path of the key and what would be
-right. `${NAME:-default}` in a string is filled from the environment.
+Unknown keys, missing keys and wrong types raise ConfigError with the path of the key and the
+expected value. Environment variables fill `${NAME}` and `${NAME:-default}` in strings.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import yaml
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
+    """An invalid configuration; the message names the key."""
 
 
 def read_yaml(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """
-    Read a YAML file of keys and values.
+    Read a YAML file of keys and values, and apply overrides.
 
-    :param path: the file.
-    :param overrides: 'dotted.key=value' on top, values as YAML.
-    :return: plain data.
-    :raises ConfigError: when it is none, or an override fits nowhere.
+    :param path: YAML file.
+    :param overrides: 'dotted.key=value', values in YAML syntax.
+    :return: nested dicts, lists and scalars.
+    :raises ConfigError: for a missing or invalid file, or an invalid override.
     """
     try:
         data = yaml.safe_load(Path(path).read_text()) or {}
@@ -44,12 +44,13 @@ def read_yaml(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, An
 
 def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     """
-    Put settings on top of plain data.
+    Return plain data with some values replaced.
 
-    :param data: left as it is, also where two of its keys share a value, as YAML's anchors do.
-    :param overrides: 'dotted.key=value', values as YAML; the last of a key counts.
-    :return: the data with them.
-    :raises ConfigError: naming the override that is none, or fits nowhere.
+    :param data: not modified; keys that share a value (YAML anchors) can be overridden separately.
+    :param overrides: 'dotted.key=value', values in YAML syntax; the last one for a key wins.
+    :return: a copy of the data with the overrides.
+    :raises ConfigError: naming the override without '=', with invalid YAML, or with a key below a
+        value that is not a mapping.
     """
     for override in overrides:
         key, sign, text = override.partition('=')
@@ -66,13 +67,13 @@ def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[st
 
 def build_typed(kind: Any, value: Any, key_path: str = '') -> Any:
     """
-    Turn plain data into a type, strictly.
+    Convert plain data to a type, with strict checks.
 
-    :param kind: a dataclass, tuple, dict, Optional or plain type.
-    :param value: what YAML gave.
-    :param key_path: where we are, for messages.
+    :param kind: a dataclass, tuple, dict, Optional, plain type or Any.
+    :param value: plain data.
+    :param key_path: dotted path of the value, for messages.
     :return: the value, of that type.
-    :raises ConfigError: for an unknown or missing key, a wrong type or length.
+    :raises ConfigError: for an unknown or missing key, a wrong type or a wrong length.
     """
     where = key_path or 'configuration'
     if kind is Any:
@@ -138,14 +139,14 @@ def _build_plain(kind: type, value: Any, where: str) -> Any:
 
 
 def expand_env(text: str) -> str:
-    """Fill ${NAME:-default} and ${NAME} from the environment; ConfigError where neither is."""
+    """Replace ${NAME} and ${NAME:-default}; ConfigError for an unset NAME without default."""
 
     def fill(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
-        found = os.environ.get(name) or default
-        if found is None:
+        value = os.environ.get(name) or default
+        if value is None:
             raise ConfigError(f'{text!r}: the environment variable {name} is not set')
-        return found
+        return value
 
     return re.sub(r'\$\{(\w+)(?::-([^}]*))?\}', fill, text)
 
@@ -159,7 +160,7 @@ def _is_number(text: str) -> bool:
 
 
 def _set_key(data: dict[str, Any], keys: list[str], value: Any, override: str) -> dict[str, Any]:
-    """Return data with one nested key set; only what lies on the way to it is new."""
+    """Return data with one nested key set; copies only the mappings along its path."""
     key, *rest = keys
     if not rest:
         return {**data, key: value}

@@ -1,9 +1,9 @@
 """
-Several processes, one run: what torchrun starts, joined by DistributedDataParallel.
+Distributed training: process groups, DistributedDataParallel and synchronised BatchNorm.
 
     torchrun --nproc-per-node 4 -m stl_core train config.yaml
 
-With more than one process each has its own card. The folder of the run must be one that all see.
+Each process uses its own GPU. All processes need access to the output folder of the run.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from torch.nn.parallel import DistributedDataParallel
 from stl_core.inference import predictor
 from stl_core.tensors.reductions import world_size
 
-#: The others wait this long for the first process to judge.
+#: Timeout of collectives; the other processes wait in one while rank 0 validates.
 GROUP_TIMEOUT = timedelta(hours=2)
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """
-    Join the processes that torchrun started, for as long as this lasts.
+    Join the process group of torchrun within a `with` block; without torchrun, do nothing.
 
-    Whoever runs several runs in turn joins them around all: within, they stay joined. A group that
-    is left and joined anew may meet what is left of the one before.
+    Callers of several runs in a row wrap all of them in one outer block: inner blocks then reuse
+    the group. Leaving and re-joining a group could receive messages of the previous one.
 
-    :param device: 'auto', 'cpu' or 'cuda:N'; of several processes each takes card LOCAL_RANK.
-    :return: the device of this process.
-    :raises StudentError: for a device that is not there.
+    :param device: 'auto', 'cpu' or 'cuda:N'; with several processes on GPUs, each process uses
+        GPU LOCAL_RANK.
+    :return: context manager that yields the device of this process.
+    :raises ModelFileError: for a device that this machine lacks.
     """
     process_device = predictor.choose_device(device)
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
@@ -57,24 +58,24 @@ def process_group(device: str) -> Iterator[torch.device]:
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let BatchNorm see the batches of all processes; torch can on GPUs only."""
+    """Convert BatchNorm to SyncBatchNorm if several processes train on GPUs."""
     if world_size() == 1 or device.type != 'cuda':
         return model
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """Let backward average the gradients of all processes; each keeps its own buffers."""
+    """Wrap a model in DistributedDataParallel, without buffer broadcast, if processes > 1."""
     return DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
 
 
 def no_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """While it lasts, backward keeps the gradients of this process to itself."""
+    """Return a context manager in which backward does not synchronise gradients."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def broadcast_scalar(value: float, device: torch.device) -> float:
-    """Return the number that the first process has."""
+    """Return the value of rank 0 in every process."""
     if world_size() == 1:
         return value
     tensor = torch.tensor(value, dtype=torch.float64, device=device)

@@ -1,8 +1,8 @@
 """
-The numbers of a run, one row an epoch: CSV files and, where it is installed, TensorBoard.
+Metric logging of a training run: CSV files and, if installed, TensorBoard.
 
-The CSV files are the truth: a resumed run drops the rows that it will write again, and reads off
-them which evaluation was the best.
+A resumed run drops the CSV rows that it will write again, and reads the metrics of earlier
+evaluations from the remaining ones.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from stl_core.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-#: Losses and learning rate of every epoch; figures of every evaluation.
+#: Names of the tables: losses and learning rate of every epoch; AP of every evaluation.
 TABLES = ('curves', 'val')
 
 
 class MetricLogger:
     """
-    Writes the tables of a run; to be used in a `with`.
+    Context manager that appends rows to the tables of a run.
 
-    :param out: folder of the run.
-    :param epochs_done: epochs that the run has behind it; rows of later ones are forgotten.
+    :param out: output folder of the run.
+    :param epochs_done: completed epochs of a resumed run; rows of later epochs are dropped.
     """
 
     def __init__(self, out: Path, epochs_done: int) -> None:
-        """Forget what will be written again; nothing is made before the first row."""
+        """Drop rows of epochs after epochs_done; files are created with the first row."""
         self.out, self.epochs_done = out, epochs_done
         for table in TABLES:
             _drop_rows_after(self.table_path(table), epochs_done)
 
     def __enter__(self) -> MetricLogger:
-        """Return itself."""
+        """Return self."""
         return self
 
     def __exit__(
@@ -46,23 +46,23 @@ class MetricLogger:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close what is open."""
+        """Close the TensorBoard writer."""
         board = vars(self).get('_board')
         if board:
             board.close()
 
     def table_path(self, table: str) -> Path:
-        """Return where a table lies."""
+        """Return the path of a table's CSV file."""
         return self.out / f'{table}.csv'
 
     def add_row(self, table: str, epoch: int, row: dict[str, float]) -> None:
-        """Add one row; every row of a table has the same names."""
+        """Append a row {column: value} to a table; all rows of a table have the same columns."""
         path = self.table_path(table)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not path.exists() or not path.stat().st_size
+        is_new = not path.exists() or not path.stat().st_size
         with path.open('a', newline='') as file:
             writer = csv.DictWriter(file, ['epoch', *row])
-            if fresh:
+            if is_new:
                 writer.writeheader()
             writer.writerow({'epoch': epoch, **{k: f'{v:.6g}' for k, v in row.items()}})
         if self._board:
@@ -71,7 +71,7 @@ class MetricLogger:
             self._board.flush()
 
     def column(self, table: str, name: str) -> list[float]:
-        """Return one number of every row so far."""
+        """Return a column of a table, one value per row; [] without the table."""
         if not self.table_path(table).exists():
             return []
         with self.table_path(table).open(newline='') as file:
@@ -79,7 +79,11 @@ class MetricLogger:
 
     @cached_property
     def _board(self) -> Any:
-        """Open TensorBoard's writer; its readers forget steps still to come. None without it."""
+        """
+        Create the TensorBoard writer; None if TensorBoard is not installed.
+
+        purge_step makes TensorBoard discard points of epochs that a resumed run repeats.
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -91,7 +95,7 @@ class MetricLogger:
 
 
 def _drop_rows_after(path: Path, epoch: int) -> None:
-    """Keep the header and the rows of epochs up to this one; a crash may have torn the last."""
+    """Drop rows of later epochs, and an incomplete last line that a crash left."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
         kept = [line for line in lines[1:] if int(line.split(',')[0]) <= epoch]

@@ -1,8 +1,8 @@
 """
-What learns: a detector, from labels alone or beside a frozen teacher.
+Build the trainable model of a run: a supervised detector, or a student with its teacher.
 
-A learner is an nn.Module with learner(batch, epoch) -> {name: unweighted scalar}, and with the
-detector that is judged and saved as `learner.detector`.
+A trainable model is an nn.Module with model(batch, epoch) -> {name of a loss: unweighted scalar}
+and `model.detector`, the network that is evaluated and saved.
 """
 
 from __future__ import annotations
@@ -30,38 +30,39 @@ from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import ImageObjects
 
-#: Options that give what a detector's heads say its meaning.
+#: Detector options that define the meaning of the head outputs.
 HEAD_SEMANTICS = ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins')
 
 
 def build_model(config: TrainConfig) -> nn.Module:
     """
-    Build what a configuration describes.
+    Build the trainable model of a configuration.
 
-    :param config: of the run.
-    :return: a learner, on the CPU.
-    :raises StudentError: for a file to start from, or a teacher, that cannot be used.
-    :raises ConfigError: for one that is of another kind than the run, for a loss that cannot
-        compare the two, or where depth is shown as one lens would have it and learnt in true
-        metres, or the other way round.
+    :param config: configuration of the run.
+    :return: SupervisedModel or Distiller, on the CPU.
+    :raises ModelFileError: for a start model or a teacher that cannot be used.
+    :raises ConfigError: for a start model or teacher that does not fit the run, for a distillation
+        loss that cannot compare student and teacher, or if depth input and detector disagree
+        between depth at a virtual focal length and depth in true metres.
     """
     _check_virtual_focal_length(config)
-    own = model_spec(config)
-    if config.start:  # a backbone need not look for ImageNet's weights then
-        own = dataclasses.replace(own, options={**own.options, 'pretrained': False})
-    detector = model_file.build_detector(own)
+    student_spec = model_spec(config)
+    if config.start:  # the start model replaces the backbone's ImageNet weights
+        options = {**student_spec.options, 'pretrained': False}
+        student_spec = dataclasses.replace(student_spec, options=options)
+    detector = model_file.build_detector(student_spec)
     if config.start:
         detector.load_state_dict(_starting_weights(config))
     if config.distill is None:
         return SupervisedModel(detector, config.input, config.precision)
-    spec = _teacher_spec(config)
+    teacher_spec = _teacher_spec(config)
     model = distiller.Distiller(
         detector,
-        model_file.load_detector(config.distill.teacher, spec),
+        model_file.load_detector(config.distill.teacher, teacher_spec),
         config.distill.losses,
         config.distill.layers,
         student_input=partial(normalization.network_input, spec=config.input),
-        teacher_input=partial(normalization.network_input, spec=spec.input),
+        teacher_input=partial(normalization.network_input, spec=teacher_spec.input),
         precision=config.precision,
     )
     _check_losses(model)
@@ -69,7 +70,7 @@ def build_model(config: TrainConfig) -> nn.Module:
 
 
 def choose_image_loader(config: TrainConfig) -> dataset.ImageLoader:
-    """Return what reads of a frame all that the run's networks see."""
+    """Return the loader of the inputs that the run needs: images, or images and depth maps."""
     input_specs = [config.input, _teacher_spec(config).input] if config.distill else [config.input]
     return (
         dataset.load_image_and_depth
@@ -80,10 +81,12 @@ def choose_image_loader(config: TrainConfig) -> dataset.ImageLoader:
 
 def with_file_digests(config: TrainConfig) -> TrainConfig:
     """
-    Note by digest which teacher and which start it is, so that no others are gone on with.
+    Return the configuration with the SHA-256 of start model and teacher filled in.
 
-    :raises StudentError: when there is no such file.
-    :raises ConfigError: when the configuration names another digest.
+    Checkpoints store the digests, so a run cannot be resumed with other files.
+
+    :raises ModelFileError: for a missing or unreadable model file.
+    :raises ConfigError: if the configuration already holds another digest.
     """
     if config.start:
         digest = _checked_digest('start', config.start, config.start_sha256)
@@ -98,7 +101,7 @@ def with_file_digests(config: TrainConfig) -> TrainConfig:
 
 
 def model_spec(config: TrainConfig) -> model_file.ModelSpec:
-    """Describe the student that a run makes."""
+    """Return the header of the model file that a run writes, without results."""
     provenance: dict[str, Any] = {
         'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
         'epochs': config.epochs,
@@ -117,8 +120,8 @@ def model_spec(config: TrainConfig) -> model_file.ModelSpec:
 
 
 def _check_losses(model: distiller.Distiller) -> None:
-    """Try every loss on a small black picture; ConfigError where it cannot compare the two."""
-    side = 128  # the coarsest map, MonoDETR's, still has several cells
+    """Run every loss on a small black image; ConfigError if one cannot compare the networks."""
+    side = 128  # MonoDETR's coarsest feature map still has several cells
     blank = Batch(
         image=torch.zeros(1, side, side, 3, dtype=torch.uint8),
         P=torch.eye(3, 4)[None],
@@ -126,9 +129,10 @@ def _check_losses(model: distiller.Distiller) -> None:
         ids=('',),
         depth_m=torch.zeros(1, side, side),
     )
-    model.eval()  # so that norms learn nothing of it
+    model.eval()  # keeps the running statistics of norms unchanged
     try:
-        with torch.no_grad(), recorded_reductions():  # nor do other processes hear of it
+        # recorded_reductions avoids communication with other processes
+        with torch.no_grad(), recorded_reductions():
             model(blank, 0.0)
     except ValueError as err:
         raise ConfigError(f'distill.losses: {err}') from err
@@ -144,30 +148,30 @@ def _check_virtual_focal_length(config: TrainConfig) -> None:
         raise ConfigError(
             f'input.depth.virtual_focal_px is {depth_focal_px},'
             f' detector.options.virtual_focal_px {detector_focal_px};'
-            ' where one is 0, for true metres, the other must be too'
+            ' either both or none must be 0 (true metres)'
         )
 
 
 def _checked_digest(key: str, path: str, expected: str) -> str:
-    """SHA-256 of a student file; ConfigError unless it is the known one, if one is known."""
+    """Return the SHA-256 of a model file; ConfigError if it differs from a given `expected`."""
     model_file.read_model_spec(path)
-    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if expected and expected != found:
-        raise ConfigError(f'{key}: {path} is not the file of digest {expected}, but {found}')
-    return found
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if expected and expected != digest:
+        raise ConfigError(f'{key}: {path} has SHA-256 {digest}, expected {expected}')
+    return digest
 
 
 def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
-    """Read the weights to start from; ConfigError unless they are of the same network."""
+    """Load the weights of the start model; ConfigError if it is not the same network."""
     spec, run_spec = model_file.read_model_spec(config.start), model_spec(config)
-    for what, theirs, ours in (
+    for name, in_file, in_run in (
         ('detector', spec.detector, run_spec.detector),
         ('classes', spec.classes, run_spec.classes),
         ('channels', spec.input.channels, run_spec.input.channels),
         *_head_semantics(spec, run_spec),
     ):
-        if theirs != ours:
-            raise ConfigError(f'start: {config.start} has {what} {theirs}, this run {ours}')
+        if in_file != in_run:
+            raise ConfigError(f'start: {config.start} has {name} {in_file}, this run {in_run}')
     try:
         return model_file.load_detector(
             config.start, dataclasses.replace(spec, options=run_spec.options)
@@ -177,30 +181,30 @@ def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 def _teacher_spec(config: TrainConfig) -> model_file.ModelSpec:
-    """Read what the teacher is; ConfigError where it cannot teach this run's student."""
+    """Read the header of the teacher; ConfigError if it does not fit the student."""
     assert config.distill is not None, 'a run without teacher'
     spec = model_file.read_model_spec(config.distill.teacher)
-    for what, theirs, ours in (
+    for name, of_teacher, of_student in (
         ('classes', spec.classes, config.classes),
         ('width', spec.input.width_px, config.input.width_px),
         ('height', spec.input.height_px, config.input.height_px),
     ):
-        if theirs != ours:
+        if of_teacher != of_student:
             raise ConfigError(
-                f'distill.teacher: {config.distill.teacher} has {what} {theirs}, the student'
-                f' {ours}; they must see the same canvas and classes'
+                f'distill.teacher: {config.distill.teacher} has {name} {of_teacher}, the student'
+                f' {of_student}; both need the same canvas size and classes'
             )
     prediction_losses = [
         name for name in config.distill.losses if LOSSES[name].compares_predictions
     ]
     run_spec = model_spec(config)
-    kinds = ('detector', spec.detector, run_spec.detector), *_head_semantics(spec, run_spec)
-    for what, there, here in kinds if prediction_losses else ():
-        if there != here:
+    semantics = ('detector', spec.detector, run_spec.detector), *_head_semantics(spec, run_spec)
+    for option, teacher_value, student_value in semantics if prediction_losses else ():
+        if teacher_value != student_value:
             raise ConfigError(
                 f'distill.losses: {", ".join(prediction_losses)}: heads of'
-                f" {config.distill.teacher} do not mean what the student's do: {what} is {there}"
-                f' there, {here} here; losses that compare features can learn from it'
+                f" {config.distill.teacher} differ in meaning from the student's: {option} is"
+                f' {teacher_value} there, {student_value} here; use losses that compare features'
             )
     return spec
 
@@ -208,21 +212,21 @@ def _teacher_spec(config: TrainConfig) -> model_file.ModelSpec:
 def _head_semantics(
     one: model_file.ModelSpec, other: model_file.ModelSpec
 ) -> list[tuple[str, str, str]]:
-    """List (option, its value in one, in the other) of MEANING, as JSON, where both have it."""
-    both = [name for name in HEAD_SEMANTICS if name in one.options and name in other.options]
-    return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in both]
+    """List (option, JSON value in `one`, in `other`) of the HEAD_SEMANTICS that both have."""
+    common = [name for name in HEAD_SEMANTICS if name in one.options and name in other.options]
+    return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in common]
 
 
 class SupervisedModel(nn.Module):
-    """A detector learning from labels alone."""
+    """A detector trained on labels, without a teacher."""
 
     def __init__(self, detector: nn.Module, spec: InputSpec, precision: str = 'fp32') -> None:
-        """Wrap a detector with what it sees and what it computes in."""
+        """Combine a detector with its input specification and precision (key of PRECISIONS)."""
         super().__init__()
         self.detector, self.spec, self.precision = detector, spec, precision
 
     def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Return the detector's named losses on a batch."""
+        """Return {name: unweighted loss} of the detector on a batch."""
         image = normalization.network_input(batch, self.spec)
         with autocast_to(self.precision, image.device):
             out = self.detector(image, batch.P, batch.targets)

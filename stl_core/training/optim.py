@@ -1,7 +1,7 @@
 """
-From gradients to weights: AdamW, its schedules, loss scaling, clipping, the mean of the weights.
+Optimisation: AdamW, learning-rate schedules, gradient clipping, loss scaling, weight averaging.
 
-A schedule is a function of the run's progress, 0 to 1, so that a resumed run needs no state of it.
+A schedule is a function of the run's progress, 0 to 1, so a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class OptimConfig:
     """
-    AdamW and its learning rate.
+    AdamW, its learning-rate schedule, gradient clipping and weight averaging (YAML key `optim`).
 
-    :param lr: learning rate; the schedules multiply it.
-    :param betas: how slowly AdamW forgets the mean of gradients, and of their squares.
-    :param weight_decay: on weights; biases and norms are free of it.
-    :param warmup_epochs: rise linearly from lr / 100.
-    :param schedule: key of optim.SCHEDULES: 'step', 'cosine' or 'cyclic'.
-    :param drops: for 'step': fractions of the run after which lr falls tenfold.
-    :param cycle_rise: for 'cyclic', as the three below, which are MonoCon's: fraction of the run
-        in which lr rises; it falls in the rest.
-    :param cycle_peak: lr at the peak, as a multiple of lr.
-    :param cycle_end: lr at the end, as a multiple of lr.
-    :param cycle_beta1: betas[0] at the peak, as a multiple of it.
-    :param max_norm: gradients are clipped to this norm; 1.0e+9 for as they are.
-    :param ema: decay of the running mean of weights and buffers that is judged and saved as the
-        student; it rises to this value from 0.1, as (1 + step) / (10 + step). 0 for the weights.
-    :param freeze_norm_at: fraction of the run after which BatchNorm uses its running statistics,
-        so that what is learnt last is what will be run; 1 for never.
+    :param lr: base learning rate; warm-up and schedule multiply it.
+    :param betas: AdamW's decay rates of the moving averages of the gradient and of its square.
+    :param weight_decay: AdamW's weight decay, for tensors with two or more dimensions; biases and
+        norm parameters are not decayed.
+    :param warmup_epochs: epochs over which the learning rate rises linearly from lr / 100 to lr;
+        0 disables the warm-up.
+    :param schedule: learning rate over the run: 'step' (a tenth after each of `drops`), 'cosine'
+        (half a cosine from lr to lr / 1000) or 'cyclic' (one cycle up and down, as MonoCon).
+    :param drops: 'step' only: fractions of the run (0 to 1) after which lr falls tenfold.
+    :param cycle_rise: 'cyclic' only, as are the next three; the defaults are MonoCon's. Fraction
+        of the run in which lr rises from lr to the peak; lr falls during the rest.
+    :param cycle_peak: learning rate at the peak, as a multiple of lr.
+    :param cycle_end: learning rate at the end of the run, as a multiple of lr.
+    :param cycle_beta1: betas[0] at the peak, as a multiple of betas[0].
+    :param max_norm: gradients are clipped to this L2 norm over all parameters; 1.0e+9 disables
+        clipping.
+    :param ema: decay of the exponential moving average (EMA) of weights and buffers, such as
+        0.999. With EMA, evaluations and saved model files use the average. The decay rises to this
+        value from 0.1, as (1 + step) / (10 + step). 0 disables EMA.
+    :param freeze_norm_at: fraction of the run after which BatchNorm normalises with its running
+        statistics, as it does at inference, and no longer updates them; 1 for never.
     """
 
     lr: float = 1.25e-3
@@ -55,7 +60,7 @@ class OptimConfig:
     freeze_norm_at: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse an unknown schedule, fractions that are none, and rates of the wrong sign."""
+        """Raise ValueError for an unknown schedule or a number out of range."""
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f'schedule: {self.schedule!r} is unknown; known: {", ".join(SCHEDULES)}'
@@ -74,40 +79,43 @@ class OptimConfig:
 
 
 class LrAndBeta(NamedTuple):
-    """Learning rate and first beta of AdamW, or what a schedule multiplies them by."""
+    """Learning rate and first beta of AdamW, or a schedule's factors for the two."""
 
     lr: float
     beta1: float = 1.0
 
 
 def step_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
-    """Fall to a tenth after each of config.drops."""
+    """Return the factors of a schedule that divides lr by 10 after each of config.drops."""
     return LrAndBeta(float(0.1 ** sum(progress >= drop for drop in config.drops)))
 
 
 def cosine_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
-    """Fall along half a cosine from 1 to 0.001."""
+    """Return the factors of a schedule that follows half a cosine from 1 to 0.001."""
     return LrAndBeta(_cosine_interpolate(1.0, 0.001, progress))
 
 
 def cyclic_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     """
-    Rise and fall once, along half cosines, while beta1 does the opposite.
+    Return the factors of the one-cycle schedule: lr rises and falls, beta1 does the opposite.
 
-    (Smith and Topin, Super-Convergence, 2019, in the shape that MonoCon is trained with.)
+    Both follow half cosines. Smith and Topin, Super-Convergence, 2019; with MonoCon's parameters,
+    equal to torch's OneCycleLR.
     """
     rise, peak, beta1 = config.cycle_rise, config.cycle_peak, config.cycle_beta1
     if progress < rise:
-        part = progress / rise
+        fraction = progress / rise
         return LrAndBeta(
-            _cosine_interpolate(1.0, peak, part), _cosine_interpolate(1.0, beta1, part)
+            _cosine_interpolate(1.0, peak, fraction), _cosine_interpolate(1.0, beta1, fraction)
         )
-    part = (progress - rise) / (1 - rise)
+    fraction = (progress - rise) / (1 - rise)
     return LrAndBeta(
-        _cosine_interpolate(peak, config.cycle_end, part), _cosine_interpolate(beta1, 1.0, part)
+        _cosine_interpolate(peak, config.cycle_end, fraction),
+        _cosine_interpolate(beta1, 1.0, fraction),
     )
 
 
+#: Name of a schedule -> function of progress (0 to 1) and config that returns its factors.
 SCHEDULES: dict[str, Callable[[float, OptimConfig], LrAndBeta]] = {
     'step': step_schedule,
     'cosine': cosine_schedule,
@@ -116,7 +124,7 @@ SCHEDULES: dict[str, Callable[[float, OptimConfig], LrAndBeta]] = {
 
 
 def schedule_at(epoch: float, epochs: int, config: OptimConfig) -> LrAndBeta:
-    """Learning rate and beta1 after `epoch` of `epochs` passes: warm-up times the schedule."""
+    """Return learning rate and beta1 after `epoch` of `epochs` epochs: warm-up times schedule."""
     warm = config.warmup_epochs
     rise = min(1.0, 0.01 + 0.99 * epoch / warm) if warm > 0 else 1.0
     factor = SCHEDULES[config.schedule](epoch / epochs, config)
@@ -125,18 +133,19 @@ def schedule_at(epoch: float, epochs: int, config: OptimConfig) -> LrAndBeta:
 
 class Optimizer:
     """
-    AdamW and all that surrounds its step.
+    AdamW with schedule, gradient clipping, loss scaling for fp16 and weight averaging.
 
-    :param model: its trainable parameters are optimised; vectors (biases, norms) do not decay.
-    :param ema_source: the part of the model whose mean is kept, where config.ema is not 0.
-    :param config: the numbers.
-    :param precision: key of PRECISIONS; the gradients of fp16 need scaling.
+    :param model: the module whose trainable parameters are optimised; vectors (biases, norms) get
+        no weight decay.
+    :param ema_source: the submodule to average if config.ema is not 0: the detector.
+    :param config: hyperparameters.
+    :param precision: key of PRECISIONS; 'fp16' enables loss scaling.
     """
 
     def __init__(
         self, model: nn.Module, ema_source: nn.Module, config: OptimConfig, precision: str
     ) -> None:
-        """Build AdamW with its two groups, the loss scale and the mean."""
+        """Build AdamW with two parameter groups, the gradient scaler and the weight average."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.config = config
         self.parameters = trainable
@@ -144,37 +153,37 @@ class Optimizer:
             {'params': [p for p in trainable if p.dim() > 1], 'weight_decay': config.weight_decay},
             {'params': [p for p in trainable if p.dim() <= 1], 'weight_decay': 0.0},
         ]
-        # fused: it alone can skip a step without asking the host, see step
+        # only the fused kernel can skip a step without a host synchronisation, see step
         self.adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
         device = trainable[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == 'fp16')
         self.ema = ModelEma(ema_source, config.ema) if config.ema else None
 
     def apply_schedule(self, epoch: float, epochs: int) -> float:
-        """Follow the schedule to where the run is; return the learning rate."""
+        """Set learning rate and beta1 for a (fractional) epoch; return the learning rate."""
         lr, beta1 = schedule_at(epoch, epochs, self.config)
         for group in self.adamw.param_groups:
             group['lr'], group['betas'] = lr, (beta1, self.config.betas[1])
         return lr
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.adamw.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss, scaled for fp16."""
+        """Accumulate the gradient of a loss, scaled for fp16."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> Tensor:
         """
-        Clip and take a step, unless the gradient is not finite.
+        Clip the gradient and update the weights; skip the update if the gradient is not finite.
 
-        :return: () norm of the gradient before clipping, on the device.
+        :return: () L2 norm of the gradient before clipping, on the device.
         """
         self.scaler.unscale_(self.adamw)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_norm)
-        # AdamW's kernel itself leaves weights and moments alone where found_inf is 1: this is the
-        # contract GradScaler has with it. An `if` here would make the host wait at every step.
+        # AdamW's kernel skips the update of weights and moments if found_inf is 1, which is its
+        # contract with GradScaler. An `if` here would synchronise host and device at every step.
         self.adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.adamw.grad_scale = None  # type: ignore[attr-defined]
         self.scaler.step(self.adamw)
@@ -184,16 +193,16 @@ class Optimizer:
         return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, in parts a checkpoint can name."""
+        """Return the state that a resumed run needs: 'optimizer', and 'scaler', 'mean' if used."""
         scaler = {'scaler': self.scaler.state_dict()} if self.scaler.is_enabled() else {}
-        mean = {'mean': self.ema.state_dict()} if self.ema else {}
-        return {'optimizer': self.adamw.state_dict(), **scaler, **mean}
+        ema = {'mean': self.ema.state_dict()} if self.ema else {}
+        return {'optimizer': self.adamw.state_dict(), **scaler, **ema}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
+        """Restore the state that state_dict returned."""
         self.adamw.load_state_dict(state['optimizer'])
         for group in self.adamw.param_groups:
-            group['fused'] = True  # whatever kind of AdamW the checkpoint was made with
+            group['fused'] = True  # also for a checkpoint made with another kind of AdamW
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state['scaler'])
         if self.ema:
@@ -202,22 +211,22 @@ class Optimizer:
 
 class ModelEma:
     """
-    A copy of a module whose weights and buffers are a running mean of the module's.
+    Exponential moving average of a module's weights and buffers.
 
-    :param module: the one that is trained.
-    :param decay: share of the mean that a step keeps, in the long run.
+    :param module: the module under training.
+    :param decay: weight of the old average in each update, after the initial rise.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        """Copy the module."""
+        """Copy the module, without gradients."""
         self.source, self.decay, self.steps = module, decay, 0
         self.module = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the module; counters, such as those of norms, are copied."""
-        # without the rise the first, random weights would long be seen in the mean
-        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        """Update the average from the module; integer buffers, such as counters, are copied."""
+        # without this rise, the random initial weights would dominate the average for long
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         pairs = list(
             zip(
                 _parameters_and_buffers(self.module),
@@ -226,24 +235,24 @@ class ModelEma:
             )
         )
         means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        torch._foreach_lerp_(means, values, 1 - keep)
+        torch._foreach_lerp_(means, values, 1 - decay)
         for mean, value in pairs:
             if not mean.is_floating_point():
                 mean.copy_(value)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mean and how many steps it has seen."""
+        """Return the average and the number of updates so far."""
         return {'module': self.module.state_dict(), 'steps': self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
+        """Restore the state that state_dict returned."""
         self.module.load_state_dict(state['module'])
         self.steps = state['steps']
 
 
 def _cosine_interpolate(start: float, end: float, fraction: float) -> float:
-    """Half a cosine from start to end; `part` of the way, 0 to 1."""
+    """Interpolate along half a cosine from start (fraction 0) to end (fraction 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 

@@ -1,10 +1,10 @@
 """
-Runs that build on each other, in one file: a teacher, a base, a student distilled from both.
+Multi-stage training from one YAML file, such as teacher, base model and distilled student.
 
-The file holds what all have in common and, under `stages`, by name and in order, what each has of
-its own. A stage that is done is not run again. One whose folder was made with another
-configuration, another teacher or another start is refused, until it gets another `out` or its
-folder is removed.
+The top level of the file holds the configuration common to all stages; `stages` maps the name of
+each stage, in order, to its overrides. A finished stage is skipped. A stage whose folder holds a
+run of another configuration, teacher or start model raises an error; choose another `out` or
+remove the folder.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 def load_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
     """
-    Read the stages of a training configuration.
+    Read the stages of a training configuration file.
 
-    :param path: a YAML file; without `stages` it is one run, whose name is ''.
-    :param overrides: 'dotted.key=value' on top of every stage, also of what a stage has of its
-        own; stages.NAME.key=value is for one, and comes on top of those for all.
-    :return: {name: whole configuration}, in order.
-    :raises ConfigError: naming the file and key that is wrong.
+    :param path: YAML file; a file without `stages` is a single run named ''.
+    :param overrides: 'dotted.key=value' applies to every stage and also replaces the stages'
+        values; 'stages.NAME.key=value' applies to one stage and has the highest priority.
+    :return: {name: complete configuration}, in order.
+    :raises ConfigError: naming the file and the invalid key.
     """
     try:
         return build_stages(read_yaml(path), overrides)
@@ -41,7 +41,7 @@ def load_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, 
 
 
 def build_stages(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[str, TrainConfig]:
-    """Build the stages of plain data and overrides; ConfigError as of load, without the file."""
+    """Build the stages from plain data, see load_stages; ConfigError does not name the file."""
     stage_overrides = tuple(each for each in overrides if re.match(r'stages[.=]', each))
     common_overrides = tuple(each for each in overrides if each not in stage_overrides)
     _check_overrides(data.get('stages'), stage_overrides)
@@ -56,29 +56,29 @@ def build_stages(data: dict[str, Any], overrides: tuple[str, ...] = ()) -> dict[
         return {'': build_train_config(common)}
     if not isinstance(stage_data, dict) or not stage_data:
         raise ConfigError(
-            f'stages: expected names and what each has of its own, got {stage_data!r}'
+            f'stages: expected a mapping of stage names to overrides, got {stage_data!r}'
         )
     if len(stage_data) > 1 and any(each.startswith('out=') for each in common_overrides):
         raise ConfigError(
             f'out: stages cannot share a folder; give stages.{next(iter(stage_data))}.out='
         )
     built = {}
-    for name, differences in stage_data.items():
-        if not isinstance(differences or {}, dict):
-            raise ConfigError(f'stages.{name}: expected keys and values, got {differences!r}')
+    for name, overriding in stage_data.items():
+        if not isinstance(overriding or {}, dict):
+            raise ConfigError(f'stages.{name}: expected keys and values, got {overriding!r}')
         try:
-            built[str(name)] = build_train_config(merge_configs(common, differences or {}))
+            built[str(name)] = build_train_config(merge_configs(common, overriding or {}))
         except ConfigError as err:
             raise ConfigError(f'stages.{name}: {err}') from err
     outs = [config.out for config in built.values()]
     for name, config in built.items():
         if outs.count(config.out) > 1:
-            raise ConfigError(f'stages.{name}.out: {config.out} is that of another stage, too')
+            raise ConfigError(f'stages.{name}.out: {config.out} is also the out of another stage')
     return built
 
 
 def _check_overrides(stage_data: Any, stage_overrides: tuple[str, ...]) -> None:
-    """Refuse an override of a stage that is not there: it would become a stage of its own."""
+    """Raise ConfigError for an override of an unknown stage, which would create a new stage."""
     known = [str(name) for name in stage_data] if isinstance(stage_data, dict) else []
     for each in stage_overrides:
         parts = each.partition('=')[0].split('.')
@@ -89,14 +89,14 @@ def _check_overrides(stage_data: Any, stage_overrides: tuple[str, ...]) -> None:
 
 
 def _without_overridden(stage_data: Any, overrides: tuple[str, ...]) -> Any:
-    """Leave out of what a stage has of its own what is overridden for all."""
+    """Return a stage's data without the keys that overrides set for all stages."""
     for each in overrides:
         stage_data = _without_key(stage_data, each.partition('=')[0].split('.'))
     return stage_data
 
 
 def _without_key(data: Any, keys: list[str]) -> Any:
-    """Return data without one nested key."""
+    """Return data without one nested key; data itself if the key is missing."""
     key, *rest = keys
     if not isinstance(data, dict) or key not in data:
         return data
@@ -106,7 +106,7 @@ def _without_key(data: Any, keys: list[str]) -> Any:
 
 
 def merge_configs(common: Any, overriding: Any) -> Any:
-    """Put own on top of common: keys are joined, all else is replaced."""
+    """Merge two nested configurations: combine mappings, otherwise `overriding` wins."""
     if not isinstance(common, dict) or not isinstance(overriding, dict):
         return overriding
     joined = {
@@ -119,7 +119,11 @@ def merge_configs(common: Any, overriding: Any) -> Any:
 def select_stages(
     stages: dict[str, TrainConfig], names: tuple[str, ...]
 ) -> dict[str, TrainConfig]:
-    """Take some stages, in their order; all where none is named. ConfigError names the known."""
+    """
+    Return the named stages in file order; all stages if no name is given.
+
+    :raises ConfigError: for an unknown name, listing the known ones.
+    """
     for name in names:
         if name not in stages:
             known = ', '.join(filter(None, stages)) or 'none, it is a single run'
@@ -129,22 +133,23 @@ def select_stages(
 
 def run_stage(config: TrainConfig) -> dict[str, Any]:
     """
-    Train one stage, unless it is done.
+    Train one stage, unless it is already finished.
 
-    :return: and raises: see train.fit.
+    :return: the metrics, as trainer.fit.
+    :raises: the errors of trainer.fit.
     """
     config = model_builder.with_file_digests(config)
     if not checkpoint.is_done(config):
         return trainer.fit(config)
     if rank():
         return {}
-    log.info('%s: done before', config.out)
+    log.info('%s: already finished, skipped', config.out)
     metrics: dict[str, Any] = json.loads((Path(config.out) / 'metrics.json').read_text())
     return metrics
 
 
 def plot_stage_losses(finished_stages: dict[str, TrainConfig]) -> Path:
-    """Draw the losses of several stages together, beside the folder of the last; return where."""
+    """Plot the loss curves of several stages into one PNG next to the last folder; return it."""
     folders = {name: Path(config.out) for name, config in finished_stages.items()}
     *_, last = folders.values()
     path = last.parent / 'stages.png'

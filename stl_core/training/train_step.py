@@ -1,7 +1,7 @@
 """
-One step of learning: named losses, their weighted sum, its gradient, new weights.
+Training step: losses, weighted sum, gradient (over micro-batches) and optimiser update.
 
-A model for the trainer is any nn.Module with model(batch, epoch) -> {name: unweighted scalar}.
+The model is any nn.Module with model(batch, epoch) -> {name of the loss: unweighted scalar}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stl_core.training.optim import Optimizer
 
 
 class TrainError(RuntimeError):
-    """A run that cannot start or go on; the message says why."""
+    """A run that cannot start or continue; the message gives the reason."""
 
 
 def train_step(
@@ -34,19 +34,20 @@ def train_step(
     num_micro_batches: int = 1,
 ) -> dict[str, Tensor]:
     """
-    Take one step, unless the gradient is not finite.
+    Compute losses and gradient of a batch and update the weights.
 
-    :param model: teacher, student or distiller.
+    A gradient that is not finite skips the update.
+
+    :param model: SupervisedModel or Distiller, perhaps wrapped by DistributedDataParallel.
     :param batch: on the model's device.
-    :param optimizer: of the trainable parameters.
-    :param weights: weight of every loss.
-    :param epoch: passes so far, with a fraction.
-    :param num_micro_batches: into how many parts the batch is cut, to be computed in turn: the
-        step is that of the whole batch in less memory, except that BatchNorm sees one part at a
-        time.
-    :return: losses, 'total', 'grad_norm' before clipping (0 where it was not finite) and
-        'skipped' (1 there), detached, still on the device.
-    :raises TrainError: when losses and weights differ in name.
+    :param optimizer: optimiser of the trainable parameters.
+    :param weights: {name of a loss: weight}.
+    :param epoch: completed epochs, including the fraction of the present one.
+    :param num_micro_batches: number of parts into which the batch is split, for less memory. The
+        gradient is that of the whole batch, except that BatchNorm uses one part at a time.
+    :return: losses, 'total', 'grad_norm' before clipping (0 if not finite) and 'skipped' (1 if
+        not finite, else 0); () tensors, detached, on the device.
+    :raises TrainError: when the names of losses and weights differ.
     """
     micro_batches = _split_batch(batch, num_micro_batches)
     means = precompute_reductions(model, micro_batches, epoch) if num_micro_batches > 1 else []
@@ -75,11 +76,11 @@ def train_step(
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Sum losses by weight; names must match exactly, else a TrainError tells the difference."""
+    """Return the weighted sum of losses, (); TrainError if their names and the weights' differ."""
     if losses.keys() != weights.keys():
-        lonely = sorted(losses.keys() ^ weights.keys())
+        unmatched = sorted(losses.keys() ^ weights.keys())
         raise TrainError(
-            f'losses and weights differ in {", ".join(lonely)}; losses: {", ".join(losses)}'
+            f'losses and weights differ in {", ".join(unmatched)}; losses: {", ".join(losses)}'
         )
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
@@ -89,31 +90,33 @@ def precompute_reductions(
     model: nn.Module, micro_batches: Sequence[Batch], epoch: float
 ) -> list[Tensor]:
     """
-    Find what the losses of a step in parts ask of the whole step, before the first gradient.
+    Compute the reductions over the whole step that its losses need, such as object counts.
 
-    How many objects the last part holds, the first must know. This costs one forward pass more.
+    Losses of the first micro-batch depend on counts of the last one, so all counts are required
+    before the first gradient. This costs one additional forward pass.
 
-    :param model: its buffers, and torch's chance, are left as they were.
+    :param model: its buffers and torch's random state are restored afterwards.
     :param micro_batches: the parts of the batch.
-    :param epoch: passes so far, with a fraction.
-    :return: the answers of shares.over_step, in the order of asking.
+    :param epoch: completed epochs, including the fraction of the present one.
+    :return: results of reductions.step_mean, in call order, averaged over micro-batches and
+        processes.
     """
-    kept = [buffer.clone() for buffer in model.buffers()]
+    saved_buffers = [buffer.clone() for buffer in model.buffers()]
     device = micro_batches[0].image.device
     recorded: list[list[Tensor]] = []
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        for piece in micro_batches:
-            with reductions.recorded_reductions() as notes:
-                model(piece, epoch)
-            recorded.append(notes)
-    for buffer, before in zip(model.buffers(), kept, strict=True):
-        buffer.copy_(before)
-    # processes are asked for all at once
-    none = torch.zeros(0, device=device)
-    flat = [torch.cat([none, *map(torch.flatten, each)]) for each in recorded]
+        for micro_batch in micro_batches:
+            with reductions.recorded_reductions() as values:
+                model(micro_batch, epoch)
+            recorded.append(values)
+    for buffer, saved in zip(model.buffers(), saved_buffers, strict=True):
+        buffer.copy_(saved)
+    # concatenate all values, so that the processes communicate once
+    empty = torch.zeros(0, device=device)
+    flat = [torch.cat([empty, *map(torch.flatten, each)]) for each in recorded]
     means = reductions.all_reduce_mean(torch.stack(flat).mean(0))
-    parts = means.split([note.numel() for note in recorded[0]])
-    return [part.view_as(note) for part, note in zip(parts, recorded[0], strict=True)]
+    parts = means.split([value.numel() for value in recorded[0]])
+    return [part.view_as(value) for part, value in zip(parts, recorded[0], strict=True)]
 
 
 def _split_batch(batch: Batch, num_micro_batches: int) -> list[Batch]:

@@ -1,8 +1,8 @@
 """
-A training run: epochs, checkpoints, evaluations. It can be stopped anywhere and goes on exactly.
+Training loop: epochs, checkpoints, validation and exact resume.
 
-fit(config) trains what learner.build makes of the configuration, fit(config, build) whatever
-build(config) returns. Under torchrun every process calls fit.
+fit(config) trains the model of model_builder.build_model; fit(config, model_factory) trains any
+other. Under torchrun, every process calls fit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
 
-#: Gradients of fp16 that overflow at this scale are not too great but not finite.
+#: Below this loss scale, an fp16 overflow means that the gradient itself is not finite.
 MIN_LOSS_SCALE = 1e-3
 
 
@@ -47,23 +47,22 @@ def fit(
     config: TrainConfig, model_factory: ModelFactory = model_builder.build_model
 ) -> dict[str, Any]:
     """
-    Train, or go on with a run that was stopped.
+    Train a model, or resume a stopped run.
 
     Writes into config.out: last.pt (every save_every epochs) and best.pt, curves.csv and .png,
     val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors,
-    and at the end done.json; best.pt, student_best and val.csv only where config.eval_every is
-    not 0.
+    and at the end done.json; best.pt, student_best and val.csv only if config.eval_every is not 0.
 
-    :param config: the run.
-    :param model_factory: makes the learner.
-    :return: what evaluate.evaluate says of the last student on the val frames; empty in all
-        processes but the first.
-    :raises CheckpointError: when out holds another run.
-    :raises TrainError: when there is nothing to learn from or to be judged on, losses and weights
-        differ, or the gradient is not finite.
+    :param config: configuration of the run.
+    :param model_factory: builds the trainable model.
+    :return: AP of the last model on the val frames, see average_precision.evaluate_detections;
+        empty in all processes except rank 0.
+    :raises CheckpointError: when out holds a run of another configuration.
+    :raises TrainError: for no training or validation frames, losses that do not match the weights,
+        or a gradient that is not finite.
     :raises DataError: for a missing or malformed file of the data set.
-    :raises StudentError: for a teacher, or a file to start from, that cannot be used.
-    :raises ConfigError: for one that does not fit the run.
+    :raises ModelFileError: for a start model or teacher that cannot be used.
+    :raises ConfigError: for a start model or teacher that does not fit the run.
     """
     config = model_builder.with_file_digests(config)
     with distributed.process_group(config.device) as device:
@@ -84,31 +83,30 @@ def fit(
             if metric_logger
             else {}
         )
-        distributed.broadcast_scalar(
-            0.0, device
-        )  # who goes on to a next run finds this one's files
+        # a barrier: the next run of any process finds the files of this one
+        distributed.broadcast_scalar(0.0, device)
         return metrics
 
 
 def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float]:
     """
-    Pass once over the training frames.
+    Train for one epoch.
 
     :param run: the run.
-    :param epoch: passes done.
-    :param bar: shows the steps, images a second, and the time to go.
-    :return: the mean losses, gradient norm, learning rate and images a second.
+    :param epoch: completed epochs.
+    :param bar: progress bar for steps, images per second and remaining time.
+    :return: mean losses, gradient norm, learning rate and images per second.
     :raises TrainError: when the gradient was not finite.
     """
     config, steps = run.config, len(run.sampler)
     run.sampler.epoch = epoch
-    # chance inside the network, such as dropout, must not depend on where a run was resumed
+    # dropout and other random layers must not depend on the epoch at which a run was resumed
     torch.manual_seed(_derive_seed(config.seed, epoch, rank()))
     run.model.train()
     if epoch >= config.optim.freeze_norm_at * config.epochs:
         freeze_norm(run.model)
     sums: dict[str, Tensor] = {}
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     task = bar.add_task(f'epoch {epoch + 1}', total=steps, note='')
     for step, batch in enumerate(run.loader):
         now = epoch + step / steps
@@ -122,18 +120,19 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
             now,
             num_micro_batches=config.accumulate,
         )
-        # sums stay on the device: reading one would make the host wait at every step
+        # sums stay on the device: reading one would synchronise host and device at every step
         sums = {name: sums.get(name, 0.0) + value for name, value in step_losses.items()}
-        rate = run.sampler.num_frames / steps * (step + 1) / (time.perf_counter() - began)
+        elapsed_s = time.perf_counter() - start_time
+        rate = run.sampler.num_frames / steps * (step + 1) / elapsed_s
         bar.update(task, advance=1, note=f'{rate:.1f} images/s')
     row = _epoch_means(run, sums, epoch)
     bar.remove_task(task)
-    rate = run.sampler.num_frames / (time.perf_counter() - began)
+    rate = run.sampler.num_frames / (time.perf_counter() - start_time)
     return {**row, 'lr': lr, 'images_per_s': rate}
 
 
 def freeze_norm(model: nn.Module) -> None:
-    """Let every BatchNorm use, and keep, its running statistics; model.train() undoes it."""
+    """Put every BatchNorm into eval mode, with fixed statistics; model.train() undoes it."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -143,13 +142,13 @@ def log_and_save(
     run: RunState, metric_logger: MetricLogger, epochs_done: int, row: dict[str, float]
 ) -> validation.ValidationResult | None:
     """
-    Write down an epoch; judge and save where that is due.
+    Log an epoch; validate and save checkpoints if the configuration schedules them now.
 
     :param run: the run.
-    :param metric_logger: its tables.
-    :param epochs_done: epochs done.
-    :param row: what run_epoch returned.
-    :return: the judgement, where it was due.
+    :param metric_logger: tables of the run.
+    :param epochs_done: completed epochs.
+    :param row: metrics of the epoch, from train_one_epoch.
+    :return: result of the validation, None without one.
     """
     config, validation_result = run.config, None
     metric_logger.add_row('curves', epochs_done, row)
@@ -177,7 +176,15 @@ def finish_training(
     epochs_done: int,
     validation_result: validation.ValidationResult | None,
 ) -> dict[str, Any]:
-    """Judge the last detector, unless that was just done; write student, results and curves."""
+    """
+    Write model file, KITTI results, metrics, loss curves and done.json at the end of a run.
+
+    :param run: the run.
+    :param metric_logger: tables of the run.
+    :param epochs_done: completed epochs.
+    :param validation_result: validation after the last epoch; None runs it here.
+    :return: AP of the model, see average_precision.evaluate_detections.
+    """
     validation_result = validation_result or validation.validate_detector(
         run.eval_detector, model_spec(run.config), run.validation_set, run.device
     )
@@ -193,29 +200,36 @@ def finish_training(
 
 
 def _epoch_means(run: RunState, loss_sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
-    """Turn sums over an epoch's steps into means over steps and processes, on the host."""
+    """
+    Compute an epoch's mean losses and gradient norm over steps and processes, on the host.
+
+    :param run: the run.
+    :param loss_sums: {name: sum over the steps of this process}, on the device.
+    :param epoch: completed epochs.
+    :raises TrainError: for skipped steps that fp16's loss scaling does not explain.
+    """
     steps, scaler = len(run.sampler), run.optimizer.scaler
     values = all_reduce_mean(torch.stack(list(loss_sums.values())).float()).tolist()
     row = dict(zip(loss_sums, values, strict=True))
     skipped = round(row.pop('skipped'))
     norm = row.pop('grad_norm') / max(steps - skipped, 1)
     row = {**{name: value / steps for name, value in row.items()}, 'grad_norm': norm}
-    # skipping is how the scale of fp16's gradients is found, unless no scale is low enough
+    # fp16 skips steps while it lowers the loss scale; any other skipped step is an error
     if skipped and (not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE):
         means_text = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
         raise TrainError(
             f'the gradient was not finite in {skipped} of {steps} steps of epoch {epoch + 1},'
-            f' which were not taken; means over the epoch: {means_text}'
+            f' which were skipped; means over the epoch: {means_text}'
         )
     if skipped:
         _log_on_first_rank(
-            'epoch %d: %d of %d steps not taken, scaled too high', epoch + 1, skipped, steps
+            'epoch %d: %d of %d steps skipped to lower the loss scale', epoch + 1, skipped, steps
         )
     return row
 
 
 def _is_stalled(run: RunState, metric_logger: MetricLogger | None) -> bool:
-    """Whether patience is at its end; the first process knows, and tells the others."""
+    """Return whether early stopping ends the run; rank 0 decides and broadcasts it."""
     values = metric_logger.column('val', 'metric') if metric_logger else []
     stalled = validation.is_stalled(values, run.config.patience)
     return bool(distributed.broadcast_scalar(float(stalled), run.device))
@@ -247,7 +261,7 @@ def _log_run_size(run: RunState) -> None:
     )
     if is_bf16_emulated(run.config.precision, run.device):
         _log_on_first_rank(
-            'precision: this processor has no bf16 and is slow at it; precision=fp32 is faster'
+            'precision: this CPU emulates bf16, which is slow; precision=fp32 is faster'
         )
 
 
@@ -260,23 +274,25 @@ def _derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
+#: Function that builds the trainable model of a configuration.
 ModelFactory = Callable[[TrainConfig], nn.Module]
 
 
 @dataclass(frozen=True)
 class RunState:
     """
-    A run under way.
+    Objects of a run in progress.
 
-    :param config: what is run.
-    :param device: of this process.
-    :param unwrapped_model: what learns.
-    :param model: the learner, joined with those of the other processes.
-    :param optimizer: of the learner.
-    :param sampler: the batches of an epoch.
-    :param loader: loads them.
-    :param validation_set: what the detector is judged by.
-    :param focal_px: of the lens that is learnt, on the canvas.
+    :param config: configuration of the run.
+    :param device: device of this process.
+    :param unwrapped_model: the trainable model.
+    :param model: unwrapped_model, wrapped in DistributedDataParallel if there are several
+        processes.
+    :param optimizer: optimiser of the model.
+    :param sampler: draws the batches of an epoch.
+    :param loader: loads the batches.
+    :param validation_set: frames and labels for validation.
+    :param focal_px: median focal length of the training images, in pixels of the canvas.
     """
 
     config: TrainConfig
@@ -291,41 +307,26 @@ class RunState:
 
     @property
     def out(self) -> Path:
-        """Folder of the run."""
+        """Output folder of the run."""
         return Path(self.config.out)
 
     @property
     def eval_detector(self) -> Any:
-        """The detector that is judged and saved: the mean of the weights where one is kept."""
-        mean = self.optimizer.ema
-        return mean.module if mean else self.unwrapped_model.detector
+        """The detector to evaluate and save: with averaged weights if EMA is enabled."""
+        ema = self.optimizer.ema
+        return ema.module if ema else self.unwrapped_model.detector
 
 
 def setup_run(
     config: TrainConfig, model_factory: ModelFactory, device: torch.device
 ) -> tuple[RunState, int]:
-    """Read the data set's texts, build what learns, and go on where a run was stopped."""
-    image_loader = model_builder.choose_image_loader(config)
-    frames = dataset.FrameDataset(
-        config.train, config.input, config.classes, config.seed, image_loader
-    )
-    share = (rank(), world_size())
-    sampler = dataset.ShuffledBatchSampler(len(frames), config.batch_size, config.seed, share)
-    smallest, parts = len(frames) // len(sampler), world_size() * config.accumulate
-    if not len(frames):
-        raise TrainError('train.sources: no frames to learn from')
-    if smallest < parts:
-        raise TrainError(
-            f'batch_size: batches of {smallest} images cannot be shared by {world_size()}'
-            f' processes times {config.accumulate} parts (accumulate)'
-        )
-    validation_set = validation.load_validation_set(dataset.list_frames(config.val))
-    if not validation_set.frames:
-        raise TrainError('val.sources: no frames to be judged on')
-    if image_loader is dataset.load_image_and_depth:
-        depth_maps.require_depth(frames.files)
-    if config.input.depth:
-        depth_maps.require_depth(validation_set.frames)
+    """
+    Build data loader, model and optimiser of a run, and restore its last checkpoint.
+
+    :return: the run, and its completed epochs.
+    :raises: see fit.
+    """
+    frames, sampler, validation_set = _load_datasets(config)
     torch.manual_seed(config.seed)
     unwrapped_model = distributed.convert_sync_batchnorm(model_factory(config), device)
     unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -335,7 +336,7 @@ def setup_run(
         Path(config.out) / 'last.pt', unwrapped_model, optimizer, config
     )
     if first != distributed.broadcast_scalar(first, device):
-        raise TrainError(f'{config.out}: not all processes see the checkpoint; out must be shared')
+        raise TrainError(f'{config.out}: not a folder that all processes share')
     loader = dataset.make_dataloader(frames, sampler, config.workers)
     model = distributed.wrap_ddp(unwrapped_model)
     focal_px = dataset.median_focal_px(frames.files, config.input)
@@ -352,10 +353,39 @@ def setup_run(
     ), first
 
 
+def _load_datasets(
+    config: TrainConfig,
+) -> tuple[dataset.FrameDataset, dataset.ShuffledBatchSampler, validation.ValidationSet]:
+    """Read training and validation frames, and check that the run can use them; see fit."""
+    image_loader = model_builder.choose_image_loader(config)
+    frames = dataset.FrameDataset(
+        config.train, config.input, config.classes, config.seed, image_loader
+    )
+    sampler = dataset.ShuffledBatchSampler(
+        len(frames), config.batch_size, config.seed, (rank(), world_size())
+    )
+    smallest, parts = len(frames) // len(sampler), world_size() * config.accumulate
+    if not len(frames):
+        raise TrainError('train.sources: no frames for training')
+    if smallest < parts:
+        raise TrainError(
+            f'batch_size: cannot split batches of {smallest} images among {world_size()} processes'
+            f' times {config.accumulate} micro-batches (accumulate)'
+        )
+    validation_set = validation.load_validation_set(dataset.list_frames(config.val))
+    if not validation_set.frames:
+        raise TrainError('val.sources: no frames for validation')
+    if image_loader is dataset.load_image_and_depth:
+        depth_maps.require_depth(frames.files)
+    if config.input.depth:
+        depth_maps.require_depth(validation_set.frames)
+    return frames, sampler, validation_set
+
+
 def save_validated_model(
     run: RunState, name: str, epochs_done: int, validation_result: validation.ValidationResult
 ) -> None:
-    """Write the student file of a judged detector."""
+    """Write a model file of a validated detector, with its metrics in the provenance."""
     spec = model_builder.model_spec(run.config)
     validation_info = {
         'epoch': epochs_done,

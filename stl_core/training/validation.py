@@ -1,7 +1,7 @@
 """
-Judging a detector on labelled frames, and which of several evaluations is the best.
+Validation during training: KITTI AP of the detector, model selection and early stopping.
 
-It is judged through the Predictor that the vehicle uses, one image at a time.
+The detector runs through the Predictor that the ROS node uses, one image at a time.
 """
 
 from __future__ import annotations
@@ -25,21 +25,29 @@ DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
 
 class ValidationSet(NamedTuple):
-    """Frames, and the labels of each."""
+    """Validation frames and the labels of each."""
 
     frames: tuple[kitti.FrameFiles, ...]
     ground_truth: list[Labels]
 
 
 class ValidationResult(NamedTuple):
-    """What evaluate.evaluate says, and the detections of each frame."""
+    """AP of an evaluation, see average_precision.evaluate_detections, and detections per frame."""
 
     metrics: average_precision.ApResult
     detections: list[Labels]
 
 
 class SelectionMetric(NamedTuple):
-    """The one number, read from what evaluate.evaluate says, by which evaluations are compared."""
+    """
+    The scalar metric that selects the best model, see parse_metric.
+
+    :param classes: classes to average over.
+    :param kind: one of METRICS.
+    :param points: one of AP_KINDS.
+    :param criterion: key of average_precision.MIN_IOU: 'strict' or 'loose'.
+    :param difficulty_index: index into DIFFICULTY_NAMES.
+    """
 
     classes: tuple[str, ...]
     kind: str
@@ -48,21 +56,22 @@ class SelectionMetric(NamedTuple):
     difficulty_index: int
 
     def value(self, metrics: average_precision.ApResult) -> float:
-        """Return the number: a mean over the classes."""
-        found = [
+        """Return the AP in percent, averaged over the classes."""
+        values = [
             metrics[name][self.kind][self.points][self.criterion][self.difficulty_index]
             for name in self.classes
         ]
-        return float(np.mean(found))
+        return float(np.mean(values))
 
 
 def parse_metric(text: str, classes: tuple[str, ...]) -> SelectionMetric:
     """
-    Read a metric such as 'mean/3d/AP40/strict/moderate' or 'Car/bev/AP11/loose/hard'.
+    Parse a metric such as 'mean/3d/AP40/strict/moderate' or 'Car/bev/AP11/loose/hard'.
 
-    :param text: class (or 'mean' over those taught), kind, points, IoU and difficulty.
-    :param classes: the classes taught; KITTI's evaluation knows evaluate.CLASSES only.
-    :raises ValueError: naming the part that is unknown.
+    :param text: class (or 'mean' over the trained classes), kind, points, IoU and difficulty.
+    :param classes: the trained classes; KITTI's evaluation covers average_precision.CLASSES only.
+    :return: the metric.
+    :raises ValueError: naming the unknown part.
     """
     evaluated = tuple(name for name in classes if name in average_precision.CLASSES)
     known = (
@@ -77,7 +86,7 @@ def parse_metric(text: str, classes: tuple[str, ...]) -> SelectionMetric:
         raise ValueError(f'metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got {text!r}')
     for part, choices in zip(parts, known, strict=True):
         if part not in choices:
-            choices_text = ', '.join(choices) or f'none, as of {", ".join(classes)} none is judged'
+            choices_text = ', '.join(choices) or f'none for {", ".join(classes)}'
             raise ValueError(f'metric: {part!r} of {text!r} is unknown; known: {choices_text}')
     name, kind, points, criterion, level = parts
     chosen = evaluated if name == 'mean' else (name,)
@@ -86,13 +95,13 @@ def parse_metric(text: str, classes: tuple[str, ...]) -> SelectionMetric:
 
 def load_validation_set(frames: Sequence[kitti.FrameFiles]) -> ValidationSet:
     """
-    Read the labels that detectors will be judged by; faults are told before hours of work.
+    Read the labels of the validation frames, so that missing labels fail before training starts.
 
-    :raises DataError: for a frame without labels, or a malformed file.
+    :raises DataError: for a frame without labels, or a malformed label file.
     """
     unlabelled = [each.id for each in frames if each.label_2 is None]
     if unlabelled:
-        raise kitti.DataError(f'{unlabelled[0]}: a frame without labels cannot be used to judge')
+        raise kitti.DataError(f'{unlabelled[0]}: no labels; validation frames need labels')
     return ValidationSet(
         tuple(frames), [kitti.read_labels(each.label_2) for each in frames if each.label_2]
     )
@@ -105,12 +114,13 @@ def validate_detector(
     device: torch.device,
 ) -> ValidationResult:
     """
-    Evaluate a live detector.
+    Evaluate a detector in memory on the validation set.
 
-    :param detector: left as it was found.
-    :param spec: its classes and input.
+    :param detector: the network; its train or eval mode is restored afterwards.
+    :param spec: classes and input of the detector.
     :param validation_set: frames and labels.
-    :param device: where the detector is.
+    :param device: device of the detector.
+    :return: AP and detections.
     """
     was_training = detector.training
     runner = predictor.TorchRunner(detector.eval(), spec.input, device)
@@ -122,7 +132,7 @@ def validate_detector(
 
 
 def metrics_row(metrics: average_precision.ApResult, metric: SelectionMetric) -> dict[str, float]:
-    """Put an evaluation into one line: the metric, and every moderate AP40 of the strict IoU."""
+    """Return a row of val.csv: the metric, and every moderate AP40 at the strict IoU."""
     moderate = {
         f'{name}/{kind}': metrics[name][kind]['AP40']['strict'][DIFFICULTY_NAMES.index('moderate')]
         for name in metrics
@@ -132,16 +142,16 @@ def metrics_row(metrics: average_precision.ApResult, metric: SelectionMetric) ->
 
 
 def is_best(values: Sequence[float]) -> bool:
-    """Whether the last of the values is greater than all before it."""
+    """Return whether the last value is greater than all values before it."""
     return len(values) > 0 and values[-1] > max(values[:-1], default=-np.inf)
 
 
 def is_stalled(values: Sequence[float], patience: int) -> bool:
-    """Whether the last `patience` values brought nothing better; never for a patience of 0."""
+    """Return whether the last `patience` values contain no new maximum; False for patience 0."""
     return 0 < patience < len(values) and int(np.argmax(values)) < len(values) - patience
 
 
 def format_summary(metrics: average_precision.ApResult) -> str:
-    """Say the moderate 3D AP40 of every class in one line."""
+    """Format the moderate 3D AP40 (strict IoU) of every class in one line."""
     parts = [f'{name} {each["3d"]["AP40"]["strict"][1]:.2f}' for name, each in metrics.items()]
     return '3D AP40 moderate: ' + ', '.join(parts)

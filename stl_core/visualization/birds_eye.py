@@ -1,4 +1,4 @@
-"""The view from above: camera at the bottom, range rings, boxes with a marked front, LiDAR."""
+"""Bird's-eye view: camera at the bottom, range rings, boxes with a marked front, LiDAR points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RING_STEP_M = 10.0
 _RING_COLOUR = (46, 54, 68)
 _VISIBLE_COLOUR = (27, 32, 42)
 _FAINT_TEXT_COLOUR = (128, 138, 156)
-#: Places of the top face's corners among the 24 edge points, the front two first.
+#: Indices of the top face's corners among the 24 edge points, the front two first.
 _TOP_CORNERS = [0, 6, 14, 8]
 
 
@@ -38,15 +38,15 @@ def draw_birds_eye(
     projection_and_width: tuple[Array, int] | None = None,
 ) -> Array:
     """
-    Draw the scene from above: camera at the bottom, range rings, boxes with a marked front.
+    Draw a bird's-eye view: camera at the bottom, range rings, boxes with a marked front.
 
     :param edges_m: (M, 24, 3) boxes, camera frame.
-    :param colours: M times RGB.
+    :param colours: M RGB colours.
     :param size_px: width and height of the picture.
-    :param range_m: how far it shows, metres ahead; half of it to each side.
+    :param range_m: range ahead, metres; half of it to each side.
     :param truth_edges_m: (T, 24, 3) annotated boxes, thin and white.
     :param points_m: (L, 3) LiDAR points, camera frame.
-    :param projection_and_width: P and image width, to shade what the camera does not see.
+    :param projection_and_width: P and image width, to highlight the camera's field of view.
     :return: (size_px, size_px, 3) uint8 RGB.
     """
     out = np.full((size_px, size_px, 3), BACKGROUND_COLOUR, np.uint8)
@@ -56,9 +56,8 @@ def draw_birds_eye(
     _draw_rings(out, scale, range_m)
     if points_m is not None:
         _draw_points(out, points_m, scale)
-    if truth_edges_m is not None and len(
-        truth_edges_m
-    ):  # below the boxes, so that their colour stays
+    # annotated boxes lie below the others, whose colour stays visible
+    if truth_edges_m is not None and len(truth_edges_m):
         for outline in to_fixed_point(_to_bev_pixels(_footprints(truth_edges_m), size_px, scale)):
             cv2.polylines(out, [outline], True, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     outlines = to_fixed_point(_to_bev_pixels(_footprints(edges_m), size_px, scale))
@@ -73,7 +72,7 @@ def draw_birds_eye(
 
 
 def _draw_rings(out: Array, scale: float, range_m: float) -> None:
-    """Draw a circle round the camera every RING_STEP_M, the distance written on it."""
+    """Draw a circle around the camera every RING_STEP_M, labelled with its distance."""
     size_px = out.shape[0]
     center = (size_px // 2, size_px - 8)
     for ring_m in np.arange(RING_STEP_M, range_m + 0.1, RING_STEP_M):
@@ -85,11 +84,11 @@ def _draw_rings(out: Array, scale: float, range_m: float) -> None:
 
 
 def _shade_frustum(out: Array, P: Array, width_px: int, scale: float, range_m: float) -> Array:
-    """Lighten what the camera sees."""
+    """Return the picture with the camera's field of view lightened."""
     sides_px = np.array([[-0.5, P[1, 2]], [width_px - 0.5, P[1, 2]]])
-    reach = backproject_pixels(sides_px, np.full(2, 2 * range_m), P)
-    fan = np.concatenate([np.zeros((1, 3)), reach])
-    outline = to_fixed_point(_to_bev_pixels(fan, out.shape[0], scale))
+    far_m = backproject_pixels(sides_px, np.full(2, 2 * range_m), P)
+    corners_m = np.concatenate([np.zeros((1, 3)), far_m])
+    outline = to_fixed_point(_to_bev_pixels(corners_m, out.shape[0], scale))
     layer = out.copy()
     cv2.fillPoly(layer, [outline], _VISIBLE_COLOUR, cv2.LINE_AA, SUBPIXEL_BITS)
     cv2.polylines(layer, [outline], True, _RING_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -98,11 +97,11 @@ def _shade_frustum(out: Array, P: Array, width_px: int, scale: float, range_m: f
 
 def _draw_points(out: Array, points_m: Array, scale: float) -> None:
     """Draw LiDAR points, brighter the higher they are (y is down)."""
-    at = np.floor(_to_bev_pixels(points_m, out.shape[0], scale) + 0.5).astype(np.int64)
-    inside = ((at >= 0) & (at < out.shape[0])).all(1) & (points_m[:, 2] > 0)
-    at, height_m = at[inside], 1.7 - points_m[inside, 1]
+    pixels = np.floor(_to_bev_pixels(points_m, out.shape[0], scale) + 0.5).astype(np.int64)
+    inside = ((pixels >= 0) & (pixels < out.shape[0])).all(1) & (points_m[:, 2] > 0)
+    pixels, height_m = pixels[inside], 1.7 - points_m[inside, 1]
     glow = np.clip(0.35 + 0.3 * height_m, 0.35, 1.0)[:, None]
-    np.maximum.at(out, (at[:, 1], at[:, 0]), (glow * (98, 112, 138)).astype(np.uint8))
+    np.maximum.at(out, (pixels[:, 1], pixels[:, 0]), (glow * (98, 112, 138)).astype(np.uint8))
 
 
 def _draw_outline(out: Array, outline: Array, colour: tuple[int, int, int]) -> None:
@@ -125,12 +124,12 @@ def _draw_camera_mark(out: Array) -> None:
 
 
 def _footprints(edges_m: Array) -> Array:
-    """(M, 24, 3) -> (M, 4, 3) corners of the top face, the front two first."""
+    """Return (M, 4, 3) corners of the top faces of (M, 24, 3) boxes, the front two first."""
     return np.asarray(edges_m, np.float64).reshape(-1, 24, 3)[:, _TOP_CORNERS]
 
 
 def _to_bev_pixels(points_m: Array, size_px: int, scale: float) -> Array:
-    """(..., 3) camera frame -> (..., 2) pixels of the bird's-eye view."""
+    """Convert (..., 3) points in the camera frame to (..., 2) pixels of the bird's-eye view."""
     x = size_px // 2 + points_m[..., 0] * scale
     y = size_px - 8 - points_m[..., 2] * scale
     return np.stack([x, y], -1)

@@ -1,4 +1,4 @@
-"""Charts of numbers over time: loss curves, latencies. Drawn without a display."""
+"""Charts drawn without a display: loss curves over epochs, histograms."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from stl_core.types import Array
 
-#: Columns of a training's curves.csv that are not losses.
+#: Columns of curves.csv that are not losses.
 NON_LOSS_COLUMNS = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
 
 
 def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
     """
-    Draw the losses of training runs, small multiples with a shared epoch axis.
+    Draw the losses of training runs as small multiples over a shared epoch axis.
 
-    :param tables: name of each run -> its curves.csv, as train.fit writes it.
+    :param tables: run name -> its curves.csv, as trainer.fit writes it.
     :param path: PNG to write.
     """
     runs = {name: _read_columns(table) for name, table in tables.items()}
     losses = dict.fromkeys(
         key for run in runs.values() for key in run if key not in NON_LOSS_COLUMNS
     )
-    shown = ['total', *losses, 'lr']
-    height = -(-len(shown) // 3)
-    figure = new_figure(11, 2.3 * height)
-    for place, key in enumerate(shown, 1):
-        axes = figure.add_subplot(height, 3, place)
-        drawn = {name: run[key] for name, run in runs.items() if key in run}
-        for number, name in enumerate(runs):
-            if name in drawn:
-                axes.plot(runs[name]['epoch'], drawn[name], lw=1.2, color=f'C{number}', label=name)
+    columns = ['total', *losses, 'lr']
+    num_rows = -(-len(columns) // 3)
+    figure = new_figure(11, 2.3 * num_rows)
+    for panel, key in enumerate(columns, 1):
+        axes = figure.add_subplot(num_rows, 3, panel)
+        series = {name: run[key] for name, run in runs.items() if key in run}
+        for index, name in enumerate(runs):
+            if name in series:
+                axes.plot(runs[name]['epoch'], series[name], lw=1.2, color=f'C{index}', label=name)
         axes.set_title(key, fontsize=9, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-        if min(values.min() for values in drawn.values()) > 0:
+        if min(values.min() for values in series.values()) > 0:
             axes.set_yscale('log')
             set_plain_log_ticks(axes.yaxis)
-        if place == 1 and len(runs) > 1:
+        if panel == 1 and len(runs) > 1:
             axes.legend(fontsize=7)
     figure.supxlabel('epoch', fontsize=9)
     save_figure(figure, path)
 
 
 def set_plain_log_ticks(axis: Any) -> None:
-    """Write plain numbers at 1, 2 and 5 of each decade of a logarithmic axis, at more if short."""
+    """Label a logarithmic axis plainly: at 1, 2 and 5 of each decade, at more on a short axis."""
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
     axis.set_major_locator(LogLocator(subs=subs))
@@ -67,21 +67,21 @@ def _read_columns(table: str | Path) -> dict[str, Array]:
 
 def plot_histogram(values: Sequence[float], unit: str, title: str, path: str | Path) -> None:
     """
-    Draw how often a figure took which value, with its median and 95th percentile.
+    Draw a histogram with its median and 95th percentile.
 
     :param values: at least one number.
-    :param unit: of the values, such as 'ms'.
-    :param title: what they are.
+    :param unit: unit of the values, such as 'ms'.
+    :param title: title of the chart.
     :param path: PNG to write.
     """
     median, high = np.percentile(values, [50, 95])
     figure = new_figure(7, 3)
     axes = figure.add_subplot()
     axes.hist(values, bins=min(40, max(8, len(values) // 4)), color='tab:blue', alpha=0.75)
-    for place, name in ((median, 'median'), (high, 'p95')):
-        axes.axvline(place, color='black', lw=1)
+    for value, name in ((median, 'median'), (high, 'p95')):
+        axes.axvline(value, color='black', lw=1)
         top = axes.get_ylim()[1]
-        axes.annotate(f' {name} {place:.1f} {unit}', (place, 0.94 * top), fontsize=8)
+        axes.annotate(f' {name} {value:.1f} {unit}', (value, 0.94 * top), fontsize=8)
     axes.set_xlabel(unit)
     axes.set_ylabel('count')
     axes.set_title(title, fontsize=10, loc='left')
@@ -97,6 +97,6 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, making its folder where there is none."""
+    """Write a figure as PNG, and create its folder if needed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(path))

@@ -1,10 +1,10 @@
 """
-Pictures a person looks at first: boxes on an image, the scene from above, both side by side.
+Drawing of frames: boxes on an image, the bird's-eye view next to it, contact sheets.
 
-Images are (H, W, 3) uint8 RGB and are never written into: every function returns a new one. A box
-is drawn from its (24, 3) edge points, the pairs of geometry.BOX_EDGES with the front face first,
-which is also what a LINE_LIST marker of the node carries; so labels, predictions and recorded
-messages are drawn by the same code.
+Images are (H, W, 3) uint8 RGB; functions that draw return a new image and leave their arguments
+unchanged. A box is drawn from its (24, 3) edge points, the pairs of geometry.BOX_EDGES with the
+front face first, as in a LINE_LIST marker of the node; labels, predictions and recorded messages
+therefore share the same drawing code.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from stl_core.visualization.style import (
     write_text,
 )
 
-#: What lies nearer than this in front of the camera plane is cut off before projecting.
+#: Edges are clipped at this distance in front of the camera plane before projection.
 NEAR_M = 0.1
-#: Places of the front face's corners among the 24 edge points, in order round it.
+#: Indices of the front face's corners among the 24 edge points, in order around it.
 _FRONT_CORNERS = [0, 2, 4, 6]
-#: Classes whose colours are told above every picture.
+#: Classes in the colour legend above every picture.
 LEGEND_CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 
 
 def box_edges(objects: Objects3D) -> Array:
-    """N objects -> (N, 24, 3) end points of their 12 edges, metres, camera frame."""
+    """Return (N, 24, 3) end points of the 12 edges of N boxes, metres, camera frame."""
     corners_m = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     return corners_m[:, np.array(BOX_EDGES).ravel()]
 
 
 def box_labels(objects: Objects3D, classes: Sequence[str]) -> list[str]:
-    """Say class, score and depth of each object, such as 'Car 0.87 23.4 m'."""
+    """Return class, score and depth of each object as text, such as 'Car 0.87 23.4 m'."""
     rows = zip(objects.class_id, objects.score, objects.center_m[:, 2], strict=True)
     return [f'{classes[i]} {score:.2f} {z:.1f} m' for i, score, z in rows]
 
@@ -70,13 +70,13 @@ def draw_edges(
     labels: Sequence[str] = (),
 ) -> Array:
     """
-    Draw boxes given by their edges; near boxes over far ones, the front face tinted.
+    Draw boxes given by their edges; near boxes over far ones, front faces tinted.
 
     :param image: (H, W, 3) uint8 RGB.
     :param edges_m: (M, 24, 3) camera frame; boxes may reach behind the camera.
     :param P: (3, 4) projection of that image.
-    :param colours: M times RGB.
-    :param labels: M texts, or none at all.
+    :param colours: M RGB colours.
+    :param labels: M texts, or an empty sequence.
     :return: a new image.
     """
     depth_m = edges_m[..., 2].mean(1)
@@ -87,25 +87,25 @@ def draw_edges(
         thickness = line_width(image.shape[0], depth_m[i])
         for start, end in to_fixed_point(segments[i]):
             cv2.line(out, start, end, colours[i], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-    taken: list[tuple[int, int, int, int]] = []
+    occupied: list[tuple[int, int, int, int]] = []
     for i in far_first[::-1] if labels else ():
         if len(segments[i]):
-            _draw_label(out, labels[i], segments[i], colours[i], taken)
+            _draw_label(out, labels[i], segments[i], colours[i], occupied)
     return out
 
 
 def line_width(height_px: int, depth_m: float) -> int:
-    """Return the line width for an object: thin far away, thicker near and on large images."""
+    """Return the line width of a box: 1 if far away, greater if near and on large images."""
     return 1 if depth_m > 22.0 else max(1, round(height_px / 400)) + (depth_m < 11.0)
 
 
 def visible_segments(edges_m: Array, P: Array) -> Array:
     """
-    Project edges after cutting off what is behind, or too near to, the camera.
+    Project edges after clipping them at NEAR_M in front of the camera.
 
     :param edges_m: (24, 3) end points in pairs, camera frame.
     :param P: (3, 4).
-    :return: (K, 2, 2) pixels of the K <= 12 edges of which something is left.
+    :return: (K, 2, 2) pixels of the K <= 12 edges that lie at least partly in front of that plane.
     """
     pairs = np.asarray(edges_m, np.float64).reshape(-1, 2, 3)
     z = pairs[..., 2]
@@ -127,17 +127,17 @@ def draw_frame(
     caption: str = '',
 ) -> Array:
     """
-    Make the whole picture of one frame: boxes on the enlarged image beside the view from above.
+    Draw a complete frame: boxes on the scaled image next to the bird's-eye view.
 
     :param image: (H, W, 3) uint8 RGB.
     :param P: (3, 4) projection of that image.
     :param edges_m: (M, 24, 3) boxes, camera frame.
-    :param colours: M times RGB.
-    :param labels: M texts, or none at all.
+    :param colours: M RGB colours.
+    :param labels: M texts, or an empty sequence.
     :param truth_edges_m: (T, 24, 3) annotated boxes, thin and white in both views.
     :param points_m: (L, 3) LiDAR points, camera frame.
     :param caption: one line above.
-    :return: (H', W', 3) uint8 RGB, sides even as video wants them.
+    :return: (H', W', 3) uint8 RGB, sides even, as video encoders require.
     """
     large, large_P = scale_for_display(image, P)
     if truth_edges_m is not None:
@@ -145,7 +145,7 @@ def draw_frame(
             for start, end in to_fixed_point(visible_segments(edges, large_P)):
                 cv2.line(large, start, end, TRUTH_COLOUR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     drawn = draw_edges(large, edges_m, large_P, colours, labels)
-    above = draw_birds_eye(
+    bev_image = draw_birds_eye(
         edges_m,
         colours,
         size_px=large.shape[0],
@@ -153,7 +153,7 @@ def draw_frame(
         points_m=points_m,
         projection_and_width=(large_P, large.shape[1]),
     )
-    return side_by_side(drawn, above, caption)
+    return side_by_side(drawn, bev_image, caption)
 
 
 def scale_for_display(image: Array, P: Array) -> tuple[Array, Array]:
@@ -175,7 +175,7 @@ def scale_for_display(image: Array, P: Array) -> tuple[Array, Array]:
 
 def side_by_side(image: Array, bev_image: Array, caption: str = '') -> Array:
     """
-    Set two pictures of one height beside each other under a line of text and the class colours.
+    Join two pictures of equal height under a caption and the colour legend.
 
     :param image: (H, W, 3) uint8 RGB.
     :param bev_image: (H, W', 3) uint8 RGB.
@@ -199,7 +199,7 @@ def side_by_side(image: Array, bev_image: Array, caption: str = '') -> Array:
 
 
 def contact_sheet(pictures: Sequence[Array], columns: int = 2, width_px: int = 1100) -> Array:
-    """K pictures of any size -> one picture, each scaled to width_px, row by row."""
+    """Arrange K pictures of any size in a grid, each scaled to width_px, row by row."""
     scaled = []
     for picture in pictures:
         height = max(1, round(picture.shape[0] * width_px / picture.shape[1]))
@@ -221,7 +221,7 @@ def _tint_faces(
     colours: Sequence[tuple[int, int, int]],
     segments: Sequence[Array],
 ) -> Array:
-    """Darken the image under the lines and tint the front faces, so that both stand out."""
+    """Return the image darkened under the lines and tinted in the front faces, for contrast."""
     layer = image.copy()
     for i in np.argsort(-edges_m[..., 2].mean(1)):
         if edges_m[i, _FRONT_CORNERS, 2].min() > NEAR_M:
@@ -240,11 +240,11 @@ def _draw_label(
     colour: tuple[int, int, int],
     occupied: list[tuple[int, int, int, int]],
 ) -> None:
-    """Write a label above a box where no other label is; append the place to taken."""
+    """Write a label above a box, clear of other labels; append its rectangle to occupied."""
     inside = np.clip(segments.reshape(-1, 2), 0, [out.shape[1] - 1, out.shape[0] - 1])
     low, high = segments.reshape(-1, 2).min(0), segments.reshape(-1, 2).max(0)
     if (high < 0).any() or low[0] >= out.shape[1] or low[1] >= out.shape[0]:
-        return  # the box is beside the image
+        return  # the box is outside the image
     size = float(np.clip(out.shape[0] / 1100, 0.36, 0.6))
     width, height = text_size(text, size)
     width, height = width + 10, height + 8
@@ -264,5 +264,5 @@ def _draw_label(
 
 
 def _rectangles_overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    """Tell whether two rectangles x y width height share a pixel."""
+    """Return whether two rectangles (x, y, width, height) share a pixel."""
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

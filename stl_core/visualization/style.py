@@ -1,5 +1,5 @@
 """
-The vocabulary of the pictures: colours, text, and points at fractions of a pixel.
+Drawing style: colours, text, and conversion to subpixel coordinates.
 
 Images are (H, W, 3) uint8 RGB.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from stl_core.types import Array
 
-#: RGB of the classes by lower-case name, everywhere: pictures, view from above and markers.
+#: RGB of each class by lower-case name, in pictures, bird's-eye views and markers.
 CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     'car': (56, 189, 248),
     'pedestrian': (251, 113, 133),
@@ -32,19 +32,19 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def class_colour(name: str) -> tuple[int, int, int]:
-    """Return the RGB of a class, whatever its case; grey for one without a colour of its own."""
+    """Return the RGB of a class, whatever its case; grey for a class not in CLASS_COLOURS."""
     return CLASS_COLOURS.get(name.lower(), OTHER_COLOUR)
 
 
 def to_fixed_point(pixels: Array) -> Array:
-    """Pixels -> int32 with the fraction bits that OpenCV's shift argument takes."""
+    """Convert pixels to int32 with SUBPIXEL_BITS fraction bits, for OpenCV's shift argument."""
     limit = float(2 ** (30 - SUBPIXEL_BITS))
     fixed = (np.clip(pixels, -limit, limit) * (1 << SUBPIXEL_BITS)).round()
     return np.ascontiguousarray(fixed, np.int32)
 
 
 def text_size(text: str, size: float) -> tuple[int, int]:
-    """Return width and height of a line of text, pixels."""
+    """Return width and height of a line of text in pixels."""
     (width, height), _ = cv2.getTextSize(text, FONT, size, 1)
     return width, height
 
@@ -52,5 +52,5 @@ def text_size(text: str, size: float) -> tuple[int, int]:
 def write_text(
     out: Array, text: str, origin: tuple[int, int], size: float, colour: tuple[int, int, int]
 ) -> None:
-    """Write a line of text into out, its lower left corner at `at`."""
+    """Write a line of text into out, with its lower left corner at origin."""
     cv2.putText(out, text, origin, FONT, size, colour, 1, cv2.LINE_AA)

@@ -40,8 +40,8 @@ TORCH = {
     'told': '',
 }
 
-#: A vehicle with nothing to complain of.
-WELL = Environment(
+#: A vehicle without problems.
+HEALTHY = Environment(
     python='3.12.3',
     executable=PYTHON,
     abi='cpython-312',
@@ -68,40 +68,40 @@ WELL = Environment(
 )
 
 
-def without(*names):
-    return {'modules': WELL.modules - set(names)}
+def without_modules(*names):
+    return {'modules': HEALTHY.modules - set(names)}
 
 
-def trial(name, said=None, error=''):
-    return {'trials': {**WELL.trials, name: ProbeResult(said or {}, error)}}
+def probe(name, said=None, error=''):
+    return {'trials': {**HEALTHY.trials, name: ProbeResult(said or {}, error)}}
 
 
-def torch_says(**changes):
-    return trial('torch', {**TORCH, 'device': '', **changes})
+def torch_without_gpu(**changes):
+    return probe('torch', {**TORCH, 'device': '', **changes})
 
 
-def installed(**versions):
-    named = {name.replace('_', '-'): version for name, version in versions.items()}
-    return {'versions': {**WELL.versions, **named}}
+def with_versions(**versions):
+    renamed = {name.replace('_', '-'): version for name, version in versions.items()}
+    return {'versions': {**HEALTHY.versions, **renamed}}
 
 
-#: What is changed about the vehicle -> level, what is said, what is to be done.
-FINDINGS = {
+#: Name of a case -> changes of HEALTHY, level, patterns of description and remedy.
+PROBLEMS = {
     'old python': ({'python': '3.8.10'}, MISSING, '3.8.10 is too old', 'Python 3.10 or newer'),
     'no ros': (
-        {**without('rclpy'), 'underlays': ()},
+        {**without_modules('rclpy'), 'underlays': ()},
         MISSING,
         'ROS 2 is not installed',
         'pip install "mono3d_ros',
     ),
     'ros not sourced': (
-        without('rclpy'),
+        without_modules('rclpy'),
         MISSING,
         'not sourced',
         r'^\. /opt/ros/jazzy/setup.bash',
     ),
     'ros of another python': (
-        {**without('rclpy'), 'other_pythons': ('3.10',)},
+        {**without_modules('rclpy'), 'other_pythons': ('3.10',)},
         MISSING,
         'for Python 3.10, but this is 3.12.3',
         '^make .*: /usr/bin/python3.10 -m venv --system-site-packages',
@@ -114,8 +114,8 @@ FINDINGS = {
     ),
     'rmw not installed': (
         {
-            **trial('rclpy', error='ImportError: no rmw'),
-            'variables': {**WELL.variables, 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'},
+            **probe('rclpy', error='ImportError: no rmw'),
+            'variables': {**HEALTHY.variables, 'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'},
         },
         MISSING,
         'does not start: ImportError: no rmw',
@@ -123,72 +123,82 @@ FINDINGS = {
     ),
     'hidden system packages': (
         {
-            **trial('rclpy', error="ModuleNotFoundError: No module named 'yaml'"),
+            **probe('rclpy', error="ModuleNotFoundError: No module named 'yaml'"),
             'sees_system': False,
         },
         MISSING,
         "No module named 'yaml'",
         "hides the system's packages: .*--system-site-packages",
     ),
-    'broken rclpy': (trial('rclpy', error='OSError: x'), MISSING, 'OSError: x', 'source ROS'),
-    'rclpy of pypi': (installed(ros_rclpy='9.1.2'), NOTE, 'unofficial', 'docs/vehicle.md'),
+    'broken rclpy': (probe('rclpy', error='OSError: x'), MISSING, 'OSError: x', 'source ROS'),
+    'rclpy of pypi': (with_versions(ros_rclpy='9.1.2'), NOTE, 'unofficial', 'docs/vehicle.md'),
     'no torch': (
-        without('torch', 'cv2'),
+        without_modules('torch', 'cv2'),
         MISSING,
         'torch, cv2',
         f'^{PYTHON} -m pip install torch opencv-python-headless$',
     ),
     'no torch for the system': (
-        {**without('torch'), 'in_venv': False},
+        {**without_modules('torch'), 'in_venv': False},
         MISSING,
         'torch',
         'venv --system-site-packages .venv && .venv/bin/pip install torch$',
     ),
     'broken torch': (
-        trial('torch', error='ImportError: libcudart'),
+        probe('torch', error='ImportError: libcudart'),
         MISSING,
         'torch does not import: ImportError: libcudart',
         'pip install --force-reinstall torch',
     ),
-    'no rosbags': (without('rosbags'), NOTE, 'bag and training tools.*rosbags', 'install rosbags'),
+    'no rosbags': (
+        without_modules('rosbags'),
+        NOTE,
+        'bag and training tools.*rosbags',
+        'install rosbags',
+    ),
     'no messages': (
-        without('std_srvs', 'visualization_msgs'),
+        without_modules('std_srvs', 'visualization_msgs'),
         MISSING,
         'ROS lacks std_srvs, visualization_msgs',
         '^sudo apt install ros-jazzy-std-srvs ros-jazzy-visualization-msgs$',
     ),
     'no vision_msgs': (
-        without('vision_msgs'),
+        without_modules('vision_msgs'),
         NOTE,
         'no ~/detections',
         'sudo apt install ros-jazzy-vision-msgs',
     ),
-    'no tf': (without('tf2_msgs'), NOTE, 'no target_frame', 'ros-jazzy-tf2-msgs'),
-    'no student': ({'students': {}}, MISSING, 'without its student', 'parameter model'),
-    'cut student': ({'students': {'/a': 'cut: 9 bytes'}}, MISSING, '/a: cut: 9', 'install'),
+    'no tf': (without_modules('tf2_msgs'), NOTE, 'no target_frame', 'ros-jazzy-tf2-msgs'),
+    'no model': ({'students': {}}, MISSING, 'contains no model file', 'parameter model'),
+    'cut model': ({'students': {'/a': 'truncated: 9'}}, MISSING, '/a: truncated: 9', 'reinstall'),
     'old torch': (
-        trial('torch', {**TORCH, 'version': '2.1.0'}),
+        probe('torch', {**TORCH, 'version': '2.1.0'}),
         WARNING,
         '2.1.0 is older',
         '>=2.4',
     ),
-    'no gpu': ({**torch_says(), 'gpus': ()}, WARNING, 'no NVIDIA GPU or no driver', 'device: cpu'),
+    'no gpu': (
+        {**torch_without_gpu(), 'gpus': ()},
+        WARNING,
+        'no NVIDIA GPU or no driver',
+        'device: cpu',
+    ),
     'torch without cuda': (
-        torch_says(cuda=''),
+        torch_without_gpu(cuda=''),
         WARNING,
         'built without CUDA, but there is NVIDIA RTX A2000, 580.65',
         'force-reinstall torch torchvision',
     ),
     'old driver': (
-        torch_says(told='The NVIDIA driver on your system is too old'),
+        torch_without_gpu(**{'told': 'The NVIDIA driver on your system is too old'}),
         WARNING,
         'cannot use NVIDIA RTX A2000, 580.65: The NVIDIA driver on your system is too old',
         'a driver for CUDA 13.0',
     ),
     'two opencvs': (
-        installed(opencv_python='4.11.0.86'),
+        with_versions(opencv_python='4.11.0.86'),
         WARNING,
-        'opencv-python and opencv-python-headless are one package',
+        'opencv-python and opencv-python-headless overwrite each other',
         'uninstall opencv-python opencv-python-headless, then .*install opencv-python-headless',
     ),
     'default transports': (
@@ -199,18 +209,18 @@ FINDINGS = {
     ),
     'small buffers': (
         {
-            **trial('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
+            **probe('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
             'settings': {'net.core.rmem_max': 212992},
         },
         WARNING,
         'net.core.rmem_max is 212992 bytes',
         r'sysctl -w net.core.rmem_max=2147483647.*min="10MB"',
     ),
-    'cyclone as it comes': (
-        trial('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
+    'cyclone by default': (
+        probe('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),
         NOTE,
         'small receive buffers',
-        'SocketReceiveBufferSize min="10MB" by CYCLONEDDS_URI',
+        'SocketReceiveBufferSize min="10MB" in the CYCLONEDDS_URI file',
     ),
     'command of another python': (
         {'commands': {'/ws/install/lib/mono3d_ros/detector': '/usr/bin/python3'}},
@@ -218,41 +228,41 @@ FINDINGS = {
         f'starts /usr/bin/python3, not {PYTHON}',
         'python -m colcon build.*/usr/bin/python3 -m mono3d_ros.doctor',
     ),
-    'deadly cv_bridge': (
-        trial('cv_bridge', error='crashed with signal 11'),
+    'crashing cv_bridge': (
+        probe('cv_bridge', error='crashed with signal 11'),
         NOTE,
-        'cv_bridge does not work: crashed with signal 11. The node does without it',
+        'cv_bridge does not work: crashed with signal 11. The node works without it',
         'numpy<2',
     ),
     'pytest 9': (
-        installed(pytest='9.0.1', launch_testing='3.4.0'),
+        with_versions(pytest='9.0.1', launch_testing='3.4.0'),
         NOTE,
-        'pytest 9.0.1 stops at the plugins of launch_testing 3.4.0',
+        'pytest 9.0.1 cannot load the plugins of launch_testing 3.4.0',
         'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 for the tests, or .*pytest<8',
     ),
     'pytest 8 on Humble': (
-        installed(pytest='8.4.2', launch_testing='1.0.10'),
+        with_versions(pytest='8.4.2', launch_testing='1.0.10'),
         NOTE,
-        'pytest 8.4.2 stops',
+        'pytest 8.4.2 cannot load',
         'PYTEST_DISABLE_PLUGIN_AUTOLOAD=1',
     ),
-    'setuptools 80': (installed(setuptools='82.0'), NOTE, 'symlink-install', 'setuptools<80'),
+    'setuptools 80': (with_versions(setuptools='82.0'), NOTE, 'symlink-install', 'setuptools<80'),
 }
 
 
-def test_nothing_to_complain_of():
-    assert run_checks(WELL) == []
-    assert __main__.format_report(WELL, []).endswith('the node can run')
+def test_a_healthy_vehicle_has_no_problems():
+    assert run_checks(HEALTHY) == []
+    assert __main__.format_report(HEALTHY, []).endswith('the node can run')
 
 
-@pytest.mark.parametrize('name', FINDINGS)
-def test_each_finding_says_what_and_what_to_do(name):
-    changes, level, what, remedy = FINDINGS[name]
-    (finding,) = run_checks(replace(WELL, **changes))
-    assert finding.level == level
-    assert re.search(what, finding.what), finding.what
-    assert re.search(remedy, finding.remedy), finding.remedy
-    assert can_run([finding]) == (level != MISSING)
+@pytest.mark.parametrize('name', PROBLEMS)
+def test_each_problem_has_a_description_and_a_remedy(name):
+    changes, level, what, remedy = PROBLEMS[name]
+    (result,) = run_checks(replace(HEALTHY, **changes))
+    assert result.level == level
+    assert re.search(what, result.what), result.what
+    assert re.search(remedy, result.remedy), result.remedy
+    assert can_run([result]) == (level != MISSING)
 
 
 @pytest.mark.parametrize(
@@ -263,29 +273,29 @@ def test_each_finding_says_what_and_what_to_do(name):
         ('rmw_cyclonedds_cpp', {'CYCLONEDDS_URI': 'file:///etc/cyclone.xml'}),
     ],
 )
-def test_transports_that_somebody_chose_are_left_alone(rmw, variables):
-    assert run_checks(replace(WELL, **trial('rclpy', {'rmw': rmw}), variables=variables)) == []
+def test_configured_transports_are_not_reported(rmw, variables):
+    assert run_checks(replace(HEALTHY, **probe('rclpy', {'rmw': rmw}), variables=variables)) == []
 
 
-def test_a_command_that_asks_env_for_its_python_is_left_alone():
+def test_a_command_that_uses_env_is_not_reported():
     commands = {'/ws/lib/mono3d_ros/detector': '/usr/bin/env python3'}
-    assert run_checks(replace(WELL, commands=commands)) == []
+    assert run_checks(replace(HEALTHY, commands=commands)) == []
 
 
-def test_the_worst_comes_first_and_the_rest_of_nothing_is_not_told():
+def test_missing_comes_first_and_consequences_are_not_reported():
     bare = replace(
-        WELL, modules=frozenset(), versions={}, underlays=(), trials={}, commands={}, gpus=()
+        HEALTHY, modules=frozenset(), versions={}, underlays=(), trials={}, commands={}, gpus=()
     )
     levels = [each.level for each in run_checks(bare)]
     assert levels == [MISSING, MISSING, NOTE]
-    told = __main__.format_report(bare, run_checks(bare))
-    assert 'the node cannot run: 2 missing' in told
+    report = __main__.format_report(bare, run_checks(bare))
+    assert 'the node cannot run: 2 missing' in report
 
 
-def test_what_the_node_imports_is_what_is_looked_for():
-    """Of the files that import ROS, less what they do without."""
+def test_doctor_looks_for_the_modules_that_the_node_imports():
+    """ROS packages that the modules import must be among the required ones."""
     roots = set()
-    for path in (ROOT / 'mono3d_ros').glob('*.py'):
+    for path in (ROOT / 'mono3d_ros').rglob('*.py'):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []
             modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
@@ -300,7 +310,7 @@ def test_what_the_node_imports_is_what_is_looked_for():
     } <= set(MODULES)
 
 
-def test_what_pip_installs_is_what_is_looked_for():
+def test_doctor_looks_for_the_packages_that_pip_installs():
     tree = ast.parse((ROOT / 'setup.py').read_text())
     (listed,) = (
         keyword.value
@@ -311,57 +321,57 @@ def test_what_pip_installs_is_what_is_looked_for():
     assert names == {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()}
 
 
-def test_trials_tell_what_they_said_or_why_they_ended():
+def test_probes_return_their_output_or_their_error():
     assert run_probe('print(1); print(\'{"a": "b"}\')') == ProbeResult({'a': 'b'})
     assert run_probe('raise OSError("gone")').error == 'OSError: gone'
-    assert run_probe('print("no JSON")').error == "answered 'no JSON\\n'"
+    assert run_probe('print("no JSON")').error == "no JSON in its output: 'no JSON\\n'"
     assert run_probe('import os; os.abort()').error == 'crashed with signal 6'
-    assert run_probe('import time; time.sleep(60)', timeout_s=0.5).error == 'no end after 0.5 s'
+    assert run_probe('import time; time.sleep(60)', timeout_s=0.5).error == 'timed out after 0.5 s'
 
 
-def student(folder, name, header, tail):
+def write_model(folder, name, header, tail):
     text = json.dumps(header).encode()
     (folder / name).write_bytes(struct.pack('<Q', len(text)) + text + tail)
 
 
-def test_students_are_weighed(tmp_path):
+def test_sizes_of_model_files_are_checked(tmp_path):
     header = {'__metadata__': {}, 'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
-    student(tmp_path, 'a.safetensors', header, bytes(8))
-    student(tmp_path, 'b.safetensors', header, bytes(3))
+    write_model(tmp_path, 'a.safetensors', header, bytes(8))
+    write_model(tmp_path, 'b.safetensors', header, bytes(3))
     (tmp_path / 'c.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
     (tmp_path / 'd.safetensors').write_bytes(b'')
-    student(tmp_path, 'e.safetensors', {'w': 1}, b'')
+    write_model(tmp_path, 'e.safetensors', {'w': 1}, b'')
     assert list(check_model_files(tmp_path).values()) == [
         '',
-        'cut: 5 bytes are missing',
-        'not a student file (43 bytes)',
-        'not a student file (0 bytes)',
-        'not a student file (16 bytes)',
+        'truncated: 5 bytes are missing',
+        'not a model file (43 bytes)',
+        'not a model file (0 bytes)',
+        'not a model file (16 bytes)',
     ]
 
 
 def test_commands_are_read(tmp_path):
-    place = tmp_path / 'lib' / 'mono3d_ros'
-    place.mkdir(parents=True)
-    (place / 'detector').write_text('#!/opt/venv/bin/python3\nimport sys\n')
+    folder = tmp_path / 'lib' / 'mono3d_ros'
+    folder.mkdir(parents=True)
+    (folder / 'detector').write_text('#!/opt/venv/bin/python3\nimport sys\n')
     assert read_command_interpreters([tmp_path]) == {
-        str(place / 'detector'): '/opt/venv/bin/python3'
+        str(folder / 'detector'): '/opt/venv/bin/python3'
     }
 
 
 def test_this_machine(capsys):
-    """What can be seen from here: the interpreter, NumPy, torch and the shipped student."""
-    facts = collect_environment()
-    assert facts.executable == sys.executable
-    assert {'numpy', 'torch'} <= facts.modules
-    assert facts.trials['torch'].said['version']
-    assert list(facts.students.values()) == ['']
-    assert [each for each in run_checks(facts) if 'student' in each.what] == []
-    assert facts.abi.endswith(f'{sys.version_info[0]}{sys.version_info[1]}')
+    """Check the interpreter, NumPy, torch and the shipped model of this machine."""
+    env = collect_environment()
+    assert env.executable == sys.executable
+    assert {'numpy', 'torch'} <= env.modules
+    assert env.trials['torch'].said['version']
+    assert list(env.students.values()) == ['']
+    assert [each for each in run_checks(env) if 'model' in each.what] == []
+    assert env.abi.endswith(f'{sys.version_info[0]}{sys.version_info[1]}')
 
 
 def run(*arguments):
-    """The command where there is nothing but Python."""
+    """Run the command without site-packages, PYTHONPATH and ROS."""
     environment = {
         k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'AMENT_PREFIX_PATH')
     }
@@ -374,7 +384,7 @@ def run(*arguments):
     )
 
 
-def test_runs_where_there_is_nothing():
+def test_doctor_runs_on_plain_python():
     done = run()
     assert done.returncode == 1, done.stderr
     assert 'missing' in done.stdout
@@ -383,10 +393,10 @@ def test_runs_where_there_is_nothing():
     assert not done.stderr
 
 
-def test_json_tells_the_same():
+def test_json_contains_the_same():
     done = run('--json')
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     assert done.returncode == 1
-    assert told['can_run'] is False
-    assert told['facts']['python'] == '.'.join(map(str, sys.version_info[:3]))
-    assert {'level', 'what', 'remedy'} == set(told['findings'][0])
+    assert report['can_run'] is False
+    assert report['facts']['python'] == '.'.join(map(str, sys.version_info[:3]))
+    assert {'level', 'what', 'remedy'} == set(report['findings'][0])

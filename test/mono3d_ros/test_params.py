@@ -1,3 +1,5 @@
+"""Parameters: defaults, casts and errors, and their lists in the YAML file and the docs."""
+
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -6,19 +8,20 @@ import yaml
 
 from mono3d_ros.params import CameraParams, Params
 
-CONFIG = Path(__file__).resolve().parents[2] / 'config' / 'detector.yaml'
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'config' / 'detector.yaml'
 
 
-def test_the_yaml_file_has_every_parameter_with_its_default():
+def test_yaml_file_contains_every_parameter_with_its_default():
     (node,) = yaml.safe_load(CONFIG.read_text()).values()
     values = node['ros__parameters']
     assert list(values) == [each.name for each in fields(Params)]
     assert Params(**values) == Params()
-    for name, value in values.items():  # 1 for 1.0 would be an integer to other nodes
+    for name, value in values.items():  # other nodes would read 1 for 1.0 as an integer
         assert type(value) is type(getattr(Params(), name)) or isinstance(value, list), name
 
 
-def test_every_parameter_is_described():
+def test_every_parameter_has_a_description():
     for each in (*fields(Params), *fields(CameraParams)):
         assert each.metadata['description'].endswith('.'), each.name
 
@@ -30,7 +33,7 @@ def test_integers_become_floats():
 
 
 @pytest.mark.parametrize('empty', [None, [], ()])
-def test_an_empty_list(empty):
+def test_empty_list(empty):
     assert Params(class_thresholds=empty).class_thresholds == ()
 
 
@@ -47,7 +50,7 @@ def test_an_empty_list(empty):
         ('class_thresholds', 0.5, 'class_thresholds: expected a list of numbers, got 0.5'),
         ('class_thresholds', ['a'], "class_thresholds: expected a number, got 'a'"),
         ('rectified', 1, 'rectified: expected true or false, got 1'),
-        ('model', 5, 'model: expected text, got 5'),
+        ('model', 5, 'model: expected a string, got 5'),
         ('transport', 'jpeg', "transport: expected one of raw, compressed, auto, got 'jpeg'"),
         ('reliability', 'some', 'reliability: expected one of best_effort, reliable'),
         ('device', 'gpu', "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
@@ -55,20 +58,28 @@ def test_an_empty_list(empty):
         ('max_age_s', -0.1, 'max_age_s: expected 0 to 3600, got -0.1'),
         ('max_rate_hz', -1, 'max_rate_hz: expected 0 to 1000, got -1'),
         ('precision', 'int8', "precision: expected one of fp32, bf16, fp16, got 'int8'"),
-        ('cameras', 'front', "cameras: expected a list of texts, got 'front'"),
-        ('cameras', [1], 'cameras: expected text, got 1'),
+        ('cameras', 'front', "cameras: expected a list of strings, got 'front'"),
+        ('cameras', [1], 'cameras: expected a string, got 1'),
         ('cameras', ['a', 'a'], 'cameras: expected different names, got a, a'),
         ('cameras', ['1st'], "cameras: expected names of letters.*got '1st'"),
         ('cameras', ['any'], "cameras: expected names .* not 'any', got 'any'"),
         ('trigger', 'front', "trigger: expected one of any, got 'front'"),
         ('distance_thresholds', [30.0], 'distance_thresholds: expected pairs .*got 1 numbers'),
-        ('distance_thresholds', [30, 0.1, 20, 0.2], 'distance_thresholds: .*ascend.*got 30, 20'),
-        ('distance_thresholds', [0, 0.1], 'distance_thresholds: .*ascend from above 0, got 0'),
+        (
+            'distance_thresholds',
+            [30, 0.1, 20, 0.2],
+            'distance_thresholds: .*ascending.* 30, 20',
+        ),
+        (
+            'distance_thresholds',
+            [0, 0.1],
+            'distance_thresholds: .*ascending .*above 0, got 0',
+        ),
         ('distance_thresholds', [30, 1.1], 'distance_thresholds: expected scores .* got 1.1'),
-        ('class_names_kept', [None], 'class_names_kept: expected text, got None'),
+        ('class_names_kept', [None], 'class_names_kept: expected a string, got None'),
     ],
 )
-def test_refusals_name_the_parameter(name, value, message):
+def test_errors_name_the_parameter(name, value, message):
     with pytest.raises(ValueError, match=f'parameter {message}'):
         Params(**{name: value})
     with pytest.raises(ValueError, match=f'parameter {message}'):
@@ -80,7 +91,7 @@ def test_devices(device):
     assert Params(device=device).device == device
 
 
-def test_thresholds_of_the_classes():
+def test_class_thresholds():
     classes = ('Car', 'Pedestrian')
     assert Params(score_threshold=0.4).min_scores(classes) == (0.4, 0.4)
     assert Params(class_thresholds=[0.1, 0.2]).min_scores(classes) == (0.1, 0.2)
@@ -88,7 +99,7 @@ def test_thresholds_of_the_classes():
         Params(class_thresholds=[0.1]).min_scores(classes)
 
 
-def test_what_is_passed_on():
+def test_detection_filter_of_parameters():
     classes = ('Car', 'Pedestrian', 'Cyclist')
     params = Params(
         score_threshold=0.2,
@@ -96,11 +107,11 @@ def test_what_is_passed_on():
         class_names_kept=['Cyclist', 'Car'],
         max_age_s=1,
     )
-    selection = params.detection_filter(classes)
-    assert selection.min_scores == (0.2, 0.2, 0.2)
-    assert selection.distance_thresholds == ((30.0, 0.4), (60.0, 0.3))
-    assert selection.kept_classes == (True, False, True)
-    assert selection.max_age_s == 1.0
+    detection_filter = params.detection_filter(classes)
+    assert detection_filter.min_scores == (0.2, 0.2, 0.2)
+    assert detection_filter.distance_thresholds == ((30.0, 0.4), (60.0, 0.3))
+    assert detection_filter.kept_classes == (True, False, True)
+    assert detection_filter.max_age_s == 1.0
     assert Params().detection_filter(classes).kept_classes == ()
     with pytest.raises(ValueError, match=r'class_names_kept: .* among Car, Pedestrian, Cyclist'):
         Params(class_names_kept=['Truck']).detection_filter(classes)
@@ -117,14 +128,17 @@ def test_cameras():
     assert only.single_camera() == CameraParams('a/image', 'b/info', 'auto', False)
 
 
-def test_the_readme_lists_every_parameter_as_it_is():
-    readme = (CONFIG.parents[1] / 'README.md').read_text()
-    named = [(each.name, each) for each in fields(Params)]
-    for name, each in [*named, *((f'NAME.{each.name}', each) for each in fields(CameraParams))]:
+def test_parameters_page_lists_every_parameter():
+    page = (ROOT / 'docs' / 'parameters.md').read_text()
+    parameters = [(each.name, each) for each in fields(Params)]
+    for name, each in [
+        *parameters,
+        *((f'NAME.{each.name}', each) for each in fields(CameraParams)),
+    ]:
         default = each.default
         if isinstance(default, bool):
             default = str(default).lower()
-        shown = "''" if default == '' else '[]' if default == () else default
+        text = "''" if default == '' else '[]' if default == () else default
         star = ' *' if each.metadata['live'] else ''
-        row = f'| `{name}`{star} | `{shown}` | {each.metadata["description"]} |'
-        assert row in readme, row
+        row = f'| `{name}`{star} | `{text}` | {each.metadata["description"]} |'
+        assert row in page, row

@@ -1,6 +1,6 @@
 """
-Write what the public MonoCon answers, for
-test/stl_core/models/test_published_parity.py to hold ours against.
+Write the results of the public MonoCon as the reference of
+test/stl_core/models/test_published_parity.py.
 
 git clone https://github.com/2gunsu/monocon-pytorch peers/monocon
 git -C peers/monocon checkout 908807b
@@ -23,29 +23,29 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
 import golden
 
 FOCAL_PX = 721.5
-TONE = (
+ADJUSTMENTS = (
     (r'head\.(\w+_head\.3|dir_(cls|reg)\.0)\.weight', 0.2, 0.0),
     (r'head\.(kpt_)?heatmap_head\.3\.bias', 1.0, -2.0),
-    (r'head\.depth_head\.3\.bias', 1.0, (-3.0, 1.0)),  # some 20 m, some 3 m of doubt
+    (r'head\.depth_head\.3\.bias', 1.0, (-3.0, 1.0)),  # about 20 m, sigma about 3 m
     (r'head\.(dim|wh)_head\.3\.bias', 1.0, 3.0),
 )
 
 
 def main() -> None:
-    """Run the program on golden's weights, picture and labels."""
+    """Run the program on the weights, image and labels of golden.py; write its results."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('clone', type=Path, help='2gunsu/monocon-pytorch at 908807b')
     args = parser.parse_args()
     sys.path.insert(0, str(args.clone))
-    stand_in()
+    stub_imports()
     from model import MonoConDetector
 
     model = MonoConDetector(pretrained_backbone=False).eval()
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
-    filled = golden.weights(shapes, TONE)
+    filled = golden.weights(shapes, ADJUSTMENTS)
     model.load_state_dict({key: torch.from_numpy(value) for key, value in filled.items()})
     with torch.no_grad():
-        heads = model({'img': torch.from_numpy(golden.picture())})
+        heads = model({'img': torch.from_numpy(golden.image())})
     P = golden.projection(FOCAL_PX)
     lines = golden.label_lines(P)
     path = golden.write(
@@ -54,11 +54,11 @@ def main() -> None:
             'program': '2gunsu/monocon-pytorch at 908807b',
             'made_by': 'python test/parity/monocon.py CLONE',
             'focal_px': FOCAL_PX,
-            'tone': TONE,
+            'tone': ADJUSTMENTS,
             'labels': lines,
             'heads': {name: golden.summary(value.numpy()) for name, value in heads.items()},
             'boxes': boxes(model.head, heads, P),
-            # the last object is seen only in part
+            # without the last object, which is only partly visible
             'losses': losses(model.head, heads, P, lines[:-1]),
             'losses_with_cut': losses(model.head, heads, P, lines),
             'shapes': shapes,
@@ -67,16 +67,16 @@ def main() -> None:
     print(f'{path}: {path.stat().st_size / 1e3:.1f} kB')
 
 
-def stand_in() -> None:
-    """Stand in for what the program's data set imports and does not need here."""
-    golden.stand_in_for_numba()
+def stub_imports() -> None:
+    """Install stubs of modules that the program's data set imports but does not need here."""
+    golden.stub_numba()
     pandas: Any = types.ModuleType('pandas')
     pandas.DataFrame = None
     sys.modules.update({'pandas': pandas})
 
 
 def boxes(head: Any, heads: dict[str, torch.Tensor], P: np.ndarray) -> list[dict[str, Any]]:
-    """Decode as the program does, the 20 highest peaks."""
+    """Decode with the program's code; return the 20 highest peaks."""
     from utils.data_classes import KITTICalibration
     from utils.tensor_ops import (
         get_local_maximum,
@@ -85,12 +85,14 @@ def boxes(head: Any, heads: dict[str, torch.Tensor], P: np.ndarray) -> list[dict
     )
 
     head.test_thres = -1.0
-    eye = np.eye(3, 4)
+    identity = np.eye(3, 4)
     matrices = {f'P{camera}': P for camera in range(4)}
-    calib = KITTICalibration({**matrices, 'R0': np.eye(3), 'Tr_velo2cam': eye, 'Tr_imu2velo': eye})
-    given = {'calib': [calib], 'img_metas': {'pad_shape': [picture_hw(heads)]}}
+    calib = KITTICalibration(
+        {**matrices, 'R0': np.eye(3), 'Tr_velo2cam': identity, 'Tr_imu2velo': identity}
+    )
+    batch = {'calib': [calib], 'img_metas': {'pad_shape': [image_hw(heads)]}}
     copies = {name: value.clone() for name, value in heads.items()}
-    (flat,), (solid,), (labels,) = head.decode_heatmap(given, copies)
+    (boxes_2d,), (boxes_3d,), (labels,) = head.decode_heatmap(batch, copies)
     height, cell, *_ = get_topk_from_heatmap(get_local_maximum(heads['center_heatmap_pred']), 30)
     log_sigma = transpose_and_gather_feat(heads['depth_pred'], cell)[0, :, 1]
     return [
@@ -98,17 +100,17 @@ def boxes(head: Any, heads: dict[str, torch.Tensor], P: np.ndarray) -> list[dict
             'class_id': int(labels[i]),
             'height': float(height[0, i]),
             'log_sigma': float(log_sigma[i]),
-            'box_px': flat[i, :4].tolist(),
-            'size_lhw_m': solid[i, 3:6].tolist(),
-            'center_m': solid[i, :3].tolist(),
-            'rotation_y': float(solid[i, 6]),
+            'box_px': boxes_2d[i, :4].tolist(),
+            'size_lhw_m': boxes_3d[i, 3:6].tolist(),
+            'center_m': boxes_3d[i, :3].tolist(),
+            'rotation_y': float(boxes_3d[i, 6]),
         }
         for i in range(20)
     ]
 
 
-def picture_hw(heads: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Size of the picture."""
+def image_hw(heads: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the height and width of the image."""
     h, w = heads['center_heatmap_pred'].shape[-2:]
     return 4 * h, 4 * w
 
@@ -116,7 +118,7 @@ def picture_hw(heads: dict[str, torch.Tensor]) -> tuple[int, int]:
 def losses(
     head: Any, heads: dict[str, torch.Tensor], P: np.ndarray, lines: list[str]
 ) -> dict[str, float]:
-    """Encode the labels with the program's data set and compare with its own losses."""
+    """Encode the labels with the program's data set and return its losses."""
     from dataset.monocon_dataset import MonoConDataset
 
     with tempfile.TemporaryDirectory() as root:
@@ -129,8 +131,8 @@ def losses(
         batch = data.collate_fn([data[0]])
     feature_shape = (1, 64, *heads['center_heatmap_pred'].shape[-2:])
     target = head.target_generator(batch, feat_shape=feature_shape)
-    told = head._get_losses({name: value.clone() for name, value in heads.items()}, target)
-    return {name: float(value) for name, value in told.items()}
+    values = head._get_losses({name: value.clone() for name, value in heads.items()}, target)
+    return {name: float(value) for name, value in values.items()}
 
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 """
-Write what the public MonoDETR answers, for
-test/stl_core/models/test_monodetr.py to hold ours against.
+Write the results of the public MonoDETR as reference for test/stl_core/models/test_monodetr.py.
 
 git clone https://github.com/ZrrSkywalker/MonoDETR peers/MonoDETR
 git -C peers/MonoDETR checkout 6994b9f
@@ -28,8 +27,8 @@ import golden
 import monodetr_queries
 
 FOCAL_PX = 743.6
-#: Queries are toned to differ, and heads so that what is decoded is like cars in a street.
-TONE = (
+#: Scale and shift of weights: queries differ, and decoded objects resemble cars in a street.
+ADJUSTMENTS = (
     (r'query_embed\.weight', 30.0, 0.0),
     (r'depthaware_transformer\.reference_points\.weight', 0.5, 0.0),
     (r'.+(level_embed|depth_pos_embed\.weight)', 10.0, 0.0),
@@ -40,35 +39,35 @@ TONE = (
     (r'dim_embed_3d\.\d\.layers\.1\.bias', 1.0, 2.0),
     (r'depth_embed\.\d\.layers\.1\.bias', 1.0, -3.0),
 )
-#: The same parameters under a second name, which is loaded first.
+#: Prefix of the same parameters under a second name, which the program loads first.
 ALIAS = 'depthaware_transformer.decoder.'
 CONSTANT = 'depth_predictor.depth_bin_values'
 CLASSES = ['Pedestrian', 'Car', 'Cyclist']
 
 
 def main() -> None:
-    """Run the program on golden's weights, picture and labels."""
+    """Run the program on the weights, image and labels of golden.py; write its results."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n', maxsplit=1)[0].strip())
     parser.add_argument('clone', type=Path, help='ZrrSkywalker/MonoDETR at 6994b9f')
     args = parser.parse_args()
     sys.path.insert(0, str(args.clone))
-    with stand_ins():
+    with stubbed_environment():
         model, criterion = build(args.clone)
         shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
-        own = {key: shape for key, shape in shapes.items() if not second_name(key)}
-        filled = golden.weights(own, TONE)
-        filled.pop(CONSTANT)
-        state = {key: torch.from_numpy(value) for key, value in filled.items()}
-        wrong = model.load_state_dict(state, strict=False)
-        assert not wrong.unexpected_keys
-        assert all(second_name(key) or key == CONSTANT for key in wrong.missing_keys)
+        unaliased = {key: shape for key, shape in shapes.items() if not is_alias(key)}
+        weights = golden.weights(unaliased, ADJUSTMENTS)
+        weights.pop(CONSTANT)
+        state = {key: torch.from_numpy(value) for key, value in weights.items()}
+        mismatch = model.load_state_dict(state, strict=False)
+        assert not mismatch.unexpected_keys
+        assert all(is_alias(key) or key == CONSTANT for key in mismatch.missing_keys)
         P = golden.projection(FOCAL_PX)
         with torch.no_grad():
             out = model.eval()(
-                torch.from_numpy(golden.picture()),
+                torch.from_numpy(golden.image()),
                 torch.from_numpy(P[None]).float(),
                 None,
-                # the public code gives the size of the picture before it is brought to this one
+                # the public code passes the image size before resizing
                 torch.tensor([[golden.SPEC.width_px, golden.SPEC.height_px]]),
             )
         lines = golden.label_lines(P)
@@ -80,7 +79,7 @@ def main() -> None:
             'program': 'ZrrSkywalker/MonoDETR at 6994b9f',
             'made_by': 'python test/parity/monodetr.py CLONE',
             'focal_px': FOCAL_PX,
-            'tone': TONE,
+            'tone': ADJUSTMENTS,
             'labels': lines,
             'heads': {name: golden.summary(value.numpy()) for name, value in heads(out).items()},
             'boxes': boxes,
@@ -92,28 +91,28 @@ def main() -> None:
     print(f'{path}: {path.stat().st_size / 1e3:.1f} kB')
 
 
-def second_name(key: str) -> bool:
-    """Whether a key names a head that has another key."""
+def is_alias(key: str) -> bool:
+    """Return whether a key is a second name of a head."""
     return key.startswith((f'{ALIAS}bbox_embed', f'{ALIAS}dim_embed'))
 
 
 @contextlib.contextmanager
-def stand_ins() -> Iterator[None]:
-    """Stand in for what the program asks of its surroundings: CUDA, old torch, a download."""
-    anywhere = torch.tensor
+def stubbed_environment() -> Iterator[None]:
+    """Install stubs of what the program requires: CUDA, old torch, numba, skimage, ipdb."""
+    make_tensor = torch.tensor
 
     def tensor(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
-        return anywhere(*args, **kwargs)
+        return make_tensor(*args, **kwargs)
 
     numba: Any = types.ModuleType('numba')
     numba_cuda: Any = types.ModuleType('numba.cuda')
-    numba_cuda.jit = numba.jit = lambda *given, **_: (
-        given[0] if given and callable(given[0]) else lambda function: function
+    numba_cuda.jit = numba.jit = lambda *args, **_: (
+        args[0] if args and callable(args[0]) else lambda function: function
     )
     numba.cuda, numba.float32 = numba_cuda, np.float32
     skimage: Any = types.ModuleType('skimage')
     skimage.io = None
-    stood_in = {
+    stubs = {
         'numba': numba,
         'numba.cuda': numba_cuda,
         'skimage': skimage,
@@ -124,7 +123,7 @@ def stand_ins() -> Iterator[None]:
     linear: Any = torch.nn.modules.linear
     linear._LinearWithBias = linear.NonDynamicallyQuantizableLinear
     with (
-        mock.patch.dict(sys.modules, stood_in),
+        mock.patch.dict(sys.modules, stubs),
         mock.patch.object(torch, 'tensor', tensor),
         mock.patch.object(torch.Tensor, 'cuda', lambda self: self),
         mock.patch.object(torch.cuda, 'current_device', return_value=0),
@@ -133,29 +132,29 @@ def stand_ins() -> Iterator[None]:
 
 
 def build(clone: Path) -> tuple[Any, Any]:
-    """Build model and criterion by the program's own configuration, on the CPU."""
+    """Build model and criterion from the program's configuration, on the CPU."""
     from lib.models.monodetr import backbone, build_monodetr
     from lib.models.monodetr.depth_predictor.ddn_loss import focalloss
     from lib.models.monodetr.ops.functions import ms_deform_attn_func
     from lib.models.monodetr.ops.modules import ms_deform_attn
 
-    backbone.is_main_process = lambda: False  # whoever is not main downloads nothing
-    plain = ms_deform_attn_func.ms_deform_attn_core_pytorch
+    backbone.is_main_process = lambda: False  # only the main process downloads weights
+    core_attention = ms_deform_attn_func.ms_deform_attn_core_pytorch
 
-    def attend(value: Any, sizes: Any, _: Any, places: Any, weights: Any, __: Any) -> Any:
-        return plain(value, sizes.tolist(), places, weights)
+    def apply_on_cpu(value: Any, sizes: Any, _: Any, locations: Any, weights: Any, __: Any) -> Any:
+        return core_attention(value, sizes.tolist(), locations, weights)
 
-    ms_deform_attn.MSDeformAttnFunction.apply = attend
-    exact = focalloss.one_hot
-    # its targets are 1e-6 everywhere, which adds 1e-4 to a loss of 1; ours are 0
-    focalloss.one_hot = lambda *args, **kwargs: exact(*args, **{**kwargs, 'eps': 0.0})
+    ms_deform_attn.MSDeformAttnFunction.apply = apply_on_cpu
+    one_hot = focalloss.one_hot
+    # its negative targets are 1e-6, which adds 1e-4 to a loss of 1; ours are 0
+    focalloss.one_hot = lambda *args, **kwargs: one_hot(*args, **{**kwargs, 'eps': 0.0})
     config = yaml.safe_load((clone / 'configs' / 'monodetr.yaml').read_text())['model']
     config['depth_min'] = float(config['depth_min'])
     return build_monodetr({**config, 'device': 'cpu'})
 
 
 def heads(out: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Stack the answers of all layers (B, L, Q, .) under our names; boxes after the sigmoid."""
+    """Stack the outputs of all layers, (B, L, Q, .), under our names; boxes after the sigmoid."""
     layers = [*out['aux_outputs'], out]
     names = {
         'class': 'pred_logits',
@@ -169,22 +168,22 @@ def heads(out: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def decoded(out: dict[str, Any], P: np.ndarray) -> list[dict[str, Any]]:
-    """Decode as the program's tester does, the 20 most probable."""
+    """Decode with the program's tester; return the 20 most probable objects."""
     from lib.datasets.kitti.kitti_utils import Calibration
     from lib.helpers.decode_helper import decode_detections, extract_dets_from_outputs
 
-    found = extract_dets_from_outputs(out, K=50, topk=50).numpy()
-    probability, certainty = found[0, :, 1].copy(), found[0, :, -1].copy()
-    eye = np.eye(3, 4, dtype=np.float32)
+    detections = extract_dets_from_outputs(out, K=50, topk=50).numpy()
+    probability, certainty = detections[0, :, 1].copy(), detections[0, :, -1].copy()
+    identity = np.eye(3, 4, dtype=np.float32)
     calib = Calibration(
-        {'P2': P.astype(np.float32), 'R0': np.eye(3, dtype=np.float32), 'Tr_velo2cam': eye}
+        {'P2': P.astype(np.float32), 'R0': np.eye(3, dtype=np.float32), 'Tr_velo2cam': identity}
     )
     info = {'img_id': [0], 'img_size': [[golden.SPEC.width_px, golden.SPEC.height_px]]}
-    rows = decode_detections(found, info, [calib], np.zeros((3, 3), np.float32), -1.0)[0]
-    told = []
+    rows = decode_detections(detections, info, [calib], np.zeros((3, 3), np.float32), -1.0)[0]
+    objects = []
     for i, (class_id, alpha, *rest) in enumerate(rows[:20]):
-        box, size, floor = rest[:4], rest[4:7], rest[7:10]
-        told.append(
+        box, size, bottom = rest[:4], rest[4:7], rest[7:10]
+        objects.append(
             {
                 'class_id': int(class_id),
                 'probability': float(probability[i]),
@@ -192,37 +191,37 @@ def decoded(out: dict[str, Any], P: np.ndarray) -> list[dict[str, Any]]:
                 'alpha': float(alpha),
                 'box_px': [float(value) for value in box],
                 'size_hwl_m': [float(value) for value in size],
-                'floor_m': [float(value) for value in floor],
+                'floor_m': [float(value) for value in bottom],
             }
         )
-    return told
+    return objects
 
 
 def compare(
     criterion: Any, P: np.ndarray, lines: list[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Compare monodetr_queries with two frames' labels: losses, and norms of gradients."""
+    """Return losses and gradient norms of monodetr_queries against the labels of two frames."""
     targets = [encoded(P, lines), encoded(P, lines[:2])]
-    answers = {
+    random_heads = {
         name: torch.from_numpy(value).requires_grad_()
-        for name, value in monodetr_queries.answers().items()
+        for name, value in monodetr_queries.random_heads().items()
     }
     layers = [
         {
-            'pred_logits': answers['class'][:, layer],
-            'pred_boxes': answers['box'][:, layer].sigmoid(),
-            'pred_3d_dim': answers['size_3d'][:, layer],
-            'pred_angle': answers['heading'][:, layer],
-            'pred_depth': answers['depth'][:, layer],
+            'pred_logits': random_heads['class'][:, layer],
+            'pred_boxes': random_heads['box'][:, layer].sigmoid(),
+            'pred_3d_dim': random_heads['size_3d'][:, layer],
+            'pred_angle': random_heads['heading'][:, layer],
+            'pred_depth': random_heads['depth'][:, layer],
         }
-        for layer in range(answers['class'].shape[1])
+        for layer in range(random_heads['class'].shape[1])
     ]
     out = {
         **layers[-1],
-        'pred_depth_map_logits': answers['depth_map'],
+        'pred_depth_map_logits': random_heads['depth_map'],
         'aux_outputs': layers[:-1],
     }
-    found = criterion.train()(out, targets)
+    terms = criterion.train()(out, targets)
     names = {
         'det/class': 'ce',
         'det/center': 'center',
@@ -235,19 +234,19 @@ def compare(
     }
     losses = {
         ours: sum(
-            float(found[key].detach())
+            float(terms[key].detach())
             for key in (f'loss_{old}', f'loss_{old}_0', f'loss_{old}_1')
-            if key in found
+            if key in terms
         )
         for ours, old in names.items()
     }
     weights = criterion.weight_dict
-    sum(weights[key] * value for key, value in found.items() if key in weights).backward()
-    return losses, {name: float(value.grad.norm()) for name, value in answers.items()}
+    sum(weights[key] * value for key, value in terms.items() if key in weights).backward()
+    return losses, {name: float(value.grad.norm()) for name, value in random_heads.items()}
 
 
 def encoded(P: np.ndarray, lines: list[str]) -> dict[str, torch.Tensor]:
-    """Encode the labels of a frame with the program's data set, alpha as labelled."""
+    """Encode the labels of a frame with the program's data set, but with the labelled alpha."""
     from lib.datasets.kitti.kitti_dataset import KITTI_Dataset
     from lib.datasets.utils import angle2class
 
@@ -256,7 +255,7 @@ def encoded(P: np.ndarray, lines: list[str]) -> dict[str, torch.Tensor]:
         Path(root, 'ImageSets').mkdir()
         Path(root, 'ImageSets', 'val.txt').write_text('000000\n')
         _, _, target, _ = KITTI_Dataset('val', {'root_dir': root, 'writelist': CLASSES})[0]
-    # the program takes the ray to the middle of the 2D box; an angle to a 3D centre is wanted
+    # the program uses the ray to the 2D box centre; alpha is relative to the ray to the 3D centre
     for row, line in enumerate(lines):
         target['heading_bin'][row], target['heading_res'][row] = angle2class(
             float(line.split()[3])

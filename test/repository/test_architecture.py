@@ -1,13 +1,13 @@
-"""The rules of the architecture, read off the imports: see README.md, 'Architecture'."""
+"""Architecture rules, checked on the imports and sources: see README.md, 'Architecture'."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Lowest floor first. A module may import from lower floors, and from its own folder.
-#: The longest entry that a path starts with is its floor.
-FLOORS = [
+#: Layers, lowest first. A module may import from lower layers and from its own folder.
+#: The longest entry that a path starts with determines its layer.
+LAYERS = [
     [
         'stl_core/__init__.py',
         'stl_core/types.py',
@@ -41,7 +41,7 @@ FLOORS = [
 ]
 ROS = ('rclpy', 'launch', 'launch_ros', 'ament_index_python')
 ROS_FOLDER = 'mono3d_ros/node'
-#: Packages that may be imported in a few places only.
+#: Packages that only these paths may import.
 ALLOWED = {
     'torch': {
         'stl_core/tensors',
@@ -64,19 +64,19 @@ ALLOWED = {
     'yaml': {'stl_core/training/config_builder.py'},
     'importlib': {'mono3d_ros/node/message_factory.py', 'mono3d_ros/doctor/environment.py'},
 }
-#: Words that say nothing about what is in a file.
+#: Names that do not describe the content of a file.
 FORBIDDEN_NAMES = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base'}
 MAX_MODULES_IN_A_FOLDER = 12
 MAX_LINES = 400
 
 
 def sources():
-    found = [*ROOT.glob('stl_core/**/*.py'), *ROOT.glob('mono3d_ros/**/*.py')]
-    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in found}
+    paths = [*ROOT.glob('stl_core/**/*.py'), *ROOT.glob('mono3d_ros/**/*.py')]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in paths}
 
 
 def imports(tree):
-    """Every module named by an import, with `from a import b` as both a and a.b."""
+    """Yield every imported module; `from a import b` yields both a and a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -86,13 +86,13 @@ def imports(tree):
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-def within(path, places):
-    return any(path == place or path.startswith(place + '/') for place in places)
+def within(path, folders):
+    return any(path == folder or path.startswith(folder + '/') for folder in folders)
 
 
 def entry(path):
-    """The longest entry of FLOORS that a path starts with, and its floor; None without one."""
-    hits = [(e, i) for i, entries in enumerate(FLOORS) for e in entries if within(path, [e])]
+    """Return the longest entry of LAYERS that a path starts with and its layer, or None."""
+    hits = [(e, i) for i, entries in enumerate(LAYERS) for e in entries if within(path, [e])]
     return max(hits, key=lambda hit: len(hit[0]), default=None)
 
 
@@ -101,22 +101,22 @@ def as_file(module, files):
     return next((p for p in (f'{stem}.py', f'{stem}/__init__.py') if p in files), None)
 
 
-def test_every_file_stands_on_a_floor_and_has_a_name_that_says_something():
+def test_every_file_has_a_layer_and_a_descriptive_name():
     for path in sources():
-        assert entry(path) is not None, f'{path}: not in FLOORS'
+        assert entry(path) is not None, f'{path}: not in LAYERS'
         parts = set(Path(path).with_suffix('').parts)
-        assert not FORBIDDEN_NAMES & parts, f'{path}: name it by what it holds'
+        assert not FORBIDDEN_NAMES & parts, f'{path}: name it after its content'
 
 
-def test_imports_go_down():
+def test_modules_import_only_lower_layers():
     files = sources()
     for path, tree in files.items():
         for module in imports(tree):
             target = as_file(module, files)
             if target is None or target == path or target == 'stl_core/__init__.py':
                 continue
-            (folder, floor), (target_folder, target_floor) = entry(path), entry(target)
-            assert target_floor < floor or target_folder == folder, f'{path} imports {module}'
+            (folder, layer), (target_folder, target_layer) = entry(path), entry(target)
+            assert target_layer < layer or target_folder == folder, f'{path} imports {module}'
 
 
 def test_folders_and_files_stay_small():
@@ -143,11 +143,11 @@ def test_ros_is_imported_in_one_folder():
         assert not ros or within(path, [ROS_FOLDER]), f'{path} imports {ros}'
 
 
-def test_packages_stay_where_they_belong():
+def test_restricted_packages_are_imported_only_where_allowed():
     for path, tree in sources().items():
         for module in imports(tree):
-            places = ALLOWED.get(module.split('.')[0])
-            assert places is None or within(path, places), f'{path} imports {module}'
+            folders = ALLOWED.get(module.split('.')[0])
+            assert folders is None or within(path, folders), f'{path} imports {module}'
 
 
 def test_the_pipeline_reads_no_clock():
@@ -162,13 +162,13 @@ def test_no_module_level_mutable_state():
 
 
 def test_no_loss_reads_a_tensor_into_python_or_chooses_a_device():
-    """Reading makes the host wait at every step."""
+    """Reading a tensor makes the host wait for the device at every step."""
     for path, tree in sources().items():
         if within(path, ['stl_core/distill']):
             for node in ast.walk(tree):
-                named = node.attr if isinstance(node, ast.Attribute) else None
-                forbidden = named in {'item', 'tolist', 'numpy', 'cpu', 'cuda'}
-                assert not forbidden, f'{path}:{node.lineno} asks for .{named}'
+                attribute = node.attr if isinstance(node, ast.Attribute) else None
+                forbidden = attribute in {'item', 'tolist', 'numpy', 'cpu', 'cuda'}
+                assert not forbidden, f'{path}:{node.lineno} uses .{attribute}'
 
 
 def test_only_commands_print():

@@ -1,4 +1,4 @@
-"""The launch files: read where there is Python, run where launch_ros and the package are."""
+"""Launch files: checked by reading anywhere, run if launch_ros and the package are installed."""
 
 import ast
 import json
@@ -30,10 +30,10 @@ service.include_launch_description(
 )
 sys.exit(service.run())
 """
-#: Stands in front of the real command, whose player has tests of its own.
+#: Replaces the real command; the player of rosbag2 is not under test.
 ROS2 = """#!{python}
 import json, sys
-print('bag asked for:', json.dumps(sys.argv[1:]), flush=True)
+print('bag command:', json.dumps(sys.argv[1:]), flush=True)
 """
 
 
@@ -50,7 +50,7 @@ def words_of(name):
 
 
 def table_of(name, table):
-    """Keys of a dict at the top of a launch file."""
+    """Return the keys of a module-level dict of a launch file."""
     (keys,) = (
         [key.value for key in node.value.keys]
         for node in tree_of(name).body
@@ -61,7 +61,7 @@ def table_of(name, table):
 
 @pytest.fixture(scope='module')
 def share():
-    """The share folder of the installed package."""
+    """Return the share folder of the installed package; skip if it is not installed."""
     pytest.importorskip('launch_ros', reason='launch_ros comes with ROS only')
     from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
@@ -73,7 +73,7 @@ def share():
 
 @pytest.fixture
 def environment(tmp_path):
-    """Of a launch that nobody else hears, with a `ros2` that only tells what it was asked for."""
+    """Return an environment with a private ROS domain and a `ros2` that prints its arguments."""
     command = tmp_path / 'ros2'
     command.write_text(ROS2.format(python=sys.executable))
     command.chmod(0o755)
@@ -91,34 +91,34 @@ def test_all_launch_files_are_known():
 
 @pytest.mark.parametrize('name', FILES)
 def test_arguments_by_reading(name):
-    """Without launch there is no running it, but a word left out is seen all the same."""
+    """Finds a missing argument even where launch is not installed."""
     assert ARGUMENTS[name] <= words_of(name)
     functions = {node.name for node in tree_of(name).body if isinstance(node, ast.FunctionDef)}
     assert 'generate_launch_description' in functions
 
 
-def test_the_detector_has_its_transport():
+def test_the_detector_sets_its_dds_transport():
     words = words_of('detector')
     assert {'FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA', 'mono3d_ros', 'detector'} <= words
 
 
-def test_handed_on_parameters_are_parameters():
+def test_arguments_that_become_parameters_are_parameters():
     from mono3d_ros.params import Params
 
     assert table_of('detector', 'PARAMETERS') <= {each.name for each in fields(Params)}
 
 
-def test_what_others_set_the_detector_has():
+def test_the_detector_declares_the_arguments_that_other_files_set():
     assert table_of('surround', 'FILES') <= ARGUMENTS['detector']
     assert {'use_sim_time', 'required'} <= table_of('replay', 'ARGUMENTS') & ARGUMENTS['detector']
 
 
 def test_files_named_in_launch_files_exist():
-    named = [
+    names = [
         w for w in words_of('surround') if isinstance(w, str) and w.endswith(('.yaml', '.rviz'))
     ]
-    assert len(named) == 2
-    assert all((ROOT / each).is_file() for each in named)
+    assert len(names) == 2
+    assert all((ROOT / each).is_file() for each in names)
     assert (ROOT / 'config' / 'detector.yaml').is_file()
     assert (ROOT / 'rviz' / 'detector.rviz').is_file()
 
@@ -137,7 +137,7 @@ def test_arguments_by_running(name):
 
 @pytest.mark.parametrize('name', ['detector', 'surround'])
 def test_launched(name, share, environment):
-    """By launch_testing, in a process of its own: its plugins for pytest are not of every age."""
+    """Run launch_testing in a separate process, since its plugins do not fit every pytest."""
     pytest.importorskip('launch_testing', reason='launch_testing comes with ROS only')
     done = subprocess.run(
         [
@@ -165,16 +165,18 @@ def launch(share, environment, *arguments):
     )
 
 
-def test_a_bag_is_played_when_the_node_is_active_and_ends_it_all(share, environment):
+def test_a_bag_starts_when_the_node_is_active_and_its_end_shuts_the_launch_down(
+    share, environment
+):
     arguments = ['bag:=/my bag', 'rate:=0.5', 'loop:=true', 'remap:=/a:=/b /c:=/d']
     more = ['play_args:=--start-offset 2', 'device:=cpu']
     done = launch(share, environment, *arguments, *more)
     lines = done.stdout.splitlines()
     (active,) = [i for i, line in enumerate(lines) if 'listening to' in line]
-    (played,) = [i for i, line in enumerate(lines) if 'bag asked for:' in line]
+    (played,) = [i for i, line in enumerate(lines) if 'bag command:' in line]
     assert active < played, done.stdout
-    asked = json.loads(lines[played].partition('asked for: ')[2])
-    assert asked == [
+    command = json.loads(lines[played].partition('command: ')[2])
+    assert command == [
         *('bag', 'play', '/my bag', '--disable-keyboard-controls'),
         *('--clock', '100', '--rate', '0.5', '--loop', '--remap', '/a:=/b', '/c:=/d'),
         *('--start-offset', '2'),
@@ -186,16 +188,18 @@ def test_a_bag_is_played_when_the_node_is_active_and_ends_it_all(share, environm
 def test_a_replay_ends_when_the_node_cannot_start(share, environment):
     done = launch(share, environment, 'bag:=/my_bag', 'device:=moon')
     assert "got 'moon'" in done.stdout
-    assert 'bag asked for' not in done.stdout
+    assert 'bag command' not in done.stdout
 
 
-def test_ros_knows_what_the_player_is_told():
-    """The options of replay.launch.py, by the command of this ROS."""
+def test_ros2_bag_play_has_the_options_that_replay_passes():
+    """Compare the options in replay.launch.py with the parser of the installed ros2bag."""
     play = pytest.importorskip('ros2bag.verb.play', reason='ros2bag comes with ROS only')
     import argparse
 
     parser = argparse.ArgumentParser()
     play.PlayVerb().add_arguments(parser, 'ros2')
     known = {option for action in parser._actions for option in action.option_strings}
-    told = {word for word in words_of('replay') if isinstance(word, str) and word.startswith('--')}
-    assert {word for word in told if ' ' not in word} <= known
+    options = {
+        word for word in words_of('replay') if isinstance(word, str) and word.startswith('--')
+    }
+    assert {word for word in options if ' ' not in word} <= known

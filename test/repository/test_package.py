@@ -1,4 +1,4 @@
-"""What is installed besides the code, and what package.xml says of it."""
+"""Packaging: installed data files, console commands, and package.xml against setup.py."""
 
 import ast
 import runpy
@@ -21,15 +21,15 @@ SHIPPED = (
 
 @pytest.fixture(scope='module')
 def setup():
-    """What setup.py tells setuptools."""
+    """Return the arguments that setup.py passes to setuptools.setup."""
     import setuptools
 
-    told = {}
+    arguments = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(setuptools, 'setup', lambda **options: told.update(options))
+        patch.setattr(setuptools, 'setup', lambda **options: arguments.update(options))
         runpy.run_path('setup.py')
-    return told
+    return arguments
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def package():
 
 
 @pytest.mark.parametrize('pattern', SHIPPED)
-def test_files_land_where_ros_looks_for_them(setup, pattern):
+def test_data_files_are_installed_into_the_share_folder(setup, pattern):
     folders = {file: folder for folder, files in setup['data_files'] for file in files}
     files = [path.relative_to(ROOT) for path in ROOT.glob(pattern)]
     assert files
@@ -56,25 +56,25 @@ def test_every_command_is_a_function(setup):
         }, name
 
 
-def test_package_xml_says_the_same(setup, package):
+def test_package_xml_matches_setup_py(setup, package):
     for key in ('name', 'version', 'license'):
         assert package.find(key).text == setup[key]
     assert package.find('export/build_type').text == 'ament_python'
 
 
-def test_package_xml_names_what_the_node_needs(package):
+def test_package_xml_depends_on_the_ros_packages_of_the_node(package):
     from mono3d_ros.doctor.checks import OPTIONAL_ROS_PACKAGES, REQUIRED_ROS_PACKAGES
 
-    named = {each.text for each in package.findall('exec_depend')}
+    dependencies = {each.text for each in package.findall('exec_depend')}
     assert {
         'rclpy',
         'launch',
         'launch_ros',
         *REQUIRED_ROS_PACKAGES,
         *OPTIONAL_ROS_PACKAGES,
-    } <= named
+    } <= dependencies
 
 
 def test_colcon_finds_pytest(setup):
-    """By the extra `test`; else colcon test runs nothing that exists."""
+    """colcon test runs pytest only if the extra `test` lists it."""
     assert any(each.startswith('pytest') for each in setup['extras_require']['test'])

@@ -1,4 +1,4 @@
-"""What docs/vehicle.md tells people to type and to read is what there is."""
+"""docs/vehicle.md: links, launch arguments, packages and quoted diagnostics match the code."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from mono3d_ros.doctor.checks import REQUIRED_MODULES, TOOL_MODULES
 from mono3d_ros.perception.worker import STAGES
 
 GUIDE = Path(__file__).resolve().parents[2] / 'docs' / 'vehicle.md'
-#: What rosdep installs by package.xml, and pip need not.
+#: Packages that rosdep installs from package.xml, so that pip need not.
 BY_ROSDEP = {'numpy', 'scipy', 'pyyaml', 'rich', 'matplotlib'}
 
 
@@ -24,7 +24,7 @@ def anchors(path):
     return {re.sub('[^a-z0-9 _-]', '', title.lower()).replace(' ', '-') for title in titles}
 
 
-def test_links_lead_somewhere(text):
+def test_links_resolve(text):
     for target in re.findall(r'\]\(([^)]*)\)', text):
         if target.startswith('http'):
             continue
@@ -44,8 +44,8 @@ def test_launch_arguments_are_declared(text):
 
 def test_pip_installs_what_the_node_needs(text):
     (listed,) = re.findall(r"^pip install (.* 'numpy<2')$", text, re.MULTILINE)
-    named = {*listed.split()} | BY_ROSDEP
-    assert {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()} <= named
+    installed = {*listed.split()} | BY_ROSDEP
+    assert {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()} <= installed
 
 
 def test_every_stage_is_explained(text):
@@ -53,8 +53,8 @@ def test_every_stage_is_explained(text):
     assert set(re.findall('`([a-z_]+)`', explained)) == set(STAGES)
 
 
-def test_diagnostics_are_quoted_as_they_are(text):
-    """The fixed words of each finding, looked up in the file that makes them."""
+def test_quoted_diagnostics_match_the_code(text):
+    """Find the constant words of each quoted issue in the files that build the texts."""
     sources = ''.join(
         (GUIDE.parents[1] / 'mono3d_ros' / name).read_text()
         for name in ('monitoring/diagnostics.py', 'node/endpoints.py')

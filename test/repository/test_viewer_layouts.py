@@ -1,4 +1,4 @@
-"""What is shipped for viewers and for several cameras names what the node says and hears."""
+"""RViz and Foxglove layouts and surround.yaml use topics and parameters that the node has."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SURROUND = ROOT / 'config' / 'surround.yaml'
-#: Topics that viewers show besides: of the cameras and the LiDAR, as our bags have them.
-GIVEN = {'/image_raw', '/camera_info', '/points', '/diagnostics'}
+#: Topics that viewers show and the node does not publish: camera, LiDAR and diagnostics topics.
+OTHER_TOPICS = {'/image_raw', '/camera_info', '/points', '/diagnostics'}
 
 
 def surround():
@@ -17,7 +17,7 @@ def surround():
 
 
 def strings(tree):
-    """Every text in a tree of dicts and lists, keys too."""
+    """Yield every string in a tree of dicts and lists, keys included."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield key
@@ -30,13 +30,13 @@ def strings(tree):
 
 
 def topics(tree):
-    """The topics in a tree, and of a plot's path the topic in front of the field."""
+    """Return the topics in a tree; for the path of a plot, the topic without the field."""
     return {each.partition('.')[0] for each in strings(tree) if each.startswith('/')}
 
 
 @pytest.fixture
-def said():
-    """Name of a camera, '' of the only one -> the topics that the node advertises for it."""
+def published():
+    """Return a function: topic prefix of a camera, '' of a single one -> published topics."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     from mono3d_ros.node.publishers import MESSAGE_TYPES
 
@@ -44,40 +44,40 @@ def said():
 
 
 def displays(file):
-    """RViz's displays that have a topic."""
+    """Return the displays of an RViz file that have a topic."""
     manager = yaml.safe_load((ROOT / 'rviz' / file).read_text())['Visualization Manager']
     assert manager['Global Options']['Fixed Frame'] == 'base_link'
     return [each for each in manager['Displays'] if 'Topic' in each]
 
 
 @pytest.mark.parametrize(('file', 'cameras'), [('detector', ['']), ('surround', None)])
-def test_rviz_shows_what_the_node_says(file, cameras, said):
+def test_rviz_shows_topics_that_the_node_publishes(file, cameras, published):
     cameras = cameras or [f'{name}/' for name in surround()['cameras']]
-    named = {each['Topic']['Value'] for each in displays(f'{file}.rviz')}
-    assert named <= set.union(GIVEN, *map(said, cameras))
+    shown = {each['Topic']['Value'] for each in displays(f'{file}.rviz')}
+    assert shown <= set.union(OTHER_TOPICS, *map(published, cameras))
     for camera in cameras:
-        assert f'/detector/{camera}markers' in named
-        assert f'/detector/{camera}annotated_image/compressed' in named
+        assert f'/detector/{camera}markers' in shown
+        assert f'/detector/{camera}annotated_image/compressed' in shown
 
 
 @pytest.mark.parametrize('file', ['detector', 'surround'])
-def test_rviz_hears_everybody(file):
-    """What the node says is reliable; cameras and LiDARs may be best effort."""
+def test_rviz_qos_matches_every_publisher(file):
+    """The node publishes reliably; cameras and LiDARs may publish best effort."""
     for each in displays(f'{file}.rviz'):
         topic = each['Topic']
-        ours = topic['Value'].startswith('/detector/')
-        assert topic['Reliability Policy'] == ('Reliable' if ours else 'Best Effort')
+        of_node = topic['Value'].startswith('/detector/')
+        assert topic['Reliability Policy'] == ('Reliable' if of_node else 'Best Effort')
         assert topic['Durability Policy'] == 'Volatile'
 
 
-def test_foxglove_shows_what_the_node_says(said):
+def test_foxglove_shows_topics_that_the_node_publishes(published):
     layout = json.loads((ROOT / 'foxglove' / 'detector.json').read_text())
-    named = topics(layout['configById'])
-    assert named <= GIVEN | said('')
-    assert {'/detector/markers', '/detector/annotated_image/compressed', '/diagnostics'} <= named
+    shown = topics(layout['configById'])
+    assert shown <= OTHER_TOPICS | published('')
+    assert {'/detector/markers', '/detector/annotated_image/compressed', '/diagnostics'} <= shown
 
 
-def test_every_panel_of_the_layout_has_its_place():
+def test_the_layout_contains_every_panel_once():
     layout = json.loads((ROOT / 'foxglove' / 'detector.json').read_text())
 
     def panels(node):
@@ -91,19 +91,20 @@ def test_surround_parameters_are_parameters():
 
     from mono3d_ros.params import CameraParams, Params
 
-    given = surround()
-    own = {name: given.pop(name) for name in given['cameras']}
-    assert set(given) <= {each.name for each in fields(Params)}
-    assert Params(**given).trigger == 'front'
-    for each in own.values():
+    params = surround()
+    camera_params = {name: params.pop(name) for name in params['cameras']}
+    assert set(params) <= {each.name for each in fields(Params)}
+    assert Params(**params).trigger == 'front'
+    for each in camera_params.values():
         assert set(each) <= {each.name for each in fields(CameraParams)}
         CameraParams(**each)
 
 
-def test_surround_fits_the_ring_of_our_own_world():
-    """So that a bag of synthesize_bag --surround plays as it is."""
-    from stl_core.data.synthetic.sequence import SURROUND_CAMERAS as RING
+def test_surround_matches_the_cameras_of_the_synthetic_world():
+    """A bag of synthesize_bag --surround then plays without remapping."""
+    from stl_core.data.synthetic.sequence import SURROUND_CAMERAS
 
-    given = surround()
-    assert set(given['cameras']) == set(RING)
-    assert {given[name]['image_topic'] for name in RING} == {f'{name}/image_raw' for name in RING}
+    params = surround()
+    assert set(params['cameras']) == set(SURROUND_CAMERAS)
+    topics_of_cameras = {params[name]['image_topic'] for name in SURROUND_CAMERAS}
+    assert topics_of_cameras == {f'{name}/image_raw' for name in SURROUND_CAMERAS}

@@ -38,14 +38,14 @@ def assert_same(a, b, atol=1e-9):
 
 
 @given(arrays(np.float64, (5, 2), elements=st.floats(-2000, 2000)), st.integers(0, 99))
-def test_backproject_undoes_project_for_every_P(pixels, seed):
+def test_backproject_inverts_project_for_every_P(pixels, seed):
     rng = np.random.default_rng(seed)
     P = KITTI_P2 + rng.normal(scale=0.05, size=(3, 4)) * [[9, 9, 9, 9], [9, 9, 9, 9], [0.01] * 4]
     depth = rng.uniform(1, 90, 5)
     points = geometry.backproject_pixels(pixels, depth, P)
     np.testing.assert_allclose(points[:, 2], depth)
-    again, _ = geometry.project_points(points, P)
-    np.testing.assert_allclose(again, pixels, atol=1e-6)
+    reprojected, _ = geometry.project_points(points, P)
+    np.testing.assert_allclose(reprojected, pixels, atol=1e-6)
 
 
 def test_project_is_the_matrix_product():
@@ -57,7 +57,7 @@ def test_project_is_the_matrix_product():
 
 
 @pytest.mark.parametrize('seed', range(5))
-def test_lift_undoes_lower_under_scale_crop_and_mirror(seed):
+def test_lift_inverts_project_objects_under_scale_crop_and_mirror(seed):
     rng = np.random.default_rng(seed)
     A = np.array(
         [[rng.uniform(0.2, 2), 0, rng.normal() * 99], [0, rng.uniform(0.2, 2), 7], [0, 0, 1]]
@@ -67,16 +67,16 @@ def test_lift_undoes_lower_under_scale_crop_and_mirror(seed):
         assert_same(geometry.lift(geometry.project_objects(original, P), P), original)
 
 
-def test_lift_and_lower_of_nothing():
+def test_lift_and_project_objects_of_no_objects():
     empty = Objects3D.empty()
     assert len(geometry.lift(geometry.project_objects(empty, KITTI_P2), KITTI_P2)) == 0
 
 
-def test_labels_have_no_depth_error_and_keep_it_so():
+def test_depth_sigma_zero_of_labels_survives_the_round_trip():
     exact = Objects3D(**{**vars(objects(3)), 'depth_sigma_m': np.zeros(3)})
-    lowered = geometry.project_objects(exact, KITTI_P2)
-    assert np.isneginf(lowered.depth_log_sigma).all()
-    assert (geometry.lift(lowered, KITTI_P2).depth_sigma_m == 0).all()
+    image_objects = geometry.project_objects(exact, KITTI_P2)
+    assert np.isneginf(image_objects.depth_log_sigma).all()
+    assert (geometry.lift(image_objects, KITTI_P2).depth_sigma_m == 0).all()
 
 
 def test_a_mirrored_world_projects_to_the_mirrored_image():
@@ -99,18 +99,18 @@ def parts(o):
     return o.center_m, o.size_hwl_m, o.rotation_y
 
 
-def test_corners_span_the_size_and_turn_as_KITTI_does():
+def test_corners_span_the_size_and_rotate_as_in_KITTI():
     center, size = np.array([[1.0, 2.0, 10.0]]), np.array([[1.5, 1.6, 4.0]])
     box = geometry.box_corners(center, size, np.array([0.0]))[0]
     np.testing.assert_allclose(np.ptp(box, axis=0), [4.0, 1.5, 1.6])  # length along x at 0
     np.testing.assert_allclose(box.mean(0), center[0])
-    turned = geometry.box_corners(center, size, np.array([-np.pi / 2]))[0]
-    np.testing.assert_allclose(np.ptp(turned, axis=0), [1.6, 1.5, 4.0])  # ahead at -90 degrees
-    front = turned[[0, 1, 4, 5]].mean(0) - center[0]
-    np.testing.assert_allclose(front, [0, 0, 2.0], atol=1e-12)  # the front looks along +z
+    rotated = geometry.box_corners(center, size, np.array([-np.pi / 2]))[0]
+    np.testing.assert_allclose(np.ptp(rotated, axis=0), [1.6, 1.5, 4.0])  # ahead at -90 degrees
+    front = rotated[[0, 1, 4, 5]].mean(0) - center[0]
+    np.testing.assert_allclose(front, [0, 0, 2.0], atol=1e-12)  # the front faces +z
 
 
-def test_edges_are_the_twelve_of_a_box():
+def test_box_has_twelve_edges_of_the_right_lengths():
     box = geometry.box_corners(np.zeros((1, 3)), np.array([[1.0, 2.0, 4.0]]), np.zeros(1))[0]
     lengths = sorted(np.linalg.norm(box[a] - box[b]) for a, b in geometry.BOX_EDGES)
     np.testing.assert_allclose(lengths, [1] * 4 + [2] * 4 + [4] * 4)
@@ -118,30 +118,30 @@ def test_edges_are_the_twelve_of_a_box():
 
 
 def test_real_labels_alpha_is_yaw_less_the_bearing(mono3d_data):
-    """KITTI's own alpha, an independent witness of yaw, projection and centre."""
+    """KITTI's annotated alpha independently confirms yaw, projection and centre."""
     from stl_core.data.sources import kitti
 
-    worst = []
+    errors = []
     for path in sorted((mono3d_data / 'training/label_2').glob('*.txt')):
         labels = kitti.read_labels(path)
         labels = labels[labels.name == 'Car']
-        lowered = geometry.project_objects(labels.to_objects(('Car',)), KITTI_P2)
-        worst.extend(np.abs(geometry.wrap_angle(lowered.alpha - labels.alpha)))
-    assert np.median(worst) < 0.01
+        image_objects = geometry.project_objects(labels.to_objects(('Car',)), KITTI_P2)
+        errors.extend(np.abs(geometry.wrap_angle(image_objects.alpha - labels.alpha)))
+    assert np.median(errors) < 0.01
 
 
-def test_overlap_height():
+def test_height_intersection():
     a, b = np.array([[0.0, 2.0], [0.0, 2.0]]), np.array([[0.5, 1.0], [3.0, 1.0]])
     np.testing.assert_allclose(geometry.height_intersection(a, b), [1.0, 0.0])
 
 
-@pytest.mark.parametrize('bad', [np.eye(3), np.full((3, 4), np.nan)])
-def test_a_camera_refuses_what_is_no_projection(bad):
+@pytest.mark.parametrize('matrix', [np.eye(3), np.full((3, 4), np.nan)])
+def test_camera_rejects_an_invalid_projection(matrix):
     with pytest.raises(ValueError, match=r'\(3, 4\)'):
-        Camera(bad, 10, 10)
+        Camera(matrix, 10, 10)
 
 
-def test_rows_of_different_length_are_refused():
+def test_fields_of_different_length_are_rejected():
     fields = vars(objects(3))
     with pytest.raises(ValueError, match='score has 2 rows where others have 3'):
         Objects3D(**{**fields, 'score': np.zeros(2)})

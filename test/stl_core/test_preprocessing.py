@@ -7,7 +7,7 @@ from stl_core.geometry import project_points
 
 
 def test_a_drawn_point_stays_under_its_projection():
-    """The centre of mass of a blob moves exactly as P says, at any scale."""
+    """The centre of mass of a blob moves exactly as P predicts, at any scale."""
     P = np.array([[700.0, 0, 600, 40], [0, 700, 180, 0.2], [0, 0, 1, 0.003]])
     point = np.array([3.0, 1.0, 20.0])
     (u, v), _ = project_points(point, P)
@@ -20,12 +20,12 @@ def test_a_drawn_point_stays_under_its_projection():
         assert canvas.shape == (height, width, 3)
         mass = canvas[..., 0].astype(float)
         yy, xx = np.mgrid[:height, :width]
-        found = np.array([(mass * xx).sum(), (mass * yy).sum()]) / mass.sum()
+        centroid = np.array([(mass * xx).sum(), (mass * yy).sum()]) / mass.sum()
         expected, _ = project_points(point, canvas_P)
-        np.testing.assert_allclose(found, expected, atol=0.05)
+        np.testing.assert_allclose(centroid, expected, atol=0.05)
 
 
-def test_a_fitted_image_keeps_its_proportions_and_is_centred():
+def test_letterbox_keeps_the_aspect_ratio_and_centres():
     A = preprocessing.letterbox_affine(1000, 500, preprocessing.InputSpec(640, 192))
     assert A[0, 0] == A[1, 1] == 192 / 500
     corners = A @ np.array([[-0.5, 999.5], [-0.5, 499.5], [1, 1]])
@@ -33,7 +33,7 @@ def test_a_fitted_image_keeps_its_proportions_and_is_centred():
     np.testing.assert_allclose(corners[1], [-0.5, 191.5])
 
 
-def test_an_image_that_fits_is_untouched():
+def test_an_image_of_canvas_size_is_unchanged():
     image = np.random.default_rng(0).integers(0, 255, (96, 320, 3), np.uint8)
     canvas, P = preprocessing.preprocess_image(
         image, np.eye(3, 4), preprocessing.InputSpec(320, 96)
@@ -54,7 +54,7 @@ def test_small_details_are_averaged_not_aliased_away():
 
 
 @pytest.mark.parametrize('shape', [(10, 10), (10, 10, 4)])
-def test_wrong_images_are_refused(shape):
+def test_images_of_wrong_shape_or_dtype_are_rejected(shape):
     with pytest.raises(ValueError, match='expected an'):
         preprocessing.preprocess_image(
             np.zeros(shape, np.uint8), np.eye(3, 4), preprocessing.InputSpec()
@@ -65,7 +65,7 @@ def test_wrong_images_are_refused(shape):
         )
 
 
-def test_a_canvas_must_suit_the_deepest_stride():
+def test_canvas_size_must_be_a_multiple_of_the_deepest_stride():
     with pytest.raises(ValueError, match='multiples of 32'):
         preprocessing.InputSpec(1242, 375)
 

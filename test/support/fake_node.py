@@ -1,10 +1,10 @@
 """
-The real node with a network that sees nothing but colours: `python fake_node.py --ros-args ...`.
+The real node with a fake network that only reads colours: `python fake_node.py --ros-args ...`.
 
-It finds as many cars as the red of the top-left pixel says, tens rounded, at z = P[0, 0] / 10 m,
-so that a test can tell which image and which P were used. Red 250 and more makes it fail. It says
-how many images it was shown at once. A model file of the word lens has learnt KITTI's lens on a
-canvas of 64x32 pixels.
+The network returns one car per 10 units of red in the top-left pixel (rounded), at
+z = P[0, 0] / 10 m, so that a test can determine which image and which P were used. It fails if red
+is 250 or more. It prints the size of each batch. A model file with the text `lens` was trained
+for KITTI's focal length on a canvas of 64x32 pixels.
 """
 
 import sys
@@ -17,7 +17,7 @@ from mono3d_ros.node.detector_node import main
 from stl_core.preprocessing import InputSpec
 from stl_core.types import Objects3D
 
-FAILS = 250
+MIN_FAILING_RED = 250
 
 
 class FakePredictor:
@@ -28,12 +28,12 @@ class FakePredictor:
 
     def __call__(self, images, Ps):
         print(f'a batch of {len(images)}', flush=True)
-        return [self.find(image, P) for image, P in zip(images, Ps, strict=True)]
+        return [self.detect(image, P) for image, P in zip(images, Ps, strict=True)]
 
-    def find(self, image, P):
+    def detect(self, image, P):
         red = int(image[0, 0, 0])
-        if red >= FAILS:
-            raise RuntimeError('this picture is too red')
+        if red >= MIN_FAILING_RED:
+            raise RuntimeError('this image is too red')
         n = round(red / 10)
         return Objects3D(
             class_id=np.zeros(n, int),
@@ -49,7 +49,7 @@ class FakePredictor:
 def load(path, device, precision):
     text = path.read_text()
     if text == 'broken':
-        raise ValueError(f'{path}: not a readable student file')
+        raise ValueError(f'{path}: not a readable model file')
     if text == 'slow':
         path.with_suffix('.loading').touch()
         time.sleep(2)

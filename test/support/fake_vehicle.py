@@ -1,4 +1,4 @@
-"""A camera, a viewer and an operator for tests of the real node, which runs beside them."""
+"""Cameras, a viewer and an operator, to test the real node in another process."""
 
 import array
 import os
@@ -23,11 +23,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 24, 32
-#: Low ids are safe from the system's own ports; other runs on this machine have other ids.
+#: Low ids do not collide with ephemeral ports; other runs on this machine use other ids.
 DOMAIN = 1 + os.getpid() % 100
 FOCAL = 300.0
-#: The best a loaded machine may need; nothing waits so long when all is well.
-PATIENCE_S = 20.0
+#: Upper limit for a loaded machine; a test that passes waits much less.
+TIMEOUT_S = 20.0
 ENVIRONMENT = {
     **os.environ,
     'ROS_DOMAIN_ID': str(DOMAIN),
@@ -36,42 +36,42 @@ ENVIRONMENT = {
 }
 
 
-class Eye:
-    """One camera of the vehicle, and what the detector answers to its images."""
+class FakeCamera:
+    """One camera: publishes images and stores the markers that the detector returns."""
 
     def __init__(self, node, name='camera', prefix=''):
         self.name, self.prefix, self.node = name, prefix, node
-        self.answers = {}
-        self.hears_files = True  # whether the detector subscribes to compressed images as well
+        self.markers = {}  # stamp of an image, ns -> its markers
+        self.compressed_used = True  # whether the detector also subscribes to compressed images
         self.open()
         node.create_subscription(MarkerArray, f'detector/{prefix}markers', self.on_markers, 10)
 
     def open(self):
-        """Begin to publish; again after close, as a driver does that was restarted."""
+        """Create the publishers; after close this simulates the restart of a driver."""
         self.images = self.node.create_publisher(Image, f'{self.prefix}image_raw', 1)
-        self.files = self.node.create_publisher(
+        self.compressed_images = self.node.create_publisher(
             CompressedImage, f'{self.prefix}image_raw/compressed', 1
         )
         self.infos = self.node.create_publisher(CameraInfo, f'{self.prefix}camera_info', 10)
 
     def close(self):
-        for each in self.outputs():
+        for each in self.publishers():
             self.node.destroy_publisher(each)
 
-    def outputs(self):
-        return self.images, self.files, self.infos
+    def publishers(self):
+        return self.images, self.compressed_images, self.infos
 
-    def heard(self):
-        return self.outputs() if self.hears_files else (self.images, self.infos)
+    def used_publishers(self):
+        return self.publishers() if self.compressed_used else (self.images, self.infos)
 
     def on_markers(self, message):
         first = message.markers[0]
         assert first.ns == f'{self.name}/frame'
-        self.answers[stamp_of(first.header)] = message.markers
+        self.markers[stamp_of(first.header)] = message.markers
 
 
-class Vehicle:
-    """Cameras, a viewer and an operator in one ROS node."""
+class NodeHarness:
+    """Cameras, a viewer and an operator in one ROS node, which test the detector."""
 
     def __init__(self, cameras=()):
         os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
@@ -81,85 +81,90 @@ class Vehicle:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         if cameras:
-            self.eyes = {name: Eye(self.node, name, f'{name}/') for name in cameras}
+            self.cameras = {name: FakeCamera(self.node, name, f'{name}/') for name in cameras}
         else:
-            self.eyes = {'camera': Eye(self.node)}
-        self.eye = next(iter(self.eyes.values()))
+            self.cameras = {'camera': FakeCamera(self.node)}
+        self.camera = next(iter(self.cameras.values()))
         self.stamp_ns = 1_000_000_000
-        self.configured = 1  # by itself, at the start
+        self.configured = 1  # the node configures itself at the start
         self.statuses = []
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
 
     def on_diagnostics(self, message):
         self.statuses += message.status
 
-    def until(self, condition, timeout_s=PATIENCE_S):
+    def wait_until(self, condition, timeout_s=TIMEOUT_S):
         end = time.monotonic() + timeout_s
         while not (value := condition()) and time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.02)
         return value
 
-    def rest(self, seconds):
-        """Let time go by."""
-        self.until(lambda: False, seconds)
+    def wait(self, seconds):
+        """Spin for this many seconds."""
+        self.wait_until(lambda: False, seconds)
 
-    def ready(self):
-        outputs = [each for eye in self.eyes.values() for each in eye.heard()]
-        assert self.until(lambda: all(each.get_subscription_count() for each in outputs))
-        markers = [f'detector/{eye.prefix}markers' for eye in self.eyes.values()]
-        assert self.until(lambda: all(self.node.count_publishers(each) for each in markers))
+    def wait_until_ready(self):
+        """Wait until the detector subscribes to all cameras and publishes their markers."""
+        cameras = self.cameras.values()
+        publishers = [each for camera in cameras for each in camera.used_publishers()]
+        assert self.wait_until(lambda: all(each.get_subscription_count() for each in publishers))
+        topics = [f'detector/{camera.prefix}markers' for camera in cameras]
+        assert self.wait_until(lambda: all(self.node.count_publishers(each) for each in topics))
 
-    def listen(self, kind, topic):
-        """Return the list that messages of a topic are put into from now on."""
-        heard = []
-        self.node.create_subscription(kind, topic, heard.append, 10)
-        assert self.until(lambda: self.node.count_publishers(topic)), topic
-        return heard
+    def record(self, msg_type, topic):
+        """Subscribe to a topic and return the list that its messages are appended to."""
+        messages = []
+        self.node.create_subscription(msg_type, topic, messages.append, 10)
+        assert self.wait_until(lambda: self.node.count_publishers(topic)), topic
+        return messages
 
-    def call(self, kind, name, request):
-        client = self.node.create_client(kind, f'detector/{name}')
-        assert self.until(client.service_is_ready), name
+    def call(self, srv_type, name, request):
+        client = self.node.create_client(srv_type, f'detector/{name}')
+        assert self.wait_until(client.service_is_ready), name
         future = client.call_async(request)
-        assert self.until(future.done), name
+        assert self.wait_until(future.done), name
         self.node.destroy_client(client)
         return future.result()
 
-    def change(self, transition):
-        """Take the detector through a transition of its life."""
+    def change_state(self, transition):
+        """Request a lifecycle transition of the detector."""
         request = ChangeState.Request()
         request.transition.label = transition
         assert self.call(ChangeState, 'change_state', request).success, transition
         self.configured += transition == 'configure'
 
-    def set(self, name, value):
+    def set_parameter(self, name, value):
         """Set a parameter of the detector."""
         request = SetParameters.Request(parameters=[parameter(name, value)])
         return self.call(SetParameters, 'set_parameters', request).results[0]
 
-    def send(self, message, eye=None, stamp_ns=None, **info):
-        """Send an image, raw or compressed, with its camera_info and return its stamp."""
-        eye = eye or self.eye
+    def send(self, message, camera=None, stamp_ns=None, **info):
+        """Publish an image, raw or compressed, with its camera_info and return its stamp."""
+        camera = camera or self.camera
         self.stamp_ns = self.stamp_ns + 100_000_007 if stamp_ns is None else stamp_ns
-        numbers = camera_info(**info)
-        for each in (message, numbers):
-            stamp(each, self.stamp_ns, f'{eye.name}_optical')
-        eye.infos.publish(numbers)
-        (eye.files if isinstance(message, CompressedImage) else eye.images).publish(message)
+        info_message = camera_info(**info)
+        for each in (message, info_message):
+            stamp(each, self.stamp_ns, f'{camera.name}_optical')
+        camera.infos.publish(info_message)
+        compressed = isinstance(message, CompressedImage)
+        (camera.compressed_images if compressed else camera.images).publish(message)
         return self.stamp_ns
 
-    def ask(self, message, eye=None, **info):
-        """Send until answered: best effort may lose one. Returns the markers."""
-        eye = eye or self.eye
+    def detect(self, message, camera=None, **info):
+        """Send an image until its markers arrive (best effort may lose one) and return them."""
+        camera = camera or self.camera
         for _ in range(10):
-            stamp_ns = self.send(message, eye, **info)
-            if answer := self.until(lambda s=stamp_ns: eye.answers.get(s), PATIENCE_S / 10):
-                return answer
-        raise AssertionError('no answer')
+            stamp_ns = self.send(message, camera, **info)
+            if markers := self.wait_until(
+                lambda s=stamp_ns: camera.markers.get(s), TIMEOUT_S / 10
+            ):
+                return markers
+        raise AssertionError('no markers')
 
-    def status(self, condition):
-        """Wait for a diagnostic status."""
+    def wait_for_status(self, condition):
+        """Wait for a diagnostic status that meets a condition and return it."""
         self.statuses.clear()
-        assert self.until(lambda: any(map(condition, self.statuses))), self.statuses[-1:]
+        assert self.wait_until(lambda: any(map(condition, self.statuses))), self.statuses[-1:]
         return next(filter(condition, self.statuses))
 
     def close(self):
@@ -209,12 +214,13 @@ def png(cars):
     return CompressedImage(format='png', data=array.array('B', file.tobytes()))
 
 
-def drawn(markers, kind='boxes'):
+def added(markers, kind='boxes'):
+    """Return the markers of a kind that are added, not deleted."""
     return [m for m in markers if m.ns.endswith(f'/{kind}') and m.action == Marker.ADD]
 
 
 def labels(markers):
-    return [each.text for each in drawn(markers, 'labels')]
+    return [each.text for each in added(markers, 'labels')]
 
 
 def parameter(name, value):
@@ -243,7 +249,7 @@ def start(model, *arguments):
 
 
 def finish(process, number=signal.SIGINT):
-    """Signal, wait, and return exit code and log."""
+    """Send a signal, wait for the end, and return the exit code and the log."""
     process.send_signal(number)
-    log, _ = process.communicate(timeout=PATIENCE_S)
+    log, _ = process.communicate(timeout=TIMEOUT_S)
     return process.returncode, log

@@ -1,4 +1,4 @@
-"""Made-up views for distillation losses: tensors that depend on their name alone."""
+"""Random DistillViews for tests of distillation losses; a name determines every tensor."""
 
 import dataclasses
 import zlib
@@ -17,18 +17,18 @@ HEADS = {
 
 
 def tensor(name, shape, dtype=torch.float32):
-    """Draw a standard normal from a name: the same in any program, without a file."""
+    """Draw standard normal values seeded by a name: the same in any program, without a file."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
 
 
-def some_targets(name, counts, slots, size_px, dtype=torch.float32):
-    """Objects nearest first, boxes of 40 pixels a side or more inside the canvas."""
+def make_targets(name, counts, slots, size_px, dtype=torch.float32):
+    """Make objects, nearest first, with boxes of 40 pixels or more per side within the canvas."""
     rng = np.random.default_rng(zlib.crc32(f'{name} targets'.encode()))
     height, width = size_px
-    shape, room = (len(counts), slots), np.array([width, height])
-    side = rng.uniform(40, np.minimum(room / 2, 200), (*shape, 2))
-    low = rng.uniform(1, room - side - 1)
+    shape, canvas = (len(counts), slots), np.array([width, height])
+    side = rng.uniform(40, np.minimum(canvas / 2, 200), (*shape, 2))
+    low = rng.uniform(1, canvas - side - 1)
     center = low + side * rng.uniform(0.3, 0.7, (*shape, 2))
     valid = np.arange(slots) < np.array(counts)[:, None]
     columns = {
@@ -45,8 +45,8 @@ def some_targets(name, counts, slots, size_px, dtype=torch.float32):
     return Targets(class_id=class_id, valid=torch.from_numpy(valid), **columns)
 
 
-def a_side(name, targets, channels, size_px, dtype=torch.float32):
-    """One network's maps, heads at stride 4 and answers."""
+def make_outputs(name, targets, channels, size_px, dtype=torch.float32):
+    """Make one network's feature maps, heads at stride 4 and predictions."""
     rows, (height, width) = len(targets.valid), size_px
     features = {
         stride: tensor(
@@ -58,42 +58,42 @@ def a_side(name, targets, channels, size_px, dtype=torch.float32):
         key: tensor(f'{name} {key}', (rows, wide, height // 4, width // 4), dtype)
         for key, wide in HEADS.items()
     }
-    return answering(NetworkOutputs(features, heads, {}, heads['depth'][:, 1].flatten(1)), targets)
+    outputs = NetworkOutputs(features, heads, {}, heads['depth'][:, 1].flatten(1))
+    return with_predictions(outputs, targets)
 
 
-def answering(side, targets):
-    """The same side with answers and sigma read off its heads, as MonoDLE does."""
-    at = {
+def with_predictions(outputs, targets):
+    """Return the outputs with predictions and sigma read from the heads, as MonoDLE does."""
+    predictions = {
         key: grid.flatten(2).transpose(1, 2).gather(1, index.expand(-1, -1, grid.shape[1]))
-        for key, grid in side.heads.items()
+        for key, grid in outputs.heads.items()
         for index in [cells(targets, grid.shape[-1])[..., None]]
         if key != 'heatmap'
     }
-    sigma_m = at['depth'][..., 1].exp()
-    return NetworkOutputs(
-        side.features, side.heads, {**at, 'depth': at['depth'][..., :1]}, sigma_m
-    )
+    sigma_m = predictions['depth'][..., 1].exp()
+    predictions = {**predictions, 'depth': predictions['depth'][..., :1]}
+    return NetworkOutputs(outputs.features, outputs.heads, predictions, sigma_m)
 
 
 def cells(targets, w):
-    """(B, N) flat cell of each projected centre on a stride-4 grid w cells wide."""
+    """Return (B, N) flat cells of the projected centres on a stride-4 grid w cells wide."""
     x, y = (targets.center_px / 4).floor().long().unbind(-1)
     return y * w + x
 
 
-def a_view(
+def make_view(
     name, counts, slots=50, size_px=(192, 640), *, channels=(8, 12, 16), dtype=torch.float32
 ):
     """
-    Student and teacher on images of some objects.
+    Make the outputs of student and teacher for a batch with random objects.
 
-    :param name: of the case; every tensor follows from it.
-    :param counts: objects of each image.
+    :param name: name of the case, which determines every tensor.
+    :param counts: number of objects in each image.
     """
-    targets = some_targets(name, counts, slots, size_px, dtype)
+    targets = make_targets(name, counts, slots, size_px, dtype)
     student, teacher = (
-        a_side(f'{name} {who}', targets, channels, size_px, dtype)
-        for who in ('student', 'teacher')
+        make_outputs(f'{name} {network}', targets, channels, size_px, dtype)
+        for network in ('student', 'teacher')
     )
     adapted = {
         stride: tensor(f'{name} adapted {stride}', tuple(each.shape), dtype)
@@ -103,9 +103,9 @@ def a_view(
     return DistillView(student, teacher, adapted, targets, P, size_px, 0.0)
 
 
-def evaluate(name, view, **numbers):
+def evaluate(name, view, **options):
     entry = LOSSES[name]
-    return entry.loss(view, entry.config(**numbers))
+    return entry.loss(view, entry.config(**options))
 
 
 def with_targets(view, **columns):
@@ -120,60 +120,60 @@ def with_teacher(view, **parts):
     return dataclasses.replace(view, teacher=dataclasses.replace(view.teacher, **parts))
 
 
-def leaves(view):
-    """The student's tensors that losses look at, by group and key."""
+def student_tensors(view):
+    """Return the student's tensors that losses compare, by (group, key)."""
     student = view.student
-    groups = {'adapted': view.adapted, 'heads': student.heads, 'answers': student.predictions}
+    groups = {'adapted': view.adapted, 'heads': student.heads, 'predictions': student.predictions}
     return {(group, key): each for group, parts in groups.items() for key, each in parts.items()}
 
 
-def rebuilt(view, tensors):
-    """The view with other tensors of the student."""
+def with_student_tensors(view, tensors):
+    """Return the view with the student's tensors replaced, see student_tensors."""
 
     def part(group):
         return {key: each for (which, key), each in tensors.items() if which == group}
 
     view = dataclasses.replace(view, adapted=part('adapted'))
-    return with_student(view, heads=part('heads'), predictions=part('answers'))
+    return with_student(view, heads=part('heads'), predictions=part('predictions'))
 
 
-def learning(view):
-    """The view with a student that records gradients, and its tensors."""
-    tensors = {key: each.clone().requires_grad_() for key, each in leaves(view).items()}
-    return rebuilt(view, tensors), tensors
+def with_gradients(view):
+    """Return the view with student tensors that require gradients, and these tensors."""
+    tensors = {key: each.clone().requires_grad_() for key, each in student_tensors(view).items()}
+    return with_student_tensors(view, tensors), tensors
 
 
-def in_slots(view, order):
-    """The view with its objects in other slots: an index, the same for every image."""
+def permute_slots(view, order):
+    """Return the view with its objects in other slots; `order` is the same for every image."""
 
-    def moved(side):
-        answers = {key: each[:, order] for key, each in side.predictions.items()}
-        return dataclasses.replace(side, predictions=answers, sigma_m=side.sigma_m[:, order])
+    def permute(outputs):
+        predictions = {key: each[:, order] for key, each in outputs.predictions.items()}
+        sigma_m = outputs.sigma_m[:, order]
+        return dataclasses.replace(outputs, predictions=predictions, sigma_m=sigma_m)
 
     columns = {f.name: getattr(view.targets, f.name) for f in dataclasses.fields(view.targets)}
     view = with_targets(view, **{key: each[:, order] for key, each in columns.items()})
-    return dataclasses.replace(view, student=moved(view.student), teacher=moved(view.teacher))
+    return dataclasses.replace(view, student=permute(view.student), teacher=permute(view.teacher))
 
 
-def of_image(view, row):
-    """The view of one image of the batch."""
+def select_image(view, row):
+    """Return the view of one image of the batch."""
 
     def cut(parts):
         return {key: each[row : row + 1] for key, each in parts.items()}
 
-    def cut_side(side):
-        return NetworkOutputs(
-            cut(side.features), cut(side.heads), cut(side.predictions), side.sigma_m[row : row + 1]
-        )
+    def cut_outputs(outputs):
+        parts = (outputs.features, outputs.heads, outputs.predictions)
+        return NetworkOutputs(*map(cut, parts), outputs.sigma_m[row : row + 1])
 
     view = with_targets(view, **cut(vars(view.targets)))
     view = dataclasses.replace(view, adapted=cut(view.adapted), P=view.P[row : row + 1])
     return dataclasses.replace(
-        view, student=cut_side(view.student), teacher=cut_side(view.teacher)
+        view, student=cut_outputs(view.student), teacher=cut_outputs(view.teacher)
     )
 
 
-def with_sigma(view, who, sigma_m):
-    side = getattr(view, who)
-    side = dataclasses.replace(side, sigma_m=torch.full_like(side.sigma_m, sigma_m))
-    return dataclasses.replace(view, **{who: side})
+def with_sigma(view, network, sigma_m):
+    outputs = getattr(view, network)
+    outputs = dataclasses.replace(outputs, sigma_m=torch.full_like(outputs.sigma_m, sigma_m))
+    return dataclasses.replace(view, **{network: outputs})

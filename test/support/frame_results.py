@@ -1,4 +1,4 @@
-"""Results of a detector as numbers only, and messages of no class at all."""
+"""Results of a detector as numbers only, and messages as plain namespaces."""
 
 from types import SimpleNamespace
 
@@ -49,7 +49,7 @@ def xyz(point):
 
 
 def random_target(seed):
-    """Some frame, some way off."""
+    """Return a target frame with a random pose."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.random(random_state=seed).as_matrix()
     matrix[:3, 3] = np.random.default_rng(seed).normal(scale=5, size=3)

@@ -1,4 +1,4 @@
-"""Tiny hand-drawn KITTI folders for tests: grey roads with bright boxes where the labels say."""
+"""Small drawn KITTI data sets for tests: grey roads with bright boxes at the labels."""
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ P2 = np.array([[180.0, 0, 160, 9], [0, 180, 40, 0.1], [0, 0, 1, 0.003]])
 
 
 def draw_frame(root, frame_id, seed):
+    """Write image, calib and label file of one frame with 1 to 3 cars."""
     rng = np.random.default_rng(seed)
     count = 1 + seed % 3
     center = rng.uniform([-4, 0.4, 8], [4, 0.6, 20], (count, 3))

@@ -1,4 +1,4 @@
-"""KITTI labels row by row, as tests write them down."""
+"""KITTI labels from rows of fields, for tests."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from stl_core.types import Labels
 
 def box(name='Car', u=0.0, height_px=50.0, **fields):
     """
-    Make an object 100 px wide at column u and, in 3D, a 2 m cube at x = u / 25.
+    Return an object 100 px wide at column u and, in 3D, a 2 m cube at x = u / 25.
 
     Columns 100 apart touch in the image and are 2 m apart in 3D.
     """
@@ -26,18 +26,18 @@ def box(name='Car', u=0.0, height_px=50.0, **fields):
 
 
 def frame(*rows):
-    """Make the labels of one frame."""
+    """Return the labels of one frame."""
     if not rows:
         return Labels.empty()
     return Labels(**{name: [row[name] for row in rows] for name in Labels.FIELD_SHAPES})
 
 
 def crowd(rng, frames):
-    """Make frames so crowded that labels quarrel over detections, some low, scores tied."""
+    """Return crowded frames: labels compete for detections, some are low, scores are tied."""
     names = ['Car', 'Car', 'Van', 'Pedestrian', 'Person_sitting', 'Cyclist', 'DontCare', 'Tram']
-    truths, founds = [], []
+    labels_by_frame, detections_by_frame = [], []
     for _ in range(frames):
-        truth, found = [], []
+        labels, detections = [], []
         for _ in range(rng.integers(0, 9)):
             row = box(
                 str(rng.choice(names)),
@@ -47,10 +47,10 @@ def crowd(rng, frames):
                 truncated=float(rng.choice([0, 0, 0.15, 0.2, 0.5])),
                 alpha=float(rng.uniform(-3, 3)),
             )
-            truth.append(row)
+            labels.append(row)
             for _ in range(rng.integers(0, 4)):
                 shift = rng.normal(0, 8, 4)
-                found.append(
+                detections.append(
                     {
                         **row,
                         'name': 'Car' if rng.random() < 0.3 else row['name'],
@@ -60,6 +60,6 @@ def crowd(rng, frames):
                         'center_m': list(row['center_m'] + shift[:3] * 0.03),
                     }
                 )
-        truths.append(truth)
-        founds.append(found)
-    return truths, founds
+        labels_by_frame.append(labels)
+        detections_by_frame.append(detections)
+    return labels_by_frame, detections_by_frame

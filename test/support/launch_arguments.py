@@ -1,6 +1,6 @@
 """The arguments of the launch files."""
 
-#: What each declares of its own; the others include detector.launch.py and so have all of its.
+#: Arguments that each file declares; the other files include detector.launch.py and its arguments.
 ARGUMENTS = {
     'detector': {
         *('params_file', 'use_sim_time', 'namespace', 'log_level', 'respawn', 'required'),

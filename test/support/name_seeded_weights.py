@@ -1,4 +1,4 @@
-"""Weights that depend on a parameter's name alone: the same in any program, without a file."""
+"""Random weights seeded by parameter names, reproducible in any program without a file."""
 
 import zlib
 
@@ -9,11 +9,11 @@ def fill(name, shape):
     """
     Draw the values of one parameter or buffer.
 
-    Convolutions and matrices keep the size of what flows through a ReLU network; norms stay near
-    the identity. num_batches_tracked is 0.
+    Convolutions and matrices preserve the magnitude of activations in a ReLU network (He); norms
+    are near the identity. num_batches_tracked is 0.
 
-    :param name: its key in the state dict of the published program.
-    :param shape: its shape.
+    :param name: key in the state dict of the published program.
+    :param shape: shape of the parameter.
     :return: float32 array of that shape (int64 for num_batches_tracked).
     """
     if name.endswith('num_batches_tracked'):
@@ -33,5 +33,5 @@ def fill(name, shape):
 
 
 def fill_all(shapes):
-    """{name: shape} -> {name: array}."""
+    """Return {name: array} for {name: shape}."""
     return {name: fill(name, tuple(shape)) for name, shape in shapes.items()}

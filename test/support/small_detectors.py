@@ -1,4 +1,4 @@
-"""Detectors small enough for a test, a batch for them, and what reads boxes out of them."""
+"""Small detectors for tests, random batches, and a module that detects and decodes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from stl_core.models import DETECTORS
 from stl_core.tensors.batch import pad_targets
 from stl_core.types import ImageObjects
 
-#: Options that make each detector small enough for a test.
+#: Options that make each detector small enough for tests.
 SMALL = {
     'monodle': {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16},
     'monocon': {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 16},
@@ -57,8 +57,8 @@ def batch(rows=2, count=4):
 every_detector = pytest.mark.parametrize('name', list(DETECTORS))
 
 
-class Answers(torch.nn.Module):
-    """Image and P in, objects out."""
+class DecodingDetector(torch.nn.Module):
+    """A detector followed by its decoding: image and P to the fields of ImageObjects."""
 
     def __init__(self, detector):
         super().__init__()

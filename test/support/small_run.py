@@ -1,4 +1,4 @@
-"""A run small enough for tests: five hand-drawn frames, a tiny mobile detector, the CPU."""
+"""A training run small enough for tests: hand-drawn frames, a tiny mobile detector, the CPU."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ from stl_core.training import config, model_builder
 
 
 def small_config(scenes, out, **changes):
+    """Return the TrainConfig of a small run on the frames in `scenes`."""
     data = {
         'sources': [{k: str(scenes / k) for k in ('image_2', 'calib', 'label_2')}],
         'augment': {'flip': 0.5, 'colour': 0.3},
@@ -31,24 +32,25 @@ def small_config(scenes, out, **changes):
     return dataclasses.replace(built, **changes)
 
 
-class Dropping(nn.Module):
-    """A learner with chance inside: dropout on the losses' way back."""
+class DropoutModel(nn.Module):
+    """A supervised model with dropout in the depth head, so that training is random."""
 
-    def __init__(self, plain):
+    def __init__(self, model):
         super().__init__()
-        self.plain = plain
-        self.detector = plain.detector
+        self.model = model
+        self.detector = model.detector
         self.detector.heads['depth'].insert(2, nn.Dropout(0.3))
 
     def forward(self, batch, epoch):
-        return self.plain(batch, epoch)
+        return self.model(batch, epoch)
 
 
-def dropping(built):
-    return Dropping(model_builder.build_model(built))
+def with_dropout(config):
+    return DropoutModel(model_builder.build_model(config))
 
 
 def weights_of(out, name='last.pt'):
+    """Return the model's state dict in a checkpoint of the run in `out`."""
     return torch.load(out / name, weights_only=True)['model']
 
 

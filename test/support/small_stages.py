@@ -1,4 +1,4 @@
-"""A plan of teacher, base and distilled student small enough for tests, and frames with depth."""
+"""A small multi-stage run (teacher, base, distilled student) and frames with depth for tests."""
 
 import numpy as np
 from kitti_scenes import HEIGHT, WIDTH, make_scenes
@@ -11,7 +11,7 @@ LOSSES = {'feature': {}, 'relation': {}, 'response': {'half_sigma_m': 2.0}}
 
 
 def make_scenes_with_depth(root, frames):
-    """Boxes that stand at the depth of their objects, nothing known around them."""
+    """Make frames whose depth maps hold the depth of each object in its box, 0 elsewhere."""
     root = make_scenes(root, frames=frames)
     (root / 'depth_2').mkdir()
     for path in sorted((root / 'label_2').iterdir()):
@@ -24,6 +24,7 @@ def make_scenes_with_depth(root, frames):
 
 
 def plan(scenes, out, epochs=2):
+    """Return a training configuration with the stages teacher, base and distil, as plain data."""
     frames = {'sources': [{k: str(scenes / k) for k in FOLDERS}], 'augment': {'crop': 0.5}}
     options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
     options['virtual_focal_px'] = 0.0

@@ -1,4 +1,4 @@
-"""Cars that stand well apart, and detections of them with a fault of one kind: numbers only."""
+"""Cars that stand well apart, and detections of them with one kind of error, as numbers only."""
 
 from dataclasses import replace
 
@@ -8,29 +8,29 @@ from stl_core.geometry import backproject_pixels, box_corners, project_points, w
 from stl_core.types import Labels
 
 P2 = np.array([[720.0, 0, 610, 45], [0, 720, 173, 0.2], [0, 0, 1, 0.003]])
-#: Cars of a frame and their bearings: 2D boxes do not meet.
+#: Bearings of the cars of a frame: their 2D boxes do not overlap.
 BEARINGS = np.array([-0.5, -0.17, 0.16, 0.49])
 
 
 def street(rng, frames, name='Car'):
-    """Make the labels of some frames, four cars each, all of them high enough to be found."""
+    """Return the labels of some frames, four cars each, all high enough to be required."""
     return [_cars(rng, name) for _ in range(frames)]
 
 
 def scored(rng, labels):
-    """Give labels the scores of detections, no two alike."""
+    """Return labels with the scores of detections, all different."""
     return [replace(each, score=rng.uniform(0.1, 1, len(each))) for each in labels]
 
 
 def moved(labels, center_m):
-    """Put objects elsewhere as a camera sees them: alpha stays, rotation_y follows the bearing."""
+    """Return objects at new centres: alpha stays, rotation_y follows the bearing."""
     return replace(
         labels, center_m=center_m, rotation_y=wrap_angle(labels.alpha + bearing(center_m))
     )
 
 
 def farther(labels, factor, P=P2):
-    """Push objects away along the rays of their projected centres."""
+    """Return objects pushed away along the rays of their projected centres."""
     pixels, _ = project_points(labels.center_m, P)
     return moved(labels, backproject_pixels(pixels, labels.center_m[:, 2] * factor, P))
 

@@ -1,27 +1,29 @@
-"""What the processes of test_worker_pool do; importable by name, as spawned ones need it."""
+"""Jobs of test_worker_pool, in a module that spawned processes can import."""
 
 import os
 import time
 
 
 def first_after_second(folder, number):
-    """Make ten times the number; of 0 when that of 1 is made."""
+    """Return ten times the number; number 0 waits until number 1 is done."""
     wait_for(lambda: number or (folder / '1').exists())
     (folder / str(number)).touch()
     return 10 * number
 
 
 def note_and_sleep(folder, seconds):
+    """Create a file named after the process id, then sleep; fail if seconds is negative."""
     (folder / f'{os.getpid()}_{time.monotonic_ns()}').touch()
     if seconds < 0:
-        while len(list(folder.iterdir())) < 2:  # the other has begun
+        while len(list(folder.iterdir())) < 2:  # wait for the other worker
             time.sleep(0.01)
         raise ValueError('failed')
     time.sleep(seconds)
 
 
-def wait_for(told, timeout_s=60.0):
+def wait_for(condition, timeout_s=60.0):
+    """Wait until a function returns true; fail after timeout_s."""
     end = time.monotonic() + timeout_s
-    while not told():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

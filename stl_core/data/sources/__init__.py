@@ -1,1 +1,1 @@
-"""One file a data format: ids, and a sample read by its id."""
+"""Readers of data formats, one module per format."""

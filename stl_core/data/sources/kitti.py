@@ -1,8 +1,9 @@
 """
-KITTI object files <-> types. Only here: bottom centres, column order, DontCare's -1000.
+KITTI object detection format: read images, calib, labels, results and scans; format results.
 
-A label line is: name truncated occluded alpha x0 y0 x1 y1 h w l x y z rotation_y [score], where
-x y z is the centre of the box's bottom face in the camera frame (the KITTI object devkit).
+Only this module handles bottom centres, column order and DontCare's -1000. A label line is:
+name truncated occluded alpha x0 y0 x1 y1 h w l x y z rotation_y [score], where x y z is the centre
+of the box's bottom face in the camera frame (the KITTI object devkit).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
-#: Those of a label, and a score.
+#: Columns of a label and the score.
 RESULT_COLUMNS = 16
 
 
 class DataError(ValueError):
-    """A file that is missing or is not what it should be; the message names it."""
+    """A missing or malformed file; the message names it."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """
-    The parts of a calib file that the project needs.
+    The matrices of a calib file that the project uses.
 
     :param P2: (3, 4) projection of the left colour camera (P0 where a file has no P2).
     :param cam_T_velo: (4, 4) LiDAR frame -> rectified camera frame; identity where absent.
@@ -45,14 +46,14 @@ class Calibration:
 @dataclass(frozen=True)
 class KittiFolders:
     """
-    Where the parts of a KITTI-layout data set lie; relative to nothing, so give full paths.
+    Folders of a KITTI-layout data set, as full paths.
 
     :param image_2: folder of images, ID.png or ID.jpg.
-    :param calib: folder of ID.txt, or one file for all frames.
+    :param calib: folder of ID.txt, or a single file for all frames.
     :param label_2: folder of ID.txt, or empty for unlabelled data.
     :param velodyne: folder of ID.bin, or empty.
     :param depth_2: folder of ID.png, 16-bit depth (see depth_maps), or empty.
-    :param split: a file of the frame ids to keep, or empty.
+    :param split: file of the frame ids to keep, or empty.
     """
 
     image_2: str
@@ -65,7 +66,7 @@ class KittiFolders:
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """The files of one frame; the last three are None where the data set has none."""
+    """The files of one frame; None for label, scan or depth that the data set lacks."""
 
     id: str
     image_2: Path
@@ -77,11 +78,12 @@ class FrameFiles:
 
 def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[FrameFiles]:
     """
-    List the frames of a source.
+    List the frames of a KITTI-layout data set.
 
     :param folders: the folders.
-    :param ids: the frames wanted, unless the source has a split; all images when empty.
-    :return: frames in order of id, or of ids where given.
+    :param ids: ids of the frames to list; a split of the folders overrides them; empty lists all
+        images.
+    :return: frames in order of id, or in the order of the given ids.
     :raises DataError: for a missing folder, image, calib or label, naming it.
     """
     folder = _require_exists(Path(folders.image_2), 'a folder of images')
@@ -112,15 +114,15 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
 
 
 def read_split(path: str | Path) -> tuple[str, ...]:
-    """Read an ImageSets file, one frame id a line; DataError where it is missing or has none."""
+    """Read an ImageSets file, one frame id a line; raise DataError if it is missing or empty."""
     ids = tuple(read_text(path, 'a list of frame ids').split())
-    if not ids:  # for find_frames no ids are all frames
+    if not ids:  # list_kitti_frames takes an empty tuple as all frames
         raise DataError(f'{path}: no frame id in this file')
     return ids
 
 
 def read_text(path: str | Path, expected: str) -> str:
-    """Read a text file; DataError, naming it and `what` was expected, where it is none."""
+    """Read a text file; DataError names the file and the expected content if it is none."""
     try:
         return _require_exists(Path(path), expected).read_text()
     except (UnicodeDecodeError, IsADirectoryError) as err:
@@ -128,7 +130,7 @@ def read_text(path: str | Path, expected: str) -> str:
 
 
 def read_image(path: str | Path) -> Array:
-    """Read an image file -> (H, W, 3) uint8 RGB; DataError when it does not decode."""
+    """Read an image file as (H, W, 3) uint8 RGB; raise DataError if it does not decode."""
     data = np.frombuffer(_require_exists(Path(path), 'an image').read_bytes(), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
@@ -141,8 +143,8 @@ def read_calib(path: str | Path) -> Calibration:
     Read a calib file of the object or the tracking benchmark.
 
     :param path: a file with lines such as 'P2: <12 numbers>'.
-    :return: P2, and where LiDAR and inertial unit are.
-    :raises DataError: naming the file and the line or key that is wrong.
+    :return: P2 and the poses of LiDAR and inertial unit.
+    :raises DataError: naming the file and the malformed line or key.
     """
     rows: dict[str, Array] = {}
     for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
@@ -172,8 +174,8 @@ def read_labels(path: str | Path) -> Labels:
     Read a label or result file.
 
     :param path: lines of 15 columns, or 16 with a score.
-    :return: every object of the file in its order; centres moved from the bottom to the middle.
-    :raises DataError: naming the file and line that is wrong.
+    :return: every object in file order; centres moved from the bottom face to the box centre.
+    :raises DataError: naming the file and the malformed line.
     """
     lines = read_text(path, 'a KITTI label file').splitlines()
     return parse_labels((f'{path}:{number}', line) for number, line in enumerate(lines, 1))
@@ -181,11 +183,11 @@ def read_labels(path: str | Path) -> Labels:
 
 def read_results(path: str | Path) -> Labels:
     """
-    Read a result file, which has a score in every line.
+    Read a result file: a score is required in every line.
 
     :param path: lines of 16 columns.
     :return: as read_labels.
-    :raises DataError: as read_labels, and for a line without a score, such as a label file's.
+    :raises DataError: as read_labels, and for a line without a score, as in a label file.
     """
     for number, line in enumerate(read_text(path, 'a KITTI result file').splitlines(), 1):
         columns = len(line.split())
@@ -199,24 +201,24 @@ def read_results(path: str | Path) -> Labels:
 
 def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
     """
-    Read the lines of a label file.
+    Parse the lines of a label file.
 
-    :param lines: what an error calls the line, such as 'FILE:3', and its text.
+    :param lines: location of each line for error messages, such as 'FILE:3', and its text.
     :return: as read_labels.
     :raises DataError: as read_labels.
     """
     names, table = [], []
-    for where, line in lines:
+    for location, line in lines:
         name, *values = line.split() or ['']
         if not name:
             continue
         if len(values) not in (14, 15):
             raise DataError(
-                f'{where}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
+                f'{location}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
             )
-        row = _parse_floats(values, where)
+        row = _parse_floats(values, location)
         if not np.isfinite(row).all():
-            raise DataError(f'{where}: expected finite numbers')
+            raise DataError(f'{location}: expected finite numbers')
         names.append(name)
         table.append(row if len(row) == 15 else np.append(row, 1.0))
     columns = np.array(table).reshape(-1, 15)
@@ -236,7 +238,7 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
 
 
 def read_velodyne(path: str | Path) -> Array:
-    """Read a LiDAR scan -> (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
+    """Read a LiDAR scan: (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
     data = _require_exists(Path(path), 'a velodyne scan').read_bytes()
     if len(data) % 16:
         raise DataError(f'{path}: {len(data)} bytes are not a whole number of 16-byte points')
@@ -244,7 +246,7 @@ def read_velodyne(path: str | Path) -> Array:
 
 
 def to_labels(objects: Objects3D, classes: tuple[str, ...]) -> Labels:
-    """Name predicted objects, so that they can be written or evaluated like labels."""
+    """Convert predicted objects to Labels, to write or evaluate them like labels."""
     count = len(objects)
     bearing = np.arctan2(objects.center_m[:, 0], objects.center_m[:, 2])
     return Labels(
@@ -261,7 +263,7 @@ def to_labels(objects: Objects3D, classes: tuple[str, ...]) -> Labels:
 
 
 def format_results(labels: Labels) -> str:
-    """Write objects as the lines of a result file, 16 columns, the score last."""
+    """Format objects as the lines of a result file: 16 columns, the score last."""
     bottom = labels.center_m.copy()
     bottom[:, 1] += labels.size_hwl_m[:, 0] / 2
     lines = []

@@ -1,11 +1,11 @@
 """
-KITTI's tracking layout -> a drive: its cameras, tracked objects, scans and the way of the car.
+KITTI tracking format: read a drive with its cameras, tracked objects, scans and odometry.
 
-ROOT/{image_02,calib,label_02,velodyne,oxts,poses}, all but the first two as may be; ROOT may be
-the folder above, with ROOT/training, and then each ROOT/CAMERA/training is another camera of the
-same car. A label line is: frame track, then the object benchmark's columns.
-The base is the car's own frame, x forward, y left, z up: that of KITTI's inertial unit, or of the
-LiDAR where the calib file knows no such unit. Odom is where the base was at frame 0.
+The layout is ROOT/{image_02,calib,label_02,velodyne,oxts,poses}; all but the first two are
+optional. ROOT may also be the parent folder of training/; then each ROOT/CAMERA/training is
+another camera of the same car. A label line is: frame track, then the object benchmark's columns.
+The base frame is fixed to the car, x forward, y left, z up: the frame of KITTI's inertial unit, or
+of the LiDAR if the calib file has no inertial unit. The odom frame is the base frame at frame 0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from scipy.spatial.transform import Rotation
 from stl_core.data.sources.kitti import Calibration, DataError, parse_labels, read_calib, read_text
 from stl_core.types import Array, Labels
 
-#: The camera that the scans, and the way of the car, lie with.
+#: The camera whose folder holds the scans and the odometry.
 FRONT_CAMERA = 'front'
 
-#: Where truncation has levels: the share outside the image that stands for each.
+#: Truncation level of the tracking benchmark -> fraction outside the image.
 TRUNCATION_FRACTIONS = {'0': '0', '1': '0.5', '2': '1'}
 
 EARTH_RADIUS_M = 6378137.0
@@ -33,12 +33,12 @@ OXTS_COLUMNS, POSE_COLUMNS = 30, 12
 @dataclass(frozen=True)
 class FrameTracks:
     """
-    The labelled objects of one image, and which is which in other images.
+    The labelled objects of one image with their track ids.
 
     :param labels: N objects, DontCare included.
     :param track_ids: N numbers, the same for one object in all frames and cameras; -1 for
         DontCare.
-    :param label_lines: the label lines, as the object benchmark has them.
+    :param label_lines: the label lines in the object benchmark's format.
     """
 
     labels: Labels
@@ -46,7 +46,7 @@ class FrameTracks:
     label_lines: str
 
 
-#: An image in which nothing is labelled.
+#: An image without labelled objects.
 NO_TRACKS = FrameTracks(Labels.empty(), (), '')
 
 
@@ -55,10 +55,10 @@ class DriveCamera:
     """
     One camera of a drive.
 
-    :param name: FRONT, or that of its folder.
-    :param calib: its numbers.
+    :param name: FRONT_CAMERA, or the name of the camera's folder.
+    :param calib: its calibration.
     :param images: frame number -> image file.
-    :param tracks: frame number -> objects, frames without any left out; None for a drive without
+    :param tracks: frame number -> objects, only frames that have objects; None for a drive without
         labels.
     """
 
@@ -71,11 +71,11 @@ class DriveCamera:
 @dataclass(frozen=True)
 class KittiDrive:
     """
-    A drive.
+    A drive: cameras, LiDAR scans and odometry.
 
-    :param cameras: cameras, the front one first; all have the images that it has.
-    :param scans: frame number -> LiDAR file, where there is one.
-    :param odom_T_base: (L, 4, 4) way of the car, by frame number; None where it is unknown.
+    :param cameras: the front camera first; every other camera has at least its frames.
+    :param scans: frame number -> LiDAR file, for the frames that have one.
+    :param odom_T_base: (L, 4, 4) pose of the car by frame number, base -> odom; None if unknown.
     """
 
     cameras: tuple[DriveCamera, ...]
@@ -84,52 +84,58 @@ class KittiDrive:
 
     @property
     def base_T_velo(self) -> Array:
-        """(4, 4) LiDAR frame -> base."""
+        """Transform from the LiDAR frame to the base, (4, 4)."""
         return _base_T_velo(self.cameras[0].calib)
 
     def base_T_cam(self, camera: DriveCamera) -> Array:
-        """(4, 4) frame of a camera -> base."""
+        """Return the transform from the frame of a camera to the base, (4, 4)."""
         return self.base_T_velo @ np.linalg.inv(camera.calib.cam_T_velo)
 
 
 def is_drive(root: Path) -> bool:
-    """Tell whether a folder has the tracking layout."""
+    """Return whether a folder has the tracking layout."""
     return _find_layout_root(root) is not None
 
 
 def read_drive(root: Path, sequence: str = '') -> KittiDrive:
     """
-    Read a drive; its images and scans stay files.
+    Read a drive; images and scans are listed, not loaded.
 
-    :param root: see above.
-    :param sequence: name of the drive, such as '0001'; may be empty where there is only one.
+    :param root: the folder ROOT of the module's docstring.
+    :param sequence: name of the drive, such as '0001'; may be empty if there is only one.
     :return: the drive.
-    :raises DataError: naming the file or folder that is missing or wrong.
+    :raises DataError: naming the missing or malformed file or folder.
     """
-    home = _find_layout_root(root)
-    if home is None:
+    layout_root = _find_layout_root(root)
+    if layout_root is None:
         raise DataError(f'{root}: no folder image_02 or training/image_02 in it')
-    sequence = _select_sequence(home / 'image_02', sequence)
-    homes = {FRONT_CAMERA: home}
-    if home != root:
-        others = (p for p in sorted(root.iterdir()) if p.name not in (home.name, FRONT_CAMERA))
-        homes |= {path.name: found for path in others if (found := _find_layout_root(path))}
-    views = tuple(_read_camera(name, home, sequence) for name, home in homes.items())
-    for view in views[1:]:
-        if lacking := sorted(set(views[0].images) - set(view.images)):
-            folder = homes[view.name] / 'image_02' / sequence
-            raise DataError(
-                f'{folder}/{lacking[0]:06d}.png: missing, though {FRONT_CAMERA} has it'
-            )
-    folder = home / 'velodyne' / sequence
-    scans = _files_by_number(folder, ('.bin',)) if folder.is_dir() else {}
-    way = _read_odometry(home, sequence, views[0].calib)
-    if way is not None and max(views[0].images) >= len(way):
-        raise DataError(
-            f'{home}: the way of the car has {len(way)} rows, image {max(views[0].images):06d} '
-            'none of them'
+    sequence = _select_sequence(layout_root / 'image_02', sequence)
+    layout_roots = {FRONT_CAMERA: layout_root}
+    if layout_root != root:
+        others = (
+            p for p in sorted(root.iterdir()) if p.name not in (layout_root.name, FRONT_CAMERA)
         )
-    return KittiDrive(views, scans, way)
+        layout_roots |= {
+            path.name: layout for path in others if (layout := _find_layout_root(path))
+        }
+    cameras = tuple(
+        _read_camera(name, layout_root, sequence) for name, layout_root in layout_roots.items()
+    )
+    for camera in cameras[1:]:
+        if missing := sorted(set(cameras[0].images) - set(camera.images)):
+            folder = layout_roots[camera.name] / 'image_02' / sequence
+            raise DataError(
+                f'{folder}/{missing[0]:06d}.png: missing, though {FRONT_CAMERA} has it'
+            )
+    folder = layout_root / 'velodyne' / sequence
+    scans = _files_by_number(folder, ('.bin',)) if folder.is_dir() else {}
+    odom_T_base = _read_odometry(layout_root, sequence, cameras[0].calib)
+    if odom_T_base is not None and max(cameras[0].images) >= len(odom_T_base):
+        raise DataError(
+            f'{layout_root}: the odometry has {len(odom_T_base)} rows, none for image'
+            f' {max(cameras[0].images):06d}'
+        )
+    return KittiDrive(cameras, scans, odom_T_base)
 
 
 def read_tracks(path: str | Path) -> dict[int, FrameTracks]:
@@ -137,34 +143,34 @@ def read_tracks(path: str | Path) -> dict[int, FrameTracks]:
     Read a label file of the tracking benchmark.
 
     :param path: lines of 17 columns: frame, track, and the object benchmark's.
-    :return: frame number -> its objects in their order.
-    :raises DataError: naming the file and line that is wrong.
+    :return: frame number -> its objects in file order.
+    :raises DataError: naming the file and the malformed line.
     """
     rows: dict[int, list[tuple[str, str, int]]] = {}
     for number, line in enumerate(read_text(path, 'a KITTI tracking label file').splitlines(), 1):
-        where, columns = f'{path}:{number}', line.split()
+        location, columns = f'{path}:{number}', line.split()
         if not columns:
             continue
         if len(columns) not in (17, 18):
             raise DataError(
-                f'{where}: expected 17 columns, or 18 with a score, got {len(columns)}'
+                f'{location}: expected 17 columns, or 18 with a score, got {len(columns)}'
             )
         try:
             frame, track = int(columns[0]), int(columns[1])
         except ValueError as err:
-            raise DataError(f'{where}: expected a frame and a track number ({err})') from err
+            raise DataError(f'{location}: expected a frame and a track number ({err})') from err
         columns[3] = TRUNCATION_FRACTIONS.get(columns[3], columns[3])
-        rows.setdefault(frame, []).append((where, ' '.join(columns[2:]), track))
-    return {frame: _parse_frame_tracks(found) for frame, found in rows.items()}
+        rows.setdefault(frame, []).append((location, ' '.join(columns[2:]), track))
+    return {frame: _parse_frame_tracks(frame_rows) for frame, frame_rows in rows.items()}
 
 
 def read_poses(path: str | Path) -> Array:
     """
-    Read the way of a camera as KITTI's odometry benchmark writes it.
+    Read the camera poses of a file of KITTI's odometry benchmark.
 
     :param path: rows of 12 numbers, one a frame.
     :return: (L, 4, 4) camera frame -> that camera's frame at row 0.
-    :raises DataError: naming the file and row that is wrong.
+    :raises DataError: naming the file and the malformed row.
     """
     rows = _read_table(path, POSE_COLUMNS).reshape(-1, 3, 4)
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -174,34 +180,35 @@ def read_poses(path: str | Path) -> Array:
 
 def read_oxts(path: str | Path) -> Array:
     """
-    Read what KITTI's GPS and inertial unit measured, as its raw-data paper maps it to metres.
+    Read poses from an oxts file of KITTI's GPS and inertial unit.
+
+    Positions are mapped to metres by the Mercator projection of KITTI's raw-data paper.
 
     :param path: rows of 30 numbers, one a frame: latitude, longitude, altitude, roll, pitch, yaw
         and others.
     :return: (L, 4, 4) frame of the unit -> that frame at row 0.
-    :raises DataError: naming the file and row that is wrong.
+    :raises DataError: naming the file and the malformed row.
     """
     rows = _read_table(path, OXTS_COLUMNS)
     latitude, longitude = np.radians(rows[:, :2].T)
-    scale_m = EARTH_RADIUS_M * np.cos(
-        latitude[0]
-    )  # Mercator's, true to scale where the drive begins
+    # Mercator projection, true to scale at the start of the drive
+    scale_m = EARTH_RADIUS_M * np.cos(latitude[0])
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, :3] = Rotation.from_euler('ZYX', rows[:, [5, 4, 3]]).as_matrix()
     poses[:, 0, 3] = scale_m * longitude
     poses[:, 1, 3] = scale_m * np.log(np.tan(np.pi / 4 + latitude / 2))
     poses[:, 2, 3] = rows[:, 2]
-    poses[:, :3, 3] -= poses[0, :3, 3]  # near 0, where the inverse is exact
+    poses[:, :3, 3] -= poses[0, :3, 3]  # near 0 the inverse is exact
     return np.linalg.inv(poses[0]) @ poses
 
 
 def _find_layout_root(root: Path) -> Path | None:
-    """Find the folder that holds image_02."""
+    """Return the folder that holds image_02: root, root/training or None."""
     return next((p for p in (root, root / 'training') if (p / 'image_02').is_dir()), None)
 
 
 def _select_sequence(folder: Path, sequence: str) -> str:
-    """Return the drive that is wanted, or the only one."""
+    """Return the name of the requested drive, or of the only one."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if sequence in names or (not sequence and len(names) == 1):
         return sequence or names[0]
@@ -214,7 +221,7 @@ def _select_sequence(folder: Path, sequence: str) -> str:
 def _read_camera(name: str, layout_root: Path, sequence: str) -> DriveCamera:
     path = layout_root / 'calib' / f'{sequence}.txt'
     calib = read_calib(path)
-    if np.array_equal(calib.cam_T_velo, np.eye(4)):  # what read_calib says where a file is silent
+    if np.array_equal(calib.cam_T_velo, np.eye(4)):  # read_calib's default
         raise DataError(f'{path}: expected a line "Tr_velo_cam" with 12 numbers')
     images = _files_by_number(layout_root / 'image_02' / sequence, ('.png', '.jpg'))
     if not images:
@@ -227,7 +234,7 @@ def _read_camera(name: str, layout_root: Path, sequence: str) -> DriveCamera:
 
 
 def _files_by_number(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
-    """Return the files of a folder by the number that each is named with, in its order."""
+    """Return the files of a folder by the number in their names, in ascending order."""
     if not folder.is_dir():
         raise DataError(f'{folder}: no such folder')
     paths = [path for path in folder.iterdir() if path.suffix in suffixes]
@@ -237,8 +244,8 @@ def _files_by_number(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]
 
 
 def _parse_frame_tracks(rows: list[tuple[str, str, int]]) -> FrameTracks:
-    """Read the rows of one frame: what errors call them, their text, their track."""
-    labels = parse_labels((where, text) for where, text, _ in rows)
+    """Parse the rows of one frame: location for error messages, text and track id."""
+    labels = parse_labels((location, text) for location, text, _ in rows)
     text = ''.join(f'{text}\n' for _, text, _ in rows)
     return FrameTracks(labels, tuple(track for *_, track in rows), text)
 
@@ -248,18 +255,18 @@ def _base_T_velo(calib: Calibration) -> Array:
 
 
 def _read_odometry(layout_root: Path, sequence: str, calib: Calibration) -> Array | None:
-    """Return odom_T_base by frame number, from the camera's way if it is there, else from GPS."""
+    """Return odom_T_base by frame number: from the poses file, else from oxts, else None."""
     poses, oxts = (layout_root / name / f'{sequence}.txt' for name in ('poses', 'oxts'))
     if poses.is_file():
         base_T_cam = _base_T_velo(calib) @ np.linalg.inv(calib.cam_T_velo)
         return base_T_cam @ read_poses(poses) @ np.linalg.inv(base_T_cam)
     if oxts.is_file() and calib.velo_T_imu is None:
-        raise DataError(f'{oxts}: measured by a unit whose place, Tr_imu_velo, calib does not say')
+        raise DataError(f'{oxts}: the calib file has no Tr_imu_velo, the pose of the unit')
     return read_oxts(oxts) if oxts.is_file() else None
 
 
 def _read_table(path: str | Path, num_columns: int) -> Array:
-    """Read rows of numbers; there is at least one."""
+    """Read at least one row of numbers, (L, num_columns); raise DataError otherwise."""
     rows = []
     for number, line in enumerate(
         read_text(path, f'rows of {num_columns} numbers').splitlines(), 1

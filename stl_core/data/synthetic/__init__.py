@@ -1,1 +1,1 @@
-"""A procedural driving world: camera, LiDAR, dense depth and exact KITTI labels from a seed."""
+"""Synthetic data: images, LiDAR scans, dense depth and exact KITTI labels from a seed."""

@@ -1,11 +1,11 @@
 """
-A drive through one world at 10 Hz, in the layout of KITTI's tracking benchmark.
+Synthesize a drive through one world at 10 Hz, in the layout of KITTI's tracking benchmark.
 
 OUT/training/{image_02,velodyne,depth_02}/0000/NUMBER, calib/0000.txt, label_02/0000.txt, with the
-way of the car in oxts/0000.txt (KITTI's 30 columns) and poses/0000.txt (KITTI odometry's 12).
-Surround cameras get a folder of their own each, OUT/CAMERA, calibrated and labelled in their own
-frame; the scan lies with the front camera. `kitti_to_bag` turns it into a bag. The folder object/
-beside training/ shows the same files in the layout of the object benchmark.
+odometry in oxts/0000.txt (KITTI's 30 columns) and poses/0000.txt (KITTI odometry's 12).
+Each surround camera has a folder OUT/CAMERA, with calibration and labels in its own frame; the
+scans are in the front camera's folder. `kitti_to_bag` converts a drive to a bag. The folder
+object/ next to training/ links the same files in the layout of the object benchmark.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ _ORIGIN_LAT_LON_DEG = (49.0, 8.4)
 @dataclass(frozen=True)
 class SyntheticDrive:
     """
-    A drive: where everything is at any of its frames.
+    A drive: its world and its camera.
 
-    :param job: the camera, the LiDAR and the seed, which chooses the world.
-    :param frames: how many.
+    :param job: camera model, LiDAR and the seed of the world.
+    :param frames: number of frames.
     """
 
     job: SynthesisJob
     frames: int
 
     def world(self) -> World:
-        """Draw the world as it is at the start, with road enough for any speed."""
+        """Return the world at the start, with a road long enough for the greatest speed."""
         return _cached_world(self.job.seed, self.frames / FRAME_RATE_HZ * MAX_SPEED_M_S)
 
     def camera(self) -> Camera:
@@ -77,10 +77,10 @@ def _cached_world(seed: int, drive_m: float) -> World:
 
 
 def world_at_time(world: World, seconds: float) -> World:
-    """Let the car and the traffic go on for a while."""
-    eye_m, heading = world.road.point_at(world.lateral_m, world.speed_m_s * seconds)
-    things = [move_actor(thing, world.road, seconds) for thing in world.actors]
-    return replace(world, ego_m=eye_m, heading=heading, actors=things)
+    """Return the world after some seconds: ego car and road users moved."""
+    ego_m, heading = world.road.point_at(world.lateral_m, world.speed_m_s * seconds)
+    actors = [move_actor(actor, world.road, seconds) for actor in world.actors]
+    return replace(world, ego_m=ego_m, heading=heading, actors=actors)
 
 
 def synthesize_drive(
@@ -91,46 +91,48 @@ def synthesize_drive(
     show_progress: bool = True,
 ) -> None:
     """
-    Make one drive.
+    Synthesize a drive and write it in KITTI's tracking layout.
 
-    :param job: as for single frames.
-    :param frames: how many, at 10 Hz.
-    :param workers: processes.
-    :param surround: six cameras all round instead of the front one.
-    :param show_progress: whether a progress bar is drawn.
-    :raises DataError: when the folder holds a data set made with other settings.
+    :param job: output folder, seed, sensors, as for single frames.
+    :param frames: number of frames, at 10 Hz.
+    :param workers: number of processes; 0 runs everything in this one.
+    :param surround: six surround cameras instead of the front camera only.
+    :param show_progress: whether to draw a progress bar.
+    :raises DataError: if the folder holds a data set made with other settings.
     """
     root = Path(job.out)
     settings = {**asdict(job), 'out': '', 'device': '', 'sequence': frames, 'surround': surround}
     claim_folder(root, settings)
-    views = SURROUND_CAMERAS if surround else SURROUND_CAMERAS[:1]
+    camera_names = SURROUND_CAMERAS if surround else SURROUND_CAMERAS[:1]
     drive = SyntheticDrive(job, frames)
-    for name in views:
+    for name in camera_names:
         _make_folders(camera_folder(root, name), job, name == SURROUND_CAMERAS[0])
-    rows: dict[str, list[str]] = {name: [] for name in views}
-    make = _DriveFrameWriter(drive, views)
-    for found in with_progress(
+    rows: dict[str, list[str]] = {name: [] for name in camera_names}
+    make = _DriveFrameWriter(drive, camera_names)
+    for label_lines in with_progress(
         map_ordered(make, range(frames), workers), frames, 'frames', show_progress
     ):
-        for name, text in found.items():
+        for name, text in label_lines.items():
             rows[name].append(text)
     poses, oxts = _format_odometry(drive)
-    for name in views:
-        turn = camera_rays(drive.camera(), SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])[1]
-        text = calib_text(drive.camera().P, job.lidar, turn)
+    for name in camera_names:
+        camera_R_rig = camera_rays(drive.camera(), SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])[
+            1
+        ]
+        text = calib_text(drive.camera().P, job.lidar, camera_R_rig)
         folder = camera_folder(root, name)
         (folder / 'object/calib').mkdir(parents=True, exist_ok=True)
         for number in range(frames):
             (folder / f'object/calib/{number:06d}.txt').write_text(text)
         for old, new in (('R0_rect', 'R_rect'), ('velo_to_cam', 'velo_cam'), ('imu_to', 'imu')):
             text = text.replace(old, new)
-        found = {'calib': text, 'label_02': ''.join(rows[name]), 'poses': poses, 'oxts': oxts}
-        for part, content in found.items():
+        contents = {'calib': text, 'label_02': ''.join(rows[name]), 'poses': poses, 'oxts': oxts}
+        for part, content in contents.items():
             (folder / 'training' / part / f'{_SEQUENCE}.txt').write_text(content)
 
 
 def camera_folder(root: Path, name: str) -> Path:
-    """Return the folder of one camera: the front one's is the data set's own."""
+    """Return the folder of a camera: root for the front camera, root/name for the others."""
     return root if name == SURROUND_CAMERAS[0] else root / name
 
 
@@ -156,13 +158,13 @@ class _DriveFrameWriter:
     camera_names: tuple[str, ...]
 
     def __call__(self, number: int) -> dict[str, str]:
-        """Write one moment's files; return the lines of each camera's label file."""
+        """Write the files of one frame; return the label lines of each camera."""
         job, root = self.drive.job, Path(self.drive.job.out)
         world, camera = (
             world_at_time(self.drive.world(), number / FRAME_RATE_HZ),
             self.drive.camera(),
         )
-        found = {}
+        label_lines = {}
         for name in self.camera_names:
             model = replace(job.model, yaw_deg=SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])
             lidar = job.lidar if name == SURROUND_CAMERAS[0] else None
@@ -173,8 +175,8 @@ class _DriveFrameWriter:
             )
             folder = camera_folder(root, name)
             _write_frame_files(folder, number, frame, job)
-            found[name] = _format_tracks(frame, number)
-        return found
+            label_lines[name] = _format_tracks(frame, number)
+        return label_lines
 
 
 def _write_frame_files(
@@ -192,19 +194,19 @@ def _write_frame_files(
 
 
 def _format_tracks(frame: SyntheticFrame, number: int) -> str:
-    """Write labels as the tracking benchmark has them: frame, track, whole-number truncation."""
+    """Format labels for the tracking benchmark: frame, track, truncation as an integer level."""
     rows = []
     labels = frame.annotations.labels
     lines = format_results(labels).splitlines()
-    for line, owner, cut in zip(lines, frame.annotations.actor_id, labels.truncated, strict=True):
+    for line, actor, cut in zip(lines, frame.annotations.actor_id, labels.truncated, strict=True):
         name, _, *rest = line.split()[:-1]
-        track, level = (-1, -1) if name == 'DontCare' else (owner, int(cut > 0.15) + (cut > 0.5))
+        track, level = (-1, -1) if name == 'DontCare' else (actor, int(cut > 0.15) + (cut > 0.5))
         rows.append(f'{number} {track} {name} {level} {" ".join(rest)}\n')
     return ''.join(rows)
 
 
 def _format_odometry(drive: SyntheticDrive) -> tuple[str, str]:
-    """Return the car's way: rows of the front camera's poses, and of oxts."""
+    """Return the odometry as text: rows of the front camera's poses, and of oxts."""
     world, up_m = drive.world(), np.array([0.0, -drive.job.model.mount_m, 0.0])
     lidar_m = np.array((drive.job.lidar or Lidar()).position_m)
     imu_m = lidar_m + RIG_R_VELO @ np.array(IMU_IN_VELO_M)
@@ -212,21 +214,21 @@ def _format_odometry(drive: SyntheticDrive) -> tuple[str, str]:
     first = rotation_about_y(float(world.road.heading_at(0.0)))
     poses, oxts = [], []
     for number in range(drive.frames):
-        now = world_at_time(world, number / FRAME_RATE_HZ)
-        eye_m, turn = now.ego_m + up_m, rotation_about_y(now.heading)
-        pose = np.column_stack([first.T @ turn, first.T @ (eye_m - start)])
+        current = world_at_time(world, number / FRAME_RATE_HZ)
+        camera_m, rotation = current.ego_m + up_m, rotation_about_y(current.heading)
+        pose = np.column_stack([first.T @ rotation, first.T @ (camera_m - start)])
         poses.append(' '.join(f'{value:.9e}' for value in pose.ravel()) + '\n')
-        oxts.append(_format_oxts(eye_m + turn @ imu_m, now.heading, now.speed_m_s))
+        oxts.append(_format_oxts(camera_m + rotation @ imu_m, current.heading, current.speed_m_s))
     return ''.join(poses), ''.join(oxts)
 
 
 def _format_oxts(imu_m: Array, heading: float, speed_m_s: float) -> str:
-    """Write a row of KITTI's GPS and inertial data: east is world x, north is world z."""
+    """Format a row of KITTI's oxts file: east is world x, north is world z."""
     lat = _ORIGIN_LAT_LON_DEG[0] + np.degrees(imu_m[2] / _EARTH_RADIUS_M)
     lon = _ORIGIN_LAT_LON_DEG[1] + np.degrees(
         imu_m[0] / _EARTH_RADIUS_M / np.cos(np.radians(_ORIGIN_LAT_LON_DEG[0]))
     )
-    yaw = np.pi / 2 - heading  # from east, anticlockwise
+    yaw = np.pi / 2 - heading  # counterclockwise from east
     north, east = speed_m_s * np.cos(heading), speed_m_s * np.sin(heading)
     numbers = [lat, lon, 116.0 - imu_m[1], 0, 0, yaw, north, east, speed_m_s, 0, 0, 0, 0, 9.81]
     numbers += [0, 0, 9.81, *[0] * 6, 0.05, 0.02]

@@ -1,8 +1,8 @@
 """
-Frames -> files in KITTI's layout, by as many processes as there are cores.
+Synthesize a data set of single frames and write it in KITTI's object layout, in parallel.
 
-A frame's files depend on (seed, number) alone, so an interrupted run goes on where it stopped and
-the number of processes changes nothing.
+A frame's files depend on (seed, number) only, so an interrupted run resumes where it stopped and
+the number of processes does not change the result.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from stl_core.types import Array, Labels
 #: Every fifth frame is for validation.
 VAL_EVERY = 5
 SETTINGS_FILE = 'synthetic.json'
-#: Place of KITTI's inertial unit in the LiDAR's frame; their axes are the same.
+#: Position of KITTI's inertial unit in the LiDAR frame; their axes are parallel.
 IMU_IN_VELO_M = (-0.81, 0.32, -0.80)
 RIG_R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-#: One filter for all rows instead of the best of five for each: a third less time, pictures 1 to
-#: 4 % larger. An older OpenCV cannot choose.
+#: One PNG filter for all rows instead of the best of five per row: a third less time, files 1 to
+#: 4 % larger. Older OpenCV versions cannot select the filter.
 FAST_PNG: tuple[int, ...] = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
     FAST_PNG += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
@@ -39,15 +39,15 @@ if hasattr(cv2, 'IMWRITE_PNG_FILTER'):
 @dataclass(frozen=True)
 class SynthesisJob:
     """
-    A data set to be made.
+    Settings of a synthetic data set.
 
-    :param out: its folder.
+    :param out: output folder.
     :param seed: root of all randomness.
-    :param model: the camera.
+    :param model: the camera model.
     :param lidar: the LiDAR, None for a data set without scans.
-    :param depth: whether dense depth is written.
-    :param suffix: '.png' or '.jpg', of the images.
-    :param device: where to compute, such as 'cpu' or 'cuda:0'.
+    :param depth: whether to write dense depth.
+    :param suffix: suffix of the images, '.png' or '.jpg'.
+    :param device: device of the shading, such as 'cpu' or 'cuda:0'.
     """
 
     out: str
@@ -63,13 +63,13 @@ def synthesize_dataset(
     job: SynthesisJob, frames: int, workers: int, show_progress: bool = True
 ) -> None:
     """
-    Make a data set: training/{image_2,calib,label_2,velodyne,depth_2} and ImageSets.
+    Synthesize a data set: training/{image_2,calib,label_2,velodyne,depth_2} and ImageSets.
 
-    :param job: what to make.
-    :param frames: how many frames.
-    :param workers: processes; 0 makes every frame in this one.
-    :param show_progress: whether a progress bar is drawn.
-    :raises DataError: when the folder holds a data set made with other settings.
+    :param job: settings of the data set.
+    :param frames: number of frames.
+    :param workers: number of processes; 0 runs everything in this one.
+    :param show_progress: whether to draw a progress bar.
+    :raises DataError: if the folder holds a data set made with other settings.
     """
     root = Path(job.out)
     claim_folder(root, {**asdict(job), 'out': '', 'device': ''})
@@ -87,12 +87,12 @@ def synthesize_dataset(
 
 @dataclass(frozen=True)
 class FrameWriter:
-    """Makes and writes frames of a data set by number."""
+    """Synthesizes and writes frames of a data set by number; picklable, for worker processes."""
 
     job: SynthesisJob
 
     def __call__(self, number: int) -> int:
-        """Make frame `number`; return the number."""
+        """Synthesize and write frame `number`; return the number."""
         job = self.job
         frame = make_frame(job.seed, number, job.model, job.lidar, job.device)
         write_frame(Path(job.out) / 'training', f'{number:06d}', frame, job)
@@ -100,7 +100,7 @@ class FrameWriter:
 
 
 def claim_folder(root: Path, settings: dict[str, Any]) -> None:
-    """Write down how a data set is made; refuse to mix two of them in one folder."""
+    """Write the settings file; raise DataError if the folder holds other settings."""
     path, text = root / SETTINGS_FILE, json.dumps(settings, indent=1) + '\n'
     if path.exists() and path.read_text() != text:
         raise DataError(f'{path}: this folder was made with other settings; choose a new one')
@@ -109,19 +109,19 @@ def claim_folder(root: Path, settings: dict[str, Any]) -> None:
 
 
 def write_splits(folder: Path, ids: list[str]) -> None:
-    """Write train.txt, val.txt (every fifth frame; of 2 to 4 the last) and trainval.txt."""
+    """Write train.txt, val.txt (every fifth frame; the last of 2 to 4) and trainval.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[1:][-1:]
+    val_ids = ids[VAL_EVERY - 1 :: VAL_EVERY] or ids[1:][-1:]
     for name, rows in (
-        ('train', [i for i in ids if i not in set(held)]),
-        ('val', held),
+        ('train', [i for i in ids if i not in set(val_ids)]),
+        ('val', val_ids),
         ('trainval', ids),
     ):
         (folder / f'{name}.txt').write_text(''.join(f'{row}\n' for row in rows))
 
 
 def write_frame(root: Path, frame_id: str, frame: SyntheticFrame, job: SynthesisJob) -> None:
-    """Write the files of one frame, the label file last: it tells that the frame is complete."""
+    """Write the files of one frame, the label file last: it marks the frame as complete."""
     write_image(root / 'image_2' / f'{frame_id}{job.suffix}', frame.image)
     (root / 'calib' / f'{frame_id}.txt').write_text(calib_text(frame.camera.P, job.lidar))
     if frame.scan is not None:
@@ -132,37 +132,40 @@ def write_frame(root: Path, frame_id: str, frame: SyntheticFrame, job: Synthesis
 
 
 def write_image(path: Path, image: Array) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG or JPEG by the path's suffix."""
+    """Write (H, W, 3) uint8 RGB as PNG or JPEG, by the suffix of the path."""
     options = FAST_PNG if path.suffix == '.png' else (cv2.IMWRITE_JPEG_QUALITY, 95)
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
 
 
 def label_text(labels: Labels) -> str:
-    """Write labels as KITTI's label files have them: 15 columns, no score."""
+    """Format labels as a KITTI label file: 15 columns, no score."""
     rows = format_results(labels).splitlines()
     return ''.join(row.rsplit(' ', 1)[0] + '\n' for row in rows)
 
 
 def calib_text(P: Array, lidar: Lidar | None, camera_R_rig: Array | None = None) -> str:
     """
-    Write a calib file of the object benchmark.
+    Format a calib file of the object benchmark.
 
-    :param P: (3, 4) of camera 2; the others stand where KITTI's stand beside it.
-    :param lidar: where the LiDAR is; without one where it would be.
-    :param camera_R_rig: (3, 3) camera_R_rig, identity for the front camera.
+    :param P: (3, 4) projection of camera 2; the other cameras get KITTI's offsets from it.
+    :param lidar: the LiDAR, for its position; None takes the default position.
+    :param camera_R_rig: (3, 3) rotation rig -> camera; None is identity, for the front camera.
+    :return: the text of the file.
     """
     lines = []
     for number, offset_m in enumerate((0.0, 0.537, None, 0.473)):
-        each = P.copy()
+        projection = P.copy()
         if offset_m is not None:
-            each[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
-        lines.append(_format_matrix(f'P{number}', each))
+            projection[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
+        lines.append(_format_matrix(f'P{number}', projection))
     camera_R_rig = np.eye(3) if camera_R_rig is None else camera_R_rig
-    place = np.array((lidar or Lidar()).position_m)[:, None]
+    position_m = np.array((lidar or Lidar()).position_m)[:, None]
     imu = np.column_stack([np.eye(3), IMU_IN_VELO_M])
     lines += [
         _format_matrix('R0_rect', np.eye(3)),
-        _format_matrix('Tr_velo_to_cam', camera_R_rig @ np.concatenate([RIG_R_VELO, place], 1)),
+        _format_matrix(
+            'Tr_velo_to_cam', camera_R_rig @ np.concatenate([RIG_R_VELO, position_m], 1)
+        ),
         _format_matrix('Tr_imu_to_velo', imu),
     ]
     return '\n'.join(lines) + '\n'

@@ -1,1 +1,1 @@
-"""One file a distillation loss."""
+"""Distillation losses: functions (DistillView, config) -> unweighted scalar."""

@@ -1,11 +1,11 @@
 """
-What ours is compared with: distillation that selects nothing, or other things.
+Baseline distillation losses, to compare MonoSTL with: ungated ones, and MonoDistill's.
 
-feature, scene, relation and heads are the ablations and parts of the public code
-(DingCodeLab/MonoSTL at 2f761c9; scene and heads come from MonoDistill, Chong et al., ICLR 2022),
-with its scale: where a step is shared among processes or parts, scene and relation divide by what
-their share has, as relation_public does. Leaving every loss out is the baseline without
-distillation.
+plain_feature, plain_scene, plain_relation and plain_heads are ablations and parts of the public
+code (DingCodeLab/MonoSTL at 2f761c9; scene and heads come from MonoDistill, Chong et al., ICLR
+2022), with its scale: if a step is split among processes or micro-batches, plain_scene and
+plain_relation divide by the counts of their part, as relation_public does. A run without any of
+the losses is the baseline without distillation.
 Shapes: B batch, N object slots, K objects of the batch, C channels, A heading bins, h w grid.
 """
 
@@ -24,31 +24,31 @@ from stl_core.distill.losses.response import object_response_loss
 from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
 from stl_core.tensors.reductions import masked_mean
 
-#: Head maps compared by L1, and how many of their channels.
+#: Head maps compared by L1, and the number of compared channels.
 _COMPARED_CHANNELS = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
 
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """A baseline has no number to choose."""
+    """Configuration of a baseline; it has no options."""
 
 
 def plain_response_loss(view: DistillView, config: BaselineConfig) -> Tensor:
-    """Compare answers at objects (answers.at_objects), every object alike, and no heatmap."""
+    """Compute object_response_loss with the same weight for every object, without heatmaps."""
     return object_response_loss(view, torch.ones_like(view.teacher.sigma_m))
 
 
 def plain_feature_loss(view: DistillView, config: BaselineConfig) -> Tensor:
-    """L2 in boxes, ungated: 1/10 sum over strides of mean over cells of (1/2C) sum_c dF^2."""
+    """Compute 1/10 sum over strides of mean over cells in boxes of (1/2C) sum_c dF^2, ungated."""
     return box_feature_mse(view, torch.ones_like(view.teacher.sigma_m)) / 10
 
 
 def plain_scene_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """
-    Relations of places instead of objects, as MonoDistill has them.
+    Compare the affinities of map cells instead of objects, as MonoDistill does.
 
-    Every level is resized to the coarsest; A = F F^T over its cells within an image. The sum over
-    strides of mean |A_s - A_t| / B. Objects play no part.
+    Every level is resized to the coarsest; A = F F^T over the cells of an image. The loss is the
+    sum over strides of mean |A_s - A_t| / B. It does not use the objects.
     """
     levels = view.feature_pairs()
     h, w = levels[-1][1].shape[-2:]
@@ -61,20 +61,20 @@ def plain_scene_loss(view: DistillView, config: BaselineConfig) -> Tensor:
 
 
 def plain_relation_loss(view: DistillView, config: BaselineConfig) -> Tensor:
-    """Relations of objects, ungated: sum over strides of 1 / K^4 sum_ij |A_s - A_t|_ij."""
+    """Compute the ungated DASRD: sum over strides of 1 / K^4 sum_ij |A_s - A_t|_ij."""
     differences = affinity_differences(view, cells=7)
     return torch.stack([gap.sum() / max(len(gap), 1) ** 4 for gap in differences]).sum()
 
 
 def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     """
-    Head maps around box centres by L1, headings at objects by KL and L1.
+    Compare head maps around box centres by L1, and headings at objects by KL and L1.
 
-    The maps are compared in a square of the size of CenterNet's Gaussian; depth by its logit.
-    Only valid objects take part: in the public code, padding slots do too.
+    The maps are compared in a square of the size of CenterNet's Gaussian; depth is compared as a
+    logit. Only valid objects count; the public code also counts padding slots.
 
-    :param view: the batch; both networks have MonoDLE's head maps.
-    :param config: nothing to choose.
+    :param view: the batch; both networks must have MonoDLE's head maps.
+    :param config: without options.
     :return: scalar; 0 when no object is valid.
     :raises ValueError: for a network without those maps.
     """
@@ -93,23 +93,23 @@ def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
 
 
 def _has_map(side: NetworkOutputs, name: str) -> bool:
-    """Whether a network has that head, and it is a (B, C, h, w) map."""
+    """Return whether a network has the head `name`, and it is a (B, C, h, w) map."""
     return name in side.heads and side.heads[name].dim() == 4
 
 
 def _gaussian_squares(targets: Targets, stride: float, h: int, w: int) -> Tensor:
     """
-    Mark the square that each object's Gaussian fills.
+    Return the cells in the squares that the objects' Gaussians fill.
 
-    Of CornerNet's three radii for an overlap of 0.7, the third is always the least with
+    Of CornerNet's three radii for an overlap of 0.7, the third is always the smallest with
     CenterNet's roots; for s = width + height it is 0.7 (sqrt(s^2 + 12/7 width height) - s).
 
-    :return: (B, h, w) bool.
+    :return: (B, h, w) bool, union over the valid objects.
     """
     box = targets.box_px / stride
     side = box[..., 2:] - box[..., :2]
-    around = side.sum(-1)
-    radius = 0.7 * ((around.square() + 12 / 7 * side.prod(-1)).sqrt() - around)
+    side_sum = side.sum(-1)
+    radius = 0.7 * ((side_sum.square() + 12 / 7 * side.prod(-1)).sqrt() - side_sum)
     radius = radius.floor().clamp(min=0)[..., None]
     x, y = ((box[..., 2:] + box[..., :2]) / 2).floor().unbind(-1)
     columns = (torch.arange(w, device=box.device) - x[..., None]).abs() <= radius
@@ -119,7 +119,7 @@ def _gaussian_squares(targets: Targets, stride: float, h: int, w: int) -> Tensor
 
 
 def _heading_loss(view: DistillView) -> Tensor:
-    """KL over bins, mean over objects and bins, and mean L1 of the true bin's remainder."""
+    """Compute KL, mean over objects and bins, plus mean L1 of the true bin's residual."""
     valid = view.targets.valid
     student, teacher = (side.predictions['heading'] for side in (view.student, view.teacher))
     (student_bins, student_residual), (teacher_bins, teacher_residual) = (
@@ -128,8 +128,8 @@ def _heading_loss(view: DistillView) -> Tensor:
     )
     log_p = teacher_bins.log_softmax(-1)
     kl = F.kl_div(student_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
-    width = 2 * math.pi / teacher_bins.shape[-1]
-    alpha = torch.where(valid, view.targets.alpha, 0)  # any number may be where nothing is
-    true = torch.remainder(torch.round(alpha / width), teacher_bins.shape[-1])
+    bin_width = 2 * math.pi / teacher_bins.shape[-1]
+    alpha = torch.where(valid, view.targets.alpha, 0)  # empty slots may hold any number
+    true = torch.remainder(torch.round(alpha / bin_width), teacher_bins.shape[-1])
     gap = (student_residual - teacher_residual).abs().gather(-1, true.long()[..., None])
     return masked_mean(kl, valid) + masked_mean(gap, valid)

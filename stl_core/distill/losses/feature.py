@@ -1,10 +1,10 @@
 """
 Depth-aware selective feature distillation, DASFD (Ding et al., MonoSTL, TCSVT 2024).
 
-At objects the student's adapted features imitate the teacher's, the more the less the student
-knows of the object's depth, and the more the teacher knows: what the student knows already it need
-not learn from LiDAR, and what LiDAR does not tell is not to be learnt.
-Shapes: B batch, N object slots, M cells in boxes, C channels.
+The student's adapted features at objects imitate the teacher's. The weight of an object rises with
+the student's depth uncertainty and with the teacher's certainty: the student need not learn from
+LiDAR what it can already estimate, and should not imitate a teacher that is uncertain itself.
+Shapes: B batch, N object slots, C channels, h w grid.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from stl_core.tensors.reductions import masked_mean
 @dataclass(frozen=True)
 class FeatureLossConfig:
     """
-    Our DASFD.
+    Configuration of our DASFD.
 
-    :param half_sigma_m: the student's depth sigma at which an object counts half, metres.
-    :param sure_sigma_m: the teacher's at which it counts half; infinite (.inf in YAML) trusts the
-        teacher in everything, as the public code does.
-    :param around: how far beyond its box an object's features are compared, as share of the width
-        and height of the box: the ground on which it stands, and what is beside it, tell its
-        distance, too.
+    :param half_sigma_m: the student's depth sigma at which an object has half weight, metres.
+    :param sure_sigma_m: the teacher's depth sigma at which an object has half weight, metres;
+        infinite (.inf in YAML) trusts the teacher for every object, as the public code does.
+    :param around: how far beyond its box an object's features are compared, as fraction of the
+        width and height of the box: the ground below an object and its neighbours also show its
+        distance.
     """
 
     half_sigma_m: float = 0.5
@@ -39,33 +39,33 @@ class FeatureLossConfig:
     around: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by, doubt of nothing, and less than the box."""
+        """Raise ValueError for sigmas not above 0, infinite half_sigma_m or negative around."""
         check_positive('half_sigma_m', self.half_sigma_m)
         check_positive('sure_sigma_m', self.sure_sigma_m)
         if math.isinf(self.half_sigma_m):
-            raise ValueError('half_sigma_m: infinite, which would teach nothing; must be finite')
+            raise ValueError('half_sigma_m: infinite gives every object weight 0; must be finite')
         if not self.around >= 0:
             raise ValueError(f'around: {self.around} of a box; must be at least 0')
 
 
 @dataclass(frozen=True)
 class PublicFeatureLossConfig:
-    """The public code's DASFD has no number to choose."""
+    """Configuration of the public code's DASFD; it has no options."""
 
 
 def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
     """
-    Mean over strides and objects of g * mean over cells of h / (1 + h / 2).
+    Compute our DASFD: mean over strides and objects of g * mean over cells of h / (1 + h / 2).
 
-    h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is how much the teacher's channel varies over
-    objects, see channels.scale: neither its scale nor the number of channels weighs. What is far
-    off teaches no more than 2, so that a few cells cannot own the loss.
-    g is weight_of each object. An object's cells are those of its box where none is nearer, and
-    those around it, see boxes.own_cells; the mean over them comes first, or the near, which fill
-    the most and are known the best, would teach the most.
+    h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is the deviation of the teacher's channel
+    over objects, see weighting.channel_statistics: neither the scale nor the number of channels
+    matters. A cell contributes at most 2, so that a few very different cells cannot dominate.
+    g is object_weights. An object's cells are those of its box where no other object is nearer,
+    and those around it, see regions.object_cells. They are averaged per object first: otherwise
+    near objects, which cover the most cells and are estimated best, would dominate.
 
     :param view: the batch.
-    :param config: the gates, and how far around an object is looked.
+    :param config: the gates, and how far around an object features are compared.
     :return: scalar, at most 2; 0 when no object is valid.
     """
     weight = object_weights(view, config)
@@ -83,9 +83,9 @@ def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
 
 def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
     """
-    How far each object is let through: the student's doubt times the teacher's certainty.
+    Compute the weight of each object: the student's uncertainty times the teacher's confidence.
 
-    s_s^2 / (half^2 + s_s^2) * sure^2 / (sure^2 + s_t^2), s being the sigmas of depth, metres.
+    s_s^2 / (half^2 + s_s^2) * sure^2 / (sure^2 + s_t^2), where s are the sigmas of depth, metres.
 
     :param view: the batch.
     :param config: the gates.
@@ -97,15 +97,16 @@ def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
 
 def public_feature_loss(view: DistillView, config: PublicFeatureLossConfig) -> Tensor:
     """
-    DASFD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
+    Compute DASFD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
     1/10 of the sum over strides of the mean over cells in boxes of
-    (1 - min(1, 1 / sigma)) * (1/2C) sum_c (F_s - F_t)^2: nothing at all for objects whose depth
-    the student knows to a metre. Boxes are cut at the map and own one cell at least, the nearest
-    winning; there, off-map boxes lose theirs, small ones vanish and the last label wins.
+    (1 - min(1, 1 / sigma)) * (1/2C) sum_c (F_s - F_t)^2, with the student's sigma: 0 for objects
+    whose depth it knows to a metre. Boxes are clipped at the map and cover at least one cell; the
+    nearest object owns a cell. In the public code, boxes beyond the map's edge lose their cells,
+    small boxes vanish and the last label owns a cell.
 
     :param view: the batch.
-    :param config: nothing to choose.
+    :param config: without options.
     :return: scalar; 0 when no object is valid.
     """
     weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
@@ -113,7 +114,7 @@ def public_feature_loss(view: DistillView, config: PublicFeatureLossConfig) -> T
 
 
 def box_feature_mse(view: DistillView, weight: Tensor) -> Tensor:
-    """Sum over strides of the mean over cells in boxes of (1/2C) sum_c dF^2, by (B, N) weights."""
+    """Sum over strides the mean over cells in boxes of (1/2C) sum_c dF^2 times (B, N) weights."""
     terms = []
     for stride, student, teacher in view.feature_pairs():
         weights, in_box = cell_weights(view.targets, stride, teacher, weight)
@@ -125,12 +126,12 @@ def cell_weights(
     targets: Targets, stride: float, teacher: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
-    Give each cell in a box the weight of its owner; without any teacher's feature it has none.
+    Assign each cell in a box the weight of the object that owns it.
 
     :param targets: network pixels.
-    :param stride: pixels a cell.
-    :param teacher: (B, C, h, w), the teacher's map.
-    :param weight: (B, N) of each object.
+    :param stride: pixels per cell.
+    :param teacher: (B, C, h, w), the teacher's map; cells that are 0 in all channels do not count.
+    :param weight: (B, N) weight of each object.
     :return: (B, h, w) weights, and (B, h, w) bool, which cells count.
     """
     owner, in_box = regions.nearest_object_map(targets, stride, *teacher.shape[-2:])

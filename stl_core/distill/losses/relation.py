@@ -1,9 +1,9 @@
 """
 Depth-aware selective relation distillation, DASRD (Ding et al., MonoSTL, TCSVT 2024).
 
-How alike two objects look to the teacher, they shall look to the student: RoIAlign's features of
-each object, their inner products with each other, the difference of those between the networks,
-weighted by how sure the teacher is of both objects' depth.
+The student's pairwise feature similarities should match the teacher's. Both networks' features are
+pooled per object by RoIAlign; the inner products of all pairs of objects are compared between the
+networks, weighted by the teacher's certainty about the depth of both objects.
 Shapes: B batch, N object slots, K objects of the batch, C channels, h w grid.
 """
 
@@ -26,15 +26,15 @@ from stl_core.tensors.reductions import step_normalizer
 @dataclass(frozen=True)
 class RelationLossConfig:
     """
-    Our DASRD.
+    Configuration of our DASRD.
 
     :param half_sigma_m: the teacher's depth sigma (root mean square of the two objects) at which
-        a pair counts half, metres.
-    :param cells: an object is pooled to this many cells a side.
-    :param across_images: weight of a pair from two images, where one within an image weighs 1.
-        At 0 it does not matter which images share a batch. Where images show few objects there
-        are few pairs then; 1 takes all, as the public code does, of those that a process or part
-        of the step has: with several, each sees fewer pairs.
+        a pair has half weight, metres.
+    :param cells: cells per side of a pooled object.
+    :param across_images: weight of a pair from two images; a pair within an image has weight 1.
+        At 0 the loss does not depend on which images share a batch, but images with few objects
+        have few pairs. 1 counts all pairs, as the public code does; if a step is split among
+        processes or micro-batches, only pairs within a part count.
     """
 
     half_sigma_m: float = 1.0
@@ -42,7 +42,7 @@ class RelationLossConfig:
     across_images: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by, no cell, and a weight below nothing."""
+        """Raise ValueError for half_sigma_m not above 0, cells below 1 or a negative weight."""
         check_positive('half_sigma_m', self.half_sigma_m)
         _check_cells(self.cells)
         if not self.across_images >= 0:
@@ -52,27 +52,27 @@ class RelationLossConfig:
 @dataclass(frozen=True)
 class PublicRelationLossConfig:
     """
-    The public code's DASRD.
+    Configuration of the public code's DASRD.
 
-    :param cells: an object is pooled to this many cells a side.
+    :param cells: cells per side of a pooled object.
     """
 
     cells: int = 7
 
     def __post_init__(self) -> None:
-        """Refuse no cell."""
+        """Raise ValueError for cells below 1."""
         _check_cells(self.cells)
 
 
 def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
     """
-    Mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
+    Compute our DASRD: mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
 
-    A_ij is the cosine of the pooled features of objects i and j, so in [-1, 1], each channel less
-    its mean and by its deviation over the teacher's objects, see channels.scale: else what all
-    objects have in common would make them all alike. c_ij = 1 / (1 + u / half^2) with
-    u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. Pairs of an object with itself count, so that
-    having every object twice changes nothing.
+    A_ij is the cosine of the pooled features of objects i and j, in [-1, 1]. Each channel is
+    standardised by its mean and deviation over the teacher's objects, see
+    weighting.channel_statistics: otherwise features that all objects share would make all pairs
+    similar. c_ij = 1 / (1 + u / half^2) with u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. Pairs
+    of an object with itself count, so that duplicating every object changes nothing.
 
     :param view: the batch.
     :param config: gate, pooling and the weight of pairs across images.
@@ -100,11 +100,11 @@ def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
 
 def public_relation_loss(view: DistillView, config: PublicRelationLossConfig) -> Tensor:
     """
-    DASRD as the public code computes it (DingCodeLab/MonoSTL at 2f761c9).
+    Compute DASRD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
     Sum over strides of 1 / (2 K^4) sum_ij |A_s - A_t|_ij / (sigma_i^2 + sigma_j^2): plain inner
-    products, sigma of the teacher, all pairs of the batch, or of the share of it that a process
-    or part has. Its log terms cancel and are left out. Boxes are cut at the canvas.
+    products, sigma of the teacher, all pairs of the batch, or of its part in one process or
+    micro-batch. The log terms cancel and are left out. Boxes are clipped at the canvas.
 
     :param view: the batch.
     :param config: pooling.
@@ -122,13 +122,13 @@ def cosine_affinity(
     grid: Tensor, rois: Tensor, stride: int, cells: int, statistics: ChannelStatistics
 ) -> Tensor:
     """
-    Compare the objects of a map with each other.
+    Compute the cosine similarities of all pairs of objects on a feature map.
 
     :param grid: (B, C, h, w) features.
-    :param rois: (K, 5), see boxes.rois.
-    :param stride: pixels a cell of the grid.
-    :param cells: an object is pooled to this many a side.
-    :param statistics: what a channel has in common, and how much it varies.
+    :param rois: (K, 5), see regions.object_rois.
+    :param stride: pixels per cell of the grid.
+    :param cells: cells per side of a pooled object.
+    :param statistics: mean and deviation by which each channel is standardised.
     :return: (K, K) cosines, -1 to 1.
     """
     rows = (pool_rois(grid, rois, stride, cells) - statistics.mean) / statistics.deviation
@@ -136,7 +136,7 @@ def cosine_affinity(
 
 
 def affinity_differences(view: DistillView, cells: int) -> list[Tensor]:
-    """List for each stride (K, K) |A_s - A_t| of plain inner products over the whole batch."""
+    """Return for each stride the (K, K) |A_s - A_t| of plain inner products over the batch."""
     rois = regions.object_rois(view.targets, view.size_px, regions.valid_indices(view.targets))
     return [
         (
@@ -148,7 +148,7 @@ def affinity_differences(view: DistillView, cells: int) -> list[Tensor]:
 
 
 def affinity_matrix(rows: Tensor) -> Tensor:
-    """(K, ...) features of objects -> (K, K) inner products."""
+    """Compute the (K, K) inner products of (K, ...) features of objects."""
     flat = rows.flatten(1)
     return flat @ flat.T
 
@@ -159,5 +159,5 @@ def _check_cells(cells: int) -> None:
 
 
 def pair_sums(value: Tensor) -> Tensor:
-    """(K,) -> (K, K) sums of two."""
+    """Compute the (K, K) sums of all pairs of (K,) values."""
     return value[:, None] + value

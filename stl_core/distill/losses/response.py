@@ -1,8 +1,18 @@
 """
-Answers of two networks compared all over objects, where both draw them as maps.
+Response distillation: the student's head outputs imitate the teacher's at objects.
 
-Labels teach the cell of an object's centre; a detector reads its answers wherever its peak is.
-Shapes: B batch, N object slots, C classes, h w grid.
+response_loss is the sum of four terms, weighted by the teacher's certainty about depth:
+
+- object_response_loss compares the predictions of both networks for each target.
+- heatmap_response_loss compares the heatmaps in the objects' boxes.
+- depth_response_loss compares the depth distributions in all cells of an object.
+- peak_weighted_response_loss compares the other predictions in all cells of an object, weighted by
+  the teacher's heatmap.
+
+The last three need head maps of the same size from both networks, see shared_head_maps. Labels
+supervise only the cell of an object's centre, but a detector reads its predictions wherever its
+heatmap peaks; these terms supervise the other cells, too.
+Shapes: B batch, N object slots, C classes, A heading bins, D numbers of a prediction, h w grid.
 """
 
 from __future__ import annotations
@@ -20,19 +30,19 @@ from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import DistillView
 from stl_core.tensors.reductions import masked_mean
 
-#: Bounds of a log sigma (metres): far from what a network should say, near enough for float32.
+#: Bounds of a log sigma (metres): wider than any useful prediction, and safe in float32.
 _LOG_SIGMA_BOUNDS = (math.log(1e-3), math.log(1e3))
 
 
 @dataclass(frozen=True)
 class SharedHeadMaps:
     """
-    What both networks draw on one grid beside a heatmap, and what is each object's there.
+    Head maps of both networks on one grid, including heatmaps, and each object's cells on it.
 
     :param student: the student's head maps by name, (B, ., h, w).
-    :param teacher: the teacher's, same names and sizes.
-    :param stride: pixels a cell.
-    :param cells: (B, N, h, w) bool, see boxes.own_cells.
+    :param teacher: the teacher's head maps, same names and sizes.
+    :param stride: pixels per cell.
+    :param cells: (B, N, h, w) bool, see regions.object_cells.
     """
 
     student: dict[str, Tensor]
@@ -41,12 +51,12 @@ class SharedHeadMaps:
     cells: Tensor
 
     def channels_last(self, name: str) -> tuple[Tensor, Tensor]:
-        """Take the student's and the teacher's map of one name, channels last."""
+        """Return the student's and the teacher's map of one name, channels last."""
         return self.student[name].movedim(1, -1), self.teacher[name].movedim(1, -1)
 
 
 def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
-    """Find the head maps that both networks draw as large as their heatmaps; None without."""
+    """Return the maps that both networks have in the heatmap's size; None without heatmaps."""
     student, teacher = view.student.heads, view.teacher.heads
     if 'heatmap' not in student or 'heatmap' not in teacher:
         return None
@@ -70,30 +80,30 @@ def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
 
 def heatmap_response_loss(view: DistillView, maps: SharedHeadMaps, weight: Tensor) -> Tensor:
     """
-    KL of the student's peaks from the teacher's in objects' boxes.
+    Compute the KL divergence of the student's heatmap from the teacher's in objects' boxes.
 
     :param view: the batch.
-    :param maps: with a heatmap.
-    :param weight: (B, N).
-    :return: scalar: summed over classes, mean over cells.
+    :param maps: maps including the heatmap.
+    :param weight: (B, N) weight of each object.
+    :return: scalar: sum over classes, mean over cells in boxes.
     """
     student, teacher = maps.student['heatmap'], maps.teacher['heatmap']
     weights, in_box = cell_weights(view.targets, maps.stride, teacher, weight)
-    there = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    not_there = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return masked_mean(weights * (there + not_there).sum(1), in_box)
+    positive = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    negative = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return masked_mean(weights * (positive + negative).sum(1), in_box)
 
 
 def depth_response_loss(
     view: DistillView, maps: SharedHeadMaps, half_sigma_m: float
 ) -> Tensor | float:
     """
-    KL of the student's law of depth from the teacher's all over each object; 0 without such maps.
+    Compute the KL divergence of the student's depth distribution from the teacher's over objects.
 
     :param view: the batch.
-    :param maps: depth among them, or not.
-    :param half_sigma_m: the teacher's sigma in a cell at which that counts half, metres.
-    :return: scalar: mean over an object's cells, and over objects.
+    :param maps: maps with or without depth (logit and log sigma).
+    :param half_sigma_m: the teacher's sigma at which a cell has half weight, metres.
+    :return: scalar: mean over an object's cells, then over objects; 0 without depth maps.
     """
     if 'depth' not in maps.student or maps.student['depth'].shape[1] != 2:
         return 0.0
@@ -107,35 +117,36 @@ def peak_weighted_response_loss(
     view: DistillView, maps: SharedHeadMaps, weight: Tensor
 ) -> Tensor | float:
     """
-    Compare all answers but depth over each object, in proportion to the teacher's peak there.
+    Compare all predictions except depth over each object, weighted by the teacher's heatmap.
 
     :param view: the batch.
-    :param maps: with a heatmap.
-    :param weight: (B, N).
-    :return: scalar: summed over answers, mean over an object's cells by the height of the
-        teacher's heatmap of its class, and over objects; 0 when no answer is a map.
+    :param maps: maps including the heatmap.
+    :param weight: (B, N) weight of each object.
+    :return: scalar: sum over predictions; mean over an object's cells, weighted by the teacher's
+        heatmap of the object's class, then over objects; 0 when no prediction is a map.
     """
     names = [name for name in view.student.predictions if name in maps.student and name != 'depth']
     if not names:
         return 0.0
     distances = sum(head_distance(name, *maps.channels_last(name)) for name in names)
-    height = maps.teacher['heatmap'].sigmoid()
-    chosen = view.targets.class_id[..., None, None].expand(-1, -1, *height.shape[-2:])
-    peak_share = height.gather(1, chosen) * maps.cells
-    peak_share = peak_share / peak_share.sum((-1, -2), keepdim=True).clamp(min=1e-6)
+    heatmap = maps.teacher['heatmap'].sigmoid()
+    class_index = view.targets.class_id[..., None, None].expand(-1, -1, *heatmap.shape[-2:])
+    peak_weight = heatmap.gather(1, class_index) * maps.cells
+    peak_weight = peak_weight / peak_weight.sum((-1, -2), keepdim=True).clamp(min=1e-6)
     return masked_mean(
-        weight * torch.einsum('bnhw,bhw->bn', peak_share, distances), view.targets.valid
+        weight * torch.einsum('bnhw,bhw->bn', peak_weight, distances), view.targets.valid
     )
 
 
 def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """
-    KL of one Laplace law of depth from another: of mean z and standard deviation sigma each.
+    Compute the KL divergence of the student's Laplace distribution of depth from the teacher's.
 
+    For means z and standard deviations sigma, it is
     log(sigma_s / sigma_t) + (sigma_t exp(-sqrt(2) d / sigma_t) + sqrt(2) d) / sigma_s - 1 with
-    d = |z_s - z_t|, which is the depth loss of labels where the teacher is sure.
+    d = |z_s - z_t|. For a certain teacher this is the depth loss from labels, up to a constant.
 
-    :param student: (..., 2) the student's depth logit and log sigma.
+    :param student: (..., 2) the student's depth logit and log sigma (metres).
     :param teacher: (..., 2) the teacher's.
     :return: (...,), 0 where they agree.
     """
@@ -150,23 +161,23 @@ def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 def object_response_loss(view: DistillView, weight: Tensor) -> Tensor:
     """
-    Sum over the answers that both give of their weighted mean difference over objects.
+    Sum the weighted mean differences over objects of all predictions that both networks have.
 
     :param view: the batch.
-    :param weight: (B, N).
-    :return: scalar.
-    :raises ValueError: when there is no common answer, or one has another size.
+    :param weight: (B, N) weight of each object.
+    :return: scalar; 0 when no object is valid.
+    :raises ValueError: if the networks have no prediction in common, or one differs in size.
     """
     student, teacher = view.student.predictions, view.teacher.predictions
     names = [name for name in student if name in teacher]
     if not names:
         raise ValueError(
-            f'answers: student gives {list(student)}, teacher {list(teacher)}; none common'
+            f'predictions: student has {list(student)}, teacher {list(teacher)}; none common'
         )
     for name in names:
         if student[name].shape != teacher[name].shape:
             raise ValueError(
-                f'answer {name}: {student[name].shape[-1]} numbers from the student, '
+                f'prediction {name}: {student[name].shape[-1]} numbers from the student, '
                 f'{teacher[name].shape[-1]} from the teacher; must be the same'
             )
     distance = sum(head_distance(name, student[name], teacher[name]) for name in names)
@@ -174,7 +185,7 @@ def object_response_loss(view: DistillView, weight: Tensor) -> Tensor:
 
 
 def head_distance(name: str, student: Tensor, teacher: Tensor) -> Tensor:
-    """(..., D), (..., D) raw answers of one name -> (...,): L1 over D, or heading_gap."""
+    """Compare (..., D) raw predictions of one name -> (...,): mean L1, or heading_distance."""
     return (
         heading_distance(student, teacher)
         if name == 'heading'
@@ -184,9 +195,9 @@ def head_distance(name: str, student: Tensor, teacher: Tensor) -> Tensor:
 
 def heading_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
-    Compare headings: KL of the bins, and L1 of the remainders as far as the teacher holds a bin.
+    Compute KL of the heading bins plus L1 of the residuals, weighted by the teacher's bins.
 
-    :param student: (..., 2A) the student's bins (logits), then remainders (radians).
+    :param student: (..., 2A) the student's bins (logits), then residuals (radians).
     :param teacher: (..., 2A) the teacher's.
     :return: (...,).
     """
@@ -202,25 +213,25 @@ def heading_distance(student: Tensor, teacher: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class ResponseLossConfig:
     """
-    Our response distillation.
+    Configuration of our response distillation.
 
-    :param half_sigma_m: the teacher's depth sigma at which an object counts half, metres;
-        infinite (.inf in YAML) makes all alike.
+    :param half_sigma_m: the teacher's depth sigma at which an object or cell has half weight,
+        metres; infinite (.inf in YAML) gives all the same weight.
     """
 
     half_sigma_m: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
+        """Raise ValueError unless half_sigma_m is above 0."""
         weighting.check_positive('half_sigma_m', self.half_sigma_m)
 
 
 def response_loss(view: DistillView, config: ResponseLossConfig) -> Tensor:
     """
-    Sum of answers.at_objects and, where both draw heatmaps of one size, of answer_maps.
+    Compute object_response_loss plus, for heatmaps of the same size, the losses over head maps.
 
     :param view: the batch.
-    :param config: the gate, of the teacher's certainty.
+    :param config: the gate from the teacher's certainty.
     :return: scalar; 0 when no object is valid.
     """
     weight = weighting.confidence_gate(view.teacher.sigma_m, config.half_sigma_m)

@@ -1,4 +1,8 @@
-"""Checkpoints of published programs -> students of ours. A new one is one file and one line."""
+"""
+Import published checkpoints: convert MonoDLE, MonoDistill, MonoCon and MonoDETR to model files.
+
+A new program needs a module with its LAYOUT and an entry in LAYOUTS.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from stl_core.inference.converters.checkpoint_reader import read_state_dict
 from stl_core.inference.converters.key_mapping import CheckpointLayout, StateDict, WeightsError
 from stl_core.inference.model_file import ModelSpec, build_detector, save_model
 
+#: Name of a program -> layout of its checkpoints.
 LAYOUTS: dict[str, CheckpointLayout] = {
     'monodle': monodle.LAYOUT,
     'monodistill': monodistill.LAYOUT,
@@ -23,29 +28,29 @@ LAYOUTS: dict[str, CheckpointLayout] = {
 
 def convert_state_dict(name: str, state: StateDict) -> tuple[dict[str, Tensor], ModelSpec]:
     """
-    Turn a published program's state dict into a student's.
+    Convert a published program's state dict to a state dict of our detector.
 
     :param name: key of LAYOUTS.
-    :param state: of the program's whole model.
-    :return: weights that fit our detector exactly, and what is needed to use them.
-    :raises WeightsError: for an unknown name or key, a missing key or a wrong shape.
+    :param state: state dict of the program's whole model.
+    :return: weights that fit our detector exactly, and the model specification.
+    :raises WeightsError: for an unknown program or key, a missing key or a wrong shape.
     """
     if name not in LAYOUTS:
-        raise WeightsError(f'{name!r}: not a program we know; known: {", ".join(LAYOUTS)}')
-    found = LAYOUTS[name]
-    spec = replace(found.spec, provenance={'program': found.program})
-    return key_mapping.remap_state_dict(found, state), spec
+        raise WeightsError(f'{name!r}: unknown program; known: {", ".join(LAYOUTS)}')
+    layout = LAYOUTS[name]
+    spec = replace(layout.spec, provenance={'program': layout.program})
+    return key_mapping.remap_state_dict(layout, state), spec
 
 
 def import_weights(name: str, path: str | Path, out: str | Path) -> ModelSpec:
     """
-    Make a student file of a published checkpoint.
+    Convert a published checkpoint to a model file.
 
     :param name: key of LAYOUTS.
-    :param path: what the program saved.
+    :param path: checkpoint of the program.
     :param out: .safetensors file to write.
-    :return: what the student says of itself; its provenance tells program and file.
-    :raises WeightsError: as translate, and for a file that cannot be read.
+    :return: header of the model file; its provenance names the program and the checkpoint.
+    :raises WeightsError: as convert_state_dict, and for a file that cannot be read.
     """
     weights, spec = convert_state_dict(name, read_state_dict(path))
     detector = build_detector(spec)

@@ -1,8 +1,9 @@
 """
-Read the weights out of a published checkpoint, without running any code that it names.
+Read the state dict of a published checkpoint without executing pickled code.
 
-Programs save more than weights: their data set, their configuration. torch refuses a file that
-names classes it does not know; such a file is read once more with something empty in their place.
+Programs save objects next to the weights, such as their data set or configuration, and
+torch.load(weights_only=True) rejects a file with unknown classes. The reader then loads the file
+again with an unpickler that replaces every unknown class by an inert placeholder.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from torch import Tensor
 
 from stl_core.inference.converters.key_mapping import WeightsError
 
-#: Where programs put the model's state dict, outermost first.
+#: Keys under which programs store the model's state dict, outermost first.
 STATE_DICT_KEYS = ('state_dict', 'model_state', 'model_state_dict', 'model')
-#: What DataParallel puts before every key.
+#: Prefix that DataParallel adds to every key.
 DATA_PARALLEL_PREFIX = 'module.'
-#: What a file that is no checkpoint can make pickle raise.
+#: Exceptions that pickle or torch raises for a file that is not a checkpoint.
 _UNREADABLE_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
     AttributeError,
 )  # fmt: skip
-#: All that a state dict is made of besides storages, which torch itself knows.
+#: Classes and functions that a state dict needs; torch itself resolves the storages.
 _ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch', 'Size'): torch.Size,
@@ -41,32 +42,32 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     Read the state dict of a checkpoint's model.
 
-    :param path: what torch.save wrote: a state dict, or one within WRAPPERS.
-    :return: {key: tensor}, on the CPU, keys without PARALLEL.
-    :raises WeightsError: for a file that is missing, unreadable or holds no state dict.
+    :param path: file of torch.save: a state dict, or dicts that nest it under STATE_DICT_KEYS.
+    :return: {key without DATA_PARALLEL_PREFIX: tensor}, on the CPU.
+    :raises WeightsError: for a file that is missing, unreadable or without a state dict.
     """
     if not Path(path).is_file():
-        raise WeightsError(f'{path}: no such file; expected a checkpoint of torch.save')
-    found = _load_checkpoint(path)
-    while isinstance(found, dict) and any(name in found for name in STATE_DICT_KEYS):
-        found = next(found[name] for name in STATE_DICT_KEYS if name in found)
-    if not isinstance(found, dict):
-        raise WeightsError(f'{path}: expected a state dict, got {type(found).__name__}')
+        raise WeightsError(f'{path}: no such file; expected a checkpoint saved by torch.save')
+    content = _load_checkpoint(path)
+    while isinstance(content, dict) and any(name in content for name in STATE_DICT_KEYS):
+        content = next(content[name] for name in STATE_DICT_KEYS if name in content)
+    if not isinstance(content, dict):
+        raise WeightsError(f'{path}: expected a state dict, got {type(content).__name__}')
     state = {
         str(key).removeprefix(DATA_PARALLEL_PREFIX): value
-        for key, value in found.items()
+        for key, value in content.items()
         if isinstance(value, Tensor)
     }
     if not state:
-        keys = ', '.join(map(str, list(found)[:5])) or 'nothing'
+        keys = ', '.join(map(str, list(content)[:5])) or 'nothing'
         raise WeightsError(
-            f'{path}: no tensors here, but {keys}; expected them in {", ".join(STATE_DICT_KEYS)}'
+            f'{path}: no tensors, only {keys}; expected tensors in {", ".join(STATE_DICT_KEYS)}'
         )
     return state
 
 
 def _load_checkpoint(path: str | Path) -> Any:
-    """torch.load for weights alone; see the module for what names other classes."""
+    """Load a checkpoint with torch.load; placeholders replace unknown classes."""
     try:
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
@@ -75,11 +76,11 @@ def _load_checkpoint(path: str | Path) -> Any:
             return torch.load(path, map_location='cpu', weights_only=False, pickle_module=module)
     except _UNREADABLE_ERRORS as err:
         reason = (str(err).strip() or repr(err)).splitlines()[0]
-        raise WeightsError(f'{path}: not a checkpoint that can be read ({reason})') from err
+        raise WeightsError(f'{path}: not a readable checkpoint ({reason})') from err
 
 
 class _Placeholder:
-    """Takes whatever an unknown class or function is given, and does nothing."""
+    """Inert replacement for an unknown class or function: it accepts any call or state."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -97,12 +98,12 @@ class _Placeholder:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what is trusted; anything else is a stand-in, and is not even imported."""
+    """An unpickler that resolves _ALLOWED_GLOBALS only and imports nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _ALLOWED_GLOBALS.get((module, name), _Placeholder)
 
 
 def _unpickle(file: IO[bytes], **options: Any) -> Any:
-    """pickle.load, with our unpickler."""
+    """Load a pickle with the restricted unpickler; replaces pickle.load."""
     return _Unpickler(file, **options).load()

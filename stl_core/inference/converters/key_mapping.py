@@ -1,4 +1,4 @@
-"""How a checkpoint of a published program becomes a student of ours: keys renamed, rows moved."""
+"""Key mapping from a published program's state dict to ours: rename keys, reorder rows."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from stl_core.inference.model_file import ModelSpec, build_detector
 
-#: A state dict.
+#: State dict of a module: key -> tensor.
 StateDict = Mapping[str, Tensor]
 
 
 class WeightsError(ValueError):
-    """Published weights that cannot be used; the message names the key or the file."""
+    """A published checkpoint that cannot be used; the message names the key or the file."""
 
 
 @dataclass(frozen=True)
 class KeyRule:
     r"""
-    Where tensors go. A key that several moves match is copied by each of them.
+    A rule that renames keys. If several rules match a key, each of them copies the tensor.
 
-    :param pattern: regular expression that the program's whole key must match.
+    :param pattern: regular expression for the program's complete key.
     :param target: our key; '\1' and so on stand for the groups of the pattern.
-    :param rows: entries of the first axis to take, in this order; None takes all as they are.
+    :param rows: indices along the first axis, in the new order; None takes the whole tensor.
     """
 
     pattern: str
@@ -37,13 +37,13 @@ class KeyRule:
 @dataclass(frozen=True)
 class CheckpointLayout:
     """
-    What is known of a published program's checkpoints.
+    Layout of a published program's checkpoints.
 
     :param program: repository and commit, as in 'OWNER/NAME at 1234567'.
-    :param spec: the student that the weights make: detector, its options, the input, and the
-        classes in the order of the program.
-    :param rules: where each key goes.
-    :param ignored: pattern of keys that are left out -> why.
+    :param spec: our equivalent model: detector, options, input, and the classes in the program's
+        order.
+    :param rules: mapping of keys.
+    :param ignored: pattern of keys to drop -> reason.
     """
 
     program: str
@@ -54,23 +54,23 @@ class CheckpointLayout:
 
 def remap_state_dict(layout: CheckpointLayout, state: StateDict) -> dict[str, Tensor]:
     """
-    Turn a program's state dict into ours.
+    Convert a program's state dict to a state dict of our detector.
 
-    :param layout: the program's.
-    :param state: of the program's whole model.
+    :param layout: layout of the program's checkpoints.
+    :param state: state dict of the program's whole model.
     :return: a state dict that fits the detector of layout.spec exactly.
-    :raises WeightsError: for a key that is not known, one that is missing, or a wrong shape.
+    :raises WeightsError: for an unknown key, a missing key or a wrong shape.
     """
     remapped: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     for key, value in state.items():
         if any(re.fullmatch(pattern, key) for pattern in layout.ignored):
             continue
-        matches = [(rule, re.fullmatch(rule.pattern, key)) for rule in layout.rules]
-        found = [(rule, match) for rule, match in matches if match]
-        if not found:
+        candidates = [(rule, re.fullmatch(rule.pattern, key)) for rule in layout.rules]
+        matches = [(rule, match) for rule, match in candidates if match]
+        if not matches:
             raise WeightsError(f'{key!r}: not a key of {layout.program}')
-        for rule, match in found:
+        for rule, match in matches:
             name = match.expand(rule.target)
             remapped[name] = value if rule.rows is None else _take_rows(key, value, rule.rows)
             origin[name] = key
@@ -78,7 +78,7 @@ def remap_state_dict(layout: CheckpointLayout, state: StateDict) -> dict[str, Te
 
 
 def _take_rows(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
-    """Take rows of a tensor, naming the key where it has too few."""
+    """Return rows of a tensor; WeightsError with the key if the tensor has too few rows."""
     if value.dim() == 0 or len(value) <= max(rows):
         raise WeightsError(
             f'{key!r}: shape {tuple(value.shape)}, expected at least {max(rows) + 1} rows'
@@ -89,7 +89,15 @@ def _take_rows(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
 def _check_against_detector(
     layout: CheckpointLayout, remapped: dict[str, Tensor], origin: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Hold moved tensors against the detector's own keys and shapes."""
+    """
+    Compare remapped tensors with the detector's keys and shapes.
+
+    :param layout: layout of the program's checkpoints.
+    :param remapped: our keys -> tensors.
+    :param origin: our key -> the program's key.
+    :return: remapped in the detector's order, with missing batch counters set to 0.
+    :raises WeightsError: for an unexpected or missing key, or a wrong shape.
+    """
     with torch.device('meta'):
         expected = build_detector(layout.spec).state_dict()
     for name, value in remapped.items():
@@ -104,7 +112,8 @@ def _check_against_detector(
             )
     for name, value in expected.items():
         if name not in remapped and name.endswith('.num_batches_tracked'):
-            remapped[name] = torch.zeros_like(value, device='cpu')  # older than torch 0.4.1
+            # checkpoints older than torch 0.4.1 lack these counters
+            remapped[name] = torch.zeros_like(value, device='cpu')
         elif name not in remapped:
-            raise WeightsError(f'{name!r}: no key of this checkpoint of {layout.program} gives it')
+            raise WeightsError(f'{name!r}: missing in this checkpoint of {layout.program}')
     return {name: remapped[name] for name in expected}

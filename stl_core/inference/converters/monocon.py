@@ -1,4 +1,4 @@
-"""Checkpoints of 2gunsu/monocon-pytorch: keys of DLA-34, DLAUp, attentive norms and ten heads."""
+"""Checkpoint layout of 2gunsu/monocon-pytorch (MonoCon): DLA-34, DLAUp, attentive norms, heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
 from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 
-#: What the program calls the layers before a head's last -> what we do.
+#: The program's names of the layers before a head's last one -> our names.
 _STEM_LAYERS = {
     'heatmap_head': 'heatmap',
     'offset_head': 'offset_2d',
@@ -19,7 +19,7 @@ _STEM_LAYERS = {
     'kpt_heatmap_head': 'keypoint_heatmap',
     'kpt_heatmap_offset_head': 'keypoint_rest',
 }
-#: The same of the last layers; those of size and keypoints need their rows moved, see below.
+#: The same for the last layers; those of size and keypoints also need reordered rows, see below.
 _LAST_LAYERS = {
     r'heatmap_head\.3': 'heatmap.outputs.heatmap',
     r'offset_head\.3': 'offset_2d.outputs.offset_2d',
@@ -31,9 +31,9 @@ _LAST_LAYERS = {
     r'kpt_heatmap_offset_head\.3': 'keypoint_rest.outputs.keypoint_rest',
 }
 _STEM_RULES = tuple(
-    KeyRule(rf'head\.{old}\.{key}', rf'heads.{new}.stem.{ours}')
+    KeyRule(rf'head\.{old}\.{key}', rf'heads.{new}.stem.{stem_key}')
     for old, new in _STEM_LAYERS.items()
-    for key, ours in (
+    for key, stem_key in (
         (r'0\.(weight|bias)', r'0.\1'),
         (r'1\.(weight|bias)_', r'1.\1'),
         (r'1\.(running_mean|running_var|num_batches_tracked)', r'1.norm.\1'),
@@ -46,14 +46,14 @@ LAYOUT = CheckpointLayout(
     program='2gunsu/monocon-pytorch at 908807b',
     spec=ModelSpec(
         classes=('Pedestrian', 'Cyclist', 'Car'),
-        # images of KITTI, 1242 x 375 and like it, are padded, not resized
+        # the program pads KITTI's images (1242 x 375 and similar) instead of resizing them
         input=InputSpec(1248, 384),
         detector='monocon',
         options={
             'backbone': 'dla34',
             'neck': 'dlaup',
             'head_width': 64,
-            'virtual_focal_px': 721.5,  # metres were learnt through KITTI's lens
+            'virtual_focal_px': 721.5,  # trained in metres with KITTI's focal length
         },
     ),
     rules=(
@@ -61,9 +61,9 @@ LAYOUT = CheckpointLayout(
         *monodle.NECK_RULES,
         *_STEM_RULES,
         *(KeyRule(rf'head\.{old}\.(.+)', rf'heads.{new}.\1') for old, new in _LAST_LAYERS.items()),
-        # length, height, width
+        # the program's order is length, height, width
         KeyRule(r'head\.dim_head\.3\.(.+)', r'heads.size_3d.outputs.size_3d.\1', (1, 2, 0)),
-        # x and y of eight corners, then of the centre
+        # x and y of the eight corners, then of the projected centre
         KeyRule(
             r'head\.center2kpt_offset_head\.3\.(.+)',
             r'heads.keypoints.outputs.keypoint_offset.\1',

@@ -1,4 +1,4 @@
-"""Checkpoints of ZrrSkywalker/MonoDETR: keys of ResNet-50, depth predictor and transformer."""
+"""Checkpoint layout of ZrrSkywalker/MonoDETR: ResNet-50, depth predictor and transformer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from stl_core.preprocessing import InputSpec
 
 
 def _key_rules(old_prefix: str, new_prefix: str, names: Mapping[str, str]) -> tuple[KeyRule, ...]:
-    """Move the tensors of modules: a pattern of their place, our place, {their name: our name}."""
+    r"""
+    Build rules that rename modules and keep the names of their tensors.
+
+    :param old_prefix: pattern of the program's prefix, with groups.
+    :param new_prefix: our prefix; '\1' and so on stand for the groups.
+    :param names: {the program's module name: our module name}.
+    """
     return tuple(
         KeyRule(rf'{old_prefix}{re.escape(old)}\.(?P<leaf>\w+)', rf'{new_prefix}{new}.\g<leaf>')
         for old, new in names.items()
@@ -19,7 +25,7 @@ def _key_rules(old_prefix: str, new_prefix: str, names: Mapping[str, str]) -> tu
 
 
 def _deformable_attention_names(old: str, new: str) -> dict[str, str]:
-    """Name the four layers of a deformable attention."""
+    """Return {old name: new name} of the four layers of deformable attention."""
     return {
         f'{old}.sampling_offsets': f'{new}.offsets',
         f'{old}.attention_weights': f'{new}.weights',
@@ -29,12 +35,12 @@ def _deformable_attention_names(old: str, new: str) -> dict[str, str]:
 
 
 def _attention_names(old: str, new: str) -> dict[str, str]:
-    """Name the two parts of torch's attention."""
+    """Return {old name: new name} of the two parts of torch's MultiheadAttention."""
     return {old: new, f'{old}.out_proj': f'{new}.out_proj'}
 
 
 def _head_rules(old: str, new: str, num_layers: int) -> tuple[KeyRule, ...]:
-    """Move a head of every decoder layer: linear layers, between which ours counts the ReLUs."""
+    """Build rules for one head of every decoder layer; ReLUs count as layers in our heads."""
     names = {f'layers.{i}': str(2 * i) for i in range(num_layers)}
     return _key_rules(rf'{old}\.(\d+)\.', rf'heads.{new}.\1.', names)
 
@@ -70,7 +76,7 @@ LAYOUT = CheckpointLayout(
         classes=('Pedestrian', 'Car', 'Cyclist'),
         input=InputSpec(1280, 384),
         detector='monodetr',
-        # metres were learnt through KITTI's lens, 721.5 px, at 1280 px for its 1242
+        # trained in metres with KITTI's focal length, 721.5 px at width 1242, scaled to 1280
         options={'virtual_focal_px': 743.6},
     ),
     rules=(

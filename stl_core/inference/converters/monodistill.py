@@ -1,7 +1,7 @@
 """
-Checkpoints of monster-ghost/MonoDistill: the student that sees colour, which is a MonoDLE.
+Checkpoint layout of monster-ghost/MonoDistill: the RGB student, a MonoDLE.
 
-A checkpoint holds a teacher that sees depth as well, and the layers between the two.
+A checkpoint also holds the teacher, whose input is depth, and the layers between the two networks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LAYOUT = CheckpointLayout(
     rules=tuple(replace(each, pattern=_STUDENT + each.pattern) for each in monodle.LAYOUT.rules),
     ignored={
         **{_STUDENT + pattern: why for pattern, why in monodle.LAYOUT.ignored.items()},
-        _TEACHER + '.+': 'the teacher, which sees depth maps',
-        r'(rgb_fs|adapt_layer\d+)\..+': 'between student and teacher, used in training alone',
+        _TEACHER + '.+': 'the teacher, whose input is depth maps',
+        r'(rgb_fs|adapt_layer\d+)\..+': 'layers between student and teacher, for training only',
     },
 )

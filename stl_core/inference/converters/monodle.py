@@ -1,4 +1,4 @@
-"""Checkpoints of xinzhuma/monodle: keys of DLA-34, DLAUp and seven heads."""
+"""Checkpoint layout of xinzhuma/monodle (MonoDLE): DLA-34, DLAUp and seven heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
 from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 
-#: Keys of the backbone and neck, which other programs have taken over.
+#: Rules for backbone and neck, which other programs share.
 BACKBONE_RULE = KeyRule(r'backbone\.(.+)', r'backbone.body.\1')
 NECK_RULES = tuple(
     KeyRule(
@@ -25,7 +25,7 @@ NECK_RULES = tuple(
 HEAD_RULE = KeyRule(
     r'(heatmap|offset_2d|size_2d|depth|offset_3d|size_3d|heading)\.(.+)', r'heads.\1.\2'
 )
-#: Parts of DLA-34 that no forward pass of these programs uses.
+#: Layers of DLA-34 that no forward pass of these programs uses.
 UNUSED_KEYS = {
     r'backbone\.fc\..+': 'the ImageNet classifier, never called',
     r'backbone\.level[34]\.project\..+': 'a projection whose result is not used',
@@ -41,9 +41,9 @@ LAYOUT = CheckpointLayout(
             'backbone': 'dla34',
             'neck': 'dlaup',
             'head_width': 256,
-            # metres were learnt through KITTI's lens, 721.5 px, at 1280 px for its 1242
+            # trained in metres with KITTI's focal length, 721.5 px at width 1242, scaled to 1280
             'virtual_focal_px': 743.6,
-            # sizes are learnt themselves, not what they differ from a mean (meanshape: False)
+            # heads predict sizes, not offsets from a mean size (meanshape: False)
             'mean_size_hwl_m': ((0.0, 0.0, 0.0),) * 3,
         },
     ),

@@ -1,1 +1,1 @@
-"""Parts of the CenterNet-style detectors, MonoDLE and MonoCon."""
+"""Building blocks of the CenterNet-style detectors MonoDLE and MonoCon."""

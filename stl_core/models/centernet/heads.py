@@ -1,10 +1,17 @@
 """
-What detectors share that put an object into one cell of a stride-4 map (CenterNet, 2019).
+CenterNet-style detection heads shared by MonoDLE and MonoCon: encode, gather, losses, decode.
 
-Raw heads by name (B, ., h, w): heatmap C, offset_2d 2, size_2d 2, depth 2 (logit of inverse
-depth, log sigma), offset_3d 2, size_3d 3 (less the class mean), heading 2A (bins, remainders).
-offset_3d points from the object's cell to its projected 3D centre, offset_2d to the middle of its
-2D box; both and size_2d count in cells. Which cell is the detector's choice.
+Source: Zhou et al., Objects as Points (CenterNet), 2019. One cell of a stride-4 map represents an
+object; the detector chooses which cell. Raw heads by name, (B, channels, h, w):
+
+heatmap C: logits of objects, a map per class.
+offset_2d 2: from the cell to the centre of the 2D box, in cells.
+size_2d 2: width and height of the 2D box, in cells.
+depth 2: logit of inverse depth, and log sigma (metres).
+offset_3d 2: from the cell to the projected 3D centre, in cells.
+size_3d 3: height, width, length less the class mean, metres.
+heading 2A: bin logits, then residuals in radians, of the observation angle alpha.
+
 Shapes: B batch, N slots, K peaks, C classes, A heading bins, h w grid.
 """
 
@@ -23,13 +30,13 @@ from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 
 STRIDE = STRIDES[0]
-#: Heads that are read at an object's cell.
+#: Heads that are gathered at the cells of objects: all except the heatmap.
 OBJECT_HEADS = ('offset_2d', 'size_2d', 'depth', 'offset_3d', 'size_3d', 'heading')
 
 
 @dataclass(frozen=True)
 class HeadTargets:
-    """What the heads should say at each target's cell: (B, N, ...), see the module."""
+    """Regression targets of the heads at each object's cell, (B, N, ...); units: see module."""
 
     cell: Tensor
     valid: Tensor
@@ -45,25 +52,25 @@ def encode_targets(
     targets: Targets, anchor_px: Tensor, mean_size_hwl_m: Tensor, bins: int, hw: tuple[int, int]
 ) -> HeadTargets:
     """
-    Put targets into the terms of the heads.
+    Encode targets as the values that the heads regress.
 
     :param targets: network pixels, metres.
-    :param anchor_px: (B, N, 2) the point whose cell is the object's.
-    :param mean_size_hwl_m: (C, 3).
+    :param anchor_px: (B, N, 2) the point whose cell represents the object, network pixels.
+    :param mean_size_hwl_m: (C, 3) mean height, width, length per class.
     :param bins: A.
-    :param hw: height and width of the grid.
-    :return: values for each slot; valid only where that point is inside the grid.
+    :param hw: height and width of the grid, cells.
+    :return: values for each slot; valid only where the anchor is inside the grid.
     """
     cell, inside = heatmap.flat_cells(anchor_px, STRIDE, *hw)
-    corner = heatmap.cell_xy(cell, hw[1])
+    cell_origin = heatmap.cell_xy(cell, hw[1])
     low, high = targets.box_px[..., :2] / STRIDE, targets.box_px[..., 2:] / STRIDE
     heading_bin, heading_residual = heatmap.encode_angle(targets.alpha, bins)
     return HeadTargets(
         cell=cell,
         valid=targets.valid & inside,
-        offset_2d=(low + high) / 2 - corner,
+        offset_2d=(low + high) / 2 - cell_origin,
         size_2d=high - low,
-        offset_3d=targets.center_px / STRIDE - corner,
+        offset_3d=targets.center_px / STRIDE - cell_origin,
         size_3d=targets.size_hwl_m - mean_size_hwl_m[targets.class_id],
         heading_bin=heading_bin,
         heading_residual=heading_residual,
@@ -71,25 +78,25 @@ def encode_targets(
 
 
 def gather_heads(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
-    """Raw heads and (B, N) cells -> {name: (B, N, .)} of AT_OBJECTS, what each says there."""
+    """Return the raw OBJECT_HEADS at (B, N) cells, {name: (B, N, channels)}."""
     return {name: heatmap.gather_at(heads[name], cell) for name in OBJECT_HEADS}
 
 
 def predictions_at_cells(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
-    """Say what gather does, but of depth its logit alone."""
-    at = gather_heads(heads, cell)
-    return {**at, 'depth': at['depth'][..., :1]}
+    """Return the heads of gather_heads, with depth reduced to its logit (no log sigma)."""
+    predictions = gather_heads(heads, cell)
+    return {**predictions, 'depth': predictions['depth'][..., :1]}
 
 
 def box_losses(
     predicted: Mapping[str, Tensor], head_targets: HeadTargets, targets: Targets
 ) -> dict[str, Tensor]:
     """
-    Compare what heads say at targets, but for whether they are there and where they head.
+    Compute the losses of 2D box, depth, 3D centre and size: all heads except heatmap, heading.
 
-    :param predicted: (B, N, .) of gather.
-    :param head_targets: what they should say.
-    :param targets: what that was made of.
+    :param predicted: (B, N, channels) from gather_heads.
+    :param head_targets: from encode_targets.
+    :param targets: the targets that head_targets encode.
     :return: unweighted scalars, keys 'det/<head>'.
     """
     valid = head_targets.valid
@@ -109,7 +116,7 @@ def box_losses(
 
 
 def depth_confidence(heads: Mapping[str, Tensor], cell: Tensor) -> Tensor:
-    """Certainty of depth at (B, N) cells, 1 / (1 + sigma) in (0, 1]."""
+    """Return the depth confidence at (B, N) cells: 1 / (1 + sigma in metres), in (0, 1]."""
     return 1 / (1 + heatmap.gather_at(heads['depth'], cell)[..., 1].float().exp())
 
 
@@ -117,38 +124,40 @@ def decode_heads(
     heads: Mapping[str, Tensor], mean_size_hwl_m: Tensor, bins: int, max_objects: int
 ) -> dict[str, Tensor]:
     """
-    Turn raw heads into objects.
+    Decode raw heads into objects: find heatmap peaks and read the other heads at their cells.
 
-    The score is the peak's height divided by 1 + sigma (metres): bounded, and falling with
-    both doubts, whether it is there and how far.
+    The score is the peak's height divided by 1 + sigma (metres). It is in [0, 1] and falls with
+    both the uncertainty of the object's presence and that of its depth.
 
-    :param heads: see the module.
-    :param mean_size_hwl_m: (C, 3).
+    :param heads: raw, see the module.
+    :param mean_size_hwl_m: (C, 3) mean height, width, length per class.
     :param bins: A.
     :param max_objects: K at most.
-    :return: the fields of ImageObjects, (B, K, ...), by falling height of the peak.
+    :return: the fields of ImageObjects, (B, K, ...), in network pixels and metres, sorted by
+        decreasing peak height.
     """
     height, class_id, cell = heatmap.find_peaks(heads['heatmap'].float().sigmoid(), max_objects)
-    at = {name: value.float() for name, value in gather_heads(heads, cell).items()}
-    corner = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
-    middle, half = (corner + at['offset_2d']) * STRIDE, at['size_2d'] * (STRIDE / 2)
-    chosen = at['heading'][..., :bins].argmax(-1)
-    residual = at['heading'][..., bins:].gather(-1, chosen[..., None])[..., 0]
-    log_sigma = at['depth'][..., 1]
+    predicted = {name: value.float() for name, value in gather_heads(heads, cell).items()}
+    cell_origin = heatmap.cell_xy(cell, heads['heatmap'].shape[-1])
+    center_2d = (cell_origin + predicted['offset_2d']) * STRIDE
+    half = predicted['size_2d'] * (STRIDE / 2)
+    best_bin = predicted['heading'][..., :bins].argmax(-1)
+    residual = predicted['heading'][..., bins:].gather(-1, best_bin[..., None])[..., 0]
+    log_sigma = predicted['depth'][..., 1]
     return {
         'class_id': class_id,
         'score': height / (1 + log_sigma.exp()),
-        'center_px': (corner + at['offset_3d']) * STRIDE,
-        'depth_m': depth_encoding.from_logit(at['depth'][..., 0]),
-        'size_hwl_m': (at['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
-        'alpha': heatmap.decode_angle(chosen, residual, bins),
-        'box_px': torch.cat([middle - half, middle + half], -1),
+        'center_px': (cell_origin + predicted['offset_3d']) * STRIDE,
+        'depth_m': depth_encoding.from_logit(predicted['depth'][..., 0]),
+        'size_hwl_m': (predicted['size_3d'] + mean_size_hwl_m[class_id]).clamp(min=0.01),
+        'alpha': heatmap.decode_angle(best_bin, residual, bins),
+        'box_px': torch.cat([center_2d - half, center_2d + half], -1),
         'depth_log_sigma': log_sigma,
     }
 
 
-#: Mean height, width and length of the labelled objects of KITTI's train split. Car, Pedestrian
-#: and Cyclist are as published detectors have them.
+#: Mean height, width and length of the labelled objects of KITTI's train split, metres. Car,
+#: Pedestrian and Cyclist have the values of published detectors.
 MEAN_SIZE_HWL_M = {
     'Car': (1.526, 1.629, 3.884),
     'Pedestrian': (1.761, 0.660, 0.842),

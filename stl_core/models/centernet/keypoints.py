@@ -1,8 +1,8 @@
 """
-Where the corners of objects' 3D boxes are in the image.
+Projected corners of 3D boxes in the image, the keypoints of MonoCon.
 
-Corners are told in MonoCon's order: the sign of length outermost, then that of height, and width
-so that one after another they share an edge.
+Corners have MonoCon's order: the sign of the length changes slowest, then that of the height, and
+the sign of the width is such that consecutive corners share an edge.
 Shapes: B batch, N object slots.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from stl_core.tensors.batch import Targets
 
 NUM_CORNERS = 8
-#: Along the length, down the height and across the width, of half the size each.
+#: Signs of half the length, half the height (downwards) and half the width, per corner.
 _CORNER_SIGNS = (
     (-1, -1, -1, -1, 1, 1, 1, 1),
     (-1, -1, 1, 1, -1, -1, 1, 1),
@@ -24,12 +24,12 @@ _CORNER_SIGNS = (
 
 def project_corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Project the corners of targets.
+    Project the eight corners of each target's 3D box into the image.
 
     :param targets: network pixels, metres.
-    :param P: (B, 3, 4) projections to those pixels.
-    :return: (B, N, 8, 2) network pixels, 0 where not seen; and (B, N, 8) bool, whether the corner
-        is in front of the camera.
+    :param P: (B, 3, 4) projections to network pixels.
+    :return: (B, N, 8, 2) network pixels, 0 for corners behind the camera; and (B, N, 8) bool,
+        whether the corner is in front of the camera.
     """
     center = _lift_centers(targets, P)
     rotation_y = targets.alpha + torch.atan2(center[..., 0], center[..., 2])
@@ -48,11 +48,11 @@ def project_corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lift_centers(targets: Targets, P: Tensor) -> Tensor:
-    """Centres in the camera frame, (B, N, 3); see geometry.backproject for the two equations."""
+    """Return 3D centres (B, N, 3), camera frame; equations as in geometry.backproject_pixels."""
     rows = P[:, None, :2] - targets.center_px[..., None] * P[:, None, 2:]
-    right = -(rows[..., 2] * targets.depth_m[..., None] + rows[..., 3])
+    rhs = -(rows[..., 2] * targets.depth_m[..., None] + rows[..., 3])
     (a, b), (c, d) = (row.unbind(-1) for row in rows[..., :2].unbind(-2))
     det = a * d - b * c
-    x = (d * right[..., 0] - b * right[..., 1]) / det
-    y = (a * right[..., 1] - c * right[..., 0]) / det
+    x = (d * rhs[..., 0] - b * rhs[..., 1]) / det
+    y = (a * rhs[..., 1] - c * rhs[..., 0]) / det
     return torch.stack([x, y, targets.depth_m], -1)

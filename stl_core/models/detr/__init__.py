@@ -1,1 +1,1 @@
-"""Parts of the DETR-style detector, MonoDETR."""
+"""Building blocks of the DETR-style detector MonoDETR."""

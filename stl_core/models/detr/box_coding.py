@@ -1,8 +1,8 @@
 """
-The box of MonoDETR: a projected 3D centre and how far the four sides of the 2D box are from it.
+MonoDETR's box coding: the projected 3D centre and its distances to the sides of the 2D box.
 
-(x, y, left, right, top, bottom), in shares of the canvas's width and height, so that a sigmoid
-reaches every value. Corners are (x0, y0, x1, y1) in the same shares.
+A box is (x, y, left, right, top, bottom) in fractions of the canvas's width and height, so that a
+sigmoid reaches every value. Corners are (x0, y0, x1, y1) in the same fractions.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from stl_core.tensors.batch import Targets
 
-#: Smallest area divided by: shares of a canvas, far below a pixel's.
+#: Smallest divisor in area ratios, a fraction of the canvas's area far below one pixel.
 _MIN_AREA = 1e-9
 
 
 def encode_boxes(targets: Targets, canvas_px: Tensor) -> Tensor:
     """
-    Put targets into the terms of the box.
+    Encode targets as boxes (x, y, left, right, top, bottom).
 
     :param targets: network pixels.
     :param canvas_px: (2,) width, height.
-    :return: (B, N, 6).
+    :return: (B, N, 6) fractions of the canvas.
     """
     center = targets.center_px / canvas_px
     low, high = targets.box_px[..., :2] / canvas_px, targets.box_px[..., 2:] / canvas_px
@@ -32,7 +32,7 @@ def encode_boxes(targets: Targets, canvas_px: Tensor) -> Tensor:
 
 def is_representable(box: Tensor) -> Tensor:
     """
-    Tell which boxes a sigmoid can say: the centre on the canvas and within its 2D box.
+    Return whether a sigmoid can represent each box: centre on the canvas and in its 2D box.
 
     :param box: (..., 6).
     :return: (...,) bool.
@@ -42,19 +42,21 @@ def is_representable(box: Tensor) -> Tensor:
 
 
 def box_cxcylrtb_to_xyxy(box: Tensor) -> Tensor:
-    """(..., 6) -> (..., 4) x0 y0 x1 y1."""
+    """Return the corners (..., 4), x0 y0 x1 y1, of boxes (..., 6)."""
     x, y, left, right, top, bottom = box.unbind(-1)
     return torch.stack([x - left, y - top, x + right, y + bottom], -1)
 
 
 def box_width_height(box: Tensor) -> Tensor:
-    """(..., 6) -> (..., 2) width and height of the 2D box."""
+    """Return the width and height (..., 2) of the 2D box of boxes (..., 6)."""
     return box[..., 2::2] + box[..., 3::2]
 
 
 def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
     """
-    Overlap that also tells how far apart boxes are (Rezatofighi et al., CVPR 2019).
+    Compute the generalised IoU (Rezatofighi et al., CVPR 2019).
+
+    Unlike the IoU, it also measures the distance between disjoint boxes.
 
     :param a: (..., 4) corners.
     :param b: (..., 4) corners; leading axes broadcast.
@@ -71,5 +73,5 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
-    """(..., 2) corners -> (...,) area, 0 where high is not beyond low."""
+    """Return the area (...,) between corners (..., 2), 0 where high is not beyond low."""
     return (high - low).clamp(min=0).prod(-1)

@@ -1,8 +1,9 @@
 """
-What MonoDETR's queries are taught: pairs of queries and targets -> named losses.
+MonoDETR's set criterion: losses between matched queries and targets, by name.
 
-Every loss is a mean over the pairs of a decoder layer, summed over the numbers it compares and
-over layers, as in the public code; 0 with a gradient path where there is no pair.
+A loss is the mean over the matched pairs of a decoder layer, summed over the compared components
+and over layers, as in the public code. Without pairs it is 0 with a gradient path, except the
+class loss, which also counts unmatched queries.
 Shapes: B batch, L decoder layers, G groups, Q queries of a group, N slots, M = G N, C classes.
 """
 
@@ -24,10 +25,10 @@ from stl_core.tensors.reductions import masked_mean, step_normalizer
 @dataclass(frozen=True)
 class QueryTargets:
     """
-    What the queries of each target should say, once for every group.
+    Targets as the values that queries regress, repeated for each of G groups (M = G N).
 
     :param class_id: (B, M).
-    :param box: (B, M, 6) centre box.
+    :param box: (B, M, 6) from encode_boxes.
     :param depth_m: (B, M).
     :param size_hwl_m: (B, M, 3).
     :param heading_bin: (B, M).
@@ -46,11 +47,11 @@ def encode_query_targets(
     targets: Targets, canvas_px: Tensor, bins: int, groups: int
 ) -> QueryTargets:
     """
-    Put targets into the terms of the heads.
+    Encode targets as the values that queries regress, repeated for each group.
 
     :param targets: network pixels, metres.
     :param canvas_px: (2,) width, height.
-    :param bins: heading directions.
+    :param bins: number of heading bins.
     :param groups: G.
     """
     heading_bin, heading_residual = heatmap.encode_angle(targets.alpha, bins)
@@ -71,16 +72,16 @@ def set_criterion(
     heads: dict[str, Tensor], query_targets: QueryTargets, matches: matcher.Matches
 ) -> dict[str, Tensor]:
     """
-    Compare the heads of all layers with targets.
+    Compute the losses of all decoder layers.
 
-    :param heads: 'class', 'box', 'depth', 'size_3d', 'heading', each (B, L, G Q, .).
-    :param query_targets: what paired queries should say.
-    :param matches: which queries those are.
-    :return: seven unweighted scalars.
+    :param heads: 'class', 'box', 'depth', 'size_3d', 'heading', raw, each (B, L, G Q, channels).
+    :param query_targets: from encode_query_targets.
+    :param matches: the query of each target, from hungarian_match.
+    :return: seven unweighted scalars, keys 'det/...', summed over layers.
     """
     layers = range(heads['class'].shape[1])
     query, matched = matches.query.flatten(2), matches.matched.flatten(2)
-    each = [
+    per_layer = [
         _layer_losses(
             {name: head[:, layer].float() for name, head in heads.items()},
             query_targets,
@@ -89,11 +90,11 @@ def set_criterion(
         )
         for layer in layers
     ]
-    return {name: torch.stack([part[name] for part in each]).sum() for name in each[0]}
+    return {name: torch.stack([terms[name] for terms in per_layer]).sum() for name in per_layer[0]}
 
 
 def gather_queries(heads: dict[str, Tensor], query: Tensor) -> dict[str, Tensor]:
-    """(B, G Q, D) heads and (B, M) queries -> (B, M, D) what those say."""
+    """Return the outputs (B, M, D) of queries (B, M) from heads (B, G Q, D)."""
     return {
         name: head.gather(1, query[..., None].expand(-1, -1, head.shape[-1]))
         for name, head in heads.items()
@@ -103,9 +104,9 @@ def gather_queries(heads: dict[str, Tensor], query: Tensor) -> dict[str, Tensor]
 def _layer_losses(
     heads: dict[str, Tensor], query_targets: QueryTargets, query: Tensor, matched: Tensor
 ) -> dict[str, Tensor]:
-    """Compare one layer: heads (B, G Q, .), query and found (B, M)."""
-    at = gather_queries(heads, query)
-    box, bins = at['box'].sigmoid(), at['heading'].shape[-1] // 2
+    """Compute the losses of one layer: heads (B, G Q, channels), query and matched (B, M)."""
+    predicted = gather_queries(heads, query)
+    box, bins = predicted['box'].sigmoid(), predicted['heading'].shape[-1] // 2
     distance = (box - query_targets.box).abs()
     giou = box_coding.generalized_box_iou(
         box_coding.box_cxcylrtb_to_xyxy(box), box_coding.box_cxcylrtb_to_xyxy(query_targets.box)
@@ -117,12 +118,12 @@ def _layer_losses(
         'det/box': masked_mean(distance[..., 2:].sum(-1), matched),
         'det/giou': masked_mean(1 - giou, matched),
         'det/depth': losses.laplacian_nll_loss(
-            at['depth'][..., 0], at['depth'][..., 1], query_targets.depth_m, matched
+            predicted['depth'][..., 0], predicted['depth'][..., 1], query_targets.depth_m, matched
         ),
-        'det/size_3d': 3 * losses.dim_aware_l1_loss(at['size_3d'], size, size, matched),
+        'det/size_3d': 3 * losses.dim_aware_l1_loss(predicted['size_3d'], size, size, matched),
         'det/heading': losses.multibin_loss(
-            at['heading'][..., :bins],
-            at['heading'][..., bins:],
+            predicted['heading'][..., :bins],
+            predicted['heading'][..., bins:],
             query_targets.heading_bin,
             query_targets.heading_residual,
             matched,
@@ -132,22 +133,22 @@ def _layer_losses(
 
 def class_focal_loss(logits: Tensor, class_id: Tensor, query: Tensor, matched: Tensor) -> Tensor:
     """
-    Sigmoid focal loss (Lin et al., RetinaNet, ICCV 2017; alpha 0.25, gamma 2).
+    Compute the sigmoid focal loss (Lin et al., RetinaNet, ICCV 2017; alpha 0.25, gamma 2).
 
-    :param logits: (B, G Q, C) raw; those of queries without a target should be low.
+    :param logits: (B, G Q, C) raw; an unmatched query is a negative for all classes.
     :param class_id: (B, M).
     :param query: (B, M) the query of each target.
-    :param matched: (B, M) bool, whether it has one.
+    :param matched: (B, M) bool, whether the target has a query.
     :return: scalar, summed over queries and classes, divided by the number of pairs (at least 1).
     """
     batch, queries, classes = logits.shape
-    truth = logits.new_zeros(batch, queries + 1, classes)
+    one_hot = logits.new_zeros(batch, queries + 1, classes)
     rows = torch.arange(batch, device=logits.device)[:, None].expand_as(query)
-    # slots without a query write into a row that is cut off again
-    truth[rows, torch.where(matched, query, queries), class_id] = 1.0
-    truth = truth[:, :-1]
+    # slots without a query write into an extra row, which is cut off below
+    one_hot[rows, torch.where(matched, query, queries), class_id] = 1.0
+    one_hot = one_hot[:, :-1]
     p = logits.sigmoid()
-    missed = truth * (1 - p) + (1 - truth) * p
-    alpha = 0.25 * truth + 0.75 * (1 - truth)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction='none')
-    return (alpha * missed**2 * entropy).sum() / step_normalizer(matched)
+    error = one_hot * (1 - p) + (1 - one_hot) * p
+    alpha = 0.25 * one_hot + 0.75 * (1 - one_hot)
+    entropy = F.binary_cross_entropy_with_logits(logits, one_hot, reduction='none')
+    return (alpha * error**2 * entropy).sum() / step_normalizer(matched)

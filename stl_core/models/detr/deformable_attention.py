@@ -1,9 +1,9 @@
 """
-Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021) by grid_sample.
+Multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021) with grid_sample.
 
-A query looks at a few points of every map, chosen by itself, instead of at all cells. Places are
-shares of the picture, (0, 0) its top left corner and (1, 1) its bottom right one, so that one
-place means the same on maps of any stride.
+A query attends to a few points of every map, at offsets that it predicts, instead of to all
+cells. Points are fractions of the image, (0, 0) its top left corner and (1, 1) its bottom right
+one, so that the same coordinates apply to maps of any stride.
 Shapes: B batch, T queries, S cells of all maps, C channels, A heads, L maps, K points.
 """
 
@@ -19,11 +19,11 @@ SpatialShapes = Sequence[tuple[int, int]]
 
 
 class DeformableAttention(nn.Module):
-    """Attention to K points on each of L maps, for each of A heads."""
+    """Deformable attention to K points on each of L maps, with A heads (the paper's eq. 3)."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         """
-        Build the four projections; points start on rings round the query, evenly weighted.
+        Build the four projections; points start on rings around the query, equally weighted.
 
         :param width: C, a multiple of heads.
         :param heads: A.
@@ -39,7 +39,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Point i of head a starts i + 1 steps away, towards angle 2 pi a / A."""
+        """Initialise: point i of head a starts i + 1 offset units away, at angle 2 pi a / A."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -63,18 +63,19 @@ class DeformableAttention(nn.Module):
         spatial_shapes: SpatialShapes,
     ) -> Tensor:
         """
-        Look.
+        Return the attention output of each query.
 
         :param query: (B, T, C).
-        :param reference_points: (B or 1, T, 2) x y where each query stands.
-        :param offset_scale: (B or 1, T or 1, L or 1, 2) how far an offset of 1 leads, in x and y.
-        :param cells: (B, S, C) maps, flattened, one after the other.
+        :param reference_points: (B or 1, T, 2) x y of each query, fractions of the image.
+        :param offset_scale: (B or 1, T or 1, L or 1, 2) length of an offset of 1 in x and y, as
+            fractions of the image.
+        :param cells: (B, S, C) maps, flattened and concatenated.
         :param spatial_shapes: L pairs (h, w).
         :return: (B, T, C).
         """
         batch, count, _ = query.shape
         shape = (batch, count, self.heads, self.levels, self.points)
-        # float32 under autocast too: half of its digits would miss a cell of a wide map
+        # float32 under autocast too: half precision is off by a cell on a wide map
         offsets = self.offsets(query).float().view(*shape, 2)
         sampling_locations = (
             reference_points[:, :, None, None, None] + offsets * offset_scale[:, :, None, :, None]
@@ -97,10 +98,10 @@ def multi_scale_deformable_attn(
     spatial_shapes: SpatialShapes,
 ) -> Tensor:
     """
-    Sum what maps hold at weighted places, bilinear, 0 outside.
+    Sample maps bilinearly, 0 outside, and sum the samples with attention weights.
 
-    :param values: (B, S, A, C/A) maps, flattened, one after the other.
-    :param sampling_locations: (B, T, A, L, K, 2) x y.
+    :param values: (B, S, A, C/A) maps, flattened and concatenated.
+    :param sampling_locations: (B, T, A, L, K, 2) x y, fractions of the image.
     :param attention_weights: (B, T, A, L, K).
     :param spatial_shapes: L pairs (h, w).
     :return: (B, T, C).
@@ -112,16 +113,16 @@ def multi_scale_deformable_attn(
     ]  # (B A, 1, T, L, K)
     maps = values.permute(0, 2, 3, 1).flatten(0, 1)  # (B A, C/A, S)
     total = torch.zeros((), dtype=values.dtype, device=values.device)
-    for level, part in enumerate(maps.split([h * w for h, w in spatial_shapes], -1)):
+    for level, level_map in enumerate(maps.split([h * w for h, w in spatial_shapes], -1)):
         sampled = nn.functional.grid_sample(
-            part.unflatten(-1, spatial_shapes[level]), grid[:, :, level], align_corners=False
+            level_map.unflatten(-1, spatial_shapes[level]), grid[:, :, level], align_corners=False
         )
         total = total + (sampled * attention_weights[:, :, :, level]).sum(-1)
     return total.view(batch, -1, count).transpose(1, 2)
 
 
 def cell_offset_scale(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
-    """Sizes of L maps -> (1, 1, L, 2) reach of one cell of each, on the device of `like`."""
+    """Return the cell size (1, 1, L, 2) of each map, fractions of the image, on like's device."""
     return torch.tensor([[1 / w, 1 / h] for h, w in spatial_shapes], device=like.device)[
         None, None
     ]

@@ -1,8 +1,9 @@
 """
-MonoDETR's foreground depth map: which of D depths, or none, each stride-16 cell belongs to.
+MonoDETR's foreground depth map: one of D depth bins, or background, per stride-16 cell.
 
-Bins grow linearly with depth (Reading et al., CaDDN, CVPR 2021). Labels are boxes, not LiDAR:
-all cells of a 2D box are at the depth of the object's centre, the nearest object winning.
+Bin widths increase linearly with depth (LID; Reading et al., CaDDN, CVPR 2021). Labels come from
+boxes, not LiDAR: all cells of a 2D box have the depth of the object's centre; where boxes overlap,
+the nearest object wins.
 Shapes: B batch, N slots, C channels, D bins, h w grid at stride 16.
 """
 
@@ -15,19 +16,19 @@ from stl_core.tensors.batch import Targets
 from stl_core.tensors.reductions import masked_mean
 
 STRIDE = 16
-#: Where the first bin begins, metres.
+#: Near edge of the first bin, metres.
 MIN_DEPTH_M = 1e-3
-#: A cell of an object weighs as much as this many of the background.
+#: Loss weight of an object's cell relative to a background cell.
 FOREGROUND_WEIGHT = 13.0
 
 
 def bin_edges(bins: int, max_depth_m: float) -> Tensor:
     """
-    Near edges of D bins whose widths are 1, 2, 3, ... times the first's.
+    Return the near edges of D bins whose widths are 1, 2, 3, ... times the first bin's.
 
     :param bins: D.
-    :param max_depth_m: far edge of the last.
-    :return: (D + 1,) metres; the last is farthest_m, and stands for the background.
+    :param max_depth_m: far edge of the last bin.
+    :return: (D + 1,) metres; the last is max_depth_m, also used as the background's depth.
     """
     i = torch.arange(bins + 1, dtype=torch.float64)
     fraction = i * (i + 1) / (bins * (bins + 1))
@@ -35,7 +36,7 @@ def bin_edges(bins: int, max_depth_m: float) -> Tensor:
 
 
 class DepthPredictor(nn.Module):
-    """From maps at strides 8, 16 and 32 to depth, and to what the depth encoder starts from."""
+    """Predict depth and the depth encoder's input features from maps at strides 8, 16 and 32."""
 
     def __init__(self, width: int, bins: int, max_depth_m: float) -> None:
         """
@@ -58,11 +59,11 @@ class DepthPredictor(nn.Module):
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Run.
+        Predict the depth map.
 
-        :param maps: (B, C, ., .) at strides 8, 16, 32.
-        :return: (B, D + 1, h, w) logits, the last of the background; (B, h, w) expected depth,
-            each bin speaking for its near edge; (B, C, h, w) features.
+        :param maps: (B, C, height, width) at strides 8, 16, 32.
+        :return: (B, D + 1, h, w) bin logits, background last; (B, h, w) expected depth in metres,
+            a bin counting as its near edge; (B, C, h, w) features.
         """
         fine, middle, coarse = maps
         size = middle.shape[-2:]
@@ -76,12 +77,12 @@ class DepthPredictor(nn.Module):
 
 def paint_depth(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     """
-    Paint every object's depth over the cells its 2D box touches, the nearest on top.
+    Paint each object's depth over the cells that its 2D box touches; the nearest wins.
 
     :param targets: network pixels.
     :param valid: (B, N) bool, the objects to paint.
-    :param h: grid height.
-    :param w: grid width.
+    :param h: grid height, cells.
+    :param w: grid width, cells.
     :return: (B, h, w) metres, inf where there is no object.
     """
     low = torch.floor(targets.box_px[..., :2] / STRIDE)
@@ -90,17 +91,17 @@ def paint_depth(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     rows = _in_range(low[..., 1], high[..., 1], h)
     inside = rows[..., :, None] & columns[..., None, :] & valid[..., None, None]
     depth_m = torch.where(inside, targets.depth_m[..., None, None], torch.inf)
-    nothing = torch.full_like(depth_m[:, :1], torch.inf)  # amin of no slots is an error
-    return torch.cat([depth_m, nothing], 1).amin(1)
+    background = torch.full_like(depth_m[:, :1], torch.inf)  # amin fails without slots
+    return torch.cat([depth_m, background], 1).amin(1)
 
 
 def depth_to_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
     """
-    Find the bin of every cell.
+    Return the depth bin of every cell.
 
     :param depth_m: (B, h, w).
-    :param edges_m: (B, D + 1) of each image.
-    :return: (B, h, w) 0 to D - 1, and D for what is before the first bin or beyond the last.
+    :param edges_m: (B, D + 1) bin edges of each image.
+    :return: (B, h, w) 0 to D - 1, and D for depths before the first bin or beyond the last.
     """
     index = torch.searchsorted(edges_m.contiguous(), depth_m.flatten(1), right=True) - 1
     return torch.where(index < 0, edges_m.shape[1] - 1, index).view_as(depth_m)
@@ -108,11 +109,13 @@ def depth_to_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
 
 def depth_map_focal_loss(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
     """
-    Focal loss over bins (Lin et al., ICCV 2017; alpha 0.25, gamma 2), objects weighing more.
+    Compute the focal loss over depth bins (Lin et al., ICCV 2017; alpha 0.25, gamma 2).
+
+    Cells of objects weigh FOREGROUND_WEIGHT times as much as background cells.
 
     :param logits: (B, D + 1, h, w).
-    :param depth_m: (B, h, w) what draw painted.
-    :param edges_m: (B, D + 1) of each image.
+    :param depth_m: (B, h, w) from paint_depth.
+    :param edges_m: (B, D + 1) bin edges of each image.
     :return: scalar, mean over cells.
     """
     log_p = logits.float().log_softmax(1).gather(1, depth_to_bins(depth_m, edges_m)[:, None])[:, 0]
@@ -122,12 +125,12 @@ def depth_map_focal_loss(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Te
 
 
 def _in_range(low: Tensor, high: Tensor, count: int) -> Tensor:
-    """(B, N) bounds -> (B, N, count) bool, low <= cell < high."""
+    """Return (B, N, count) bool, low <= cell < high, for bounds (B, N)."""
     cell = torch.arange(count, device=low.device)
     return (cell >= low[..., None]) & (cell < high[..., None])
 
 
 def _conv_gn(width: int, size: int, stride: int) -> nn.Sequential:
-    """Convolution and GroupNorm of 32 groups, at constant width."""
+    """Build convolution and GroupNorm of 32 groups; input and output have `width` channels."""
     conv = nn.Conv2d(width, width, size, stride, padding=size // 2)
     return nn.Sequential(conv, nn.GroupNorm(32, width))

@@ -1,9 +1,9 @@
 """
-Which query answers for which target: the cheapest pairing (Carion et al., DETR, ECCV 2020).
+Hungarian matching of queries to targets (Carion et al., DETR, ECCV 2020).
 
-Queries come in groups that are paired apart, so that in training every target is taught to one
-query of each (Chen et al., Group DETR, ICCV 2023). Pairing is SciPy's, on the host: the costs of
-all images, layers and groups cross in one copy, the only place where the host waits.
+Queries come in groups that are matched independently, so that in training every target supervises
+one query of each group (Chen et al., Group DETR, ICCV 2023). SciPy solves the assignment on the
+host: one copy transfers the costs of all images, layers and groups, the only time the host waits.
 Shapes: B batch, L decoder layers, G groups, Q queries of a group, N slots, C classes.
 """
 
@@ -21,7 +21,7 @@ from stl_core.models.detr import box_coding
 
 @dataclass(frozen=True)
 class MatcherWeights:
-    """Weight of every part of the cost; the defaults are MonoDETR's."""
+    """Weights of the terms of the matching cost; the defaults are MonoDETR's."""
 
     class_: float = 2.0
     center: float = 10.0
@@ -32,10 +32,10 @@ class MatcherWeights:
 @dataclass(frozen=True)
 class Matches:
     """
-    The query of every target.
+    The matched query of every target.
 
-    :param query: (B, L, G, N) counting over the G * Q queries; 0 where there is none.
-    :param matched: (B, L, G, N) bool, whether there is one.
+    :param query: (B, L, G, N) index over the G * Q queries; 0 for an unmatched target.
+    :param matched: (B, L, G, N) bool, whether the target has a query.
     """
 
     query: Tensor
@@ -51,13 +51,13 @@ def matching_cost(
     weights: MatcherWeights = MatcherWeights(),
 ) -> Tensor:
     """
-    Price every query for every target.
+    Compute the cost of every query for every target: class, centre, box and generalised IoU.
 
     :param logits: (B, L, G Q, C) raw class scores.
-    :param box: (B, L, G Q, 6) centre boxes.
+    :param box: (B, L, G Q, 6) boxes after the sigmoid, see box_coding.
     :param class_id: (B, N).
-    :param target_box: (B, N, 6) centre boxes of the targets.
-    :param weights: of the parts.
+    :param target_box: (B, N, 6) boxes of the targets, from encode_boxes.
+    :param weights: weights of the terms.
     :return: (B, L, G Q, N).
     """
     p = logits.float().sigmoid()
@@ -79,26 +79,26 @@ def matching_cost(
 
 def hungarian_match(cost: Tensor, valid: Tensor, groups: int) -> Matches:
     """
-    Pair targets with queries at the least total price, in each image, layer and group.
+    Match targets to queries at minimum total cost, in each image, layer and group.
 
-    Of more targets than queries, the dearest stay without.
+    With more targets than queries, the targets that would cost the most stay unmatched.
 
     :param cost: (B, L, G Q, N).
-    :param valid: (B, N) bool, targets that want a query.
+    :param valid: (B, N) bool, the targets to match.
     :param groups: G.
-    :return: pairs, on the device of price.
+    :return: matches, on the device of cost.
     """
     batch, layers, queries, slots = cost.shape
-    each = queries // groups
-    # a price that is not a number would stop SciPy here instead of the trainer, which tells why
-    host = torch.nan_to_num(cost, nan=1e9).view(batch, layers, groups, each, slots).cpu().numpy()
+    size = queries // groups
+    # SciPy would fail on NaN here; let the trainer fail instead, whose message gives the cause
+    costs = torch.nan_to_num(cost, nan=1e9).view(batch, layers, groups, size, slots).cpu().numpy()
     is_valid = valid.cpu().numpy()
     query = np.zeros((batch, layers, groups, slots), np.int64)
     matched = np.zeros(query.shape, bool)
     for row, layer, group in np.ndindex(batch, layers, groups):
         (columns,) = np.nonzero(is_valid[row])
-        chosen, index = linear_sum_assignment(host[row, layer, group][:, columns])
-        query[row, layer, group, columns[index]] = chosen + group * each
-        matched[row, layer, group, columns[index]] = True
+        query_index, target_index = linear_sum_assignment(costs[row, layer, group][:, columns])
+        query[row, layer, group, columns[target_index]] = query_index + group * size
+        matched[row, layer, group, columns[target_index]] = True
     device = cost.device
     return Matches(torch.from_numpy(query).to(device), torch.from_numpy(matched).to(device))

@@ -1,9 +1,10 @@
 """
-The depth-guided transformer of MonoDETR (Zhang et al., ICCV 2023).
+MonoDETR's depth-guided transformer (Zhang et al., ICCV 2023, section 3.2): encoders, decoder.
 
-A visual encoder mixes the cells of four maps by deformable attention, a depth encoder mixes those
-of the depth map. In the decoder every query looks at depth, then at the other queries of its
-group, then at the picture around its box, which every layer moves. Norms follow sums.
+The visual encoder applies deformable self-attention to the cells of four maps, the depth encoder
+plain self-attention to the cells of the depth map. Each decoder layer applies depth
+cross-attention, self-attention among the queries of a group, and deformable cross-attention to the
+image around the query's box, which every layer refines. Layers are post-norm.
 Shapes: B batch, S cells of all maps, D cells of the depth map, Q queries of all groups, C
 channels, L maps.
 """
@@ -24,22 +25,22 @@ from stl_core.models.detr.deformable_attention import (
 )
 from stl_core.tensors.precision import in_float32
 
-#: Maps that queries and cells look at: strides 8, 16, 32, 64.
+#: Number of maps under deformable attention: strides 8, 16, 32, 64.
 NUM_LEVELS = 4
-#: References stay where a sigmoid's inverse is well told: between 1e-5 and 1 - 1e-5.
+#: Clamps references to between 1e-5 and 1 - 1e-5 after the sigmoid, as in Deformable DETR.
 _LOGIT_LIMIT = math.log(1e5 - 1)
 
 
 @dataclass(frozen=True)
 class TransformerDims:
     """
-    Sizes that all layers share.
+    Sizes shared by all layers.
 
     :param width: C.
-    :param heads: of every attention.
-    :param points: that a head looks at on each map.
-    :param feedforward: hidden width between attentions.
-    :param dropout: share of values dropped in training.
+    :param heads: attention heads.
+    :param points: sampling points per head and map of deformable attentions.
+    :param feedforward: hidden width of feed-forward blocks.
+    :param dropout: fraction of values dropped in training.
     """
 
     width: int
@@ -52,10 +53,10 @@ class TransformerDims:
 @dataclass(frozen=True)
 class EncoderMemory:
     """
-    What queries look at.
+    Encoder outputs that queries attend to.
 
-    :param depth_tokens: (B, D, C) tokens of the depth encoder.
-    :param visual_tokens: (B, S, C) of the visual encoder, one map after the other.
+    :param depth_tokens: (B, D, C) from the depth encoder.
+    :param visual_tokens: (B, S, C) from the visual encoder, maps concatenated.
     :param spatial_shapes: L pairs (h, w).
     """
 
@@ -65,10 +66,10 @@ class EncoderMemory:
 
 
 class DepthEncoder(nn.Module):
-    """Features of the depth map -> tokens that know of each other and of their own depth."""
+    """Self-attention layer over depth features; adds an embedding of each cell's depth."""
 
     def __init__(self, dims: TransformerDims, max_depth_m: float) -> None:
-        """Build one layer, and one learnt vector a metre."""
+        """Build one layer, and one learnt embedding per metre of depth."""
         super().__init__()
         self.attention = _build_attention(dims)
         self.after = _AddNorm(dims)
@@ -77,41 +78,42 @@ class DepthEncoder(nn.Module):
 
     def forward(self, features: Tensor, depth_m: Tensor) -> Tensor:
         """
-        Encode.
+        Return the depth tokens, one per cell of the depth map.
 
-        :param features: (B, C, h, w).
-        :param depth_m: (B, h, w) at the focal length that depth is learnt at.
-        :return: (B, D, C).
+        :param features: (B, C, h, w) from the depth predictor.
+        :param depth_m: (B, h, w) expected depth, at the focal length at which depth is learnt.
+        :return: (B, D, C), D = h w.
         """
         tokens = features.flatten(2).transpose(1, 2)
         _, width, h, w = features.shape
-        at = tokens + sine_position_embedding(h, w, width, features.device)
-        mixed = self.attention(at, at, tokens, need_weights=False)[0]
+        embedded = tokens + sine_position_embedding(h, w, width, features.device)
+        mixed = self.attention(embedded, embedded, tokens, need_weights=False)[0]
         return self.feed(self.after(tokens, mixed)) + self.depth_embedding(depth_m.flatten(1))
 
     def depth_embedding(self, depth_m: Tensor) -> Tensor:
-        """(B, D) metres -> (B, D, C), linear between the vectors of whole metres."""
-        last = self.metres.num_embeddings - 1
-        depth_m = depth_m.clamp(0, last)
-        near = depth_m.floor().long()
-        fraction = (depth_m - near)[..., None]
+        """Return embeddings (B, D, C) of depths (B, D), interpolated between whole metres."""
+        last_metre = self.metres.num_embeddings - 1
+        depth_m = depth_m.clamp(0, last_metre)
+        whole_metre = depth_m.floor().long()
+        fraction = (depth_m - whole_metre)[..., None]
         return (
-            self.metres(near) * (1 - fraction) + self.metres((near + 1).clamp(max=last)) * fraction
+            self.metres(whole_metre) * (1 - fraction)
+            + self.metres((whole_metre + 1).clamp(max=last_metre)) * fraction
         )
 
 
 class VisualEncoder(nn.Module):
-    """Every cell of every map looks at a few points of all of them."""
+    """Multi-scale deformable self-attention over the cells of all maps."""
 
     def __init__(self, dims: TransformerDims, layers: int) -> None:
-        """Build the layers, and one learnt vector a map."""
+        """Build the layers, and one learnt level embedding per map."""
         super().__init__()
         self.levels = nn.Parameter(torch.randn(NUM_LEVELS, dims.width))
         self.layers = nn.ModuleList(_VisualEncoderLayer(dims) for _ in range(layers))
         _reset_parameters(self)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, SpatialShapes]:
-        """(B, C, h, w) maps, finest first -> (B, S, C) cells, map after map, and L (h, w)."""
+        """Return cells (B, S, C), maps concatenated, and L sizes (h, w) of maps (B, C, h, w)."""
         width, device = maps[0].shape[1], maps[0].device
         spatial_shapes = [(each.shape[2], each.shape[3]) for each in maps]
         cells = torch.cat([each.flatten(2) for each in maps], 2).transpose(1, 2)
@@ -129,10 +131,10 @@ class VisualEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Queries look at depth, at each other and at the picture, and say a box after each layer."""
+    """Decode queries with depth, self- and image attention; each layer refines their boxes."""
 
     def __init__(self, dims: TransformerDims, layers: int) -> None:
-        """Build the layers, and where a query first stands."""
+        """Build the layers, and the projection of queries to initial reference points."""
         super().__init__()
         self.layers = nn.ModuleList(_DecoderLayer(dims) for _ in range(layers))
         self.start = nn.Linear(dims.width, 2)
@@ -144,26 +146,26 @@ class Decoder(nn.Module):
         self, queries: Tensor, groups: int, memory: EncoderMemory, box_heads: nn.ModuleList
     ) -> tuple[Tensor, Tensor]:
         """
-        Decode.
+        Return the decoded queries and boxes of every layer.
 
         :param queries: (Q, 2 C) position and content.
-        :param groups: queries look at those of their own group only.
-        :param memory: what they all look at.
-        :param box_heads: heads, one a layer, that say how a query's box moves.
-        :return: (B, layers, Q, C) queries and (B, layers, Q, 6) logits of centre boxes.
+        :param groups: number of groups; queries attend to queries of the same group only.
+        :param memory: encoder outputs.
+        :param box_heads: one head per layer, which predicts the change of a query's box logits.
+        :return: (B, layers, Q, C) queries and (B, layers, Q, 6) logits of boxes, see box_coding.
         """
         position, content = queries.chunk(2, -1)
         content = content.expand(len(memory.depth_tokens), -1, -1)
         center = in_float32(self.start, position)[None].clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
         sampling_reference = center.sigmoid(), cell_offset_scale(memory.spatial_shapes, center)
-        reference = nn.functional.pad(center, (0, 4))  # a first box is told without a guess
+        reference = nn.functional.pad(center, (0, 4))  # box sides have no initial reference
         hidden, logits = [], []
         for layer, head in zip(self.layers, box_heads, strict=True):
             content = layer(content, position, groups, memory, sampling_reference)
             logit = in_float32(head, content) + reference
             hidden.append(content)
             logits.append(logit)
-            # gradients stop here: a layer answers for its own step only
+            # gradients stop here: each layer learns its own refinement only
             reference = logit.detach().clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
             box = reference.sigmoid()
             sampling_reference = (
@@ -175,35 +177,35 @@ class Decoder(nn.Module):
 
 def sine_position_embedding(h: int, w: int, width: int, device: torch.device) -> Tensor:
     """
-    Sines and cosines of row and column (Carion et al., DETR, ECCV 2020): y first, then x.
+    Return DETR's sine position embedding (Carion et al., ECCV 2020): y channels, then x.
 
-    :param h: grid height.
-    :param w: grid width.
+    :param h: grid height, cells.
+    :param w: grid width, cells.
     :param width: C.
-    :param device: where to.
+    :param device: device of the result.
     :return: (h w, C).
     """
     i = torch.arange(width // 2, device=device)
     period = 10000 ** (2 * torch.div(i, 2, rounding_mode='floor') / (width // 2))
 
-    def waves(count: int) -> Tensor:
+    def along(count: int) -> Tensor:
         phase = torch.arange(1, count + 1, device=device) * (2 * math.pi / (count + 1e-6))
         angle = phase[:, None] / period
         return torch.stack([angle[:, ::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
 
-    rows, columns = waves(h)[:, None].expand(-1, w, -1), waves(w)[None].expand(h, -1, -1)
+    rows, columns = along(h)[:, None].expand(-1, w, -1), along(w)[None].expand(h, -1, -1)
     return torch.cat([rows, columns], -1).flatten(0, 1)
 
 
 def cell_centers(h: int, w: int, device: torch.device) -> Tensor:
-    """Grid size -> (h w, 2) x y of its cells, shares of the picture."""
+    """Return the x y (h w, 2) of the cell centres of a grid, fractions of the image."""
     y = (torch.arange(h, device=device) + 0.5) / h
     x = (torch.arange(w, device=device) + 0.5) / w
     return torch.stack([x.expand(h, -1), y[:, None].expand(-1, w)], -1).flatten(0, 1)
 
 
 class _VisualEncoderLayer(nn.Module):
-    """One layer of the visual encoder."""
+    """Deformable self-attention and feed-forward block."""
 
     def __init__(self, dims: TransformerDims) -> None:
         super().__init__()
@@ -226,14 +228,15 @@ class _VisualEncoderLayer(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    """One layer of the decoder."""
+    """Depth cross-attention, group self-attention, image cross-attention, feed-forward."""
 
     def __init__(self, dims: TransformerDims) -> None:
         super().__init__()
         self.to_depth = _build_attention(dims)
         self.after_depth = _AddNorm(dims)
-        # Two layers that see the same and are added make one, but a step moves it twice as far;
-        # kept as published, so that training goes at the published pace.
+        # Query (asking) and key (offering) projections. The sum of two linear layers of the same
+        # input equals one layer, but an optimisation step changes it twice as much; kept as
+        # published, so that training converges at the published pace.
         self.asking = nn.ModuleList(nn.Linear(dims.width, dims.width) for _ in range(2))
         self.offering = nn.ModuleList(nn.Linear(dims.width, dims.width) for _ in range(2))
         self.to_queries = _build_attention(dims)
@@ -263,16 +266,16 @@ class _DecoderLayer(nn.Module):
         return self.feed(self.after_picture(content, attended))
 
     def _group_self_attention(self, content: Tensor, position: Tensor, groups: int) -> Tensor:
-        """(B, Q, C) queries -> (B, Q, C) what those of their group tell them."""
-        at = content + position
-        query = torch.stack([linear(at) for linear in self.asking]).sum(0)
-        key = torch.stack([linear(at) for linear in self.offering]).sum(0)
+        """Return the self-attention (B, Q, C) of queries (B, Q, C) within each group."""
+        embedded = content + position
+        query = torch.stack([linear(embedded) for linear in self.asking]).sum(0)
+        key = torch.stack([linear(embedded) for linear in self.offering]).sum(0)
         grouped = [x.unflatten(1, (groups, -1)).flatten(0, 1) for x in (query, key, content)]
         return self.to_queries(*grouped, need_weights=False)[0].reshape(content.shape)
 
 
 class _AddNorm(nn.Module):
-    """What follows an attention: dropout, sum, norm."""
+    """Dropout, residual sum and LayerNorm after an attention."""
 
     def __init__(self, dims: TransformerDims) -> None:
         super().__init__()
@@ -284,7 +287,7 @@ class _AddNorm(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """Two linear layers on each token, added to it."""
+    """Feed-forward block: two linear layers per token, residual sum and LayerNorm."""
 
     def __init__(self, dims: TransformerDims) -> None:
         super().__init__()
@@ -302,10 +305,10 @@ def _build_attention(dims: TransformerDims) -> nn.MultiheadAttention:
 
 
 def _reset_parameters(module: nn.Module) -> None:
-    """Start matrices as DETR does; deformable attentions know better themselves."""
-    for each in module.modules():
-        if isinstance(each, nn.Linear):
-            nn.init.xavier_uniform_(each.weight)
-    for each in module.modules():
-        if isinstance(each, DeformableAttention):
-            each.reset_parameters()
+    """Initialise linear layers as DETR does, deformable attentions by their own method."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    for layer in module.modules():
+        if isinstance(layer, DeformableAttention):
+            layer.reset_parameters()

@@ -1,4 +1,4 @@
-"""A bag answered without ROS: the same bytes each time, and the AP of `stl evaluate`."""
+"""evaluate_bag: deterministic output, AP equal to `stl evaluate`, and the LiDAR check."""
 
 import json
 import re
@@ -31,45 +31,47 @@ SPEC = model_file.ModelSpec(
     detector='monodle',
     options={'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8},
 )
-#: LiDAR that stands where the camera is: x forward to z, y left to -x, z up to -y.
-TURNED = '0 -1 0 0 0 0 -1 0 1 0 0 0'
-FRAMES, LEAST = 4, 0.2
+#: Tr_velo_to_cam of a LiDAR at the camera: x forward to z, y left to -x, z up to -y.
+CAM_T_VELO = '0 -1 0 0 0 0 -1 0 1 0 0 0'
+FRAMES, MIN_SCORE = 4, 0.2
 
 
 @pytest.fixture(scope='module')
-def student(tmp_path_factory):
-    """Make a student that has learnt nothing, but sees boxes of all scores wherever it looks."""
+def model_path(tmp_path_factory):
+    """Create an untrained model that detects boxes of all scores all over the image."""
     torch.manual_seed(0)
     detector = model_file.build_detector(SPEC)
     for name in ('heatmap', 'heading'):
         torch.nn.init.normal_(detector.heads[name][-1].weight, std=30.0)
     for name, bias in {'depth': (-4.6, 0.0), 'size_2d': (7.0, 6.0)}.items():
         detector.heads[name][-1].bias.data = torch.tensor(bias)
-    path = tmp_path_factory.mktemp('student') / 'student.safetensors'
+    path = tmp_path_factory.mktemp('model') / 'model.safetensors'
     model_file.save_model(path, detector, SPEC)
     return path
 
 
 @pytest.fixture(scope='module')
-def scenes(tmp_path_factory, student):
-    """Label frames with half of what the student sees, moved a little, and scan those boxes."""
+def scenes(tmp_path_factory, model_path):
+    """Label frames with half of the model's detections, moved slightly, and scan those boxes."""
     root = make_scenes(tmp_path_factory.mktemp('data') / 'kitti', frames=FRAMES)
     (root / 'velodyne').mkdir()
-    predictor = load_predictor(student, 'cpu')
+    predictor = load_predictor(model_path, 'cpu')
     for path in sorted((root / 'label_2').iterdir()):
         image = kitti.read_image(root / f'image_2/{path.stem}.png')
-        (found,) = predictor([image], [P2])
-        half = kitti.to_labels(found[::2], SPEC.classes)
-        away = 1 + np.random.default_rng(0).uniform(-0.03, 0.03, (len(half), 1))
-        none = np.zeros(len(half))
-        half = replace(half, center_m=half.center_m * away, truncated=none, occluded=none)
-        lines = kitti.format_results(half).splitlines()
+        (detections,) = predictor([image], [P2])
+        labels = kitti.to_labels(detections[::2], SPEC.classes)
+        factor = 1 + np.random.default_rng(0).uniform(-0.03, 0.03, (len(labels), 1))
+        zeros = np.zeros(len(labels))
+        labels = replace(
+            labels, center_m=labels.center_m * factor, truncated=zeros, occluded=zeros
+        )
+        lines = kitti.format_results(labels).splitlines()
         path.write_text(''.join(f'{line.rsplit(" ", 1)[0]}\n' for line in lines))
         scan = surface(kitti.read_labels(path).to_objects(SPEC.classes))
         in_velo = np.stack([scan[:, 2], -scan[:, 0], -scan[:, 1], scan[:, 0] * 0], 1)
         in_velo.astype(np.float32).tofile(root / f'velodyne/{path.stem}.bin')
         calib = root / f'calib/{path.stem}.txt'
-        calib.write_text(calib.read_text() + f'Tr_velo_to_cam: {TURNED}\n')
+        calib.write_text(calib.read_text() + f'Tr_velo_to_cam: {CAM_T_VELO}\n')
     return root
 
 
@@ -82,7 +84,7 @@ def bag(scenes, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def bare_bag(scenes, tmp_path_factory):
-    """Make the same drive without labels."""
+    """Write the same drive to a bag without labels."""
     out = tmp_path_factory.mktemp('bare')
     for name in ('image_2', 'calib', 'velodyne'):
         (out / 'kitti').mkdir(exist_ok=True)
@@ -92,23 +94,23 @@ def bare_bag(scenes, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def evaluated(bag, student, tmp_path_factory):
+def evaluated(bag, model_path, tmp_path_factory):
     out = tmp_path_factory.mktemp('out') / 'drive'
-    assert run(bag, out, student, '--score', LEAST, '--pictures', 2) == 0
+    assert run(bag, out, model_path, '--score', MIN_SCORE, '--pictures', 2) == 0
     return out
 
 
-def run(bag, out, student, *options):
-    arguments = [bag, out, '--model', student, '--device', 'cpu', *options]
+def run(bag, out, model_path, *options):
+    arguments = [bag, out, '--model', model_path, '--device', 'cpu', *options]
     return evaluate_bag.main([str(each) for each in arguments])
 
 
 def surface(objects):
-    """Points on the faces that the camera sees, by the slow way: rays cut with triangles."""
-    eye = -np.linalg.solve(P2[:, :3], P2[:, 3])
+    """Return points on the visible faces of boxes, by intersecting rays with triangles."""
+    origin_m = -np.linalg.solve(P2[:, :3], P2[:, 3])
     u, v = np.meshgrid(range(0, 320, 4), range(20, 96, 3))
     pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1)
-    way = pixels @ np.linalg.inv(P2[:, :3]).T
+    directions = pixels @ np.linalg.inv(P2[:, :3]).T
     faces = [(0, 1, 5, 4), (3, 2, 6, 7), (0, 3, 7, 4), (1, 2, 6, 5), (0, 1, 2, 3), (4, 5, 6, 7)]
     boxes = box_corners(objects.center_m, objects.size_hwl_m, objects.rotation_y)
     triangles = [
@@ -117,24 +119,25 @@ def surface(objects):
         for a, b, c, d in faces
         for three in ((a, b, c), (a, c, d))
     ]
-    along = np.min([cut(eye, way, each) for each in triangles], 0)
-    hit = np.isfinite(along)
-    return eye + along[hit, None] * way[hit]
+    t = np.min([intersect(origin_m, directions, each) for each in triangles], 0)
+    hit = np.isfinite(t)
+    return origin_m + t[hit, None] * directions[hit]
 
 
-def cut(eye, way, triangle):
-    """Where rays meet a triangle, by three equations; inf where they do not."""
+def intersect(origin_m, directions, triangle):
+    """Return t of origin + t direction on a triangle, by a 3x3 system; inf for a miss."""
     a, b, c = triangle
-    M = np.stack(np.broadcast_arrays(b - a, c - a, -way), -1)
+    M = np.stack(np.broadcast_arrays(b - a, c - a, -directions), -1)
     M[np.abs(np.linalg.det(M)) < 1e-12] = np.nan
     with np.errstate(invalid='ignore'):
-        s, t, along = np.linalg.solve(M, np.broadcast_to(eye - a, way.shape)[..., None])[..., 0].T
-        inside = (s >= 0) & (t >= 0) & (s + t <= 1) & (along > 0)
-    return np.where(inside, along, np.inf)
+        right_side = np.broadcast_to(origin_m - a, directions.shape)[..., None]
+        u, v, t = np.linalg.solve(M, right_side)[..., 0].T
+        inside = (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 0)
+    return np.where(inside, t, np.inf)
 
 
 def cars(z, yaw=0.5, x=1.0):
-    """One car a depth, its 2D box that of its corners."""
+    """Return one car per depth; its 2D box encloses the projected corners."""
     count = len(z)
     center = np.stack([np.full(count, x), np.full(count, 0.5), np.asarray(z, float)], 1)
     size, yaws = np.tile([1.5, 1.6, 3.9], (count, 1)), np.full(count, yaw)
@@ -151,17 +154,17 @@ def cars(z, yaw=0.5, x=1.0):
 
 
 @pytest.mark.parametrize('yaw', [0.0, 0.5, -1.2, np.pi / 2])
-def test_a_box_is_as_far_off_as_it_was_moved(yaw):
+def test_lidar_error_is_the_shift_of_the_box(yaw):
     scan = surface(cars([12.0], yaw))
     exact = lidar_check.depth_errors(cars([12.0], yaw), scan, P2)
     np.testing.assert_allclose(exact, 0.0, atol=1e-9)
     for shift in (-1.0, 0.5, 3.0):
         (error,) = lidar_check.depth_errors(cars([12.0 + shift], yaw), scan, P2)
-        # rays that slant meet a moved face a little elsewhere
+        # oblique rays hit a shifted face at a slightly different point
         assert error == pytest.approx(shift, abs=0.25 + 0.1 * abs(shift))
 
 
-def test_what_hides_a_box_is_not_taken_for_it():
+def test_occluding_boxes_and_sparse_points_give_no_error():
     scan = surface(cars([10.0, 20.0]))
     near, far = lidar_check.depth_errors(cars([10.0, 20.0]), scan, P2)
     assert near == pytest.approx(0.0, abs=1e-9)
@@ -171,65 +174,65 @@ def test_what_hides_a_box_is_not_taken_for_it():
     assert lidar_check.depth_errors(cars([]), scan, P2).shape == (0,)
 
 
-def test_errors_are_told_by_class_and_distance():
-    told = lidar_check.summarize_errors(
+def test_lidar_errors_are_summarised_by_class_and_distance():
+    summary = lidar_check.summarize_errors(
         np.array([0, 0, 0, 1]),
         np.array([10, 30, 50, 5.0]),
         np.array([1, -3, np.nan, np.nan]),
         'ab',
     )
-    near, _, far, whole = told['a']
+    near, _, far, total = summary['a']
     assert (near['checked'], near['median_error_m'], near['share_within_1_m']) == (1, 1.0, 1.0)
     assert (far['boxes'], far['checked'], far['median_error_m']) == (1, 0, None)
-    assert (whole['boxes'], whole['checked'], whole['median_abs_error_m']) == (3, 2, 2.0)
-    assert told['b'][-1]['p90_abs_error_m'] is None
+    assert (total['boxes'], total['checked'], total['median_abs_error_m']) == (3, 2, 2.0)
+    assert summary['b'][-1]['p90_abs_error_m'] is None
 
 
-def test_ap_is_that_of_stl_evaluate(evaluated, scenes, student, tmp_path):
-    told = tmp_path / 'ap.json'
-    main.main(['evaluate', str(student), str(scenes), '--device', 'cpu', '--json', str(told)])
-    ours = figures(evaluated)
-    assert ours['ap'] == json.loads(told.read_text())['ap']
-    assert ours['labelled_frames'] == ours['scanned_frames'] == FRAMES
-    metrics = ours['ap']['Pedestrian']
+def test_ap_equals_that_of_stl_evaluate(evaluated, scenes, model_path, tmp_path):
+    path = tmp_path / 'ap.json'
+    main.main(['evaluate', str(model_path), str(scenes), '--device', 'cpu', '--json', str(path)])
+    result = figures(evaluated)
+    assert result['ap'] == json.loads(path.read_text())['ap']
+    assert result['labelled_frames'] == result['scanned_frames'] == FRAMES
+    metrics = result['ap']['Pedestrian']
     assert 5 < metrics['bbox']['AP40']['strict'][2] < 100
     assert 0 < metrics['3d']['AP40']['loose'][2] < 100
-    # precision is read at every score, but only what is sure is sent
-    assert 0 < ours['depth_error']['Pedestrian']['matched']
-    whole = ours['lidar']['classes']['Pedestrian'][-1]
-    assert whole['median_abs_error_m'] < 0.03 * 13  # half of the boxes are where the scan is
-    assert 0 < whole['checked'] <= whole['boxes'] == ours['boxes']['Pedestrian']
+    # AP uses detections of every score, but only those above the threshold are published
+    assert 0 < result['depth_error']['Pedestrian']['matched']
+    total = result['lidar']['classes']['Pedestrian'][-1]
+    assert total['median_abs_error_m'] < 0.03 * 13  # half of the boxes are at the scanned depth
+    assert 0 < total['checked'] <= total['boxes'] == result['boxes']['Pedestrian']
 
 
 def figures(out):
     return json.loads((out / 'figures.json').read_text())
 
 
-def test_answers_are_those_of_the_pipeline(evaluated, bag, student):
-    predictor = load_predictor(student, 'cpu')
-    with BagReader(bag) as reader, BagReader(evaluated / 'answers') as answers:
-        assert set(answers.topics) == {
+def test_recorded_detections_equal_those_of_the_predictor(evaluated, bag, model_path):
+    predictor = load_predictor(model_path, 'cpu')
+    with BagReader(bag) as reader, BagReader(evaluated / 'answers') as outputs:
+        assert set(outputs.topics) == {
             '/camera/camera_info',
             '/detector/detections',
             '/detector/markers',
             '/tf',
         }
-        said = {topic: [] for topic in answers.topics}
-        for message in answers.messages():
-            said[message.topic].append((message.recorded_ns, answers.decode(message)))
+        recorded = {topic: [] for topic in outputs.topics}
+        for message in outputs.messages():
+            recorded[message.topic].append((message.recorded_ns, outputs.decode(message)))
         total = 0
-        for number, sight in enumerate(DriveReader(reader, DriveQuery())):
-            frame = images.to_frame(sight.image, sight.info, 'camera', passthrough_image)
-            (found,) = predictor([frame.image], [frame.P])
-            sent = found[found.score >= LEAST]
-            stamp, array = said['/detector/detections'][number]
+        for number, sample in enumerate(DriveReader(reader, DriveQuery())):
+            frame = images.to_frame(sample.image, sample.info, 'camera', passthrough_image)
+            (predictions,) = predictor([frame.image], [frame.P])
+            published = predictions[predictions.score >= MIN_SCORE]
+            stamp, array = recorded['/detector/detections'][number]
             assert stamp == frame.stamp_ns == primitives.header_stamp_ns(array.header)
             assert [each.results[0].hypothesis.score for each in array.detections] == list(
-                sent.score
+                published.score
             )
-            boxes = recorded_boxes.boxes_from_markers(said['/detector/markers'][number][1])
-            assert len(boxes.labels) == len(sent)
-            total += len(sent)
+            boxes = recorded_boxes.boxes_from_markers(recorded['/detector/markers'][number][1])
+            assert len(boxes.labels) == len(published)
+            total += len(published)
     assert total > 0
     assert sum(figures(evaluated)['boxes'].values()) == total
 
@@ -243,19 +246,19 @@ def files_of(out, *names):
     }
 
 
-def test_the_same_bag_again_makes_the_same_bytes(bag, evaluated, student, tmp_path):
-    assert run(bag, tmp_path / 'drive', student, '--score', LEAST, '--pictures', 2) == 0
-    same = ('answers', 'figures.json', 'pictures', 'labels', 'charts/lidar.png')
-    one, two = files_of(evaluated, *same), files_of(tmp_path / 'drive', *same)
+def test_evaluation_is_deterministic(bag, evaluated, model_path, tmp_path):
+    assert run(bag, tmp_path / 'drive', model_path, '--score', MIN_SCORE, '--pictures', 2) == 0
+    names = ('answers', 'figures.json', 'pictures', 'labels', 'charts/lidar.png')
+    one, two = files_of(evaluated, *names), files_of(tmp_path / 'drive', *names)
     assert one == two
     assert {'answers/answers.mcap', 'figures.json', 'labels/oracle.csv'} < set(one)
 
 
-def test_answers_with_a_copy_of_the_drive_are_a_drive(bare_bag, student, tmp_path):
+def test_copied_inputs_can_be_read_as_a_drive(bare_bag, model_path, tmp_path):
     options = ('--storage', 'sqlite3', '--copy', '--pictures', 0)
-    for place in ('one', 'two'):
-        assert run(bare_bag, tmp_path / place / 'out', student, *options) == 0
-    one, two = (files_of(tmp_path / place / 'out', 'answers') for place in ('one', 'two'))
+    for folder in ('one', 'two'):
+        assert run(bare_bag, tmp_path / folder / 'out', model_path, *options) == 0
+    one, two = (files_of(tmp_path / folder / 'out', 'answers') for folder in ('one', 'two'))
     assert one == two
     assert 'answers/answers.db3' in one
     scenes = list(pictures.read_scenes(tmp_path / 'one/out/answers'))
@@ -263,76 +266,78 @@ def test_answers_with_a_copy_of_the_drive_are_a_drive(bare_bag, student, tmp_pat
     assert all(len(each.points_m) for each in scenes)
 
 
-def test_the_report_is_one_small_file_that_needs_no_other(evaluated):
+def test_the_report_is_one_small_self_contained_file(evaluated):
     text = (evaluated / 'report.html').read_text()
     assert len(text) < 3_000_000
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert len(sources) >= 2 + 4  # pictures and charts
     assert all(each.startswith(('data:image/png;', 'data:image/jpeg;')) for each in sources)
     assert 'http' not in re.sub(r'base64,[^"]*', '', text)
-    assert 'Against the labels' in text
+    assert 'Detections against labels' in text
     timing = json.loads((evaluated / 'timing.json').read_text())
     assert timing['images'] == FRAMES
     assert set(timing['stages_ms']) == {'decode', 'inference', 'postprocess', 'total'}
     assert len(list((evaluated / 'pictures').iterdir())) == 2
 
 
-def test_labels_come_from_a_folder_or_the_bag_or_nowhere(
-    bare_bag, scenes, student, evaluated, tmp_path, capsys
+def test_labels_come_from_a_folder_or_the_bag_or_are_absent(
+    bare_bag, scenes, model_path, evaluated, tmp_path, capsys
 ):
-    options = ('--pictures', 0, '--score', LEAST)
+    options = ('--pictures', 0, '--score', MIN_SCORE)
     labels = scenes / 'label_2'
-    assert run(bare_bag, tmp_path / 'a', student, '--labels', labels, *options) == 0
+    assert run(bare_bag, tmp_path / 'a', model_path, '--labels', labels, *options) == 0
     assert figures(tmp_path / 'a')['ap'] == figures(evaluated)['ap']
     (few := tmp_path / 'few').mkdir()
-    assert run(bare_bag, tmp_path / 'b', student, '--labels', few, *options) == 2
+    assert run(bare_bag, tmp_path / 'b', model_path, '--labels', few, *options) == 2
     assert f'0 label files, but {bare_bag} has {FRAMES} images' in capsys.readouterr().err
-    assert run(bare_bag, tmp_path / 'c', student, *options) == 0
-    told = figures(tmp_path / 'c')
-    assert (told['ap'], told['labelled_frames'], told['scanned_frames']) == (None, 0, FRAMES)
-    assert told['lidar'] == figures(evaluated)['lidar']
-    assert run(bare_bag, tmp_path / 'd', student, '--labels', 'topic') == 2
+    assert run(bare_bag, tmp_path / 'c', model_path, *options) == 0
+    result = figures(tmp_path / 'c')
+    assert (result['ap'], result['labelled_frames'], result['scanned_frames']) == (None, 0, FRAMES)
+    assert result['lidar'] == figures(evaluated)['lidar']
+    assert run(bare_bag, tmp_path / 'd', model_path, '--labels', 'topic') == 2
     assert 'no labels on /camera/ground_truth/labels' in capsys.readouterr().err
 
 
-def test_several_bags_side_by_side_and_together(bare_bag, student, tmp_path, capsys):
-    many, out = tmp_path / 'many', tmp_path / 'out'
-    many.mkdir()
+def test_several_bags_have_separate_and_joint_reports(bare_bag, model_path, tmp_path, capsys):
+    bags, out = tmp_path / 'bags', tmp_path / 'out'
+    bags.mkdir()
     for name in ('a', 'b'):
-        (many / name).symlink_to(bare_bag)
-    (many / 'broken.mcap').write_bytes(b'no bag')
-    assert run(many, out, student, '--jobs', 2, '--pictures', 0) == 2
-    told = capsys.readouterr().err.strip()
-    assert 'broken.mcap: not a readable bag' in told
-    assert '\n' not in told
-    one, all_of_them = figures(out / 'a'), figures(out)
-    assert all_of_them['bags'] == ['a', 'b']
-    assert all_of_them['frames'] == {'camera': 2 * FRAMES}
-    assert all_of_them['boxes'] == {name: 2 * count for name, count in one['boxes'].items()}
+        (bags / name).symlink_to(bare_bag)
+    (bags / 'broken.mcap').write_bytes(b'no bag')
+    assert run(bags, out, model_path, '--jobs', 2, '--pictures', 0) == 2
+    stderr = capsys.readouterr().err.strip()
+    assert 'broken.mcap: not a readable bag' in stderr
+    assert '\n' not in stderr
+    one, joint = figures(out / 'a'), figures(out)
+    assert joint['bags'] == ['a', 'b']
+    assert joint['frames'] == {'camera': 2 * FRAMES}
+    assert joint['boxes'] == {name: 2 * count for name, count in one['boxes'].items()}
     assert files_of(out / 'a', 'answers') == files_of(out / 'b', 'answers')
     assert not (out / 'broken.mcap').exists()
 
 
-def test_bad_wishes_are_one_line_code_2_and_nothing_half_written(bag, student, tmp_path, capsys):
+def test_bad_input_exits_with_code_2_after_one_line_and_writes_nothing(
+    bag, model_path, tmp_path, capsys
+):
     (tmp_path / 'there').mkdir()
     (tmp_path / 'x.safetensors').write_bytes(b'x')
     before = sorted(tmp_path.iterdir())
     for given, model, options, message in (
-        (tmp_path / 'none', student, [], 'none: no such bag'),
-        (tmp_path / 'there', student, [], 'this folder has no metadata.yaml'),
+        (tmp_path / 'none', model_path, [], 'none: no such bag'),
+        (tmp_path / 'there', model_path, [], 'this folder has no metadata.yaml'),
         (bag, tmp_path / 'no.safetensors', [], 'no.safetensors'),
-        (bag, tmp_path / 'x.safetensors', [], 'x.safetensors: not a readable student'),
-        (bag, student, ['--camera', 'rear'], 'no camera rear; the bag has camera'),
-        (bag, student, ['--score', 2], '--score 2: parameter score_threshold'),
-        (bag, student, ['--max-apart', -1], '--max-apart -1: parameter max_apart_s'),
-        (bag, student, ['--pictures', -1], '--pictures -1: expected 0 or more'),
-        (bag, student, ['--jobs', 0], '--jobs 0: expected 1 or more'),
-        (bag, student, ['--labels', tmp_path / 'nowhere'], 'nowhere: 0 label files'),
+        (bag, tmp_path / 'x.safetensors', [], 'x.safetensors: not a readable model file'),
+        (bag, model_path, ['--camera', 'rear'], 'no camera rear; the bag has camera'),
+        (bag, model_path, ['--score', 2], '--score 2: parameter score_threshold'),
+        (bag, model_path, ['--max-apart', -1], '--max-apart -1: parameter max_apart_s'),
+        (bag, model_path, ['--pictures', -1], '--pictures -1: expected 0 or more'),
+        (bag, model_path, ['--jobs', 0], '--jobs 0: expected 1 or more'),
+        (bag, model_path, ['--labels', tmp_path / 'nowhere'], 'nowhere: 0 label files'),
     ):
         assert run(given, tmp_path / 'out', model, *options) == 2
-        told = capsys.readouterr().err.strip()
-        assert message in told
-        assert '\n' not in told
+        stderr = capsys.readouterr().err.strip()
+        assert message in stderr
+        assert '\n' not in stderr
         assert sorted(tmp_path.iterdir()) == before
-    assert run(bag, tmp_path / 'there', student) == 2
+    assert run(bag, tmp_path / 'there', model_path) == 2
     assert 'there: exists already' in capsys.readouterr().err

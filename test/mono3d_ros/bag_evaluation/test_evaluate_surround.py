@@ -1,4 +1,4 @@
-"""A drive seen by six cameras, answered together: every thing once, under one id, at its speed."""
+"""Evaluation of a surround drive: one box per object, stable track ids and velocities."""
 
 import json
 import sys
@@ -48,20 +48,20 @@ def bag(root, tmp_path_factory):
 
 
 class Oracle:
-    """Sees what is labelled, and nothing else; every image knows how sure it is."""
+    """Predictor that returns the labels of an image, with random scores."""
 
     spec = SimpleNamespace(classes=CLASSES)
 
     def __init__(self, drive):
         rng = np.random.default_rng(0)
         self.truth = {}
-        for view in drive.cameras:
-            for number, path in view.images.items():
-                tracks = view.tracks.get(number, kitti_tracking.NO_TRACKS)
-                own = np.isin(tracks.labels.name, CLASSES)
-                objects = tracks.labels[own].to_objects(CLASSES)
+        for camera_of_drive in drive.cameras:
+            for number, path in camera_of_drive.images.items():
+                tracks = camera_of_drive.tracks.get(number, kitti_tracking.NO_TRACKS)
+                of_classes = np.isin(tracks.labels.name, CLASSES)
+                objects = tracks.labels[of_classes].to_objects(CLASSES)
                 objects.score[:] = rng.uniform(0.2, 1.0, len(objects))
-                ids = np.array(tracks.track_ids)[own].tolist()
+                ids = np.array(tracks.track_ids)[of_classes].tolist()
                 self.truth[kitti.read_image(path).tobytes()] = objects, ids
 
     def __call__(self, images, Ps):
@@ -76,113 +76,115 @@ def oracle(drive):
     return Oracle(drive)
 
 
-def examined(bag, oracle, folder, **params):
-    """Examine the bag -> moments of what was shown."""
-    plan = EvaluationOptions(
+def replay_with(bag, oracle, folder, **params):
+    """Replay the bag; returns the processed images of each time step."""
+    options = EvaluationOptions(
         DriveQuery(), passthrough_image, Params(score_threshold=0.1, **params), num_pictures=0
     )
-    shown = []
+    processed = []
     replay.replay_bag(
         bag,
         folder,
         oracle,
-        plan,
-        track_progress=lambda sights, total: sights,
-        on_result=shown.append,
+        options,
+        track_progress=lambda samples, total: samples,
+        on_result=processed.append,
     )
     by_time = {}
-    for each in shown:
+    for each in processed:
         by_time.setdefault(each.result.stamp_ns, []).append(each)
     return list(by_time.values())
 
 
-def in_odom(shown, points):
-    place = shown.sample.camera_pose.fixed_T_cam
-    return points @ place[:3, :3].T + place[:3, 3]
+def in_odom(image, points):
+    odom_T_cam = image.sample.camera_pose.fixed_T_cam
+    return points @ odom_T_cam[:3, :3].T + odom_T_cam[:3, 3]
 
 
-def where(moment, oracle):
-    """Thing -> where it truly is in odom, as every camera that sees it says."""
-    found = {}
-    for shown in moment:
-        objects, ids = oracle.truth[shown.frame.image.tobytes()]
-        for id, at in zip(ids, in_odom(shown, objects.center_m), strict=True):
-            found.setdefault(id, []).append(at)
-    return found
+def true_positions(images, oracle):
+    """Return object id -> its labelled positions in odom, one for each image that shows it."""
+    positions = {}
+    for image in images:
+        objects, ids = oracle.truth[image.frame.image.tobytes()]
+        for id, position in zip(ids, in_odom(image, objects.center_m), strict=True):
+            positions.setdefault(id, []).append(position)
+    return positions
 
 
-def test_cameras_stand_where_the_drive_says(drive, bag):
+def test_camera_poses_equal_those_of_the_drive(drive, bag):
     with BagReader(bag) as reader:
-        sights = list(DriveReader(reader, DriveQuery()))
-    places = {(each.camera.name, each.image_index): each.camera_pose for each in sights}
-    assert len(places) == 6 * FRAMES
-    for view in drive.cameras:
+        samples = list(DriveReader(reader, DriveQuery()))
+    poses = {(each.camera.name, each.image_index): each.camera_pose for each in samples}
+    assert len(poses) == 6 * FRAMES
+    for each in drive.cameras:
         for number, odom_T_base in enumerate(drive.odom_T_base):
-            place, base_T_cam = places[view.name, number], drive.base_T_cam(view)
-            np.testing.assert_allclose(place.vehicle_T_cam, base_T_cam, atol=1e-6)
-            np.testing.assert_allclose(place.fixed_T_cam, odom_T_base @ base_T_cam, atol=1e-6)
+            pose, base_T_cam = poses[each.name, number], drive.base_T_cam(each)
+            np.testing.assert_allclose(pose.vehicle_T_cam, base_T_cam, atol=1e-6)
+            np.testing.assert_allclose(pose.fixed_T_cam, odom_T_base @ base_T_cam, atol=1e-6)
     with BagReader(bag) as reader:
-        wish = DriveQuery(vehicle_frame='chassis', fixed_frame='')
-        place = next(iter(DriveReader(reader, wish))).camera_pose
-    assert place.vehicle_T_cam is None
-    assert place.fixed_T_cam is None
+        query = DriveQuery(vehicle_frame='chassis', fixed_frame='')
+        pose = next(iter(DriveReader(reader, query))).camera_pose
+    assert pose.vehicle_T_cam is None
+    assert pose.fixed_T_cam is None
 
 
-def test_images_of_one_moment_come_together_and_of_two_apart(bag):
+def test_images_are_grouped_by_time(bag):
     with BagReader(bag) as reader:
-        sights = list(DriveReader(reader, DriveQuery()))
-    together = list(group_by_time(sights, 0.04))
-    assert [len(each) for each in together] == [6] * FRAMES
-    assert [sight for each in together for sight in each] == sights
-    for each in together:
-        assert len({header_stamp_ns(sight.image.header) for sight in each}) == 1
-    # one camera is never twice in a moment, however long that is; nor is a late one in it
-    assert [len(each) for each in group_by_time(sights, 1e9)] == [6] * FRAMES
-    late = sights[:3] + sights[6:9] + [sights[3]]
+        samples = list(DriveReader(reader, DriveQuery()))
+    groups = list(group_by_time(samples, 0.04))
+    assert [len(each) for each in groups] == [6] * FRAMES
+    assert [sample for each in groups for sample in each] == samples
+    for each in groups:
+        assert len({header_stamp_ns(sample.image.header) for sample in each}) == 1
+    # a group never has two images of one camera, for any max_apart_s, or an image that is too late
+    assert [len(each) for each in group_by_time(samples, 1e9)] == [6] * FRAMES
+    late = samples[:3] + samples[6:9] + [samples[3]]
     assert [len(each) for each in group_by_time(late, 0.04)] == [3, 3, 1]
     assert [len(each) for each in group_by_time(late, 0.2)] == [3, 4]
 
 
-def test_every_thing_is_told_once_however_many_cameras_see_it(bag, oracle, tmp_path):
-    twice = 0
-    for moment in examined(bag, oracle, tmp_path / 'once'):
-        truth = where(moment, oracle)
-        told = np.concatenate([in_odom(shown, shown.result.objects.center_m) for shown in moment])
-        assert len(told) == len(truth)
-        for places in truth.values():
-            twice += len(places) > 1
-            assert (np.linalg.norm(told - places[0], axis=1) < 0.1).sum() == 1
-    assert twice > FRAMES
-    every = examined(bag, oracle, tmp_path / 'every', max_overlap_across=1.0)
-    for moment in every:
-        sent = sum(len(shown.result.objects) for shown in moment)
-        assert sent == sum(len(places) for places in where(moment, oracle).values())
+def test_an_object_in_several_images_is_published_once(bag, oracle, tmp_path):
+    num_shared = 0
+    for images in replay_with(bag, oracle, tmp_path / 'once'):
+        truth = true_positions(images, oracle)
+        published = np.concatenate(
+            [in_odom(image, image.result.objects.center_m) for image in images]
+        )
+        assert len(published) == len(truth)
+        for positions in truth.values():
+            num_shared += len(positions) > 1
+            assert (np.linalg.norm(published - positions[0], axis=1) < 0.1).sum() == 1
+    assert num_shared > FRAMES
+    for images in replay_with(bag, oracle, tmp_path / 'every', max_overlap_across=1.0):
+        num_published = sum(len(image.result.objects) for image in images)
+        truth = true_positions(images, oracle)
+        assert num_published == sum(len(positions) for positions in truth.values())
 
 
-def test_tracks_are_things_and_go_as_fast(bag, oracle, tmp_path):
-    told = examined(bag, oracle, tmp_path / 'tracked', tracking=True)
-    truth = [where(moment, oracle) for moment in told]
+def test_tracks_have_stable_ids_and_true_velocities(bag, oracle, tmp_path):
+    steps = replay_with(bag, oracle, tmp_path / 'tracked', tracking=True)
+    truth = [true_positions(images, oracle) for images in steps]
     track_of = {}
-    for moment, things in zip(told, truth, strict=True):
-        ids = [id for shown in moment for id in shown.result.ids]
+    for images, actors in zip(steps, truth, strict=True):
+        ids = [id for image in images for id in image.result.ids]
         assert len(ids) == len(set(ids))
-        for shown in moment:
-            at = in_odom(shown, shown.result.objects.center_m)
-            for id, place in zip(shown.result.ids, at, strict=True):
-                (thing,) = (t for t, p in things.items() if np.linalg.norm(p[0] - place) < 0.3)
-                assert track_of.setdefault(thing, id) == id
-    always = set.intersection(*map(set, truth))
-    assert always <= set(track_of)
+        for image in images:
+            centers = in_odom(image, image.result.objects.center_m)
+            for id, center in zip(image.result.ids, centers, strict=True):
+                (actor,) = (a for a, p in actors.items() if np.linalg.norm(p[0] - center) < 0.3)
+                assert track_of.setdefault(actor, id) == id
+    always_visible = set.intersection(*map(set, truth))
+    assert always_visible <= set(track_of)
     moving = 0
-    for shown in told[-1]:
-        turn = shown.sample.camera_pose.fixed_T_cam[:3, :3]
-        for id, velocity in zip(shown.result.ids, shown.result.velocity_m_s, strict=True):
-            (thing,) = (t for t, track in track_of.items() if track == id)
-            if thing in always:
-                drove = truth[-1][thing][0] - truth[0][thing][0]
-                moving += np.linalg.norm(drove) > 0.4
-                wanted = drove / (0.1 * (FRAMES - 1)) * [1, 1, 0]
-                np.testing.assert_allclose(turn @ velocity, wanted, atol=0.1)
+    for image in steps[-1]:
+        rotation = image.sample.camera_pose.fixed_T_cam[:3, :3]
+        for id, velocity in zip(image.result.ids, image.result.velocity_m_s, strict=True):
+            (actor,) = (a for a, track in track_of.items() if track == id)
+            if actor in always_visible:
+                displacement = truth[-1][actor][0] - truth[0][actor][0]
+                moving += np.linalg.norm(displacement) > 0.4
+                expected = displacement / (0.1 * (FRAMES - 1)) * [1, 1, 0]
+                np.testing.assert_allclose(rotation @ velocity, expected, atol=0.1)
     assert moving > 1
 
 
@@ -191,49 +193,49 @@ def run(bag, out, *options):
     return evaluate_bag.main([str(each) for each in (bag, out, *model, *options)])
 
 
-def test_answers_are_where_the_node_has_them(bag, tmp_path):
+def test_output_topics_equal_those_of_the_node(bag, tmp_path):
     assert run(bag, tmp_path / 'ring', '--track', '--score', 0.05) == 0
-    with BagReader(tmp_path / 'ring/answers') as answers:
-        spaces = {topic.rsplit('/', 1)[0] for topic in answers.topics if 'detector' in topic}
+    with BagReader(tmp_path / 'ring/answers') as outputs:
+        spaces = {topic.rsplit('/', 1)[0] for topic in outputs.topics if 'detector' in topic}
     assert spaces == {f'/detector/{name}' for name in sequence.SURROUND_CAMERAS}
     assert run(bag, tmp_path / 'one', '--camera', 'front_left', '--every', 2) == 0
-    with BagReader(tmp_path / 'one/answers') as answers:
-        spaces = {topic.rsplit('/', 1)[0] for topic in answers.topics if 'detector' in topic}
+    with BagReader(tmp_path / 'one/answers') as outputs:
+        spaces = {topic.rsplit('/', 1)[0] for topic in outputs.topics if 'detector' in topic}
     assert spaces == {'/detector'}
-    told = json.loads((tmp_path / 'ring/figures.json').read_text())
-    assert told['tracked_in'] == 'odom'
-    assert set(told['frames'].values()) == {FRAMES}
+    figures = json.loads((tmp_path / 'ring/figures.json').read_text())
+    assert figures['tracked_in'] == 'odom'
+    assert set(figures['frames'].values()) == {FRAMES}
     timing = json.loads((tmp_path / 'ring/timing.json').read_text())
     assert timing['images'] == 6 * FRAMES
 
 
-def test_a_film_is_made_where_rerun_is_and_else_is_told_how_to_get_it(
+def test_rerun_option_writes_a_recording_or_explains_how_to_install_rerun(
     bag, tmp_path, monkeypatch, capsys
 ):
-    path = tmp_path / 'film.rrd'
+    path = tmp_path / 'drive.rrd'
     options = ('--camera', 'front', '--every', 4, '--rerun', path)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, 'rerun', None)
         assert run(bag, tmp_path / 'out', *options) == 2
         assert 'pip install rerun-sdk' in capsys.readouterr().err
     assert run(bag.parent, tmp_path / 'out', *options) == 2
-    assert 'a film shows one bag' in capsys.readouterr().err
+    assert '--rerun records one bag' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     pytest.importorskip('rerun', reason='rerun-sdk is not installed')
     assert run(bag, tmp_path / 'out', *options) == 0
     assert path.stat().st_size > 10_000
     assert run(bag, tmp_path / 'again', *options) == 2
-    assert 'film.rrd: exists already' in capsys.readouterr().err
+    assert 'drive.rrd: exists already' in capsys.readouterr().err
 
 
-def test_tracked_answers_are_the_same_bytes_each_time(bag, tmp_path):
+def test_tracked_detections_are_deterministic(bag, tmp_path):
     for name in ('a', 'b'):
         options = ('--track', '--camera', 'front', '--score', 0.05)
         assert run(bag, tmp_path / name / 'out', *options) == 0
     one, two = ((tmp_path / name / 'out/answers/answers.mcap').read_bytes() for name in 'ab')
     assert one == two
-    with BagReader(tmp_path / 'a/out/answers') as answers:
-        arrays = [answers.decode(each) for each in answers.messages(['/detector/markers'])]
+    with BagReader(tmp_path / 'a/out/answers') as outputs:
+        arrays = [outputs.decode(each) for each in outputs.messages(['/detector/markers'])]
     labels = [text for each in arrays for text in recorded_boxes.boxes_from_markers(each).labels]
     assert labels
     assert all('#' in text for text in labels)

@@ -12,7 +12,7 @@ from stl_core.visualization import draw
 
 
 def published(objects):
-    """What the markers of these objects hold."""
+    """Return the boxes as recorded from the markers of the objects."""
     return RecordedBoxes(draw.box_edges(objects), tuple(draw.box_labels(objects, kitti.CLASSES)))
 
 
@@ -20,7 +20,7 @@ def frame():
     return Frame('camera', np.zeros((96, 320, 3), np.uint8), P2, 0, 'c')
 
 
-def test_boxes_come_back_from_their_lines():
+def test_boxes_are_recovered_from_their_lines():
     rng = np.random.default_rng(0)
     count = 40
     objects = Objects3D(
@@ -40,25 +40,25 @@ def test_boxes_come_back_from_their_lines():
     assert np.abs(wrap_angle(labels.rotation_y - objects.rotation_y)).max() < 1e-9
 
 
-def test_the_truth_published_scores_full_and_a_shift_in_depth_is_measured(tmp_path):
+def test_published_truth_scores_fully_and_a_depth_shift_is_measured(tmp_path):
     root = make_scenes(tmp_path / 'kitti', frames=60)
     truth = [kitti.read_labels(path) for path in sorted((root / 'label_2').iterdir())]
-    told = [each.to_objects(kitti.CLASSES) for each in truth]
-    exact = [label_score.boxes_to_labels(published(each), frame()) for each in told]
+    objects = [each.to_objects(kitti.CLASSES) for each in truth]
+    exact = [label_score.boxes_to_labels(published(each), frame()) for each in objects]
     perfect = label_score.score_boxes(truth, exact)
-    # heights of drawn boxes are cut at the image; the perfect result is perfect by 3D IoU
+    # 2D boxes are clipped at the image border, so that only the 3D score is perfect
     assert perfect.ap['Car']['3d']['AP40']['strict'][1] > 95
     assert max(perfect.depth_error_m['Car']) < 1e-6
     assert perfect.table_rows()[0][0] == 'Car'
-    away = [Objects3D(**{**vars(each), 'center_m': each.center_m * 1.03}) for each in told]
+    moved = [Objects3D(**{**vars(each), 'center_m': each.center_m * 1.03}) for each in objects]
     shifted = label_score.score_boxes(
-        truth, [label_score.boxes_to_labels(published(each), frame()) for each in away]
+        truth, [label_score.boxes_to_labels(published(each), frame()) for each in moved]
     )
-    z = np.concatenate([each.center_m[:, 2] for each in told])
+    z = np.concatenate([each.center_m[:, 2] for each in objects])
     assert np.median(shifted.depth_error_m['Car']) == pytest.approx(np.median(z) * 0.03, rel=0.1)
 
 
-def test_nothing_found_and_nothing_there():
+def test_no_detections_and_no_labels_score_zero():
     empty = label_score.boxes_to_labels(RecordedBoxes(np.zeros((0, 24, 3)), ()), frame())
     assert len(empty) == 0
     result = label_score.score_boxes([empty], [empty])

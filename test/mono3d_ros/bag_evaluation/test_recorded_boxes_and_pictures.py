@@ -1,4 +1,4 @@
-"""From recorded markers to pictures, and the replay over real DDS that records them."""
+"""Reading recorded markers, drawing pictures, replaying a bag over DDS, and the demo's checks."""
 
 import csv
 import os
@@ -46,12 +46,12 @@ def one_car(x=1.0):
     )
 
 
-def record(path, stamps, answered):
-    """Write answers as the replay does: one car for each stamp in answered."""
+def record(path, stamps, detected):
+    """Write a bag of detections as replay_bag.py does: one car for each stamp in detected."""
     store = make_typestore()
     with BagWriter(path, store) as bag:
         bag.add_topic('/detector/markers', MARKERS)
-        for i, stamp in enumerate(answered):
+        for i, stamp in enumerate(detected):
             result = FrameResult('camera', stamp, 'c', one_car(), ('Car',), (0,), {})
             array = markers.to_marker_array(result, (), make_message_factory(store))
             bag.write('/detector/markers', 10**12 + i * 10**9 + 30_000_000, array)
@@ -60,21 +60,21 @@ def record(path, stamps, answered):
         csv.writer(file).writerows([('stamp_ns', 'sent_ns'), *rows])
 
 
-def test_recorded_markers_are_the_boxes_that_were_found(tmp_path):
+def test_recorded_markers_are_read_as_the_detected_boxes(tmp_path):
     record(tmp_path / 'answers', [5, 6, 7], [5, 6])
-    answers = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
+    detections = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
     car = one_car()
     expected = geometry.box_corners(car.center_m, car.size_hwl_m, car.rotation_y)[0]
-    edges = answers.boxes[5].edges_m[0]
+    edges = detections.boxes[5].edges_m[0]
     np.testing.assert_allclose(edges, expected[np.array(geometry.BOX_EDGES).ravel()])
-    assert answers.boxes[5].labels == ('Car 0.87 12.0 m',)
-    assert answers.boxes[5].colours == [style.class_colour('Car')]
-    figures = answers.summary()
+    assert detections.boxes[5].labels == ('Car 0.87 12.0 m',)
+    assert detections.boxes[5].colours == [style.class_colour('Car')]
+    figures = detections.summary()
     assert (figures['frames_in'], figures['frames_answered'], figures['boxes']) == (3, 2, 2)
     assert figures['latency_ms_median'] == pytest.approx(30.0)
 
 
-def test_no_answer_at_all_has_figures_too(tmp_path):
+def test_a_bag_without_detections_has_a_summary(tmp_path):
     record(tmp_path / 'answers', [5], [])
     assert (
         recorded_boxes.read_recorded_detections(tmp_path / 'answers').summary()['frames_answered']
@@ -82,17 +82,17 @@ def test_no_answer_at_all_has_figures_too(tmp_path):
     )
 
 
-def test_missing_answers_and_cameras_are_told(tmp_path):
+def test_missing_send_times_and_cameras_are_errors(tmp_path):
     with pytest.raises(BagError, match=r'sent\.csv: no such file'):
         recorded_boxes.read_recorded_detections(tmp_path)
-    with pytest.raises(BagError, match='no image topic with a camera_info beside it; the bag has'):
+    with pytest.raises(BagError, match='with a camera_info in its namespace; the bag has'):
         pictures.first_camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
     info = 'sensor_msgs/msg/CameraInfo'
     topics = {'/a/i/compressed': 'sensor_msgs/msg/CompressedImage', '/a/camera_info': info}
     assert pictures.first_camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
 
 
-def test_a_picture_shows_the_box_where_it_projects(tmp_path):
+def test_a_picture_shows_the_projected_box(tmp_path):
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
     (scene,) = pictures.read_scenes(tmp_path / 'bag')
@@ -100,7 +100,7 @@ def test_a_picture_shows_the_box_where_it_projects(tmp_path):
     edges = draw.box_edges(one_car(0.0))
     drawn = pictures.draw_scene(scene, recorded_boxes.RecordedBoxes(edges, ('Car 0.87',)))
     assert plain.shape == drawn.shape
-    assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs want even sides
+    assert plain.shape[0] % 2 == plain.shape[1] % 2 == 0  # video codecs need even sizes
     changed = (plain != drawn).any(2)
     assert 0.005 < changed.mean() < 0.3
     pictures.write_picture(tmp_path / 'p/a.png', drawn)
@@ -111,8 +111,8 @@ def test_a_picture_shows_the_box_where_it_projects(tmp_path):
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10
 
 
-def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
-    """Player, detector and recorder are real; only the network is a fake."""
+def test_a_bag_played_over_dds_is_detected_and_recorded(tmp_path):
+    """Player, detector and recorder are real; only the network is fake."""
     pytest.importorskip('rclpy')
     make_scenes(tmp_path / 'kitti', frames=4)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
@@ -151,19 +151,19 @@ def test_a_bag_played_over_dds_is_answered_and_recorded(tmp_path):
         node.terminate()
         assert node.wait(timeout=30) == 0
     assert played.returncode == 0, played.stderr
-    answers = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
-    assert answers.num_sent == len(answers.boxes) == len(answers.latency_ms) == 4
+    detections = recorded_boxes.read_recorded_detections(tmp_path / 'answers')
+    assert detections.num_sent == len(detections.boxes) == len(detections.latency_ms) == 4
     stamps = [scene.frame.stamp_ns for scene in pictures.read_scenes(tmp_path / 'bag')]
-    assert sorted(answers.boxes) == stamps
-    assert all(0 < latency < 5000 for latency in answers.latency_ms.values())
+    assert sorted(detections.boxes) == stamps
+    assert all(0 < latency < 5000 for latency in detections.latency_ms.values())
 
 
-def test_nobody_listening_and_no_bag_end_with_code_2(tmp_path):
+def test_replay_without_subscribers_or_bag_exits_with_code_2(tmp_path):
     pytest.importorskip('rclpy')
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])
     for bag, topic, message in (
-        ('bag', '/camera/image_raw', 'nobody listens to /camera/'),
+        ('bag', '/camera/image_raw', 'no subscriber to /camera/'),
         ('bag', '/x', 'no topic /x; the bag has /camera/'),
         ('bag', '/tf', 'no Image or CompressedImage topic'),
         ('none', '/x', 'no such bag'),
@@ -186,7 +186,7 @@ def test_nobody_listening_and_no_bag_end_with_code_2(tmp_path):
         assert not (tmp_path / 'answers').exists()
 
 
-def test_the_shared_recorded_drive_reads(mono3d_data):
+def test_the_shared_recorded_drive_is_read(mono3d_data):
     bag = mono3d_data / 'bag_tracking0001_mcap'
     if not bag.is_dir():
         pytest.skip(f'no recorded drive at {bag}')
@@ -204,12 +204,12 @@ def test_the_shared_recorded_drive_reads(mono3d_data):
     ('arguments', 'message'),
     [
         (['--bag', 'none'], 'no such bag'),
-        (['--bag', 'out/played', '--out', 'out'], 'lies in what out replaces'),
+        (['--bag', 'out/played', '--out', 'out'], 'the demo replaces it in out'),
         (['--bag', 'out/played', '--student', 'x.onnx'], r'x.onnx: no such file'),
         (['--bag', 'out/played', '--rate', '0'], '--rate must be above 0'),
     ],
 )
-def test_the_demo_tells_what_cannot_work_before_it_trains_or_removes(tmp_path, arguments, message):
+def test_the_demo_checks_its_arguments_before_training_or_removing(tmp_path, arguments, message):
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'out/played')])
     before = sorted(tmp_path.rglob('*'))
@@ -226,9 +226,8 @@ def test_the_demo_tells_what_cannot_work_before_it_trains_or_removes(tmp_path, a
     assert sorted(tmp_path.rglob('*')) == before
 
 
-def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
-    """A recorded drive has other transforms in /tf, and clouds of any layout."""
-    new = make_message_factory(make_typestore())
+def padded_cloud(new):
+    """Return a PointCloud2 of three points, one of them not finite, with padding."""
     points = np.zeros(
         3,
         np.dtype(
@@ -252,14 +251,20 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
         for n, o in (('z', 2), ('y', 6), ('x', 14))
     ]
     header = new('std_msgs/msg/Header', frame_id='lidar')
-    cloud = new(
+    return new(
         'sensor_msgs/msg/PointCloud2',
         header=header,
         fields=fields,
         point_step=22,
         data=points.tobytes(),
     )
-    other, ours = (
+
+
+def test_clouds_are_drawn_only_with_a_transform_to_the_camera():
+    """A recorded drive may have other transforms in /tf and clouds of any layout."""
+    new = make_message_factory(make_typestore())
+    cloud = padded_cloud(new)
+    odom_T_base, lidar_T_camera = (
         new(
             'geometry_msgs/msg/TransformStamped',
             header=new('std_msgs/msg/Header', frame_id=a),
@@ -271,11 +276,12 @@ def test_clouds_are_drawn_only_where_a_transform_leads_to_the_camera(tmp_path):
         for a, b in (('odom', 'base_link'), ('lidar', 'optical'))
     )
 
-    def seen(*transforms):
+    def in_camera(*transforms):
         tf = new('tf2_msgs/msg/TFMessage', transforms=transforms)
-        way = TransformHistory([], [tf]).lookup_between('optical', 0, 'lidar', 0)
-        return pictures.scan_in_camera_frame(Scan(cloud, 0.0, way))
+        camera_T_cloud = TransformHistory([], [tf]).lookup_between('optical', 0, 'lidar', 0)
+        return pictures.scan_in_camera_frame(Scan(cloud, 0.0, camera_T_cloud))
 
-    assert seen(other) is None
-    assert seen() is None
-    np.testing.assert_array_equal(seen(other, ours), [[0, 3, 4], [1, 3, 4]])
+    assert in_camera(odom_T_base) is None
+    assert in_camera() is None
+    expected = [[0, 3, 4], [1, 3, 4]]
+    np.testing.assert_array_equal(in_camera(odom_T_base, lidar_T_camera), expected)

@@ -32,7 +32,7 @@ def write_bag(path, stamps=(5, 1, 3)):
     return path
 
 
-def test_what_is_written_reads_back_in_time_order(tmp_path):
+def test_written_messages_are_read_in_time_order(tmp_path):
     with BagReader(write_bag(tmp_path / 'a')) as bag:
         assert bag.topics == {
             '/camera/camera_info': 'sensor_msgs/msg/CameraInfo',
@@ -44,7 +44,7 @@ def test_what_is_written_reads_back_in_time_order(tmp_path):
         np.testing.assert_array_equal(bag.decode(read[0]).k, np.eye(3).ravel())
 
 
-def test_bytes_of_one_bag_can_be_written_to_another(tmp_path):
+def test_messages_are_copied_between_bags_byte_for_byte(tmp_path):
     with BagReader(write_bag(tmp_path / 'a')) as one, BagWriter(tmp_path / 'b') as two:
         two.add_topic('/copy', 'sensor_msgs/msg/CameraInfo')
         for message in one.messages(['/camera/camera_info']):
@@ -53,7 +53,7 @@ def test_bytes_of_one_bag_can_be_written_to_another(tmp_path):
         assert [m.cdr for m in one.messages()] == [m.cdr for m in two.messages()]
 
 
-def test_an_error_leaves_nothing_behind(tmp_path):
+def test_an_error_leaves_no_files(tmp_path):
     def fail():
         with BagWriter(tmp_path / 'a') as bag:
             bag.add_topic('/other', 'std_msgs/msg/String')
@@ -73,14 +73,14 @@ def test_an_error_leaves_nothing_behind(tmp_path):
         ('a.db3', b'x' * 50, 'a.db3: not a readable bag'),
     ],
 )
-def test_what_is_no_bag_is_told(tmp_path, name, content, message):
+def test_a_path_without_a_readable_bag_is_an_error(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BagError, match=message):
         BagReader(tmp_path / name)
 
 
-def test_folders_and_topics_that_do_not_fit_are_told(tmp_path):
+def test_wrong_folders_unknown_topics_and_truncated_bags_are_errors(tmp_path):
     (tmp_path / 'folder').mkdir()
     with pytest.raises(BagError, match=r'no metadata\.yaml'):
         BagReader(tmp_path / 'folder')
@@ -95,7 +95,7 @@ def test_folders_and_topics_that_do_not_fit_are_told(tmp_path):
         list(reader.messages())
 
 
-def test_absent_fields_take_the_defaults_of_ros():
+def test_absent_fields_have_ros_defaults():
     new = make_message_factory(make_typestore())
     pose = new('geometry_msgs/msg/Pose')
     assert (pose.orientation.w, pose.orientation.x) == (1.0, 0.0)
@@ -105,8 +105,8 @@ def test_absent_fields_take_the_defaults_of_ros():
         new(HEADER, x=1)
 
 
-def test_defaults_are_those_of_ros_itself():
-    """Every default of rosbags' classes, encoded, is what rclpy encodes for an empty message."""
+def test_defaults_equal_those_of_rclpy():
+    """Messages of default values are encoded as rclpy encodes empty messages."""
     pytest.importorskip('rclpy')
     from diagnostic_msgs.msg import DiagnosticArray
     from rclpy.serialization import serialize_message
@@ -123,7 +123,7 @@ def test_defaults_are_those_of_ros_itself():
         assert str(ours) == str(theirs)
 
 
-def test_recorded_markers_are_paired_by_the_stamp_of_the_first():
+def test_stamp_of_a_marker_array_is_that_of_its_first_marker():
     result = FrameResult('front', 123, 'optical', Objects3D.empty(), ('Car',), (), {})
     assert (
         header_stamp_ns(

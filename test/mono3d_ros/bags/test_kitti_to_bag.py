@@ -27,13 +27,13 @@ def add_scans(root, count=3):
 
 
 @pytest.mark.parametrize('compressed', [[], ['--compressed']])
-def test_frames_come_back_out_of_the_bag(scenes, tmp_path, compressed):
+def test_frames_of_the_bag_equal_the_input(scenes, tmp_path, compressed):
     assert convert(scenes, tmp_path / 'bag', *compressed) == 0
-    found = list(pictures.read_scenes(tmp_path / 'bag'))
-    assert len(found) == 3
-    stamps = [scene.frame.stamp_ns for scene in found]
+    read = list(pictures.read_scenes(tmp_path / 'bag'))
+    assert len(read) == 3
+    stamps = [scene.frame.stamp_ns for scene in read]
     assert np.diff(stamps).tolist() == [100_000_000] * 2
-    for i, scene in enumerate(found):
+    for i, scene in enumerate(read):
         image = cv2.imread(str(scenes / f'image_2/{i:06d}.png'))[..., ::-1]
         np.testing.assert_array_equal(scene.frame.image, image)
         np.testing.assert_allclose(scene.frame.P, P2, atol=1e-6)  # the fourth column too
@@ -45,11 +45,12 @@ def test_frames_come_back_out_of_the_bag(scenes, tmp_path, compressed):
         np.testing.assert_allclose(scene.truth.edges_m.max(1), box.max(1), atol=1e-3)
 
 
-def test_scans_are_written_as_they_are_and_land_in_the_camera_frame(scenes, tmp_path):
+def test_scans_are_written_unchanged_and_transform_to_the_camera_frame(scenes, tmp_path):
     add_scans(scenes)
     for path in (scenes / 'calib').iterdir():
-        turned = '0 -1 0 0.1 0 0 -1 0.2 1 0 0 0.3'  # x forward to z, y left to -x, z up to -y
-        path.write_text(path.read_text() + f'Tr_velo_to_cam: {turned}\n')
+        # x forward to z, y left to -x, z up to -y
+        cam_T_velo = '0 -1 0 0.1 0 0 -1 0.2 1 0 0 0.3'
+        path.write_text(path.read_text() + f'Tr_velo_to_cam: {cam_T_velo}\n')
     assert convert(scenes, tmp_path / 'bag') == 0
     with BagReader(tmp_path / 'bag') as bag:
         cloud = bag.decode(next(bag.messages(['/points'])))
@@ -65,14 +66,14 @@ def test_scans_are_written_as_they_are_and_land_in_the_camera_frame(scenes, tmp_
     np.testing.assert_allclose(scene.points_m, expected, atol=1e-5)
 
 
-def test_the_same_frames_make_the_same_bytes(scenes, tmp_path):
-    for place in ('one', 'two'):
-        assert convert(scenes, tmp_path / place / 'bag') == 0
+def test_conversion_of_frames_is_deterministic(scenes, tmp_path):
+    for folder in ('one', 'two'):
+        assert convert(scenes, tmp_path / folder / 'bag') == 0
     one, two = (next((tmp_path / p / 'bag').glob('*.mcap')).read_bytes() for p in ('one', 'two'))
     assert one == two
 
 
-def test_names_rate_and_choice_of_frames(scenes, tmp_path):
+def test_options_select_names_rate_and_frames(scenes, tmp_path):
     options = ('--ids', '000002', '--camera-ns', 'front', '--frame-id', 'f', '--rate', '4')
     assert convert(scenes, tmp_path / 'bag', *options) == 0
     with BagReader(tmp_path / 'bag') as bag:
@@ -92,19 +93,19 @@ def test_names_rate_and_choice_of_frames(scenes, tmp_path):
         (lambda r: (r / 'image_2/000001.png').write_bytes(b'x'), 'not a readable PNG or JPEG'),
     ],
 )
-def test_bad_input_is_one_line_code_2_and_nothing_half_written(
+def test_bad_input_exits_with_code_2_after_one_line_and_writes_nothing(
     scenes, tmp_path, capsys, damage, message
 ):
     damage(scenes)
     (tmp_path / 'out').mkdir()
     assert convert(scenes, tmp_path / 'out/bag') == 2
-    told = capsys.readouterr().err.strip()
-    assert message in told
-    assert '\n' not in told
+    stderr = capsys.readouterr().err.strip()
+    assert message in stderr
+    assert '\n' not in stderr
     assert list((tmp_path / 'out').iterdir()) == []
 
 
-def test_a_missing_root_and_an_existing_bag_are_told(scenes, tmp_path, capsys):
+def test_missing_root_existing_bag_and_zero_rate_are_errors(scenes, tmp_path, capsys):
     assert convert(tmp_path / 'nowhere', tmp_path / 'bag') == 2
     assert 'nowhere/image_2: no such file or folder' in capsys.readouterr().err
     (tmp_path / 'bag').mkdir()
@@ -119,7 +120,7 @@ def test_real_frames(mono3d_data, tmp_path):
     for scene in pictures.read_scenes(tmp_path / 'bag'):
         assert scene.frame.image.shape == (375, 1242, 3)
         assert len(scene.points_m) > 100_000
-        # the LiDAR sees the nearest car of the picture: points fill its box
+        # the LiDAR hits the nearest car of the image: many points lie in its box
         near = scene.truth.edges_m[scene.truth.edges_m[..., 2].mean(1).argsort()][1]
         low, high = near.min(0), near.max(0)
         inside = ((scene.points_m > low) & (scene.points_m < high)).all(1)

@@ -1,4 +1,4 @@
-"""Our readers against those that come with ROS, pixel by pixel and point by point."""
+"""Image and point cloud decoders, compared with cv_bridge and sensor_msgs_py of ROS."""
 
 import array
 import os
@@ -16,7 +16,7 @@ from mono3d_ros.subprocess_probe import PROBES, run_probe
 
 ROOT = Path(__file__).resolve().parents[3]
 H, W = 24, 32
-#: Bytes of a pixel of each encoding that cv_bridge turns into colours.
+#: Bytes per pixel of each encoding that cv_bridge converts to RGB.
 PIXEL = {
     **{'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1},
     **{'rgb16': 6, 'bgr16': 6, 'rgba16': 8, 'bgra16': 8, 'mono16': 2},
@@ -29,7 +29,7 @@ PIXEL = {
 
 @pytest.fixture(scope='module')
 def bridge():
-    """A working cv_bridge: one that was built for another NumPy is none."""
+    """Return a CvBridge; skip without one that works with the installed NumPy."""
     pytest.importorskip('cv_bridge', reason='cv_bridge comes with ROS only')
     if error := run_probe(PROBES['cv_bridge']).error:
         pytest.skip(f'cv_bridge does not work here: {error}')
@@ -50,23 +50,25 @@ def message(encoding, raw):
 
 
 @pytest.mark.parametrize('encoding', PIXEL)
-def test_cv_bridge_makes_the_same_pixels(bridge, encoding):
+def test_raw_images_equal_those_of_cv_bridge(bridge, encoding):
     noise = np.random.default_rng(7).integers(0, 256, H * W * PIXEL[encoding], np.uint8)
     raw = RawImage(array.array('B', noise.tobytes()), H, W, W * PIXEL[encoding])
-    theirs = bridge.imgmsg_to_cv2(message(encoding, raw), 'rgb8')
-    # of 16 bits cv_bridge rounds value / 257, we take value >> 8; between the pixels of a Bayer
-    # pattern it rounds after the mean, we before
+    expected = bridge.imgmsg_to_cv2(message(encoding, raw), 'rgb8')
+    # for 16 bits cv_bridge rounds value / 257, our decoder takes value >> 8; for a Bayer pattern
+    # cv_bridge rounds after the interpolation, our decoder before
     tolerance = 2 if encoding.startswith('bayer') and '16' in encoding else '16' in encoding
-    np.testing.assert_allclose(decode_raw(encoding, raw).astype(int), theirs, atol=int(tolerance))
+    np.testing.assert_allclose(
+        decode_raw(encoding, raw).astype(int), expected, atol=int(tolerance)
+    )
 
 
-def test_cv_bridge_makes_the_same_pixels_of_a_file(bridge):
+def test_compressed_images_equal_those_of_cv_bridge(bridge):
     import cv2
 
     picture = np.random.default_rng(8).integers(0, 256, (H, W, 3), np.uint8)
     file = cv2.imencode('.png', picture)[1].tobytes()
-    theirs = bridge.compressed_imgmsg_to_cv2(SimpleNamespace(data=file, format='png'), 'rgb8')
-    np.testing.assert_array_equal(decode_compressed('png', file), theirs)
+    expected = bridge.compressed_imgmsg_to_cv2(SimpleNamespace(data=file, format='png'), 'rgb8')
+    np.testing.assert_array_equal(decode_compressed('png', file), expected)
 
 
 CV_BRIDGE = """
@@ -82,7 +84,7 @@ class CvBridge:
         {body}
         return np.full((2, 2, 3), 9, np.uint8)
 """
-ASK = """
+DECODE = """
 from mono3d_ros.messages.image_decoding import RawImage, decode_raw
 try:
     print(decode_raw('{encoding}', RawImage(bytes([1, 2, 3] * 4), 2, 2, 6))[0, 0].tolist())
@@ -92,7 +94,7 @@ except ValueError as err:
 
 
 @pytest.mark.parametrize(
-    ('encoding', 'body', 'said'),
+    ('encoding', 'body', 'expected'),
     [
         ('new8', '', '[9, 9, 9]'),
         ('rgb8', '', '[1, 2, 3]'),
@@ -100,21 +102,21 @@ except ValueError as err:
         ('new8', 'os.abort()', "'new8' is not known; known are"),
         ('new8', 'assert message.encoding == "bgr8", "no new8"', "cv_bridge says 'no new8'"),
     ],
-    ids=['asked', 'not asked for what we know', 'broken', 'deadly', 'knows no better'],
+    ids=['used', 'unused for known encodings', 'broken', 'crashing', 'unknown to both'],
 )
-def test_cv_bridge_is_asked_last(tmp_path, encoding, body, said):
-    """In a process of its own, with a cv_bridge that is none."""
+def test_cv_bridge_is_the_fallback_for_unknown_encodings(tmp_path, encoding, body, expected):
+    """Decode in a subprocess with a fake cv_bridge."""
     (tmp_path / 'cv_bridge.py').write_text(CV_BRIDGE.format(body=body))
     done = subprocess.run(
-        [sys.executable, '-c', ASK.format(encoding=encoding)],
+        [sys.executable, '-c', DECODE.format(encoding=encoding)],
         env={**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'},
         capture_output=True,
         text=True,
     )
-    assert said in done.stdout, done.stderr
+    assert expected in done.stdout, done.stderr
 
 
-def test_all_that_cv_bridge_knows_we_know():
+def test_decoders_cover_all_encodings_of_cv_bridge():
     assert set(PIXEL) <= set(DECODERS)
 
 
@@ -126,7 +128,7 @@ def point_cloud2():
 
 
 def organised(point_cloud2, padding):
-    """A cloud of 2 rows with a gap in each point, a ring number, and two points without return."""
+    """Build a cloud of 2 rows with a gap in each point, a ring number, and 2 non-finite points."""
     from sensor_msgs.msg import PointCloud2, PointField
     from std_msgs.msg import Header
 
@@ -157,17 +159,17 @@ def organised(point_cloud2, padding):
     return cloud
 
 
-def test_sensor_msgs_py_reads_the_same_points(point_cloud2):
+def test_points_equal_those_of_sensor_msgs_py(point_cloud2):
     cloud = organised(point_cloud2, padding=0)
     names = ['x', 'y', 'z', 'intensity']
-    theirs = point_cloud2.read_points(cloud, field_names=names).reshape(-1)
-    columns = np.stack([theirs[name] for name in names], 1)
-    ours = read_points(cloud)
-    assert len(ours) == 8
-    np.testing.assert_array_equal(ours, columns[np.isfinite(columns).all(1)])
+    reference = point_cloud2.read_points(cloud, field_names=names).reshape(-1)
+    columns = np.stack([reference[name] for name in names], 1)
+    points = read_points(cloud)
+    assert len(points) == 8
+    np.testing.assert_array_equal(points, columns[np.isfinite(columns).all(1)])
 
 
-def test_padding_at_the_ends_of_rows_is_not_points(point_cloud2):
-    """Which sensor_msgs_py takes them for, so here a cloud without padding is the judge."""
+def test_row_padding_is_not_read_as_points(point_cloud2):
+    """sensor_msgs_py does so; hence the comparison with a cloud without padding."""
     padded, plain = (organised(point_cloud2, padding) for padding in (24, 0))
     np.testing.assert_array_equal(read_points(padded), read_points(plain))

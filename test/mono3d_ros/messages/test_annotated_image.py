@@ -1,4 +1,4 @@
-"""The annotated image: the boxes of draw.py on the image, as a JPEG."""
+"""Annotated image: the boxes of draw.py on the image, as a JPEG."""
 
 from array import array
 from dataclasses import replace
@@ -23,34 +23,34 @@ def decoded(message):
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def test_it_is_what_draw_draws_but_for_what_jpeg_loses():
-    found, image = result(3), grey()
-    message = annotated_image.to_annotated_image(image, found, P, plain_new)
+def test_it_equals_draw_objects_up_to_jpeg_loss():
+    frame_result, image = result(3), grey()
+    message = annotated_image.to_annotated_image(image, frame_result, P, plain_new)
     assert (message.format, message.header.frame_id) == ('jpeg', 'front_optical')
     assert message.header.stamp.nanosec == STAMP_NS % 10**9
     assert (image == 128).all()
-    wanted = draw.draw_objects(image, found.objects, P, found.classes)
-    told = decoded(message)
-    assert told.shape == wanted.shape
-    assert np.abs(told.astype(int) - wanted).mean() < 4
+    expected = draw.draw_objects(image, frame_result.objects, P, frame_result.classes)
+    drawn = decoded(message)
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn.astype(int) - expected).mean() < 4
     # the box, not only the label: colour where the object is
     (u, v), _ = project_points(objects(1).center_m[0], P)
-    spread = told[int(v) - 12 : int(v) + 12, int(u) - 30 : int(u) + 30].astype(int)
+    spread = drawn[int(v) - 12 : int(v) + 12, int(u) - 30 : int(u) + 30].astype(int)
     assert (spread.max(2) - spread.min(2)).max() > 60
 
 
-def test_without_objects_it_is_the_image():
+def test_without_objects_it_equals_the_image():
     message = annotated_image.to_annotated_image(grey(), result(0), P, plain_new)
     assert np.abs(decoded(message).astype(int) - 128).max() <= 2
 
 
-def test_the_bytes_are_an_array_that_rclpy_takes_as_it_is():
+def test_data_is_an_array_that_rclpy_accepts_without_conversion():
     data = annotated_image.to_annotated_image(grey(), result(1), P, plain_new).data
     assert (type(data), data.typecode) == (array, 'B')
 
 
-def test_tracks_are_named():
+def test_labels_of_tracks_contain_their_id():
     plain = annotated_image.to_annotated_image(grey(), result(1), P, plain_new)
     tracked = replace(result(1), velocity_m_s=np.zeros((1, 3)))
-    named = annotated_image.to_annotated_image(grey(), tracked, P, plain_new)
-    assert np.abs(decoded(plain).astype(int) - decoded(named)).max() > 60
+    with_id = annotated_image.to_annotated_image(grey(), tracked, P, plain_new)
+    assert np.abs(decoded(plain).astype(int) - decoded(with_id)).max() > 60

@@ -1,3 +1,5 @@
+"""Decoders of image encodings: every encoding yields the same RGB image."""
+
 import array
 
 import cv2
@@ -18,18 +20,18 @@ def rgb(pixel=RGB):
 
 
 def mosaic(pattern):
-    """A Bayer image of one colour: each letter of the pattern tells which channel a pixel saw."""
+    """Build a Bayer image of one colour; each letter of the pattern is the channel of a pixel."""
     cell = np.array([RGB['rgb'.index(letter)] for letter in pattern], np.uint8).reshape(2, 2)
     return np.tile(cell, (H // 2, W // 2))
 
 
 def wide(image):
-    """The bytes of a little-endian 16-bit image, with something in the low byte."""
+    """Return the bytes of a little-endian 16-bit image whose low bytes are not zero."""
     return (image.astype('<u2') * 256 + 250).view(np.uint8)
 
 
 def encoded():
-    """encoding -> rows of bytes of RGB (or of GREY where there is no colour)."""
+    """Return encoding -> rows of bytes of an RGB image (of GREY for encodings without colour)."""
     i420 = cv2.cvtColor(rgb(), cv2.COLOR_RGB2YUV_I420)
     y, u, v = i420[0, 0], i420[H, 0], i420[-1, 0]
     packed = {'y': y, 'u': u, 'v': v}
@@ -82,7 +84,7 @@ def expected(encoding):
 
 @pytest.mark.parametrize('padding', [0, 5])
 @pytest.mark.parametrize('encoding', DECODERS)
-def test_every_encoding_gives_the_same_picture(encoding, padding):
+def test_every_encoding_yields_the_same_image(encoding, padding):
     image = decode_raw(encoding, raw(encoded()[encoding], padding))
     assert image.dtype == np.uint8
     assert image.shape == (H, W, 3)
@@ -90,7 +92,7 @@ def test_every_encoding_gives_the_same_picture(encoding, padding):
     np.testing.assert_allclose(image.astype(int), expected(encoding), atol=tolerance)
 
 
-def test_columns_stay_where_they_are():
+def test_order_of_columns_is_kept():
     columns = np.arange(W, dtype=np.uint8) * 10
     picture = np.repeat(np.broadcast_to(columns, (H, W))[..., None], 3, 2)
     image = decode_raw('bgr8', raw(picture.reshape(H, -1), padding=3))
@@ -105,18 +107,18 @@ def test_big_endian(encoding):
     )
 
 
-def test_the_last_row_may_come_without_padding():
+def test_last_row_may_lack_its_padding():
     whole = raw(encoded()['bgr8'], padding=5)
     cut = RawImage(whole.data[:-5], H, W, whole.step_bytes)
     np.testing.assert_array_equal(decode_raw('bgr8', cut), rgb())
 
 
-def test_bytes_that_cannot_be_written_to():
+def test_read_only_bytes():
     rows = encoded()['rgb8']
     assert decode_raw('rgb8', RawImage(rows.tobytes(), H, W, W * 3)).shape == (H, W, 3)
 
 
-def test_unknown_encoding_names_the_known():
+def test_error_for_unknown_encoding_lists_known_ones():
     with pytest.raises(ValueError, match=r'rgb9.*known are rgb8, bgr8.*nv12'):
         decode_raw('rgb9', raw(encoded()['rgb8']))
 
@@ -138,7 +140,7 @@ def test_truncated(encoding):
         (RawImage(b'', 0, W, W * 3), '8x0'),
     ],
 )
-def test_sizes_that_do_not_fit(image, message):
+def test_wrong_number_of_bytes(image, message):
     with pytest.raises(ValueError, match=message):
         decode_raw('rgb8', image)
 
@@ -165,7 +167,7 @@ def test_compressed_grey_has_three_channels():
 
 
 @pytest.mark.parametrize('data', [b'', b'no image', b'\xff\xd8\xff\xe0 cut off'])
-def test_compressed_rubbish(data):
+def test_corrupt_compressed_data(data):
     with pytest.raises(ValueError, match="'jpeg' are not a JPEG or PNG"):
         decode_compressed('jpeg', data)
 

@@ -1,3 +1,5 @@
+"""Conversion of image and camera_info messages to a Frame."""
+
 import array
 from types import SimpleNamespace
 
@@ -51,21 +53,23 @@ def test_to_frame():
     np.testing.assert_array_equal(frame.P, [[3, 0, 2, -6], [0, 3, 1, 0], [0, 0, 1, 0]])
 
 
-def test_to_frame_without_a_frame_of_its_own():
+def test_to_frame_uses_the_frame_id_of_camera_info_if_the_image_has_none():
     assert images.to_frame(image(''), info(), 'front', passthrough_image).frame_id == 'info_frame'
 
 
 def test_to_frame_maps_roi_and_binning():
     roi = SimpleNamespace(x_offset=10, y_offset=20, width=8, height=4)
-    numbers = images.to_intrinsics(info(width=100, height=80, roi=roi, binning_x=2, binning_y=2))
-    assert numbers.roi_px == (10, 20, 8, 4)
-    assert numbers.binning == (2, 2)
-    assert hash(numbers) == hash(
+    intrinsics = images.to_intrinsics(
+        info(width=100, height=80, roi=roi, binning_x=2, binning_y=2)
+    )
+    assert intrinsics.roi_px == (10, 20, 8, 4)
+    assert intrinsics.binning == (2, 2)
+    assert hash(intrinsics) == hash(
         images.to_intrinsics(info(width=100, height=80, roi=roi, binning_x=2, binning_y=2))
     )
 
 
-def test_to_frame_refuses():
+def test_to_frame_raises_for_unknown_encoding_and_missing_calibration():
     with pytest.raises(ValueError, match="encoding 'rgb7'"):
         images.to_frame(image(encoding='rgb7'), info(), 'front', passthrough_image)
     with pytest.raises(UncalibratedError):

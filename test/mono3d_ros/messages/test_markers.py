@@ -1,4 +1,4 @@
-"""Markers: every box as it is, in every frame; nothing flickers and nothing stays behind."""
+"""Markers: the same boxes in every frame; markers of removed objects are deleted."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ DELETE = markers.DELETE
 
 
 @pytest.mark.parametrize('n', [0, 3])
-def test_first_marker_tells_which_image_was_answered(n):
+def test_first_marker_identifies_the_processed_image(n):
     first = markers.to_marker_array(result(n), (), plain_new).markers[0]
     assert (first.ns, first.id, first.action) == ('front/frame', 0, DELETE)
     assert (first.header.stamp.sec, first.header.stamp.nanosec) == divmod(STAMP_NS, 10**9)
@@ -26,11 +26,11 @@ def test_first_marker_tells_which_image_was_answered(n):
 
 
 def test_every_object_has_outline_heading_and_label():
-    found = markers.to_marker_array(result(3), (), plain_new, lifetime_s=0.25).markers[1:]
-    assert [(each.ns, each.id) for each in found] == [
+    made = markers.to_marker_array(result(3), (), plain_new, lifetime_s=0.25).markers[1:]
+    assert [(each.ns, each.id) for each in made] == [
         (f'front/{kind}', id) for id in range(3) for kind in ('boxes', 'heading', 'labels')
     ]
-    for each in found:
+    for each in made:
         assert each.action == markers.ADD
         assert each.header.frame_id == 'front_optical'
         assert not each.frame_locked
@@ -46,11 +46,11 @@ def test_outline_is_the_twelve_edges_of_the_box():
     boxes = box_corners(o.center_m, o.size_hwl_m, o.rotation_y)
     for row in range(2):
         points = [xyz(point) for point in drawn['front/boxes', row].points]
-        wanted = [boxes[row, corner] for edge in BOX_EDGES for corner in edge]
-        np.testing.assert_allclose(points, wanted)
+        expected = [boxes[row, corner] for edge in BOX_EDGES for corner in edge]
+        np.testing.assert_allclose(points, expected)
 
 
-def test_arrow_points_ahead_from_the_front():
+def test_heading_arrow_points_ahead_from_the_front():
     o = objects(1)
     tail, tip = by_kind(markers.to_marker_array(result(1), (), plain_new))[
         'front/heading', 0
@@ -60,7 +60,7 @@ def test_arrow_points_ahead_from_the_front():
     np.testing.assert_allclose(xyz(tip), o.center_m[0] + 3.0 * ahead)
 
 
-def test_label_floats_above_the_box():
+def test_label_is_above_the_box():
     drawn = by_kind(markers.to_marker_array(result(2), (), plain_new))
     label = drawn['front/labels', 0]
     assert label.text == 'Car 0.90 20.0 m'
@@ -75,13 +75,13 @@ def test_classes_have_colours():
     assert (tram.r, tram.g, tram.b) == tuple(each / 255 for each in style.OTHER_COLOUR)
 
 
-def test_what_is_gone_is_deleted_in_the_same_array():
-    found = markers.to_marker_array(result(2, ids=(0, 7)), (0, 1, 5), plain_new).markers
-    gone = {(each.ns, each.id) for each in found[1:] if each.action == DELETE}
-    assert gone == {(f'front/{kind}', id) for kind in markers.MARKER_KINDS for id in (1, 5)}
-    added = {each.id for each in found if each.action == markers.ADD}
+def test_markers_of_removed_ids_are_deleted_in_the_same_array():
+    made = markers.to_marker_array(result(2, ids=(0, 7)), (0, 1, 5), plain_new).markers
+    deleted = {(each.ns, each.id) for each in made[1:] if each.action == DELETE}
+    assert deleted == {(f'front/{kind}', id) for kind in markers.MARKER_KINDS for id in (1, 5)}
+    added = {each.id for each in made if each.action == markers.ADD}
     assert added == {0, 7}
-    assert all(each.pose.orientation.w == 1.0 for each in found)
+    assert all(each.pose.orientation.w == 1.0 for each in made)
 
 
 def tracked(n, velocities):
@@ -89,77 +89,79 @@ def tracked(n, velocities):
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_in_another_frame_every_point_is_where_it_was(seed):
-    target, found = random_target(seed), tracked(2, [[1.0, 0, 3], [0, 0, -4]])
-    own = markers.to_marker_array(found, (5,), plain_new).markers
-    told = markers.to_marker_array(found, (5,), plain_new, target=target).markers
-    assert {each.header.frame_id for each in told} == {'base_link'}
-    assert {each.header.stamp.nanosec for each in told} == {STAMP_NS % 10**9}
-    for a, b in zip(own, told, strict=True):
+def test_points_are_the_same_in_another_frame(seed):
+    target, frame_result = random_target(seed), tracked(2, [[1.0, 0, 3], [0, 0, -4]])
+    in_camera = markers.to_marker_array(frame_result, (5,), plain_new).markers
+    in_target = markers.to_marker_array(frame_result, (5,), plain_new, target=target).markers
+    assert {each.header.frame_id for each in in_target} == {'base_link'}
+    assert {each.header.stamp.nanosec for each in in_target} == {STAMP_NS % 10**9}
+    for a, b in zip(in_camera, in_target, strict=True):
         assert (a.ns, a.id, a.action) == (b.ns, b.id, b.action)
-        points = [(xyz(p), xyz(q)) for p, q in zip(places(a), places(b), strict=True)]
-        for there, here in points:
-            moved = target.target_T_cam @ [*there, 1.0]
-            np.testing.assert_allclose(here, moved[:3], atol=1e-9)
+        points = [(xyz(p), xyz(q)) for p, q in zip(positions(a), positions(b), strict=True)]
+        for in_cam, actual in points:
+            moved = target.target_T_cam @ [*in_cam, 1.0]
+            np.testing.assert_allclose(actual, moved[:3], atol=1e-9)
     boxes = recorded_boxes.boxes_from_markers(
-        markers.to_marker_array(found, (), plain_new, target=target)
+        markers.to_marker_array(frame_result, (), plain_new, target=target)
     )
     sides = np.linalg.norm(np.diff(boxes.edges_m.reshape(2, 12, 2, 3), axis=2), axis=-1)
-    for one in sides:  # sizes stay
+    for one in sides:  # sizes are unchanged
         np.testing.assert_allclose(np.sort(one.ravel()), [1.5] * 4 + [1.6] * 4 + [4.0] * 4)
 
 
-def places(marker):
-    """Points of a marker, and where its text stands."""
+def positions(marker):
+    """Return the points of a marker, or the position of its text."""
     if marker.action == DELETE:
         return []
     has_text = marker.type == markers.TEXT_VIEW_FACING
     return [marker.pose.position] if has_text else marker.points
 
 
-def test_a_camera_that_looks_left_puts_its_boxes_to_the_left():
-    """The camera's x is ahead, its y is down, its z is to the left."""
+def test_boxes_of_a_left_camera_are_to_the_left_of_the_vehicle():
+    """In the vehicle, the camera's x is ahead, its y is down, its z is to the left."""
     left = np.array([[1.0, 0, 0, 1.2], [0, 0, 1, 0.4], [0, -1, 0, 1.6], [0, 0, 0, 1]])
-    found = result(1)  # 1 m behind the camera, 1 m below it, 20 m to the left
+    frame_result = result(1)  # 1 m behind the camera, 1 m below it, 20 m to the left
     drawn = by_kind(
-        markers.to_marker_array(found, (), plain_new, target=TargetFrame('base_link', left))
+        markers.to_marker_array(frame_result, (), plain_new, target=TargetFrame('base_link', left))
     )
-    middle = np.mean([xyz(point) for point in drawn['front/boxes', 0].points], 0)
-    np.testing.assert_allclose(middle, [1.2 - 1.0, 0.4 + 20.0, 1.6 - 1.0])
+    center = np.mean([xyz(point) for point in drawn['front/boxes', 0].points], 0)
+    np.testing.assert_allclose(center, [1.2 - 1.0, 0.4 + 20.0, 1.6 - 1.0])
     assert drawn['front/labels', 0].pose.position.z == pytest.approx(1.6 - 1.0 + 0.75 + 0.5)
 
 
-def test_velocity_is_an_arrow_to_where_the_object_is_in_a_second():
-    found = tracked(3, [[1.0, 0, 3], [0.1, 0, 0.2], [0, 0, -9]])
-    drawn = by_kind(markers.to_marker_array(found, (), plain_new))
+def test_velocity_arrow_ends_at_the_position_in_one_second():
+    frame_result = tracked(3, [[1.0, 0, 3], [0.1, 0, 0.2], [0, 0, -9]])
+    drawn = by_kind(markers.to_marker_array(frame_result, (), plain_new))
     assert len(drawn) == 1 + 3 * 4
     for id in (0, 2):
         arrow = drawn['front/velocity', id]
         tail, tip = map(np.array, map(xyz, arrow.points))
         assert (arrow.type, arrow.action) == (ARROW, markers.ADD)
-        np.testing.assert_allclose(tail, found.objects.center_m[id])
-        np.testing.assert_allclose(tip - tail, found.velocity_m_s[id])
-    assert drawn['front/velocity', 1].action == DELETE  # it hardly moves: none stays behind
+        np.testing.assert_allclose(tail, frame_result.objects.center_m[id])
+        np.testing.assert_allclose(tip - tail, frame_result.velocity_m_s[id])
+    assert drawn['front/velocity', 1].action == DELETE  # slower than MIN_SPEED_M_S
     texts = [drawn['front/labels', id].text for id in range(3)]
     assert [text.rsplit(' ', 1)[1] for text in texts] == ['#0', '#1', '#2']
 
 
-def test_a_track_that_ended_takes_its_velocity_along():
-    found = markers.to_marker_array(tracked(1, [[0, 0, 5.0]]), (0, 4), plain_new).markers
-    gone = [each.ns for each in found[1:] if each.action == DELETE]
-    assert gone == [f'front/{each}' for each in (*markers.MARKER_KINDS, 'velocity')]
+def test_all_markers_of_an_ended_track_are_deleted():
+    made = markers.to_marker_array(tracked(1, [[0, 0, 5.0]]), (0, 4), plain_new).markers
+    deleted = [each.ns for each in made[1:] if each.action == DELETE]
+    assert deleted == [f'front/{each}' for each in (*markers.MARKER_KINDS, 'velocity')]
 
 
-def test_an_answer_can_be_emptied_and_takes_everything_away():
-    found = tracked(2, [[0, 0, 5.0], [1, 0, 0]])
-    nothing = markers.to_marker_array(found.without_objects(), found.ids, plain_new).markers
-    own = markers.to_marker_array(found, (), plain_new).markers
-    assert {(each.ns, each.id) for each in nothing} == {(each.ns, each.id) for each in own}
-    assert {each.action for each in nothing} == {DELETE}
+def test_result_without_objects_deletes_all_markers():
+    frame_result = tracked(2, [[0, 0, 5.0], [1, 0, 0]])
+    empty = markers.to_marker_array(
+        frame_result.without_objects(), frame_result.ids, plain_new
+    ).markers
+    drawn = markers.to_marker_array(frame_result, (), plain_new).markers
+    assert {(each.ns, each.id) for each in empty} == {(each.ns, each.id) for each in drawn}
+    assert {each.action for each in empty} == {DELETE}
 
 
 @pytest.mark.parametrize('bad', [np.eye(3), np.full((4, 4), np.nan)])
-def test_what_is_no_transform_is_refused(bad):
+def test_invalid_transform_raises(bad):
     with pytest.raises(ValueError, match=r'finite \(4, 4\) matrix'):
         TargetFrame('base_link', bad)
 
@@ -179,8 +181,8 @@ MAKERS = {
 
 
 @pytest.mark.parametrize('name', MAKERS)
-def test_ros_and_rosbags_write_the_same_message(name):
-    """What both makers wrote is read again, by both readers."""
+def test_ros_and_rosbags_serialise_the_same_message(name):
+    """Messages of both factories are deserialised by both libraries."""
     ros_messages = pytest.importorskip('mono3d_ros.node.message_factory')
     if ros_messages.message_class(name) is None:
         pytest.skip(f'{name.split("/")[0]} of ROS is not installed')

@@ -1,3 +1,5 @@
+"""Counters: counts, latest texts and latency percentiles."""
+
 from mono3d_ros.monitoring.counters import Counters
 
 

@@ -1,3 +1,5 @@
+"""Assessment of camera health for /diagnostics."""
+
 import re
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from mono3d_ros.monitoring.diagnostics import (
 
 
 def snapshot(**counts):
-    texts = {name: f'said of {name}' for name in counts}
+    texts = {name: f'text of {name}' for name in counts}
     return CounterSnapshot(counts, texts, {'inference': (12.34, 56.78), 'end_to_end': (1.0, 2.0)})
 
 
@@ -34,7 +36,7 @@ HEALTH = HealthInput(
 )
 
 
-def test_all_is_well():
+def test_healthy_camera_is_ok():
     status = assess_health(HEALTH)
     assert (status.level, status.message) == (OK, 'ok')
     assert status.values['answered'] == '50'
@@ -50,13 +52,21 @@ def test_all_is_well():
         ({'silent_s': 7.0}, WARN, 'no image on /a/image_raw and .*compressed for 7 s'),
         ({'silent_s': 7.0, 'publishers': 0}, WARN, 'nobody publishes'),
         ({'qos_mismatches': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
-        ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: said of'),
+        ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: text of'),
         ({'now': snapshot(no_camera_info=2)}, ERROR, '2 images without camera_info'),
-        ({'now': snapshot(bad=3)}, WARN, '3 images that failed: said of bad'),
+        ({'now': snapshot(bad=3)}, WARN, '3 images that failed: text of bad'),
         ({'now': snapshot(too_old=4)}, WARN, '4 images dropped for their age'),
         ({'now': snapshot(received=10, infos=50)}, WARN, '40 camera_infos .*LARGE_DATA'),
-        ({'now': snapshot(no_transform=2)}, WARN, '2 images whose place .*: said of no_transform'),
-        ({'now': snapshot(unfamiliar_lens=2)}, WARN, '2 images through another lens: said of'),
+        (
+            {'now': snapshot(no_transform=2)},
+            WARN,
+            '2 images without a camera pose: text',
+        ),
+        (
+            {'now': snapshot(unfamiliar_lens=2)},
+            WARN,
+            '2 images with an unfamiliar focal',
+        ),
         (
             {'now': snapshot(received=50, infos=50, superseded=26)},
             WARN,
@@ -65,20 +75,20 @@ def test_all_is_well():
         ({'cpu_fallback': True}, WARN, 'running on the CPU'),
     ],
 )
-def test_findings(changes, level, message):
+def test_issues(changes, level, message):
     status = assess_health(replace(HEALTH, **changes))
     assert status.level == level
     assert re.search(message, status.message)
 
 
-def test_the_worst_gives_the_level_and_all_are_told():
+def test_worst_issue_gives_the_level_and_the_message_lists_all():
     status = assess_health(replace(HEALTH, silent_s=9.0, now=snapshot(uncalibrated=1)))
     assert status.level == ERROR
     assert 'no image' in status.message
     assert 'uncalibrated' in status.message
 
 
-def test_what_is_over_is_over():
+def test_issues_before_the_window_are_ignored():
     now = snapshot(received=50, infos=50, answered=45, bad=5)
     status = assess_health(replace(HEALTH, now=now, before=now))
     assert (status.level, status.message) == (OK, 'ok')
@@ -89,12 +99,12 @@ def test_what_is_over_is_over():
     ('changes', 'message'),
     [({'active': False}, 'not active'), ({'enabled': False}, 'switched off by ~/enable')],
 )
-def test_a_node_that_is_not_at_work_is_silent_by_right(changes, message):
+def test_inactive_or_disabled_node_is_ok_without_images(changes, message):
     status = assess_health(replace(HEALTH, silent_s=99.0, **changes))
     assert (status.level, status.message) == (OK, message)
 
 
-def test_a_network_that_misses_some_images_is_no_worry_nor_are_those_beyond_the_limit():
+def test_few_superseded_images_and_rate_limited_images_are_ok():
     status = assess_health(replace(HEALTH, now=snapshot(received=50, infos=50, superseded=24)))
     assert status.level == OK
     assert status.message.startswith('24 of 50 images were superseded')
@@ -102,15 +112,15 @@ def test_a_network_that_misses_some_images_is_no_worry_nor_are_those_beyond_the_
     assert assess_health(replace(HEALTH, now=now)).message == 'ok'
 
 
-def test_what_is_counted_is_what_may_be_complained_of():
-    """A finding's kind is what the log knows it by."""
+def test_kinds_of_issues():
+    """The log throttles by the kind of an issue."""
     now = snapshot(**{**dict.fromkeys(COUNTER_NAMES, 100), 'received': 1})
-    whats = {each.kind for each in assess_health(replace(HEALTH, now=now, silent_s=9.0)).issues}
-    assert whats == {
+    kinds = {each.kind for each in assess_health(replace(HEALTH, now=now, silent_s=9.0)).issues}
+    assert kinds == {
         *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
         *('unfamiliar_lens', 'superseded', 'unpaired', 'silent'),
     }
 
 
-def test_a_few_infos_ahead_are_normal():
+def test_few_unpaired_camera_infos_are_ok():
     assert assess_health(replace(HEALTH, now=snapshot(received=46, infos=50))).level == OK

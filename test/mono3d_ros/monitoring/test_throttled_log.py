@@ -1,3 +1,5 @@
+"""Throttled logging: repeat times per camera and kind; every issue is counted."""
+
 from mono3d_ros.monitoring.counters import Counters
 from mono3d_ros.monitoring.throttled_log import REPEAT_DEFAULT_S, IssueLog, Throttle
 
@@ -9,7 +11,7 @@ class Clock:
         return self.now_s
 
 
-def test_the_same_is_said_again_after_a_while_and_once_where_it_will_not_change():
+def test_issue_is_logged_again_after_its_repeat_time():
     clock = Clock()
     throttle = Throttle(clock)
     assert throttle.allows('front', 'bad')
@@ -22,29 +24,29 @@ def test_the_same_is_said_again_after_a_while_and_once_where_it_will_not_change(
     assert not throttle.allows('front', 'uncalibrated')
 
 
-def test_each_camera_and_each_kind_of_trouble_is_said_for_itself():
+def test_cameras_and_kinds_are_throttled_separately():
     throttle = Throttle(Clock())
     for camera in ('front', 'left'):
-        for what in ('bad', 'too_old'):
-            assert throttle.allows(camera, what)
-            assert not throttle.allows(camera, what)
+        for kind in ('bad', 'too_old'):
+            assert throttle.allows(camera, kind)
+            assert not throttle.allows(camera, kind)
 
 
-def test_all_is_counted_but_not_all_is_said():
-    counters, said, warned = {'front': Counters(), 'left': Counters()}, [], []
-    complaints = IssueLog(counters, said.append, warned.append)
+def test_every_issue_is_counted_but_not_logged():
+    counters, errors, warnings = {'front': Counters(), 'left': Counters()}, [], []
+    issue_log = IssueLog(counters, errors.append, warnings.append)
     for number in range(3):
-        complaints.add('front', 'no_camera_info', f'image {number}')
-    assert said == ['front: no camera info: image 0']
+        issue_log.add('front', 'no_camera_info', f'image {number}')
+    assert errors == ['front: no camera info: image 0']
     snapshot = counters['front'].snapshot()
     assert snapshot.counts == {'no_camera_info': 3}
     assert snapshot.last_texts == {'no_camera_info': 'image 2'}
     assert counters['left'].snapshot().counts == {}
-    assert warned == []
+    assert warnings == []
 
 
-def test_what_does_not_cost_the_answer_is_a_warning_only():
-    said, warned = [], []
-    complaints = IssueLog({'front': Counters()}, said.append, warned.append)
-    complaints.add('front', 'no_transform', 'odom is late')
-    assert (said, warned) == ([], ['front: no transform: odom is late'])
+def test_issue_of_a_processed_image_is_a_warning():
+    errors, warnings = [], []
+    issue_log = IssueLog({'front': Counters()}, errors.append, warnings.append)
+    issue_log.add('front', 'no_transform', 'odom is late')
+    assert (errors, warnings) == ([], ['front: no transform: odom is late'])

@@ -1,4 +1,4 @@
-"""How the real node starts and ends: wrong parameters, signals, remapping, autostart."""
+"""Start and end of the real node: invalid parameters, signals, remapping, autostart."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('visualization_msgs', reason='ROS messages are not installed')
 
-from fake_vehicle import PATIENCE_S, Vehicle, finish, start
+from fake_vehicle import TIMEOUT_S, NodeHarness, finish, start
 from lifecycle_msgs.srv import GetState
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -17,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 
 CONFIG = Path(__file__).resolve().parents[3] / 'config' / 'detector.yaml'
 
-WRONG_STARTS = {
+INVALID_STARTS = {
     'model': (('model:=/nowhere/x',), "parameter model: '/nowhere/x' not found; tried /nowhere/x"),
     'range': (('score_threshold:=2',), 'parameter score_threshold: expected 0 to 1, got 2'),
     'cuda': (('require_cuda:=true',), 'require_cuda: there is no CUDA device'),
@@ -27,7 +27,7 @@ WRONG_STARTS = {
         ('cameras:=[front, left]', 'left.transport:=jpeg'),
         'camera left: parameter transport: expected one of raw, compressed, auto',
     ),
-    'quality': (
+    'qos': (
         ('qos_overrides./detector/markers.publisher.reliability:=sometimes',),
         'reliability',
     ),
@@ -35,10 +35,10 @@ WRONG_STARTS = {
 
 
 @pytest.fixture(scope='module')
-def wrong_starts(model):
-    """All of them side by side: name -> process."""
+def processes(model):
+    """Start a node for each entry of INVALID_STARTS, in parallel: name -> process."""
     processes = {}
-    for name, (parameters, _) in WRONG_STARTS.items():
+    for name, (parameters, _) in INVALID_STARTS.items():
         arguments = [part for each in parameters for part in ('-p', each)]
         processes[name] = start(model, *arguments)
     yield processes
@@ -46,21 +46,21 @@ def wrong_starts(model):
         process.kill()
 
 
-@pytest.mark.parametrize('name', WRONG_STARTS)
-def test_a_wrong_start_is_told_in_a_line(wrong_starts, name):
-    log, _ = wrong_starts[name].communicate(timeout=3 * PATIENCE_S)
-    assert wrong_starts[name].returncode == 2, log
+@pytest.mark.parametrize('name', INVALID_STARTS)
+def test_an_invalid_start_is_reported_in_one_line(processes, name):
+    log, _ = processes[name].communicate(timeout=3 * TIMEOUT_S)
+    assert processes[name].returncode == 2, log
     assert 'Traceback' not in log, log
-    assert WRONG_STARTS[name][1] in log, log
+    assert INVALID_STARTS[name][1] in log, log
 
 
-def test_a_broken_model_is_told_in_a_line(tmp_path):
+def test_a_broken_model_is_reported_in_one_line(tmp_path):
     model = tmp_path / 'student.safetensors'
     model.write_text('broken')
-    log, _ = (process := start(model)).communicate(timeout=PATIENCE_S)
+    log, _ = (process := start(model)).communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, log
     assert 'Traceback' not in log, log
-    assert f'{model}: not a readable student file' in log, log
+    assert f'{model}: not a readable model file' in log, log
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -78,36 +78,38 @@ def test_signals_while_the_network_is_loaded(tmp_path, number):
     model = tmp_path / 'student.safetensors'
     model.write_text('slow')
     process = start(model)
-    patience_s = time.monotonic() + PATIENCE_S
-    while not model.with_suffix('.loading').exists() and time.monotonic() < patience_s:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not model.with_suffix('.loading').exists() and time.monotonic() < end_s:
         time.sleep(0.02)
     code, log = finish(process, number)
     assert code == 0, log
     assert 'Traceback' not in log, log
 
 
-def test_whoever_does_not_hear_the_other_is_told_and_quality_can_be_overridden(model):
+def test_incompatible_qos_is_reported_and_qos_can_be_overridden(model):
     overrides = {
         'reliability': 'reliable',
-        'qos_overrides./deaf/detector/markers.publisher.reliability': 'best_effort',
-        'qos_overrides./deaf/camera_info.subscription.reliability': 'best_effort',
+        'qos_overrides./mismatch/detector/markers.publisher.reliability': 'best_effort',
+        'qos_overrides./mismatch/camera_info.subscription.reliability': 'best_effort',
     }
     arguments = [part for k, v in overrides.items() for part in ('-p', f'{k}:={v}')]
-    process = start(model, *arguments, '-r', '__ns:=/deaf')
-    vehicle = Vehicle()
-    quality = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-    vehicle.node.create_publisher(Image, '/deaf/image_raw', quality)
-    vehicle.node.create_publisher(Image, '/deaf/camera_info', quality)
-    vehicle.node.create_subscription(MarkerArray, '/deaf/detector/markers', print, 10)
-    heard = 'a publisher of /deaf/image_raw offers another RELIABILITY'
-    spoken = 'a subscriber of /deaf/detector/markers asks for another RELIABILITY'
-    status = vehicle.status(lambda each: heard in each.message and spoken in each.message)
+    process = start(model, *arguments, '-r', '__ns:=/mismatch')
+    harness = NodeHarness()
+    best_effort = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    harness.node.create_publisher(Image, '/mismatch/image_raw', best_effort)
+    harness.node.create_publisher(Image, '/mismatch/camera_info', best_effort)
+    harness.node.create_subscription(MarkerArray, '/mismatch/detector/markers', print, 10)
+    publisher = 'a publisher of /mismatch/image_raw offers an incompatible RELIABILITY'
+    subscriber = 'a subscriber of /mismatch/detector/markers requests an incompatible RELIABILITY'
+    status = harness.wait_for_status(
+        lambda each: publisher in each.message and subscriber in each.message
+    )
     assert status.level == status.ERROR
-    assert '/deaf/camera_info offers' not in status.message
-    vehicle.close()
+    assert '/mismatch/camera_info offers' not in status.message
+    harness.close()
     code, log = finish(process)
     assert code == 0, log
-    assert log.count(heard) == log.count(spoken) == 1, log
+    assert log.count(publisher) == log.count(subscriber) == 1, log
 
 
 def test_topics_follow_remapping_and_the_parameter_file(model):
@@ -123,14 +125,14 @@ def test_topics_follow_remapping_and_the_parameter_file(model):
     assert code == 0, log
 
 
-def test_without_autostart_it_waits(model):
-    process = start(model, '-p', 'autostart:=false', '-r', '__node:=lazy')
-    vehicle = Vehicle()
-    client = vehicle.node.create_client(GetState, 'lazy/get_state')
-    assert vehicle.until(client.service_is_ready)
+def test_without_autostart_the_node_stays_unconfigured(model):
+    process = start(model, '-p', 'autostart:=false', '-r', '__node:=manual')
+    harness = NodeHarness()
+    client = harness.node.create_client(GetState, 'manual/get_state')
+    assert harness.wait_until(client.service_is_ready)
     future = client.call_async(GetState.Request())
-    assert vehicle.until(future.done)
+    assert harness.wait_until(future.done)
     assert future.result().current_state.label == 'unconfigured'
-    vehicle.close()
+    harness.close()
     code, log = finish(process)
     assert code == 0, log

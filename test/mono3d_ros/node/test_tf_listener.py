@@ -1,4 +1,4 @@
-"""Our own listener of tf beside tf2_ros, where it is installed: same answers, same refusals."""
+"""BufferListener against tf2_ros, if installed: same transforms, same errors."""
 
 from types import SimpleNamespace
 
@@ -17,15 +17,15 @@ MS, S = 1_000_000, 1_000_000_000
 
 
 class Node:
-    """Takes subscriptions and plays messages to them."""
+    """Fake ROS node: stores subscriptions and delivers messages to them."""
 
     def __init__(self):
         self.callbacks = {}
 
-    def subscribe(self, kind, topic, callback, quality):
+    def subscribe(self, msg_type, topic, callback, qos_profile):
         self.callbacks[topic] = callback
 
-    def create_subscription(self, kind, topic, callback, quality, **options):
+    def create_subscription(self, msg_type, topic, callback, qos_profile, **options):
         self.callbacks[topic] = callback
 
     def play(self, topic, poses, at_ns):
@@ -35,7 +35,7 @@ class Node:
 
 def stamped(pose, at_ns):
     def make(type_name, /, **fields):
-        is_message = type_name == 'tf2_msgs/msg/TFMessage'  # may not be installed, is no matter
+        is_message = type_name == 'tf2_msgs/msg/TFMessage'  # it may not be installed
         return SimpleNamespace(**fields) if is_message else make_message(type_name, **fields)
 
     return make_tf_message([pose], at_ns, make).transforms[0]
@@ -57,7 +57,7 @@ def drive(node):
 
 
 @pytest.fixture
-def own():
+def buffer_listener():
     node = Node()
     listener = tf_listener.BufferListener(node, object)
     drive(node)
@@ -71,17 +71,18 @@ def tf2():
     listener = tf_listener.Tf2Listener(node)
     drive(node)
     yield listener
-    listener._listener.unregister = lambda: None  # there is nothing to end here
+    listener._listener.unregister = lambda: None  # there is no real subscription to end
 
 
-@pytest.mark.parametrize('way', [('odom', 'front'), ('left', 'odom'), ('left', 'front')])
-def test_both_find_the_same_places(own, tf2, way):
+@pytest.mark.parametrize('frames', [('odom', 'front'), ('left', 'odom'), ('left', 'front')])
+def test_both_return_the_same_transforms(buffer_listener, tf2, frames):
     for at_ns in (10 * S, 10 * S + 33 * MS, 10 * S + 777_777_777, 11 * S):
-        np.testing.assert_allclose(tf2.lookup(*way, at_ns), own.lookup(*way, at_ns), atol=1e-6)
+        expected, actual = tf2.lookup(*frames, at_ns), buffer_listener.lookup(*frames, at_ns)
+        np.testing.assert_allclose(expected, actual, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ('way', 'at_ns', 'late'),
+    ('frames', 'at_ns', 'late'),
     [
         (('odom', 'front'), 11 * S + 1, True),
         (('map', 'front'), 10 * S, False),
@@ -89,24 +90,24 @@ def test_both_find_the_same_places(own, tf2, way):
         (('odom', 'camera'), 10 * S, False),
     ],
 )
-def test_both_refuse_the_same_and_say_which_way(own, tf2, way, at_ns, late):
-    for listener in (own, tf2):
+def test_both_fail_alike_and_name_the_frames(buffer_listener, tf2, frames, at_ns, late):
+    for listener in (buffer_listener, tf2):
         with pytest.raises(
-            TransformUnavailableError, match=f'from {way[1]} to {way[0]}: '
+            TransformUnavailableError, match=f'from {frames[1]} to {frames[0]}: '
         ) as caught:
-            listener.lookup(*way, at_ns)
+            listener.lookup(*frames, at_ns)
         assert caught.value.retryable is late
 
 
-def test_both_forget_what_moves_when_time_is_set_back(own, tf2):
-    for listener in (own, tf2):
+def test_both_forget_moving_transforms_when_time_is_set_back(buffer_listener, tf2):
+    for listener in (buffer_listener, tf2):
         listener.clear()
         assert listener.lookup('left', 'front', 10 * S) is not None
         with pytest.raises(TransformUnavailableError):
             listener.lookup('odom', 'front', 10 * S)
 
 
-def test_without_tf2_msgs_every_question_is_answered_by_why(monkeypatch):
+def test_without_tf2_msgs_every_lookup_fails_with_the_reason(monkeypatch):
     monkeypatch.setattr(tf_listener, 'tf2_ros', None)
     monkeypatch.setattr(message_factory, 'message_class', lambda type_name: None)
     listener = tf_listener.make_listener(Node(), Node())

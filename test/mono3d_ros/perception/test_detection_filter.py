@@ -1,4 +1,4 @@
-"""What is passed on, against a plain loop over the objects."""
+"""Filter of detections, compared with a plain loop over the objects."""
 
 import math
 
@@ -27,27 +27,27 @@ def objects(class_ids, scores, centers):
 
 
 def away(*distances_m):
-    """Put one car at each distance; the score of all is 0.5."""
+    """Build one car of score 0.5 at each distance."""
     return objects(
         [0] * len(distances_m), [0.5] * len(distances_m), [[0, 0, d] for d in distances_m]
     )
 
 
-def passes(class_id, score, center_m, selection):
-    """One object, by the words of the docstring."""
+def passes(class_id, score, center_m, detection_filter):
+    """Return whether one object passes, by the docstring of DetectionFilter."""
     if class_id < 0 or not all(map(math.isfinite, center_m)):
         return False
-    if selection.kept_classes and not selection.kept_classes[class_id]:
+    if detection_filter.kept_classes and not detection_filter.kept_classes[class_id]:
         return False
     distance_m = math.dist(center_m, (0, 0, 0))
-    for up_to_m, least in selection.distance_thresholds:
+    for up_to_m, min_score in detection_filter.distance_thresholds:
         if distance_m <= up_to_m:
-            return score >= selection.min_scores[class_id] and score >= least
-    return score >= selection.min_scores[class_id]
+            return score >= detection_filter.min_scores[class_id] and score >= min_score
+    return score >= detection_filter.min_scores[class_id]
 
 
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])
-SELECTIONS = st.builds(
+FILTERS = st.builds(
     DetectionFilter,
     st.tuples(SCORES, SCORES, SCORES),
     st.dictionaries(st.sampled_from([5.0, 13.0, 25.0, 100.0, math.inf]), SCORES).map(
@@ -55,61 +55,71 @@ SELECTIONS = st.builds(
     ),
     st.one_of(st.just(()), st.tuples(st.booleans(), st.booleans(), st.booleans())),
 )
-PLACES = st.sampled_from([[0, 0, 5], [3, 4, 12], [3, 4, 12.01], [0, 0, 60], [0, math.nan, 9]])
+CENTERS = st.sampled_from([[0, 0, 5], [3, 4, 12], [3, 4, 12.01], [0, 0, 60], [0, math.nan, 9]])
 
 
-@given(SELECTIONS, st.lists(st.tuples(st.integers(-1, 2), SCORES, PLACES), max_size=6))
-def test_objects_are_chosen_one_by_one(selection, rows):
-    found = (
+@given(FILTERS, st.lists(st.tuples(st.integers(-1, 2), SCORES, CENTERS), max_size=6))
+def test_filter_equals_a_loop_over_objects(detection_filter, rows):
+    detections = (
         objects(*(list(each) for each in zip(*rows, strict=True))) if rows else objects([], [], [])
     )
-    kept = filter_detections(found, selection)
-    wanted = [i for i, row in enumerate(rows) if passes(*row, selection)]
-    assert kept.depth_sigma_m.tolist() == wanted  # which counts the rows
+    kept = filter_detections(detections, detection_filter)
+    expected = [i for i, row in enumerate(rows) if passes(*row, detection_filter)]
+    assert kept.depth_sigma_m.tolist() == expected  # it numbers the rows
 
 
-def test_distances_have_thresholds_of_their_own():
-    selection = DetectionFilter((0.3,), distance_thresholds=((20.0, 0.1), (40.0, 0.6)))
-    assert filter_detections(away(10, 20, 20.1, 40, 41), selection).center_m[:, 2].tolist() == [
+def test_distance_thresholds():
+    detection_filter = DetectionFilter((0.3,), distance_thresholds=((20.0, 0.1), (40.0, 0.6)))
+    assert filter_detections(away(10, 20, 20.1, 40, 41), detection_filter).center_m[
+        :, 2
+    ].tolist() == [
         10,
         20,
         41,
     ]
 
 
-def test_the_distance_is_that_from_the_camera_not_the_depth():
-    aside = objects([0], [0.5], [[15.0, 0.0, 15.0]])
+def test_distance_is_euclidean_not_depth():
+    diagonal = objects([0], [0.5], [[15.0, 0.0, 15.0]])
     assert (
-        len(filter_detections(aside, DetectionFilter((0.3,), distance_thresholds=((20.0, 0.9),))))
+        len(
+            filter_detections(
+                diagonal, DetectionFilter((0.3,), distance_thresholds=((20.0, 0.9),))
+            )
+        )
         == 1
     )
     assert (
-        len(filter_detections(aside, DetectionFilter((0.3,), distance_thresholds=((22.0, 0.9),))))
+        len(
+            filter_detections(
+                diagonal, DetectionFilter((0.3,), distance_thresholds=((22.0, 0.9),))
+            )
+        )
         == 0
     )
 
 
 @pytest.mark.parametrize(
-    ('given', 'told'),
+    ('arguments', 'message'),
     [
-        ({'min_scores': (0.5, 1.5)}, 'least score must be 0 to 1, got 1.5'),
-        ({'min_scores': (float('nan'),)}, 'least score must be 0 to 1, got nan'),
-        ({'distance_thresholds': ((20.0, -0.1),)}, 'least score must be 0 to 1, got -0.1'),
+        ({'min_scores': (0.5, 1.5)}, 'minimum score must be 0 to 1, got 1.5'),
+        ({'min_scores': (float('nan'),)}, 'minimum score must be 0 to 1, got nan'),
+        ({'distance_thresholds': ((20.0, -0.1),)}, 'minimum score must be 0 to 1, got -0.1'),
         (
             {'distance_thresholds': ((20.0, 0.1), (20.0, 0.2))},
-            'must ascend from above 0, got 20, 20',
+            'must be ascending and above 0, got 20, 20',
         ),
-        ({'distance_thresholds': ((0.0, 0.1),)}, 'must ascend from above 0, got 0'),
-        ({'distance_thresholds': ((float('nan'), 0.1),)}, 'must ascend from above 0, got nan'),
+        ({'distance_thresholds': ((0.0, 0.1),)}, 'must be ascending and above 0, got 0'),
+        ({'distance_thresholds': ((float('nan'), 0.1),)}, 'ascending and above 0, got nan'),
         ({'max_age_s': -1.0}, 'max_age_s must be 0 or more seconds, got -1'),
     ],
 )
-def test_what_cannot_be_meant_is_refused(given, told):
-    with pytest.raises(ValueError, match=told):
-        DetectionFilter(**{'min_scores': (0.5,), **given})
+def test_invalid_values_raise(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionFilter(**{'min_scores': (0.5,), **arguments})
 
 
-def test_it_must_be_for_the_classes():
+def test_filter_must_fit_the_classes():
     with pytest.raises(ValueError, match='1 thresholds for 3 classes: Car, Pedestrian, Cyclist'):
         DetectionFilter((0.5,)).check_classes(CLASSES)
     with pytest.raises(ValueError, match='2 kept flags for 3 classes'):

@@ -1,3 +1,5 @@
+"""Finding, loading and warming up the model that the parameters name."""
+
 import pytest
 
 from mono3d_ros.bag_evaluation import runner
@@ -21,56 +23,56 @@ def model(tmp_path):
     return path
 
 
-def test_places(model, tmp_path, monkeypatch):
+def test_paths(model, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for given in (
+    for text in (
         str(model),
         'models/student.safetensors',
         '~/models/student.safetensors',
         '$HERE/student.safetensors',
         '${HERE}/student.safetensors',
     ):
-        assert find_model(given, no_share, {'HERE': str(model.parent)}) == model
+        assert find_model(text, no_share, {'HERE': str(model.parent)}) == model
 
 
 def test_packages(model):
-    shares = {'mono3d_ros': str(model.parents[1]), 'mine': str(model.parent)}
-    assert find_model('package://mine/student.safetensors', shares.__getitem__) == model
-    assert find_model('student.safetensors', shares.__getitem__) == model
+    share_directories = {'mono3d_ros': str(model.parents[1]), 'mine': str(model.parent)}
+    assert find_model('package://mine/student.safetensors', share_directories.__getitem__) == model
+    assert find_model('student.safetensors', share_directories.__getitem__) == model
 
 
-def test_a_name_is_also_looked_for_among_the_shipped_students(tmp_path, monkeypatch):
+def test_bare_name_is_also_searched_among_the_shipped_models(tmp_path, monkeypatch):
     shipped = tmp_path / 'shipped'
     shipped.mkdir()
     (shipped / 'student.safetensors').write_text('weights')
     monkeypatch.setattr(model_loading, 'SHIPPED_MODELS', shipped)
     assert find_model('student.safetensors', no_share) == shipped / 'student.safetensors'
-    with pytest.raises(ValueError, match='not found'):  # a path is a path
+    with pytest.raises(ValueError, match='not found'):  # a path is not a bare name
         find_model('models/student.safetensors', no_share)
 
 
-def test_the_default_student_is_there_and_small(tmp_path):
+def test_default_model_exists_and_is_small(tmp_path):
     path = find_model(Params().model, no_share)
     assert path.stat().st_size <= 4_000_000
     assert len(model_loading.load_model(path, 'cpu').spec.classes) == 3
 
 
-def test_a_teacher_is_refused_by_name(tmp_path):
+def test_depth_teacher_raises(tmp_path):
     options = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 8}
     spec = model_file.ModelSpec(
         ('Car', 'Pedestrian', 'Cyclist'), InputSpec(depth=DepthSpec()), 'monodle', options
     )
     path = tmp_path / 'teacher.safetensors'
     model_file.save_model(path, model_file.build_detector(spec), spec)
-    told = 'teacher.safetensors: a teacher, which sees depth; expected a student'
-    with pytest.raises(ValueError, match=told):
+    message = 'teacher.safetensors: a teacher, which needs depth maps; expected a student'
+    with pytest.raises(ValueError, match=message):
         model_loading.load_model(path, 'cpu')
-    with pytest.raises(runner.ModelError, match=told):
+    with pytest.raises(runner.ModelError, match=message):
         runner.ModelRef(path, 'cpu').load()
 
 
-def test_the_error_names_every_place(tmp_path, monkeypatch):
+def test_error_lists_every_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         ValueError, match=f"'x.pt' not found; tried {tmp_path}/x.pt, /share/models/x"
@@ -84,12 +86,12 @@ def test_the_error_names_every_place(tmp_path, monkeypatch):
         find_model('', no_share)
 
 
-def test_a_folder_is_no_model(tmp_path):
+def test_folder_raises(tmp_path):
     with pytest.raises(ValueError, match='not found'):
         find_model(str(tmp_path), no_share)
 
 
-def test_no_ros_index_at_all(tmp_path):
+def test_missing_ament_prefix_path(tmp_path):
     def share(package):
         raise OSError('AMENT_PREFIX_PATH is not set')
 
@@ -98,7 +100,7 @@ def test_no_ros_index_at_all(tmp_path):
 
 
 class OnGpu:
-    """A runner that says where it computes."""
+    """A runner with a device attribute."""
 
     device = 'cuda:0'
 
@@ -112,7 +114,7 @@ def test_device():
     assert predictor_device(Predictor(lambda canvases, P: [], spec)) == 'cpu'
 
 
-def test_warm_up_runs_every_batch_size_that_will_be_seen():
+def test_warm_up_runs_every_batch_size():
     batches = []
 
     def predictor(images, Ps):

@@ -1,3 +1,5 @@
+"""Worker: timings, reported issues, batches, and shutdown of the thread."""
+
 import time
 from types import SimpleNamespace
 
@@ -32,55 +34,55 @@ class Fake:
 
 
 class Bench:
-    """A worker with everything around it."""
+    """A worker with fake inputs and outputs."""
 
-    def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, strange=''):
+    def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, lens_warning=''):
         self.counters = {camera: Counters() for camera in CAMERAS}
-        self.latest = ImageBuffer(self.counters, time.monotonic_ns, wait_ns=0)
-        self.results, self.said, self.timings = [], [], []
+        self.buffer = ImageBuffer(self.counters, time.monotonic_ns, wait_ns=0)
+        self.results, self.log, self.timings = [], [], []
         self.predictor = Fake()
-        outside = WorkerCallbacks(
+        callbacks = WorkerCallbacks(
             now_ns=lambda: now_ns,
             camera_pose=lambda frame: UNKNOWN_POSE,
-            check_lens=lambda frame: strange,
+            check_lens=lambda frame: lens_warning,
             publish=publish or (lambda result, frame: self.results.append(result)),
             report_timings=lambda camera, timings_ms: self.timings.append(timings_ms),
-            report_issue=IssueLog(self.counters, self.said.append, self.said.append).add,
+            report_issue=IssueLog(self.counters, self.log.append, self.log.append).add,
         )
-        selection = DetectionFilter((0.5,), max_age_s=max_age_s)
-        pipeline = Pipeline(self.predictor, selection, time.perf_counter)
-        doors = dict.fromkeys(CAMERAS, passthrough_image)
-        self.worker = Worker(self.latest, pipeline, doors, outside)
+        detection_filter = DetectionFilter((0.5,), max_age_s=max_age_s)
+        pipeline = Pipeline(self.predictor, detection_filter, time.perf_counter)
+        rectifiers = dict.fromkeys(CAMERAS, passthrough_image)
+        self.worker = Worker(self.buffer, pipeline, rectifiers, callbacks)
 
     def send(self, camera='front', **fields):
-        """Send an image and wait until it is done with."""
-        before = self.done()
+        """Send an image and wait until it is processed."""
+        before = self.num_processed()
         self.put(camera, **fields)
-        self.until(lambda: self.done() > before)
+        self.wait_until(lambda: self.num_processed() > before)
 
     def put(self, camera, stamp_ns=10 * S, red=0, info=True, focal=5.0, encoding='rgb8'):
         sec, nanosec = divmod(stamp_ns, S)
         header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id='f')
         if info:
-            self.latest.put_info(camera, stamp_ns, camera_info(focal, header))
+            self.buffer.put_info(camera, stamp_ns, camera_info(focal, header))
         data = np.full((2, 3, 3), red, np.uint8).tobytes()
         message = SimpleNamespace(
             header=header, height=2, width=3, encoding=encoding, is_bigendian=0, step=9, data=data
         )
-        self.latest.put_image(camera, stamp_ns, message)
+        self.buffer.put_image(camera, stamp_ns, message)
 
-    def until(self, condition):
+    def wait_until(self, condition):
         end = time.monotonic() + 5.0
         while not condition() and time.monotonic() < end:
             time.sleep(0.001)
         assert condition()
 
-    def done(self):
-        return len(self.timings) + sum(self.trouble().values())
+    def num_processed(self):
+        return len(self.timings) + sum(self.issue_counts().values())
 
-    def trouble(self, camera='front'):
+    def issue_counts(self, camera='front'):
         counts = self.counters[camera].snapshot().counts
-        return {what: n for what, n in counts.items() if what not in ('received', 'infos')}
+        return {kind: n for kind, n in counts.items() if kind not in ('received', 'infos')}
 
 
 def camera_info(focal, header):
@@ -112,7 +114,7 @@ def make():
         bench.worker.stop()
 
 
-def test_a_frame_is_answered_and_timed(make):
+def test_frame_is_processed_and_timed(make):
     bench = make()
     bench.send(stamp_ns=9 * S)
     assert [result.stamp_ns for result in bench.results] == [9 * S]
@@ -124,82 +126,82 @@ def test_a_frame_is_answered_and_timed(make):
 
 
 @pytest.mark.parametrize(
-    ('trouble', 'what', 'text'),
+    ('image', 'kind', 'text'),
     [
         ({'red': 255}, 'bad', "front: bad: KeyError: 'red'"),
         ({'encoding': 'rgb9'}, 'bad', "front: bad: ValueError: encoding 'rgb9'"),
         ({'focal': 0.0}, 'uncalibrated', 'front: uncalibrated: K[0] of camera_info is 0'),
-        ({'info': False}, 'no_camera_info', 'front: no camera info: an image, but'),
+        ({'info': False}, 'no_camera_info', 'front: no camera info: image received, but'),
     ],
 )
-def test_trouble_is_counted_told_once_and_survived(make, trouble, what, text):
+def test_issue_is_counted_and_logged_once_and_processing_continues(make, image, kind, text):
     bench = make()
     for _ in range(3):
-        bench.send(**trouble)
-    assert bench.trouble() == {what: 3}
-    (said,) = bench.said
-    assert said.startswith(text)
+        bench.send(**image)
+    assert bench.issue_counts() == {kind: 3}
+    (line,) = bench.log
+    assert line.startswith(text)
     bench.send()
     assert len(bench.results) == 1
 
 
-def test_old_frames_are_told_with_the_remedy(make):
+def test_log_of_old_frames_contains_the_remedy(make):
     bench = make(max_age_s=0.5)
     bench.send(stamp_ns=7 * S)
-    assert bench.trouble() == {'too_old': 1}
-    assert '3.0 s old' in bench.said[0]
-    assert 'use_sim_time' in bench.said[0]
+    assert bench.issue_counts() == {'too_old': 1}
+    assert '3.0 s old' in bench.log[0]
+    assert 'use_sim_time' in bench.log[0]
 
 
 @pytest.mark.parametrize('now_ns', [0, 9 * S, 10 * S + 3601 * S])
-def test_by_another_clock_than_the_stamps_there_is_no_end_to_end(make, now_ns):
+def test_no_end_to_end_latency_without_the_clock_of_the_stamps(make, now_ns):
     bench = make(now_ns=now_ns)
     bench.send(stamp_ns=10 * S)
     assert 'end_to_end' not in bench.timings[0]
 
 
-def test_a_strange_lens_is_told_and_answered_all_the_same(make):
-    bench = make(strange='twice as long')
+def test_image_of_an_unfamiliar_lens_is_reported_and_processed(make):
+    bench = make(lens_warning='twice as long')
     bench.put('front')
-    bench.until(lambda: bench.results)
-    assert bench.trouble() == {'unfamiliar_lens': 1}
-    assert bench.said == ['front: unfamiliar lens: twice as long']
+    bench.wait_until(lambda: bench.results)
+    assert bench.issue_counts() == {'unfamiliar_lens': 1}
+    assert bench.log == ['front: unfamiliar lens: twice as long']
 
 
-def gathered(bench, reds):
-    """Send an image a camera so that the worker finds them all at once."""
-    with bench.latest._condition:
+def send_together(bench, reds):
+    """Send one image per camera so that the worker takes them all at once."""
+    with bench.buffer._condition:
         for camera, red in zip(CAMERAS, reds, strict=True):
             bench.put(camera, red=red)
 
 
-def test_images_that_are_due_together_go_in_one_batch(make):
+def test_images_that_are_due_together_are_processed_in_one_batch(make):
     bench = make()
-    gathered(bench, (0, 0, 0))
-    bench.until(lambda: len(bench.results) == 3)
+    send_together(bench, (0, 0, 0))
+    bench.wait_until(lambda: len(bench.results) == 3)
     assert bench.predictor.batches == [3]
     assert {result.camera for result in bench.results} == set(CAMERAS)
 
 
-def test_one_camera_does_not_silence_the_others(make):
+def test_failure_of_one_camera_does_not_affect_the_others(make):
     bench = make()
-    gathered(bench, (0, 255, 0))
-    bench.until(lambda: bench.trouble('left') and len(bench.results) == 2)
+    send_together(bench, (0, 255, 0))
+    bench.wait_until(lambda: bench.issue_counts('left') and len(bench.results) == 2)
     assert {result.camera for result in bench.results} == {'front', 'right'}
-    assert bench.trouble('left') == {'bad': 1}
-    assert bench.trouble('front') == {}
+    assert bench.issue_counts('left') == {'bad': 1}
+    assert bench.issue_counts('front') == {}
 
 
-def test_an_answer_that_cannot_be_sent_is_not_computed_again(make):
+def test_result_that_cannot_be_published_is_not_computed_again(make):
     def publish(result, frame):
         if result.camera == 'left':
-            raise RuntimeError('no way out')
+            raise RuntimeError('not connected')
 
     bench = make(publish=publish)
-    gathered(bench, (0, 0, 0))
-    bench.until(lambda: bench.trouble('left') and len(bench.timings) == 2)
+    send_together(bench, (0, 0, 0))
+    bench.wait_until(lambda: bench.issue_counts('left') and len(bench.timings) == 2)
     assert bench.predictor.batches == [3]
-    assert bench.said == ['left: bad: RuntimeError: no way out']
+    assert bench.log == ['left: bad: RuntimeError: not connected']
 
 
 def test_stop_ends_the_thread(make):

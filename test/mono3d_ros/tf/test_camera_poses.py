@@ -1,3 +1,5 @@
+"""Lookup of camera poses: requested frames, waits for late transforms, reported issues."""
+
 import time
 
 import numpy as np
@@ -13,13 +15,13 @@ BASE_T_FRONT, ODOM_T_FRONT = (np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * n for n
 
 
 class Tf:
-    """Knows base and odom; what is in late comes after so many questions."""
+    """Fake transform source with base and odom; `late`: frame -> number of lookups that fail."""
 
     def __init__(self, **late):
-        self.late, self.asked = late, 0
+        self.late, self.num_lookups = late, 0
 
     def lookup(self, target, source, at_ns):
-        self.asked += 1
+        self.num_lookups += 1
         assert (source, at_ns) == ('front_optical', 7)
         if self.late.get(target, 0) > 0:
             self.late[target] -= 1
@@ -31,69 +33,69 @@ class Tf:
 
 
 @pytest.fixture
-def said():
+def issues():
     return []
 
 
 @pytest.fixture
-def make(said):
+def make(issues):
     return lambda tf, **frames: CameraPoseLookup(
-        tf, FrameNames(**frames), lambda *told: said.append(told)
+        tf, FrameNames(**frames), lambda *issue: issues.append(issue)
     )
 
 
-def test_what_is_not_asked_for_is_not_looked_up(make, said):
+def test_frames_that_are_not_requested_are_not_looked_up(make, issues):
     tf = Tf()
-    place = make(tf)
-    assert place.camera_pose(FRAME) == UNKNOWN_POSE
-    assert place.target_frame(FRAME) is None
-    assert (tf.asked, said) == (0, [])
+    lookup = make(tf)
+    assert lookup.camera_pose(FRAME) == UNKNOWN_POSE
+    assert lookup.target_frame(FRAME) is None
+    assert (tf.num_lookups, issues) == (0, [])
 
 
-def test_each_frame_is_looked_up_for_its_use(make, said):
-    place = make(Tf(), target='base', vehicle='base', fixed='odom')
-    found, target = place.camera_pose(FRAME), place.target_frame(FRAME)
-    np.testing.assert_array_equal(found.vehicle_T_cam, BASE_T_FRONT)
-    np.testing.assert_array_equal(found.fixed_T_cam, ODOM_T_FRONT)
+def test_each_requested_frame_is_looked_up(make, issues):
+    lookup = make(Tf(), target='base', vehicle='base', fixed='odom')
+    pose, target = lookup.camera_pose(FRAME), lookup.target_frame(FRAME)
+    np.testing.assert_array_equal(pose.vehicle_T_cam, BASE_T_FRONT)
+    np.testing.assert_array_equal(pose.fixed_T_cam, ODOM_T_FRONT)
     np.testing.assert_array_equal(target.target_T_cam, BASE_T_FRONT)
     assert target.frame_id == 'base'
-    assert said == []
+    assert issues == []
 
 
-def test_the_cameras_own_frame_needs_no_tf(make):
+def test_frame_of_the_camera_needs_no_tf(make):
     tf = Tf()
     target = make(tf, target='front_optical').target_frame(FRAME)
     np.testing.assert_array_equal(target.target_T_cam, np.eye(4))
-    assert tf.asked == 0
+    assert tf.num_lookups == 0
 
 
-def test_what_is_missing_is_complained_of_at_once_and_never_raised(make, said):
+def test_unknown_frame_is_reported_without_waiting_or_raising(make, issues):
     tf = Tf()
-    place = make(tf, target='map', fixed='odom')
+    lookup = make(tf, target='map', fixed='odom')
     start_s = time.monotonic()
-    assert place.target_frame(FRAME) is None
-    assert place.camera_pose(FRAME).fixed_T_cam is not None
-    assert said == [('front', 'no_transform', 'map is not known')]
+    assert lookup.target_frame(FRAME) is None
+    assert lookup.camera_pose(FRAME).fixed_T_cam is not None
+    assert issues == [('front', 'no_transform', 'map is not known')]
     assert time.monotonic() - start_s < camera_poses.MAX_WAIT_S
-    assert tf.asked == 2
+    assert tf.num_lookups == 2
 
 
-def test_what_is_late_is_waited_for(make, said):
+def test_late_transform_is_awaited(make, issues):
     assert make(Tf(odom=3), fixed='odom').camera_pose(FRAME).fixed_T_cam is not None
-    assert said == []
+    assert issues == []
 
 
-def test_what_is_waited_for_in_vain_is_waited_for_once_until_it_is_back(make, said):
+def test_after_a_timeout_there_is_no_wait_until_a_lookup_succeeds(make, issues):
     tf = Tf(odom=10**6)
-    place = make(tf, fixed='odom')
+    lookup = make(tf, fixed='odom')
     start_s = time.monotonic()
-    assert place.camera_pose(FRAME).fixed_T_cam is None
+    assert lookup.camera_pose(FRAME).fixed_T_cam is None
     assert time.monotonic() - start_s >= camera_poses.MAX_WAIT_S
-    asked = tf.asked
-    assert place.camera_pose(FRAME).fixed_T_cam is None
-    assert tf.asked == asked + 1
-    assert [what for _, what, _ in said] == ['no_transform', 'no_transform']
+    num_lookups = tf.num_lookups
+    assert lookup.camera_pose(FRAME).fixed_T_cam is None
+    assert tf.num_lookups == num_lookups + 1
+    assert [kind for _, kind, _ in issues] == ['no_transform', 'no_transform']
     tf.late = {}
-    assert place.camera_pose(FRAME).fixed_T_cam is not None
+    assert lookup.camera_pose(FRAME).fixed_T_cam is not None
     tf.late = {'odom': 2}
-    assert place.camera_pose(FRAME).fixed_T_cam is not None
+    assert lookup.camera_pose(FRAME).fixed_T_cam is not None

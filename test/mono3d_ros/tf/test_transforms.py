@@ -1,3 +1,5 @@
+"""Transforms: messages, and lookups in a tree."""
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -21,7 +23,7 @@ POSES = [
 ]
 
 
-def test_poses_survive_their_message():
+def test_poses_are_unchanged_by_their_message():
     message = make_tf_message(POSES, 1_500_000_000, NEW)
     assert {t.header.stamp.sec for t in message.transforms} == {1}
     tree = read_tf_message(message)
@@ -31,7 +33,7 @@ def test_poses_survive_their_message():
         np.testing.assert_allclose(matrix, pose.parent_T_child, atol=1e-12)
 
 
-def test_chains_lead_up_down_and_across():
+def test_lookup_up_down_and_across_the_tree():
     tree = read_tf_message(make_tf_message(POSES, 0, NEW))
     odom_T_base, base_T_front, base_T_lidar = (pose.parent_T_child for pose in POSES[:3])
     np.testing.assert_allclose(lookup_in_tree(tree, 'odom', 'front'), odom_T_base @ base_T_front)
@@ -43,11 +45,11 @@ def test_chains_lead_up_down_and_across():
 
 
 @pytest.mark.parametrize(('target', 'source'), [('front', 'b'), ('front', 'none'), ('x', 'y')])
-def test_no_way_is_told_as_none(target, source):
+def test_lookup_of_unconnected_frames_returns_none(target, source):
     assert lookup_in_tree(read_tf_message(make_tf_message(POSES, 0, NEW)), target, source) is None
 
 
-def test_what_is_no_tree_and_no_rotation_does_no_harm():
+def test_loops_and_invalid_rotations_are_ignored():
     loop = read_tf_message(
         make_tf_message([random_pose('a', 'b', 0), random_pose('b', 'a', 1)], 0, NEW)
     )

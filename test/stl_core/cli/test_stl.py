@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them."""
+"""The `stl` commands of the README: train, evaluate, kitti-ap, predict, inspect, errors."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SMALL = (
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    """Four frames, a configuration for them and a student trained on them."""
+    """Return a folder with four frames, a configuration and a model trained on the frames."""
     root = make_scenes(tmp_path_factory.mktemp('world') / 'training', frames=4)
     folders = ', '.join(f'{name}: {root / name}' for name in ('image_2', 'calib', 'label_2'))
     path = root.parent / 'config.yaml'
@@ -29,52 +29,54 @@ def world(tmp_path_factory):
     return root.parent
 
 
-def student(world):
+def model_path(world):
     return str(world / 'run/student.safetensors')
 
 
-def refused(capsys, *arguments):
-    """Run a command that must fail; return the one line it says."""
-    with pytest.raises(SystemExit) as stopped:
+def error_line(capsys, *arguments):
+    """Run a command that must fail with exit code 2; return the last line of stderr."""
+    with pytest.raises(SystemExit) as exited:
         main.main([str(each) for each in arguments])
-    assert stopped.value.code == 2
+    assert exited.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     return lines[-1]
 
 
-def test_settings_may_stand_after_options(world, tmp_path, capsys):
-    argv = ('train', str(world / 'config.yaml'), '--json', str(tmp_path / 'found.json'))
-    assert 'epochs: expected at least 1' in refused(capsys, *argv, 'epochs=0')
-    assert 'unrecognized arguments: --epochs=3' in refused(capsys, *argv, '--epochs=3')
-    assert 'unrecognized arguments: x=1' in refused(capsys, 'inspect', student(world), 'x=1')
+def test_overrides_are_accepted_after_options(world, tmp_path, capsys):
+    argv = ('train', str(world / 'config.yaml'), '--json', str(tmp_path / 'ap.json'))
+    assert 'epochs: expected at least 1' in error_line(capsys, *argv, 'epochs=0')
+    assert 'unrecognized arguments: --epochs=3' in error_line(capsys, *argv, '--epochs=3')
+    assert 'unrecognized arguments: x=1' in error_line(capsys, 'inspect', model_path(world), 'x=1')
 
 
-def test_evaluate_prints_and_writes_what_the_training_found(world, tmp_path, capsys):
+def test_evaluate_prints_and_writes_the_ap_of_the_training(world, tmp_path, capsys):
     main.main(
-        ['evaluate', student(world), str(world / 'training'), '--device', 'cpu']
+        ['evaluate', model_path(world), str(world / 'training'), '--device', 'cpu']
         + ['--json', str(tmp_path / 'a.json'), '--results', str(tmp_path / 'results')]
     )
     printed = capsys.readouterr().out
     assert 'Car         3d      AP40' in printed
     assert 'Car: at score' in printed
-    told = json.loads((tmp_path / 'a.json').read_text())
-    assert told['ap'] == json.loads((world / 'run/metrics.json').read_text())
+    metrics = json.loads((tmp_path / 'a.json').read_text())
+    assert metrics['ap'] == json.loads((world / 'run/metrics.json').read_text())
     main.main(
         ['kitti-ap', str(world / 'training/label_2'), str(tmp_path / 'results')]
         + ['--json', str(tmp_path / 'b.json')]
     )
-    again = json.loads((tmp_path / 'b.json').read_text())
-    ours, theirs = (each['Car']['bbox']['AP40']['strict'] for each in (again, told['ap']))
-    assert ours == pytest.approx(theirs, abs=0.5)
+    from_files = json.loads((tmp_path / 'b.json').read_text())
+    actual, expected = (
+        each['Car']['bbox']['AP40']['strict'] for each in (from_files, metrics['ap'])
+    )
+    assert actual == pytest.approx(expected, abs=0.5)
 
 
-def test_evaluate_reports_with_the_sigma_of_the_student(world, tmp_path, capsys):
-    argv = ['evaluate', student(world), str(world / 'training'), '--device', 'cpu', '--report']
+def test_the_evaluation_report_covers_the_sigmas_of_the_model(world, tmp_path, capsys):
+    argv = ['evaluate', model_path(world), str(world / 'training'), '--device', 'cpu', '--report']
     main.main([*argv, str(tmp_path / 'report')])
-    told = json.loads((tmp_path / 'report/figures.json').read_text())
-    assert told['oracle']['as detected'] == json.loads((world / 'run/metrics.json').read_text())
-    matched = told['depth_error']['Car'][-1]['count']
-    assert matched == told['sigma'].get('Car', {'count': 0})['count']
+    figures = json.loads((tmp_path / 'report/figures.json').read_text())
+    assert figures['oracle']['as detected'] == json.loads((world / 'run/metrics.json').read_text())
+    matched = figures['depth_error']['Car'][-1]['count']
+    assert matched == figures['sigma'].get('Car', {'count': 0})['count']
     assert (tmp_path / 'report/sigma_coverage.png').is_file() == (matched > 0)
     printed = capsys.readouterr().out
     assert 'report: ' in printed
@@ -82,86 +84,86 @@ def test_evaluate_reports_with_the_sigma_of_the_student(world, tmp_path, capsys)
     assert ('sigma_coverage is left out' in printed) == (matched == 0)
 
 
-def test_predict_draws_and_writes(world, tmp_path):
-    main.main(['predict', student(world), str(world / 'training'), '--out', str(tmp_path)])
+def test_predict_writes_pictures_and_results(world, tmp_path):
+    main.main(['predict', model_path(world), str(world / 'training'), '--out', str(tmp_path)])
     assert len(list((tmp_path / 'pictures').glob('*.png'))) == 4
     assert len(list((tmp_path / 'results').glob('*.txt'))) == 4
 
 
-def test_results_of_another_student_do_not_stay(world, tmp_path, capsys):
+def test_predict_removes_older_result_files(world, tmp_path, capsys):
     results = tmp_path / 'results'
     results.mkdir()
     label = (world / 'training/label_2/000000.txt').read_text()
     scored = label.replace('\n', ' 0.5\n')
     for name, text in (('000077', scored), ('000078', label), ('notes', scored), ('000079', '')):
         (results / f'{name}.txt').write_text(text)
-    argv = ['predict', student(world), str(world / 'training'), '--out', str(tmp_path)]
+    argv = ['predict', model_path(world), str(world / 'training'), '--out', str(tmp_path)]
     main.main([*argv, '--device', 'cpu'])
-    ours = [f'{i:06d}.txt' for i in range(4)]
-    assert sorted(path.name for path in results.iterdir()) == [*ours, '000078.txt', 'notes.txt']
+    written = [f'{i:06d}.txt' for i in range(4)]
+    assert sorted(path.name for path in results.iterdir()) == [*written, '000078.txt', 'notes.txt']
 
 
-def test_labels_are_not_taken_for_results(world, tmp_path, capsys):
+def test_kitti_ap_rejects_label_files_as_results(world, tmp_path, capsys):
     for path in (world / 'training/label_2').iterdir():
         (tmp_path / path.name).write_text(path.read_text().replace('\n', ' 0.5\n'))
-    told = refused(capsys, 'kitti-ap', tmp_path, world / 'training/label_2')
-    assert 'label_2/000000.txt:1: expected 16 columns of a result, the last its score' in told
+    line = error_line(capsys, 'kitti-ap', tmp_path, world / 'training/label_2')
+    assert 'label_2/000000.txt:1: expected 16 columns of a result, the last its score' in line
 
 
-def test_a_network_that_cannot_be_is_one_line(world, tmp_path, capsys):
+def test_an_invalid_detector_is_a_one_line_error(world, tmp_path, capsys):
     argv = ('train', world / 'config.yaml', *SMALL, f'out={tmp_path}')
-    told = refused(capsys, *argv, 'detector.options.neck=lite')
-    assert told == "stl: detector.options: neck 'lite': unknown; known: dlaup, light"
-    told = refused(capsys, *argv, 'detector.options.backbone=dla3')
-    assert told.startswith("stl: detector.options: backbone 'dla3': not a timm model; similar")
-    start = f'start={student(world)}'
-    told = refused(capsys, *argv, start, 'detector.options.head_width=16')
-    assert told.startswith(f'stl: start: {student(world)}: weights do not fit detector')
-    assert re.search(r': heads\S+ is \(8,.*\) in the file, \(16,.*\) in the detector$', told)
+    line = error_line(capsys, *argv, 'detector.options.neck=lite')
+    assert line == "stl: detector.options: neck 'lite': unknown; known: dlaup, light"
+    line = error_line(capsys, *argv, 'detector.options.backbone=dla3')
+    assert line.startswith("stl: detector.options: backbone 'dla3': not a timm model; similar")
+    start = f'start={model_path(world)}'
+    line = error_line(capsys, *argv, start, 'detector.options.head_width=16')
+    assert line.startswith(f'stl: start: {model_path(world)}: weights do not fit detector')
+    assert re.search(r': heads\S+ is \(8,.*\) in the file, \(16,.*\) in the detector$', line)
 
 
-def test_a_folder_for_figures_is_made_before_the_work(world, tmp_path, capsys):
+def test_the_json_folder_is_created_before_the_work(world, tmp_path, capsys):
     argv = ('train', world / 'config.yaml', *SMALL, f'out={world}/run')
     (tmp_path / 'file').write_text('')
-    told = refused(capsys, *argv, '--json', tmp_path / 'file/x.json')
-    assert 'file/x.json: no such folder can be made' in told
+    line = error_line(capsys, *argv, '--json', tmp_path / 'file/x.json')
+    assert 'file/x.json: cannot create the folder' in line
     main.main([*map(str, argv), '--json', str(tmp_path / 'new/x.json')])
     assert (tmp_path / 'new/x.json').is_file()
 
 
-def test_a_list_of_no_frames_is_refused(world, tmp_path, capsys):
+def test_an_empty_split_is_an_error(world, tmp_path, capsys):
     (tmp_path / 'val.txt').write_text('')
-    argv = ('evaluate', student(world), world / 'training', '--split', tmp_path / 'val.txt')
-    assert 'val.txt: no frame id in this file' in refused(capsys, *argv)
+    argv = ('evaluate', model_path(world), world / 'training', '--split', tmp_path / 'val.txt')
+    assert 'val.txt: no frame id in this file' in error_line(capsys, *argv)
 
 
-def test_inspect_tells_the_header(world, capsys):
-    main.main(['inspect', student(world)])
+def test_inspect_prints_the_header(world, capsys):
+    main.main(['inspect', model_path(world)])
     assert json.loads(capsys.readouterr().out)['input']['width_px'] == 160
 
 
-def test_what_cannot_work_is_one_line_and_code_2(world, tmp_path, capsys):
+def test_invalid_input_is_one_line_and_exit_code_2(world, tmp_path, capsys):
     training = world / 'training'
-    assert 'none.yaml: no such file' in refused(capsys, 'train', 'none.yaml')
-    assert 'a: unknown key' in refused(capsys, 'train', world / 'config.yaml', 'a=1')
-    assert 'no such file; expected a student' in refused(
+    assert 'none.yaml: no such file' in error_line(capsys, 'train', 'none.yaml')
+    assert 'a: unknown key' in error_line(capsys, 'train', world / 'config.yaml', 'a=1')
+    assert 'no such file; expected a model file' in error_line(
         capsys, 'evaluate', tmp_path / 'x.safetensors', training
     )
-    assert 'image_2: no such file' in refused(capsys, 'evaluate', student(world), tmp_path)
-    assert 'no result file' in refused(capsys, 'kitti-ap', training / 'label_2', tmp_path)
-    told = refused(capsys, 'train', world / 'config.yaml', *SMALL, 'seed=1', f'out={world}/run')
-    assert 'made with another seed' in told
+    assert 'image_2: no such file' in error_line(capsys, 'evaluate', model_path(world), tmp_path)
+    assert 'no result file' in error_line(capsys, 'kitti-ap', training / 'label_2', tmp_path)
+    line = error_line(capsys, 'train', world / 'config.yaml', *SMALL, 'seed=1', f'out={world}/run')
+    assert 'made with another seed' in line
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_a_broken_frame_stops_training_with_its_name(tmp_path, capsys, workers):
+def test_a_broken_frame_stops_training_with_the_name_of_the_file(tmp_path, capsys, workers):
     root = make_scenes(tmp_path / 'training', frames=3)
     folders = ', '.join(f'{name}: {root / name}' for name in ('image_2', 'calib', 'label_2'))
     config = tmp_path / 'config.yaml'
     config.write_text(f'train: &frames\n  sources: [{{{folders}}}]\nval: *frames\n')
     run = ('train', config, *SMALL, f'workers={workers}', f'out={tmp_path / "run"}')
     (root / 'image_2/000001.png').write_bytes(b'x')
-    assert refused(capsys, *run).endswith('000001.png: not a readable PNG or JPEG image')
+    assert error_line(capsys, *run).endswith('000001.png: not a readable PNG or JPEG image')
     (root / 'label_2/000002.txt').write_text('Car 1 2')
-    assert '000002.txt:1: expected 15 columns' in refused(capsys, *run)
+    assert '000002.txt:1: expected 15 columns' in error_line(capsys, *run)
     assert not (tmp_path / 'run').exists()

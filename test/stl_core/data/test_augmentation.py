@@ -1,4 +1,4 @@
-"""Whatever is drawn, pixels, depth, points, boxes and P still tell of the same scene."""
+"""Augmentation keeps pixels, depth, points, boxes and P consistent for all drawn parameters."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ SPEC = InputSpec(512, 160)
 WIDTH, HEIGHT = 1242, 375
 P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]])
 
-variations = st.builds(
+augmentation_params = st.builds(
     augmentation.AugmentationParams,
     mirror=st.booleans(),
     zoom=st.floats(0.6, 1.4),
@@ -36,8 +36,8 @@ def one_car(x, z):
     )
 
 
-def a_scene(x, z):
-    """Grey, with a white square of the depth of its middle where a LiDAR point lies."""
+def make_sample(x, z):
+    """A grey image with a white square, of the car's depth, at the projected LiDAR point."""
     image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
     depth_m = np.zeros((HEIGHT, WIDTH), np.float32)
     objects = one_car(x, z)
@@ -48,84 +48,86 @@ def a_scene(x, z):
 
 
 @settings(deadline=None)
-@given(variations, st.floats(-5, 5), st.floats(12, 50))
-def test_pixels_depth_points_and_objects_meet_under_the_new_projection(variation, x, z):
-    canvas = augmentation.apply_augmentation(a_scene(x, z), SPEC, variation)
+@given(augmentation_params, st.floats(-5, 5), st.floats(12, 50))
+def test_pixels_depth_points_and_objects_agree_under_the_new_projection(params, x, z):
+    canvas = augmentation.apply_augmentation(make_sample(x, z), SPEC, params)
     np.testing.assert_allclose(canvas.objects.center_m, canvas.points_m)
     ((u, v),) = project_points(canvas.points_m, canvas.P)[0]
     if not (8 < u < SPEC.width_px - 9 and 8 < v < SPEC.height_px - 9):
         return
-    # the square lies on whole pixels of the picture, and is seen in whole pixels of the canvas;
-    # OpenCV places to a thirty-second
+    # the square covers whole pixels of the image and is measured in whole pixels of the canvas;
+    # OpenCV warps to 1/32 pixel
     limit = 0.5 * canvas.P[0, 0] / P[0, 0] + 0.5 + 1 / 32
     rows, columns = np.nonzero(canvas.image[..., 0] > 160)
     assert max(abs(columns.mean() - u), abs(rows.mean() - v)) < limit
     rows, columns = np.nonzero(canvas.depth_m)
-    assert set(canvas.depth_m[rows, columns]) == {np.float32(z)}  # copied, never blended
+    assert set(canvas.depth_m[rows, columns]) == {np.float32(z)}  # copied, not interpolated
     assert max(abs(columns.mean() - u), abs(rows.mean() - v)) < limit
 
 
 @settings(deadline=None)
-@given(variations, st.floats(-5, 5), st.floats(12, 50))
-def test_boxes_come_back_and_mirror_rightly(variation, x, z):
-    scene = a_scene(x, z)
-    canvas = augmentation.apply_augmentation(scene, SPEC, variation)
-    back = lift(project_objects(canvas.objects, canvas.P), canvas.P)
-    np.testing.assert_allclose(back.center_m, canvas.objects.center_m, atol=1e-9)
+@given(augmentation_params, st.floats(-5, 5), st.floats(12, 50))
+def test_boxes_survive_projection_and_lifting_and_mirror_correctly(params, x, z):
+    sample = make_sample(x, z)
+    canvas = augmentation.apply_augmentation(sample, SPEC, params)
+    lifted = lift(project_objects(canvas.objects, canvas.P), canvas.P)
+    np.testing.assert_allclose(lifted.center_m, canvas.objects.center_m, atol=1e-9)
     new, _ = project_points(
-        box_corners(back.center_m, back.size_hwl_m, back.rotation_y)[0], canvas.P
+        box_corners(lifted.center_m, lifted.size_hwl_m, lifted.rotation_y)[0], canvas.P
     )
     old, _ = project_points(
-        box_corners(scene.objects.center_m, scene.objects.size_hwl_m, scene.objects.rotation_y)[0],
+        box_corners(sample.objects.center_m, sample.objects.size_hwl_m, sample.objects.rotation_y)[
+            0
+        ],
         P,
     )
-    A = augmentation.augmentation_affine(WIDTH, HEIGHT, P, SPEC, variation)
+    A = augmentation.augmentation_affine(WIDTH, HEIGHT, P, SPEC, params)
     moved = old * A[[0, 1], [0, 1]] + A[:2, 2]
-    # a mirrored box has its corners in another order
+    # mirroring changes the order of the corners
     np.testing.assert_allclose(
         new[np.lexsort(new.T.round(6))], moved[np.lexsort(moved.T.round(6))], atol=1e-6
     )
 
 
-def test_no_variation_is_what_the_predictor_does():
-    scene = a_scene(2.0, 20.0)
-    canvas = augmentation.apply_augmentation(scene, SPEC, augmentation.AugmentationParams())
-    image, new_P = preprocess_image(scene.image, P, SPEC)
+def test_identity_augmentation_equals_the_preprocessing_of_the_predictor():
+    sample = make_sample(2.0, 20.0)
+    canvas = augmentation.apply_augmentation(sample, SPEC, augmentation.AugmentationParams())
+    image, new_P = preprocess_image(sample.image, P, SPEC)
     np.testing.assert_array_equal(canvas.image, image)
     np.testing.assert_allclose(canvas.P, new_P)
 
 
 @pytest.mark.parametrize('mirror', [False, True])
-def test_a_zoomed_picture_is_that_of_another_lens_of_the_same_camera(mirror):
-    scene = a_scene(2.0, 20.0)
-    near = augmentation.apply_augmentation(scene, SPEC, augmentation.AugmentationParams(mirror))
-    far = augmentation.apply_augmentation(
-        scene, SPEC, augmentation.AugmentationParams(mirror, zoom=1.3)
+def test_zoom_scales_the_focal_length_only(mirror):
+    sample = make_sample(2.0, 20.0)
+    plain = augmentation.apply_augmentation(sample, SPEC, augmentation.AugmentationParams(mirror))
+    zoomed = augmentation.apply_augmentation(
+        sample, SPEC, augmentation.AugmentationParams(mirror, zoom=1.3)
     )
-    longer_lens = near.P[:, :3] * [[1.3, 1.0, 1.0], [1.0, 1.3, 1.0], [1.0, 1.0, 1.0]]
-    np.testing.assert_allclose(far.P[:, :3], longer_lens, atol=1e-9)
+    longer_lens = plain.P[:, :3] * [[1.3, 1.0, 1.0], [1.0, 1.3, 1.0], [1.0, 1.0, 1.0]]
+    np.testing.assert_allclose(zoomed.P[:, :3], longer_lens, atol=1e-9)
 
 
-def test_a_principal_point_beside_the_picture_does_not_zoom_the_picture_away():
-    scene = a_scene(2.0, 20.0)
-    beside = np.array([[721.5, 0, 40000.0, 0], [0, 721.5, -9000.0, 0], [0, 0, 1, 0]])
+def test_zoom_keeps_the_image_if_the_principal_point_is_outside():
+    sample = make_sample(2.0, 20.0)
+    P_outside = np.array([[721.5, 0, 40000.0, 0], [0, 721.5, -9000.0, 0], [0, 0, 1, 0]])
     canvas = augmentation.apply_augmentation(
-        dataclasses.replace(scene, P=beside), SPEC, augmentation.AugmentationParams(zoom=1.4)
+        dataclasses.replace(sample, P=P_outside), SPEC, augmentation.AugmentationParams(zoom=1.4)
     )
     assert (canvas.image > 0).mean() > 0.9
 
 
-def test_two_d_boxes_are_cut_where_the_picture_ends():
-    variation = augmentation.AugmentationParams(zoom=1.4, shift=(0.45, 0.0))
-    canvas = augmentation.apply_augmentation(a_scene(2.0, 20.0), SPEC, variation)
+def test_2d_boxes_are_clipped_to_the_image():
+    params = augmentation.AugmentationParams(zoom=1.4, shift=(0.45, 0.0))
+    canvas = augmentation.apply_augmentation(make_sample(2.0, 20.0), SPEC, params)
     assert canvas.objects.box_px[0, 2] == SPEC.width_px - 1
     shrunk = augmentation.apply_augmentation(
-        a_scene(2.0, 20.0), SPEC, augmentation.AugmentationParams(zoom=0.5)
+        make_sample(2.0, 20.0), SPEC, augmentation.AugmentationParams(zoom=0.5)
     )
     assert (shrunk.objects.box_px[0] < SPEC.width_px * 0.75).all()
 
 
-def test_draws_stay_in_their_bounds_and_follow_the_seed():
+def test_draws_stay_in_bounds_and_depend_on_the_seed_only():
     config = augmentation.Config(flip=0.5, crop=0.7, scale=0.3, shift=0.1, colour=0.2)
     drawn = [
         augmentation.draw_augmentation(config, np.random.default_rng([1, i])) for i in range(500)
@@ -148,11 +150,11 @@ def test_draws_stay_in_their_bounds_and_follow_the_seed():
     ('factors', 'expected'),
     [((0.5, 1.0, 1.0), (100, 50, 25)), ((1.0, 1.0, 0.0), (124, 124, 124))],
 )
-def test_colours_by_hand(factors, expected):
+def test_jitter_colour_matches_hand_computed_values(factors, expected):
     image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    found = augmentation.jitter_colour(image, *factors)[0, 0].astype(int)
+    result = augmentation.jitter_colour(image, *factors)[0, 0].astype(int)
     # grey of (200, 100, 50) is 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
-    np.testing.assert_allclose(found, expected, atol=1)
+    np.testing.assert_allclose(result, expected, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,6 @@ def test_colours_by_hand(factors, expected):
         ('shift', -0.1, 'at least 0'),
     ],
 )
-def test_strengths_without_sense_are_refused(name, value, expected):
+def test_invalid_strengths_raise_value_error(name, value, expected):
     with pytest.raises(ValueError, match=f'{name}: expected {expected}, got {value}'):
         augmentation.Config(**{name: value})

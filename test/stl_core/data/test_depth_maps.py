@@ -1,4 +1,4 @@
-"""Depth maps say what the rays said, agree with the truth, and come back from files exactly."""
+"""Depth maps: rasterised rays, agreement with true depth, exact file round trip, CLI."""
 
 import cv2
 import numpy as np
@@ -31,38 +31,38 @@ P = np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]]
 # ---- points to pixels
 
 
-def test_points_land_where_they_are_projected_with_their_own_z():
+def test_points_are_drawn_at_their_projection_with_their_z():
     z = np.array([5.0, 22.22, 70.0])
     points = backproject_pixels(np.array([[10.2, 300.4], [610, 180], [1200.4, 119.6]]), z, P)
-    found = sparse_depth(points, P, WIDTH, HEIGHT)
-    assert (found > 0).sum() == 3
-    np.testing.assert_allclose(found[[300, 180, 120], [10, 610, 1200]], z, rtol=1e-6)
+    depth_m = sparse_depth(points, P, WIDTH, HEIGHT)
+    assert (depth_m > 0).sum() == 3
+    np.testing.assert_allclose(depth_m[[300, 180, 120], [10, 610, 1200]], z, rtol=1e-6)
 
 
-def test_of_points_in_one_pixel_the_nearest_is_seen_in_any_order():
+def test_the_nearest_point_of_a_pixel_wins_in_any_order():
     pixels, z = np.tile([[600.0, 200.0]], (5, 1)), np.array([30.0, 7.0, 50.0, 7.5, 12.0])
     points = backproject_pixels(pixels, z, P)
     for order in (slice(None), slice(None, None, -1)):
         assert sparse_depth(points[order], P, WIDTH, HEIGHT)[200, 600] == np.float32(7)
 
 
-def test_a_pixel_ends_half_way_to_the_next_and_so_does_the_image():
+def test_pixels_and_the_image_end_at_half_pixel_coordinates():
     inside = [[-0.49, -0.49], [WIDTH - 0.51, HEIGHT - 0.51], [-0.49, 100.0], [600.0, -0.49]]
-    outside = [[-0.51, 50], [WIDTH - 0.49, 50], [50, -0.51], [50, HEIGHT - 0.49]]
-    points = backproject_pixels(np.array([*inside, *outside]), np.full(8, 10.0), P)
-    found = sparse_depth(points, P, WIDTH, HEIGHT)
-    assert (found > 0).sum() == 4
-    assert (found[[0, -1, 100, 0], [0, -1, 0, 600]] > 0).all()
+    beyond = [[-0.51, 50], [WIDTH - 0.49, 50], [50, -0.51], [50, HEIGHT - 0.49]]
+    points = backproject_pixels(np.array([*inside, *beyond]), np.full(8, 10.0), P)
+    depth_m = sparse_depth(points, P, WIDTH, HEIGHT)
+    assert (depth_m > 0).sum() == 4
+    assert (depth_m[[0, -1, 100, 0], [0, -1, 0, 600]] > 0).all()
 
 
-def test_what_is_behind_the_camera_or_no_number_is_not_drawn():
+def test_points_behind_the_camera_or_not_finite_are_skipped():
     bad = np.array([[0, 0, -5], [1, 1, -0.001], [0, 0, 0], [np.nan, 0, 5], [0, np.inf, 5]])
     with np.errstate(all='raise'):
         assert not sparse_depth(bad, P, WIDTH, HEIGHT).any()
         assert not sparse_depth(np.zeros((0, 3)), P, WIDTH, HEIGHT).any()
 
 
-# ---- against truth
+# ---- against true depth
 
 
 @pytest.fixture(scope='module')
@@ -71,20 +71,20 @@ def street():
     return frame.make_frame(3, 4, model, lidar.Lidar())
 
 
-def test_a_synthetic_scan_is_completed_to_the_true_depth(street):
+def test_a_completed_synthetic_scan_matches_the_true_depth(street):
     pose = np.eye(4)
     pose[:3, :3] = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
     pose[:3, 3] = lidar.Lidar().position_m
     points = velo_to_camera(street.scan.points, pose)
     height, width = street.depth_m.shape
-    found = complete_depth(sparse_depth(points, street.camera.P, width, height))
-    known = (found > 0) & (street.depth_m > 0)
-    error = np.abs(found - street.depth_m)[known] / street.depth_m[known]
+    completed = complete_depth(sparse_depth(points, street.camera.P, width, height))
+    known = (completed > 0) & (street.depth_m > 0)
+    error = np.abs(completed - street.depth_m)[known] / street.depth_m[known]
     assert np.median(error) < 0.004
     assert (error < 0.05).mean() > 0.95
     below = street.depth_m[height // 2 :] > 0
     assert known[height // 2 :][below].mean() > 0.9
-    assert (found[street.depth_m == 0] > 0).mean() < 0.02
+    assert (completed[street.depth_m == 0] > 0).mean() < 0.02
 
 
 def real_frame(data, frame_id):
@@ -101,96 +101,98 @@ def rays_of(files):
 
 
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
-def test_a_beam_held_back_from_a_real_scan_is_found_again(mono3d_data, frame_id):
+def test_completion_predicts_held_out_beams_of_a_real_scan(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
     scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
     beam = np.append(0, np.cumsum(np.diff(np.arctan2(scan[:, 1], scan[:, 0])) < -1.5))
     assert beam[-1] in (63, 64)
     points = velo_to_camera(scan, calib.cam_T_velo)
-    every = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
-    some = sparse_depth(points[beam % 5 != 2], calib.P2, WIDTH, HEIGHT)
-    held = (some == 0) & (every > 0) & ~occluded_rays(every, 3)
-    found = complete_depth(some)[held]
-    assert held.sum() > 2000
-    assert (found > 0).mean() > 0.8
-    error = np.abs(found - every[held])[found > 0] / every[held][found > 0]
+    all_rays = sparse_depth(points, calib.P2, WIDTH, HEIGHT)
+    kept_rays = sparse_depth(points[beam % 5 != 2], calib.P2, WIDTH, HEIGHT)
+    held_out = (kept_rays == 0) & (all_rays > 0) & ~occluded_rays(all_rays, 3)
+    predicted = complete_depth(kept_rays)[held_out]
+    assert held_out.sum() > 2000
+    assert (predicted > 0).mean() > 0.8
+    error = (
+        np.abs(predicted - all_rays[held_out])[predicted > 0] / all_rays[held_out][predicted > 0]
+    )
     assert np.median(error) < 0.01
     assert (error < 0.05).mean() > 0.88
 
 
-def test_every_ray_of_a_real_scan_that_is_seen_keeps_its_depth(mono3d_data):
+def test_visible_rays_of_a_real_scan_keep_their_depth(mono3d_data):
     files = real_frame(mono3d_data, '000008')
     rays = rays_of(files)
-    found = depth_from_scan(files, WIDTH, HEIGHT)
-    seen = (rays > 0) & ~occluded_rays(rays, 3)
-    assert (found[seen] > 0).all()
-    assert (np.abs(found - rays)[seen] < 0.02 * rays[seen]).mean() > 0.95
-    # the label's cars are where the map says, with half a car's length to spare
+    completed = depth_from_scan(files, WIDTH, HEIGHT)
+    visible = (rays > 0) & ~occluded_rays(rays, 3)
+    assert (completed[visible] > 0).all()
+    assert (np.abs(completed - rays)[visible] < 0.02 * rays[visible]).mean() > 0.95
+    # the depth map agrees with the labelled cars to half a car's length
     cars = kitti.read_labels(files.label_2).to_objects(('Car',))
     for box, z in zip(cars.box_px.astype(int), cars.center_m[:, 2], strict=True):
-        inside = found[box[1] : box[3], box[0] : box[2]]
+        inside = completed[box[1] : box[3], box[0] : box[2]]
         assert abs(np.median(inside[inside > 0]) - z) < 3.5
 
 
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
-def test_a_real_map_is_silent_where_no_ray_is_near(mono3d_data, frame_id):
+def test_a_real_map_is_unknown_far_from_rays(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
-    rays, found = rays_of(files) > 0, depth_from_scan(files, WIDTH, HEIGHT) > 0
-    away = distance_transform_edt(~rays)
-    assert away[found].max() < 10  # beams are 4 to 7 pixels apart
+    rays, known = rays_of(files) > 0, depth_from_scan(files, WIDTH, HEIGHT) > 0
+    ray_distance_px = distance_transform_edt(~rays)
+    assert ray_distance_px[known].max() < 10  # beams are 4 to 7 pixels apart
     rows = np.arange(HEIGHT)[:, None]
     highest = minimum_filter1d(np.where(rays.any(0), rays.argmax(0), HEIGHT), 21)
-    assert not (found & (rows < highest - 3)).any()
-    # there is something to be silent about: the sky, and holes below the highest rays
-    assert (away > 10).mean() > 0.3
-    assert ((away > 10) & (rows > highest)).sum() > 200
+    assert not (known & (rows < highest - 3)).any()
+    # large parts are far from rays: the sky, and holes below the highest rays
+    assert (ray_distance_px > 10).mean() > 0.3
+    assert ((ray_distance_px > 10) & (rows > highest)).sum() > 200
 
 
-def beside_objects(files, rays):
-    """Windows at both sides of labels whose rays leave a gap in depth, and the gap's ends."""
+def edge_windows(files, rays):
+    """Windows at the sides of labels with a depth gap between their rays, and the gap's ends."""
     labels = kitti.read_labels(files.label_2)
     labels = labels[labels.name != 'DontCare']
     corners = geometry.box_corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
     far_sides, boxes = corners[..., 2].max(1) + 0.5, labels.box_px.round().astype(int)
     for (left, top, right, bottom), far_side in zip(boxes, far_sides, strict=True):
-        middle = (top + bottom) // 2  # below it, the road joins the object to what is behind
+        middle = (top + bottom) // 2  # below it, the road connects the object to its background
         for side in {left, right}.intersection(range(20, WIDTH - 20)):
-            seen = rays[max(top - 12, 0) : middle + 12, side - 14 : side + 14]
-            near, far = seen[(seen > 0) & (seen < far_side)], seen[seen >= far_side]
+            nearby = rays[max(top - 12, 0) : middle + 12, side - 14 : side + 14]
+            near, far = nearby[(nearby > 0) & (nearby < far_side)], nearby[nearby >= far_side]
             if min(len(near), len(far)) >= 5 and far.min() - near.max() > 3:
                 window = np.s_[max(top, 0) : middle, side - 8 : side + 8]
                 yield window, 1.02 * near.max(), 0.98 * far.min()
 
 
-def test_hardly_a_pixel_beside_a_real_object_is_between_it_and_what_is_behind(mono3d_data):
-    ours, blended = [], []
+def test_few_pixels_at_real_object_edges_lie_between_object_and_background(mono3d_data):
+    completed, interpolated = [], []
     for frame_id in ('000008', '000010', '000011', '000114'):
         files = real_frame(mono3d_data, frame_id)
-        rays, found = rays_of(files), depth_from_scan(files, WIDTH, HEIGHT)
-        straight = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
-        between = straight(*np.mgrid[:HEIGHT, :WIDTH])
-        for window, low, high in beside_objects(files, rays):
-            known = found[window] > 0
-            for shares, depth_m in ((ours, found), (blended, between)):
+        rays, completed_m = rays_of(files), depth_from_scan(files, WIDTH, HEIGHT)
+        interpolator = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
+        interpolated_m = interpolator(*np.mgrid[:HEIGHT, :WIDTH])
+        for window, low, high in edge_windows(files, rays):
+            known = completed_m[window] > 0
+            for samples, depth_m in ((completed, completed_m), (interpolated, interpolated_m)):
                 inside = depth_m[window][known]
-                shares.append((inside > low) & (inside < high))
-    ours, blended = np.concatenate(ours), np.concatenate(blended)
-    assert len(ours) > 10_000
-    assert ours.mean() < 0.003
-    assert blended.mean() > 0.05  # straight lines from ray to ray: the measure tells
+                samples.append((inside > low) & (inside < high))
+    completed, interpolated = np.concatenate(completed), np.concatenate(interpolated)
+    assert len(completed) > 10_000
+    assert completed.mean() < 0.003
+    assert interpolated.mean() > 0.05  # linear interpolation between rays fails this measure
 
 
 # ---- files
 
 
-def test_a_depth_file_holds_every_value_exactly(tmp_path):
+def test_a_depth_file_stores_every_value_exactly(tmp_path):
     coded = np.arange(65535, dtype=np.uint16).reshape(257, 255)
     write_depth(tmp_path / '000000.png', coded.astype(np.float32) / 256)
     raw = cv2.imread(str(tmp_path / '000000.png'), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(raw, coded)
-    found = read_depth(tmp_path / '000000.png')
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, coded / 256)
+    depth_m = read_depth(tmp_path / '000000.png')
+    assert depth_m.dtype == np.float32
+    np.testing.assert_array_equal(depth_m, coded / 256)
     assert [path.name for path in tmp_path.iterdir()] == ['000000.png']
 
 
@@ -199,30 +201,30 @@ def test_a_warped_depth_file_keeps_its_depths(tmp_path):
     depth_m = np.random.default_rng(0).uniform(1, 120, (96, 320)).astype(np.float32)
     depth_m[:20] = 0
     write_depth(tmp_path / 'a.png', depth_m)
-    found = read_depth(tmp_path / 'a.png')
-    same = warp_depth(found, np.eye(3), spec)[:96, :320]
+    read = read_depth(tmp_path / 'a.png')
+    same = warp_depth(read, np.eye(3), spec)[:96, :320]
     np.testing.assert_allclose(same, depth_m, atol=1 / 512)
     twice = np.array([[2.0, 0, 0.5], [0, 2.0, 0.5], [0, 0, 1]])
     np.testing.assert_allclose(
-        warp_depth(found, twice, spec), depth_m.repeat(2, 0).repeat(2, 1), atol=1 / 512
+        warp_depth(read, twice, spec), depth_m.repeat(2, 0).repeat(2, 1), atol=1 / 512
     )
 
 
-def test_what_sixteen_bits_cannot_hold_is_unknown(tmp_path):
+def test_values_beyond_16_bits_are_written_as_unknown(tmp_path):
     depth_m = np.array([[MAX_DEPTH_M, 300.0, -1.0, np.nan, np.inf, 0.0, 255.9]], np.float32)
     with np.errstate(all='raise'):
         write_depth(tmp_path / 'a.png', depth_m)
     np.testing.assert_array_equal(read_depth(tmp_path / 'a.png')[0] > 0, [0, 0, 0, 0, 0, 0, 1])
 
 
-def test_depth_files_hold_metres_times_256(tmp_path, street):
+def test_depth_files_store_metres_times_256(tmp_path, street):
     write_depth(tmp_path / 'a.png', street.depth_m)
     raw = cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED)
     known = street.depth_m < MAX_DEPTH_M
     np.testing.assert_array_equal(raw, np.where(known, np.round(street.depth_m * 256), 0))
 
 
-def test_other_files_are_refused_by_name(tmp_path):
+def test_other_files_raise_data_error_with_their_name(tmp_path):
     cv2.imwrite(str(tmp_path / 'grey.png'), np.zeros((4, 4), np.uint8))
     cv2.imwrite(str(tmp_path / 'three.png'), np.zeros((4, 4, 3), np.uint16))
     (tmp_path / 'text.png').write_text('no image')
@@ -234,7 +236,7 @@ def test_other_files_are_refused_by_name(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two tiny frames with scans, of a wall 12 m away."""
+    """Two small frames with scans of a wall 12 m away."""
     rng = np.random.default_rng(0)
     for name in ('image_2', 'calib', 'velodyne'):
         (tmp_path / name).mkdir()
@@ -252,15 +254,15 @@ def folder(tmp_path):
 
 
 def frames_of(folder, **names):
-    given = {name: str(folder / name) for name in ('image_2', 'calib')}
-    return kitti.list_kitti_frames(kitti.KittiFolders(**given, **names))
+    folders = {name: str(folder / name) for name in ('image_2', 'calib')}
+    return kitti.list_kitti_frames(kitti.KittiFolders(**folders, **names))
 
 
-def test_a_frame_has_the_depth_of_its_file_or_else_of_its_scan(folder):
+def test_frame_depth_comes_from_the_file_else_from_the_scan(folder):
     (folder / 'depth_2').mkdir()
     write_depth(folder / 'depth_2/000001.png', np.full((96, 320), 33.0))
-    both = {name: str(folder / name) for name in ('velodyne', 'depth_2')}
-    first, second = frames_of(folder, **both)
+    folders = {name: str(folder / name) for name in ('velodyne', 'depth_2')}
+    first, second = frames_of(folder, **folders)
     assert first.depth_2 is None
     assert second.depth_2 == folder / 'depth_2/000001.png'
     scanned = load_frame_depth(first, 320, 96)
@@ -273,12 +275,12 @@ def test_a_frame_has_the_depth_of_its_file_or_else_of_its_scan(folder):
         load_frame_depth(second, 320, 97)
 
 
-def test_a_frame_without_depth_is_told_with_both_files_it_could_have(folder):
+def test_missing_depth_raises_data_error_naming_both_files(folder):
     with pytest.raises(kitti.DataError, match=r'depth_2/000000.png or velodyne/000000.bin'):
         load_frame_depth(frames_of(folder)[0], 320, 96)
 
 
-def test_the_command_writes_what_is_missing(folder):
+def test_the_command_writes_missing_files_only(folder):
     out = folder / 'depth_2'
     main.main(['depth-maps', str(folder), str(out), '--workers', '0'])
     first, second = sorted(out.iterdir())

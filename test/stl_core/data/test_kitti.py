@@ -14,7 +14,7 @@ def write(path, text):
     return path
 
 
-def test_a_label_moves_from_the_bottom_to_the_middle(tmp_path):
+def test_label_centres_move_from_the_bottom_to_the_middle(tmp_path):
     labels = kitti.read_labels(write(tmp_path / 'a.txt', f'{LINE}\n{DONT_CARE}\n'))
     assert list(labels.name) == ['Car', 'DontCare']
     np.testing.assert_allclose(labels.center_m[0], [1.0, 2.0 - 0.75, 20.0])
@@ -23,11 +23,11 @@ def test_a_label_moves_from_the_bottom_to_the_middle(tmp_path):
     assert labels.score[0] == 1.0
 
 
-def test_select_keeps_the_listed_classes_in_their_order(tmp_path):
+def test_to_objects_keeps_the_listed_classes(tmp_path):
     text = '\n'.join([LINE, DONT_CARE, LINE.replace('Car', 'Cyclist'), LINE.replace('Car', 'Van')])
-    chosen = kitti.read_labels(write(tmp_path / 'a.txt', text)).to_objects(('Cyclist', 'Car'))
-    assert list(chosen.class_id) == [1, 0]
-    assert (chosen.depth_sigma_m == 0).all()
+    objects = kitti.read_labels(write(tmp_path / 'a.txt', text)).to_objects(('Cyclist', 'Car'))
+    assert list(objects.class_id) == [1, 0]
+    assert (objects.depth_sigma_m == 0).all()
 
 
 def test_results_read_back_as_written(tmp_path):
@@ -37,7 +37,7 @@ def test_results_read_back_as_written(tmp_path):
         np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
 
 
-def test_a_result_has_a_score(tmp_path):
+def test_read_results_requires_a_score(tmp_path):
     path = write(tmp_path / 'a.txt', f'{LINE} 0.75\n\n')
     assert kitti.read_results(path).score.tolist() == [0.75]
     write(path, f'{LINE} 0.75\n{LINE}\n')
@@ -45,13 +45,13 @@ def test_a_result_has_a_score(tmp_path):
         kitti.read_results(path)
 
 
-def test_a_list_of_no_frames_is_not_all_frames(tmp_path):
+def test_an_empty_split_raises_data_error(tmp_path):
     assert kitti.read_split(write(tmp_path / 'val.txt', '01\n03\n')) == ('01', '03')
     with pytest.raises(kitti.DataError, match=r'val\.txt: no frame id in this file'):
         kitti.read_split(write(tmp_path / 'val.txt', '\n'))
 
 
-def test_empty_label_file_is_no_objects(tmp_path):
+def test_an_empty_label_file_has_no_objects(tmp_path):
     assert len(kitti.read_labels(write(tmp_path / 'a.txt', '\n'))) == 0
 
 
@@ -63,12 +63,12 @@ def test_empty_label_file_is_no_objects(tmp_path):
         (LINE.replace('4.00', 'nan'), r'a.txt:1: expected finite'),
     ],
 )
-def test_a_broken_label_names_file_and_line(tmp_path, text, message):
+def test_a_malformed_label_raises_data_error_with_file_and_line(tmp_path, text, message):
     with pytest.raises(kitti.DataError, match=message):
         kitti.read_labels(write(tmp_path / 'a.txt', text))
 
 
-def test_calib_reads_object_and_tracking_spelling(tmp_path):
+def test_read_calib_accepts_object_and_tracking_keys(tmp_path):
     rect = ' '.join(map(str, np.diag([1, -1, -1]).ravel()))
     velo = ' '.join(map(str, np.hstack([np.eye(3), [[1], [2], [3]]]).ravel()))
     first = write(tmp_path / 'a.txt', f'{P2}R0_rect: {rect}\nTr_velo_to_cam: {velo}\n\n')
@@ -89,12 +89,12 @@ def test_calib_reads_object_and_tracking_spelling(tmp_path):
         (P2 + 'R0_rect: 1 2\n', 'expected 9 numbers in R0_rect'),
     ],
 )
-def test_a_broken_calib_says_what_was_expected(tmp_path, text, message):
+def test_a_malformed_calib_raises_data_error_with_the_expected_content(tmp_path, text, message):
     with pytest.raises(kitti.DataError, match=message):
         kitti.read_calib(write(tmp_path / 'a.txt', text))
 
 
-def test_missing_and_binary_files_are_named(tmp_path):
+def test_missing_and_binary_files_raise_data_error(tmp_path):
     with pytest.raises(kitti.DataError, match=r'none.txt: no such file .* expected a KITTI calib'):
         kitti.read_calib(tmp_path / 'none.txt')
     (tmp_path / 'a.txt').write_bytes(b'\xff\xfe\x00')
@@ -108,8 +108,8 @@ def test_missing_and_binary_files_are_named(tmp_path):
         kitti.read_velodyne(tmp_path / 'a.bin')
 
 
-def test_velodyne_lands_on_the_cars(mono3d_data):
-    """LiDAR, calib and labels must agree: points fill the labelled box of a near car."""
+def test_velodyne_points_lie_in_the_labelled_cars(mono3d_data):
+    """LiDAR, calib and labels agree: points fill the labelled box of a near car."""
     training = mono3d_data / 'training'
     calib = kitti.read_calib(training / 'calib/000010.txt')
     labels = kitti.read_labels(training / 'label_2/000010.txt')
@@ -124,7 +124,7 @@ def test_velodyne_lands_on_the_cars(mono3d_data):
     assert inside.sum() > 200
 
 
-def test_find_frames_lists_and_refuses(tmp_path):
+def test_list_kitti_frames_lists_frames_and_names_missing_files(tmp_path):
     for folder in ('image_2', 'calib', 'label_2'):
         (tmp_path / folder).mkdir()
     source = kitti.KittiFolders(*(str(tmp_path / f) for f in ('image_2', 'calib', 'label_2')))

@@ -1,4 +1,4 @@
-"""KITTI's tracking layout, read: what is a drive, its labels and its way; and what is told."""
+"""KITTI tracking format: drives, labels, odometry and the errors of malformed files."""
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ def oxts_row(latitude=0.0, longitude=0.0, altitude=0.0, roll=0.0, pitch=0.0, yaw
     return ' '.join(map(str, [*first, *[0.0] * 24])) + '\n'
 
 
-def test_a_drive_is_found_with_what_it_has(tmp_path):
+def test_read_drive_reads_images_scans_tracks_and_calibration(tmp_path):
     drive = kitti_tracking.read_drive(make_drive(tmp_path / 'a', numbers=(3, 5)))
     (front,) = drive.cameras
     assert front.name == 'front'
@@ -51,16 +51,22 @@ def test_a_drive_is_found_with_what_it_has(tmp_path):
     np.testing.assert_allclose(drive.base_T_cam(front)[:3, 2], [1, 0, 0])
 
 
-def test_labels_are_told_apart_by_frame_and_track(tmp_path):
+def test_read_tracks_groups_labels_by_frame(tmp_path):
     path = tmp_path / 'a.txt'
     path.write_text(f'4 7 {CAR}\n9 8 {CAR}\n4 -1 {NOTHING}\n\n')
-    found = kitti_tracking.read_tracks(path)
-    assert {frame: tracks.track_ids for frame, tracks in found.items()} == {4: (7, -1), 9: (8,)}
-    assert found[4].labels.name.tolist() == ['Car', 'DontCare']
-    assert found[4].labels.truncated.tolist() == [0.5, -1]  # level 1 of 0 1 2, as a share
-    assert found[4].labels.occluded.tolist() == [2, -1]
-    np.testing.assert_allclose(found[4].labels.center_m[0], [-4.0, 1.7 - 0.75, 12.0])
-    assert found[9].label_lines == CAR.replace('Car 1', 'Car 0.5') + '\n'
+    tracks_by_frame = kitti_tracking.read_tracks(path)
+    assert {frame: tracks.track_ids for frame, tracks in tracks_by_frame.items()} == {
+        4: (7, -1),
+        9: (8,),
+    }
+    assert tracks_by_frame[4].labels.name.tolist() == ['Car', 'DontCare']
+    assert tracks_by_frame[4].labels.truncated.tolist() == [
+        0.5,
+        -1,
+    ]  # truncation level 1 as a fraction
+    assert tracks_by_frame[4].labels.occluded.tolist() == [2, -1]
+    np.testing.assert_allclose(tracks_by_frame[4].labels.center_m[0], [-4.0, 1.7 - 0.75, 12.0])
+    assert tracks_by_frame[9].label_lines == CAR.replace('Car 1', 'Car 0.5') + '\n'
 
 
 def test_gps_becomes_metres_north_east_and_up(tmp_path):
@@ -73,44 +79,46 @@ def test_gps_becomes_metres_north_east_and_up(tmp_path):
         oxts_row(49.0, 8.4, 100.0, pitch=-0.1, yaw=np.pi / 2),
     ]
     (tmp_path / 'a.txt').write_text(''.join(rows))
-    way = kitti_tracking.read_oxts(tmp_path / 'a.txt')
-    np.testing.assert_array_equal(way[0], np.eye(4))
-    # it starts heading north: north is ahead (x), east to the right (-y)
-    np.testing.assert_allclose(way[1, :3, 3], [30, 0, 0], atol=1e-3)
-    np.testing.assert_allclose(way[2, :3, 3], [0, -20, 1], atol=1e-3)
-    np.testing.assert_allclose(way[2, :3, 0], [0, -1, 0], atol=1e-9)
-    # pitch turns about y to the left, so below 0 the nose is up
-    np.testing.assert_allclose(way[3, :3, 0], [np.cos(0.1), 0, np.sin(0.1)], atol=1e-9)
+    poses = kitti_tracking.read_oxts(tmp_path / 'a.txt')
+    np.testing.assert_array_equal(poses[0], np.eye(4))
+    # the drive starts heading north: north is ahead (x), east to the right (-y)
+    np.testing.assert_allclose(poses[1, :3, 3], [30, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(poses[2, :3, 3], [0, -20, 1], atol=1e-3)
+    np.testing.assert_allclose(poses[2, :3, 0], [0, -1, 0], atol=1e-9)
+    # pitch rotates about y (left), so a negative pitch lifts the nose
+    np.testing.assert_allclose(poses[3, :3, 0], [np.cos(0.1), 0, np.sin(0.1)], atol=1e-9)
 
 
-def test_the_way_of_the_camera_becomes_that_of_the_car(tmp_path):
+def test_camera_poses_are_converted_to_base_poses(tmp_path):
     root = make_drive(tmp_path / 'a')
     ahead, turned = np.eye(4)[:3], np.eye(4)[:3]
     ahead[2, 3] = 2.0
     turned[:, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]  # a quarter turn to the right
-    for second, place in ((ahead, [2, 0, 0]), (turned, [1.07 + 0.3, -0.3 + 1.07, 0])):
+    for second, position_m in ((ahead, [2, 0, 0]), (turned, [1.07 + 0.3, -0.3 + 1.07, 0])):
         rows = [' '.join(map(str, pose.ravel())) for pose in (np.eye(4)[:3], second)]
         (root / 'poses/0000.txt').write_text('\n'.join(rows))
         odom_T_base = kitti_tracking.read_drive(root).odom_T_base
         np.testing.assert_allclose(odom_T_base[0], np.eye(4), atol=1e-12)
-        np.testing.assert_allclose(odom_T_base[1, :3, 3], place, atol=1e-12)
+        np.testing.assert_allclose(odom_T_base[1, :3, 3], position_m, atol=1e-12)
 
 
-def test_a_ring_has_a_camera_a_folder(tmp_path):
+def test_surround_cameras_are_read_from_their_folders(tmp_path):
     for name in ('training', 'left/training', 'back/training'):
         make_drive(tmp_path / name)
-    assert [view.name for view in kitti_tracking.read_drive(tmp_path).cameras] == [
+    assert [camera.name for camera in kitti_tracking.read_drive(tmp_path).cameras] == [
         'front',
         'back',
         'left',
     ]
-    assert [v.name for v in kitti_tracking.read_drive(tmp_path / 'training').cameras] == ['front']
+    assert [
+        camera.name for camera in kitti_tracking.read_drive(tmp_path / 'training').cameras
+    ] == ['front']
     (tmp_path / 'left/training/image_02/0000/000001.png').unlink()
     with pytest.raises(DataError, match=r'left/training/image_02/0000/000001\.png: missing'):
         kitti_tracking.read_drive(tmp_path)
 
 
-def test_one_of_several_drives_is_chosen(tmp_path):
+def test_a_drive_is_selected_by_its_name(tmp_path):
     make_drive(tmp_path, name='0000')
     make_drive(tmp_path, numbers=(4,), name='0001')
     assert list(kitti_tracking.read_drive(tmp_path, '0001').cameras[0].images) == [4]
@@ -131,18 +139,18 @@ def test_one_of_several_drives_is_chosen(tmp_path):
         ('poses/0000.txt', '1 2 3', '0000.txt:1: expected 12 finite numbers'),
         ('poses/0000.txt', '1 a', '0000.txt:1: expected numbers'),
         ('poses/0000.txt', '', 'empty; expected rows of 12'),
-        ('oxts/0000.txt', oxts_row(), 'has 1 rows, image 000001 none of them'),
+        ('oxts/0000.txt', oxts_row(), 'has 1 rows, none for image 000001'),
         ('image_02/0000/x.png', '', 'x.png: expected a name such as 000000.png'),
     ],
 )
-def test_what_is_wrong_is_told_by_name(tmp_path, path, text, message):
+def test_malformed_files_raise_data_error_with_location(tmp_path, path, text, message):
     root = make_drive(tmp_path)
     (root / path).write_text(text)
     with pytest.raises(DataError, match=message):
         kitti_tracking.read_drive(root)
 
 
-def test_a_folder_without_a_drive_is_told(tmp_path):
+def test_a_folder_without_a_drive_raises_data_error(tmp_path):
     assert not kitti_tracking.is_drive(tmp_path)
     with pytest.raises(DataError, match='no folder image_02'):
         kitti_tracking.read_drive(tmp_path)
@@ -159,12 +167,12 @@ def test_the_real_drive(mono3d_data):
     (front,) = drive.cameras
     assert list(front.images) == [10, 15, 20]
     assert drive.odom_T_base is None
-    # KITTI's own drawing of the car: the unit 0.81 m behind and 0.8 m below the LiDAR, the camera
-    # 0.27 m before and 0.08 m below it
+    # KITTI's drawing of the sensor setup: the inertial unit is 0.81 m behind and 0.8 m below the
+    # LiDAR, the camera 0.27 m in front of and 0.08 m below it
     np.testing.assert_allclose(drive.base_T_cam(front)[:3, 3], [1.1, -0.3, 0.72], atol=0.05)
     for number, tracks in front.tracks.items():
-        same = (root / f'label_02_object_format/{number:06d}.txt').read_text().splitlines()
-        ours = [line.split() for line in tracks.label_lines.splitlines()]
-        assert [[*row[:1], *row[2:]] for row in ours] == [
-            [*row.split()[:1], *row.split()[2:]] for row in same
+        expected = (root / f'label_02_object_format/{number:06d}.txt').read_text().splitlines()
+        result = [line.split() for line in tracks.label_lines.splitlines()]
+        assert [[*row[:1], *row[2:]] for row in result] == [
+            [*row.split()[:1], *row.split()[2:]] for row in expected
         ]

@@ -1,4 +1,4 @@
-"""Work in several processes: in order or as it is finished, and over when its parent is."""
+"""Worker pool: results in order or as completed; workers exit with their parent."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from stl_core.data.worker_pool import map_as_completed, map_ordered
 
 ROOT = Path(__file__).resolve().parents[3]
 
-#: A parent of two workers that tell their ids and work for a minute each.
+#: A parent of two workers that record their process ids and sleep for a minute.
 PARENT = """
 import sys
 from pathlib import Path
@@ -29,52 +29,52 @@ if __name__ == '__main__':
 """
 
 
-def begun(folder):
+def worker_pids(folder):
     return {int(path.name.split('_')[0]) for path in folder.iterdir()}
 
 
 def is_alive(pid):
-    """Whether a process runs; one that nobody has asked after its end does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except FileNotFoundError:
         return False
 
 
-def test_results_come_as_they_are_finished(tmp_path):
-    places = list(map_as_completed(partial(first_after_second, tmp_path), range(4), 2))
-    assert sorted(places) == [(0, 0), (1, 10), (2, 20), (3, 30)]
-    assert places[0] != (0, 0)
+def test_map_as_completed_yields_results_as_they_finish(tmp_path):
+    results = list(map_as_completed(partial(first_after_second, tmp_path), range(4), 2))
+    assert sorted(results) == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    assert results[0] != (0, 0)
 
 
-def test_results_of_spread_come_in_order(tmp_path):
+def test_map_ordered_yields_results_in_order(tmp_path):
     assert list(map_ordered(partial(first_after_second, tmp_path), range(4), 2)) == [0, 10, 20, 30]
     assert list(map_ordered(partial(first_after_second, tmp_path), [2, 1], 0)) == [20, 10]
 
 
-def test_a_failure_stops_the_others_and_begins_none(tmp_path):
-    began = time.monotonic()
+def test_a_failure_stops_running_jobs_and_starts_none(tmp_path):
+    start = time.monotonic()
     with pytest.raises(ValueError, match='failed'):
         list(map_ordered(partial(note_and_sleep, tmp_path), [60.0, -1.0, 60.0, 60.0, 60.0], 2))
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - start < 50
     assert len(list(tmp_path.iterdir())) == 2
-    assert not any(map(is_alive, begun(tmp_path)))
+    assert not any(map(is_alive, worker_pids(tmp_path)))
 
 
-@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='looks into /proc')
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
-def test_workers_leave_with_their_parent(tmp_path, how):
-    folder = tmp_path / 'begun'
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGKILL])
+def test_workers_exit_with_their_parent(tmp_path, signum):
+    folder = tmp_path / 'pids'
     folder.mkdir()
     script = tmp_path / 'parent.py'
     script.write_text(PARENT.format(test=str(ROOT / 'test/support'), folder=str(folder)))
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     parent = subprocess.Popen([sys.executable, str(script)], env=env, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: len(begun(folder)) == 2)
-        parent.send_signal(how)
+        wait_for(lambda: len(worker_pids(folder)) == 2)
+        parent.send_signal(signum)
         parent.wait(30)
-        wait_for(lambda: not any(map(is_alive, begun(folder))), 30)
+        wait_for(lambda: not any(map(is_alive, worker_pids(folder))), 30)
     finally:
         parent.kill()
     assert len(list(folder.iterdir())) == 2

@@ -1,35 +1,35 @@
-"""Where a loss makes the host wait for the device: told by the operations it asks for."""
+"""Operations of distillation losses that make the host wait for the device."""
 
 import pytest
 import torch
-from fake_views import a_view, evaluate, learning
+from fake_views import evaluate, make_view, with_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ATEN = torch.ops.aten
 
 
-class Waits(TorchDispatchMode):
-    """Note what a GPU could not be asked for ahead: sizes that depend on data, and reading."""
+class SyncRecorder(TorchDispatchMode):
+    """Record operations that synchronise with a GPU: data-dependent sizes and reads of values."""
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.operations = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         indices = args[1] if func is ATEN.index.Tensor else ()
         by_mask = any(each is not None and each.dtype == torch.bool for each in indices)
         reading = (ATEN.nonzero.default, ATEN._local_scalar_dense.default, ATEN.lift_fresh.default)
         if by_mask or func in reading:
-            self.found.append(str(func))
+            self.operations.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
-    ('name', 'waits'),
+    ('name', 'syncs'),
     [
         ('feature', []),
         ('response', []),
-        ('relation', ['aten.nonzero.default']),  # how many objects there are
+        ('relation', ['aten.nonzero.default']),  # number of objects
         ('feature_public', []),
         ('plain_feature', []),
         ('plain_response', []),
@@ -37,15 +37,15 @@ class Waits(TorchDispatchMode):
         ('plain_heads', []),
     ],
 )
-def test_a_loss_lets_the_host_go_ahead(name, waits):
-    view, tensors = learning(a_view('waits', (3, 0, 4)))
-    with Waits() as seen:
+def test_a_loss_makes_the_host_wait_only_for_listed_operations(name, syncs):
+    view, tensors = with_gradients(make_view('waits', (3, 0, 4)))
+    with SyncRecorder() as recorder:
         evaluate(name, view).backward()
     assert any(each.grad is not None for each in tensors.values())
-    assert seen.found == waits
+    assert recorder.operations == syncs
 
 
-def test_waits_are_noticed():
-    with Waits() as seen:
+def test_synchronising_operations_are_recorded():
+    with SyncRecorder() as recorder:
         torch.arange(3)[torch.arange(3) > 1].sum().item()
-    assert len(seen.found) == 2
+    assert len(recorder.operations) == 2

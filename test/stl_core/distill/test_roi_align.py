@@ -1,4 +1,4 @@
-"""Pooling by bags of places, against torchvision's RoIAlign."""
+"""RoIAlign by embedding bags, compared with torchvision's implementation."""
 
 import pytest
 import torch
@@ -20,30 +20,30 @@ BOXES = torch.tensor(
 
 @pytest.mark.parametrize('stride', [4, 8, 16, 32])
 @pytest.mark.parametrize('cells', [1, 7])
-def test_objects_are_pooled_as_by_roi_align(stride, cells):
+def test_pooling_equals_that_of_torchvision(stride, cells):
     torch.manual_seed(0)
     grid = torch.randn(2, 5, H // stride, W // stride).double().requires_grad_()
     twin = grid.detach().clone().requires_grad_()
-    own = pool_rois(grid, BOXES.double(), stride, cells)
-    ideal = roi_align(twin, BOXES.double(), cells, 1 / stride, SAMPLING_RATIO, True)
-    ideal = ideal.flatten(2).transpose(1, 2)
-    assert torch.allclose(own, ideal, atol=1e-9)
-    weight = torch.randn_like(own)
-    (own * weight).sum().backward()
-    (ideal * weight).sum().backward()
+    pooled = pool_rois(grid, BOXES.double(), stride, cells)
+    expected = roi_align(twin, BOXES.double(), cells, 1 / stride, SAMPLING_RATIO, True)
+    expected = expected.flatten(2).transpose(1, 2)
+    assert torch.allclose(pooled, expected, atol=1e-9)
+    weight = torch.randn_like(pooled)
+    (pooled * weight).sum().backward()
+    (expected * weight).sum().backward()
     assert torch.allclose(grid.grad, twin.grad, atol=1e-9)
 
 
-def test_no_object_is_no_row():
+def test_without_objects_the_result_has_no_rows():
     grid = torch.randn(2, 5, 12, 40, requires_grad=True)
-    found = pool_rois(grid, BOXES[:0], 8, 7)
-    assert found.shape == (0, 49, 5)
-    found.sum().backward()
+    pooled = pool_rois(grid, BOXES[:0], 8, 7)
+    assert pooled.shape == (0, 49, 5)
+    pooled.sum().backward()
     assert not grid.grad.any()
 
 
-def test_weights_of_a_cell_add_up_to_one():
+def test_weights_of_a_pooled_cell_add_up_to_one():
     low, high = torch.tensor([-0.5, 3.0, 9.0]), torch.tensor([11.5, 3.1, 11.5])
-    place, weight = interpolation_taps(low, high, 7, 12)
+    index, weight = interpolation_taps(low, high, 7, 12)
     assert torch.allclose(weight.sum(-1), torch.ones(3, 7))
-    assert ((place >= 0) & (place < 12)).all()
+    assert ((index >= 0) & (index < 12)).all()

@@ -1,4 +1,4 @@
-"""The KITTI evaluation against the official program's numbers, plain loops and shapely."""
+"""KITTI AP compared with the official program's numbers, plain loops and shapely."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METRIC = {
 
 
 def folder(name):
-    """Return a folder of the shared data; skip the test where it is absent."""
+    """Return a folder of the shared data; skip the test if it does not exist."""
     path = DATA / name
     if not path.is_dir():
         pytest.skip(f'{path} is absent; set MONO3D_DATA to the data folder')
@@ -37,22 +37,22 @@ def test_equals_the_official_program(detections):
     """300 frames, all metrics: within 0.001 of what the devkit's C++ program prints."""
     path = folder('extras/eval_val300')
     ids = kitti.read_split(path / 'ids.txt')
-    truth = [kitti.read_labels(path / 'label_2' / f'{i}.txt') for i in ids]
-    found = [kitti.read_labels(path / detections / 'data' / f'{i}.txt') for i in ids]
-    result = evaluate_detections(truth, found)
+    ground_truth = [kitti.read_labels(path / 'label_2' / f'{i}.txt') for i in ids]
+    detected = [kitti.read_labels(path / detections / 'data' / f'{i}.txt') for i in ids]
+    result = evaluate_detections(ground_truth, detected)
     expected = json.loads((path / 'expected_official_cpp.json').read_text())[detections]
     compared = 0
     for kind in ('AP11', 'AP40'):
         for key, values in expected[kind].items():
             class_name, metric = key.split('_', 1)
-            got = result[class_name.capitalize()][METRIC[metric]][kind]['strict']
-            assert got == pytest.approx(values, abs=1e-3), f'{kind} {key}'
+            ap = result[class_name.capitalize()][METRIC[metric]][kind]['strict']
+            assert ap == pytest.approx(values, abs=1e-3), f'{kind} {key}'
             compared += 1
     assert compared == (8 if detections == 'pointgnn_car' else 24)
 
 
 def test_perfect_result_on_the_training_frames():
-    """Labels used as detections: AP40 is what the number of objects allows."""
+    """Labels as detections: AP40 reaches the maximum that the number of objects allows."""
     labels = [kitti.read_labels(p) for p in sorted(folder('training/label_2').glob('*.txt'))]
     assert len(labels) == 18
     result = evaluate_detections(labels, labels)
@@ -63,112 +63,124 @@ def test_perfect_result_on_the_training_frames():
 
 
 def iou_boxes(a, b, axes):
-    """IoU of two boxes given as (low, high) corners, over the first axes."""
+    """Return the IoU of two boxes given as (low, high) corners, over the first axes."""
     sides = [min(a[1][i], b[1][i]) - max(a[0][i], b[0][i]) for i in range(axes)]
-    shared = np.prod(sides) if min(sides) > 0 else 0.0
-    whole = sum(np.prod([x[1][i] - x[0][i] for i in range(axes)]) for x in (a, b)) - shared
-    return shared / whole
+    intersection = np.prod(sides) if min(sides) > 0 else 0.0
+    union = sum(np.prod([x[1][i] - x[0][i] for i in range(axes)]) for x in (a, b)) - intersection
+    return intersection / union
 
 
 def corners_of(row, metric):
-    """Return the low and high corner of an unturned object."""
+    """Return the low and high corner of an axis-aligned object."""
     if metric == 'bbox':
         return row['box_px'][:2], row['box_px'][2:]
     center, half = np.array(row['center_m'])[[0, 2, 1]], np.array(row['size_hwl_m'])[::-1] / 2
     return center - half, center + half
 
 
-def walk(truth, found, role, ignored, min_score, metric, min_iou, by_score):
-    """Match one frame as the devkit describes it -> true scores, similarity, tp, fp."""
-    left = [j for j in range(len(found)) if ignored[j] >= 0 and found[j]['score'] >= min_score]
-    scores, similarity, false_allowed = [], 0.0, []
+def match_frame(labels, detections, role, ignored, min_score, metric, min_iou, by_score):
+    """Match one frame as the devkit does; return true scores, similarity, num_true, num_false."""
+    unmatched = [
+        j
+        for j in range(len(detections))
+        if ignored[j] >= 0 and detections[j]['score'] >= min_score
+    ]
+    scores, similarity, false_positives = [], 0.0, []
     axes = {'bbox': 2, 'bev': 2, '3d': 3}[metric]
-    for i, row in enumerate(truth):
+    for i, row in enumerate(labels):
         if role[i] < 0:
             continue
-        fits = []
-        for j in left:
-            iou = iou_boxes(corners_of(row, metric), corners_of(found[j], metric), axes)
+        candidates = []
+        for j in unmatched:
+            iou = iou_boxes(corners_of(row, metric), corners_of(detections[j], metric), axes)
             if iou > min_iou:
-                likes = found[j]['score'] if by_score else (iou if ignored[j] == 0 else -1)
-                fits.append((-likes, j))
-        if fits:
-            j = min(fits)[1]
-            left.remove(j)
+                preference = (
+                    detections[j]['score'] if by_score else (iou if ignored[j] == 0 else -1)
+                )
+                candidates.append((-preference, j))
+        if candidates:
+            j = min(candidates)[1]
+            unmatched.remove(j)
             if role[i] == 0 and ignored[j] == 0:
-                scores.append(found[j]['score'])
-                similarity += (1 + np.cos(row['alpha'] - found[j]['alpha'])) / 2
-    for j in left:
+                scores.append(detections[j]['score'])
+                similarity += (1 + np.cos(row['alpha'] - detections[j]['alpha'])) / 2
+    for j in unmatched:
         if ignored[j] == 0:
-            (u0, v0, u1, v1), stuff = found[j]['box_px'], False
-            for area in (r['box_px'] for r in truth if r['name'] == 'DontCare'):
-                wide = min(u1, area[2]) - max(u0, area[0])
-                high = min(v1, area[3]) - max(v0, area[1])
-                inside = max(wide, 0) * max(high, 0) / ((u1 - u0) * (v1 - v0))
-                stuff |= metric == 'bbox' and inside > min_iou
-            if not stuff:
-                false_allowed.append(j)
-    return scores, similarity, len(scores), len(false_allowed)
+            (u0, v0, u1, v1), in_dont_care = detections[j]['box_px'], False
+            for area in (r['box_px'] for r in labels if r['name'] == 'DontCare'):
+                width = min(u1, area[2]) - max(u0, area[0])
+                height = min(v1, area[3]) - max(v0, area[1])
+                fraction = max(width, 0) * max(height, 0) / ((u1 - u0) * (v1 - v0))
+                in_dont_care |= metric == 'bbox' and fraction > min_iou
+            if not in_dont_care:
+                false_positives.append(j)
+    return scores, similarity, len(scores), len(false_positives)
 
 
-def plain_ap(truths, founds, class_name, limits, metric, min_iou):
-    """Compute AP40 of precision and of similarity in plain loops, straight from the rules."""
+def plain_ap(labels_by_frame, detections_by_frame, class_name, limits, metric, min_iou):
+    """Compute AP40 of precision and of similarity in plain loops, directly from the rules."""
     min_height, max_occluded, max_truncated = limits
-    neighbour = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}.get(class_name)
-    cases, to_find = [], 0
-    for truth, found in zip(truths, founds, strict=True):
+    similar_class = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}.get(class_name)
+    frames, num_required = [], 0
+    for labels, detections in zip(labels_by_frame, detections_by_frame, strict=True):
         role = []
-        for row in truth:
-            low = row['box_px'][3] - row['box_px'][1] < min_height
-            hard = row['occluded'] > max_occluded or row['truncated'] > max_truncated or low
-            mine = row['name'] == class_name
-            role.append(int(hard) if mine else 1 if row['name'] == neighbour else -1)
-        to_find += role.count(0)
+        for row in labels:
+            too_low = row['box_px'][3] - row['box_px'][1] < min_height
+            too_hard = (
+                row['occluded'] > max_occluded or row['truncated'] > max_truncated or too_low
+            )
+            in_class = row['name'] == class_name
+            role.append(int(too_hard) if in_class else 1 if row['name'] == similar_class else -1)
+        num_required += role.count(0)
         ignored = [
             1 if r['box_px'][3] - r['box_px'][1] < min_height else -(r['name'] != class_name)
-            for r in found
+            for r in detections
         ]
-        cases.append((truth, found, role, ignored))
+        frames.append((labels, detections, role, ignored))
     scores = sorted(
-        (s for c in cases for s in walk(*c, -np.inf, metric, min_iou, True)[0]), reverse=True
+        (s for c in frames for s in match_frame(*c, -np.inf, metric, min_iou, True)[0]),
+        reverse=True,
     )
     thresholds, recall = [], 0.0
     for i, score in enumerate(scores):
         last = i == len(scores) - 1
-        left, right = (i + 1) / to_find, (i + 1 if last else i + 2) / to_find
+        left, right = (i + 1) / num_required, (i + 1 if last else i + 2) / num_required
         if last or right - recall >= recall - left:
             thresholds.append(score)
             recall += 1 / 40
     curve, oriented = np.zeros(41), np.zeros(41)
     for t, threshold in enumerate(thresholds):
-        parts = [walk(*c, threshold, metric, min_iou, False) for c in cases]
-        true, false = sum(p[2] for p in parts), sum(p[3] for p in parts)
+        matches = [match_frame(*c, threshold, metric, min_iou, False) for c in frames]
+        true, false = sum(p[2] for p in matches), sum(p[3] for p in matches)
         curve[t] = true / max(true + false, 1)
-        oriented[t] = sum(p[1] for p in parts) / max(true + false, 1)
+        oriented[t] = sum(p[1] for p in matches) / max(true + false, 1)
     return tuple(2.5 * sum(max(c[i:]) for i in range(1, 41)) for c in (curve, oriented))
 
 
 def test_equals_plain_loops_in_crowds():
-    """Whatever the order of matching decides, it decides as in a loop over objects."""
+    """Where the order of matching matters, the result equals that of a loop over objects."""
     limits = ((40, 0, 0.15), (25, 1, 0.30), (25, 2, 0.50))
-    truths, founds = crowd(np.random.default_rng(3), 40)
-    result = evaluate_detections([frame(*t) for t in truths], [frame(*f) for f in founds])
+    labels_by_frame, detections_by_frame = crowd(np.random.default_rng(3), 40)
+    result = evaluate_detections(
+        [frame(*t) for t in labels_by_frame], [frame(*f) for f in detections_by_frame]
+    )
     for class_name, min_iou in (('Car', 0.7), ('Pedestrian', 0.5), ('Cyclist', 0.5)):
         for metric in ('bbox', 'bev', '3d'):
             expected = [
-                plain_ap(truths, founds, class_name, limit, metric, min_iou) for limit in limits
+                plain_ap(labels_by_frame, detections_by_frame, class_name, limit, metric, min_iou)
+                for limit in limits
             ]
-            got = result[class_name][metric]['AP40']['strict']
-            assert got == pytest.approx([e[0] for e in expected]), f'{class_name} {metric}'
-            assert max(got) > 0
+            ap = result[class_name][metric]['AP40']['strict']
+            assert ap == pytest.approx([e[0] for e in expected]), f'{class_name} {metric}'
+            assert max(ap) > 0
             if metric == 'bbox':
-                got = result[class_name]['aos']['AP40']['strict']
-                assert got == pytest.approx([e[1] for e in expected]), f'{class_name} aos'
+                ap = result[class_name]['aos']['AP40']['strict']
+                assert ap == pytest.approx([e[1] for e in expected]), f'{class_name} aos'
 
 
 def rectangle_pairs():
     """
-    Make 10,000 pairs of x, z, width, length, rotation_y.
+    Return 10,000 pairs of x, z, width, length, rotation_y.
 
     By thousands: identical, contained, end to end, zero-size and far, at right angles or parallel
     to the axes; the other half is random.
@@ -211,23 +223,23 @@ def shared_area(a, b):
         ring = [along + across, along - across, -along - across, across - along]
         return shapely.polygons(np.stack([center + c for c in ring], 1))
 
-    # On a grid: without one GEOS 3.14 takes a few rectangles that touch for identical ones.
+    # On a grid: without one, GEOS 3.14 treats a few touching rectangles as identical.
     return shapely.area(shapely.intersection(polygons(a), polygons(b), grid_size=1e-10))
 
 
 def test_rotated_overlap_equals_shapely():
     """10,000 pairs: random, contained, identical, touching, zero-size and far ones."""
     a, b = rectangle_pairs()
-    expected, got = shared_area(a, b), bev_intersection_area(a, b)
-    assert np.abs(got - expected).max() < 2e-9
-    assert got[:1000] == pytest.approx(a[:1000, 2] * a[:1000, 3])
-    assert got[1000:2000] == pytest.approx(b[1000:2000, 2] * b[1000:2000, 3])
-    assert got[2000:3000].max() < 1e-12
-    assert got[3000:4000].max() < 1e-12
+    expected, area = shared_area(a, b), bev_intersection_area(a, b)
+    assert np.abs(area - expected).max() < 2e-9
+    assert area[:1000] == pytest.approx(a[:1000, 2] * a[:1000, 3])
+    assert area[1000:2000] == pytest.approx(b[1000:2000, 2] * b[1000:2000, 3])
+    assert area[2000:3000].max() < 1e-12
+    assert area[3000:4000].max() < 1e-12
     assert (expected[5000:] > 0.1).sum() > 500
 
 
-def test_iou_from_above_and_in_3d_equals_shapely():
+def test_bev_and_3d_iou_equal_shapely():
     """The same pairs with heights: identical, on top of each other, flat, far, random."""
     a, b = rectangle_pairs()
     rng = np.random.default_rng(1)
@@ -240,18 +252,18 @@ def test_iou_from_above_and_in_3d_equals_shapely():
     y_b = np.where(kind == 4, y_a + 50, y_b)  # far
     y_b, h_b = np.where(kind == 5, y_a, y_b), np.where(kind == 5, h_a / 2, h_b)  # contained
 
-    def one_a_frame(rows, y, h):
+    def one_per_frame(rows, y, h):
         return [
-            frame(box(center_m=[x, mid, z], size_hwl_m=[tall, w, long], rotation_y=ry))
-            for (x, z, w, long, ry), mid, tall in zip(rows, y, h, strict=True)
+            frame(box(center_m=[x, center_y, z], size_hwl_m=[height, w, long], rotation_y=ry))
+            for (x, z, w, long, ry), center_y, height in zip(rows, y, h, strict=True)
         ]
 
-    frames = pairwise_overlaps(one_a_frame(a, y_a, h_a), one_a_frame(b, y_b, h_b))
-    got = {metric: np.zeros(len(a)) for metric in ('bev', '3d')}
-    for metric, values in got.items():
-        of_a, of_b, iou = frames.overlaps[metric]
-        assert (of_a == of_b).all()
-        values[of_a] = iou
+    frames = pairwise_overlaps(one_per_frame(a, y_a, h_a), one_per_frame(b, y_b, h_b))
+    ious = {metric: np.zeros(len(a)) for metric in ('bev', '3d')}
+    for metric, values in ious.items():
+        label_rows, detection_rows, iou = frames.overlaps[metric]
+        assert (label_rows == detection_rows).all()
+        values[label_rows] = iou
     area = shared_area(a, b)
     volume = area * np.clip(
         np.minimum(y_a + h_a / 2, y_b + h_b / 2) - np.maximum(y_a - h_a / 2, y_b - h_b / 2),
@@ -259,11 +271,11 @@ def test_iou_from_above_and_in_3d_equals_shapely():
         None,
     )
     ground_a, ground_b = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
-    assert np.abs(got['bev'] - area / (ground_a + ground_b - area)).max() < 1e-8
-    assert np.abs(got['3d'] - volume / (ground_a * h_a + ground_b * h_b - volume)).max() < 1e-8
-    assert got['bev'][:1000] == pytest.approx(1)
-    assert got['3d'][:1000][kind[:1000] < 2] == pytest.approx(1)
-    assert got['3d'][1000:2000][kind[1000:2000] == 5] == pytest.approx(0.075)  # 0.3 x 0.5 x 0.5
-    assert not got['3d'][kind == 4].any()
-    assert got['3d'][(kind == 2) | (kind == 3)].max() < 1e-12
-    assert (got['3d'][5000:] > 0.1).sum() > 100
+    assert np.abs(ious['bev'] - area / (ground_a + ground_b - area)).max() < 1e-8
+    assert np.abs(ious['3d'] - volume / (ground_a * h_a + ground_b * h_b - volume)).max() < 1e-8
+    assert ious['bev'][:1000] == pytest.approx(1)
+    assert ious['3d'][:1000][kind[:1000] < 2] == pytest.approx(1)
+    assert ious['3d'][1000:2000][kind[1000:2000] == 5] == pytest.approx(0.075)  # 0.3 x 0.5 x 0.5
+    assert not ious['3d'][kind == 4].any()
+    assert ious['3d'][(kind == 2) | (kind == 3)].max() < 1e-12
+    assert (ious['3d'][5000:] > 0.1).sum() > 100

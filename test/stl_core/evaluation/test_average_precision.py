@@ -1,4 +1,4 @@
-"""The KITTI evaluation on cases that are counted by hand."""
+"""KITTI AP on cases counted by hand."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from stl_core.evaluation.kitti_matching import (
 from stl_core.evaluation.overlaps import pairwise_overlaps
 
 
-def test_least_height_is_enough_for_a_label():
-    """A label exactly 40 px high has to be found at easy; one a hair lower does not."""
+def test_minimum_height_is_sufficient_for_a_label():
+    """A label exactly 40 px high must be found at easy; a slightly lower one need not."""
     for height_px, ap in ((40.0, 100 / 11), (39.99, 0.0)):
         labels = [frame(box(height_px=height_px))]
         assert evaluate_detections(labels, labels)['Car']['bbox']['AP11']['strict'][
@@ -36,17 +36,17 @@ def test_least_height_is_enough_for_a_label():
 
 
 def test_lower_detection_is_ignored():
-    """A detection below the height is no false positive, and an object it takes is not missed."""
-    truth = [frame(box(u=0), box(u=300))]
+    """A detection below the minimum height is no false positive; its matched label is no miss."""
+    labels = [frame(box(u=0), box(u=300))]
     low, enough = (frame(box(u=0), box(u=600, height_px=h)) for h in (24.99, 25.0))
-    assert precision_recall(truth, [low], 'Car', HARD, 0, 0.5) == (1.0, 0.5)
-    assert precision_recall(truth, [enough], 'Car', HARD, 0, 0.5) == (0.5, 0.5)
-    takes = frame(box(u=0), box('Tram', u=300, height_px=20))
-    assert precision_recall(truth, [takes], 'Car', HARD, 0, 0.5) == (1.0, 1.0)
+    assert precision_recall(labels, [low], 'Car', HARD, 0, 0.5) == (1.0, 0.5)
+    assert precision_recall(labels, [enough], 'Car', HARD, 0, 0.5) == (0.5, 0.5)
+    low_tram = frame(box(u=0), box('Tram', u=300, height_px=20))
+    assert precision_recall(labels, [low_tram], 'Car', HARD, 0, 0.5) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
-    ('found', 'labelled', 'precision'),
+    ('detected', 'labelled', 'precision'),
     [
         ('Car', 'Van', 1.0),
         ('Pedestrian', 'Person_sitting', 1.0),
@@ -55,43 +55,45 @@ def test_lower_detection_is_ignored():
         ('Car', 'Truck', 0.5),
     ],
 )
-def test_neighbouring_class_is_ignored(found, labelled, precision):
-    """A car found where a van stands costs nothing; where a truck stands it is false."""
-    truth = [frame(box(found, u=0), box(labelled, u=300))]
-    detections = [frame(box(found, u=0), box(found, u=300))]
-    got = precision_recall(truth, detections, found, MODERATE, 0, 0.5)
-    assert got == (precision, 1.0)
+def test_similar_class_is_ignored(detected, labelled, precision):
+    """A car detected on a van costs nothing; on a truck it is a false positive."""
+    labels = [frame(box(detected, u=0), box(labelled, u=300))]
+    detections = [frame(box(detected, u=0), box(detected, u=300))]
+    result = precision_recall(labels, detections, detected, MODERATE, 0, 0.5)
+    assert result == (precision, 1.0)
 
 
 def test_overlap_must_exceed_the_minimum():
     """An IoU of exactly one half is no match for a pedestrian; a little more is."""
-    truth = [frame(box('Pedestrian', box_px=[0, 0, 100, 100]))]
+    labels = [frame(box('Pedestrian', box_px=[0, 0, 100, 100]))]
     for right, ap in ((50.0, 0.0), (50.1, 100 / 11)):
-        found = [frame(box('Pedestrian', box_px=[0, 0, right, 100]))]
-        result = evaluate_detections(truth, found)['Pedestrian']['bbox']['AP11']['strict']
+        detections = [frame(box('Pedestrian', box_px=[0, 0, right, 100]))]
+        result = evaluate_detections(labels, detections)['Pedestrian']['bbox']['AP11']['strict']
         assert result == pytest.approx([ap] * 3)
 
 
-def test_lowest_score_is_always_read():
-    """3 of 400 objects found: read at the first, then at the last although recall is far off."""
+def test_lowest_score_is_always_used():
+    """3 of 400 objects found: the first and the last score are used, though recall stays low."""
     cars = [box(u=200.0 * i) for i in range(400)]
-    found = [{**car, 'score': score} for car, score in zip(cars, (0.9, 0.8, 0.7), strict=False)]
-    result = evaluate_detections([frame(*cars)], [frame(*found)])['Car']['3d']
+    detections = [
+        {**car, 'score': score} for car, score in zip(cars, (0.9, 0.8, 0.7), strict=False)
+    ]
+    result = evaluate_detections([frame(*cars)], [frame(*detections)])['Car']['3d']
     assert result['AP40']['strict'] == pytest.approx([2.5] * 3)
     assert result['AP11']['strict'] == pytest.approx([100 / 11] * 3)
 
 
-def test_dont_care_excuses_in_the_image_only():
-    """A detection inside a DontCare area is false in 3D, and not in the image."""
+def test_dont_care_ignores_detections_in_the_image_only():
+    """A detection in a DontCare area is a false positive in 3D, but not in 2D."""
     cars = [box(u=200.0 * i) for i in range(4)]
     area = box('DontCare', box_px=[5000, 0, 6000, 400], center_m=[-1000] * 3, size_hwl_m=[-1] * 3)
-    false = box(u=5500.0, score=2.0)
-    result = evaluate_detections([frame(*cars, area)], [frame(*cars, false)])['Car']
+    false_alarm = box(u=5500.0, score=2.0)
+    result = evaluate_detections([frame(*cars, area)], [frame(*cars, false_alarm)])['Car']
     assert result['bbox']['AP40']['strict'] == pytest.approx([2.5 * 3] * 3)
     assert result['3d']['AP40']['strict'] == pytest.approx([2.5 * 3 * 0.8] * 3)
 
 
-def test_loose_accepts_what_strict_refuses():
+def test_loose_accepts_matches_that_strict_rejects():
     """A car moved by a quarter of its length has IoU 0.6: a match in loose bev and 3d only."""
     cars = [box(u=200.0 * i) for i in range(5)]
     moved = [{**car, 'center_m': car['center_m'] + np.array([0.5, 0, 0])} for car in cars]
@@ -101,11 +103,11 @@ def test_loose_accepts_what_strict_refuses():
     assert result['bbox']['AP40'] == {k: pytest.approx([10.0] * 3) for k in ('strict', 'loose')}
 
 
-def test_orientation_weighs_true_positives():
-    """Half of the cars back to front halve AOS and not AP; without alpha AOS is 0."""
+def test_orientation_weights_true_positives():
+    """Half of the cars reversed halve AOS but not AP; without alpha AOS is 0."""
     cars = [box(u=200.0 * i) for i in range(10)]
-    turned = [{**car, 'alpha': np.pi * (i % 2)} for i, car in enumerate(cars)]
-    result = evaluate_detections([frame(*cars)], [frame(*turned)])['Car']
+    reversed_cars = [{**car, 'alpha': np.pi * (i % 2)} for i, car in enumerate(cars)]
+    result = evaluate_detections([frame(*cars)], [frame(*reversed_cars)])['Car']
     assert result['bbox']['AP40']['strict'] == pytest.approx([22.5] * 3)
     assert result['aos']['AP40']['strict'] == pytest.approx([11.25] * 3)
     unknown = [{**car, 'alpha': -10.0} for car in cars]
@@ -113,39 +115,39 @@ def test_orientation_weighs_true_positives():
     assert result['aos']['AP40']['strict'] == [0.0] * 3
 
 
-def test_nothing_gives_zero():
-    """No detections, no labels, empty frames, no frames: every value is 0 and plain JSON."""
+def test_empty_inputs_give_zero():
+    """Without detections, labels, objects or frames, every value is 0 and plain JSON."""
     labels = [frame(box()), frame(), frame(box('Cyclist'))]
-    nothing = [frame()] * 3
-    for truth, found in ((labels, nothing), (nothing, labels), (nothing, nothing), ([], [])):
-        result = evaluate_detections(truth, found)
+    empty = [frame()] * 3
+    for ground_truth, detections in ((labels, empty), (empty, labels), (empty, empty), ([], [])):
+        result = evaluate_detections(ground_truth, detections)
         assert json.loads(json.dumps(result)) == result
         for metrics in result.values():
             for kinds in metrics.values():
                 for criteria in kinds.values():
                     assert criteria == {'strict': [0.0] * 3, 'loose': [0.0] * 3}
-        assert precision_recall(truth, found, 'Car', EASY, 0, 0.5) == (0.0, 0.0)
-        assert best_threshold(truth, found, 'Car', EASY, 0.5).recall == 0
+        assert precision_recall(ground_truth, detections, 'Car', EASY, 0, 0.5) == (0.0, 0.0)
+        assert best_threshold(ground_truth, detections, 'Car', EASY, 0.5).recall == 0
 
 
 def test_empty_frames_change_nothing():
-    """Frames without objects, between others, leave every number as it is."""
-    truths, founds = crowd(np.random.default_rng(5), 10)
-    truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
-    spread = [[x for labels in side for x in (frame(), labels)] for side in (truth, found)]
-    assert evaluate_detections(*spread) == evaluate_detections(truth, found)
+    """Frames without objects, between others, leave every number unchanged."""
+    label_rows, detection_rows = crowd(np.random.default_rng(5), 10)
+    labels, detections = [frame(*t) for t in label_rows], [frame(*f) for f in detection_rows]
+    spread = [[x for each in side for x in (frame(), each)] for side in (labels, detections)]
+    assert evaluate_detections(*spread) == evaluate_detections(labels, detections)
 
 
 def test_frames_must_correspond():
-    """Lists of different length are refused, and the message tells the lengths."""
+    """Lists of different length are rejected, and the message states the lengths."""
     with pytest.raises(ValueError, match='2 frames of labels but 1'):
         evaluate_detections([frame(), frame()], [frame()])
 
 
 def test_one_threshold():
-    """Precision and recall at one score, and the score where F1 is best, by hand."""
-    truth = [frame(*(box(u=200.0 * i) for i in range(4)))]
-    found = [
+    """Precision and recall at one score, and the score with the best F1, by hand."""
+    labels = [frame(*(box(u=200.0 * i) for i in range(4)))]
+    detections = [
         frame(
             box(u=0.0, score=0.9),
             box(u=200.0, score=0.8),
@@ -155,30 +157,34 @@ def test_one_threshold():
             box(u=600.0, score=0.2),
         )
     ]
-    assert precision_recall(truth, found, 'Car', EASY, 0.85, 0.7) == (1.0, 0.25)
-    assert precision_recall(truth, found, 'Car', EASY, 0.7, 0.7) == pytest.approx((2 / 3, 0.5))
-    assert precision_recall(truth, found, 'Car', EASY, 0.2, 0.7) == pytest.approx((4 / 13, 1.0))
-    best = best_threshold(truth, found, 'Car', EASY, 0.7)
+    assert precision_recall(labels, detections, 'Car', EASY, 0.85, 0.7) == (1.0, 0.25)
+    assert precision_recall(labels, detections, 'Car', EASY, 0.7, 0.7) == pytest.approx(
+        (2 / 3, 0.5)
+    )
+    assert precision_recall(labels, detections, 'Car', EASY, 0.2, 0.7) == pytest.approx(
+        (4 / 13, 1.0)
+    )
+    best = best_threshold(labels, detections, 'Car', EASY, 0.7)
     assert (best.min_score, best.precision, best.recall) == (0.6, 0.75, 0.75)
 
 
 def test_the_curve_is_precision_and_recall_at_each_score():
-    """Every point of a curve is what one threshold gives; without a true positive, no point."""
-    truths, founds = crowd(np.random.default_rng(7), 60)
-    truth, found = [frame(*t) for t in truths], [frame(*f) for f in founds]
-    frames = pairwise_overlaps(truth, found)
+    """Every point of a curve equals the result of one threshold; without matches, no point."""
+    label_rows, detection_rows = crowd(np.random.default_rng(7), 60)
+    labels, detections = [frame(*t) for t in label_rows], [frame(*f) for f in detection_rows]
+    frames = pairwise_overlaps(labels, detections)
     curve = precision_recall_curve(frames, 'Car', HARD, '3d', 0.5)
     assert len(curve.min_score) > 5
     for min_score, *point in zip(curve.min_score, curve.precision, curve.recall, strict=True):
-        expected = precision_recall(truth, found, 'Car', HARD, min_score, 0.5)
+        expected = precision_recall(labels, detections, 'Car', HARD, min_score, 0.5)
         assert point == pytest.approx(expected)
     assert not len(precision_recall_curve(frames, 'Car', HARD, '3d', 1.0).recall)
 
 
 def test_true_and_false_scores():
-    """Every detection that counts is true or false once; equal scores are told apart."""
-    truth = [frame(box(u=0), box(u=300), box('Van', u=600), box(u=900, occluded=3))]
-    found = [
+    """Every detection that counts is true or false once, also among equal scores."""
+    labels = [frame(box(u=0), box(u=300), box('Van', u=600), box(u=900, occluded=3))]
+    detections = [
         frame(
             box(u=0, score=0.9),
             box(u=1, score=0.5),  # the second on one car
@@ -190,13 +196,13 @@ def test_true_and_false_scores():
             box('Cyclist', u=7000, score=0.8),
         )
     ]
-    contest = candidate_matches(pairwise_overlaps(truth, found), 'Car', EASY, '3d', 0.5)
-    assert sorted(true_positive_scores(contest)) == [0.5, 0.9]
-    assert false_positive_scores(contest).tolist() == [0.5, 0.5]
+    candidates = candidate_matches(pairwise_overlaps(labels, detections), 'Car', EASY, '3d', 0.5)
+    assert sorted(true_positive_scores(candidates)) == [0.5, 0.9]
+    assert false_positive_scores(candidates).tolist() == [0.5, 0.5]
 
 
 def test_table_shows_every_value():
-    """One line for each class, metric, kind of AP and least IoU, under a heading."""
+    """One line for each class, metric, kind of AP and minimum IoU, under a heading."""
     cars = [frame(*(box(u=200.0 * i) for i in range(10)))]
     lines = format_table(evaluate_detections(cars, cars)).splitlines()
     assert len(lines) == 1 + 3 * 4 * 2 * 2

@@ -1,4 +1,4 @@
-"""The folder that stl evaluate --report and stl kitti-ap --report write."""
+"""The report folder of stl evaluate --report and stl kitti-ap --report."""
 
 import csv
 import json
@@ -15,17 +15,17 @@ from stl_core.evaluation.average_precision import evaluate_detections
 from stl_core.types import Labels
 
 
-def no_constant(text):
+def reject_constant(text):
     raise AssertionError(f'{text} is not JSON')
 
 
 def read_folder(folder):
-    """Return figures and tables; every picture must be one, with something in it."""
+    """Return figures and tables; check that every picture is readable and not blank."""
     for path in folder.glob('*.png'):
         image = cv2.imread(str(path))
         assert min(image.shape[:2]) > 200
         assert image.std() > 10
-    figures = json.loads((folder / 'figures.json').read_text(), parse_constant=no_constant)
+    figures = json.loads((folder / 'figures.json').read_text(), parse_constant=reject_constant)
     tables = {}
     for path in folder.glob('*.csv'):
         with path.open(newline='') as file:
@@ -33,33 +33,35 @@ def read_folder(folder):
     return figures, tables
 
 
-def names(folder):
+def file_names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-BOTH = {f'{name}{suffix}' for name in report.TABLE_NAMES for suffix in ('.csv', '.png')}
-SIGMA = {'sigma_coverage.csv', 'sigma_coverage.png'}
+TABLES_AND_CHARTS = {
+    f'{name}{suffix}' for name in report.TABLE_NAMES for suffix in ('.csv', '.png')
+}
+SIGMA_FILES = {'sigma_coverage.csv', 'sigma_coverage.png'}
 
 
 @pytest.fixture(scope='module')
 def cars():
-    """Labels and detections that stand 6 % too far, with the sigma that fits."""
+    """Labels, detections that stand 6 % too far, and the sigmas that fit."""
     rng = np.random.default_rng(0)
-    truth = street(rng, 12)
-    found = [farther(each, 1.06) for each in scored(rng, truth)]
-    sigmas_m = [np.sqrt(2) * 0.06 * each.center_m[:, 2] for each in truth]
-    return truth, found, sigmas_m
+    labels = street(rng, 12)
+    detections = [farther(each, 1.06) for each in scored(rng, labels)]
+    sigmas_m = [np.sqrt(2) * 0.06 * each.center_m[:, 2] for each in labels]
+    return labels, detections, sigmas_m
 
 
-def test_the_folder_holds_what_was_examined(cars, tmp_path):
-    truth, found, sigmas_m = cars
-    examined = report.analyse_detections(truth, found, [P2] * 12, sigmas_m)
-    report.write_report(examined, tmp_path)
-    assert names(tmp_path) == BOTH | {'figures.json'}
+def test_the_folder_holds_all_results(cars, tmp_path):
+    labels, detections, sigmas_m = cars
+    result = report.analyse_detections(labels, detections, [P2] * 12, sigmas_m)
+    report.write_report(result, tmp_path)
+    assert file_names(tmp_path) == TABLES_AND_CHARTS | {'figures.json'}
     figures, tables = read_folder(tmp_path)
-    assert figures['oracle']['as detected'] == evaluate_detections(truth, found)
+    assert figures['oracle']['as detected'] == evaluate_detections(labels, detections)
     assert figures['oracle']['depth'] == evaluate_detections(
-        truth, scored(np.random.default_rng(9), truth)
+        labels, scored(np.random.default_rng(9), labels)
     )
     assert figures['notes'] == [
         'Pedestrian: nothing was detected',
@@ -83,23 +85,23 @@ def test_the_folder_holds_what_was_examined(cars, tmp_path):
     assert float(tables['sigma_coverage'][0]['expected']) == 0.01
 
 
-def test_what_is_missing_is_left_out_and_said(cars, tmp_path):
-    truth, found, sigmas_m = cars
-    nothing = [Labels.empty()] * len(truth)
+def test_missing_parts_are_left_out_and_noted(cars, tmp_path):
+    labels, detections, sigmas_m = cars
+    no_detections = [Labels.empty()] * len(labels)
     (tmp_path / 'sigma_coverage.png').write_bytes(b'of an earlier report')
     (tmp_path / 'mine.txt').write_text('not ours')
-    examined = report.analyse_detections(truth, nothing, None, [np.zeros(0)] * len(truth))
-    report.write_report(examined, tmp_path)
-    assert names(tmp_path) == {'mine.txt', 'oracle.csv', 'figures.json'}
-    assert 'Car: nothing was detected' in examined.notes
-    beside = [farther(each, 1.0) for each in found]
-    elsewhere = [each[:0] for each in truth]
-    examined = report.analyse_detections(elsewhere, beside, None, sigmas_m)
-    assert not examined.sigma_coverage
-    assert report.NO_MATCH in examined.notes
-    assert examined.depth_errors['Car'][-1].count == 0
-    report.write_report(examined, tmp_path)
-    assert names(tmp_path) == (BOTH - SIGMA - {'precision_recall.csv'}) | {
+    result = report.analyse_detections(labels, no_detections, None, [np.zeros(0)] * len(labels))
+    report.write_report(result, tmp_path)
+    assert file_names(tmp_path) == {'mine.txt', 'oracle.csv', 'figures.json'}
+    assert 'Car: nothing was detected' in result.notes
+    moved = [farther(each, 1.0) for each in detections]
+    no_labels = [each[:0] for each in labels]
+    result = report.analyse_detections(no_labels, moved, None, sigmas_m)
+    assert not result.sigma_coverage
+    assert report.NO_MATCH in result.notes
+    assert result.depth_errors['Car'][-1].count == 0
+    report.write_report(result, tmp_path)
+    assert file_names(tmp_path) == (TABLES_AND_CHARTS - SIGMA_FILES - {'precision_recall.csv'}) | {
         'mine.txt',
         'figures.json',
     }
@@ -113,12 +115,12 @@ def write_labels(folder, frames):
 
 
 def test_kitti_ap_reports_with_and_without_calibration(cars, tmp_path, capsys):
-    truth, found, _ = cars
-    write_labels(tmp_path / 'label_2', truth)
-    write_labels(tmp_path / 'results', found)
+    labels, detections, _ = cars
+    write_labels(tmp_path / 'label_2', labels)
+    write_labels(tmp_path / 'results', detections)
     numbers = ' '.join(f'{x:.6f}' for x in P2.ravel())
     (tmp_path / 'calib').mkdir()
-    for number in range(len(truth)):
+    for number in range(len(labels)):
         (tmp_path / f'calib/{number:06d}.txt').write_text(f'P2: {numbers}\n')
     argv = ['kitti-ap', str(tmp_path / 'label_2'), str(tmp_path / 'results'), '--report']
     out = tmp_path / 'report'
@@ -126,14 +128,16 @@ def test_kitti_ap_reports_with_and_without_calibration(cars, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert 'report: no calibration was given' in printed
     assert 'sigma_coverage is left out' in printed
-    assert names(out) == (BOTH - SIGMA) | {'figures.json'}
+    assert file_names(out) == (TABLES_AND_CHARTS - SIGMA_FILES) | {'figures.json'}
     main.main([*argv, str(out), '--calib', str(tmp_path / 'calib')])
     assert 'calibration' not in capsys.readouterr().out
     figures, _ = read_folder(out)
     assert figures['oracle']['depth']['Car']['3d']['AP40']['strict'][1] > 95
 
 
-def test_one_calib_file_serves_all_frames_and_a_missing_one_is_named(cars, tmp_path, capsys):
+def test_one_calib_file_applies_to_all_frames_and_a_missing_one_is_reported(
+    cars, tmp_path, capsys
+):
     write_labels(tmp_path / 'label_2', cars[0])
     write_labels(tmp_path / 'results', [Labels.empty()] * len(cars[0]))
     (tmp_path / 'calib.txt').write_text(f'P2: {" ".join(str(x) for x in P2.ravel())}\n')
@@ -154,10 +158,10 @@ def test_real_detections_are_reported(mono3d_data, tmp_path, capsys, detections)
     argv = [str(folder / 'label_2'), str(folder / detections / 'data')]
     main.main(['kitti-ap', *argv, '--report', str(tmp_path)])
     figures, tables = read_folder(tmp_path)
-    assert names(tmp_path) == (BOTH - SIGMA) | {'figures.json'}
+    assert file_names(tmp_path) == (TABLES_AND_CHARTS - SIGMA_FILES) | {'figures.json'}
     expected = json.loads((folder / 'expected_official_cpp.json').read_text())[detections]
-    got = figures['oracle']['as detected']['Car']['3d']['AP40']['strict']
-    assert got == pytest.approx(expected['AP40']['car_detection_3d'], abs=1e-3)
+    ap = figures['oracle']['as detected']['Car']['3d']['AP40']['strict']
+    assert ap == pytest.approx(expected['AP40']['car_detection_3d'], abs=1e-3)
     errors = figures['depth_error']['Car'][-1]
     assert errors['count'] > 900
     assert errors['mean_abs_m'] < 0.5

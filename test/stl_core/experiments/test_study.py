@@ -1,4 +1,4 @@
-"""The grid of methods and seeds: what is run, what is in the table, what is gone on with."""
+"""Studies: runs of methods and seeds, their table, resuming, Markdown and chart."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def a_plan(tmp_path, **distil):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Make training instant: AP is the seed, plus ten where there is a teacher."""
+    """Replace training: AP is the seed, plus ten with a teacher; returns the folders of runs."""
     done = []
 
     def fit(config):
@@ -78,8 +78,8 @@ def trained(monkeypatch):
 
 def test_runs_differ_by_method_and_seed_alone(tmp_path):
     before, runs = study.plan_runs(a_plan(tmp_path))
-    assert [work.method for work in before] == ['teacher (stage)']
-    assert [(work.method, work.config.seed) for work in runs] == [
+    assert [run.method for run in before] == ['teacher (stage)']
+    assert [(run.method, run.config.seed) for run in runs] == [
         ('base', 4),
         ('selective', 4),
         ('base', 5),
@@ -92,26 +92,26 @@ def test_runs_differ_by_method_and_seed_alone(tmp_path):
     assert selective.distill.layers.width == 16
     assert selective.weights == {**base.weights, 'distill/relation': 3.0}
     assert (base.epochs, base.optim) == (selective.epochs, selective.optim)
-    assert len({work.config.out for work in runs}) == 4
+    assert len({run.config.out for run in runs}) == 4
 
 
-def test_every_committed_study_can_be_laid_out(monkeypatch):
+def test_every_committed_study_can_be_planned(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / 'config/study').glob('*.yaml')):
         before, runs = study.plan_runs(study.load_study(path))
         assert before
-        assert len({study.config_digest(work.config) for work in runs}) == len(runs)
+        assert len({study.config_digest(run.config) for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(
     ('name', 'page'), [('monostl', 'distillation'), ('monostl_tries', 'monostl_tries')]
 )
-def test_the_documented_table_is_that_of_the_committed_runs(name, page, monkeypatch):
+def test_the_documented_table_has_the_figures_of_the_committed_runs(name, page, monkeypatch):
     monkeypatch.chdir(ROOT)
     grid = study.load_study(f'config/study/{name}.yaml')
     rows = study_table.sort_rows(study_table.read_table(Path(grid.table)), tuple(grid.methods))
-    told = study_table.to_markdown(rows, grid.judged).splitlines()
-    table = [line for line in told if line.startswith('|') and '(stage)' not in line]
+    lines = study_table.to_markdown(rows, grid.judged).splitlines()
+    table = [line for line in lines if line.startswith('|') and '(stage)' not in line]
     assert len(table) > 5
     assert set(table) <= set(Path(f'docs/{page}.md').read_text().splitlines())
 
@@ -121,27 +121,27 @@ def test_the_committed_study_has_every_run(monkeypatch):
     grid = study.load_study('config/study/monostl.yaml')
     before, runs = study.plan_runs(grid)
     rows = {row[:2] for row in study_table.read_table(Path(grid.table))}
-    assert rows == {(work.method, work.config.seed) for work in before + runs}
+    assert rows == {(run.method, run.config.seed) for run in before + runs}
 
 
-def test_a_run_is_told_by_what_it_says_and_not_by_what_it_leaves_out(tmp_path):
+def test_the_digest_depends_on_given_options_and_not_on_empty_ones(tmp_path):
     config = study.plan_runs(a_plan(tmp_path))[1][0].config
     assert study.config_digest(
         dataclasses.replace(config, out='elsewhere')
     ) == study.config_digest(config)
     assert study.config_digest(dataclasses.replace(config, seed=9)) != study.config_digest(config)
 
-    def of(source):
+    def digest(source):
         train = dataclasses.replace(config.train, sources=(source,))
         return study.config_digest(dataclasses.replace(config, train=train))
 
-    told = of(kitti.KittiFolders('images', 'calib'))
-    assert of(kitti.KittiFolders('images', 'calib', split='few.txt')) != told
-    assert of(kitti.KittiFolders('images', 'calib', velodyne='scans')) != told
-    option = [('option', str, '')]  # what a later version may add
+    expected = digest(kitti.KittiFolders('images', 'calib'))
+    assert digest(kitti.KittiFolders('images', 'calib', split='few.txt')) != expected
+    assert digest(kitti.KittiFolders('images', 'calib', velodyne='scans')) != expected
+    option = [('option', str, '')]  # an option that a later version may add
     later = dataclasses.make_dataclass('Later', option, bases=(kitti.KittiFolders,), frozen=True)
-    assert of(later('images', 'calib')) == told
-    assert of(later('images', 'calib', option='on')) != told
+    assert digest(later('images', 'calib')) == expected
+    assert digest(later('images', 'calib', option='on')) != expected
 
 
 def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeypatch):
@@ -154,15 +154,15 @@ def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeyp
     assert len(trained) == 5
 
 
-def test_a_study_that_was_stopped_goes_on(tmp_path, trained, monkeypatch):
+def test_a_stopped_study_resumes(tmp_path, trained, monkeypatch):
     plan = a_plan(tmp_path)
     study.run_study(plan)
     whole = (tmp_path / 'table.csv').read_text()
     lines = whole.splitlines(True)
-    (tmp_path / 'table.csv').write_text(''.join(lines[:3]) + lines[3][:9])  # a torn line
+    (tmp_path / 'table.csv').write_text(''.join(lines[:3]) + lines[3][:9])  # an incomplete line
     trained.clear()
     study.run_study(plan)
-    assert trained[0] == 'x/teacher'  # which is cheap: it says that it was done before
+    assert trained[0] == 'x/teacher'  # cheap: a finished stage is not trained again
     assert len(trained[1:]) == 3
     assert (tmp_path / 'table.csv').read_text() == whole
 
@@ -177,10 +177,10 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
 
     def last_first(make, configs, jobs, threads):
-        """Finish in the other order, and fail at the first."""
-        for place in range(len(configs) - 1, 0, -1):
-            assert len(study_table.read_table(table)) == len(configs) - place
-            yield place, stages.run_stage(configs[place])
+        """Finish in reverse order, and fail at the first run."""
+        for index in range(len(configs) - 1, 0, -1):
+            assert len(study_table.read_table(table)) == len(configs) - index
+            yield index, stages.run_stage(configs[index])
         raise ConfigError('the first run failed')
 
     monkeypatch.setattr(study, 'map_as_completed', last_first)
@@ -189,11 +189,11 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
     rows = study_table.read_table(table)
     assert [row[:2] for row in rows[1:]] == [('selective', 5), ('base', 5), ('selective', 4)]
     assert [row.metrics['3d/strict/moderate'] for row in rows[1:]] == [15, 5, 14]
-    told = study_table.to_markdown(study_table.sort_rows(rows, tuple(plan.methods)), 'Car')
-    assert told.index('teacher') < told.index('| base') < told.index('| selective')
+    text = study_table.to_markdown(study_table.sort_rows(rows, tuple(plan.methods)), 'Car')
+    assert text.index('teacher') < text.index('| base') < text.index('| selective')
 
 
-def test_a_run_aside_logs_into_its_folder_while_it_runs(tmp_path, monkeypatch):
+def test_a_parallel_run_logs_to_its_folder_while_it_runs(tmp_path, monkeypatch):
     log = tmp_path / 'runs/base/4/log.txt'
 
     def fit(config):
@@ -203,10 +203,10 @@ def test_a_run_aside_logs_into_its_folder_while_it_runs(tmp_path, monkeypatch):
         raise ConfigError('too late')
 
     monkeypatch.setattr(stages, 'run_stage', fit)
-    (work, *_) = study.plan_runs(a_plan(tmp_path))[1]
+    (run, *_) = study.plan_runs(a_plan(tmp_path))[1]
     handlers = logging.getLogger().handlers[:]
     with pytest.raises(ConfigError, match='too late'):
-        study._run_in_process(work.config)
+        study._run_in_process(run.config)
     assert log.read_text().endswith('ConfigError: too late\n')
     assert logging.getLogger().handlers == handlers
 
@@ -225,50 +225,50 @@ def drop_last(table):
     table.write_text(''.join(table.read_text().splitlines(True)[:-1]))
 
 
-def test_the_stages_before_must_be_those_of_the_table(tmp_path, trained, monkeypatch):
+def test_earlier_stages_must_reproduce_their_rows_of_the_table(tmp_path, trained, monkeypatch):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
     study.run_study(plan)
     drop_last(table)
     whole = table.read_text()
-    told = (
+    message = (
         r'table.csv: teacher \(stage\), seed 444.* another teacher than x/teacher; choose another'
     )
     table.write_text(whole.replace('444.0000', '443.0000'))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         study.run_study(plan)
     digest = study_table.read_table(table)[0].config
     table.write_text(whole.replace(digest, 'another'))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         study.run_study(plan)
     table.write_text(whole)
     study.run_study(plan)
     assert len(study_table.read_table(table)) == 5
 
 
-def test_a_complete_table_is_shown_without_the_files_of_its_stages(
+def test_a_complete_table_does_not_need_the_files_of_its_stages(
     tmp_path, trained, monkeypatch, caplog
 ):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
     study.run_study(plan)
     trained.clear()
 
-    def pinned(config):
+    def with_file_digests(config):
         if config.distill:
             raise ModelFileError('x/teacher/student.safetensors: no such file')
         return config
 
-    monkeypatch.setattr(model_builder, 'with_file_digests', pinned)
+    monkeypatch.setattr(model_builder, 'with_file_digests', with_file_digests)
     with caplog.at_level(logging.INFO):
         study.run_study(plan)
-    assert 'has every run; what they were made from is not here: x/teacher' in caplog.text
+    assert 'has every run; files that they were made from are missing: x/teacher' in caplog.text
     assert not trained
     drop_last(table)
     with pytest.raises(ModelFileError, match='no such file'):
         study.run_study(plan)
-    assert trained == ['x/teacher']  # it was called for; here that makes no file
+    assert trained == ['x/teacher']  # training it is replaced here, and writes no file
 
 
-def test_a_class_that_cannot_be_judged_is_refused(tmp_path):
+def test_an_unknown_class_and_repeated_seeds_are_refused(tmp_path):
     path = tmp_path / 'study.yaml'
     path.write_text(json.dumps(vars(a_plan(tmp_path))))
     assert study.load_study(path, ('judged=Cyclist',)).judged == 'Cyclist'
@@ -278,7 +278,7 @@ def test_a_class_that_cannot_be_judged_is_refused(tmp_path):
         study.load_study(path, ('seeds=[1, 1]',))
 
 
-def test_a_table_is_not_shown_for_a_class_that_it_does_not_hold(tmp_path, trained, capsys):
+def test_a_table_of_another_class_is_refused(tmp_path, trained, capsys):
     plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
     study.run_study(plan)
     path = tmp_path / 'study.yaml'
@@ -287,7 +287,7 @@ def test_a_table_is_not_shown_for_a_class_that_it_does_not_hold(tmp_path, traine
         with pytest.raises(SystemExit):
             main.main([*command, 'judged=Cyclist'])
         assert 'holds the figures of Car' in capsys.readouterr().err
-    # older versions did not write the class
+    # tables of older versions lack the column of the class
     older = '\n'.join(re.sub(r',(judged|Car),', ',', row) for row in table.open())
     table.write_text(older.replace('\n\n', '\n'))
     assert 'judged' not in table.read_text()
@@ -297,11 +297,11 @@ def test_a_table_is_not_shown_for_a_class_that_it_does_not_hold(tmp_path, traine
     assert len(study_table.read_table(table)) == 6
 
 
-def test_a_method_may_leave_distillation_out_by_null(tmp_path):
+def test_a_method_may_disable_distillation_by_null(tmp_path):
     plan = a_plan(tmp_path)
     methods = {'none': None, 'null': {'distill': None}, 'no loss': {'distill': {'losses': None}}}
     _, runs = study.plan_runs(dataclasses.replace(plan, methods=methods))
-    assert all(work.config.distill is None for work in runs)
+    assert all(run.config.distill is None for run in runs)
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,12 @@ def test_a_method_may_leave_distillation_out_by_null(tmp_path):
         ),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_by_name(tmp_path, change, message):
+def test_errors_of_a_study_name_the_stage_or_method(tmp_path, change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         study.plan_runs(dataclasses.replace(a_plan(tmp_path), **change))
 
 
-def test_no_run_at_a_time_is_refused(tmp_path, trained):
+def test_less_than_one_job_is_refused(tmp_path, trained):
     with pytest.raises(ConfigError, match='jobs: expected at least 1 run at a time, got 0'):
         study.run_study(a_plan(tmp_path), num_jobs=0)
     assert not trained
@@ -329,8 +329,8 @@ def test_no_run_at_a_time_is_refused(tmp_path, trained):
 def test_means_and_deviations_are_those_of_the_sample(tmp_path):
     values = [3.0, 5.0, 10.0]
     rows = [a_row('a', seed, value) for seed, value in enumerate(values)]
-    told = study_table.to_markdown(rows, 'Car')
-    assert f'| a | 3 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in told
+    text = study_table.to_markdown(rows, 'Car')
+    assert f'| a | 3 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in text
     assert '| a | 1 | 3.00 |' in study_table.to_markdown(rows[:1], 'Car')
     assert '| 3D at 0.5 | 3D at 0.25 |' in study_table.to_markdown(rows, 'Cyclist')
 
@@ -345,11 +345,11 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     base = {1: 3.0, 2: 5.0, 3: 10.0}
     rows = [a_row('teacher (stage)', 1, 60.0), *(a_row('base', *each) for each in base.items())]
     rows += [a_row('b', 3, 12.0), a_row('b', 1, 4.0), a_row('b', 8, 70.0), a_row('c', 9, 1.0)]
-    found = study_table.paired_differences(rows)
-    assert {name: values.tolist() for name, values in found.items()} == {'b': [2.0, 1.0]}
-    told = study_table.to_markdown(rows, 'Car').splitlines()
-    assert told[2].endswith('| 3D at 0.5 vs base |')
-    assert [row.rsplit('|', 2)[1].strip() for row in told[4:]] == ['', '', '+1.50 ± 0.71', '']
+    differences = study_table.paired_differences(rows)
+    assert {name: values.tolist() for name, values in differences.items()} == {'b': [2.0, 1.0]}
+    lines = study_table.to_markdown(rows, 'Car').splitlines()
+    assert lines[2].endswith('| 3D at 0.5 vs base |')
+    assert [row.rsplit('|', 2)[1].strip() for row in lines[4:]] == ['', '', '+1.50 ± 0.71', '']
     study_table.plot_study(rows, 'Car', tmp_path / 'some.png')
     study_table.plot_study(rows[:1], 'Car', tmp_path / 'stages.png')
 
@@ -388,5 +388,5 @@ def test_sigterm_ends_a_study_like_ctrl_c(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main.main(['study', 'config/study/monostl.yaml', f'table={tmp_path}/table.csv'])
     assert stop.value.code == 130
-    assert 'the same command goes on' in capsys.readouterr().err
+    assert 'run the same command again to resume' in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before

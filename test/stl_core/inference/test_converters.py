@@ -1,4 +1,4 @@
-"""Checkpoints of published programs become students, or it is told which key is wrong."""
+"""Published checkpoints convert to model files, or an error names the key that does not fit."""
 
 import collections
 import os
@@ -20,7 +20,7 @@ from stl_core.inference.model_file import build_detector, load_detector, read_mo
 
 
 def shapes(name):
-    """{key: shape} of a program's whole model."""
+    """Return {key: shape} of a program's whole model."""
     if name != 'monodistill':
         return golden.read(name)['shapes']
     both = {
@@ -32,8 +32,8 @@ def shapes(name):
     return {**both, **between}
 
 
-def hollow(name):
-    """A state dict that takes no room: every tensor is one number seen many times."""
+def dummy_state_dict(name):
+    """Return a state dict with little memory: every tensor is a view of one number."""
     return {key: torch.tensor(0.5).expand(shape) for key, shape in shapes(name).items()}
 
 
@@ -41,48 +41,51 @@ programs = pytest.mark.parametrize('name', ['monodle', 'monodistill', 'monocon']
 
 
 @programs
-def test_weights_fit_and_every_rule_of_a_layout_is_needed(name):
-    weights, spec = converters.convert_state_dict(name, hollow(name))
-    fitting = build_detector(spec).state_dict()
+def test_converted_weights_fit_and_every_rule_is_used(name):
+    weights, spec = converters.convert_state_dict(name, dummy_state_dict(name))
+    expected = build_detector(spec).state_dict()
     assert {key: value.shape for key, value in weights.items()} == {
-        key: value.shape for key, value in fitting.items()
+        key: value.shape for key, value in expected.items()
     }
     assert spec.provenance['program'] == LAYOUTS[name].program
-    for move in LAYOUTS[name].rules:
-        if 'bn1?' in move.pattern:  # of one program or the other
+    for rule in LAYOUTS[name].rules:
+        if 'bn1?' in rule.pattern:  # covers the key names of two programs
             continue
-        assert any(re.fullmatch(move.pattern, key) for key in shapes(name)), move
+        assert any(re.fullmatch(rule.pattern, key) for key in shapes(name)), rule
     assert all(LAYOUTS[name].ignored.values())
 
 
 @programs
-def test_a_wrong_key_is_told_by_name(name):
-    def refuse(state, message):
+def test_errors_name_the_wrong_key(name):
+    def expect_error(invalid, message):
         with pytest.raises(WeightsError, match=message):
-            converters.convert_state_dict(name, state)
+            converters.convert_state_dict(name, invalid)
 
-    whole = hollow(name)
-    refuse({**whole, 'neck.surprise': torch.zeros(1)}, "'neck.surprise': not a key of")
-    key = next(key for key in whole if key.endswith('level2.tree1.conv1.weight'))
-    lacking = {other: value for other, value in whole.items() if other != key}
-    refuse(lacking, r"'backbone.body.level2.tree1.conv1.weight': no key of this checkpoint")
-    refuse({**whole, key: torch.zeros(3, 3)}, rf"'{key}' .*shape \(3, 3\), expected \(64, 32, 3")
+    state = dummy_state_dict(name)
+    expect_error({**state, 'neck.surprise': torch.zeros(1)}, "'neck.surprise': not a key of")
+    key = next(key for key in state if key.endswith('level2.tree1.conv1.weight'))
+    incomplete = {other: value for other, value in state.items() if other != key}
+    expect_error(
+        incomplete, r"'backbone.body.level2.tree1.conv1.weight': missing in this checkpoint"
+    )
+    expect_error(
+        {**state, key: torch.zeros(3, 3)}, rf"'{key}' .*shape \(3, 3\), expected \(64, 32, 3"
+    )
 
 
-def test_rows_that_are_missing_are_told():
-    whole = hollow('monocon')
-    few = {**whole, 'head.dim_head.3.bias': torch.zeros(2)}
+def test_a_tensor_with_too_few_rows_is_an_error():
+    state = {**dummy_state_dict('monocon'), 'head.dim_head.3.bias': torch.zeros(2)}
     with pytest.raises(WeightsError, match=r"dim_head.3.bias': .* at least 3 rows"):
-        converters.convert_state_dict('monocon', few)
+        converters.convert_state_dict('monocon', state)
 
 
-def test_an_unknown_program_is_told():
-    with pytest.raises(WeightsError, match="'yolo': not a program we know; known: monodle"):
+def test_an_unknown_program_is_an_error():
+    with pytest.raises(WeightsError, match="'yolo': unknown program; known: monodle"):
         converters.convert_state_dict('yolo', {})
 
 
-def test_sizes_and_keypoints_of_monocon_are_put_in_our_order():
-    state = hollow('monocon')
+def test_rows_of_monocon_sizes_and_keypoints_are_reordered():
+    state = dummy_state_dict('monocon')
     state['head.dim_head.3.bias'] = torch.tensor([3.9, 1.5, 1.6])  # length, height, width
     state['head.center2kpt_offset_head.3.bias'] = torch.arange(18.0)
     weights, _ = converters.convert_state_dict('monocon', state)
@@ -91,8 +94,8 @@ def test_sizes_and_keypoints_of_monocon_are_put_in_our_order():
     assert weights['heads.keypoints.outputs.keypoint_offset.bias'].tolist() == list(range(16))
 
 
-def test_monodistill_gives_its_student_and_not_its_teacher():
-    state = hollow('monodistill')
+def test_monodistill_converts_its_student_and_not_its_teacher():
+    state = dummy_state_dict('monodistill')
     state['centernet_rgb.depth.2.bias'] = torch.tensor([1.0, 2.0])
     weights, spec = converters.convert_state_dict('monodistill', state)
     assert weights['heads.depth.2.bias'].tolist() == [1, 2]
@@ -100,8 +103,9 @@ def test_monodistill_gives_its_student_and_not_its_teacher():
     assert 'centernet_rgb' in spec.provenance['program']
 
 
-def test_counters_that_old_checkpoints_lack_are_filled_in():
-    state = {k: v for k, v in hollow('monodle').items() if not k.endswith('num_batches_tracked')}
+def test_missing_batch_counters_of_old_checkpoints_are_set_to_0():
+    state = dummy_state_dict('monodle')
+    state = {k: v for k, v in state.items() if not k.endswith('num_batches_tracked')}
     weights, _ = converters.convert_state_dict('monodle', state)
     assert weights['neck.stages.0.0.node.1.num_batches_tracked'].item() == 0
 
@@ -116,17 +120,17 @@ def test_counters_that_old_checkpoints_lack_are_filled_in():
     ],
     ids=['bare', 'model_state', 'nested', 'parallel'],
 )
-def test_the_usual_wrappers_are_opened(tmp_path, wrapped):
+def test_the_state_dict_is_found_below_usual_keys(tmp_path, wrapped):
     state = collections.OrderedDict(a=torch.ones(2), b=torch.zeros(3).half())
     torch.save(wrapped(state), tmp_path / 'a.pth')
-    found = read_state_dict(tmp_path / 'a.pth')
-    assert found.keys() == state.keys()
-    assert torch.equal(found['b'], state['b'])
+    result = read_state_dict(tmp_path / 'a.pth')
+    assert result.keys() == state.keys()
+    assert torch.equal(result['b'], state['b'])
 
 
 @pytest.fixture
-def foreign():
-    """Classes that exist where a checkpoint is saved, and not where it is read."""
+def unknown_classes():
+    """Provide a module with classes that exist when a checkpoint is saved but not when read."""
     module = types.ModuleType('their_dataset')
 
     class Frames:
@@ -147,10 +151,11 @@ def foreign():
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_what_else_a_program_saved_is_passed_over(tmp_path, foreign, zipped):
-    frames = foreign.Frames()
+def test_objects_of_unknown_classes_are_ignored(tmp_path, unknown_classes, zipped):
+    frames = unknown_classes.Frames()
     frames.numbers, frames.scale = np.arange(4.0), np.float32(2)
-    frames.settings, frames.rows = foreign.Settings(a=1, b={'c': 2}), foreign.Rows([1, 2, 3])
+    frames.settings = unknown_classes.Settings(a=1, b={'c': 2})
+    frames.rows = unknown_classes.Rows([1, 2, 3])
     saved = {'attributes': {'data': frames}, 'state_dict': {'model': {'a': torch.ones(2)}}}
     torch.save(saved, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
     del sys.modules['their_dataset']
@@ -159,7 +164,7 @@ def test_what_else_a_program_saved_is_passed_over(tmp_path, foreign, zipped):
 
 
 class Trap:
-    """Runs a command where it is unpickled as pickle would."""
+    """An object that creates a folder when a standard unpickler loads it."""
 
     def __init__(self, path):
         self.path = path
@@ -169,7 +174,7 @@ class Trap:
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_nothing_that_a_checkpoint_names_is_run(tmp_path, zipped):
+def test_pickled_code_is_not_executed(tmp_path, zipped):
     trap = Trap(str(tmp_path / 'sprung'))
     saved = {'trap': trap, 'model': {'a': torch.ones(2)}}
     torch.save(saved, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
@@ -177,24 +182,24 @@ def test_nothing_that_a_checkpoint_names_is_run(tmp_path, zipped):
     assert not (tmp_path / 'sprung').exists()
 
 
-def test_files_that_are_no_checkpoints_are_told(tmp_path):
-    def refuse(path, message):
+def test_unreadable_checkpoints_are_errors(tmp_path):
+    def expect_error(path, message):
         with pytest.raises(WeightsError, match=f'{path.name}: {message}'):
             read_state_dict(path)
 
-    refuse(tmp_path / 'none.pth', 'no such file')
+    expect_error(tmp_path / 'none.pth', 'no such file')
     (tmp_path / 'text.pth').write_bytes(b'hello')
-    refuse(tmp_path / 'text.pth', 'not a checkpoint that can be read')
+    expect_error(tmp_path / 'text.pth', 'not a readable checkpoint')
     (tmp_path / 'empty.pth').touch()
-    refuse(tmp_path / 'empty.pth', 'not a checkpoint that can be read')
+    expect_error(tmp_path / 'empty.pth', 'not a readable checkpoint')
     torch.save([1, 2], tmp_path / 'list.pth')
-    refuse(tmp_path / 'list.pth', 'expected a state dict, got list')
+    expect_error(tmp_path / 'list.pth', 'expected a state dict, got list')
     torch.save({'loss': 1.0}, tmp_path / 'log.pth')
-    refuse(tmp_path / 'log.pth', 'no tensors here, but loss; expected them in')
+    expect_error(tmp_path / 'log.pth', 'no tensors, only loss; expected tensors in')
 
 
-def test_the_command_writes_a_student_that_says_where_it_is_from(tmp_path, capsys):
-    torch.save({'model_state': hollow('monodistill')}, tmp_path / 'epoch_160.pth')
+def test_import_weights_writes_a_model_file_with_its_provenance(tmp_path, capsys):
+    torch.save({'model_state': dummy_state_dict('monodistill')}, tmp_path / 'epoch_160.pth')
     out = tmp_path / 'student.safetensors'
     main.main(['import-weights', 'monodistill', str(tmp_path / 'epoch_160.pth'), str(out)])
     assert 'monodle for Pedestrian, Car, Cyclist' in capsys.readouterr().out
@@ -202,9 +207,9 @@ def test_the_command_writes_a_student_that_says_where_it_is_from(tmp_path, capsy
     assert spec.provenance['file'] == 'epoch_160.pth'
     assert len(spec.provenance['sha256']) == 64
     assert load_detector(out, spec).heads['depth'][2].bias.tolist() == [0.5, 0.5]
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exited:
         main.main(['import-weights', 'monocon', str(tmp_path / 'epoch_160.pth'), str(out)])
-    assert stopped.value.code == 2
-    told = capsys.readouterr().err
-    assert 'not a key of 2gunsu/monocon-pytorch' in told
-    assert len(told.splitlines()) == 1
+    assert exited.value.code == 2
+    printed = capsys.readouterr().err
+    assert 'not a key of 2gunsu/monocon-pytorch' in printed
+    assert len(printed.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Two objects of a class do not stand in one place."""
+"""Bird's-eye-view NMS."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from stl_core.types import Objects3D
 
 
 def objects(rows):
-    """Rows of class, score, x, z, width, length, rotation_y."""
+    """Build objects from rows of class, score, x, z, width, length, rotation_y (m, rad)."""
     class_id, score, x, z, width, length, yaw = np.array(rows, float).reshape(-1, 7).T
     count = len(class_id)
     return Objects3D(
@@ -24,18 +24,18 @@ def objects(rows):
     )
 
 
-def test_of_two_in_one_place_the_surer_stays_and_the_order_is_kept():
-    found = objects(
+def test_the_higher_scoring_of_overlapping_boxes_stays_and_the_order_is_kept():
+    detections = objects(
         [
             (0, 0.3, 0, 10, 1.6, 4, 0.0),
             (0, 0.9, 0.2, 10.3, 1.6, 4, 0.1),
             (0, 0.5, 6, 10, 1.6, 4, 0.0),
         ]
     )
-    assert bev_nms(found, 0.05).score.tolist() == [0.9, 0.5]
+    assert bev_nms(detections, 0.05).score.tolist() == [0.9, 0.5]
 
 
-def test_other_classes_and_neighbours_are_left_alone():
+def test_other_classes_and_neighbours_stay():
     parked = objects(
         [
             (0, 0.9, 0, 10, 1.6, 4, 1.57),
@@ -46,17 +46,17 @@ def test_other_classes_and_neighbours_are_left_alone():
     assert len(bev_nms(parked, 0.05)) == 3
 
 
-def test_what_is_beaten_beats_nobody():
+def test_a_suppressed_box_suppresses_no_other_box():
     chain = objects([(0, s, x, 10, 2, 4, 0.0) for s, x in ((0.9, 0), (0.8, 3), (0.7, 6))])
     assert bev_nms(chain, 0.05).score.tolist() == [0.9, 0.7]
 
 
 @pytest.mark.parametrize('count', [0, 1])
-def test_none_or_one(count):
+def test_no_object_and_one_object(count):
     assert len(bev_nms(objects([(0, 0.5, 0, 10, 1.6, 4, 0.0)] * count), 0.05)) == count
 
 
-def test_crowds_as_greedy_suppression_with_polygons():
+def test_random_crowds_equal_greedy_nms_with_shapely_polygons():
     rng = np.random.default_rng(0)
     for _ in range(20):
         rows = rng.uniform((0, 0, -9, 5, 0.5, 1, -3), (2, 1, 9, 25, 2, 5, 3), (30, 7))
@@ -71,10 +71,10 @@ def test_crowds_as_greedy_suppression_with_polygons():
         ]
         kept = []
         for i in np.argsort(-rows[:, 1]):
-            rivals = [j for j in kept if rows[j, 0] == rows[i, 0]]
+            same_class = [j for j in kept if rows[j, 0] == rows[i, 0]]
             iou = [
                 shapes[i].intersection(shapes[j]).area / shapes[i].union(shapes[j]).area
-                for j in rivals
+                for j in same_class
             ]
             if all(each <= 0.1 for each in iou):
                 kept.append(i)

@@ -1,4 +1,4 @@
-"""Every detector of DETECTORS keeps the same contract."""
+"""The contract that every detector in DETECTORS fulfils, and the losses and heatmaps."""
 
 import dataclasses
 
@@ -16,16 +16,16 @@ from stl_core.types import ImageObjects
 
 @every_detector
 def test_half_precision_does_not_round_depth(name):
-    """A logit of -3.3 in bfloat16 is a depth to 1.6 %."""
+    """At a logit of -3.3, bfloat16 resolves depth only in steps of 1.6 %."""
     model, (image, P, _) = build(name).eval(), batch()
     with torch.no_grad(), autocast_to('bf16', image.device):
-        told = model(image, P).heads['depth']
-    assert told.dtype == torch.float32
-    assert (told != told.bfloat16()).float().mean() > 0.9
+        depth = model(image, P).heads['depth']
+    assert depth.dtype == torch.float32
+    assert (depth != depth.bfloat16()).float().mean() > 0.9
 
 
 @every_detector
-def test_the_loss_falls(name):
+def test_total_loss_decreases_in_training(name):
     model, (image, P, targets) = build(name), batch()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     totals = []
@@ -39,7 +39,7 @@ def test_the_loss_falls(name):
 
 
 @every_detector
-def test_a_batch_is_its_images_one_by_one(name):
+def test_a_batch_gives_the_same_detections_as_single_images(name):
     model, (image, P, _) = build(name).eval(), batch(3)
     with torch.no_grad():
         together = model.decode(model(image, P))
@@ -50,7 +50,7 @@ def test_a_batch_is_its_images_one_by_one(name):
 
 
 @every_detector
-def test_a_longer_lens_puts_the_same_picture_farther_away(name):
+def test_twice_the_focal_length_doubles_depth_and_sigma(name):
     model, (image, P, _) = build(name).eval(), batch()
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
@@ -61,11 +61,11 @@ def test_a_longer_lens_puts_the_same_picture_farther_away(name):
             torch.testing.assert_close(value, 2 * near[field], rtol=1e-3, atol=1e-3)
         elif field == 'depth_log_sigma':
             torch.testing.assert_close(value.exp(), 2 * near[field].exp(), rtol=1e-3, atol=1e-3)
-        elif field != 'score':  # surer of what is nearer
+        elif field != 'score':  # the score falls with sigma
             torch.testing.assert_close(value, near[field])
 
 
-def test_a_plain_monodle_does_not_look_at_the_lens():
+def test_monodle_without_virtual_focal_length_ignores_projections():
     model, (image, P, _) = build('monodle', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
         one, other = model(image, P), model(image, 3 * P)
@@ -76,44 +76,46 @@ def test_a_plain_monodle_does_not_look_at_the_lens():
 @pytest.mark.parametrize('count', [0, 1])
 def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
     model, (image, P, targets) = build(name), batch(2, count)
-    named = model.losses(model(image, P, targets), targets)
-    assert all(value.dim() == 0 and torch.isfinite(value) for value in named.values())
-    sum(named.values()).backward()
+    loss_values = model.losses(model(image, P, targets), targets)
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in loss_values.values())
+    sum(loss_values.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 @every_detector
-def test_objects_outside_the_canvas_are_not_taught(name):
+def test_losses_ignore_objects_outside_the_canvas(name):
     model, (image, P, targets) = build(name), batch(1)
-    away = {'center_px': targets.center_px - 1000, 'box_px': targets.box_px - 1000}
-    gone = dataclasses.replace(targets, **away)
-    nothing = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
-    out = model(image, P, gone)
-    named = model.losses(out, gone)
-    torch.testing.assert_close(named, model.losses(out, nothing), rtol=0, atol=0)
-    # only what says where there is nothing still learns
-    emptiness = {'det/heatmap', 'det/keypoint_heatmap', 'det/class', 'det/depth_map'}
-    assert all(float(v.detach()) == 0 for key, v in named.items() if key not in emptiness)
+    moved = {'center_px': targets.center_px - 1000, 'box_px': targets.box_px - 1000}
+    outside_targets = dataclasses.replace(targets, **moved)
+    no_targets = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
+    out = model(image, P, outside_targets)
+    loss_values = model.losses(out, outside_targets)
+    torch.testing.assert_close(loss_values, model.losses(out, no_targets), rtol=0, atol=0)
+    # only the losses that learn empty regions remain
+    background_losses = {'det/heatmap', 'det/keypoint_heatmap', 'det/class', 'det/depth_map'}
+    assert all(
+        float(v.detach()) == 0 for key, v in loss_values.items() if key not in background_losses
+    )
 
 
 @every_detector
-def test_read_gives_image_objects(name):
+def test_decode_returns_the_fields_of_image_objects(name):
     model, (image, P, targets) = build(name).eval(), batch()
     with torch.no_grad():
         out = model(image, P)
-        found = model.decode(out)
-    assert found.keys() == ImageObjects.FIELD_SHAPES.keys()
+        decoded = model.decode(out)
+    assert decoded.keys() == ImageObjects.FIELD_SHAPES.keys()
     for field, width in ImageObjects.FIELD_SHAPES.items():
-        assert found[field].shape[2:] == width
-    assert ((found['score'] >= 0) & (found['score'] <= 1)).all()
-    sure = model.depth_confidence(out, targets)
-    assert sure.shape == targets.valid.shape
-    assert ((sure >= 0) & (sure <= 1)).all()
-    assert (sure[targets.valid] > 0).all()
+        assert decoded[field].shape[2:] == width
+    assert ((decoded['score'] >= 0) & (decoded['score'] <= 1)).all()
+    confidence = model.depth_confidence(out, targets)
+    assert confidence.shape == targets.valid.shape
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    assert (confidence[targets.valid] > 0).all()
 
 
 @every_detector
-def test_forward_and_losses_leave_their_arguments_alone(name):
+def test_losses_and_decode_do_not_modify_outputs(name):
     model, (image, P, targets) = build(name).eval(), batch()
     out = model(image, P, targets)
     before = {key: value.clone() for key, value in out.heads.items()}
@@ -131,15 +133,16 @@ def test_forward_and_losses_leave_their_arguments_alone(name):
         ({'mean_size_hwl_m': ((1.0, 1.0, 1.0),)}, '1 rows for 3 classes'),
     ],
 )
-def test_wrong_options_are_told(options, message):
+def test_invalid_options_raise_value_error(options, message):
     with pytest.raises(ValueError, match=message):
         build('monodle', **options)
 
 
-def test_dla34_has_the_shape_of_the_papers():
+def test_dla34_has_the_size_of_the_paper():
     """
-    DLA-34 and DLA-up of MonoDLE have 20.31 M parameters with heads of 256; 41,728 of the public
-    code's are two projections (64 to 128, 128 to 256, with norms) that its forward never uses.
+    MonoDLE with DLA-34, DLA-up and heads of 256 channels has 20.31 M parameters. In the public
+    code 41,728 of them are two projections (64 to 128, 128 to 256, with norms) that its forward
+    never uses.
     """
     entry = DETECTORS['monodle']
     model = entry.detector(entry.config(), 3, 3)
@@ -154,7 +157,7 @@ def test_dla34_has_the_shape_of_the_papers():
     assert out.heads['heading'].shape == (1, 24, 16, 16)
 
 
-def test_the_finest_feature_is_what_the_heads_read():
+def test_the_finest_feature_is_the_input_of_the_heads():
     model = build('monodle').eval()
     with torch.no_grad():
         out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
@@ -162,13 +165,13 @@ def test_the_finest_feature_is_what_the_heads_read():
 
 
 @pytest.mark.parametrize('name', list(SMALL))
-def test_features_have_the_strides_and_channels_that_detectors_say(name):
+def test_features_have_the_declared_strides_and_channels(name):
     model = build(name).eval()
     with torch.no_grad():
         out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
     shapes = [tuple(each.shape[1:]) for each in out.features]
-    wanted = zip(model.channels, model.strides, strict=True)
-    assert shapes == [(width, H // stride, W // stride) for width, stride in wanted]
+    expected = zip(model.channels, model.strides, strict=True)
+    assert shapes == [(width, H // stride, W // stride) for width, stride in expected]
 
 
 def targets_at(points, classes, size=8.0):
@@ -185,7 +188,7 @@ def targets_at(points, classes, size=8.0):
     )
 
 
-def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
+def test_find_peaks_returns_the_objects_of_draw_heatmap():
     heat = heatmap.draw_heatmap(
         targets_at([[9.0, 5.0], [90.0, 61.0], [90.0, 61.0]], [0, 2, 1]), 3, 4, 20, 40
     )
@@ -193,32 +196,32 @@ def test_a_heatmap_is_one_at_objects_and_peaks_find_them():
     assert heat.max() == 1
     score, class_id, cell = heatmap.find_peaks(heat, 3)
     assert score.tolist() == [[1, 1, 1]]
-    found = set(zip(class_id[0].tolist(), cell[0].tolist(), strict=True))
-    assert found == {(0, 1 * 40 + 2), (2, 15 * 40 + 22), (1, 15 * 40 + 22)}
+    peaks = set(zip(class_id[0].tolist(), cell[0].tolist(), strict=True))
+    assert peaks == {(0, 1 * 40 + 2), (2, 15 * 40 + 22), (1, 15 * 40 + 22)}
 
 
-def test_objects_off_the_grid_or_invalid_draw_nothing():
+def test_draw_heatmap_skips_invalid_objects_and_those_off_the_grid():
     targets = targets_at([[-1.0, 5.0], [9.0, 81.0], [9.0, 9.0]], [0, 0, 0])
     targets = dataclasses.replace(targets, valid=torch.tensor([[True, True, False]]))
     assert heatmap.draw_heatmap(targets, 1, 4, 20, 40).sum() == 0
 
 
-def test_a_small_grid_has_fewer_peaks_than_asked():
+def test_a_small_grid_returns_fewer_peaks_than_requested():
     score, _, _ = heatmap.find_peaks(torch.rand(1, 1, 2, 2), 50)
     assert score.shape == (1, 4)
 
 
 @pytest.mark.parametrize('bins', [1, 4, 12])
-def test_angles_survive_their_encoding(bins):
+def test_decode_angle_undoes_encode_angle(bins):
     angle = torch.linspace(-7, 7, 999)
-    chosen, rest = heatmap.encode_angle(angle, bins)
-    assert ((chosen >= 0) & (chosen < bins)).all()
-    assert (rest.abs() <= torch.pi / bins + 1e-5).all()
-    back = heatmap.decode_angle(chosen, rest, bins)
-    torch.testing.assert_close(torch.exp(1j * back), torch.exp(1j * angle), atol=1e-5, rtol=0)
+    bin_index, residual = heatmap.encode_angle(angle, bins)
+    assert ((bin_index >= 0) & (bin_index < bins)).all()
+    assert (residual.abs() <= torch.pi / bins + 1e-5).all()
+    decoded = heatmap.decode_angle(bin_index, residual, bins)
+    torch.testing.assert_close(torch.exp(1j * decoded), torch.exp(1j * angle), atol=1e-5, rtol=0)
 
 
-def test_focal_loss_against_the_formula():
+def test_heatmap_focal_loss_equals_the_formula():
     torch.manual_seed(0)
     logits, target = torch.randn(2, 3, 5, 7, dtype=torch.float64), torch.rand(2, 3, 5, 7).double()
     target[0, 1, 2, 3] = target[1, 0, 0, 0] = 1.0
@@ -230,11 +233,11 @@ def test_focal_loss_against_the_formula():
     )
     expected = -terms.sum() / 2
     torch.testing.assert_close(losses.heatmap_focal_loss(logits, target), expected)
-    sure = losses.heatmap_focal_loss(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
-    assert torch.isfinite(sure)
+    confident = losses.heatmap_focal_loss(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
+    assert torch.isfinite(confident)
 
 
-def test_depth_loss_is_least_where_sigma_tells_the_truth():
+def test_depth_loss_is_minimal_at_the_true_sigma():
     """For a fixed error e, sqrt(2) e exp(-s) + s has its minimum at s = log(sqrt(2) e)."""
     error, valid = 3.0, torch.ones(1, 1, dtype=torch.bool)
     s = torch.tensor([[np.log(np.sqrt(2) * error)]], requires_grad=True)
@@ -244,13 +247,14 @@ def test_depth_loss_is_least_where_sigma_tells_the_truth():
     assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2) * error), abs=1e-6)
 
 
-def test_dimension_aware_loss_weighs_relative_error():
+def test_dimension_aware_loss_weights_relative_error():
     valid, size = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[[1.0] * 3, [4.0] * 3]])
-    off = torch.full((1, 2, 3), 0.1, requires_grad=True)
-    loss = losses.dim_aware_l1_loss(off, torch.zeros(1, 2, 3), size, valid)
-    assert float(loss) == pytest.approx(0.1)  # the magnitude of the plain L1
+    predicted = torch.full((1, 2, 3), 0.1, requires_grad=True)
+    loss = losses.dim_aware_l1_loss(predicted, torch.zeros(1, 2, 3), size, valid)
+    assert float(loss) == pytest.approx(0.1)  # the magnitude of the L1 loss
     loss.backward()
-    assert float(off.grad[0, 0, 0] / off.grad[0, 1, 0]) == pytest.approx(4.0)  # per size
+    # gradients are inversely proportional to the size
+    assert float(predicted.grad[0, 0, 0] / predicted.grad[0, 1, 0]) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,7 @@ def test_dimension_aware_loss_weighs_relative_error():
         lambda x, v: losses.multibin_bce_loss(x, x, v.long(), v.float(), v),
     ],
 )
-def test_losses_of_nothing_are_zero_with_a_gradient(loss):
+def test_losses_without_objects_are_zero_with_a_gradient(loss):
     x = torch.full((2, 5, 3), 1.5, requires_grad=True)
     value = loss(x, torch.zeros(2, 5, dtype=torch.bool))
     assert float(value) == 0

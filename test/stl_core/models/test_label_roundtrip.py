@@ -1,4 +1,4 @@
-"""Labels projected, drawn as a perfect network would draw them, decoded and lifted again."""
+"""Round trip of labels: project, encode as perfect heads, decode and lift to 3D again."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_real_labels_survive_the_whole_chain(mono3d_data, tmp_path):
+def test_real_labels_survive_the_round_trip(mono3d_data, tmp_path):
     command = [sys.executable, 'bench/roundtrip.py', str(mono3d_data.resolve())]
     subprocess.run([*command, '--json', str(tmp_path / 'figures.json')], cwd=ROOT, check=True)
     figures = json.loads((tmp_path / 'figures.json').read_text())
@@ -19,7 +19,7 @@ def test_real_labels_survive_the_whole_chain(mono3d_data, tmp_path):
     assert figures['worst_center_m'] <= 0.02
     assert figures['worst_size_m'] <= 1e-3
     assert figures['worst_yaw_deg'] <= 0.1
-    # the official evaluator's for a perfect result on so few objects
+    # AP of the official evaluator for a perfect result on so few objects
     expected = {
         'Car': (25.0, 60.0, 92.5),
         'Pedestrian': (25.0, 37.5, 52.5),

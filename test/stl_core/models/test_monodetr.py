@@ -1,4 +1,4 @@
-"""MonoDETR: the public program's answers, and what must hold without it."""
+"""MonoDETR: parity with the public program, and properties that hold without it."""
 
 import dataclasses
 
@@ -24,8 +24,8 @@ def public():
 
 
 @pytest.fixture(scope='module')
-def answered(public):
-    """The detector with the weights that the public program was given, and what it says."""
+def parity_run(public):
+    """Return the detector with the public program's weights, its outputs and its spec."""
     filled = golden.weights(public['shapes'], public['tone'])
     state, spec = convert_state_dict(
         'monodetr', {k: torch.from_numpy(v) for k, v in filled.items()}
@@ -35,11 +35,11 @@ def answered(public):
     model.load_state_dict(state)
     P = torch.from_numpy(golden.projection(public['focal_px']))[None].float()
     with torch.no_grad():
-        return model, model(torch.from_numpy(golden.picture()), P), spec
+        return model, model(torch.from_numpy(golden.image()), P), spec
 
 
-def test_heads_are_those_of_the_public_program(public, answered):
-    _, out, _ = answered
+def test_heads_equal_those_of_the_public_program(public, parity_run):
+    _, out, _ = parity_run
     heads = {**out.heads, 'box': out.heads['box'].sigmoid()}
     for name, summary in public['heads'].items():
         assert list(heads[name].shape) == summary['shape']
@@ -48,23 +48,23 @@ def test_heads_are_those_of_the_public_program(public, answered):
         assert float(heads[name].mean()) == pytest.approx(summary['mean'], rel=1e-4, abs=1e-4)
 
 
-def test_boxes_are_those_of_the_public_program(public, answered):
-    model, out, _ = answered
-    image = as_image_objects(model.decode(out), 0)
-    world = lift(image, golden.projection(public['focal_px']))
+def test_boxes_equal_those_of_the_public_program(public, parity_run):
+    model, out, _ = parity_run
+    image_objects = as_image_objects(model.decode(out), 0)
+    objects = lift(image_objects, golden.projection(public['focal_px']))
     for i, box in enumerate(public['boxes']):
-        assert image.class_id[i] == box['class_id']
+        assert image_objects.class_id[i] == box['class_id']
         sigma = np.exp(box['log_sigma'])
-        assert image.score[i] == pytest.approx(box['probability'] / (1 + sigma), abs=1e-5)
-        floor = world.center_m[i] + [0, world.size_hwl_m[i, 0] / 2, 0]
+        assert image_objects.score[i] == pytest.approx(box['probability'] / (1 + sigma), abs=1e-5)
+        floor = objects.center_m[i] + [0, objects.size_hwl_m[i, 0] / 2, 0]
         np.testing.assert_allclose(floor, box['floor_m'], atol=1e-3)
-        np.testing.assert_allclose(world.size_hwl_m[i], box['size_hwl_m'], atol=1e-4)
-        np.testing.assert_allclose(image.box_px[i], box['box_px'], atol=0.05)
-        assert image.alpha[i] == pytest.approx(box['alpha'], abs=1e-4)
+        np.testing.assert_allclose(objects.size_hwl_m[i], box['size_hwl_m'], atol=1e-4)
+        np.testing.assert_allclose(image_objects.box_px[i], box['box_px'], atol=0.05)
+        assert image_objects.alpha[i] == pytest.approx(box['alpha'], abs=1e-4)
 
 
-def labelled(public, tmp_path, spec):
-    """The two frames of test/parity/monodetr.py: all labels, and the first two."""
+def labelled_targets(public, tmp_path, spec):
+    """Return targets of the two frames of test/parity/monodetr.py: all labels, the first two."""
     P = golden.projection(public['focal_px'])
     frames = []
     for count in (len(public['labels']), 2):
@@ -74,89 +74,90 @@ def labelled(public, tmp_path, spec):
     return pad_targets(frames, 8)
 
 
-def test_losses_and_gradients_are_those_of_the_public_program(public, answered, tmp_path):
-    model, out, spec = answered
-    answers = monodetr_queries.answers()
-    drawn = {k: torch.from_numpy(v).requires_grad_() for k, v in answers.items()}
+def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_run, tmp_path):
+    model, out, spec = parity_run
+    random_heads = monodetr_queries.random_heads()
+    heads = {k: torch.from_numpy(v).requires_grad_() for k, v in random_heads.items()}
     edges_m = out.heads['depth_edges_m'].expand(monodetr_queries.BATCH, -1)
-    targets = labelled(public, tmp_path, spec)
-    named = model.losses(Outputs((), {**drawn, 'depth_edges_m': edges_m}), targets)
-    assert named.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
+    targets = labelled_targets(public, tmp_path, spec)
+    loss_values = model.losses(Outputs((), {**heads, 'depth_edges_m': edges_m}), targets)
+    assert loss_values.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
     for name, expected in public['losses'].items():
         # the public code's sqrt(2) is 1.4142
         rel = 2e-5 if name == 'det/depth' else 1e-5
-        assert float(named[name].detach()) == pytest.approx(expected, rel=rel), name
-    sum(monodetr.LOSS_WEIGHTS[name] * value for name, value in named.items()).backward()
+        assert float(loss_values[name].detach()) == pytest.approx(expected, rel=rel), name
+    sum(monodetr.LOSS_WEIGHTS[name] * value for name, value in loss_values.items()).backward()
     for name, expected in public['gradients'].items():
-        assert float(drawn[name].grad.norm()) == pytest.approx(expected, rel=5e-5), name
+        assert float(heads[name].grad.norm()) == pytest.approx(expected, rel=5e-5), name
 
 
-def ideal(targets, queries_, classes=3, bins=12, canvas_px=(320, 96)):
-    """Heads of one layer, with queries that answer each target perfectly, in reversed order."""
+def perfect_heads(targets, num_queries, classes=3, bins=12, canvas_px=(320, 96)):
+    """Return heads of one layer: a perfect query per target, in reversed order of targets."""
     rows, slots = targets.valid.shape
-    wanted = criterion.encode_query_targets(targets, torch.tensor(canvas_px).float(), bins, 1)
+    expected = criterion.encode_query_targets(targets, torch.tensor(canvas_px).float(), bins, 1)
     order = torch.arange(slots - 1, -1, -1)
     heads = {
-        'class': torch.full((rows, 1, queries_, classes), -12.0),
-        'box': torch.full((rows, 1, queries_, 6), -3.0),
-        'size_3d': torch.ones(rows, 1, queries_, 3),
-        'heading': torch.zeros(rows, 1, queries_, 2 * bins),
-        'depth': torch.ones(rows, 1, queries_, 2),
+        'class': torch.full((rows, 1, num_queries, classes), -12.0),
+        'box': torch.full((rows, 1, num_queries, 6), -3.0),
+        'size_3d': torch.ones(rows, 1, num_queries, 3),
+        'heading': torch.zeros(rows, 1, num_queries, 2 * bins),
+        'depth': torch.ones(rows, 1, num_queries, 2),
         'depth_map': torch.zeros(rows, 81, canvas_px[1] // 16, canvas_px[0] // 16),
         'depth_edges_m': depth_predictor.bin_edges(80, 60.0).expand(rows, -1),
     }
-    right = torch.nn.functional.one_hot(targets.class_id, classes) * 24.0 - 12.0
-    heads['class'][:, 0, order] = torch.where(targets.valid[..., None], right, -12.0)
-    heads['box'][:, 0, order] = torch.logit(wanted.box.clamp(1e-6, 1 - 1e-6))
-    heads['size_3d'][:, 0, order] = wanted.size_hwl_m
+    class_logits = torch.nn.functional.one_hot(targets.class_id, classes) * 24.0 - 12.0
+    heads['class'][:, 0, order] = torch.where(targets.valid[..., None], class_logits, -12.0)
+    heads['box'][:, 0, order] = torch.logit(expected.box.clamp(1e-6, 1 - 1e-6))
+    heads['size_3d'][:, 0, order] = expected.size_hwl_m
     heads['depth'][:, 0, order] = torch.stack(
-        [wanted.depth_m, torch.full_like(wanted.depth_m, -4.0)], -1
+        [expected.depth_m, torch.full_like(expected.depth_m, -4.0)], -1
     )
-    one_hot = torch.nn.functional.one_hot(wanted.heading_bin, bins)
+    one_hot = torch.nn.functional.one_hot(expected.heading_bin, bins)
     heads['heading'][:, 0, order] = torch.cat(
-        [one_hot * 20.0, one_hot * wanted.heading_residual[..., None]], -1
+        [one_hot * 20.0, one_hot * expected.heading_residual[..., None]], -1
     )
     return heads
 
 
-def test_perfect_answers_are_read_as_the_targets_and_cost_nothing():
+def test_perfect_heads_decode_to_the_targets_with_zero_loss():
     model = build('monodetr', queries=12, groups=1)
     _, _, targets = batch(2)
-    heads = ideal(targets, 12)
+    heads = perfect_heads(targets, 12)
     out = Outputs((), heads)
-    named = model.losses(out, targets)
+    loss_values = model.losses(out, targets)
     for name in ('class', 'center', 'box', 'giou', 'size_3d', 'heading'):
-        assert float(named[f'det/{name}']) == pytest.approx(0, abs=1e-4), name
-    assert float(named['det/depth']) == pytest.approx(-4, abs=1e-4)
-    found = model.decode(out)
+        assert float(loss_values[f'det/{name}']) == pytest.approx(0, abs=1e-4), name
+    assert float(loss_values['det/depth']) == pytest.approx(-4, abs=1e-4)
+    decoded = model.decode(out)
     for row in range(2):
         count = int(targets.valid[row].sum())
         depth = targets.depth_m[row, :count]
-        place = found['depth_m'][row, :count].sort().indices
-        torch.testing.assert_close(found['depth_m'][row][place], depth)  # nearest come first
+        order = decoded['depth_m'][row, :count].sort().indices
+        # targets are sorted by depth
+        torch.testing.assert_close(decoded['depth_m'][row][order], depth)
         for field in ('class_id', 'center_px', 'size_hwl_m', 'box_px', 'alpha'):
-            wanted = getattr(targets, field)[row, :count]
-            torch.testing.assert_close(found[field][row][place], wanted, atol=2e-3, rtol=0)
+            expected = getattr(targets, field)[row, :count]
+            torch.testing.assert_close(decoded[field][row][order], expected, atol=2e-3, rtol=0)
 
 
-def test_confidence_is_that_of_the_query_that_answers():
+def test_depth_confidence_is_that_of_the_matched_query():
     model = build('monodetr', queries=12, groups=1)
     _, _, targets = batch(2)
-    heads = ideal(targets, 12)
-    told = torch.linspace(-1.0, 2.0, 12)
-    heads['depth'][:, 0, :, 1] = told
-    sure = model.depth_confidence(Outputs((), heads), targets)
+    heads = perfect_heads(targets, 12)
+    log_sigma = torch.linspace(-1.0, 2.0, 12)
+    heads['depth'][:, 0, :, 1] = log_sigma
+    confidence = model.depth_confidence(Outputs((), heads), targets)
     slots = targets.valid.shape[1]
     for row, slot in targets.valid.nonzero().tolist():
-        sigma = float(told[slots - 1 - slot].exp())
-        assert float(sure[row, slot]) == pytest.approx(1 / (1 + sigma), abs=1e-6)
-    # no query is taught one whose centre is out of its box, so what one says of it is no knowledge
-    apart = dataclasses.replace(targets, box_px=targets.box_px + 15)
-    assert not model.depth_confidence(Outputs((), heads), apart).any()
+        sigma = float(log_sigma[slots - 1 - slot].exp())
+        assert float(confidence[row, slot]) == pytest.approx(1 / (1 + sigma), abs=1e-6)
+    # a target whose centre is outside its 2D box has no matched query, hence no confidence
+    unmatched = dataclasses.replace(targets, box_px=targets.box_px + 15)
+    assert not model.depth_confidence(Outputs((), heads), unmatched).any()
 
 
-def test_a_twice_longer_lens_and_twice_as_far_objects_teach_the_same():
-    """Depth costs log 2 more a layer: sigma, too, is twice as large."""
+def test_twice_the_focal_length_and_depth_give_the_same_losses():
+    """The depth loss alone is log 2 higher per layer, because sigma doubles too."""
     model, (image, P, targets) = build('monodetr').eval(), batch()
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
@@ -167,18 +168,18 @@ def test_a_twice_longer_lens_and_twice_as_far_objects_teach_the_same():
     torch.testing.assert_close(far, near, rtol=1e-4, atol=1e-4)
 
 
-def test_a_plain_monodetr_looks_at_the_lens_for_the_size_of_boxes_alone():
+def test_monodetr_without_virtual_focal_length_uses_projections_for_depth_from_height_only():
     model, (image, P, _) = build('monodetr', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
         one, other = model(image, P).heads, model(image, 3 * P).heads
     box_px = box_coding.box_width_height(one['box'].sigmoid())[..., 1] * image.shape[2]
-    by_size = one['size_3d'][..., 0] * P[0, 0, 0] / box_px
-    one['depth'][..., 0] += 2 * by_size / 3
+    from_height = one['size_3d'][..., 0] * P[0, 0, 0] / box_px
+    one['depth'][..., 0] += 2 * from_height / 3
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_depth_is_the_mean_of_three_tellings():
-    """z = f h / h_px in the pixels of the canvas; the public code takes the picture's height."""
+def test_depth_is_the_mean_of_three_estimates():
+    """z = f h / h_px in canvas pixels; the public code uses the original image's height."""
     canvas_px = torch.tensor([320.0, 96.0])
     z, focal, height = 20.0, 300.0, 1.6
     box_px = focal * height / z
@@ -189,18 +190,18 @@ def test_depth_is_the_mean_of_three_tellings():
         'depth': torch.tensor([np.log(1 / z), 0.3]).expand(1, 1, 1, 2).float(),
     }
     shape = (1, int(canvas_px[1]) // 16, int(canvas_px[0]) // 16)
-    told = monodetr.mean_depth(
+    depth = monodetr.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.0])
     )
-    torch.testing.assert_close(told, torch.tensor([z, 0.3]).expand(1, 1, 1, 2), rtol=1e-4, atol=0)
-    stretched = monodetr.mean_depth(
+    torch.testing.assert_close(depth, torch.tensor([z, 0.3]).expand(1, 1, 1, 2), rtol=1e-4, atol=0)
+    rescaled = monodetr.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.5])
     )
-    torch.testing.assert_close(stretched[..., 0], 1.5 * told[..., 0])
-    torch.testing.assert_close(stretched[..., 1].exp(), 1.5 * told[..., 1].exp())
+    torch.testing.assert_close(rescaled[..., 0], 1.5 * depth[..., 0])
+    torch.testing.assert_close(rescaled[..., 1].exp(), 1.5 * depth[..., 1].exp())
 
 
-def test_a_group_of_queries_does_not_see_the_others():
+def test_groups_of_queries_are_independent():
     model, (image, P, _) = build('monodetr', dropout=0.0, groups=3), batch()
     model.backbone.eval()
     with torch.no_grad():
@@ -211,28 +212,30 @@ def test_a_group_of_queries_does_not_see_the_others():
         torch.testing.assert_close(together[name][:, :, :12], alone[name])
 
 
-def test_losses_keep_their_digits_under_autocast():
+def test_losses_are_float32_under_autocast():
     model, (image, P, targets) = build('monodetr'), batch()
     with torch.autocast('cpu', torch.bfloat16):
         out = model(image, P, targets)
-        named = model.losses(out, targets)
+        loss_values = model.losses(out, targets)
     assert all(out.heads[name].dtype == torch.float32 for name in ('box', 'depth'))
-    assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in named.values())
-    sum(named.values()).backward()
+    assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in loss_values.values())
+    sum(loss_values.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_every_parameter_is_taught():
+def test_every_parameter_receives_a_gradient():
     model, (image, P, targets) = build('monodetr'), batch()
     sum(model.losses(model(image, P, targets), targets).values()).backward()
-    idle = [name for name, p in model.named_parameters() if p.grad is None]
-    assert idle == []
+    without_gradient = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without_gradient == []
 
 
-def test_a_pretrained_backbone_keeps_norms_and_beginning(monkeypatch):
+def test_a_pretrained_backbone_freezes_norms_and_early_stages(monkeypatch):
     create = backbone.timm.create_model
     monkeypatch.setattr(
-        backbone.timm, 'create_model', lambda name, pretrained=False, **rest: create(name, **rest)
+        backbone.timm,
+        'create_model',
+        lambda name, pretrained=False, **kwargs: create(name, **kwargs),
     )
     model, (image, P, targets) = build('monodetr', pretrained=True).train(), batch()
     body = model.backbone.body
@@ -250,6 +253,6 @@ def test_a_pretrained_backbone_keeps_norms_and_beginning(monkeypatch):
     ('options', 'message'),
     [({'width': 48}, 'width 48: expected a multiple of 32'), ({'attention_heads': 5}, r'\(5\)')],
 )
-def test_wrong_options_are_told(options, message):
+def test_invalid_options_raise_value_error(options, message):
     with pytest.raises(ValueError, match=message):
         build('monodetr', **options)

@@ -1,4 +1,4 @@
-"""With the weights of a published program our detector answers, reads and learns as it does."""
+"""Parity of MonoDLE and MonoCon with published programs: heads, boxes and losses."""
 
 from types import SimpleNamespace
 
@@ -15,16 +15,16 @@ from stl_core.models.centernet import heatmap, keypoints
 from stl_core.tensors.batch import as_image_objects, pad_targets
 
 
-def of_monodle(heads):
-    """Nothing to translate."""
+def monodle_heads(heads):
+    """Return the heads unchanged: the program has the same."""
     return heads
 
 
-def of_monocon(heads):
-    """Our heads in the program's terms."""
-    # its depth adds 1e-12 to a sigmoid where ours adds 1e-6: 0.4 mm at 20 m
+def monocon_heads(heads):
+    """Return our heads under the program's names and encodings."""
+    # the program adds 1e-12 to the sigmoid of depth, we add 1e-6: 0.4 mm at 20 m
     depth_m = torch.exp(-heads['depth'][:, :1])
-    bins, rest = heads['heading'].chunk(2, 1)
+    bins, residuals = heads['heading'].chunk(2, 1)
     return {
         'center_heatmap_pred': heads['heatmap'].sigmoid().clamp(1e-4, 1 - 1e-4),
         'kpt_heatmap_pred': heads['keypoint_heatmap'].sigmoid().clamp(1e-4, 1 - 1e-4),
@@ -35,12 +35,12 @@ def of_monocon(heads):
         'dim_pred': heads['size_3d'][:, [2, 0, 1]],
         'depth_pred': torch.cat([depth_m, heads['depth'][:, 1:]], 1),
         'alpha_cls_pred': bins,
-        'alpha_offset_pred': rest,
+        'alpha_offset_pred': residuals,
     }
 
 
-HEADS = {'monodle': of_monodle, 'monocon': of_monocon}
-#: What each of the program's losses is, or several of them together, in ours.
+HEADS = {'monodle': monodle_heads, 'monocon': monocon_heads}
+#: One or several losses of the program (their sum): the weighted sum of ours that equals it.
 LOSSES = {
     'monodle': {
         ('seg',): {'det/heatmap': 1},
@@ -66,21 +66,27 @@ LOSSES = {
 
 
 @pytest.fixture(scope='module', params=list(HEADS))
-def ran(request):
-    """Ours, with a program's weights, on the picture that the program was given."""
-    told = golden.read(request.param)
-    weights = golden.weights(told['shapes'], told['tone'])
+def parity(request):
+    """Run our detector with a program's weights on the image of its reference results."""
+    reference = golden.read(request.param)
+    weights = golden.weights(reference['shapes'], reference['tone'])
     tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
     state, spec = converters.convert_state_dict(request.param, tensors)
     model = build_detector(spec).eval()
     model.load_state_dict(state)
-    P = golden.projection(told['focal_px'])
-    assert spec.options['virtual_focal_px'] == told['focal_px']  # depth is not stretched
-    targets = targets_of(told['labels'], spec, P)
+    P = golden.projection(reference['focal_px'])
+    assert spec.options['virtual_focal_px'] == reference['focal_px']  # depth is not rescaled
+    targets = targets_of(reference['labels'], spec, P)
     with torch.no_grad():
-        out = model(torch.from_numpy(golden.picture()), torch.from_numpy(P)[None].float(), targets)
+        out = model(torch.from_numpy(golden.image()), torch.from_numpy(P)[None].float(), targets)
     return SimpleNamespace(
-        name=request.param, told=told, model=model, spec=spec, P=P, out=out, targets=targets
+        name=request.param,
+        reference=reference,
+        model=model,
+        spec=spec,
+        P=P,
+        out=out,
+        targets=targets,
     )
 
 
@@ -89,37 +95,39 @@ def targets_of(lines, spec, P):
     return pad_targets([project_objects(labels.to_objects(spec.classes), P)], 10)
 
 
-def test_every_head_answers_as_the_program_does(ran):
-    heads = HEADS[ran.name](ran.out.heads)
-    assert heads.keys() == ran.told['heads'].keys()
-    for name, expected in ran.told['heads'].items():
+def test_heads_equal_those_of_the_program(parity):
+    heads = HEADS[parity.name](parity.out.heads)
+    assert heads.keys() == parity.reference['heads'].keys()
+    for name, expected in parity.reference['heads'].items():
         values = heads[name].double().numpy()
         assert list(values.shape) == expected['shape'], name
-        for found, known in (
+        for computed, expected_value in (
             (golden.sampled(values), expected['values']),
             (values.mean(), expected['mean']),
             (values.std(), expected['std']),
         ):
-            np.testing.assert_allclose(found, known, atol=1e-4, rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                computed, expected_value, atol=1e-4, rtol=1e-5, err_msg=name
+            )
 
 
-def test_boxes_are_where_the_program_puts_them_to_a_millimetre(ran):
-    read = as_image_objects(ran.model.decode(ran.out), 0)
-    found = lift(read, ran.P)
-    height = read.score * (1 + np.exp(read.depth_log_sigma))
-    for box in map(in_our_terms, ran.told['boxes']):
-        near = int(np.linalg.norm(found.center_m - box['center_m'], axis=1).argmin())
-        assert np.abs(found.center_m[near] - box['center_m']).max() < 1e-3
-        assert np.abs(found.size_hwl_m[near] - box['size_hwl_m']).max() < 1e-3
-        turned = found.rotation_y[near] - box['rotation_y']
-        assert abs(np.exp(1j * turned) - 1) < 1e-4
-        assert np.abs(found.box_px[near] - box['box_px']).max() < 1e-2
-        assert found.class_id[near] == box['class_id']
-        assert height[near] == pytest.approx(box['height'], abs=1e-5)
-        assert read.depth_log_sigma[near] == pytest.approx(box['log_sigma'], abs=1e-4)
+def test_boxes_equal_those_of_the_program_to_a_millimetre(parity):
+    image_objects = as_image_objects(parity.model.decode(parity.out), 0)
+    objects = lift(image_objects, parity.P)
+    height = image_objects.score * (1 + np.exp(image_objects.depth_log_sigma))
+    for box in map(with_center_and_size, parity.reference['boxes']):
+        nearest = int(np.linalg.norm(objects.center_m - box['center_m'], axis=1).argmin())
+        assert np.abs(objects.center_m[nearest] - box['center_m']).max() < 1e-3
+        assert np.abs(objects.size_hwl_m[nearest] - box['size_hwl_m']).max() < 1e-3
+        yaw_error = objects.rotation_y[nearest] - box['rotation_y']
+        assert abs(np.exp(1j * yaw_error) - 1) < 1e-4
+        assert np.abs(objects.box_px[nearest] - box['box_px']).max() < 1e-2
+        assert objects.class_id[nearest] == box['class_id']
+        assert height[nearest] == pytest.approx(box['height'], abs=1e-5)
+        assert image_objects.depth_log_sigma[nearest] == pytest.approx(box['log_sigma'], abs=1e-4)
 
 
-def in_our_terms(box):
+def with_center_and_size(box):
     if 'floor_m' in box:
         lift_m = np.array([0, box['size_hwl_m'][0] / 2, 0])
         return {**box, 'center_m': np.array(box['floor_m']) - lift_m}
@@ -127,37 +135,43 @@ def in_our_terms(box):
     return {**box, 'size_hwl_m': [height, width, length]}
 
 
-def ours(ran, lines):
-    targets = targets_of(lines, ran.spec, ran.P)
-    return ran.model.losses(ran.out, targets)
+def our_losses(parity, lines):
+    targets = targets_of(lines, parity.spec, parity.P)
+    return parity.model.losses(parity.out, targets)
 
 
-def assert_equal_losses(ran, expected, named, but=()):
-    assert {name for names in LOSSES[ran.name] for name in names} == expected.keys()
-    for theirs, mine in LOSSES[ran.name].items():
-        if theirs not in but:
-            whole = sum(weight * float(named[name]) for name, weight in mine.items())
-            known = sum(expected[name] for name in theirs)
-            assert whole == pytest.approx(known, rel=1e-5), theirs
+def assert_equal_losses(parity, expected, loss_values, skipped=()):
+    assert {name for names in LOSSES[parity.name] for name in names} == expected.keys()
+    for their_names, our_weights in LOSSES[parity.name].items():
+        if their_names not in skipped:
+            total = sum(weight * float(loss_values[name]) for name, weight in our_weights.items())
+            expected_total = sum(expected[name] for name in their_names)
+            assert total == pytest.approx(expected_total, rel=1e-5), their_names
 
 
-def test_losses_are_the_programs(ran):
-    whole = ran.told['labels'] if ran.name == 'monodle' else ran.told['labels'][:-1]
-    assert_equal_losses(ran, ran.told['losses'], ours(ran, whole))
+def test_losses_equal_those_of_the_program(parity):
+    lines = (
+        parity.reference['labels'] if parity.name == 'monodle' else parity.reference['labels'][:-1]
+    )
+    assert_equal_losses(parity, parity.reference['losses'], our_losses(parity, lines))
 
 
-@pytest.mark.parametrize('ran', ['monocon'], indirect=True)
-def test_keypoints_off_the_picture_teach_no_cell(ran):
-    """For each of them the program's cell 0 learns to say 0; but for that the losses agree."""
-    lines, expected = ran.told['labels'], ran.told['losses_with_cut']
-    named = ours(ran, lines)
-    assert_equal_losses(ran, expected, named, but={('loss_kpt_heatmap_offset',)})
-    points_px, _ = keypoints.project_corners(ran.targets, torch.from_numpy(ran.P)[None].float())
-    points_px = torch.cat([points_px, ran.targets.center_px[:, :, None]], 2)[0, : len(lines)]
+@pytest.mark.parametrize('parity', ['monocon'], indirect=True)
+def test_keypoints_off_the_image_train_no_cell(parity):
+    """The program trains cell 0 to output 0 for each of them; otherwise the losses agree."""
+    lines, expected = parity.reference['labels'], parity.reference['losses_with_cut']
+    loss_values = our_losses(parity, lines)
+    assert_equal_losses(parity, expected, loss_values, skipped={('loss_kpt_heatmap_offset',)})
+    points_px, _ = keypoints.project_corners(
+        parity.targets, torch.from_numpy(parity.P)[None].float()
+    )
+    points_px = torch.cat([points_px, parity.targets.center_px[:, :, None]], 2)[0, : len(lines)]
     _, inside = heatmap.flat_cells(points_px, 4, 96, 320)
-    astray = int((~inside).sum()) * float(ran.out.heads['keypoint_rest'][0, :, 0, 0].abs().sum())
-    mended = float(named['det/keypoint_rest'])
+    cell_0_loss = int((~inside).sum()) * float(
+        parity.out.heads['keypoint_rest'][0, :, 0, 0].abs().sum()
+    )
+    our_loss = float(loss_values['det/keypoint_rest'])
     assert 0 < int((~inside).sum()) < 9
-    assert mended + astray / (2 * int(inside.sum())) == pytest.approx(
+    assert our_loss + cell_0_loss / (2 * int(inside.sum())) == pytest.approx(
         expected['loss_kpt_heatmap_offset'], rel=1e-5
     )

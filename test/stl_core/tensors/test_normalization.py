@@ -1,4 +1,4 @@
-"""What networks are shown: colours, or depth as one lens would have it."""
+"""Normalisation of network inputs: depth, its mask, and the virtual focal length."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.tensors import normalization
 
 
-def shown(depth_m, focal_px, **numbers):
+def normalised_depth(depth_m, focal_px, **numbers):
     P = torch.eye(3, 4)[None].clone()
     P[:, 0, 0] = P[:, 1, 1] = focal_px
     depth = DepthSpec(mean_m=10.0, std_m=4.0, **numbers)
@@ -16,22 +16,23 @@ def shown(depth_m, focal_px, **numbers):
     ]
 
 
-def test_depth_is_normalised_and_the_unknown_is_told():
-    level, known = shown([10.0, 18.0, 0.0], 720.0)
+def test_depth_is_normalised_and_unknown_depth_masked():
+    level, known = normalised_depth([10.0, 18.0, 0.0], 720.0)
     assert level.tolist() == [0.0, 2.0, 0.0]
     assert known.tolist() == [1.0, 1.0, 0.0]
 
 
-def test_through_a_longer_lens_the_same_size_is_the_same_depth():
-    """Zoomed twice, a picture shows at 40 m what it shows at 20 m."""
-    assert torch.equal(shown([40.0, 0.0], 1440.0), shown([20.0, 0.0], 720.0))
+def test_equal_size_in_pixels_gives_equal_depth_at_any_focal_length():
+    """At twice the focal length, an object at 40 m looks like one at 20 m."""
+    assert torch.equal(normalised_depth([40.0, 0.0], 1440.0), normalised_depth([20.0, 0.0], 720.0))
     assert torch.equal(
-        shown([20.0, 0.0], 360.0, virtual_focal_px=360.0), shown([20.0, 0.0], 720.0)
+        normalised_depth([20.0, 0.0], 360.0, virtual_focal_px=360.0),
+        normalised_depth([20.0, 0.0], 720.0),
     )
 
 
-def test_true_metres_are_shown_where_that_is_asked():
-    told = shown([40.0], 1440.0, virtual_focal_px=0.0)
-    assert torch.equal(told, shown([40.0], 720.0))
+def test_virtual_focal_length_zero_keeps_true_metres():
+    unscaled = normalised_depth([40.0], 1440.0, virtual_focal_px=0.0)
+    assert torch.equal(unscaled, normalised_depth([40.0], 720.0))
     with pytest.raises(ValueError, match='virtual_focal_px: expected 0 or more, got -1'):
         DepthSpec(virtual_focal_px=-1)

@@ -8,7 +8,7 @@ B, N = 6, 4
 
 
 def examples():
-    """Losses as functions of a slice of the batch: `values` carries the gradient."""
+    """Return losses as functions of values, which carry the gradient, and a slice of the batch."""
     rng = torch.Generator().manual_seed(1)
     target = torch.randn(B, N, 3, generator=rng)
     size = 0.5 + torch.rand(B, N, 3, generator=rng)
@@ -37,34 +37,34 @@ def examples():
 
 
 def in_parts(loss, values, slices):
-    """Rehearse, then perform: what train_step does with a batch in parts."""
-    asked = []
+    """Record the reductions of all parts, then replay their means, as train_step does."""
+    recorded = []
     for part in slices:
-        with reductions.recorded_reductions() as notes:
+        with reductions.recorded_reductions() as reductions_of_part:
             loss(values, part)
-        asked.append(torch.stack(notes))
-    means = list(torch.stack(asked).mean(0))
-    told = []
+        recorded.append(torch.stack(reductions_of_part))
+    means = list(torch.stack(recorded).mean(0))
+    results = []
     for part in slices:
         with reductions.replayed_reductions(means, len(slices)):
-            told.append(loss(values, part))
-    return torch.stack(told).mean()
+            results.append(loss(values, part))
+    return torch.stack(results).mean()
 
 
 @pytest.mark.parametrize('name', examples())
-def test_the_mean_of_the_shares_is_the_whole(name):
-    """Shares of 1, 3 and 2 images, with 1, 3 and 4 objects."""
+def test_the_mean_over_micro_batches_is_the_whole_loss(name):
+    """Micro-batches of 1, 3 and 2 images, with 1, 3 and 4 objects."""
     loss = examples()[name]
     values = torch.randn(B, N, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
     whole = loss(values, slice(None))
     (expected,) = torch.autograd.grad(whole, values)
     parts = in_parts(loss, values, [slice(0, 1), slice(1, 4), slice(4, 6)])
-    (found,) = torch.autograd.grad(parts, values)
+    (grad,) = torch.autograd.grad(parts, values)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_nothing_is_shared_unless_told():
+def test_the_step_is_a_single_micro_batch_by_default():
     assert (reductions.rank(), reductions.world_size(), reductions.num_micro_batches()) == (
         0,
         1,

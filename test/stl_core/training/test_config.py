@@ -1,3 +1,5 @@
+"""TrainConfig: defaults, YAML files, overrides, strict checks, metrics."""
+
 import re
 import zipfile
 from pathlib import Path
@@ -13,12 +15,12 @@ from stl_core.training.config_builder import ConfigError
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def refuse(data, message):
+def expect_error(data, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         config.build_train_config(data)
 
 
-def test_nothing_given_is_all_defaults():
+def test_an_empty_configuration_has_all_defaults():
     built = config.build_train_config({})
     assert built.detector.options == monodle.MonoDLEConfig()
     assert built.epochs == 140
@@ -35,23 +37,23 @@ def test_every_committed_configuration_loads(path):
 @pytest.mark.parametrize(
     ('name', 'epochs', 'batch_size', 'optim', 'distil'),
     [
-        # drops are counted in epochs after five of warming up; the last run has one of its own
+        # drops in epochs, which follow five warm-up epochs; the distillation has other drops
         ('monodle', 140, 24, {'lr': 1.25e-3, 'weight_decay': 1e-5, 'drops': (95, 125)}, (200, 12)),
         ('monocon', 200, 8, {'lr': 2.25e-4, 'weight_decay': 1e-5, 'max_norm': 35.0}, (200, 8)),
         ('monodetr', 195, 16, {'lr': 2e-4, 'weight_decay': 1e-4, 'drops': (125, 165)}, (195, 16)),
     ],
 )
-def test_plans_for_kitti_have_the_published_schedules(name, epochs, batch_size, optim, distil):
+def test_kitti_configurations_have_published_schedules(name, epochs, batch_size, optim, distil):
     plan = stages.load_stages(ROOT / f'config/train/monostl_{name}_kitti.yaml')
     assert list(plan) == ['teacher', 'base', 'distil']
     for stage in ('teacher', 'base'):
         assert (plan[stage].epochs, plan[stage].batch_size) == (epochs, batch_size)
-        drops = tuple(round(share * epochs) for share in plan[stage].optim.drops)
-        told = {**vars(plan[stage].optim), 'drops': drops}
-        assert {key: told[key] for key in optim} == optim
+        drops = tuple(round(fraction * epochs) for fraction in plan[stage].optim.drops)
+        actual = {**vars(plan[stage].optim), 'drops': drops}
+        assert {key: actual[key] for key in optim} == optim
     assert (plan['distil'].epochs, plan['distil'].batch_size) == distil
     if name == 'monodle':
-        assert [round(200 * share) for share in plan['distil'].optim.drops] == [125, 165]
+        assert [round(200 * fraction) for fraction in plan['distil'].optim.drops] == [125, 165]
     assert [each.input.depth is not None for each in plan.values()] == [True, False, False]
     assert plan['distil'].start == f'{plan["base"].out}/student.safetensors'
     assert plan['distil'].distill.teacher == f'{plan["teacher"].out}/student.safetensors'
@@ -59,23 +61,31 @@ def test_plans_for_kitti_have_the_published_schedules(name, epochs, batch_size, 
     assert {each.detector.name for each in plan.values()} == {name}
 
 
-def test_every_refusal_names_the_path():
-    refuse({'optim': {'learning_rate': 1}}, 'optim.learning_rate: unknown key; known: betas, ')
-    refuse({'optim': {'lr': '1e-5'}}, "optim.lr: expected float, got the text '1e-5'; YAML reads")
-    refuse({'optim': {'lr': [1]}}, 'optim.lr: expected float, got [1]')
-    refuse({'epochs': 1.5}, 'epochs: expected int, got 1.5')
-    refuse({'epochs': True}, 'epochs: expected int, got True')
-    refuse({'classes': 'Car'}, "classes: expected a list, got 'Car'")
-    refuse({'input': {'mean': [1.0, 2.0]}}, 'input.mean: expected 3 values, got 2')
-    refuse({'input': {'width_px': 1242}}, 'input: input size must be multiples of 32')
-    refuse({'train': 3}, 'train: expected keys and values, got 3')
-    refuse({'train': {'sources': [{'image_2': 'x'}]}}, 'train.sources[0].calib: missing')
-    refuse({'detector': {'name': 'yolo'}}, "detector.name: 'yolo' is unknown; known: monodle")
-    refuse({'detector': {'options': {'width': 3}}}, 'detector.options.width: unknown key; known: ')
-    refuse({'weights': {'det/depth': 'x'}}, "weights.det/depth: expected float, got 'x'")
+def test_every_error_names_the_key():
+    expect_error(
+        {'optim': {'learning_rate': 1}}, 'optim.learning_rate: unknown key; known: betas, '
+    )
+    expect_error(
+        {'optim': {'lr': '1e-5'}}, "optim.lr: expected float, got the text '1e-5'; YAML reads"
+    )
+    expect_error({'optim': {'lr': [1]}}, 'optim.lr: expected float, got [1]')
+    expect_error({'epochs': 1.5}, 'epochs: expected int, got 1.5')
+    expect_error({'epochs': True}, 'epochs: expected int, got True')
+    expect_error({'classes': 'Car'}, "classes: expected a list, got 'Car'")
+    expect_error({'input': {'mean': [1.0, 2.0]}}, 'input.mean: expected 3 values, got 2')
+    expect_error({'input': {'width_px': 1242}}, 'input: input size must be multiples of 32')
+    expect_error({'train': 3}, 'train: expected keys and values, got 3')
+    expect_error({'train': {'sources': [{'image_2': 'x'}]}}, 'train.sources[0].calib: missing')
+    expect_error(
+        {'detector': {'name': 'yolo'}}, "detector.name: 'yolo' is unknown; known: monodle"
+    )
+    expect_error(
+        {'detector': {'options': {'width': 3}}}, 'detector.options.width: unknown key; known: '
+    )
+    expect_error({'weights': {'det/depth': 'x'}}, "weights.det/depth: expected float, got 'x'")
 
 
-def test_integers_become_floats_and_lists_tuples():
+def test_integers_become_floats_and_lists_become_tuples():
     built = config.build_train_config(
         {'optim': {'lr': 1, 'drops': [0.5]}, 'classes': ['Car', 'Van', 'Truck']}
     )
@@ -85,21 +95,23 @@ def test_integers_become_floats_and_lists_tuples():
     assert built.classes == ('Car', 'Van', 'Truck')
 
 
-def test_mean_sizes_follow_the_classes():
+def test_default_mean_sizes_match_the_classes():
     sizes = config.build_train_config({'classes': ['Van', 'Car']}).detector.options.mean_size_hwl_m
     assert sizes == ((2.187, 1.913, 5.147), monodle.MonoDLEConfig().mean_size_hwl_m[0])
-    given = {'classes': ['Bus'], 'eval_every': 0}
-    refuse(given, 'detector.options.mean_size_hwl_m: must be given, as the size of Bus is not kno')
-    given['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
-    assert config.build_train_config(given).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
-    given['classes'] = ['Bus', 'Car']
-    refuse(
-        given, 'detector.options.mean_size_hwl_m: expected a row for each of the 2 classes, got'
+    data = {'classes': ['Bus'], 'eval_every': 0}
+    expect_error(
+        data, 'detector.options.mean_size_hwl_m: required, no default for Bus; defaults: Car'
+    )
+    data['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
+    assert config.build_train_config(data).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
+    data['classes'] = ['Bus', 'Car']
+    expect_error(
+        data, 'detector.options.mean_size_hwl_m: expected a row for each of the 2 classes, got'
     )
 
 
-def test_mean_sizes_are_those_of_the_labels(mono3d_data):
-    """Of KITTI's train split; the three that are judged are as published, a few cm off."""
+def test_default_mean_sizes_equal_the_means_of_the_labels(mono3d_data):
+    """KITTI's train split; the published sizes of the evaluated classes differ by a few cm."""
     archive = mono3d_data / 'kitti_train_split_labels.zip'
     if not archive.exists():
         pytest.skip('no labels of the train split')
@@ -111,32 +123,38 @@ def test_mean_sizes_are_those_of_the_labels(mono3d_data):
                 if kind in sizes:
                     sizes[kind].append([float(number) for number in numbers[7:10]])
     for kind, size in MEAN_SIZE_HWL_M.items():
-        published = kind in ('Car', 'Pedestrian', 'Cyclist')
-        tolerance = 0.035 if published else 0.0006
+        is_published = kind in ('Car', 'Pedestrian', 'Cyclist')
+        tolerance = 0.035 if is_published else 0.0006
         np.testing.assert_allclose(np.mean(sizes[kind], 0), size, atol=tolerance)
 
 
-def test_runs_that_make_no_sense_are_refused():
-    refuse({'classes': []}, 'classes: expected different names, got []')
-    refuse({'classes': ['Car', 'Car']}, "classes: expected different names, got ['Car', 'Car']")
-    refuse({'classes': ['Car', 'DontCare']}, 'classes: DontCare tells where nobody looked')
-    refuse({'precision': 'half'}, "precision: 'half' is unknown; known: fp32, bf16, fp16")
-    refuse({'accumulate': 0}, 'accumulate: expected at least 1, got 0')
-    refuse({'eval_every': -1}, 'eval_every: expected at least 0, got -1')
-    refuse({'seed': -1}, 'seed: expected at least 0, got -1')
-    refuse({'optim': {'lr': 0}}, 'optim: lr: expected more than 0, got 0.0')
-    refuse({'train': {'augment': {'flip': 2}}}, 'train.augment: flip: expected 0 to 1, got 2.0')
-    refuse({'optim': {'schedule': 'poly'}}, "optim: schedule: 'poly' is unknown; known: step, cos")
-    refuse({'eval_every': 0, 'patience': 3}, 'patience: counts evaluations')
-    refuse({'metric': '3d'}, "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got '3d'")
-    refuse({'metric': 'mean/3d/AP41/strict/easy'}, "metric: 'AP41' of")
-    refuse({'classes': ['Car'], 'metric': 'Van/3d/AP40/strict/easy'}, "'Van' of")
-    refuse({'classes': ['Van']}, 'known: none, as of Van none is judged')
+def test_invalid_values_are_errors():
+    expect_error({'classes': []}, 'classes: expected one or more distinct names, got []')
+    expect_error(
+        {'classes': ['Car', 'Car']}, "expected one or more distinct names, got ['Car', 'Car']"
+    )
+    expect_error({'classes': ['Car', 'DontCare']}, 'classes: DontCare marks unlabelled regions')
+    expect_error({'precision': 'half'}, "precision: 'half' is unknown; known: fp32, bf16, fp16")
+    expect_error({'accumulate': 0}, 'accumulate: expected at least 1, got 0')
+    expect_error({'eval_every': -1}, 'eval_every: expected at least 0, got -1')
+    expect_error({'seed': -1}, 'seed: expected at least 0, got -1')
+    expect_error({'optim': {'lr': 0}}, 'optim: lr: expected more than 0, got 0.0')
+    expect_error(
+        {'train': {'augment': {'flip': 2}}}, 'train.augment: flip: expected 0 to 1, got 2.0'
+    )
+    expect_error(
+        {'optim': {'schedule': 'poly'}}, "optim: schedule: 'poly' is unknown; known: step, cos"
+    )
+    expect_error({'eval_every': 0, 'patience': 3}, 'patience: counts evaluations')
+    expect_error({'metric': '3d'}, "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got '3d'")
+    expect_error({'metric': 'mean/3d/AP41/strict/easy'}, "metric: 'AP41' of")
+    expect_error({'classes': ['Car'], 'metric': 'Van/3d/AP40/strict/easy'}, "'Van' of")
+    expect_error({'classes': ['Van']}, 'known: none for Van')
 
 
-def test_a_metric_is_read_from_the_figures():
+def test_a_metric_selects_its_value_from_the_ap_table():
     numbers = iter(range(1000))
-    figures = {
+    ap = {
         name: {
             kind: {
                 points: {
@@ -151,13 +169,13 @@ def test_a_metric_is_read_from_the_figures():
     }
     classes = ('Cyclist', 'Car', 'Van')
     one = validation.parse_metric('Car/bev/AP11/loose/hard', classes)
-    assert one.value(figures) == figures['Car']['bev']['AP11']['loose'][2]
+    assert one.value(ap) == ap['Car']['bev']['AP11']['loose'][2]
     mean = validation.parse_metric('mean/3d/AP40/strict/moderate', classes)
-    values = [figures[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
-    assert mean.value(figures) == sum(values) / 2
+    values = [ap[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
+    assert mean.value(ap) == sum(values) / 2
 
 
-def test_overrides_come_on_top(tmp_path):
+def test_overrides_replace_values_of_the_file(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('epochs: 3\n')
     built = stages.load_stages(path, ('epochs=7', 'optim.lr=0.5', 'detector.options.neck=light'))[
@@ -172,7 +190,7 @@ def test_overrides_come_on_top(tmp_path):
         stages.load_stages(path, ('optim.betas=[0.9',))
 
 
-def test_an_override_leaves_what_shares_an_anchor_alone(tmp_path):
+def test_an_override_does_not_change_another_key_with_the_same_anchor(tmp_path):
     path = tmp_path / 'a.yaml'
     path.write_text('train: &frames {augment: {flip: 0.25}}\nval: *frames\n')
     built = stages.load_stages(path, ('val.split=val.txt', 'val.augment.flip=0'))['']
@@ -184,7 +202,7 @@ def test_an_override_leaves_what_shares_an_anchor_alone(tmp_path):
     ('text', 'message'),
     [(None, 'no such file'), ('a: [', 'not YAML'), ('- 1', 'expected keys and values, got list')],
 )
-def test_unusable_files_are_named(tmp_path, text, message):
+def test_errors_name_the_unusable_file(tmp_path, text, message):
     path = tmp_path / 'a.yaml'
     if text is not None:
         path.write_text(text)
@@ -192,7 +210,7 @@ def test_unusable_files_are_named(tmp_path, text, message):
         stages.load_stages(path)
 
 
-def test_the_environment_fills_paths(monkeypatch):
+def test_environment_variables_fill_paths(monkeypatch):
     monkeypatch.setenv('HERE', '/data')
     assert config_builder.expand_env('${HERE}/a ${NOT_SET_ANYWHERE:-b}') == '/data/a b'
     with pytest.raises(ConfigError, match='NOT_SET_ANYWHERE is not set'):

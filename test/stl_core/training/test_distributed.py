@@ -1,4 +1,4 @@
-"""Two processes on the CPU must do what one does."""
+"""Training with two processes on the CPU equals training with one process."""
 
 import csv
 import json
@@ -10,27 +10,25 @@ import torch
 from kitti_scenes import make_scenes
 from small_run import assert_equal_weights, weights_of
 from small_stages import make_scenes_with_depth, plan
-from training_processes import fit, joined_config, one_of_two, run_plan
+from training_processes import distributed_config, fit, run_plan, run_rank
 
 from stl_core.cli import main
 from stl_core.training import distributed, trainer
 
 
-def in_two(work, *given):
-    """Start work(rank, *given) in two processes that are joined."""
+def start_two(work, *args):
+    """Start work(rank, *args) in two processes of one process group; return the processes."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context('spawn')
-    workers = [
-        context.Process(target=one_of_two, args=(rank, port, work, *given)) for rank in (0, 1)
-    ]
+    workers = [context.Process(target=run_rank, args=(rank, port, work, *args)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     return workers
 
 
-def ended(workers):
+def join_all(workers):
     for worker in workers:
         worker.join(300)
     assert [worker.exitcode for worker in workers] == [0, 0]
@@ -46,38 +44,38 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def runs(scenes, tmp_path_factory):
-    """Folders of the same run by one process and by two."""
+    """Return output folders of the same run with one process and with two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
-    workers = in_two(fit, scenes, two)
-    trainer.fit(joined_config(scenes, one, eval_every=2))
-    ended(workers)
+    workers = start_two(fit, scenes, two)
+    trainer.fit(distributed_config(scenes, one, eval_every=2))
+    join_all(workers)
     return one, two
 
 
 @pytest.fixture(scope='module')
 def plans(tmp_path_factory):
-    """Folders of the same plan by one process and by two, and of what these told."""
+    """Return folders of the same multi-stage run with one process and with two, and its JSON."""
     scenes = make_scenes_with_depth(tmp_path_factory.mktemp('depth'), frames=7)
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
     for out in (one, two):
-        given = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
-        (out / 'plan.yaml').write_text(json.dumps(given))
-    workers = in_two(run_plan, two / 'plan.yaml', two)
+        data = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
+        (out / 'plan.yaml').write_text(json.dumps(data))
+    workers = start_two(run_plan, two / 'plan.yaml', two)
     main.main(['train', str(one / 'plan.yaml')])
-    ended(workers)
+    join_all(workers)
     return one, two
 
 
-def table(out, name):
+def read_table(out, name):
+    """Return the rows of a CSV table, without the columns that depend on time."""
     with (out / name).open() as file:
         rows = list(csv.DictReader(file))
-    dropped = ('images_per_s',)
-    return [{k: float(v) for k, v in row.items() if k not in dropped} for row in rows]
+    return [{k: float(v) for k, v in row.items() if k != 'images_per_s'} for row in rows]
 
 
-def test_two_processes_have_the_curves_of_one(runs):
-    """Batches of 4 and 3 images: shares of 2, 2 and 2, 1, with unequal numbers of objects."""
-    one, two = (table(out, 'curves.csv') for out in runs)
+def test_two_processes_have_the_losses_of_one(runs):
+    """Batches of 4 and 3 images are split into 2 + 2 and 2 + 1, with unequal object counts."""
+    one, two = (read_table(out, 'curves.csv') for out in runs)
     assert len(one) == 3
     assert one[-1]['total'] < one[0]['total']
     for a, b in zip(one, two, strict=True):
@@ -91,41 +89,41 @@ def test_two_processes_have_the_weights_of_one(runs):
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_two_processes_judge_once(runs):
-    one, two = (table(out, 'val.csv') for out in runs)
+def test_two_processes_validate_once(runs):
+    one, two = (read_table(out, 'val.csv') for out in runs)
     assert [row['epoch'] for row in two] == [2, 3]
     assert sorted(p.name for p in runs[1].iterdir()) == sorted(p.name for p in runs[0].iterdir())
     assert len(one) == len(two)
 
 
-def test_a_run_of_two_goes_on_in_one(runs, scenes):
-    """What a batch holds does not depend on who shares it, so neither does the checkpoint."""
+def test_one_process_can_resume_a_run_of_two(runs, scenes):
+    """Batches and checkpoints do not depend on the number of processes."""
     before = weights_of(runs[1])
-    metrics = trainer.fit(joined_config(scenes, runs[1], eval_every=2))
+    metrics = trainer.fit(distributed_config(scenes, runs[1], eval_every=2))
     assert metrics.keys() == {'Car', 'Pedestrian', 'Cyclist'}
     assert_equal_weights(weights_of(runs[1]), before)
-    assert [row['epoch'] for row in table(runs[1], 'curves.csv')] == [1, 2, 3]
+    assert [row['epoch'] for row in read_table(runs[1], 'curves.csv')] == [1, 2, 3]
 
 
-def test_two_processes_run_all_stages_as_one(plans):
+def test_two_processes_have_the_losses_of_one_in_all_stages(plans):
     for stage in ('teacher', 'base', 'distil'):
-        one, two = (table(out / stage, 'curves.csv') for out in plans)
+        one, two = (read_table(out / stage, 'curves.csv') for out in plans)
         assert len(one) == 2
         for a, b in zip(one, two, strict=True):
-            # each learns from a teacher and a base of its own, which add up roundings
+            # the runs have separate teachers and base models, so rounding differences add up
             assert a == pytest.approx(b, rel=1e-3, abs=1e-4), stage
     assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
 
 
-def test_one_of_two_processes_tells_of_all_stages(plans):
+def test_rank_0_alone_writes_the_metrics_of_all_stages(plans):
     out = plans[1]
-    told = json.loads((out / 'first0.json').read_text())
-    assert told.keys() == {'teacher', 'base', 'distil'}
-    assert json.loads((out / 'again0.json').read_text()) == told
+    metrics = json.loads((out / 'first0.json').read_text())
+    assert metrics.keys() == {'teacher', 'base', 'distil'}
+    assert json.loads((out / 'again0.json').read_text()) == metrics
     assert not list(out.glob('*1.json'))
 
 
-def test_alone_there_is_nothing_to_join():
+def test_a_single_process_needs_no_group():
     with distributed.process_group('cpu') as device:
         model = torch.nn.Linear(2, 2)
         assert distributed.wrap_ddp(model) is model

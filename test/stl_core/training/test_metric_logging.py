@@ -1,3 +1,5 @@
+"""Metric tables, TensorBoard, model selection and early stopping."""
+
 import sys
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from stl_core.training import metric_logging, validation
 
 
-def test_only_what_is_better_is_the_best():
+def test_only_a_new_maximum_is_the_best():
     assert validation.is_best([1.0])
     assert not validation.is_best([1.0, 1.0])
     assert validation.is_best([0.0, 2.0, 1.0, 3.0])
@@ -14,11 +16,11 @@ def test_only_what_is_better_is_the_best():
     assert not validation.is_stalled([3.0, 1.0, 4.0, 4.0], 2)
 
 
-def test_tensorboard_has_every_point_once(tmp_path):
+def test_tensorboard_holds_every_point_once(tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for done in (0, 2):  # stopped after epoch 4 with a checkpoint of epoch 2, then gone on
+    for done in (0, 2):  # stopped after epoch 4 with a checkpoint of epoch 2, then resumed
         with metric_logging.MetricLogger(tmp_path, done) as tables:
             for epoch in range(done + 1, 5):
                 tables.add_row('curves', epoch, {'total': 10.0 * done + epoch})
@@ -27,7 +29,7 @@ def test_tensorboard_has_every_point_once(tmp_path):
     assert tables.column('curves', 'total') == [1, 2, 23, 24]
 
 
-def test_without_tensorboard_it_is_said_once(tmp_path, monkeypatch, caplog):
+def test_missing_tensorboard_is_logged_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     with caplog.at_level('INFO'), metric_logging.MetricLogger(tmp_path, 0) as tables:
         tables.add_row('curves', 1, {'total': 1.0})
@@ -37,7 +39,7 @@ def test_without_tensorboard_it_is_said_once(tmp_path, monkeypatch, caplog):
     ]
 
 
-def test_a_row_torn_by_a_crash_is_dropped(tmp_path):
+def test_an_incomplete_last_row_is_dropped(tmp_path):
     path = tmp_path / 'curves.csv'
     path.write_text('epoch,total\n1,5\n2,4\n3,')
     with metric_logging.MetricLogger(tmp_path, 3) as tables:

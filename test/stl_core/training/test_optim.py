@@ -1,3 +1,5 @@
+"""Optimiser: schedules, AdamW steps, skipped steps, loss scale, weight averaging, state."""
+
 import copy
 import dataclasses
 import itertools
@@ -16,15 +18,15 @@ def small_model():
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
 
 
-def gradients(model, seed):
-    """Give every parameter a gradient of its own."""
+def set_random_gradients(model, seed):
+    """Set a random gradient on every parameter."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
 
 
-def build(model, precision='fp32', **numbers):
-    return optim.Optimizer(model, model, optim.OptimConfig(**numbers), precision)
+def build(model, precision='fp32', **options):
+    return optim.Optimizer(model, model, optim.OptimConfig(**options), precision)
 
 
 def test_learning_rate_rises_then_falls():
@@ -38,66 +40,66 @@ def test_learning_rate_rises_then_falls():
     assert {optim.schedule_at(epoch, 100, cosine).beta1 for epoch in range(100)} == {0.9}
 
 
-def test_the_cycle_is_that_of_torch():
-    """OneCycleLR with the numbers of 2gunsu/monocon-pytorch at 908807b."""
+def test_the_cyclic_schedule_equals_torchs_one_cycle_lr():
+    """Parameters of 2gunsu/monocon-pytorch at 908807b."""
     lr, steps = 2.25e-4, 1000
     config = optim.OptimConfig(lr=lr, betas=(0.95, 0.99), warmup_epochs=0, schedule='cyclic')
-    theirs = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr, (0.95, 0.99))
+    torch_adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr, (0.95, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        theirs, 10 * lr, steps, pct_start=0.4, div_factor=10, final_div_factor=1e4
+        torch_adamw, 10 * lr, steps, pct_start=0.4, div_factor=10, final_div_factor=1e4
     )
     for step in range(steps):
         rise, fall = step / 399, (step - 399) / 600
-        ours = optim.schedule_at(0.4 * rise if step < 399 else 0.4 + 0.6 * fall, 1, config)
-        group = theirs.param_groups[0]
-        assert ours.lr == pytest.approx(group['lr'], rel=1e-9)
-        assert ours.beta1 == pytest.approx(group['betas'][0], rel=1e-9)
-        theirs.step()
+        result = optim.schedule_at(0.4 * rise if step < 399 else 0.4 + 0.6 * fall, 1, config)
+        group = torch_adamw.param_groups[0]
+        assert result.lr == pytest.approx(group['lr'], rel=1e-9)
+        assert result.beta1 == pytest.approx(group['betas'][0], rel=1e-9)
+        torch_adamw.step()
         if step + 1 < steps:
             schedule.step()
 
 
-def test_steps_are_those_of_plain_adamw_on_clipped_gradients():
-    ours, theirs = small_model(), small_model()
-    optimizer = build(ours, lr=0.1, betas=(0.8, 0.9), weight_decay=0.5, max_norm=1.0)
-    weights = [p for p in theirs.parameters() if p.dim() > 1]
-    vectors = [p for p in theirs.parameters() if p.dim() == 1]
+def test_steps_equal_plain_adamw_on_clipped_gradients():
+    model, reference = small_model(), small_model()
+    optimizer = build(model, lr=0.1, betas=(0.8, 0.9), weight_decay=0.5, max_norm=1.0)
+    weights = [p for p in reference.parameters() if p.dim() > 1]
+    vectors = [p for p in reference.parameters() if p.dim() == 1]
     plain = torch.optim.AdamW(
         [{'params': weights}, {'params': vectors, 'weight_decay': 0.0}], 0.1, (0.8, 0.9), 1e-8, 0.5
     )
     for seed in range(4):
-        gradients(ours, seed)
-        gradients(theirs, seed)
-        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in theirs.parameters()))
-        for parameter in theirs.parameters():
+        set_random_gradients(model, seed)
+        set_random_gradients(reference, seed)
+        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in reference.parameters()))
+        for parameter in reference.parameters():
             parameter.grad /= max(norm, 1.0)
         assert float(optimizer.step()) == pytest.approx(norm, rel=1e-5)
         plain.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('poison', [math.nan, math.inf])
+@pytest.mark.parametrize('value', [math.nan, math.inf])
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-def test_a_gradient_that_is_not_finite_leaves_no_trace(poison, precision):
-    clean, poisoned = small_model(), small_model()
-    optimizers = [build(model, precision) for model in (clean, poisoned)]
+def test_a_gradient_that_is_not_finite_changes_nothing(value, precision):
+    clean, disturbed = small_model(), small_model()
+    optimizers = [build(model, precision) for model in (clean, disturbed)]
     for seed in range(3):
-        for model, optimizer in zip((clean, poisoned), optimizers, strict=True):
+        for model, optimizer in zip((clean, disturbed), optimizers, strict=True):
             optimizer.backward(0.0 * sum(p.sum() for p in model.parameters()))
-            gradients(model, seed)
+            set_random_gradients(model, seed)
             for parameter in model.parameters():
                 parameter.grad *= optimizer.scaler.get_scale()
             if seed == 1:
                 if model is clean:
                     continue
-                next(model.parameters()).grad[0, 0] = poison
+                next(model.parameters()).grad[0, 0] = value
             assert math.isfinite(float(optimizer.step())) == (seed != 1)
-    for a, b in zip(clean.parameters(), poisoned.parameters(), strict=True):
+    for a, b in zip(clean.parameters(), disturbed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_too_high_a_scale_is_halved_and_remembered():
+def test_too_high_a_loss_scale_is_halved_and_saved():
     model = small_model()
     optimizer = build(model, 'fp16')
     optimizer.backward(model(torch.ones(2, 3)).sum())
@@ -105,37 +107,37 @@ def test_too_high_a_scale_is_halved_and_remembered():
     optimizer.step()
     state = optimizer.state_dict()
     assert state['scaler']['scale'] == 2**15
-    again = build(small_model(), 'fp16')
-    again.load_state_dict(state)
-    assert again.scaler.get_scale() == 2**15
+    restored = build(small_model(), 'fp16')
+    restored.load_state_dict(state)
+    assert restored.scaler.get_scale() == 2**15
 
 
-def test_the_mean_follows_its_closed_form():
+def test_the_weight_average_follows_its_formula():
     model = small_model()
     optimizer = build(model, ema=0.3)
     expected = model[0].weight.detach().clone()
     for step in range(6):
-        gradients(model, step)
-        model(torch.randn(5, 3))  # moves the norm's statistics
+        set_random_gradients(model, step)
+        model(torch.randn(5, 3))  # changes the running statistics of the norm
         optimizer.step()
-        keep = min(0.3, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * model[0].weight.detach()
-    mean = optimizer.ema.module
-    torch.testing.assert_close(mean[0].weight, expected)
-    assert not torch.equal(mean[1].running_mean, model[1].running_mean)
-    assert mean[1].num_batches_tracked == 6
-    assert not any(p.requires_grad for p in mean.parameters())
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+    average = optimizer.ema.module
+    torch.testing.assert_close(average[0].weight, expected)
+    assert not torch.equal(average[1].running_mean, model[1].running_mean)
+    assert average[1].num_batches_tracked == 6
+    assert not any(p.requires_grad for p in average.parameters())
 
 
-def test_what_is_saved_is_all_the_state_there_is():
+def test_the_state_dict_is_the_complete_state():
     models = [small_model(), small_model()]
     first, second = (build(model, ema=0.9) for model in models)
     for seed in range(4):
-        if seed == 2:  # here the second takes over
+        if seed == 2:  # the second optimiser resumes from the first
             models[1].load_state_dict(models[0].state_dict())
             second.load_state_dict(copy.deepcopy(first.state_dict()))
         for model, optimizer in list(zip(models, (first, second), strict=True))[: 1 + (seed > 1)]:
-            gradients(model, seed)
+            set_random_gradients(model, seed)
             optimizer.step()
     for a, b in zip(*(o.ema.module.parameters() for o in (first, second)), strict=True):
         assert torch.equal(a, b)
@@ -143,7 +145,7 @@ def test_what_is_saved_is_all_the_state_there_is():
         assert torch.equal(a, b)
 
 
-def test_numbers_without_sense_are_refused():
+def test_numbers_out_of_range_are_errors():
     with pytest.raises(ValueError, match="schedule: 'poly' is unknown; known: step, cosine, cyc"):
         optim.OptimConfig(schedule='poly')
     with pytest.raises(ValueError, match=r'ema: expected at least 0, less than 1, got 1\.0'):

@@ -1,4 +1,4 @@
-"""Teacher, base and distilled student out of one file: what is run, skipped and refused."""
+"""Multi-stage runs and distillation: stages, overrides, skipped stages, errors, inspection."""
 
 import csv
 import dataclasses
@@ -36,13 +36,13 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
+def no_plots(monkeypatch):
     monkeypatch.setattr(charts, 'plot_loss_curves', lambda *_: None)
 
 
 @pytest.fixture(scope='module')
 def trained(scenes, tmp_path_factory):
-    """A plan all of whose stages are done."""
+    """Return folder and configurations of a multi-stage run with all stages finished."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, 'plot_loss_curves', lambda *_: None)
@@ -53,7 +53,7 @@ def trained(scenes, tmp_path_factory):
     return out, built
 
 
-def test_a_stage_has_what_is_common_and_its_own():
+def test_stages_merge_common_keys_and_overrides():
     built = stages.build_stages(plan(Path('x'), 'runs'))
     assert list(built) == ['teacher', 'base', 'distil']
     teacher, base, distil = built.values()
@@ -72,10 +72,10 @@ def test_a_file_without_stages_is_one_run():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'stages': []}, 'stages: expected names'),
+        ({'stages': []}, 'stages: expected a mapping'),
         ({'stages': {'a': 3}}, 'stages.a: expected keys and values, got 3'),
         ({'stages': {'a': {'epoch': 3}}}, 'stages.a: epoch: unknown key; known: '),
-        ({'stages': {'a': {}, 'b': {}}}, 'stages.a.out: runs/train is that of another stage'),
+        ({'stages': {'a': {}, 'b': {}}}, 'stages.a.out: runs/train is also the out of another'),
         ({'distill': {'teacher': 'x'}}, 'distill.losses: missing'),
         (
             {
@@ -86,40 +86,40 @@ def test_a_file_without_stages_is_one_run():
         ),
         (
             {'distill': {'teacher': 'x', 'losses': {'feature': {}}}},
-            'weights.distill/feature: missing, as distill.losses names it',
+            'weights.distill/feature: missing, but in distill.losses',
         ),
         ({'weights': {'distill/feature': 1.0}}, 'weights.distill/feature: no such loss in'),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_by_name(change, message):
+def test_errors_name_the_invalid_key(change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         stages.build_stages(change)
 
 
-def test_an_override_is_on_top_of_what_a_stage_has_of_its_own():
+def test_a_common_override_replaces_values_of_the_stages():
     data = plan(Path('x'), 'runs')
     data['stages']['base'] |= {'epochs': 5, 'optim': {'lr': 0.5}}
-    given = ('stages.base.seed=3', 'epochs=1', 'optim.lr=0.25', 'seed=2', 'stages.distil.epochs=7')
-    built = stages.build_stages(data, given)
+    per_stage = ('stages.base.seed=3', 'stages.distil.epochs=7')
+    built = stages.build_stages(data, (*per_stage, 'epochs=1', 'optim.lr=0.25', 'seed=2'))
     assert [each.epochs for each in built.values()] == [1, 1, 7]
     assert [each.seed for each in built.values()] == [2, 3, 2]
     assert {each.optim.lr for each in built.values()} == {0.25}
-    assert stages.build_stages(data)['base'].epochs == 5  # the data is as it was
-    one = {**data, 'stages': {'base': data['stages']['base']}}
-    assert stages.build_stages(one, ('out=there',))['base'].out == 'there'
+    assert stages.build_stages(data)['base'].epochs == 5  # data is not modified
+    single = {**data, 'stages': {'base': data['stages']['base']}}
+    assert stages.build_stages(single, ('out=there',))['base'].out == 'there'
 
 
 @pytest.mark.parametrize(
     'override', ['detector.options.head_width=32', 'detector.options={head_width: 32}']
 )
-def test_an_override_of_one_stage_joins_what_is_common(override):
+def test_an_override_of_one_stage_merges_with_common_keys(override):
     built = stages.build_stages(plan(Path('x'), 'runs'), (f'stages.base.{override}',))
     options = [each.detector.options for each in built.values()]
     assert [each.head_width for each in options] == [8, 32, 8]
     assert {each.neck for each in options} == {'light'}
 
 
-def test_an_override_of_a_group_replaces_that_of_every_stage():
+def test_an_override_of_a_mapping_replaces_that_of_every_stage():
     data = plan(Path('x'), 'runs')
     built = stages.build_stages(data, ('detector.options={head_width: 32}',))
     options = [each.detector.options for each in built.values()]
@@ -134,30 +134,30 @@ def test_an_override_of_a_group_replaces_that_of_every_stage():
         ('stages.tutor.seed=1', "'stages.tutor.seed=1': no such stage; known: teacher, base, dis"),
     ],
 )
-def test_an_override_that_fits_no_stage_is_refused(override, message):
+def test_an_override_that_fits_no_stage_is_an_error(override, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         stages.build_stages(plan(Path('x'), 'runs'), (override,))
 
 
-def test_an_unknown_stage_is_refused():
+def test_an_unknown_stage_is_an_error():
     with pytest.raises(ConfigError, match="stage 'tutor': unknown; known: teacher, base, distil"):
         stages.select_stages(stages.build_stages(plan(Path('x'), 'runs')), ('tutor',))
 
 
-def test_the_teacher_sees_depth_and_refuses_pictures(trained, scenes):
+def test_the_teacher_takes_depth_and_rejects_images(trained, scenes):
     out, built = trained
     teacher = predictor.load_predictor(out / 'teacher/student.safetensors', 'cpu')
     assert teacher.spec.input.depth == DepthSpec(mean_m=14.0, virtual_focal_px=0.0)
-    with pytest.raises(ValueError, match=r'sees depth: expected an \(H, W\) float32 map, got'):
+    with pytest.raises(ValueError, match=r'depth input: expected an \(H, W\) float32 map, got'):
         teacher([np.zeros((96, 320, 3), np.uint8)], [np.eye(3, 4)])
     files = dataset.list_frames(built['teacher'].val)[0]
-    _, _, seen = result_files.predict_frame(teacher, files)
+    _, _, objects = result_files.predict_frame(teacher, files)
     depth_m = depth_maps.load_frame_depth(files, WIDTH, HEIGHT)
-    (told,) = teacher([depth_m], [kitti.read_calib(files.calib).P2])
-    assert np.array_equal(seen.center_m, told.center_m)
+    (expected,) = teacher([depth_m], [kitti.read_calib(files.calib).P2])
+    assert np.array_equal(objects.center_m, expected.center_m)
 
 
-def test_the_teacher_teaches_by_what_it_was_shown_when_it_learnt(trained):
+def test_distillation_feeds_the_teacher_its_training_input(trained):
     distil = trained[1]['distil']
     model = model_builder.build_model(model_builder.with_file_digests(distil)).eval()
     frames = dataset.FrameDataset(
@@ -166,16 +166,16 @@ def test_the_teacher_teaches_by_what_it_was_shown_when_it_learnt(trained):
     batch = dataset.collate([frames[0, 0]], 9)
     known = batch.depth_m > 0
     metres = torch.where(known, (batch.depth_m - 14.0) / DepthSpec().std_m, 0)
-    shown = model.teacher_input(batch)
-    torch.testing.assert_close(shown, torch.stack([metres, known.float()], 1))
+    teacher_input = model.teacher_input(batch)
+    torch.testing.assert_close(teacher_input, torch.stack([metres, known.float()], 1))
     path = distil.distill.teacher
     teacher = model_file.load_detector(path, model_file.read_model_spec(path)).eval()
     with torch.no_grad():
         view = model.make_view(model.student(model.student_input(batch), batch.P), batch, 0.0)
-        torch.testing.assert_close(view.teacher.heads, teacher(shown, batch.P).heads)
+        torch.testing.assert_close(view.teacher.heads, teacher(teacher_input, batch.P).heads)
 
 
-def test_a_distilled_student_is_bare(trained):
+def test_the_model_file_of_a_distilled_student_holds_the_student_only(trained):
     out, _ = trained
     base, distilled = (
         load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
@@ -187,9 +187,9 @@ def test_a_distilled_student_is_bare(trained):
     assert spec.input.depth is None
 
 
-def assert_all_stages_teach(given, out):
-    """All stages run: a bare student, and distillation losses that are numbers and not nothing."""
-    for each in stages.build_stages(given).values():
+def assert_all_stages_run(data, out):
+    """Run all stages; the model file holds the student only, losses are finite and positive."""
+    for each in stages.build_stages(data).values():
         stages.run_stage(each)
     base, distilled = (
         load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
@@ -197,34 +197,34 @@ def assert_all_stages_teach(given, out):
     assert distilled.keys() == base.keys()
     with (out / 'distil/curves.csv').open() as file:
         (row,) = csv.DictReader(file)
-    told = [float(row[f'distill/{name}']) for name in LOSSES]
-    assert np.isfinite(told).all()
-    assert min(told) > 0
+    losses = [float(row[f'distill/{name}']) for name in LOSSES]
+    assert np.isfinite(losses).all()
+    assert min(losses) > 0
 
 
 @pytest.mark.parametrize('name', ['monocon', 'monodetr'])
-def test_every_detector_goes_through_all_stages(name, scenes, tmp_path):
-    given = plan(scenes, tmp_path, epochs=1)
-    given['detector'] = {'name': name, 'options': SMALL[name] | {'virtual_focal_px': 0.0}}
-    assert_all_stages_teach(given, tmp_path)
+def test_every_detector_can_run_all_stages(name, scenes, tmp_path):
+    data = plan(scenes, tmp_path, epochs=1)
+    data['detector'] = {'name': name, 'options': SMALL[name] | {'virtual_focal_px': 0.0}}
+    assert_all_stages_run(data, tmp_path)
 
 
-def test_a_teacher_of_another_architecture_teaches_by_stride(scenes, tmp_path):
-    given = plan(scenes, tmp_path, epochs=1)
-    other = {'backbone': 'mobilenetv3_small_050', 'neck': 'dlaup'}
-    given['stages']['teacher']['detector'] = {'options': other}
-    assert_all_stages_teach(given, tmp_path)
+def test_a_teacher_with_another_backbone_is_matched_by_stride(scenes, tmp_path):
+    data = plan(scenes, tmp_path, epochs=1)
+    other_backbone = {'backbone': 'mobilenetv3_small_050', 'neck': 'dlaup'}
+    data['stages']['teacher']['detector'] = {'options': other_backbone}
+    assert_all_stages_run(data, tmp_path)
     weights = weights_of(tmp_path / 'distil')
-    ends = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
-    begins = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
+    adapter_outputs = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
+    review_inputs = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
     model = model_builder.build_model(
-        model_builder.with_file_digests(stages.build_stages(given)['distil'])
+        model_builder.with_file_digests(stages.build_stages(data)['distil'])
     )
-    assert ends == list(model.teacher.channels[1:]) != begins
-    assert begins == list(model.student.channels[1:])
+    assert adapter_outputs == list(model.teacher.channels[1:]) != review_inputs
+    assert review_inputs == list(model.student.channels[1:])
 
 
-def test_the_teacher_is_left_as_it_was(trained):
+def test_distillation_does_not_change_the_teacher(trained):
     out, _ = trained
     before = load_file(out / 'teacher/student.safetensors')
     after = {
@@ -235,26 +235,26 @@ def test_the_teacher_is_left_as_it_was(trained):
     assert_equal_weights({name: after[name] for name in before}, before)
 
 
-def test_a_stage_begins_where_the_base_ended(trained):
+def test_a_stage_starts_with_the_weights_of_the_start_model(trained):
     out, built = trained
     model = model_builder.build_model(model_builder.with_file_digests(built['distil']))
     assert_equal_weights(
         dict(model.student.state_dict()), load_file(out / 'base/student.safetensors')
     )
     assert model.training
-    counted = [each for name, each in model.review.named_buffers() if 'num_batches' in name]
-    assert counted
-    assert not any(counted)  # what was tried while it was built has left no trace
+    counters = [each for name, each in model.review.named_buffers() if 'num_batches' in name]
+    assert counters
+    assert not any(counters)  # the check of the losses left no trace in the norms
 
 
-def test_what_is_done_is_not_done_again(trained, monkeypatch):
+def test_a_finished_stage_is_not_trained_again(trained, monkeypatch):
     _, built = trained
-    monkeypatch.setattr(trainer, 'fit', lambda _: pytest.fail('was trained again'))
+    monkeypatch.setattr(trainer, 'fit', lambda _: pytest.fail('trained again'))
     for each in built.values():
         assert stages.run_stage(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
 
 
-def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_path):
+def test_a_stage_is_not_finished_for_another_configuration_or_teacher(trained, tmp_path):
     out, built = trained
     distil = model_builder.with_file_digests(built['distil'])
     assert checkpoint.is_done(distil)
@@ -265,7 +265,7 @@ def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_p
         distil, distill=dataclasses.replace(distil.distill, teacher=str(other), teacher_sha256='')
     )
     assert not checkpoint.is_done(model_builder.with_file_digests(moved))
-    with pytest.raises(ConfigError, match=r'distill.teacher: .*other.* is not the file of'):
+    with pytest.raises(ConfigError, match=r'distill.teacher: .*other.* has SHA-256'):
         model_builder.with_file_digests(
             dataclasses.replace(
                 moved, distill=dataclasses.replace(moved.distill, teacher_sha256='0')
@@ -273,7 +273,7 @@ def test_a_stage_is_not_done_for_another_configuration_or_teacher(trained, tmp_p
         )
 
 
-def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path):
+def test_a_run_with_another_start_model_cannot_resume(trained, tmp_path):
     out, built = trained
     start = tmp_path / 'start.safetensors'
     shutil.copy(out / 'base/student.safetensors', start)
@@ -287,7 +287,7 @@ def test_a_run_is_not_gone_on_with_when_its_start_has_changed(trained, tmp_path)
         stages.run_stage(again)
 
 
-def test_a_teacher_and_a_start_may_be_moved(trained, tmp_path):
+def test_teacher_and_start_model_can_be_moved(trained, tmp_path):
     out, built = trained
     for name in ('teacher', 'base'):
         shutil.copy(out / name / 'student.safetensors', tmp_path / f'{name}.safetensors')
@@ -300,7 +300,7 @@ def test_a_teacher_and_a_start_may_be_moved(trained, tmp_path):
     assert checkpoint.is_done(model_builder.with_file_digests(moved))
 
 
-def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_path):
+def test_a_run_with_another_teacher_cannot_resume(trained, tmp_path):
     out, built = trained
     teacher = tmp_path / 'teacher.safetensors'
     shutil.copy(out / 'teacher/student.safetensors', teacher)
@@ -315,27 +315,27 @@ def test_a_run_is_not_gone_on_with_when_its_teacher_has_changed(trained, tmp_pat
         stages.run_stage(again)
 
 
-def test_a_stopped_distillation_goes_on_bit_for_bit(trained, scenes, monkeypatch):
+def test_a_stopped_distillation_resumes_bit_for_bit(trained, scenes, monkeypatch):
     out, built = trained
     again = dataclasses.replace(built['distil'], out=f'{out}/again')
-    real = trainer.log_and_save
+    original = trainer.log_and_save
 
-    def stop_after_one(run, record, done, row):
-        real(run, record, done, row)
+    def stop_after_one(run, metric_logger, epochs_done, row):
+        original(run, metric_logger, epochs_done, row)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, 'log_and_save', stop_after_one)
     with pytest.raises(KeyboardInterrupt):
         stages.run_stage(again)
-    monkeypatch.setattr(trainer, 'log_and_save', real)
+    monkeypatch.setattr(trainer, 'log_and_save', original)
     stages.run_stage(again)
     assert_equal_weights(weights_of(out / 'again'), weights_of(out / 'distil'))
 
 
-def test_frames_without_depth_are_told_at_once(trained, scenes, tmp_path):
+def test_frames_without_depth_fail_before_training(trained, scenes, tmp_path):
     _, built = trained
-    bare = kitti.KittiFolders(*(str(scenes / name) for name in FOLDERS[:3]))
-    frames = dataclasses.replace(built['teacher'].train, sources=(bare,))
+    without_depth = kitti.KittiFolders(*(str(scenes / name) for name in FOLDERS[:3]))
+    frames = dataclasses.replace(built['teacher'].train, sources=(without_depth,))
     with pytest.raises(kitti.DataError, match=r'000000\.png: no depth of this frame; expected'):
         trainer.fit(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
 
@@ -344,11 +344,11 @@ def test_frames_without_depth_are_told_at_once(trained, scenes, tmp_path):
     ('change', 'message'),
     [
         ({'classes': ('Car',)}, r"has classes \('Car', 'Pedestrian', 'Cyclist'\), the student"),
-        ({'input': InputSpec(192, 64)}, 'has width 160, the student 192; they must see the same'),
-        ({'input': InputSpec(160, 96)}, 'has height 64, the student 96; they must see the same'),
+        ({'input': InputSpec(192, 64)}, 'has width 160, the student 192; both need the same'),
+        ({'input': InputSpec(160, 96)}, 'has height 64, the student 96; both need the same'),
     ],
 )
-def test_a_teacher_of_another_kind_is_refused(trained, change, message):
+def test_a_teacher_with_other_classes_or_canvas_is_an_error(trained, change, message):
     _, built = trained
     if 'classes' in change:
         options = dataclasses.replace(
@@ -359,13 +359,13 @@ def test_a_teacher_of_another_kind_is_refused(trained, change, message):
         model_builder.build_model(dataclasses.replace(built['distil'], start='', **change))
 
 
-def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp_path):
-    given = plan(Path('nowhere'), tmp_path)
-    given['detector'] = {'name': 'monodetr', 'options': SMALL['monodetr']}
-    distil = given['stages']['distil']
+def test_a_loss_that_cannot_compare_the_networks_fails_before_training(tmp_path):
+    data = plan(Path('nowhere'), tmp_path)
+    data['detector'] = {'name': 'monodetr', 'options': SMALL['monodetr']}
+    distil = data['stages']['distil']
     distil['distill']['losses'] = {'plain_heads': {}}
     distil['weights'] = {'distill/plain_heads': 1.0}
-    built = stages.build_stages(given)
+    built = stages.build_stages(data)
     for name in ('teacher', 'base'):
         spec = model_builder.model_spec(built[name])
         path = tmp_path / name / 'student.safetensors'
@@ -385,22 +385,22 @@ def test_a_loss_that_cannot_compare_the_two_is_refused_before_the_first_step(tmp
         ),
     ],
 )
-def test_answers_of_another_meaning_are_not_compared(trained, scenes, tmp_path, change, message):
-    """Features may be: nobody takes them at their word."""
+def test_heads_of_another_meaning_are_not_compared(trained, scenes, tmp_path, change, message):
+    """Losses on features accept such a teacher, losses on predictions do not."""
     out, _ = trained
-    given = plan(scenes, out)
-    name, options = change.pop('name', 'monodle'), given['detector']['options']
-    distil = given['stages']['distil']
+    data = plan(scenes, out)
+    name, options = change.pop('name', 'monodle'), data['detector']['options']
+    distil = data['stages']['distil']
     distil.pop('start')
     distil['detector'] = {'name': name, 'options': options | change}
     with pytest.raises(ConfigError, match=message):
-        model_builder.build_model(stages.build_stages(given)['distil'])
+        model_builder.build_model(stages.build_stages(data)['distil'])
     for each in (distil['distill']['losses'], distil['weights']):
         each.pop('response', None), each.pop('distill/response', None)
-    model_builder.build_model(stages.build_stages(given)['distil'])
+    model_builder.build_model(stages.build_stages(data)['distil'])
 
 
-def test_a_start_with_heads_of_another_meaning_is_refused(trained):
+def test_a_start_model_with_heads_of_another_meaning_is_an_error(trained):
     out, built = trained
     options = dataclasses.replace(built['base'].detector.options, virtual_focal_px=500.0)
     detector = dataclasses.replace(built['base'].detector, options=options)
@@ -411,7 +411,7 @@ def test_a_start_with_heads_of_another_meaning_is_refused(trained):
         )
 
 
-def test_a_start_of_another_kind_is_refused(trained):
+def test_a_start_model_with_other_input_channels_is_an_error(trained):
     out, built = trained
     with pytest.raises(ConfigError, match=r'start: .* has channels 2, this run 3'):
         model_builder.build_model(
@@ -419,30 +419,30 @@ def test_a_start_of_another_kind_is_refused(trained):
         )
 
 
-def test_one_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
+def test_the_train_command_runs_all_stages_or_one(trained, scenes, tmp_path, capsys):
     out, _ = trained
     path = tmp_path / 'plan.yaml'
     path.write_text(json.dumps(plan(scenes, out)))
     main.main(['train', str(path), '--json', str(tmp_path / 'ap.json')])
-    told = capsys.readouterr().out
-    assert all(f'stage {name}' in told for name in ('teacher', 'base', 'distil'))
-    assert f'curves: {out}/stages.png' in told
+    printed = capsys.readouterr().out
+    assert all(f'stage {name}' in printed for name in ('teacher', 'base', 'distil'))
+    assert f'curves: {out}/stages.png' in printed
     assert json.loads((tmp_path / 'ap.json').read_text()).keys() == {'teacher', 'base', 'distil'}
     main.main(['train', str(path), '--stage', 'base'])
     assert 'stage teacher' not in capsys.readouterr().out
 
 
-def test_a_changed_stage_is_refused(trained, scenes, tmp_path, capsys):
+def test_a_stage_with_another_configuration_is_an_error(trained, scenes, tmp_path, capsys):
     path = tmp_path / 'plan.yaml'
     path.write_text(json.dumps(plan(scenes, trained[0])))
     with pytest.raises(SystemExit):
         main.main(['train', str(path), '--stage', 'base', 'epochs=3'])
-    told = capsys.readouterr().err
-    assert 'base/last.pt: made with another epochs; choose another out= or remove it' in told
+    printed = capsys.readouterr().err
+    assert 'base/last.pt: made with another epochs; choose another out= or remove it' in printed
 
 
 @pytest.mark.parametrize('kind', ['depth_2', 'velodyne'])
-def test_a_teacher_can_be_evaluated_by_its_depth(trained, scenes, tmp_path, capsys, kind):
+def test_evaluate_and_predict_feed_a_teacher_with_depth(trained, scenes, tmp_path, capsys, kind):
     out, _ = trained
     root = tmp_path / 'training'
     root.mkdir()
@@ -459,34 +459,35 @@ def test_a_teacher_can_be_evaluated_by_its_depth(trained, scenes, tmp_path, caps
         else:
             (root / kind / f'{path.stem}.bin').write_bytes(np.ones((5, 4), np.float32).tobytes())
     main.main([*argv, '--json', str(tmp_path / 'new/ap.json')])
-    found = json.loads((tmp_path / 'new/ap.json').read_text())['ap']
+    ap = json.loads((tmp_path / 'new/ap.json').read_text())['ap']
     if kind == 'depth_2':
-        assert found == json.loads((out / 'teacher/metrics.json').read_text())
-    main.main(['predict', *argv[1:], '--out', str(tmp_path / 'seen')])
-    assert len(list((tmp_path / 'seen/results').iterdir())) == 5
+        assert ap == json.loads((out / 'teacher/metrics.json').read_text())
+    main.main(['predict', *argv[1:], '--out', str(tmp_path / 'predicted')])
+    assert len(list((tmp_path / 'predicted/results').iterdir())) == 5
 
 
-def test_what_is_selected_is_shown(trained, tmp_path):
+def test_the_inspection_has_object_weights_and_affinities(trained, tmp_path):
     _, built = trained
-    seen = selection.inspect_distillation(built['distil'], 5, 8)
-    sigma_m, shown = seen.object_weights.student_sigma_m, seen.affinities
-    assert len(sigma_m) == 9  # all that the five frames hold
-    sure = 1 / (1 + seen.object_weights.teacher_sigma_m**2)
+    snapshot = selection.inspect_distillation(built['distil'], 5, 8)
+    weights, affinities = snapshot.object_weights, snapshot.affinities
+    sigma_m = weights.student_sigma_m
+    assert len(sigma_m) == 9  # number of objects in the five frames
+    confidence = 1 / (1 + weights.teacher_sigma_m**2)
     assert np.allclose(
-        seen.object_weights.feature_weight, sure * sigma_m**2 / (0.25 + sigma_m**2), atol=1e-6
+        weights.feature_weight, confidence * sigma_m**2 / (0.25 + sigma_m**2), atol=1e-6
     )
-    assert np.allclose(seen.object_weights.relation_weight, sure, atol=1e-6)
-    assert len(shown.depth_m) == 3
-    assert (np.diff(shown.depth_m) >= 0).all()
-    for matrix in (shown.teacher, shown.student_before, shown.student_after):
+    assert np.allclose(weights.relation_weight, confidence, atol=1e-6)
+    assert len(affinities.depth_m) == 3
+    assert (np.diff(affinities.depth_m) >= 0).all()
+    for matrix in (affinities.teacher, affinities.student_before, affinities.student_after):
         assert np.allclose(matrix, matrix.T, atol=1e-6)
         assert np.abs(matrix).max() <= 1 + 1e-5
-    assert not np.allclose(shown.student_before, shown.student_after)
-    selection_chart.plot_snapshot(seen, tmp_path / 'seen.png')
-    assert (tmp_path / 'seen.png').stat().st_size > 10_000
+    assert not np.allclose(affinities.student_before, affinities.student_after)
+    selection_chart.plot_snapshot(snapshot, tmp_path / 'chart.png')
+    assert (tmp_path / 'chart.png').stat().st_size > 10_000
 
 
-def test_what_is_before_is_the_start_and_what_is_after_the_student(trained):
+def test_the_inspection_compares_the_start_model_and_the_distilled_student(trained):
     out, built = trained
     config = model_builder.with_file_digests(built['distil'])
     models = selection._load_before_and_after(config, out / 'distil/last.pt')
@@ -495,33 +496,33 @@ def test_what_is_before_is_the_start_and_what_is_after_the_student(trained):
         assert all(torch.equal(saved[k], each) for k, each in model.student.state_dict().items())
 
 
-def test_a_checkpoint_of_another_run_is_not_shown(trained, scenes):
-    """The gates drawn would be those of the plan."""
+def test_a_checkpoint_of_another_run_cannot_be_inspected(trained, scenes):
+    """The plotted weights would be those of the configuration, not of the checkpoint."""
     out, _ = trained
-    given = plan(scenes, out)
-    given['stages']['distil']['distill']['losses'] |= {'feature': {'half_sigma_m': 50.0}}
+    data = plan(scenes, out)
+    data['stages']['distil']['distill']['losses'] |= {'feature': {'half_sigma_m': 50.0}}
     with pytest.raises(ConfigError, match=r'last\.pt: made with another distill\.losses\.f'):
-        selection.inspect_distillation(stages.build_stages(given)['distil'], 5, 8)
+        selection.inspect_distillation(stages.build_stages(data)['distil'], 5, 8)
 
 
-def test_a_distillation_of_answers_alone_has_no_relations_to_show(trained, scenes, tmp_path):
-    given = plan(scenes, trained[0], epochs=1)
-    distil = given['stages']['distil'] | {'out': str(tmp_path / 'answers')}
+def test_a_distillation_of_predictions_alone_has_no_affinities(trained, scenes, tmp_path):
+    data = plan(scenes, trained[0], epochs=1)
+    distil = data['stages']['distil'] | {'out': str(tmp_path / 'predictions')}
     distil['distill']['losses'] = {'response': {}}
     distil['weights'] = {'distill/response': 1.0}
-    given['stages']['distil'] = distil
-    config = stages.build_stages(given)['distil']
+    data['stages']['distil'] = distil
+    config = stages.build_stages(data)['distil']
     stages.run_stage(config)
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
         selection.inspect_distillation(config, 5, 8)
 
 
-def test_a_run_without_teacher_selects_nothing(trained):
+def test_a_run_without_teacher_cannot_be_inspected(trained):
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
         selection.inspect_distillation(trained[1]['base'], 5, 8)
 
 
-def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trained, tmp_path):
+def test_parallel_runs_of_a_study_equal_sequential_runs(scenes, trained, tmp_path):
     text = yaml.safe_dump(plan(scenes, trained[0]), sort_keys=False)
     (tmp_path / 'plan.yaml').write_text(text)
     weights = {'weights': {'distill/response': 1.0}}
@@ -539,7 +540,7 @@ def test_runs_of_a_study_at_a_time_are_those_of_one_after_the_other(scenes, trai
         )
         study.run_study(grid, jobs)
         students.append([load_file(out / name / '1/student.safetensors') for name in methods])
-        # of two at a time, either may be finished first
+        # parallel runs may finish in any order
         rows = study_table.read_table(out / 'table.csv')[-2:]
         assert {row.method for row in rows} == {*methods}
     for one, other in zip(*students, strict=True):

@@ -1,8 +1,10 @@
+"""One training step: weighted losses, micro-batches, precision, skipped steps."""
+
 import numpy as np
 import pytest
 import torch
 from kitti_scenes import make_scenes
-from small_run import assert_equal_weights, dropping, small_config
+from small_run import assert_equal_weights, small_config, with_dropout
 from torch import nn
 
 from stl_core.data import dataset
@@ -36,25 +38,25 @@ def test_losses_and_weights_must_match():
         train_step.train_step(model, None, optimizer, {'a': 1.0, 'bb': 1.0}, 0)
 
 
-def test_a_step_is_the_weighted_gradient_clipped():
+def test_a_step_follows_the_clipped_weighted_gradient():
     model, optimizer = toy()
-    told = train_step.train_step(model, None, optimizer, {'a': 0.5, 'b': 2.0}, 0)
-    assert float(told['total']) == 0.5 * 25 + 2 * 7
+    losses = train_step.train_step(model, None, optimizer, {'a': 0.5, 'b': 2.0}, 0)
+    assert float(losses['total']) == 0.5 * 25 + 2 * 7
     gradient = np.array([3.0, 4.0]) + 2
-    assert float(told['grad_norm']) == pytest.approx(np.linalg.norm(gradient))
+    assert float(losses['grad_norm']) == pytest.approx(np.linalg.norm(gradient))
     np.testing.assert_allclose(model.x.grad, gradient / np.linalg.norm(gradient), rtol=1e-4)
     assert (model.x.detach() < torch.tensor([3.0, 4.0])).all()
 
 
-def test_a_step_without_a_finite_gradient_is_not_taken():
+def test_a_step_with_infinite_gradient_is_skipped():
     model, optimizer = toy()
-    told = train_step.train_step(model, None, optimizer, {'a': 1.0, 'b': float('inf')}, 0)
-    assert (float(told['skipped']), float(told['grad_norm'])) == (1, 0)
+    losses = train_step.train_step(model, None, optimizer, {'a': 1.0, 'b': float('inf')}, 0)
+    assert (float(losses['skipped']), float(losses['grad_norm'])) == (1, 0)
     assert model.x.tolist() == [3.0, 4.0]
 
 
-class Telling(nn.Module):
-    """A detector that tells what it computed in, and what its losses were given."""
+class DtypeRecorder(nn.Module):
+    """A detector that records the dtype of its activations and of the inputs of its losses."""
 
     def __init__(self):
         super().__init__()
@@ -62,81 +64,81 @@ class Telling(nn.Module):
 
     def forward(self, image, P, targets):
         value = self.layer(image)
-        self.computed = value.dtype
+        self.activation_dtype = value.dtype
         return Outputs((value,), {'value': value, 'index': torch.zeros(1, dtype=torch.int64)})
 
     def losses(self, out, targets):
-        self.given = [out.features[0].dtype, *(value.dtype for value in out.heads.values())]
+        self.loss_dtypes = [out.features[0].dtype, *(value.dtype for value in out.heads.values())]
         return {'value': out.heads['value'].sum()}
 
 
 @pytest.mark.parametrize(('precision', 'dtype'), [('fp32', 'float32'), ('bf16', 'bfloat16')])
-def test_networks_compute_in_half_and_losses_in_float32(scenes, precision, dtype):
-    built = small_config(scenes, scenes)
-    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
-    learner = SupervisedModel(Telling(), built.input, precision)
-    learner(dataset.collate([frames[0, 0]], 50), 0.0)['value'].backward()
-    assert learner.detector.computed == getattr(torch, dtype)
-    assert learner.detector.given == [torch.float32, torch.float32, torch.int64]
-    assert learner.detector.layer.weight.grad.dtype == torch.float32
+def test_losses_are_float32_whatever_the_precision_of_the_network(scenes, precision, dtype):
+    config = small_config(scenes, scenes)
+    frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
+    model = SupervisedModel(DtypeRecorder(), config.input, precision)
+    model(dataset.collate([frames[0, 0]], 50), 0.0)['value'].backward()
+    assert model.detector.activation_dtype == getattr(torch, dtype)
+    assert model.detector.loss_dtypes == [torch.float32, torch.float32, torch.int64]
+    assert model.detector.layer.weight.grad.dtype == torch.float32
 
 
-def first_gradients(scenes, build, parts):
-    """Gradients of a first step on five images, computed in parts."""
-    built = small_config(scenes, scenes)
-    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
+def first_gradients(scenes, build, num_micro_batches):
+    """Return losses and gradients of a first step on five images."""
+    config = small_config(scenes, scenes)
+    frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     batch = dataset.collate([frames[0, index] for index in range(5)], 50)
     torch.manual_seed(0)
-    learner = build(built).train()
-    trainer.freeze_norm(learner)
-    optimizer = optim.Optimizer(learner, learner.detector, built.optim, 'fp32')
-    told = train_step.train_step(
-        learner, batch, optimizer, built.weights, 0, num_micro_batches=parts
+    model = build(config).train()
+    trainer.freeze_norm(model)
+    optimizer = optim.Optimizer(model, model.detector, config.optim, 'fp32')
+    losses = train_step.train_step(
+        model, batch, optimizer, config.weights, 0, num_micro_batches=num_micro_batches
     )
-    return told, {name: p.grad for name, p in learner.named_parameters()}
+    return losses, {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize('parts', [2, 5])
-def test_parts_have_the_gradient_of_the_whole(scenes, parts):
+@pytest.mark.parametrize('num_micro_batches', [2, 5])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(scenes, num_micro_batches):
     """The five images hold 1, 2, 3, 1 and 2 objects."""
-    whole, expected = first_gradients(scenes, model_builder.build_model, 1)
-    told, found = first_gradients(scenes, model_builder.build_model, parts)
-    for name in whole:
-        assert float(told[name]) == pytest.approx(float(whole[name]), rel=1e-5), name
+    expected_losses, expected = first_gradients(scenes, model_builder.build_model, 1)
+    losses, gradients = first_gradients(scenes, model_builder.build_model, num_micro_batches)
+    for name in expected_losses:
+        assert float(losses[name]) == pytest.approx(float(expected_losses[name]), rel=1e-5), name
     for name in expected:
         largest = float(expected[name].abs().max())
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5 * largest)
+        torch.testing.assert_close(gradients[name], expected[name], rtol=1e-4, atol=1e-5 * largest)
 
 
-def test_a_rehearsal_leaves_norms_and_chance_alone(scenes):
-    built = small_config(scenes, scenes)
-    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
-    pieces = [dataset.collate([frames[0, index]], 50) for index in (0, 1)]
-    learner = dropping(built).train()
-    before = {name: value.clone() for name, value in learner.state_dict().items()}
+def test_precomputed_reductions_change_neither_norms_nor_random_state(scenes):
+    config = small_config(scenes, scenes)
+    frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
+    micro_batches = [dataset.collate([frames[0, index]], 50) for index in (0, 1)]
+    model = with_dropout(config).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    means = train_step.precompute_reductions(learner, pieces, 0.0)
+    means = train_step.precompute_reductions(model, micro_batches, 0.0)
     assert torch.equal(torch.rand(3), expected)
-    assert_equal_weights(before, learner.state_dict())
+    assert_equal_weights(before, model.state_dict())
     assert len(means) > 5
 
 
-def test_fp16_finds_its_scale(scenes):
-    """Depth's first gradient is some hundreds: times 2**16 it is more than fp16 can hold."""
-    built = small_config(scenes, scenes, precision='fp16')
-    frames = dataset.FrameDataset(built.train, built.input, built.classes, built.seed)
+def test_fp16_lowers_its_loss_scale_until_steps_succeed(scenes):
+    """The first depth gradient is some hundreds; times 2**16 it overflows fp16."""
+    config = small_config(scenes, scenes, precision='fp16')
+    frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     batch = dataset.collate([frames[0, 0], frames[0, 1]], 50)
     torch.manual_seed(0)
-    learner = model_builder.build_model(built).train()
-    optimizer = optim.Optimizer(learner, learner.detector, built.optim, built.precision)
-    before = learner.detector.heads['depth'][0].weight.detach().clone()
+    model = model_builder.build_model(config).train()
+    optimizer = optim.Optimizer(model, model.detector, config.optim, config.precision)
+    before = model.detector.heads['depth'][0].weight.detach().clone()
     skipped = []
     while not skipped or (skipped[-1] and len(skipped) < 16):
-        told = train_step.train_step(learner, batch, optimizer, built.weights, 0)
-        skipped.append(bool(told['skipped']))
-        changed = not torch.equal(learner.detector.heads['depth'][0].weight, before)
+        losses = train_step.train_step(model, batch, optimizer, config.weights, 0)
+        skipped.append(bool(losses['skipped']))
+        changed = not torch.equal(model.detector.heads['depth'][0].weight, before)
         assert changed != skipped[-1]
         assert optimizer.scaler.get_scale() == 2.0 ** (16 - sum(skipped))
     assert len(skipped) > 1

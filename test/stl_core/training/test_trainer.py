@@ -1,3 +1,5 @@
+"""Training runs: outputs, exact resume, validation, early stopping, frozen norms, classes."""
+
 import csv
 import dataclasses
 import json
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from kitti_scenes import make_scenes
-from small_run import assert_equal_weights, dropping, small_config, weights_of
+from small_run import assert_equal_weights, small_config, weights_of, with_dropout
 from torch import nn
-from training_processes import everything_on, run_until_killed
+from training_processes import run_until_killed, stateful_config
 
 from stl_core.data import dataset
 from stl_core.data.sources import kitti
@@ -32,8 +34,8 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(autouse=True)
-def no_picture(monkeypatch):
-    """Drawing curves takes longer than such a run; the run of `finished` draws them."""
+def no_plots(monkeypatch):
+    """Skip the plot of loss curves, which takes longer than a small run; `finished` draws it."""
     monkeypatch.setattr(charts, 'plot_loss_curves', lambda table, path: None)
 
 
@@ -44,12 +46,13 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def finished(scenes, tmp_path_factory):
+    """Return the output folder of a finished run of four epochs."""
     out = tmp_path_factory.mktemp('uninterrupted')
     trainer.fit(small_config(scenes, out))
     return out
 
 
-def test_a_run_leaves_all_it_promises(finished):
+def test_a_run_writes_all_outputs(finished):
     rows = list(csv.DictReader((finished / 'curves.csv').open()))
     assert [row['epoch'] for row in rows] == ['1', '2', '3', '4']
     assert float(rows[-1]['total']) < float(rows[0]['total'])
@@ -63,7 +66,7 @@ def test_a_run_leaves_all_it_promises(finished):
     assert not list(finished.rglob('*.part'))
 
 
-def test_the_student_says_how_it_was_made(finished):
+def test_the_model_file_holds_its_provenance(finished):
     spec = model_file.read_model_spec(finished / 'student.safetensors')
     assert spec.classes == ('Car', 'Pedestrian', 'Cyclist')
     assert spec.provenance['seed'] == 444
@@ -71,24 +74,24 @@ def test_the_student_says_how_it_was_made(finished):
     assert (spec.input.width_px, spec.input.height_px) == (160, 64)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(scenes, tmp_path):
-    """Three epochs of two steps, killed before any step of the second or third."""
+def test_a_killed_run_resumes_bit_for_bit(scenes, tmp_path):
+    """Three epochs of two steps, killed before a random step of the second or third."""
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     steps = random.SystemRandom().randrange(2, 6)
     worker = multiprocessing.get_context('spawn').Process(
         target=run_until_killed, args=(scenes, killed, steps)
     )
     worker.start()
-    trainer.fit(everything_on(scenes, whole), dropping)
+    trainer.fit(stateful_config(scenes, whole), with_dropout)
     worker.join(300)
     assert worker.exitcode == -signal.SIGKILL
     assert torch.load(killed / 'last.pt', weights_only=True)['epoch'] == steps // 2
-    trainer.fit(everything_on(scenes, killed), dropping)
+    trainer.fit(stateful_config(scenes, killed), with_dropout)
     states = [torch.load(out / 'last.pt', weights_only=True) for out in (whole, killed)]
     for part in ('model', 'mean', 'optimizer'):
-        ours, theirs = (checkpoint_tensors(state[part]) for state in states)
-        assert len(ours) > 100
-        assert_equal_weights(ours, theirs)
+        expected, resumed = (checkpoint_tensors(state[part]) for state in states)
+        assert len(expected) > 100
+        assert_equal_weights(expected, resumed)
     for name in ('val.csv', 'metrics.json'):
         assert (whole / name).read_text() == (killed / name).read_text(), steps
     curves = [list(csv.DictReader((out / 'curves.csv').open())) for out in (whole, killed)]
@@ -102,46 +105,48 @@ def test_a_killed_run_goes_on_bit_for_bit(scenes, tmp_path):
 def checkpoint_tensors(state, path=''):
     """Flatten nested state into {path: tensor}."""
     items = state.items() if isinstance(state, dict) else enumerate(state)
-    found = {}
+    tensors = {}
     for key, value in items:
         if isinstance(value, (dict, list)):
-            found |= checkpoint_tensors(value, f'{path}.{key}')
+            tensors |= checkpoint_tensors(value, f'{path}.{key}')
         elif isinstance(value, torch.Tensor):
-            found[f'{path}.{key}'] = value
-    return found
+            tensors[f'{path}.{key}'] = value
+    return tensors
 
 
-def test_stopped_between_epochs_goes_on_bit_for_bit(scenes, finished, tmp_path, monkeypatch):
-    real, calls = trainer.train_one_epoch, []
+def test_a_run_stopped_between_epochs_resumes_bit_for_bit(scenes, finished, tmp_path, monkeypatch):
+    original, calls = trainer.train_one_epoch, []
 
     def stop_at_third(*args):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*args)
+        return original(*args)
 
     monkeypatch.setattr(trainer, 'train_one_epoch', stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(small_config(scenes, tmp_path))
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 2
-    monkeypatch.setattr(trainer, 'train_one_epoch', real)
+    monkeypatch.setattr(trainer, 'train_one_epoch', original)
     trainer.fit(small_config(scenes, tmp_path))
     assert_equal_weights(weights_of(tmp_path), weights_of(finished))
 
 
-def test_another_configuration_does_not_go_on_with_this_run(scenes, finished):
+def test_a_run_cannot_resume_with_another_configuration(scenes, finished):
     with pytest.raises(checkpoint.CheckpointError, match='made with another batch_size, seed'):
         trainer.fit(small_config(scenes, finished, seed=1, batch_size=3))
 
 
-def test_nothing_to_learn_from_is_told(scenes, tmp_path):
+def test_missing_frames_are_errors(scenes, tmp_path):
     with pytest.raises(train_step.TrainError, match=r'train\.sources: no frames'):
         trainer.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
-    with pytest.raises(train_step.TrainError, match=r'val\.sources: no frames to be judged on'):
+    with pytest.raises(train_step.TrainError, match=r'val\.sources: no frames for validation'):
         trainer.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
 
 
-class Poisoned(SupervisedModel):
+class NanDepthLoss(SupervisedModel):
+    """A model whose depth loss is NaN after the first epoch."""
+
     def forward(self, batch, epoch):
         losses = super().forward(batch, epoch)
         return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}
@@ -149,7 +154,7 @@ class Poisoned(SupervisedModel):
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
     def build(built):
-        return Poisoned(model_builder.build_model(built).detector, built.input)
+        return NanDepthLoss(model_builder.build_model(built).detector, built.input)
 
     with pytest.raises(
         train_step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'
@@ -159,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
-def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
+def test_frozen_norms_stay_in_eval_mode(scenes, tmp_path):
     frozen = optim.OptimConfig(freeze_norm_at=0.5)
     trainer.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
     half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
@@ -173,20 +178,20 @@ def test_frozen_norms_stay_as_they_are(scenes, tmp_path):
     assert all(m.training for m in norms)
 
 
-def test_results_of_sources_that_share_ids_do_not_overwrite_each_other(scenes, tmp_path):
-    one = small_config(scenes, tmp_path)
-    twice = dataclasses.replace(one.val, sources=one.val.sources * 2)
-    trainer.fit(dataclasses.replace(one, val=twice, epochs=1))
+def test_sources_with_equal_frame_ids_keep_separate_results(scenes, tmp_path):
+    built = small_config(scenes, tmp_path)
+    twice = dataclasses.replace(built.val, sources=built.val.sources * 2)
+    trainer.fit(dataclasses.replace(built, val=twice, epochs=1))
     assert len(list((tmp_path / 'results').iterdir())) == 10
 
 
-def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
-    """The metric is 0 for such a short run, so the evaluator is made to say 1, 3, 2, 2."""
+def test_the_best_model_is_kept_and_patience_ends_the_run(scenes, tmp_path, monkeypatch):
+    """The AP of such a short run is 0, so the metric is patched to be 1, 3, 2, 2."""
     values = iter([1.0, 3.0, 2.0, 2.0])
     monkeypatch.setattr(validation.SelectionMetric, 'value', lambda self, metrics: next(values))
-    numbers = optim.OptimConfig(ema=0.5)
-    ended = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=numbers)
-    trainer.fit(ended)
+    with_ema = optim.OptimConfig(ema=0.5)
+    stopped = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=with_ema)
+    trainer.fit(stopped)
     rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
     assert [(row['epoch'], row['metric']) for row in rows] == [
         ('1', '1'),
@@ -199,23 +204,23 @@ def test_the_best_of_several_evaluations_is_kept(scenes, tmp_path, monkeypatch):
         name: torch.load(tmp_path / f'{name}.pt', weights_only=True) for name in ('best', 'last')
     }
     assert {name: state['epoch'] for name, state in states.items()} == {'best': 2, 'last': 4}
-    for name, student in (('best', 'student_best'), ('last', 'student')):
-        path = tmp_path / f'{student}.safetensors'
+    for name, stem in (('best', 'student_best'), ('last', 'student')):
+        path = tmp_path / f'{stem}.safetensors'
         assert model_file.read_model_spec(path).provenance['epoch'] == states[name]['epoch']
-        shipped = model_file.load_detector(path, model_file.read_model_spec(path)).state_dict()
-        assert_equal_weights(shipped, states[name]['mean']['module'])
-    # a run that has come to its end so does not go on
-    trainer.fit(ended)
+        weights = model_file.load_detector(path, model_file.read_model_spec(path)).state_dict()
+        assert_equal_weights(weights, states[name]['mean']['module'])
+    # a run that stopped early does not train again
+    trainer.fit(stopped)
     assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
-    # nor is it done for who has more patience
+    # with more patience, the run is not finished
     done = {
-        patience: checkpoint.is_done(dataclasses.replace(ended, patience=patience))
+        patience: checkpoint.is_done(dataclasses.replace(stopped, patience=patience))
         for patience in (0, 1, 2, 3)
     }
     assert done == {0: False, 1: True, 2: True, 3: False}
 
 
-def test_a_run_is_done_when_all_it_leaves_is_there(scenes, finished, tmp_path):
+def test_a_run_is_finished_only_with_all_outputs(scenes, finished, tmp_path):
     built = small_config(scenes, tmp_path)
     names = ('done.json', 'student.safetensors', 'metrics.json')
     for name in names:
@@ -225,16 +230,16 @@ def test_a_run_is_done_when_all_it_leaves_is_there(scenes, finished, tmp_path):
         (tmp_path / name).rename(tmp_path / 'away')
         assert not checkpoint.is_done(built), name
         (tmp_path / 'away').rename(tmp_path / name)
-    # an older version did not say how a run ended; its student tells the epochs
-    told = json.loads((tmp_path / 'done.json').read_text())
-    assert told.pop('ended') == {'epochs': 4, 'values': []}
-    (tmp_path / 'done.json').write_text(json.dumps(told))
+    # older versions wrote no 'ended'; the model file holds the epochs
+    record = json.loads((tmp_path / 'done.json').read_text())
+    assert record.pop('ended') == {'epochs': 4, 'values': []}
+    (tmp_path / 'done.json').write_text(json.dumps(record))
     assert checkpoint.is_done(built)
-    (tmp_path / 'done.json').write_text(json.dumps({**told, 'epochs': 9}))
+    (tmp_path / 'done.json').write_text(json.dumps({**record, 'epochs': 9}))
     assert not checkpoint.is_done(dataclasses.replace(built, epochs=9))
 
 
-def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
+def test_bf16_training_has_nearly_the_losses_of_fp32(scenes, finished, tmp_path):
     trainer.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
     rows = [list(csv.DictReader((out / 'curves.csv').open())) for out in (finished, tmp_path)]
     for full, half in zip(rows[0][:2], rows[1], strict=True):
@@ -243,15 +248,15 @@ def test_half_precision_learns_much_the_same(scenes, finished, tmp_path):
     assert {value.dtype for value in weights_of(tmp_path).values()} <= {torch.float32, torch.int64}
 
 
-def test_fp16_may_skip_steps_while_it_finds_its_scale(scenes, tmp_path):
+def test_fp16_may_skip_steps_while_it_lowers_its_loss_scale(scenes, tmp_path):
     trainer.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
     state = torch.load(tmp_path / 'last.pt', weights_only=True)
     assert state['scaler']['scale'] == 2**14
     assert {float(each['step']) for each in state['optimizer']['state'].values()} == {0.0}
 
 
-def label_files(scenes, root, texts):
-    """Copy scenes, with other labels: texts[i] of frame i, its own where that is None."""
+def copy_with_labels(scenes, root, texts):
+    """Copy frames with new label texts, one per frame; None keeps the frame's labels."""
     for folder in ('image_2', 'calib', 'label_2'):
         (root / folder).mkdir(parents=True)
         for path in sorted((scenes / folder).iterdir()):
@@ -272,32 +277,32 @@ DONT_CARE = 'DontCare -1 -1 -10 50 20 90 60 -1 -1 -1 -1000 -1000 -1000 -10\n'
         (['', DONT_CARE, None, '', ''], {}),
         ([None] * 5, {'crop': 1.0, 'scale': 0.0, 'shift': 30.0}),
     ],
-    ids=['no label', 'DontCare alone', 'few objects', 'all cropped away'],
+    ids=['no labels', 'only DontCare', 'few objects', 'all cropped'],
 )
-def test_whatever_batches_lack_losses_are_finite(scenes, tmp_path, texts, augment):
-    root = label_files(scenes, tmp_path / 'data', texts)
+def test_losses_are_finite_without_objects(scenes, tmp_path, texts, augment):
+    root = copy_with_labels(scenes, tmp_path / 'data', texts)
     built = small_config(root, tmp_path / 'out', epochs=1, accumulate=2)
-    varied = dataclasses.replace(
+    train = dataclasses.replace(
         built.train, augment=dataclasses.replace(built.train.augment, **augment)
     )
-    trainer.fit(dataclasses.replace(built, train=varied))
+    trainer.fit(dataclasses.replace(built, train=train))
     (row,) = csv.DictReader((tmp_path / 'out/curves.csv').open())
     assert all(np.isfinite(float(value)) for value in row.values())
     assert all(value.isfinite().all() for value in weights_of(tmp_path / 'out').values())
 
 
-def test_one_class_alone_can_be_taught(scenes, tmp_path):
-    """Other labels are background: the Van is not there for it, nor is what DontCare covers."""
+def test_training_a_single_class(scenes, tmp_path):
+    """Labels of other classes, here a Van, and DontCare regions are not objects to detect."""
     line = (scenes / 'label_2/000000.txt').read_text()
     texts = [line + line.replace('Car', 'Van') + DONT_CARE, *[None] * 4]
-    root = label_files(scenes, tmp_path / 'data', texts)
+    root = copy_with_labels(scenes, tmp_path / 'data', texts)
     built = small_config(root, tmp_path / 'out')
     data = {'classes': ['Car'], 'detector': {'options': {'backbone': 'mobilenetv4_conv_small'}}}
     car = config.build_train_config(data)
     options = dataclasses.replace(
         built.detector.options, mean_size_hwl_m=car.detector.options.mean_size_hwl_m
     )
-    one = dataclasses.replace(
+    car_only = dataclasses.replace(
         built,
         classes=('Car',),
         detector=dataclasses.replace(built.detector, options=options),
@@ -305,11 +310,11 @@ def test_one_class_alone_can_be_taught(scenes, tmp_path):
         metric='Car/bev/AP11/loose/hard',
         eval_every=1,
     )
-    frames = dataset.FrameDataset(one.train, one.input, one.classes, one.seed)
+    frames = dataset.FrameDataset(car_only.train, car_only.input, car_only.classes, car_only.seed)
     assert len(frames[0, 0].objects) == 1
     assert frames[0, 0].objects.class_id.tolist() == [0]
-    trainer.fit(one)
+    trainer.fit(car_only)
     spec = model_file.read_model_spec(tmp_path / 'out/student.safetensors')
     assert spec.classes == ('Car',)
-    found = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]
-    assert {str(name) for labels in found for name in labels.name} <= {'Car'}
+    detections = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]
+    assert {str(name) for labels in detections for name in labels.name} <= {'Car'}

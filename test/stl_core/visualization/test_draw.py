@@ -1,4 +1,4 @@
-"""Pictures: what is behind the camera, far out or not there at all, and what stays untouched."""
+"""Drawing: boxes behind the camera, far out or absent; the input image stays unchanged."""
 
 import cv2
 import numpy as np
@@ -38,22 +38,22 @@ def test_a_box_is_drawn_where_it_projects_and_the_image_stays_as_it_was():
     assert (drawn == class_colour('Car')).all(2).sum() > 50
 
 
-def test_what_reaches_behind_the_camera_is_cut_at_the_near_plane():
+def test_edges_behind_the_camera_are_clipped_at_the_near_plane():
     edges = draw.box_edges(car(x=1.5, z=1.0, yaw=np.pi / 2))[0]
     assert edges[:, 2].min() < 0
     segments = draw.visible_segments(edges, P)
     assert 0 < len(segments) <= 12
     assert np.isfinite(segments).all()
-    # the near end of a cut edge lies on the plane, so it projects to where that point does
+    # the near end of a clipped edge lies on the plane: it projects like that point
     back, front = edges[np.argmin(edges[:, 2])], edges[np.argmax(edges[:, 2])]
     t = (draw.NEAR_M - back[2]) / (front[2] - back[2])
-    cut = draw.visible_segments(np.array([back, front]), P)[0, 0]
-    np.testing.assert_allclose(cut, project_points(back + t * (front - back), P)[0])
+    clipped = draw.visible_segments(np.array([back, front]), P)[0, 0]
+    np.testing.assert_allclose(clipped, project_points(back + t * (front - back), P)[0])
     assert len(draw.visible_segments(edges - [0, 0, 10], P)) == 0
 
 
 @pytest.mark.parametrize('objects', [Objects3D.empty(), car(z=-5.0), car(x=900.0), car(x=0, z=0)])
-def test_nothing_to_see_is_no_error(objects):
+def test_frames_without_visible_boxes_are_drawn(objects):
     drawn = draw.draw_frame(
         IMAGE,
         P,
@@ -69,7 +69,7 @@ def test_nothing_to_see_is_no_error(objects):
 
 
 @pytest.mark.parametrize('size', [(375, 1242), (1080, 1920), (96, 320), (720, 405), (37, 51)])
-def test_every_shape_of_image_becomes_a_readable_picture(size):
+def test_images_of_every_shape_are_scaled_for_display(size):
     large, large_P = draw.scale_for_display(np.zeros((*size, 3), np.uint8), P)
     assert 480 <= large.shape[0] <= 720
     point = np.array([[0.4, 0.3, 9.0]])
@@ -81,10 +81,10 @@ def test_every_shape_of_image_becomes_a_readable_picture(size):
     assert (large_v + 0.5) / (v + 0.5) == pytest.approx(large.shape[0] / size[0])
 
 
-def test_the_view_from_above_has_ahead_up_and_right_right():
+def test_the_birds_eye_view_has_forward_up_and_right_on_the_right():
     colour = class_colour('Car')
-    above = draw_birds_eye(draw.box_edges(car(x=10.0, z=20.0)), [colour], size_px=500)
-    rows, columns = np.nonzero((above == colour).all(2))
+    bev_image = draw_birds_eye(draw.box_edges(car(x=10.0, z=20.0)), [colour], size_px=500)
+    rows, columns = np.nonzero((bev_image == colour).all(2))
     scale = (500 - 16) / 70
     # the front, two metres ahead of the centre and to the right at yaw 0, is the solid line
     assert columns.mean() == pytest.approx(250 + 12 * scale, abs=4)
@@ -97,6 +97,6 @@ def test_a_contact_sheet_holds_pictures_of_any_size():
     assert sheet.shape == (60 + 8 + 187 + 8, 168, 3)
 
 
-def test_a_histogram_is_a_picture_even_of_one_number(tmp_path):
+def test_a_histogram_of_one_value_is_written(tmp_path):
     charts.plot_histogram([5.0], 'ms', 'latency', tmp_path / 'a/h.png')
     assert cv2.imread(str(tmp_path / 'a/h.png')) is not None

@@ -1,4 +1,4 @@
-"""detector.launch.py under launch_testing: image in, boxes out; started by test_launch.py."""
+"""Test detector.launch.py by launch_testing: image in, boxes out; run by test_launch.py."""
 
 import array
 import time
@@ -15,15 +15,15 @@ from launch_ros.substitutions import FindPackageShare
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import MarkerArray
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 HEIGHT, WIDTH = 48, 160
-GIVEN = {'namespace': 'car', 'image_topic': '/front/image_raw', 'device': 'cpu'}
+ARGUMENTS = {'namespace': 'car', 'image_topic': '/front/image_raw', 'device': 'cpu'}
 
 
 def generate_test_description():
     file = [FindPackageShare('mono3d_ros'), '/launch/detector.launch.py']
     detector = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(file), launch_arguments=GIVEN.items()
+        PythonLaunchDescriptionSource(file), launch_arguments=ARGUMENTS.items()
     )
     return LaunchDescription([detector, launch_testing.actions.ReadyToTest()])
 
@@ -43,24 +43,24 @@ def camera_info():
 
 
 class TestLaunched(unittest.TestCase):
-    def test_images_are_answered(self):
+    def test_images_are_processed(self):
         rclpy.init()
-        node, answers = rclpy.create_node('camera'), []
+        node, results = rclpy.create_node('camera'), []
         images = node.create_publisher(Image, '/front/image_raw', 1)
         infos = node.create_publisher(CameraInfo, '/front/camera_info', 1)
-        node.create_subscription(MarkerArray, '/car/detector/markers', answers.append, 10)
-        picture, info, sent = image(), camera_info(), set()
-        end_s = time.monotonic() + PATIENCE_S
-        while not answers and time.monotonic() < end_s:
-            for each in (picture, info):
+        node.create_subscription(MarkerArray, '/car/detector/markers', results.append, 10)
+        image_message, info, sent = image(), camera_info(), set()
+        end_s = time.monotonic() + TIMEOUT_S
+        while not results and time.monotonic() < end_s:
+            for each in (image_message, info):
                 each.header.stamp.sec, each.header.frame_id = len(sent) + 1, 'front_optical'
-            sent.add(picture.header.stamp.sec)
+            sent.add(image_message.header.stamp.sec)
             infos.publish(info)
-            images.publish(picture)
+            images.publish(image_message)
             rclpy.spin_once(node, timeout_sec=0.5)
         rclpy.shutdown()
-        assert answers, f'no answer to {len(sent)} images'
-        header = answers[0].markers[0].header
+        assert results, f'no markers for {len(sent)} images'
+        header = results[0].markers[0].header
         assert header.frame_id == 'front_optical'
         assert header.stamp.sec in sent
 

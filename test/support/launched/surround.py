@@ -1,4 +1,4 @@
-"""surround.launch.py under launch_testing: six cameras; started by test_launch.py."""
+"""Test surround.launch.py by launch_testing: six cameras; run by test_launch.py."""
 
 import time
 import unittest
@@ -12,7 +12,7 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.substitutions import FindPackageShare
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 CAMERAS = ('front', 'front_right', 'back_right', 'back', 'back_left', 'front_left')
 
 
@@ -27,17 +27,17 @@ def generate_test_description():
 class TestLaunched(unittest.TestCase):
     def test_each_camera_has_its_topics(self):
         rclpy.init()
-        node, end_s = rclpy.create_node('looker'), time.monotonic() + PATIENCE_S
-        wanted = {f'/{name}/{topic}' for name in CAMERAS for topic in ('image_raw', 'camera_info')}
-        answers = {f'/detector/{name}/markers' for name in CAMERAS}
-        heard = said = set()
-        while not (wanted <= heard and answers <= said) and time.monotonic() < end_s:
+        node, end_s = rclpy.create_node('observer'), time.monotonic() + TIMEOUT_S
+        inputs = {f'/{name}/{topic}' for name in CAMERAS for topic in ('image_raw', 'camera_info')}
+        outputs = {f'/detector/{name}/markers' for name in CAMERAS}
+        subscribed = published = set()
+        while not (inputs <= subscribed and outputs <= published) and time.monotonic() < end_s:
             rclpy.spin_once(node, timeout_sec=0.2)
-            heard = {topic for topic in wanted if node.count_subscribers(topic)}
-            said = {topic for topic in answers if node.count_publishers(topic)}
+            subscribed = {topic for topic in inputs if node.count_subscribers(topic)}
+            published = {topic for topic in outputs if node.count_publishers(topic)}
         rclpy.shutdown()
-        assert heard == wanted
-        assert said == answers
+        assert subscribed == inputs
+        assert published == outputs
 
 
 @launch_testing.post_shutdown_test()

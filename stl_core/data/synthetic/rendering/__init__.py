@@ -1,1 +1,1 @@
-"""From ray hits to a picture: surfaces, light, shadows."""
+"""Rendering: ray hits to an image, with surfaces, lighting and shadows."""

@@ -1,4 +1,4 @@
-"""Appearance of the ground: asphalt with markings and wear, pavements, kerbs, grass."""
+"""Ground shader: asphalt with markings and wear, pavements, kerbs, grass."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def shade_ground(
     road: Road, x: Tensor, z: Tensor, upright: Tensor, footprint: Tensor, tint: float
 ) -> ColourAndGloss:
     """
-    Lay the road: asphalt with marks and wear, pavements, kerbs, grass.
+    Return colour and gloss of ground points: road, markings, pavements, kerbs, grass.
 
     :param road: the road.
-    :param x: (L,) world.
-    :param z: (L,) world.
+    :param x: (L,) world x, metres.
+    :param z: (L,) world z, metres.
     :param upright: (L,) 1 for points on the face of a kerb, else 0.
-    :param footprint: (L,) metres that a pixel covers across the view.
-    :param tint: 0 to 1, draws the asphalt's brightness.
-    :return: colour and gloss.
+    :param footprint: (L,) metres that a pixel covers.
+    :param tint: random number from 0 to 1 that sets the asphalt's brightness.
+    :return: colour (3, L) and gloss (L,).
     """
     lateral, sharp = _lateral_position(road, x, z), pixels_per_metre(footprint)
     left, right = road.edges_m
@@ -57,14 +57,14 @@ def shade_ground(
     grey = mix_colours(grey, paint, mark)
     colour = _roadside_colour(road, lateral, x, z, footprint, sharp, grain, patches)
     kerb = grain.mul_(0.033).add_(0.33)
-    for own, asphalt in zip(colour, (grey, grey, blue), strict=True):
-        own.addcmul_(asphalt - own, on_road)
-        own.addcmul_(kerb - own, upright)
+    for channel, asphalt in zip(colour, (grey, grey, blue), strict=True):
+        channel.addcmul_(asphalt - channel, on_road)
+        channel.addcmul_(kerb - channel, upright)
     return colour, on_road.mul_(0.012)
 
 
 def _lateral_position(road: Road, x: Tensor, z: Tensor) -> Tensor:
-    """(L,) x and z -> lateral position; the twin of Road.lateral."""
+    """Return the lateral position of points (L,); the tensor version of Road.lateral_position."""
     away, slope = x.clone(), torch.zeros_like(x)
     for swing, wave, phase in road.waves:
         angle = z * (2 * math.pi / wave) + phase
@@ -74,7 +74,7 @@ def _lateral_position(road: Road, x: Tensor, z: Tensor) -> Tensor:
 
 
 def _road_marking_coverage(road: Road, lateral: Tensor, z: Tensor, footprint: Tensor) -> Tensor:
-    """Paint lane lines, bay lines, edge lines and zebra crossings: (L,) coverage."""
+    """Return the coverage of lane, bay and edge lines and zebra crossings, (L,)."""
     fine = footprint.clamp(min=0.004).reciprocal_()
     dash = stripe_coverage(fast_remainder(z, 9.0) - 1.5, 1.5, fine)
     fast = road.kind in ('country', 'highway')
@@ -122,7 +122,7 @@ def _roadside_colour(
     grain: Tensor,
     patches: Tensor,
 ) -> Tensor:
-    """Lay what is beside the road: slabs of the pavement and beyond them grass or paving."""
+    """Return the colour next to the road, (3, L): pavement slabs, then grass or paving."""
     left, right = road.edges_m
     beyond = torch.maximum(lateral - right, left - lateral)
     blades = sample_noise(BLADES, x, z, footprint, 2.3)
@@ -144,6 +144,6 @@ def _roadside_colour(
     yards = stripe_coverage(
         beyond, road.pavement_width_m + (60.0 if road.kind == 'city' else 0.0), px_per_m
     )
-    for own, tint in zip(grass, (1.03, 1.0, 0.95), strict=True):
-        own.addcmul_(tint * paved - own, yards)
+    for channel, tint in zip(grass, (1.03, 1.0, 0.95), strict=True):
+        channel.addcmul_(tint * paved - channel, yards)
     return grass

@@ -1,4 +1,4 @@
-"""Sun, sky and haze, and the light that points send to the eye."""
+"""Lighting: weather, sky, diffuse and specular reflection, haze."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Weather:
     """
     The light of one frame, linear RGB.
 
-    :param sun: (3,) colour of direct light; small under clouds.
-    :param zenith: (3,) colour of the sky above.
-    :param horizon: (3,) colour of the sky low down, and of the haze.
-    :param ground_bounce: (3,) light that comes up from the ground.
-    :param cloud_cover: 0 clear to 1 closed.
-    :param visibility_m: distance at which haze hides all but 1 / e.
+    :param sun: (3,) colour of direct sunlight; small under clouds.
+    :param zenith: (3,) colour of the sky at the zenith.
+    :param horizon: (3,) colour of the sky at the horizon, and of the haze.
+    :param ground_bounce: (3,) light reflected up from the ground.
+    :param cloud_cover: 0 clear to 1 overcast.
+    :param visibility_m: distance at which the haze transmits 1 / e.
     """
 
     sun: Array
@@ -42,12 +42,12 @@ class Weather:
 @dataclass(frozen=True)
 class ShadingPoints:
     """
-    L points as light meets them, rig frame.
+    Geometry and illumination of L surface points, rig frame.
 
-    :param ray: unit vectors from the eye.
-    :param normal: unit vectors.
+    :param ray: unit vectors from the camera.
+    :param normal: unit surface normals.
     :param sunlit: (L,) 1 in the sun, 0 in shadow.
-    :param sky_visibility: (L,) share of the sky that nothing close by hides.
+    :param sky_visibility: (L,) fraction of the sky not hidden by nearby objects.
     """
 
     ray: Vectors
@@ -56,16 +56,16 @@ class ShadingPoints:
     sky_visibility: Tensor
 
     def __getitem__(self, rows: slice) -> ShadingPoints:
-        """Return some of the points."""
+        """Return a slice of the points."""
         ray, normal = ((x[rows], y[rows], z[rows]) for x, y, z in (self.ray, self.normal))
         return ShadingPoints(ray, normal, self.sunlit[rows], self.sky_visibility[rows])
 
 
 def weather_from_draws(draws: Array, sun: Array) -> Weather:
     """
-    Choose the light.
+    Compute the weather of a frame from random draws.
 
-    :param draws: (8,) numbers in [0, 1).
+    :param draws: (8,) random numbers in [0, 1).
     :param sun: (3,) unit vector to the sun, y down.
     """
     clouds = float(np.clip(1.8 * draws[0] - 0.75, 0.0, 1.0))
@@ -78,38 +78,37 @@ def weather_from_draws(draws: Array, sun: Array) -> Weather:
     pale = np.array([0.62, 0.72, 0.86]) * (1 - clouds) + np.array([0.72, 0.75, 0.79]) * clouds
     horizon = pale * (0.85 + 0.25 * draws[4])
     bounce = 0.13 * (direct * height * np.array([1.0, 0.95, 0.85]) + 0.5 * zenith + 0.2)
-    sight_m = float(np.exp(np.log(260) + draws[5] * np.log(2600 / 260)))
-    return Weather(2.6 * direct * warm, zenith, horizon, bounce, clouds, sight_m)
+    visibility_m = float(np.exp(np.log(260) + draws[5] * np.log(2600 / 260)))
+    return Weather(2.6 * direct * warm, zenith, horizon, bounce, clouds, visibility_m)
 
 
 def as_column(values: Array, like: Tensor) -> Tensor:
-    """(3,) -> (3, 1) tensor beside like."""
+    """Return (3,) values as a (3, 1) tensor with dtype and device of `like`."""
     return like.new_tensor(np.asarray(values, np.float64).tolist())[:, None]
 
 
 def dot_direction(vectors: Vectors, direction: Array) -> Tensor:
-    """Return the dot product of vectors, x y z (L,) each, and a direction (3,): (L,)."""
+    """Return the dot products of vectors, x y z (L,) each, with a direction (3,): (L,)."""
     x, y, z = np.asarray(direction, np.float64).tolist()
     return (vectors[0] * x).add_(vectors[1], alpha=y).add_(vectors[2], alpha=z)
 
 
 def reflected_environment(elevation_sine: Tensor, weather: Weather) -> Tensor:
-    """Return what a glossy surface mirrors of sky and ground: (L,) sine of elevation -> (3, L)."""
+    """Return the sky and ground light that a mirror reflects: (L,) sine of elevation -> (3, L)."""
     up = (elevation_sine * 2.2).clamp_(0, 1)
     horizon, zenith = (
         as_column(weather.horizon, elevation_sine),
         as_column(weather.zenith, elevation_sine),
     )
-    built = (
-        (elevation_sine / 0.16).add_(0.35).clamp_(0, 1)
-    )  # houses and trees stand before the horizon
+    # houses and trees hide the horizon
+    built = (elevation_sine / 0.16).add_(0.35).clamp_(0, 1)
     dark = as_column(0.35 * weather.ground_bounce + 0.02, elevation_sine)
     above = torch.addcmul(horizon, zenith - horizon, up).sub_(dark)
     return above.mul_(built).add_(dark)
 
 
 def horizon_ridges(bearing: Tensor, seed: float) -> Tensor:
-    """Draw the outlines of far hills, and of nearer woods: (W,) radians -> (2, W) their rise."""
+    """Return the skylines of far hills and nearer woods: (W,) bearings -> (2, W) elevations."""
     u = bearing * 60 + 400 * seed
     fine, v = torch.full_like(u, 0.02), torch.zeros_like(u)
     small = sample_noise(CLOUD, u, v, fine, 7.0).mul_(0.10).add_(1)
@@ -124,13 +123,13 @@ def render_sky(
     directions: Vectors, hills: Sequence[Tensor], sun: Array, weather: Weather, seed: float
 ) -> Tensor:
     """
-    Paint the sky and, low down, far hills and woods.
+    Render the sky and, near the horizon, far hills and woods.
 
-    :param directions: x, y, z of unit vectors, (L,) each, world directions (y down).
-    :param hills: rise of both ridges in these directions, (L,) each, see ridges.
-    :param sun: (3,) unit vector.
+    :param directions: x, y, z of unit vectors, (L,) each, world frame (y down).
+    :param hills: elevation of both skylines in these directions, (L,) each, see horizon_ridges.
+    :param sun: (3,) unit vector to the sun, world frame.
     :param weather: the weather.
-    :param seed: 0 to 1, which clouds.
+    :param seed: random number from 0 to 1 that selects the clouds.
     :return: (3, L) linear RGB.
     """
     x, y, z = directions
@@ -153,15 +152,15 @@ def render_sky(
         .add_(integer_power(toward.clamp_(min=0.7), 220), alpha=1.2)
     )
     colour.addcmul_(as_column(weather.sun, y), glow.mul_(1 - 0.8 * cover))
-    for ridge, share in zip(hills, (0.62, 0.40), strict=True):
+    for ridge, brightness in zip(hills, (0.62, 0.40), strict=True):
         hidden = (ridge - rise).mul_(900).clamp_(0, 1)
-        tone = as_column(weather.horizon * share + np.array([0.0, 0.015, 0.01]), y)
+        tone = as_column(weather.horizon * brightness + np.array([0.0, 0.015, 0.01]), y)
         colour.addcmul_(tone - colour, hidden)
     return colour
 
 
 def apply_diffuse(colour: Tensor, points: ShadingPoints, sun: Array, weather: Weather) -> None:
-    """Turn the colour of points, (3, L), into what they scatter of the light on them."""
+    """Multiply the colour of points, (3, L), by sunlight and ambient light, in place."""
     direct = (
         dot_direction(points.normal, sun)
         .clamp_(min=0)
@@ -170,33 +169,35 @@ def apply_diffuse(colour: Tensor, points: ShadingPoints, sun: Array, weather: We
     )
     up = points.normal[1].mul(-0.5).add_(0.5)
     above = weather.zenith * 0.55 + weather.horizon * 0.35
-    for own, a, b, straight in zip(colour, above, weather.ground_bounce, weather.sun, strict=True):
+    for channel, a, b, straight in zip(
+        colour, above, weather.ground_bounce, weather.sun, strict=True
+    ):
         ambient = (up * float(a - b)).add_(1.35 * float(b)).mul_(points.sky_visibility)
-        own.mul_(ambient.add_(direct, alpha=float(straight)))
+        channel.mul_(ambient.add_(direct, alpha=float(straight)))
 
 
 def apply_specular(
     colour: Tensor, gloss: Tensor, points: ShadingPoints, sun: Array, weather: Weather
 ) -> None:
-    """Blend what points, (3, L), mirror of sun, sky and ground into their light."""
-    share = threshold(gloss, 0.005, 0.0)
-    against = torch.zeros_like(share)
+    """Blend reflections of sun, sky and ground into the light of points, (3, L), in place."""
+    reflectance = threshold(gloss, 0.005, 0.0)
+    cosine = torch.zeros_like(reflectance)
     for a, b in zip(points.ray, points.normal, strict=True):
-        against.addcmul_(a, b)
-    # the mirrored ray is ray - 2 * against * normal: how near the sun, and how high, it goes
+        cosine.addcmul_(a, b)
+    # mirrored ray = ray - 2 * cosine * normal: its dot product with the sun, and its elevation
     toward, rise = dot_direction(points.ray, sun), -points.ray[1]
-    toward.addcmul_(against, dot_direction(points.normal, sun), value=-2)
-    rise.addcmul_(against, points.normal[1], value=2)
+    toward.addcmul_(cosine, dot_direction(points.normal, sun), value=-2)
+    rise.addcmul_(cosine, points.normal[1], value=2)
     glint = integer_power(toward.clamp_(min=0.65), 180).mul_(points.sunlit).mul_(9.0)
-    slant = integer_power(against.add_(1).clamp_(0, 1), 5).mul_((share * 18).clamp_(max=1))
-    fresnel = torch.addcmul(share, 1 - share, slant)
+    slant = integer_power(cosine.add_(1).clamp_(0, 1), 5).mul_((reflectance * 18).clamp_(max=1))
+    fresnel = torch.addcmul(reflectance, 1 - reflectance, slant)
     image = reflected_environment(rise, weather).addcmul_(as_column(weather.sun, glint), glint)
     image.mul_(0.6 * points.sky_visibility + 0.4)
     colour.addcmul_(image.sub_(colour, alpha=0.6), fresnel)
 
 
 def apply_haze(colour: Tensor, distance: Tensor, weather: Weather) -> None:
-    """Blend the light of points, (3, L), with that of the air before them."""
+    """Blend the light of points, (3, L), with the haze by distance, in place."""
     clear = (distance * (-1 / weather.visibility_m)).exp_()
     horizon = as_column(weather.horizon, clear)
     colour.sub_(horizon).mul_(clear).add_(horizon)
@@ -204,9 +205,9 @@ def apply_haze(colour: Tensor, distance: Tensor, weather: Weather) -> None:
 
 def integer_power(base: Tensor, exponent: int) -> Tensor:
     """
-    Raise to a whole power by squaring, which takes a fraction of the time of **.
+    Raise to an integer power by repeated squaring, several times faster than **.
 
-    Bases are best kept from becoming denormal, which is nothing to see but slow to compute with.
+    Clamp small bases first: denormal results are invisible but slow to compute.
     """
     squares = [base]
     while exponent >> len(squares):

@@ -1,4 +1,4 @@
-"""Hits -> light: surfaces, shadows, reflections and haze of one camera's picture."""
+"""Renderer: shade the hits of a camera's rays into a linear RGB image."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids, rotation_ab
 from stl_core.data.synthetic.scene.world import World
 from stl_core.data.synthetic.sensors.ray_caster import Hits, RayGrid
 
-#: Sunlight weaker than this throws no shadow that could be seen.
+#: Weaker sunlight casts no visible shadow.
 MIN_SUNLIGHT = 0.02
 
-#: Cabins are told how far their points are from the edges; from edges they do not have, this far.
+#: Materials whose shaders need the distance to the edges; distance for edges that do not exist.
 _CABINS, _FAR_M = (materials.CABIN, materials.CARGO_CABIN), 9.0
 
 
@@ -45,40 +45,42 @@ def render_image(
     world: World, solids: Solids, rays: RayGrid, hits: Hits, device: torch.device
 ) -> Tensor:
     """
-    Light the picture.
+    Render the image of one camera.
 
     :param world: road, sun and weather.
-    :param solids: in the rig's frame, as cast.
-    :param rays: the camera's.
-    :param hits: what they meet.
-    :param device: where to compute.
+    :param solids: the solids that were cast, rig frame.
+    :param rays: the camera's rays.
+    :param hits: first hits of the rays.
+    :param device: device of the computation.
     :return: (3, H, W) linear RGB, about 1 for a white wall in the sun.
     """
-    sun, light = (
+    sun, weather = (
         rotation_about_y(-world.heading) @ world.sun,
         weather_from_draws(world.weather_draws, world.sun),
     )
-    view = build_gbuffer(rays, solids, hits, device)
-    count, glossy = len(view.solid), view.slices[surfaces.MATTE_MATERIALS[0]].start
-    picture = torch.empty(3, len(view.pixel_index), device=device)
-    picture[:, count:] = _render_sky(world, light, rays, view)
-    colour = picture[:, :count]
-    gloss = _shade_surfaces(world, solids, rays, view, colour)
-    free = torch.from_numpy(sky_visibility(view.hit_points, solids, rays)).to(device)
-    bright = torch.zeros_like(free)
-    if light.sun.max() >= MIN_SUNLIGHT:
-        points = torch.from_numpy(view.hit_points).to(device)
-        bright = sunlit_mask(points, hits.solid >= 0, sun, solids, rays)
-    reached = gather_rows([bright.flatten(), free.flatten()], view.pixel_index[:count])
-    facets = ShadingPoints(as_vectors([each[:count] for each in view.ray]), view.normal, *reached)
-    apply_diffuse(colour, facets, sun, light)
-    apply_specular(colour[:, :glossy], gloss[:glossy], facets[:glossy], sun, light)
-    apply_haze(colour, view.distance[:count], light)
-    return torch.stack(gather_rows(picture, view.inverse_index)).view(3, *rays.shape)
+    gbuffer = build_gbuffer(rays, solids, hits, device)
+    count, glossy = len(gbuffer.solid), gbuffer.slices[surfaces.MATTE_MATERIALS[0]].start
+    image = torch.empty(3, len(gbuffer.pixel_index), device=device)
+    image[:, count:] = _render_sky(world, weather, rays, gbuffer)
+    colour = image[:, :count]
+    gloss = _shade_surfaces(world, solids, rays, gbuffer, colour)
+    sky = torch.from_numpy(sky_visibility(gbuffer.hit_points, solids, rays)).to(device)
+    sunlit = torch.zeros_like(sky)
+    if weather.sun.max() >= MIN_SUNLIGHT:
+        hit_points = torch.from_numpy(gbuffer.hit_points).to(device)
+        sunlit = sunlit_mask(hit_points, hits.solid >= 0, sun, solids, rays)
+    reached = gather_rows([sunlit.flatten(), sky.flatten()], gbuffer.pixel_index[:count])
+    points = ShadingPoints(
+        as_vectors([each[:count] for each in gbuffer.ray]), gbuffer.normal, *reached
+    )
+    apply_diffuse(colour, points, sun, weather)
+    apply_specular(colour[:, :glossy], gloss[:glossy], points[:glossy], sun, weather)
+    apply_haze(colour, gbuffer.distance[:count], weather)
+    return torch.stack(gather_rows(image, gbuffer.inverse_index)).view(3, *rays.shape)
 
 
 def _render_sky(world: World, weather: Weather, rays: RayGrid, gbuffer: GBuffer) -> Tensor:
-    """Paint the pixels that show no solid: (3, N - L)."""
+    """Render the pixels without a solid: (3, N - L)."""
     seed, rows = float(world.weather_draws[6]), gbuffer.slices[SKY]
     x, z = torch.from_numpy(rays.columns.T.astype(np.float32)).to(gbuffer.pixel_index.device)
     outlines = horizon_ridges(torch.atan2(*_rig_to_world(x, z, world.heading)), seed)
@@ -89,7 +91,7 @@ def _render_sky(world: World, weather: Weather, rays: RayGrid, gbuffer: GBuffer)
 
 
 def _rig_to_world(x: Tensor, z: Tensor, heading: float) -> tuple[Tensor, Tensor]:
-    """Turn from the rig's frame into the world's."""
+    """Rotate x and z from the rig frame to the world frame."""
     cos, sin = math.cos(heading), math.sin(heading)
     return cos * x + sin * z, cos * z - sin * x
 
@@ -97,32 +99,32 @@ def _rig_to_world(x: Tensor, z: Tensor, heading: float) -> tuple[Tensor, Tensor]
 def _shade_surfaces(
     world: World, solids: Solids, rays: RayGrid, gbuffer: GBuffer, colour: Tensor
 ) -> Tensor:
-    """Write the colour (3, L) of every visible point, bend its normal, return its gloss (L,)."""
+    """Write the colour (3, L) and bent normal of every solid pixel; return the gloss (L,)."""
     gloss = torch.empty(len(gbuffer.solid), device=gbuffer.pixel_index.device)
-    foot = _pixel_footprint(rays, gbuffer)
+    footprint = _pixel_footprint(rays, gbuffer)
     table = _object_table(solids, gloss)
     for material, rows in gbuffer.slices.items():
         if material == SKY or rows.start == rows.stop:
             continue
-        found: ColourAndGloss
+        shaded: ColourAndGloss
         if material == materials.GROUND:
-            found = _shade_ground(world, gbuffer, rows, foot[rows])
+            shaded = _shade_ground(world, gbuffer, rows, footprint[rows])
         elif material in surfaces.PLAIN_GLOSS:
             plain = gather_rows(table[8:11], gbuffer.solid[rows])
-            found = torch.stack(plain), surfaces.PLAIN_GLOSS[material]
+            shaded = torch.stack(plain), surfaces.PLAIN_GLOSS[material]
         else:
-            rim = _edge_distance(solids, gbuffer, rows) if material in _CABINS else None
-            p = _to_object_frame(table, gbuffer, rows, foot[rows], rim)
-            found = surfaces.shade_material(material, p)
-            bent = surfaces.bend_normals(material, p)
-            if bent is not None:
-                _write_object_normals(bent, table, gbuffer, rows)
-        colour[:, rows], gloss[rows] = found
+            edge_distance = _edge_distance(solids, gbuffer, rows) if material in _CABINS else None
+            points = _to_object_frame(table, gbuffer, rows, footprint[rows], edge_distance)
+            shaded = surfaces.shade_material(material, points)
+            normals = surfaces.bend_normals(material, points)
+            if normals is not None:
+                _write_object_normals(normals, table, gbuffer, rows)
+        colour[:, rows], gloss[rows] = shaded
     return gloss
 
 
 def _pixel_footprint(rays: RayGrid, gbuffer: GBuffer) -> Tensor:
-    """Return how far a pixel reaches on the surface it shows, (L,) metres."""
+    """Return the width of a pixel on the surface it shows, (L,) metres."""
     facing = torch.zeros(len(gbuffer.solid), device=gbuffer.pixel_index.device)
     for ray, normal in zip(gbuffer.ray, gbuffer.normal, strict=True):
         facing.addcmul_(ray[: len(normal)], normal, value=-1)
@@ -140,7 +142,7 @@ def _shade_ground(
 
 
 def _object_table(solids: Solids, like: Tensor) -> Tensor:
-    """Return what points need of their solids, (12, S): see _local."""
+    """Return the attributes of solids that shaders need, (12, S): see _to_object_frame."""
     turn = np.stack([np.cos(solids.yaw), np.sin(solids.yaw)], 1)
     rows = np.concatenate([solids.bottom, turn, solids.size, solids.colour], 1).T
     table = torch.from_numpy(rows.astype(np.float32)).to(like)
@@ -151,10 +153,13 @@ def _object_table(solids: Solids, like: Tensor) -> Tensor:
 def _to_object_frame(
     table: Tensor, gbuffer: GBuffer, rows: slice, footprint: Tensor, edge_distance: Tensor | None
 ) -> SurfacePoints:
-    """Turn points into the frames of their objects."""
+    """Transform points into the frames of their objects."""
     solid = gbuffer.solid[rows]
     x0, y0, z0, cos, sin, h, w, l, *colour, key = gather_rows(table, solid)
-    x, y, z = (at[rows] - start for at, start in zip(gbuffer.position, (x0, y0, z0), strict=True))
+    x, y, z = (
+        position[rows] - start
+        for position, start in zip(gbuffer.position, (x0, y0, z0), strict=True)
+    )
     u, v, n = (normal[rows] for normal in gbuffer.normal)
     return SurfacePoints(
         local=((cos * x).sub_(sin * z), -y, (sin * x).add_(cos * z)),
@@ -170,7 +175,7 @@ def _to_object_frame(
 
 
 def _write_object_normals(local: Vectors, table: Tensor, gbuffer: GBuffer, rows: slice) -> None:
-    """Turn normals of objects' frames (along, up, across) back into the rig's."""
+    """Store normals given in object frames (along, up, across) in the rig frame."""
     cos, sin = gather_rows(table[3:5], gbuffer.solid[rows])
     x, y, z = local
     gbuffer.normal[0][rows] = (cos * x).add_(sin * z)
@@ -179,7 +184,7 @@ def _write_object_normals(local: Vectors, table: Tensor, gbuffer: GBuffer, rows:
 
 
 def _edge_distance(solids: Solids, gbuffer: GBuffer, rows: slice) -> Tensor:
-    """Return how far points on solids are from the other planes of these, (L,) metres."""
+    """Return the distance of points to the nearest other plane of their solid, (L,) metres."""
     used = np.abs(solids.planes[..., :3]).sum(-1) > 0
     away = np.where(used, solids.planes[..., 3], _FAR_M)
     table = np.concatenate([solids.planes[..., :3], away[..., None]], 2).reshape(-1, 4).T
@@ -187,6 +192,6 @@ def _edge_distance(solids: Solids, gbuffer: GBuffer, rows: slice) -> Tensor:
     number = torch.arange(int(used[np.isin(solids.material, _CABINS)].sum(1).max()))
     each = (number.to(gbuffer.solid)[:, None] + gbuffer.solid[rows] * MAX_PLANES).flatten()
     *normal, slack = (row.view(len(number), -1) for row in gather_rows(planes, each))
-    for at, part in zip(gbuffer.position, normal, strict=True):
-        slack.addcmul_(at[rows], part, value=-1)
+    for position, part in zip(gbuffer.position, normal, strict=True):
+        slack.addcmul_(position[rows], part, value=-1)
     return slack.scatter_(0, gbuffer.face[rows].long()[None], _FAR_M).amin(0).clamp_(max=_FAR_M)

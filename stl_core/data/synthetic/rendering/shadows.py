@@ -1,9 +1,9 @@
 """
-What keeps light off the points of a picture: exact shadows of the sun, and what stands close by.
+Shadows: an exact per-pixel sun shadow mask, and ambient occlusion around road users.
 
-A shadow is long and thin and seldom fills its rectangle of the picture. So the picture is cut into
-tiles, the box round the points of a tile tells which solids can shade it at all, and only those
-pairs of a solid and a tile are looked at point by point, many of them together.
+A shadow is long and thin and rarely fills its bounding rectangle of the image. The image is
+therefore cut into tiles; the bounding box of a tile's points selects the solids that can shade it,
+and only those pairs of a solid and a tile are tested point by point, in batches.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from stl_core.data.synthetic.scene.solids import Solids, rotation_about_y
 from stl_core.data.synthetic.sensors.ray_caster import RayGrid, bounding_rects
 from stl_core.types import Array
 
-#: Shadows of things smaller than this many pixels of the picture are left out.
+#: Shadows whose bounding rectangle has fewer pixels are left out.
 MIN_SHADOW_PX = 24
-#: How far a shadow is followed, and how far away the things that throw one may be, metres.
+#: Greatest length of a shadow, and greatest distance of the solids that cast one, metres.
 MAX_SHADOW_M, MAX_CASTER_DISTANCE_M = 45.0, 80.0
-#: What is nearer than this along the way to the sun does not shade, metres: a surface itself.
+#: Solids nearer than this along the ray to the sun cast no shadow: the surface itself, metres.
 SELF_SHADOW_M = 0.05
-#: Rows and columns of a tile, and pairs of a solid and a tile that are looked at together.
+#: Rows and columns of a tile, and pairs of a solid and a tile in one batch.
 TILE_SHAPE, PAIRS_PER_BATCH = (8, 16), 512
-#: Most planes on either side, where rays come in or go out, of nearly all solids.
+#: Most entry planes, and most exit planes, of nearly all solids.
 NUM_SIMPLE_PLANES = 3
-#: In place of a plane: one that every ray crosses long before, or after, all others.
+#: Padding plane: every ray crosses it long before, or after, all others.
 _NEVER_M = 1e9
-#: Corners of the space round the foot of a road user of size 1, y down from where it stands.
+#: Corners of the box round the foot of a road user of size 1, y down from the ground.
 _AMBIENT_BOX = np.array(
     [[(i & 1) - 0.5, (0.12, -0.35)[i >> 2], (i >> 1 & 1) - 0.5] for i in range(8)]
 )
@@ -41,17 +41,17 @@ def sunlit_mask(
     points: Tensor, hit_mask: Array, sun: Array, solids: Solids, rays: RayGrid
 ) -> Tensor:
     """
-    Find what the sun reaches.
+    Return which points of an image the sun reaches.
 
-    :param points: (3, H, W) points seen, rig frame.
-    :param hit_mask: (H, W) bool, whether there is anything to be seen.
+    :param points: (3, H, W) hit points, rig frame.
+    :param hit_mask: (H, W) bool, whether the ray of a pixel hits a solid.
     :param sun: (3,) unit vector to the sun.
-    :param solids: in the rig's frame.
-    :param rays: the camera's.
+    :param solids: the solids, rig frame.
+    :param rays: the camera's rays.
     :return: (H, W) 1 in the sun, 0 in shadow.
     """
     casters, rects = _shadow_casters(solids, sun, rays)
-    enter, leave, balls, way, limits = (
+    enter, leave, spheroids, sun_direction, limits = (
         torch.from_numpy(x).to(points)
         for x in (*_sun_ray_crossings(casters, sun), casters.spheroid, sun, rects)
     )
@@ -60,27 +60,29 @@ def sunlit_mask(
     tiles, boxes = tiles.flatten(0, 1), _tile_bounds(tiles, hit_mask).flatten(0, 1)
     solid, row, column = torch.from_numpy(_rect_tile_pairs(rects)).to(points.device)
     tile = row * across + column
-    near = torch.nonzero(_may_shade(enter, leave, solid, boxes.index_select(0, tile))).squeeze(1)
-    solid, row, column, tile = (x.index_select(0, near) for x in (solid, row, column, tile))
+    candidates = torch.nonzero(
+        _may_shade(enter, leave, solid, boxes.index_select(0, tile))
+    ).squeeze(1)
+    solid, row, column, tile = (x.index_select(0, candidates) for x in (solid, row, column, tile))
     rows, columns = _inside_rects(limits.index_select(0, solid), row, column)
     shaded = points.new_zeros(len(tiles), *TILE_SHAPE)
-    for kind, shade in _shade_functions(enter, leave, balls, way):
-        own = torch.nonzero(kind.index_select(0, solid)).squeeze(1)
-        for some in own.split(PAIRS_PER_BATCH):
-            at = tiles.index_select(0, tile[some])
-            dark = shade(at, solid[some]).unflatten(1, TILE_SHAPE)
-            dark = dark & rows[some][:, :, None] & columns[some][:, None]
-            shaded.index_add_(0, tile[some], dark.to(points.dtype))
+    for kind, shade in _shade_functions(enter, leave, spheroids, sun_direction):
+        members = torch.nonzero(kind.index_select(0, solid)).squeeze(1)
+        for batch in members.split(PAIRS_PER_BATCH):
+            tile_points = tiles.index_select(0, tile[batch])
+            dark = shade(tile_points, solid[batch]).unflatten(1, TILE_SHAPE)
+            dark = dark & rows[batch][:, :, None] & columns[batch][:, None]
+            shaded.index_add_(0, tile[batch], dark.to(points.dtype))
     height, width = points.shape[1:]
-    picture = shaded.unflatten(0, (down, across)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return (picture[:height, :width] == 0).to(points.dtype)
+    image = shaded.unflatten(0, (down, across)).transpose(1, 2).flatten(2).flatten(0, 1)
+    return (image[:height, :width] == 0).to(points.dtype)
 
 
 def _shadow_casters(solids: Solids, sun: Array, rays: RayGrid) -> tuple[Solids, Array]:
-    """Return what throws shadows that can be seen, and rectangles round these, (C, 4)."""
+    """Return the C solids that cast visible shadows, and the shadows' rectangles, (C, 4)."""
     near = np.linalg.norm(solids.bounds.mean(1), axis=1) < MAX_CASTER_DISTANCE_M
     casters = solids[solids.casts_shadow & near]
-    # a shadow ends where the ray from its top comes down; houses' long ones are cut
+    # a shadow ends where the ray from its top reaches the ground; long shadows of houses are cut
     floor = casters.bounds[..., 1].max(1, keepdims=True) + 1.0
     reach = np.minimum((floor - casters.bounds[..., 1]) / -sun[1], MAX_SHADOW_M)
     ends = casters.bounds - sun * reach[..., None]
@@ -92,48 +94,54 @@ def _shadow_casters(solids: Solids, sun: Array, rays: RayGrid) -> tuple[Solids, 
 
 def _sun_ray_crossings(casters: Solids, sun: Array) -> tuple[Array, Array]:
     """
-    Tell when rays to the sun enter and leave solids; spheroids by the boxes round them.
+    Return where rays to the sun cross the planes of solids; spheroids by their bounding boxes.
 
-    :return: for the planes that rays come in through, and for the others, (C, K, 4) each: the dot
-        product with (x, y, z, 1) is how far the ray of a point goes to the plane, metres.
+    :return: entry planes and exit planes, (C, K, 4) each: the dot product with (x, y, z, 1) is the
+        distance along the ray from a point to the plane, metres.
     """
     planes = casters.planes.copy()
-    balls = casters.spheroid[:, 3] > 0
-    if balls.any():
-        center, reach = casters.spheroid[balls, :3], casters.spheroid[balls][:, [3, 4, 3]]
+    is_spheroid = casters.spheroid[:, 3] > 0
+    if is_spheroid.any():
+        center, reach = (
+            casters.spheroid[is_spheroid, :3],
+            casters.spheroid[is_spheroid][:, [3, 4, 3]],
+        )
         faces = np.concatenate([np.eye(3), -np.eye(3)])
         offset = center @ faces.T + np.concatenate([reach, reach], 1)
-        planes[balls, :6, :3], planes[balls, :6, 3] = faces, offset
+        planes[is_spheroid, :6, :3], planes[is_spheroid, :6, 3] = faces, offset
     used = np.abs(planes[..., :3]).sum(-1) > 0
     slope = planes[..., :3] @ sun
     slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
     table = planes / slope[..., None] * [-1.0, -1.0, -1.0, 1.0]
-    found = []
-    for own, never in ((used & (slope < 0), -_NEVER_M), (used & (slope > 0), _NEVER_M)):
-        first = np.argsort(~own, 1, kind='stable')[:, : own.sum(1).max(initial=1)]
-        rows = np.where(own[..., None], table, [0.0, 0.0, 0.0, never])
-        found.append(np.take_along_axis(rows, first[..., None], 1).astype(np.float32))
-    return found[0], found[1]
+    tables = []
+    for crossed, never in ((used & (slope < 0), -_NEVER_M), (used & (slope > 0), _NEVER_M)):
+        first = np.argsort(~crossed, 1, kind='stable')[:, : crossed.sum(1).max(initial=1)]
+        rows = np.where(crossed[..., None], table, [0.0, 0.0, 0.0, never])
+        tables.append(np.take_along_axis(rows, first[..., None], 1).astype(np.float32))
+    return tables[0], tables[1]
 
 
 def _shade_functions(
     enter: Tensor, leave: Tensor, spheroids: Tensor, sun: Tensor
 ) -> list[tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]]:
-    """Tell which of C solids are balls, boxes and other polytopes, and how each kind shades."""
-    round_ = spheroids[:, 3] > 0
+    """Return masks of spheroids, simple and other polytopes among C solids, and their tests."""
+    is_spheroid = spheroids[:, 3] > 0
     few = (enter[:, NUM_SIMPLE_PLANES:, 3] == -_NEVER_M).all(1) & (
         leave[:, NUM_SIMPLE_PLANES:, 3] == _NEVER_M
     ).all(1)
     box = enter[:, :NUM_SIMPLE_PLANES], leave[:, :NUM_SIMPLE_PLANES]
     return [
-        (round_, lambda at, solid: _spheroid_shade(at, spheroids.index_select(0, solid), sun)),
-        (few & ~round_, lambda at, solid: _polytope_shade(at, *box, solid)),
-        (~few & ~round_, lambda at, solid: _polytope_shade(at, enter, leave, solid)),
+        (
+            is_spheroid,
+            lambda points, solid: _spheroid_shade(points, spheroids.index_select(0, solid), sun),
+        ),
+        (few & ~is_spheroid, lambda points, solid: _polytope_shade(points, *box, solid)),
+        (~few & ~is_spheroid, lambda points, solid: _polytope_shade(points, enter, leave, solid)),
     ]
 
 
 def _to_tiles(points: Tensor) -> Tensor:
-    """(3, H, W) -> (rows, columns, 3, pixels) of tiles; the last ones filled up with 0."""
+    """Cut (3, H, W) into tiles (rows, columns, 3, pixels); the last ones are padded with 0."""
     height, width = points.shape[1:]
     over = -height % TILE_SHAPE[0], -width % TILE_SHAPE[1]
     if any(over):
@@ -144,16 +152,16 @@ def _to_tiles(points: Tensor) -> Tensor:
 
 def _tile_bounds(tiles: Tensor, hit_mask: Array) -> Tensor:
     """
-    Find the boxes round what is seen in tiles.
+    Return the bounding boxes of the hit points of tiles.
 
     :param tiles: (rows, columns, 3, pixels) points.
-    :param hit_mask: (H, W) bool, whether there is anything.
-    :return: (rows, columns, 7) middle, 1, half extent; this less than 0 where there is nothing.
+    :param hit_mask: (H, W) bool, whether the ray of a pixel hits a solid.
+    :return: (rows, columns, 7) centre, 1, half extent; negative half extent for empty tiles.
     """
     low, high = tiles.amin(3), tiles.amax(3)
-    seen = _to_tiles(torch.from_numpy(hit_mask)[None])[:, :, 0]
-    row, column = torch.nonzero(~seen.all(2)).T
-    away = torch.where(seen[row, column], 0.0, 1e7)[:, None].to(tiles)
+    hit = _to_tiles(torch.from_numpy(hit_mask)[None])[:, :, 0]
+    row, column = torch.nonzero(~hit.all(2)).T
+    away = torch.where(hit[row, column], 0.0, 1e7)[:, None].to(tiles)
     row, column = row.to(tiles.device), column.to(tiles.device)
     part = tiles[row, column]
     low[row, column], high[row, column] = (part + away).amin(2), (part - away).amax(2)
@@ -161,7 +169,7 @@ def _tile_bounds(tiles: Tensor, hit_mask: Array) -> Tensor:
 
 
 def _rect_tile_pairs(rects: Array) -> Array:
-    """List the tiles that rectangles touch: (3, N) number of the rectangle, row and column."""
+    """Return the tiles that rectangles touch: (3, N) index of the rectangle, row and column."""
     size = np.array([TILE_SHAPE[0], TILE_SHAPE[0], TILE_SHAPE[1], TILE_SHAPE[1]])
     r0, r1, c0, c1 = ((rects + [0, TILE_SHAPE[0] - 1, 0, TILE_SHAPE[1] - 1]) // size).T
     count = (r1 - r0) * (c1 - c0)
@@ -173,12 +181,12 @@ def _rect_tile_pairs(rects: Array) -> Array:
 
 def _may_shade(enter: Tensor, leave: Tensor, solid: Tensor, boxes: Tensor) -> Tensor:
     """
-    Tell by the range of its crossings whether a solid can shade any point of a box.
+    Return whether a solid can shade any point of a box, by interval arithmetic on its crossings.
 
-    :param enter: (C, K, 4) crossings, see _crossings.
-    :param leave: (C, K', 4) likewise.
-    :param solid: (N,) which of the C.
-    :param boxes: (N, 7), see _boxes.
+    :param enter: (C, K, 4) entry crossings, see _sun_ray_crossings.
+    :param leave: (C, K', 4) exit crossings.
+    :param solid: (N,) index among the C solids.
+    :param boxes: (N, 7), see _tile_bounds.
     :return: (N,) bool.
     """
     ranges = []
@@ -189,7 +197,7 @@ def _may_shade(enter: Tensor, leave: Tensor, solid: Tensor, boxes: Tensor) -> Te
 
 
 def _inside_rects(rects: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Tell which rows and columns of N tiles lie in N rectangles: (N, TILE[0]), (N, TILE[1])."""
+    """Return the rows (N, TILE_SHAPE[0]) and columns of N tiles inside N rectangles, bool."""
     y, x = (
         number[:, None] * size + torch.arange(size, device=row.device)
         for number, size in zip((row, column), TILE_SHAPE, strict=True)
@@ -200,12 +208,12 @@ def _inside_rects(rects: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, T
 
 def _polytope_shade(points: Tensor, enter: Tensor, leave: Tensor, solid: Tensor) -> Tensor:
     """
-    Tell whether polytopes stand between points and the sun.
+    Return whether polytopes lie between points and the sun.
 
     :param points: (N, 3, P) points.
-    :param enter: (C, K, 4) crossings, see _crossings.
-    :param leave: (C, K', 4) likewise.
-    :param solid: (N,) which of the C.
+    :param enter: (C, K, 4) entry crossings, see _sun_ray_crossings.
+    :param leave: (C, K', 4) exit crossings.
+    :param solid: (N,) index among the C solids.
     :return: (N, P) bool.
     """
     first, last = enter.index_select(0, solid), leave.index_select(0, solid)
@@ -215,42 +223,42 @@ def _polytope_shade(points: Tensor, enter: Tensor, leave: Tensor, solid: Tensor)
 
 
 def _spheroid_shade(points: Tensor, spheroids: Tensor, sun: Tensor) -> Tensor:
-    """Tell whether spheroids (N, 5) stand between points (N, 3, P) and the sun: (N, P) bool."""
+    """Return whether spheroids (N, 5) lie between points (N, 3, P) and the sun: (N, P) bool."""
     radius = spheroids[:, [3, 4, 3]]
     q = (points - spheroids[:, :3, None]) / radius[:, :, None]
-    way = sun / radius
-    a, b = (way * way).sum(1, keepdim=True), (q * way[:, :, None]).sum(1)
+    direction = sun / radius
+    a, b = (direction * direction).sum(1, keepdim=True), (q * direction[:, :, None]).sum(1)
     root = b * b - a * ((q * q).sum(1) - 1.0)
     return (root > 0) & (root.clamp(min=0).sqrt() - b > SELF_SHADOW_M)
 
 
 def sky_visibility(points: Array, solids: Solids, rays: RayGrid) -> Array:
     """
-    Find how much of the sky a point near the ground sees beside and under road users.
+    Return the fraction of the sky visible from points: ambient occlusion by road users.
 
-    :param points: (3, H, W) points seen, rig frame.
-    :param solids: in the rig's frame.
-    :param rays: the camera's.
-    :return: (H, W) float32, 0 to 1.
+    :param points: (3, H, W) hit points, rig frame.
+    :param solids: the solids, rig frame.
+    :param rays: the camera's rays.
+    :return: (H, W) float32, 0 to 1; below 1 only near the ground next to and under road users.
     """
-    found = np.ones(points.shape[1:], np.float32)
+    visibility = np.ones(points.shape[1:], np.float32)
     _, first = np.unique(solids.actor_id, return_index=True)
     first = first[solids.actor_id[first] >= 0]
     size, bottom = solids.size[first], solids.bottom[first]
     margin = 0.22 * np.minimum(size[:, 0], 2.0)
-    turn = np.moveaxis(rotation_about_y(solids.yaw[first]), -1, 0)
-    spread = size[:, None, [2, 0, 1]] + 2 * margin[:, None, None]
-    spread[..., 1] = 1.0
-    around = _AMBIENT_BOX * spread
-    rects = bounding_rects(rays, around @ turn.transpose(0, 2, 1) + bottom[:, None])
+    rotation = np.moveaxis(rotation_about_y(solids.yaw[first]), -1, 0)
+    extent = size[:, None, [2, 0, 1]] + 2 * margin[:, None, None]
+    extent[..., 1] = 1.0
+    corners = _AMBIENT_BOX * extent
+    rects = bounding_rects(rays, corners @ rotation.transpose(0, 2, 1) + bottom[:, None])
     for i in np.flatnonzero((rects[:, 0] < rects[:, 1]) & (rects[:, 2] < rects[:, 3])).tolist():
         y0, y1, x0, x1 = rects[i].tolist()
         part, (_, w, l) = (slice(y0, y1), slice(x0, x1)), size[i].tolist()
         x, y, z = (points[k][part] - bottom[i, k].item() for k in range(3))
-        cos, sin = turn[i, 0, 0].item(), turn[i, 0, 2].item()
+        cos, sin = rotation[i, 0, 0].item(), rotation[i, 0, 2].item()
         along = np.abs(cos * x - sin * z) - l / 2
         out = np.maximum(along, np.abs(sin * x + cos * z) - w / 2)
         near = np.clip(1 - out / margin[i].item(), 0, 1)
         near *= np.clip((0.22 - np.abs(y)) * 10, 0, 1)
-        found[part] *= 1 - near * (0.45 + 0.42 * np.clip(-4 * out, 0, 1))
-    return found
+        visibility[part] *= 1 - near * (0.45 + 0.42 * np.clip(-4 * out, 0, 1))
+    return visibility

@@ -1,4 +1,4 @@
-"""What each material looks like: colour and gloss at points, from patterns laid on the objects."""
+"""Surface shaders: colour and gloss of each material, from patterns in object coordinates."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class SurfacePoints:
     """
     L visible points of solids.
 
-    :param local: along, up, across in the frame of the object.
-    :param normal: in that frame.
-    :param size: height, width, length of the object.
-    :param colour: (3, L) of the solid.
-    :param footprint: (L,) metres that a pixel covers there.
+    :param local: along, up, across in the frame of the object, metres.
+    :param normal: unit normals in that frame.
+    :param size: height, width, length of the object, metres.
+    :param colour: (3, L) linear RGB of the solid.
+    :param footprint: (L,) metres that a pixel covers at the point.
     :param edge_distance: (L,) distance to the nearest other plane of the solid, metres; cabins
         only.
-    :param object_key: (L,) a number of the object, to vary patterns.
-    :param object_keys: (S,) the numbers of all solids.
-    :param solid: (L,) whose they are.
+    :param object_key: (L,) key of the object, to vary patterns.
+    :param object_keys: (S,) keys of all solids.
+    :param solid: (L,) index of the solid.
     """
 
     local: Vectors
@@ -52,23 +52,23 @@ class SurfacePoints:
     solid: Tensor
 
     def object_random(self, *shifts: float) -> Tensor:
-        """Return a number in [0, 1) drawn for each object, another one for other shifts: (L,)."""
+        """Return a random number in [0, 1) per object, (L,); other shifts give other numbers."""
         drawn = hash_random(self.object_keys, *(self.object_keys + shift for shift in shifts))
         return drawn.index_select(0, self.solid)
 
 
 def bend_normals(material: int, points: SurfacePoints) -> Vectors | None:
     """
-    Round what is built flat: normals, local, that turn over a panel or a crown.
+    Return normals that vary over flat panels and tree crowns, so they look rounded.
 
-    :param material: of the points.
+    :param material: material of the points.
     :param points: the points.
-    :return: unit normals; None where the flat ones are right.
+    :return: unit normals in object frames; None for materials that keep the flat normals.
     """
     x, y, z = points.normal
     if material in (materials.BODY, materials.CABIN, materials.CARGO_CABIN):
         rise, out = points.local[1] / points.size[0] - 0.42, points.local[2] / points.size[1]
-        crease = 0.35 * step_above(rise, 0.06)  # light breaks along the waist line
+        crease = 0.35 * step_above(rise, 0.06)  # the crease of the belt line
         ahead = points.local[0] / points.size[2]
         side, end = z.abs(), x.abs()
         y = y + (1.5 * rise - crease) * side + 0.8 * rise * end
@@ -84,22 +84,22 @@ def bend_normals(material: int, points: SurfacePoints) -> Vectors | None:
     return x * scale, y * scale, z * scale
 
 
-#: Linear RGB (3, L) and gloss (L,): the share of light mirrored when looking straight at it.
+#: Linear RGB (3, L) and gloss (L,): the specular reflectance at normal incidence.
 ColourAndGloss = tuple[Tensor, Tensor | float]
 
 
 def shade_material(material: int, points: SurfacePoints) -> ColourAndGloss:
-    """Return colour and gloss of points of one material, the ground excepted."""
+    """Return colour and gloss of points of one material, except the ground."""
     return _SHADERS[material](points)
 
 
 def mix_colours(a: Tensor, b: Tensor | float, weight: Tensor) -> Tensor:
-    """Blend linearly: a where weight is 0, b where it is 1."""
+    """Return the linear blend: a where weight is 0, b where it is 1."""
     return torch.addcmul(a, b - a, weight)
 
 
 def _shade_body(p: SurfacePoints) -> ColourAndGloss:
-    """Paint with lamps, grille, plate, sill, door gaps and wheels."""
+    """Shade a car body: paint, lamps, grille, plate, sill, door gaps and wheels."""
     (x, y, z), (h, w, l) = p.local, p.size
     sharp = pixels_per_metre(p.footprint)
     front, back = step_above(p.normal[0], 0.55), step_above(-p.normal[0], 0.55)
@@ -118,8 +118,8 @@ def _shade_body(p: SurfacePoints) -> ColourAndGloss:
         .mul_(front + back)
     )
     colour = p.colour * (1 - 0.35 * stripe_coverage(y, 0.24 * h, 10 / h))
-    for shade, share in ((0.03, grille.mul_(0.9)), (0.62, plate), (0.75, head)):
-        colour = mix_colours(colour, shade, share)
+    for shade, coverage in ((0.03, grille.mul_(0.9)), (0.62, plate), (0.75, head)):
+        colour = mix_colours(colour, shade, coverage)
     colour = mix_colours(colour, x.new_tensor([0.42, 0.012, 0.012])[:, None], tail)
     gaps = stripe_coverage(x - 0.02 * l, 0.006, sharp).add_(
         stripe_coverage(x + 0.20 * l, 0.006, sharp)
@@ -137,13 +137,13 @@ def _shade_body(p: SurfacePoints) -> ColourAndGloss:
         stripe_coverage(far, grow, sharp).mul_(side)
         for grow in (radius + 0.045, radius, 0.64 * radius)
     )
-    for shade, share in ((0.008, arch), (0.02, tyre), (0.30, rim.mul_(0.9))):
-        colour = mix_colours(colour, shade, share)
+    for shade, coverage in ((0.008, arch), (0.02, tyre), (0.30, rim.mul_(0.9))):
+        colour = mix_colours(colour, shade, coverage)
     return colour, 0.045 * ((1 - arch) + 0.05 * (head + tail))
 
 
 def _shade_windows(p: SurfacePoints, panes: Tensor) -> ColourAndGloss:
-    """Glass where panes is 1, paint elsewhere; rim keeps pillars and roof painted."""
+    """Shade glass where panes is 1, paint elsewhere; paint near edges keeps the pillars."""
     inside = ((p.edge_distance - 0.055) / p.footprint).add_(0.5).clamp_(0, 1).mul_(panes)
     glass = 0.012 + 0.02 * (1 - step_above(p.local[1] / p.size[0], 0.7))
     return mix_colours(p.colour, glass, inside), 0.045 + 0.05 * inside
@@ -178,7 +178,7 @@ def _shade_head(p: SurfacePoints) -> ColourAndGloss:
 
 
 def _shade_building(p: SurfacePoints) -> ColourAndGloss:
-    """Plaster or brick, with a grid of windows."""
+    """Shade a wall of plaster or brick with a grid of windows."""
     (x, y, z), foot = p.local, p.footprint
     sharp = pixels_per_metre(foot)
     lengthways = p.normal[2].abs() > 0.5
@@ -211,7 +211,7 @@ def _shade_building(p: SurfacePoints) -> ColourAndGloss:
 
 
 def _brick_pattern(u: Tensor, y: Tensor, footprint: Tensor, px_per_m: Tensor) -> Tensor:
-    """Return how much darker than the wall the joints and the bricks are, (L,) shares."""
+    """Return by which fraction joints and bricks are darker than the wall, (L,)."""
     high, wide = 0.075, 0.25
     course = (y / high).floor()
     joint = stripe_coverage((y / high - course - 0.5).abs() - 0.5, 0.09, high * px_per_m)
@@ -234,7 +234,7 @@ def _shade_wood(p: SurfacePoints) -> ColourAndGloss:
 
 
 def _crown_uv(p: SurfacePoints) -> tuple[Tensor, Tensor]:
-    """Lay a tile on each side of a crown, and on its top: coordinates in metres."""
+    """Return texture coordinates on each side and the top of a crown, metres."""
     x, y, z = p.local
     above = p.normal[1].abs() > 0.75
     sideways = p.normal[0].abs() > p.normal[2].abs()
@@ -280,8 +280,8 @@ _SHADERS = {
     materials.WOOD: _shade_wood,
     materials.LEAF: _shade_leaf,
 }
-#: Materials of one colour, and their gloss.
+#: Materials with a uniform colour, and their gloss.
 PLAIN_GLOSS = {materials.TYRE: 0.01, materials.METAL: 0.06, materials.LAMP: 0.04}
-#: Materials without gloss, the last of all; and all of them, in the order points are looked at.
+#: Materials without gloss, which come last, and all materials in the order of the G-buffer.
 MATTE_MATERIALS = (materials.CLOTH, materials.WOOD, materials.LEAF)
 MATERIAL_ORDER = (materials.GROUND, *PLAIN_GLOSS, *_SHADERS)

@@ -1,1 +1,1 @@
-"""What a synthetic world is made of: road, traffic, scenery, materials."""
+"""Scene generation of the synthetic world: road, traffic, scenery, materials."""

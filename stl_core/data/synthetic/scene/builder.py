@@ -1,10 +1,10 @@
 """
-Objects built part by part, and carved all at once.
+Build solids from parts: frusta, bars, prisms and spheroids, converted to planes in one batch.
 
-A part is built in the frame of its object: x along (front is +), y up from the ground, z across;
-a placement turns it by the object's yaw and puts it into the world (x right, y down, z forward).
-A world has hundreds of parts: each is only noted down when it is added, and all parts of a kind
-are turned into planes and corners together.
+A part is defined in the frame of its object: x along (front is +), y up from the ground, z across;
+the object's pose rotates it by yaw and moves it into the world (x right, y down, z forward).
+A world has hundreds of parts: add() only stores them, and solids() converts all parts of a kind to
+planes and corners together.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from stl_core.data.synthetic.scene.solids import (
 )
 from stl_core.types import Array
 
-#: From and to.
+#: Lower and upper end.
 Span = tuple[float, float]
 Point = Array | Sequence[float]
 
-#: Far and near side of a frustum along and across: sign of the normal.
+#: Signs of the normals of a frustum: far and near side along, far and near side across.
 _SIDES = np.array([1.0, -1.0, 1.0, -1.0])
 
 
 class Frustum(NamedTuple):
-    """A rectangle (x, z) at height y[0] and another one (top_x, top_z) at y[1]."""
+    """The hull of a rectangle (x, z) at height y[0] and another (top_x, top_z) at y[1]."""
 
     x: Span
     z: Span
@@ -42,7 +42,7 @@ class Frustum(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar from start to end, (3,) each, square in section, with the sides of both its ends."""
+    """A bar from start to end, (3,) each, of square section; thickness at both ends."""
 
     start: Point
     end: Point
@@ -51,7 +51,7 @@ class Bar(NamedTuple):
 
 class Prism(NamedTuple):
     """
-    A convex outline in the plane along-up, drawn across the object.
+    A convex outline in the plane along-up, extruded across the object.
 
     :param outline: V times along and up, anticlockwise (front right, up up).
     :param half_width: half extent across, at the lowest point of the outline.
@@ -74,10 +74,10 @@ Shape = Frustum | Bar | Prism | Spheroid
 
 
 class Builder:
-    """Collects parts; solids() carves and joins them."""
+    """Collects parts; solids() converts them to Solids."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Create an empty builder."""
         self._shapes: list[Shape] = []
         self._poses: list[ObjectPose] = []
         self._materials: list[int] = []
@@ -95,11 +95,11 @@ class Builder:
         """
         Add a part.
 
-        :param pose: its object.
-        :param shape: in the object's frame.
+        :param pose: pose of its object.
+        :param shape: shape in the object's frame.
         :param material: see materials.py.
         :param colour: (3,) linear RGB.
-        :param casts_shadow: whether it throws a shadow.
+        :param casts_shadow: whether it casts a shadow.
         """
         self._shapes.append(shape)
         self._poses.append(pose)
@@ -108,32 +108,32 @@ class Builder:
         self._casts_shadow.append(casts_shadow)
 
     def solids(self) -> Solids:
-        """Put all parts into the world, together."""
-        places = self._poses
+        """Return all parts as Solids, world frame, in the order they were added."""
+        poses = self._poses
         planes, low, high, radius = carve_shapes(self._shapes)
-        bottom = np.array([at.bottom_m for at in places], np.float64).reshape(-1, 3)
-        yaw = np.array([at.yaw for at in places], np.float64)
-        turn = np.moveaxis(rotation_about_y(yaw), -1, 0) * [1.0, -1.0, 1.0]  # y up -> y down
-        normals = planes[..., :3] @ turn.transpose(0, 2, 1)
+        bottom = np.array([pose.bottom_m for pose in poses], np.float64).reshape(-1, 3)
+        yaw = np.array([pose.yaw for pose in poses], np.float64)
+        rotation = np.moveaxis(rotation_about_y(yaw), -1, 0) * [1.0, -1.0, 1.0]  # y up -> y down
+        normals = planes[..., :3] @ rotation.transpose(0, 2, 1)
         used = np.abs(normals).sum(-1) > 0
         offsets = planes[..., 3] + used * (normals * bottom[:, None]).sum(-1)
         corners = aabb_corners(low, high)
-        # a spheroid is round: its box is not turned with its object
-        round_ = radius[:, :1] > 0
+        # a spheroid is round: its bounding box is not rotated with its object
+        is_spheroid = radius[:, :1] > 0
         middle = (low + high) / 2
-        center = (turn @ middle[..., None])[..., 0] + bottom
-        turned = corners @ turn.transpose(0, 2, 1) + bottom[:, None]
+        center = (rotation @ middle[..., None])[..., 0] + bottom
+        turned = corners @ rotation.transpose(0, 2, 1) + bottom[:, None]
         upright = center[:, None] + (corners - middle[:, None])
         return Solids(
             planes=np.concatenate([normals, offsets[..., None]], -1),
-            bounds=np.where(round_[..., None], upright, turned),
-            spheroid=np.concatenate([center * round_, radius], 1),
+            bounds=np.where(is_spheroid[..., None], upright, turned),
+            spheroid=np.concatenate([center * is_spheroid, radius], 1),
             material=np.array(self._materials, np.int64),
             colour=np.array(self._colours, np.float64).reshape(-1, 3),
-            actor_id=np.array([at.actor_id for at in places], np.int64),
+            actor_id=np.array([pose.actor_id for pose in poses], np.int64),
             bottom=bottom,
             yaw=yaw,
-            size=np.array([at.size_hwl_m for at in places], np.float64).reshape(-1, 3),
+            size=np.array([pose.size_hwl_m for pose in poses], np.float64).reshape(-1, 3),
             casts_shadow=np.array(self._casts_shadow, bool),
         )
 
@@ -144,7 +144,7 @@ def box_shape(x: Span, y: Span, z: Span) -> Frustum:
 
 
 def wheel_outline(center: tuple[float, float], radius: float, corners: int) -> Array:
-    """Return the outline (corners, 2) of a regular polygon round a wheel, standing on an edge."""
+    """Return the regular polygon round a wheel, (corners, 2), that stands on an edge."""
     turn = 2 * np.pi * (np.arange(corners) + 0.5) / corners - np.pi / 2
     grow = 1.0 / np.cos(np.pi / corners)
     return np.array(center) + radius * grow * np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -152,9 +152,9 @@ def wheel_outline(center: tuple[float, float], radius: float, corners: int) -> A
 
 def carve_shapes(shapes: Sequence[Shape]) -> tuple[Array, Array, Array, Array]:
     """
-    Find planes and extents of shapes, each in the frame of its object.
+    Compute planes and extents of shapes, each in the frame of its object.
 
-    :param shapes: S of them.
+    :param shapes: S shapes.
     :return: planes (S, MAX_PLANES, 4) as Solids has them, least and greatest corner (S, 3) each,
         radii (S, 2), 0 for polytopes.
     """
@@ -173,14 +173,14 @@ def carve_shapes(shapes: Sequence[Shape]) -> tuple[Array, Array, Array, Array]:
             reach = radius[rows][:, [0, 1, 0]]
             low[rows], high[rows] = center - reach, center + reach
             continue
-        found, vertices = CARVERS[kind](*columns)
-        planes[rows, : found.shape[1]] = found
+        shape_planes, vertices = CARVERS[kind](*columns)
+        planes[rows, : shape_planes.shape[1]] = shape_planes
         low[rows], high[rows] = vertices.min(1), vertices.max(1)
     return planes, low, high, radius
 
 
 def carve_frusta(x: Array, z: Array, top_x: Array, top_z: Array, y: Array) -> tuple[Array, Array]:
-    """Carve N Frustum, (N, 2) each field: planes (N, 6, 4), vertices (N, 8, 3)."""
+    """Return planes (N, 6, 4) and vertices (N, 8, 3) of N Frustum, fields (N, 2) each."""
     count = len(y)
     rise = (y[:, 1] - y[:, 0])[:, None]
     below = np.stack([x[:, 1], x[:, 0], z[:, 1], z[:, 0]], 1)
@@ -202,10 +202,10 @@ def carve_frusta(x: Array, z: Array, top_x: Array, top_z: Array, y: Array) -> tu
 
 
 def carve_bars(start: Array, end: Array, thickness: Array) -> tuple[Array, Array]:
-    """Carve N Limb, (N, 3), (N, 3), (N, 2): planes (N, 6, 4), vertices (N, 8, 3)."""
+    """Return planes (N, 6, 4) and vertices (N, 8, 3) of N Bar, fields (N, 3), (N, 3), (N, 2)."""
     length = np.sqrt(((end - start) ** 2).sum(1))
     along = (end - start) / length[:, None]
-    # a side at right angles to the bar: its cross product with z, or with x where it runs along z
+    # a side perpendicular to the bar: its cross product with z, or with x if it runs along z
     near_z = np.abs(along[:, 2:]) >= 0.9
     none = np.zeros(len(start))
     side = np.where(
@@ -224,7 +224,7 @@ def carve_bars(start: Array, end: Array, thickness: Array) -> tuple[Array, Array
 
 def carve_prisms(outline: Array, half_width: Array, lean: Array) -> tuple[Array, Array]:
     """
-    Carve N Prism with V corners each: (N, V, 2), (N,), (N,).
+    Return planes and vertices of N Prism with V corners each, fields (N, V, 2), (N,), (N,).
 
     :return: planes (N, V + 2, 4) in the order of the outline's edges, then right (+z) and left,
         and vertices (N, 2 V, 3).
@@ -247,7 +247,7 @@ def carve_prisms(outline: Array, half_width: Array, lean: Array) -> tuple[Array,
     return planes, vertices.reshape(count, 2 * corners, 3)
 
 
-#: How the polytopes of each kind are carved: N of each field -> planes and vertices.
+#: Function of each polytope kind: arrays of its fields -> planes and vertices.
 CARVERS: dict[type, Callable[..., tuple[Array, Array]]] = {
     Frustum: carve_frusta,
     Bar: carve_bars,

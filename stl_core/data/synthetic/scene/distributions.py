@@ -1,9 +1,9 @@
 """
-What KITTI's training labels look like in numbers, and draws from it.
+Statistics of KITTI's training labels, and random draws from them.
 
 kitti_statistics.json holds aggregates only (bench/synthetic_fit.py makes it): for each class the
-quantiles of sizes, positions and box heights, correlations of sizes, shares of directions,
-occlusion levels and difficulties, and how many objects a frame has.
+quantiles of sizes, positions and box heights, correlations of sizes, fractions of directions,
+occlusion levels and difficulties, and the number of objects per frame.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from stl_core.types import Array, Labels
 STATISTICS_FILE = Path(__file__).with_name('kitti_statistics.json')
 CLASSES = ('Car', 'Van', 'Truck', 'Pedestrian', 'Cyclist')
 
-#: Where the quantile functions are tabulated; linear between.
+#: Levels of the tabulated quantile functions; linear interpolation in between.
 QUANTILE_LEVELS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
-#: What is compared class by class.
+#: Measures compared class by class.
 MEASURES = ('height_m', 'width_m', 'length_m', 'x_m', 'y_m', 'z_m', 'alpha', 'box_height_px')
 
 
 def draw_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw from [low, high): the number that rng.uniform gives, in a fraction of its time."""
+    """Draw from [low, high): the same number as rng.uniform, several times faster."""
     return low + (high - low) * rng.random()
 
 
 def scale_draws(draws: Array, low: Array | float, high: Array | float) -> Array:
-    """Stretch draws from [0, 1) to [low, high), as rng.uniform does."""
+    """Scale draws from [0, 1) to [low, high), as rng.uniform does."""
     return low + (high - low) * draws
 
 
 def draw_index(rng: np.random.Generator, weights: Sequence[float] | Array) -> int:
-    """Draw a number with these shares: the one rng.choice draws, in a fraction of its time."""
+    """Draw an index with these weights: the same as rng.choice draws, several times faster."""
     rising = np.cumsum(weights)
     return int((rising / rising[-1]).searchsorted(rng.random(), side='right'))
 
@@ -49,17 +49,17 @@ def draw_index(rng: np.random.Generator, weights: Sequence[float] | Array) -> in
 @dataclass(frozen=True)
 class ClassStatistics:
     """
-    The figures of one class.
+    Label statistics of one class.
 
-    :param mean: by figure, see FIGURES.
-    :param std: likewise.
-    :param quantiles: by figure, at LEVELS.
+    :param mean: mean by measure, see MEASURES.
+    :param std: standard deviation by measure.
+    :param quantiles: quantiles at QUANTILE_LEVELS by measure.
     :param size_correlation: (3, 3) of the logarithms of height, width, length.
-    :param counts: share of frames with 0, 1, 2, ... objects of the class.
-    :param directions: shares of rotation_y away (-pi/2), towards (pi/2), across.
-    :param occluded: shares of the levels 0 1 2 3.
-    :param truncated: share of objects that leave the image.
-    :param difficulty: shares that count as easy, moderate, hard (each holds the one before).
+    :param counts: fraction of frames with 0, 1, 2, ... objects of the class.
+    :param directions: fractions of rotation_y away (-pi/2), towards (pi/2), across.
+    :param occluded: fractions of the occlusion levels 0 1 2 3.
+    :param truncated: fraction of objects that leave the image.
+    :param difficulty: fractions in easy, moderate, hard (each includes the one before).
     """
 
     mean: dict[str, float]
@@ -73,13 +73,15 @@ class ClassStatistics:
     difficulty: list[float]
 
     def draw(self, measure: str, rng: np.random.Generator, count: int) -> Array:
-        """Draw a figure from its quantile function: (count,)."""
+        """Draw values of a measure from its quantile function: (count,)."""
         return np.interp(rng.random(count), QUANTILE_LEVELS, self.quantiles[measure])
 
     def draw_sizes(self, rng: np.random.Generator, count: int) -> Array:
-        """Draw height, width, length: each as distributed, together as correlated; (count, 3)."""
+        """Draw height, width, length with their quantile functions and correlation: (count, 3)."""
         normal = rng.standard_normal((count, 3)) @ self._correlation_cholesky.T
-        level = 1 / (1 + np.exp(-1.702 * normal))  # the normal distribution's, to 0.01
+        level = 1 / (
+            1 + np.exp(-1.702 * normal)
+        )  # logistic approximation of the normal CDF, to 0.01
         names = ('height_m', 'width_m', 'length_m')
         columns = [
             np.interp(level[:, i], QUANTILE_LEVELS, self.quantiles[name])
@@ -92,19 +94,19 @@ class ClassStatistics:
         return np.linalg.cholesky(np.array(self.size_correlation) + 1e-6 * np.eye(3))
 
     def draw_count(self, rng: np.random.Generator) -> int:
-        """Draw how many of the class a frame has."""
+        """Draw the number of objects of the class in a frame."""
         return draw_index(rng, self.counts)
 
 
 @lru_cache(maxsize=1)
 def load_kitti_statistics() -> dict[str, ClassStatistics]:
-    """Read KITTI's figures, by class."""
+    """Return the statistics of KITTI's training labels by class."""
     stored = json.loads(STATISTICS_FILE.read_text())
     return {name: ClassStatistics(**figures) for name, figures in stored['classes'].items()}
 
 
 def measure_labels(labels: Labels) -> dict[str, Array]:
-    """N labels -> {figure: (N,)}; y is that of the box's bottom, as KITTI writes it."""
+    """Return the measures of N labels, {measure: (N,)}; y of the box's bottom, as in KITTI."""
     size, center, box = labels.size_hwl_m, labels.center_m, labels.box_px
     columns = (*size.T, center[:, 0], center[:, 1] + size[:, 0] / 2, center[:, 2])
     return dict(zip(MEASURES, (*columns, labels.alpha, box[:, 3] - box[:, 1]), strict=True))
@@ -112,15 +114,15 @@ def measure_labels(labels: Labels) -> dict[str, Array]:
 
 def summarise_labels(frames: Sequence[Labels], name: str) -> dict[str, Any]:
     """
-    Put the labels of a class into numbers.
+    Compute the statistics of the labels of a class.
 
     :param frames: the labels of each frame.
     :param name: the class.
-    :return: the fields of Fit but size_correlation; numbers rounded.
+    :return: the fields of ClassStatistics except size_correlation; numbers rounded.
     """
-    own = [labels[labels.name == name] for labels in frames]
-    counts = np.bincount([len(labels) for labels in own]) / max(1, len(own))
-    rows = [own_frame for own_frame in own if len(own_frame)] or [Labels.empty()]
+    class_labels = [labels[labels.name == name] for labels in frames]
+    counts = np.bincount([len(labels) for labels in class_labels]) / max(1, len(class_labels))
+    rows = [labels for labels in class_labels if len(labels)] or [Labels.empty()]
     joined = Labels(
         **{key: np.concatenate([getattr(r, key) for r in rows]) for key in Labels.FIELD_SHAPES}
     )

@@ -1,4 +1,4 @@
-"""Pedestrians and cyclists, posed so that they fill their boxes."""
+"""Build pedestrians and cyclists whose poses fill their boxes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def add_pedestrian(builder: Builder, pose: ObjectPose, rng: np.random.Generator)
 def _add_bicycle(
     builder: Builder, pose: ObjectPose, rng: np.random.Generator
 ) -> tuple[Array, ...]:
-    """Build a bicycle; return where its saddle, its cranks and the middle of its handlebar are."""
+    """Build a bicycle; return the positions of saddle, cranks and middle of the handlebar."""
     w, l = pose.size_hwl_m[1:].tolist()
     radius = min(0.345, 0.21 * l)
     axle = l / 2 - radius

@@ -1,4 +1,4 @@
-"""The road: where its middle runs, how it rises, its lanes, kerbs and junctions."""
+"""Road geometry: centre line, elevation, lanes, parking, kerbs and junctions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stl_core.data.synthetic.scene.materials import GROUND
 from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids, aabb_corners
 from stl_core.types import Array
 
-#: How far to the sides the ground reaches.
+#: Extent of the ground to each side of x = 0.
 GROUND_HALF_WIDTH_M = 150.0
 KERB_HEIGHT_M = 0.12
-#: Hills follow one another every 2 pi times this.
+#: The period of the hills is 2 pi times this.
 HILL_SCALE_M = 40.0
 PARKING_WIDTH_M = (0.0, 2.1, 5.0)
 ROAD_KINDS = ('residential', 'city', 'country', 'highway')
@@ -27,22 +27,21 @@ _ROAD_KIND_WEIGHTS = (0.46, 0.29, 0.13, 0.12)
 @dataclass(frozen=True)
 class Road:
     """
-    A road along z. Lateral positions count from the line between the directions, right is +.
+    A road along z; lateral positions count from the centre line, positive to the right.
 
     :param kind: 'residential', 'city', 'country' or 'highway'.
     :param lane_width_m: width of a lane.
-    :param lanes: lanes of the oncoming and of our own direction.
-    :param parking: on the left and on the right 0 none, 1 along the kerb, 2 across.
+    :param lanes: number of oncoming lanes and of lanes in the ego direction.
+    :param parking: left and right: 0 none, 1 parallel to the kerb, 2 perpendicular.
     :param pavement_width_m: width of the pavements.
     :param has_kerb: whether there are pavements, raised above the road.
-    :param amplitude_m: (2,) amplitudes of the two sines that the middle follows.
+    :param amplitude_m: (2,) amplitudes of the two sines of the centre line.
     :param wavelength_m: (2,) their wavelengths.
     :param phase: (2,) their phases.
     :param slope: rise per metre at z = 0.
-    :param slope_change: change of that rise per metre, at z = 0; the road rolls up and down with
-        it.
-    :param crossfall: fall of the ground to the right per metre.
-    :param junctions: from and to z, where another road crosses.
+    :param slope_change: change of the slope per metre, at z = 0; it sets the height of the hills.
+    :param crossfall: fall of the ground per metre to the right.
+    :param junctions: first and last z of each crossing road.
     :param start_m: first z.
     :param end_m: last z.
     """
@@ -65,7 +64,7 @@ class Road:
 
     @cached_property
     def edges_m(self) -> tuple[float, float]:
-        """Lateral position of the left and the right edge of what cars drive and park on."""
+        """Lateral positions of the left and right edges of the carriageway, parking included."""
         left, right = (
             self.lanes[i] * self.lane_width_m + PARKING_WIDTH_M[self.parking[i]] + 0.25
             for i in (0, 1)
@@ -73,7 +72,7 @@ class Road:
         return -left, right
 
     def center_x(self, z: float) -> float:
-        """Return x of the road's middle."""
+        """Return x of the centre line at z."""
         return sum(
             [
                 swing * (math.sin(2 * math.pi * z / wave + phase) - math.sin(phase))
@@ -82,7 +81,7 @@ class Road:
         )
 
     def heading_at(self, z: float) -> float:
-        """Return the direction of the road, atan(dx/dz)."""
+        """Return the heading of the road at z, atan(dx/dz), radians."""
         turn = 2 * math.pi
         return math.atan(
             sum(
@@ -100,16 +99,16 @@ class Road:
 
     @cached_property
     def stations(self) -> Array:
-        """The z at which the ground's flat pieces meet: short near the start, then long."""
+        """The z at which the planar ground pieces meet: fine near the start, then coarse."""
         near = np.arange(-30.0, 60.0, 5.0)
         far = np.arange(60.0, self.end_m, 10.0)
-        if self.end_m > 200:  # a long road to drive along: equally fine everywhere
+        if self.end_m > 200:  # a long road for a drive: equal steps everywhere
             near, far = np.arange(-30.0, self.end_m, 6.0), np.zeros(0)
         return np.concatenate([np.arange(self.start_m, -30.0, 10.0), near, far, [self.end_m]])
 
     @cached_property
     def _station_y(self) -> Array:
-        """The y of the road's middle at the stations."""
+        """The y (down) of the centre line at the stations."""
         z = self.stations
         return -(
             self.slope * z + self.slope_change * HILL_SCALE_M**2 * (1 - np.cos(z / HILL_SCALE_M))
@@ -117,18 +116,18 @@ class Road:
 
     @cached_property
     def _profile(self) -> tuple[list[float], list[float]]:
-        """Stations and heights as lists: a look-up of one point is quickest in those."""
+        """Stations and heights as lists, in which looking up single points is fastest."""
         return self.stations.tolist(), self._station_y.tolist()
 
     def ground_y(self, x: float, z: float) -> float:
-        """Return y (down) of the road, pavements not counted."""
+        """Return y (down) of the road surface, without pavements."""
         at, downs = self._profile
         i = min(max(bisect_right(at, z), 1), len(at) - 1)
         rise = (downs[i] - downs[i - 1]) / (at[i] - at[i - 1])
         return downs[i - 1] + rise * (min(max(z, at[0]), at[-1]) - at[i - 1]) + self.crossfall * x
 
     def edge_x(self, side: int, z: float) -> float:
-        """Return x of the left (0) or right (1) edge of what cars drive and park on."""
+        """Return x of the left (0) or right (1) edge of the carriageway at z."""
         return self.center_x(z) + self.edges_m[side] / math.cos(self.heading_at(z))
 
     def lateral_position(self, x: float, z: float) -> float:
@@ -136,7 +135,7 @@ class Road:
         return (x - self.center_x(z)) * math.cos(self.heading_at(z))
 
     def point_at(self, lateral: float, z: float) -> tuple[Array, float]:
-        """Return the point on the ground, pavement included, and the direction of the road."""
+        """Return the ground point (3,), on a pavement if any, and the heading of the road."""
         heading = self.heading_at(z)
         x = self.center_x(z) + lateral / math.cos(heading)
         left, right = self.edges_m
@@ -144,15 +143,15 @@ class Road:
         return np.array([x, self.ground_y(x, z) - KERB_HEIGHT_M * raised, z]), heading
 
     def in_junction(self, z: float) -> bool:
-        """Tell whether z lies in a junction."""
+        """Return whether z lies in a junction."""
         return any(z0 <= z <= z1 for z0, z1 in self.junctions)
 
     def ground_solids(self) -> Solids:
-        """Lay the ground: flat pieces from station to station, pavements on top."""
+        """Return the ground as slabs between stations, with pavements on top."""
         pieces = [self._ground_slabs(0.0)]
         if self.has_kerb:
             pieces += [self._ground_slabs(KERB_HEIGHT_M, side) for side in (0, 1)]
-        # piece by piece along the road, pavements where there is no junction
+        # in order along the road; no pavements in junctions
         middle = (self.stations[:-1] + self.stations[1:]) / 2
         crossed = np.array([self.in_junction(z) for z in middle.tolist()])
         use = np.stack([np.full(len(middle), True), ~crossed, ~crossed][: len(pieces)], 1)
@@ -174,10 +173,10 @@ class Road:
 
     def _ground_slabs(self, height_m: float, side: int | None = None) -> tuple[Array, Array]:
         """
-        Cut the ground at the stations into slabs as thick as what shows of their sides.
+        Return the slabs of the ground between stations, just thick enough for visible sides.
 
-        :param height_m: height over the road.
-        :param side: 0 or 1 for what lies beyond the left or right edge of the road only.
+        :param height_m: height above the road.
+        :param side: 0 or 1 for the ground beyond the left or right edge only; None for all.
         :return: planes (N, MAX_PLANES, 4) and bounds (N, 8, 3) of N slabs, world.
         """
         z0, z1, top = self.stations[:-1], self.stations[1:], self._station_y - height_m
@@ -219,10 +218,10 @@ class Road:
 
 def draw_road(rng: np.random.Generator, length_m: float) -> Road:
     """
-    Draw a road.
+    Draw a random road.
 
-    :param rng: source of randomness.
-    :param length_m: how far it goes on.
+    :param rng: the random generator.
+    :param length_m: last z of the road.
     :return: the road.
     """
     kind = ROAD_KINDS[draw_index(rng, _ROAD_KIND_WEIGHTS)]

@@ -1,4 +1,4 @@
-"""Cars, vans and trucks of many shapes, each filling its box exactly."""
+"""Build cars, vans and trucks of many shapes that fill their boxes exactly."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from stl_core.data.synthetic.scene.materials import BODY, CABIN, CARGO_CABIN, ME
 from stl_core.data.synthetic.scene.solids import ObjectPose
 from stl_core.types import Array
 
-#: Foot of the windscreen, roof's front and back, foot of the rear window, as fractions of the
-#: length from the middle; height of the belt line and of the bonnet's edge, of the height.
+#: Foot of the windscreen, front and back of the roof, foot of the rear window, as fractions of the
+#: length from the middle; heights of belt line and bonnet's edge as fractions of the height.
 CAR_STYLES = {
     'hatchback': (0.21, 0.05, -0.32, -0.47, 0.60, 0.50),
     'saloon': (0.20, 0.03, -0.20, -0.36, 0.61, 0.50),
@@ -22,7 +22,7 @@ CAR_STYLES = {
 }
 _CAR_STYLE_WEIGHTS = (0.34, 0.22, 0.18, 0.11, 0.1, 0.05)
 
-#: Linear RGB and how common: real streets are grey, but not only.
+#: Linear RGB of car paints, mostly grey; their weights are below.
 PAINT_COLOURS = np.array([
     [0.62, 0.63, 0.64], [0.33, 0.34, 0.36], [0.12, 0.125, 0.135], [0.025, 0.026, 0.03],
     [0.80, 0.80, 0.78], [0.02, 0.045, 0.16], [0.30, 0.02, 0.02], [0.05, 0.12, 0.07],
@@ -33,7 +33,7 @@ _RUBBER = np.array([0.018, 0.018, 0.02])
 
 
 def draw_paint_colour(rng: np.random.Generator) -> Array:
-    """Draw a car's colour, never twice the same: (3,) linear RGB."""
+    """Draw the colour of a car, varied in brightness: (3,) linear RGB."""
     return np.minimum(
         PAINT_COLOURS[draw_index(rng, _PAINT_WEIGHTS)] * draw_uniform(rng, 0.7, 1.3), 0.9
     )
@@ -51,7 +51,7 @@ def add_car(builder: Builder, pose: ObjectPose, rng: np.random.Generator) -> Non
 
 
 def add_van(builder: Builder, pose: ObjectPose, rng: np.random.Generator) -> None:
-    """Build a van: a bonnet and a box, with windows all round or in front only."""
+    """Build a van: bonnet and box, with windows on all sides or in front only."""
     shape = np.array([0.37, 0.24, -0.47, -0.49, 0.50, 0.42]) + rng.uniform(-0.02, 0.0, 6)
     shape[3] = max(shape[3], -0.492)
     colour = draw_paint_colour(rng) if rng.random() < 0.55 else np.array([0.72, 0.72, 0.7])
@@ -61,7 +61,7 @@ def add_van(builder: Builder, pose: ObjectPose, rng: np.random.Generator) -> Non
 
 
 def car_wheel_radius_m(height_m: float) -> float:
-    """Return the radius of a car's or van's wheels."""
+    """Return the wheel radius of a car or van of that height."""
     return min(0.205 * height_m, 0.36)
 
 

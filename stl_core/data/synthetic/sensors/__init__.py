@@ -1,1 +1,1 @@
-"""Camera, LiDAR and the ray caster; exact labels from what rays hit."""
+"""Simulated sensors: camera, LiDAR and ray caster; exact labels from the ray hits."""

@@ -1,4 +1,4 @@
-"""Cameras of the synthetic world: KITTI's, nuScenes', or one from a JSON file."""
+"""Camera models of synthetic data: KITTI, nuScenes, or a JSON file; camera rays."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from stl_core.types import Array, Camera
 @dataclass(frozen=True)
 class CameraModel:
     """
-    A camera and how much it varies from frame to frame.
+    A camera and its variation from frame to frame.
 
     :param width_px: image width.
     :param height_px: image height.
     :param focal_px: focal length.
     :param center_px: principal point.
-    :param shift_px: P[:, 3], the camera's place beside the frame's origin times its focal length.
+    :param shift_px: P[:, 3], the offset of the camera from the frame's origin times focal length.
     :param mount_m: height over the road.
-    :param focal_jitter: standard deviation, share of the focal length.
-    :param mount_jitter_m: standard deviation.
-    :param pitch_jitter_deg: standard deviation; a slope of the road, since objects stand upright.
-    :param roll_jitter_deg: standard deviation; a crossfall of the road.
-    :param yaw_deg: heading to the right of the car's own, for surround cameras.
+    :param focal_jitter: standard deviation as a fraction of the focal length.
+    :param mount_jitter_m: standard deviation of the height.
+    :param pitch_jitter_deg: standard deviation of the pitch; realised as a slope of the road,
+        since boxes have no pitch.
+    :param roll_jitter_deg: standard deviation of the roll; realised as a crossfall of the road.
+    :param yaw_deg: heading relative to the car, positive to the right, for surround cameras.
     """
 
     width_px: int = 1242
@@ -45,7 +46,7 @@ class CameraModel:
     yaw_deg: float = 0.0
 
     def scaled(self, width_px: int, height_px: int) -> CameraModel:
-        """Return the same view at another size; a different shape shows more or less of it."""
+        """Return the camera at another image size; the aspect ratio sets the vertical view."""
         scale = width_px / self.width_px
         center = (
             (self.center_px[0] + 0.5) * scale - 0.5,
@@ -63,13 +64,13 @@ class CameraModel:
         )
 
     def draw(self, rng: np.random.Generator) -> Camera:
-        """Return one camera of this kind."""
+        """Draw one camera with jittered focal length and principal point."""
         focal = self.focal_px * (1 + float(np.clip(rng.normal(), -2.5, 2.5)) * self.focal_jitter)
-        (u, v), move = self.center_px, rng.normal(0, 0.004 * self.focal_px, 2)
+        (u, v), jitter_px = self.center_px, rng.normal(0, 0.004 * self.focal_px, 2)
         P = np.array(
             [
-                [focal, 0.0, u + move[0], self.shift_px[0]],
-                [0.0, focal, v + move[1], self.shift_px[1]],
+                [focal, 0.0, u + jitter_px[0], self.shift_px[0]],
+                [0.0, focal, v + jitter_px[1], self.shift_px[1]],
                 [0.0, 0.0, 1.0, self.shift_px[2]],
             ]
         )
@@ -85,17 +86,18 @@ NUSCENES = CameraModel(
     shift_px=(0.0, 0.0, 0.0),
     mount_m=1.51,
 )
-#: Headings of the six cameras that see all round, as nuScenes' stand; the one behind sees wider.
+#: Headings of six surround cameras, as in nuScenes, whose back camera has a wider view.
 SURROUND_YAW_DEG = (0.0, 55.0, 110.0, 180.0, -110.0, -55.0)
 CAMERA_MODELS = {'kitti': KITTI, 'nuscenes': NUSCENES}
 
 
 def read_camera_model(name: str) -> CameraModel:
     """
-    Find a camera model.
+    Return a camera model by name or from a JSON file.
 
     :param name: 'kitti', 'nuscenes' or a JSON file with fields of CameraModel.
-    :raises DataError: naming the file or the field that is wrong.
+    :return: the camera model.
+    :raises DataError: naming the file or the invalid field.
     """
     if name in CAMERA_MODELS:
         return CAMERA_MODELS[name]
@@ -125,11 +127,11 @@ def read_camera_model(name: str) -> CameraModel:
 
 def camera_rays(camera: Camera, yaw_deg: float = 0.0) -> tuple[RayGrid, Array]:
     """
-    Return a camera's rays in the frame its P takes points from, and that frame's rotation.
+    Return the rays of a camera in the rig frame, and the rotation of the camera in the rig.
 
-    :param camera: P without skew or rotation, as every rectified one.
-    :param yaw_deg: heading of the camera in the rig; its P is for a frame turned with it.
-    :return: the rays in the rig's frame, scaled to 1 ahead of the camera; (3, 3) camera_R_rig.
+    :param camera: a rectified camera: its P has no skew or rotation.
+    :param yaw_deg: heading of the camera in the rig; the source frame of P is rotated with it.
+    :return: the rays in the rig frame, of length 1 along the optical axis; (3, 3) camera_R_rig.
     """
     P = camera.P
     origin = -np.linalg.solve(P[:, :3], P[:, 3])

@@ -1,4 +1,4 @@
-"""From light to the file a camera writes: exposure, lens blur, noise, tone curve, JPEG."""
+"""Image sensor model: exposure, vignette, lens blur, noise, tone curve, JPEG compression."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from stl_core.types import Array
 
-#: What cameras add in colour: each channel moves away from the mean of all three by a sixth.
+#: Saturation boost of cameras: each channel moves away from the mean of the three by a sixth.
 _SATURATION_MATRIX = (1.16 * np.eye(3) - 0.16 / 3).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def _srgb_table() -> Array:
-    """Return the sRGB curve: 4096 levels of light to 8 bits."""
+    """Return the sRGB curve as a table: 4096 levels of light to 8 bits."""
     levels = np.arange(4096) / 4095.0
     curve = np.where(levels < 0.0031308, 12.92 * levels, 1.055 * levels ** (1 / 2.4) - 0.055)
     return (curve * 255 + 0.5).astype(np.uint8)
@@ -27,15 +27,15 @@ def _srgb_table() -> Array:
 @dataclass(frozen=True)
 class SensorSettings:
     """
-    How one picture is taken.
+    Sensor parameters of one image.
 
-    :param exposure: brightness aimed at, of the picture's mean.
-    :param blur_px: standard deviation of the lens's spread.
-    :param read_noise: standard deviation in the dark, share of full scale.
-    :param shot_noise: variance gained from dark to bright, share of full scale.
+    :param exposure: target mean brightness of the image.
+    :param blur_px: standard deviation of the lens blur.
+    :param read_noise: standard deviation in the dark, fraction of full scale.
+    :param shot_noise: increase of the variance from dark to bright, fraction of full scale.
     :param white_balance: gains of red and blue.
-    :param vignette: light lost in the corners.
-    :param jpeg_quality: quality.
+    :param vignette: fraction of light lost in the corners.
+    :param jpeg_quality: JPEG quality, 0 to 100.
     """
 
     exposure: float
@@ -48,7 +48,7 @@ class SensorSettings:
 
 
 def draw_sensor_settings(rng: np.random.Generator) -> SensorSettings:
-    """Draw how the picture is taken."""
+    """Draw the sensor parameters of one image."""
     red, blue = 1 + rng.normal(0, 0.035, 2)
     return SensorSettings(
         exposure=float(np.clip(rng.normal(0.31, 0.055), 0.19, 0.45)),
@@ -65,11 +65,11 @@ def simulate_sensor(
     linear_rgb: Tensor, settings: SensorSettings, rng: np.random.Generator
 ) -> Array:
     """
-    Take the picture.
+    Simulate the sensor: linear light to the 8-bit image of a camera.
 
     :param linear_rgb: (3, H, W) linear RGB.
-    :param settings: how.
-    :param rng: the noise; drawn on the CPU, so that every device takes the same picture.
+    :param settings: sensor parameters.
+    :param rng: generator of the noise; drawn on the CPU, so the image is the same on every device.
     :return: (H, W, 3) uint8 RGB.
     """
     height, width = linear_rgb.shape[1:]
@@ -85,10 +85,10 @@ def simulate_sensor(
     image = cv2.transform(image, _SATURATION_MATRIX)
     image -= 0.012
     np.maximum(image, 0, out=image)
-    image *= 1.16 * (1 + 0.12 * image) / (1 + 0.38 * image)  # a shoulder before it clips
-    spread = np.sqrt(settings.read_noise**2 + settings.shot_noise * image)
-    spread *= rng.standard_normal(image.shape, np.float32)
-    image += spread
+    image *= 1.16 * (1 + 0.12 * image) / (1 + 0.38 * image)  # a soft shoulder before clipping
+    noise = np.sqrt(settings.read_noise**2 + settings.shot_noise * image)
+    noise *= rng.standard_normal(image.shape, np.float32)
+    image += noise
     np.clip(image, 0, 1, out=image)
     tones = _srgb_table()
     image *= len(tones) - 1
@@ -96,7 +96,7 @@ def simulate_sensor(
 
 
 def jpeg_roundtrip(image: Array, quality: int) -> Array:
-    """Compress and decompress: (H, W, 3) uint8 RGB -> the same with JPEG's artefacts."""
+    """Return a (H, W, 3) uint8 RGB image with JPEG compression artefacts."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     coded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)

@@ -1,12 +1,12 @@
 """
-The one ray caster: camera image, dense depth, masks, shadows and LiDAR all come from here.
+Ray caster for camera and LiDAR: first hits of a grid of rays with polytopes and spheroids.
 
-A sensor's rays form a grid, ray(i, j) = column j (x and z) + row i (y): a camera and a spinning
-LiDAR alike. Along such rays the inverse distance w at which a plane is met is affine in the ray,
-w = n.ray / (d - n.origin), so a convex polytope is met at the least w of the planes that face the
-sensor, where that is not below the greatest w of the others: a handful of additions and minima on
-the solid's own rectangle of the grid, and no division. Rectangles are many and most are small:
-what counts is how little a call costs, so this is NumPy, whatever device the rest computes on.
+A sensor's rays form a grid, ray(i, j) = column j (x and z) + row i (y), for a camera as for a
+spinning LiDAR. The inverse distance w at which such a ray meets a plane is affine in the ray,
+w = n.ray / (d - n.origin), so a ray enters a convex polytope at the least w of the planes that
+face the sensor, if that is not below the greatest w of the others: a few additions and minima on
+the solid's bounding rectangle of the grid, and no division. Rectangles are many and mostly small,
+so the overhead of a call dominates: this module uses NumPy, whatever device the shading uses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stl_core.data.synthetic.scene.solids import MAX_PLANES, Solids
 from stl_core.types import Array
 
 NEAR_M = 0.2
-#: From this many pixels on it pays to leave out rows of a rectangle.
+#: Trimming the rows of a rectangle pays off from this many pixels.
 LARGE_PX = 2000
 #: Rectangle of a grid: first row, row after the last, first column, column after the last.
 Rect = tuple[int, int, int, int]
@@ -31,11 +31,11 @@ class RayGrid:
     """
     A grid of H x W rays in the rig's frame (x right, y down, z forward).
 
-    :param origin: (3,) where they start.
+    :param origin: (3,) origin of all rays.
     :param columns: (W, 2) x and z of each column.
     :param rows: (H,) y of each row, ascending.
-    :param heading: about y, of the middle column; a camera's optical axis.
-    :param is_panoramic: whether the columns go all the way round, at even steps, as a LiDAR's do.
+    :param heading: rotation about y of the middle column, the optical axis of a camera; radians.
+    :param is_panoramic: whether the columns cover 360 degrees at equal steps, as a LiDAR's do.
     """
 
     origin: Array
@@ -53,15 +53,15 @@ class RayGrid:
 @dataclass(frozen=True)
 class Hits:
     """
-    What the rays of a grid meet first.
+    First hits of the rays of a grid.
 
-    :param inverse_distance: (H, W) float32, 1 / the factor that stretches the ray to the hit; 0
-        for none.
-    :param solid: (H, W) int32 number of the solid, -1 for none.
-    :param face: (H, W) int8 number of its plane.
-    :param num_unoccluded: (owners,) rays that would meet an object if nothing else were there.
-    :param extent_px: (owners, 4) first column, first row, last column, last row of those rays.
-    :param num_visible: (owners,) rays that meet it first.
+    :param inverse_distance: (H, W) float32, 1 / the factor that scales the ray to the hit; 0 for
+        no hit.
+    :param solid: (H, W) int32 index of the solid, -1 for none.
+    :param face: (H, W) int8 index of its plane.
+    :param num_unoccluded: (num_actors,) rays that would hit an object if it were alone.
+    :param extent_px: (num_actors, 4) first column, first row, last column, last row of those rays.
+    :param num_visible: (num_actors,) rays that hit the object first.
     """
 
     inverse_distance: Array
@@ -72,12 +72,12 @@ class Hits:
     num_visible: Array
 
 
-#: What has been painted: inverse, and the code of the solid and its plane, -1 for none.
+#: Hits so far: inverse distance, and the code of the solid and its plane, -1 for none.
 Layers = tuple[Array, Array]
-#: A code is the solid's number and, in the lowest bits, the plane's among those facing the sensor.
+#: A code holds the solid's index and, in the lowest bits, its plane among those facing the sensor.
 PLANE_BITS = 4
-#: Of a solid: inverses at which rays meet each plane that faces them, inverse at which they meet
-#: the solid, and whether they meet it, before all that has been painted; (h, w) each.
+#: Hits of one solid, (h, w) each: inverse distances to the planes that face the sensor, inverse
+#: distance to the solid, and whether the ray hits the solid before all earlier hits.
 PrimitiveHits = tuple[Sequence[Array] | Array, Array, Array]
 
 
@@ -86,62 +86,62 @@ def cast_rays(rays: RayGrid, solids: Solids, num_actors: int) -> Hits:
     Find the first hit of every ray.
 
     :param rays: the grid.
-    :param solids: S solids in the rig's frame.
+    :param solids: S solids, rig frame.
     :param num_actors: number of labelled objects.
     :return: the hits.
     """
     layers = _empty_layers(rays.shape)
     painter = _Painter(rays, solids)
-    alone, extent = np.zeros(num_actors, np.int64), np.zeros((num_actors, 4), np.int64)
-    for owner in range(-1, num_actors):
-        numbers = np.flatnonzero((solids.actor_id == owner) & painter.can_be_hit)
+    num_unoccluded, extent_px = np.zeros(num_actors, np.int64), np.zeros((num_actors, 4), np.int64)
+    for actor in range(-1, num_actors):
+        numbers = np.flatnonzero((solids.actor_id == actor) & painter.can_be_hit)
         if not len(numbers):
             continue
-        if owner < 0:
+        if actor < 0:
             painter.paint(numbers, layers, (0, 0))
             continue
         y0, y1, x0, x1 = painter.enclosing_rect(numbers)
-        own = _empty_layers((y1 - y0, x1 - x0))
-        painter.paint(numbers, own, (y0, x0))
-        alone[owner], extent[owner] = _count_and_extent(own[0], y0, x0)
-        first = own[0] > layers[0][y0:y1, x0:x1]
-        for layer, piece in zip(layers, own, strict=True):
+        actor_layers = _empty_layers((y1 - y0, x1 - x0))
+        painter.paint(numbers, actor_layers, (y0, x0))
+        num_unoccluded[actor], extent_px[actor] = _count_and_extent(actor_layers[0], y0, x0)
+        first = actor_layers[0] > layers[0][y0:y1, x0:x1]
+        for layer, piece in zip(layers, actor_layers, strict=True):
             np.copyto(layer[y0:y1, x0:x1], piece, where=first)
     inverse, code = layers
     solid, plane = code >> PLANE_BITS, code & ((1 << PLANE_BITS) - 1)
     face = painter.plane_order.ravel()[solid * MAX_PLANES + plane]
-    seen = np.bincount(solid.ravel() + 1, minlength=len(solids) + 1)[1:]
-    visible = np.zeros(num_actors + 1, np.int64)
-    np.add.at(visible, solids.actor_id, seen)  # the last one is nobody's
-    return Hits(inverse, solid, face, alone, extent, visible[:-1])
+    hits_per_solid = np.bincount(solid.ravel() + 1, minlength=len(solids) + 1)[1:]
+    num_visible = np.zeros(num_actors + 1, np.int64)
+    np.add.at(num_visible, solids.actor_id, hits_per_solid)  # the last row counts the scenery
+    return Hits(inverse, solid, face, num_unoccluded, extent_px, num_visible[:-1])
 
 
 def _empty_layers(shape: tuple[int, int]) -> Layers:
-    """Return layers on which nothing is painted."""
+    """Return layers without hits."""
     return np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
 
 
 class _Painter:
-    """The solids as one grid sees them, ready to be painted one after the other."""
+    """The solids prepared for one grid of rays, to be painted into layers one by one."""
 
     def __init__(self, rays: RayGrid, solids: Solids) -> None:
-        """Sort each solid's planes, those that face the sensor first, and find its rectangle."""
+        """Sort each solid's planes, those facing the sensor first; compute its rectangle."""
         self.columns = np.ascontiguousarray(rays.columns.T, np.float32)
         self.rows = rays.rows.astype(np.float32)
         self.squared_components = (self.columns**2).sum(0), self.rows**2
         normals, offsets = solids.planes[..., :3], solids.planes[..., 3]
-        room = offsets - normals @ rays.origin
+        distance = offsets - normals @ rays.origin
         used = np.abs(normals).sum(-1) > 0
-        rank = np.where(used, np.where(room < 0, 0, 1), 2)
+        rank = np.where(used, np.where(distance < 0, 0, 1), 2)
         self.plane_order = np.argsort(rank, 1, kind='stable').astype(np.int8)
         self.num_front_planes, self.num_planes = (rank == 0).sum(1), used.sum(1)
-        room = np.where(np.abs(room) < 1e-9, 1e-9, room)
-        slope = np.take_along_axis(normals / room[..., None], self.plane_order[..., None], 1)
+        distance = np.where(np.abs(distance) < 1e-9, 1e-9, distance)
+        slope = np.take_along_axis(normals / distance[..., None], self.plane_order[..., None], 1)
         self.across = slope[..., [0, 2]].astype(np.float32)
         self.down = slope[..., 1:2].astype(np.float32)
-        ball = solids.spheroid.copy()
-        ball[:, :3] -= rays.origin
-        self.spheroids = ball.tolist()
+        spheroids = solids.spheroid.copy()
+        spheroids[:, :3] -= rays.origin
+        self.spheroids = spheroids.tolist()
         rects = bounding_rects(rays, solids.bounds)
         if not rays.is_panoramic:
             large = _rect_area(rects) >= LARGE_PX
@@ -153,23 +153,23 @@ class _Painter:
                 self.num_planes[large],
             )
         self.can_be_hit = (_rect_area(rects) > 0) & (
-            (self.num_front_planes > 0) | (ball[:, 3] > 0)
+            (self.num_front_planes > 0) | (spheroids[:, 3] > 0)
         )
         self.rects = rects.tolist()
 
     def wrapped_rects(self, number: int) -> list[Rect]:
-        """Return the rectangle of a solid, or the two into which the ends of a circle part it."""
+        """Return the rectangle of a solid, split in two if it crosses the seam of a panorama."""
         y0, y1, x0, x1 = self.rects[number]
         width = self.columns.shape[1]
-        found = [(y0, y1, max(x0, 0), min(x1, width))]
+        rects = [(y0, y1, max(x0, 0), min(x1, width))]
         if x0 < 0:
-            found.append((y0, y1, max(x0 + width, 0), width))
+            rects.append((y0, y1, max(x0 + width, 0), width))
         if x1 > width:
-            found.append((y0, y1, 0, min(x1 - width, width)))
-        return found
+            rects.append((y0, y1, 0, min(x1 - width, width)))
+        return rects
 
     def enclosing_rect(self, numbers: Array) -> Rect:
-        """Return one rectangle round those of several solids."""
+        """Return the bounding rectangle of several solids."""
         y0, y1, x0, x1 = zip(
             *(piece for k in numbers for piece in self.wrapped_rects(k)), strict=True
         )
@@ -177,14 +177,14 @@ class _Painter:
 
     @np.errstate(invalid='ignore')
     def paint(self, numbers: Array, layers: Layers, corner: tuple[int, int]) -> None:
-        """Paint solids into layers whose top left is corner (row, column) of the grid."""
+        """Write the hits of solids into layers that start at corner (row, column) of the grid."""
         i, j = corner
         for number in numbers.tolist():
-            meet = self._hit_polytope if self.num_front_planes[number] else self._hit_spheroid
+            intersect = self._hit_polytope if self.num_front_planes[number] else self._hit_spheroid
             for y0, y1, x0, x1 in self.wrapped_rects(number):
                 part = slice(y0 - i, y1 - i), slice(x0 - j, x1 - j)
                 inverse, code = layers[0][part], layers[1][part]
-                facing, near, hit = meet(number, slice(y0, y1), slice(x0, x1), inverse)
+                facing, near, hit = intersect(number, slice(y0, y1), slice(x0, x1), inverse)
                 if not hit.any():
                     continue
                 np.copyto(inverse, near, where=hit)
@@ -195,7 +195,7 @@ class _Painter:
     def _hit_polytope(
         self, number: int, rows: slice, columns: slice, nearest: Array
     ) -> PrimitiveHits:
-        """Find where rays enter a polytope: not before they meet each plane that faces them."""
+        """Intersect rays with a polytope: the entry is at the last plane facing the sensor."""
         front, count = self.num_front_planes[number], self.num_planes[number]
         across = self.across[number, :count] @ self.columns[:, columns]
         inverse = across[:, None] + (self.down[number, :count] * self.rows[rows])[..., None]
@@ -207,7 +207,7 @@ class _Painter:
     def _hit_spheroid(
         self, number: int, rows: slice, columns: slice, nearest: Array
     ) -> PrimitiveHits:
-        """Find where rays enter a spheroid."""
+        """Intersect rays with a spheroid."""
         x, y, z, wide, tall = self.spheroids[number]
         c = (x * x + z * z) / wide**2 + y * y / tall**2 - 1.0
         if c <= 0:  # the sensor is inside
@@ -218,12 +218,12 @@ class _Painter:
             + (self.squared_components[1][rows] / tall**2)[:, None]
         )
         b = (across[0] * x + across[1] * z) / wide**2 + (down * y / tall**2)[:, None]
-        near = (b + np.sqrt(b * b - a * c)) / c  # not a number where a ray goes past
+        near = (b + np.sqrt(b * b - a * c)) / c  # NaN for rays that miss
         return (), near, near > nearest
 
 
 def _rect_area(rects: Array) -> Array:
-    """Return the number of pixels in rectangles (S, 4)."""
+    """Return the number of pixels of rectangles (S, 4)."""
     return np.maximum(rects[:, 1] - rects[:, 0], 0) * np.maximum(rects[:, 3] - rects[:, 2], 0)
 
 
@@ -231,13 +231,14 @@ def _trim_rows(
     rects: Array, rays: RayGrid, slope: Array, num_front_planes: Array, num_planes: Array
 ) -> Array:
     """
-    Leave out rows of rectangles where a polytope cannot be met.
+    Remove rows of rectangles in which no ray can hit the polytope.
 
-    A hit wants w >= w' of every plane that faces the sensor and every other one. Both are affine
-    in column and row: in any column that bounds the rows from one side, and along the columns of a
-    camera the bound is linear, so that its values in the first and in the last column tell all.
-    Boxes round long, level solids say much less: a slab of the ground is 300 m long, and turned
-    against the view.
+    A hit requires w >= w' for every plane that faces the sensor (w) and every other plane (w').
+    Both are affine in column and row: in any column that bounds the rows from one side, and along
+    the columns of a camera the bound is linear, so its values in the first and last column are
+    enough.
+    Bounding boxes of long, horizontal solids are much looser: a slab of the ground is 300 m long
+    and rotated against the view.
     """
     x0, x1 = np.clip(rects[:, 2:].T, [[0], [1]], [[len(rays.columns) - 1], [len(rays.columns)]])
     number = np.arange(slope.shape[1])
@@ -251,14 +252,14 @@ def _trim_rows(
             limit.append((across[:, None, :] - across[:, :, None]) / step)
     least = np.where(facing & other & (step > 1e-9), np.minimum(*limit), -np.inf).max((1, 2))
     most = np.where(facing & other & (step < -1e-9), np.maximum(*limit), np.inf).min((1, 2))
-    slack = 0.1 * np.abs(np.diff(rays.rows)).min()  # for the rounding of what is painted
+    slack = 0.1 * np.abs(np.diff(rays.rows)).min()  # tolerance for float32 rounding
     y0 = np.maximum(rects[:, 0], np.searchsorted(rays.rows, least - slack))
     y1 = np.minimum(rects[:, 1], np.searchsorted(rays.rows, most + slack))
     return np.stack([y0, y1, rects[:, 2], rects[:, 3]], 1)
 
 
 def _count_and_extent(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int, int, int, int]]:
-    """Count the rays that hit and find the columns and rows between which they lie."""
+    """Return the number of rays with a hit, and their extent x0 y0 x1 y1 in the grid."""
     mask = inverse > 0
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(rows):
@@ -269,24 +270,24 @@ def _count_and_extent(inverse: Array, y0: int, x0: int) -> tuple[int, tuple[int,
 
 def bounding_rects(rays: RayGrid, bounds: Array) -> Array:
     """
-    Find the part of a grid where each solid can be met.
+    Return the rectangle of a grid in which rays can hit each solid.
 
     :param rays: the grid.
-    :param bounds: (S, V, 3) points whose hull holds each solid.
-    :return: (S, 4) rectangles, those without a row or a column empty. Where the columns go all
-        the way round they may begin before the first or end behind the last one.
+    :param bounds: (S, V, 3) points whose convex hull contains each solid.
+    :return: (S, 4) rectangles, possibly empty. In a panoramic grid they may begin before the first
+        column or end after the last one.
     """
     cos, sin = np.cos(rays.heading), np.sin(rays.heading)
-    away = bounds - rays.origin
-    right = cos * away[..., 0] - sin * away[..., 2]
-    ahead = sin * away[..., 0] + cos * away[..., 2]
+    offset = bounds - rays.origin
+    right = cos * offset[..., 0] - sin * offset[..., 2]
+    ahead = sin * offset[..., 0] + cos * offset[..., 2]
     if rays.is_panoramic:
-        return _panoramic_rects(rays, right, ahead, away[..., 1])
-    return _pinhole_rects(rays, right, ahead, away[..., 1])
+        return _panoramic_rects(rays, right, ahead, offset[..., 1])
+    return _pinhole_rects(rays, right, ahead, offset[..., 1])
 
 
 def _pinhole_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> Array:
-    """Project the corners, those behind replaced by where the edges come to the front."""
+    """Return rectangles of a pinhole grid; edges are clipped at NEAR_M ahead of the sensor."""
     valid = ahead >= NEAR_M
     low, high = [], []
     part = valid.any(1) & ~valid.all(1)
@@ -308,16 +309,16 @@ def _pinhole_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> Ar
         high.append(most)
     cos, sin = np.cos(rays.heading), np.sin(rays.heading)
     columns = cos * rays.columns[:, 0] - sin * rays.columns[:, 1]
-    rect, some = [], np.full(len(ahead), True)
-    for line, least, most in zip((rays.rows, columns), low[::-1], high[::-1], strict=True):
-        rect.append(np.maximum(np.searchsorted(line, least) - 1, 0))
-        rect.append(np.minimum(np.searchsorted(line, most) + 1, len(line)))
-        some &= (least < line[-1]) & (most > line[0])
-    return np.where(some[:, None], np.stack(rect, 1), 0)
+    rect, overlaps = [], np.full(len(ahead), True)
+    for axis, least, most in zip((rays.rows, columns), low[::-1], high[::-1], strict=True):
+        rect.append(np.maximum(np.searchsorted(axis, least) - 1, 0))
+        rect.append(np.minimum(np.searchsorted(axis, most) + 1, len(axis)))
+        overlaps &= (least < axis[-1]) & (most > axis[0])
+    return np.where(overlaps[:, None], np.stack(rect, 1), 0)
 
 
 def _panoramic_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> Array:
-    """Find the bearings a solid spans, and its heights over the least horizontal distance."""
+    """Return rectangles of a panoramic grid from bearings, heights and horizontal distances."""
     width = len(rays.columns)
     middle = np.arctan2(right.mean(1), ahead.mean(1))
     apart = np.arctan2(right, ahead) - middle[:, None]
@@ -333,8 +334,10 @@ def _panoramic_rects(rays: RayGrid, right: Array, ahead: Array, down: Array) -> 
     bottom = np.where(high > 0, high / np.maximum(nearest, 1e-3), high / farthest)
     y0 = np.maximum(np.searchsorted(rays.rows, top) - 1, 0)
     y1 = np.minimum(np.searchsorted(rays.rows, bottom) + 1, len(rays.rows))
-    inside = apart.max(1) - apart.min(1) > np.pi  # it may hold the sensor's own axis
+    surrounds = (
+        apart.max(1) - apart.min(1) > np.pi
+    )  # the solid may contain the sensor's vertical axis
     first = np.floor((middle + apart.min(1) + np.pi) / (2 * np.pi) * width).astype(int) - 1
     last = np.ceil((middle + apart.max(1) + np.pi) / (2 * np.pi) * width).astype(int) + 2
-    first, last = np.where(inside, 0, first), np.where(inside, width, last)
+    first, last = np.where(surrounds, 0, first), np.where(surrounds, width, last)
     return np.stack([y0, y1, first, last], 1)

@@ -30,6 +30,7 @@ from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, DistillView, pad_targets, to_device
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import ImageObjects
 
 MOBILE = {'backbone': 'mobilenetv4_conv_small', 'neck': 'light', 'head_width': 64}
@@ -96,7 +97,9 @@ def measure(
 
     def train_student() -> None:
         out = student(image, batch.P, batch.targets)
-        torch.stack(list(student.losses(out, batch.targets).values())).sum().backward()
+        torch.stack(
+            list(student.losses(out, batch.targets, SINGLE_PART).values())
+        ).sum().backward()
 
     def run_teacher() -> None:
         with torch.no_grad():
@@ -115,7 +118,9 @@ def measure(
     }
     for name, entry in LOSSES.items():
         config = model.losses.get(name, entry.config())
-        times_ms[name] = clock(lambda e=entry, c=config: e.loss(leaves(view), c).backward())  # type: ignore
+        times_ms[name] = clock(
+            lambda e=entry, c=config: e.loss(leaves(view), c, SINGLE_PART).backward()  # type: ignore
+        )
     return times_ms
 
 

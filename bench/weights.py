@@ -27,6 +27,7 @@ from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller
 from stl_core.inference import predictor
 from stl_core.tensors.batch import Batch, to_device
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, stages
 from stl_core.training.config import TrainConfig
 
@@ -97,7 +98,7 @@ def train_layers(model: Distiller, batches: Iterator[Batch], weights: dict[str, 
     layers = [p for name, p in model.named_parameters() if name.startswith(('review', 'adapt'))]
     optimizer = torch.optim.AdamW(layers, lr=2e-3)
     for batch in batches:
-        named = model(batch, 0.0)
+        named = model(batch, 0.0, SINGLE_PART)
         compared = [f'distill/{n}' for n in model.losses if LOSSES[n].compares_features]
         optimizer.zero_grad()
         torch.stack([weights[name] * named[name] for name in compared]).sum().backward()
@@ -112,7 +113,7 @@ def gradient_norms(
     trained = [each for each in backbone if each.requires_grad]
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for batch in batches:
-        named = model(batch, model.alone_epochs)
+        named = model(batch, model.alone_epochs, SINGLE_PART)
         detection = sum(weights[name] * v for name, v in named.items() if name.startswith('det/'))
         for name, value in {'the detector': detection, **named}.items():
             if not name.startswith('det/'):

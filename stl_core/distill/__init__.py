@@ -12,13 +12,19 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from stl_core.distill.losses import baselines, feature, relation, response
+from stl_core.tensors.batch import DistillView
+from stl_core.tensors.reductions import StepNormalizer
+
+#: (inputs, options, normaliser of the step) -> unweighted scalar; see masked_mean for means over
+#: objects that are right however a step is split.
+DistillLoss = Callable[[DistillView, Any, StepNormalizer], Tensor]
 
 
 class LossEntry(NamedTuple):
     """
     A distillation loss and the network outputs that it compares.
 
-    :param loss: (view, config) -> unweighted scalar.
+    :param loss: (view, config, normalizer) -> unweighted scalar.
     :param config: dataclass of the loss's options.
     :param compares_features: whether the loss uses view.feature_pairs(), which needs layers
         between student and teacher.
@@ -26,7 +32,7 @@ class LossEntry(NamedTuple):
         meaning in both networks.
     """
 
-    loss: Callable[..., Tensor]
+    loss: DistillLoss
     config: type[Any]
     compares_features: bool = True
     compares_predictions: bool = False

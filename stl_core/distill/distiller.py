@@ -18,6 +18,7 @@ from stl_core.distill import LOSSES, regions
 from stl_core.distill.adapters import ReviewFusion, build_adapter
 from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs, Outputs, Targets
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
+from stl_core.tensors.reductions import StepNormalizer
 
 #: Function from a batch to the input of a network: (B, C, H, W), normalised.
 InputFn = Callable[[Batch], Tensor]
@@ -55,7 +56,7 @@ class DistillLayersConfig:
 
 class Distiller(nn.Module):
     """
-    Student, teacher and the layers between them; model(batch, epoch) -> named losses.
+    Student, teacher and layers between them; model(batch, epoch, normalizer) -> named losses.
 
     The teacher stays frozen: it gets no gradients, and train() leaves it in eval mode.
     """
@@ -115,13 +116,14 @@ class Distiller(nn.Module):
         self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: float, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """Return the student's losses and 'distill/<name>' of each configured loss, unweighted."""
         with autocast_to(self.precision, batch.image.device):
             out = self.student(self.student_input(batch), batch.P, batch.targets)
         out = outputs_to_float32(out)
-        losses = self.student.losses(out, batch.targets)  # type: ignore[operator]
-        return {**losses, **distillation_losses(self.make_view(out, batch, epoch), self.losses)}
+        losses = self.student.losses(out, batch.targets, normalizer)  # type: ignore[operator]
+        view = self.make_view(out, batch, epoch)
+        return {**losses, **distillation_losses(view, self.losses, normalizer)}
 
     def make_view(self, out: Outputs, batch: Batch, epoch: float) -> DistillView:
         """
@@ -166,17 +168,21 @@ class Distiller(nn.Module):
         }
 
 
-def distillation_losses(view: DistillView, losses: Mapping[str, Any]) -> dict[str, Tensor]:
+def distillation_losses(
+    view: DistillView, losses: Mapping[str, Any], normalizer: StepNormalizer
+) -> dict[str, Tensor]:
     """
     Compute distillation losses in float32 under any autocast: inner products overflow float16.
 
     :param view: float32 outputs of both networks.
     :param losses: {key of LOSSES: its Config}.
+    :param normalizer: normaliser of the step.
     :return: {'distill/<name>': unweighted scalar}.
     """
     with autocast_to('fp32', view.P.device):
         return {
-            f'distill/{name}': LOSSES[name].loss(view, config) for name, config in losses.items()
+            f'distill/{name}': LOSSES[name].loss(view, config, normalizer)
+            for name, config in losses.items()
         }
 
 

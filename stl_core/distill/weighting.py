@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stl_core.tensors.reductions import step_mean, step_normalizer
+from stl_core.tensors.reductions import StepNormalizer
 
 #: Fraction of the mean variance that is added to every channel's variance: otherwise the noise of
 #: a nearly constant channel would be amplified and imitated.
@@ -28,21 +28,24 @@ class ChannelStatistics(NamedTuple):
     deviation: Tensor
 
 
-def channel_statistics(teacher: Tensor, cells: Tensor) -> ChannelStatistics:
+def channel_statistics(
+    teacher: Tensor, cells: Tensor, normalizer: StepNormalizer
+) -> ChannelStatistics:
     """
     Compute the channel statistics of a teacher's map over objects, all with the same weight.
 
     :param teacher: (B, C, h, w) features.
     :param cells: (B, N, h, w) bool, cells of each object.
+    :param normalizer: normaliser of the step.
     :return: statistics of the whole step, over all processes and accumulated micro-batches;
         deviations are above 0.
     """
     teacher = teacher.detach().float()
     inside = cells.to(teacher.dtype)
     weight = torch.einsum('bnhw,bn->bhw', inside, 1 / inside.sum((-1, -2)).clamp(min=1))
-    total = step_normalizer(weight)
+    total = normalizer.total(weight)
     mean, square = (
-        step_mean(torch.einsum('bhw,bchw->c', weight, each)) / total
+        normalizer.mean(torch.einsum('bhw,bchw->c', weight, each)) / total
         for each in (teacher, teacher.square())
     )
     # float32 rounding of a mean much larger than the deviation must not count as deviation

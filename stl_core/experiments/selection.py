@@ -19,6 +19,7 @@ from stl_core.distill import regions, weighting
 from stl_core.distill.losses import feature, relation
 from stl_core.distill.weighting import confidence_gate
 from stl_core.tensors.batch import Batch, DistillView
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import checkpoint, model_builder
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
@@ -205,7 +206,7 @@ def _affinities(
     rois = regions.object_rois(after.targets, after.size_px, regions.valid_indices(after.targets))
     teacher_features = after.teacher.features[stride]
     object_cells = regions.object_cells(after.targets, stride, *teacher_features.shape[-2:])
-    statistics = weighting.channel_statistics(teacher_features, object_cells)
+    statistics = weighting.channel_statistics(teacher_features, object_cells, SINGLE_PART)
     maps = (teacher_features, before.adapted[stride], after.adapted[stride])
     matrices = (
         relation.cosine_affinity(each.detach(), rois, stride, cells, statistics).numpy()

@@ -35,6 +35,7 @@ from stl_core.models.centernet.heads import (
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
 from stl_core.tensors.precision import in_float32
+from stl_core.tensors.reductions import StepNormalizer
 
 #: Loss weights of the paper, which has one weight for the offsets of all nine keypoints.
 LOSS_WEIGHTS = {
@@ -162,12 +163,15 @@ class MonoCon(nn.Module):
             heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
         return Outputs((fused, *features[1:]), heads, P)
 
-    def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def losses(
+        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+    ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
         :param out: from forward, contexts included.
         :param targets: network pixels, metres.
+        :param normalizer: normaliser of the step.
         :return: unweighted scalars, keys 'det/<head>'.
         :raises ValueError: for outputs without P.
         """
@@ -181,16 +185,17 @@ class MonoCon(nn.Module):
         target_heatmap = heatmap.draw_gaussians(points, _gaussian_radius(visible), classes, h, w)
         predicted = gather_heads(heads, head_targets.cell)
         return {
-            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], target_heatmap),
-            **box_losses(predicted, head_targets, visible),
+            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], target_heatmap, normalizer),
+            **box_losses(predicted, head_targets, visible, normalizer),
             'det/heading': losses.multibin_bce_loss(
                 predicted['heading'][..., :bins],
                 predicted['heading'][..., bins:],
                 head_targets.heading_bin,
                 head_targets.heading_residual,
                 head_targets.valid,
+                normalizer,
             ),
-            **context_losses(heads, visible, head_targets, _require_projections(out)),
+            **context_losses(heads, visible, head_targets, _require_projections(out), normalizer),
         }
 
     def decode(self, out: Outputs) -> dict[str, Tensor]:
@@ -209,7 +214,11 @@ class MonoCon(nn.Module):
 
 
 def context_losses(
-    heads: dict[str, Tensor], targets: Targets, head_targets: HeadTargets, P: Tensor
+    heads: dict[str, Tensor],
+    targets: Targets,
+    head_targets: HeadTargets,
+    P: Tensor,
+    normalizer: StepNormalizer,
 ) -> dict[str, Tensor]:
     """
     Compute the losses of the auxiliary context heads from the projected keypoints.
@@ -221,6 +230,7 @@ def context_losses(
     :param targets: network pixels, metres.
     :param head_targets: from encode_targets; cells of the targets.
     :param P: (B, 3, 4) projections to network pixels.
+    :param normalizer: normaliser of the step.
     :return: unweighted scalars, keys 'det/<head>'.
     """
     h, w = heads['keypoint_heatmap'].shape[-2:]
@@ -240,14 +250,16 @@ def context_losses(
             offsets.flatten(1, 2),
             (corners_px / STRIDE - origin).flatten(1, 2),
             in_front.flatten(1, 2),
+            normalizer,
         ),
         'det/keypoint_heatmap': losses.heatmap_focal_loss(
-            heads['keypoint_heatmap'], target_heatmap
+            heads['keypoint_heatmap'], target_heatmap, normalizer
         ),
         'det/keypoint_rest': losses.l1_loss(
             heatmap.gather_at(heads['keypoint_rest'], cell),
             residual,
             inside & usable.flatten(1, 2),
+            normalizer,
         ),
     }
 

@@ -30,6 +30,7 @@ from stl_core.models.detr.transformer import (
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
 from stl_core.tensors.precision import in_float32
+from stl_core.tensors.reductions import StepNormalizer
 
 #: Loss weights of the paper; each loss is a sum over decoder layers with equal weights.
 LOSS_WEIGHTS = {
@@ -188,13 +189,16 @@ class MonoDETR(nn.Module):
         heads['depth_edges_m'] = self.depth_map.edges_m * focal_ratio[:, None]
         return Outputs(features, heads)
 
-    def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def losses(
+        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+    ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
         :param out: from forward.
         :param targets: network pixels, metres; targets whose projected centre is off the canvas or
             outside their 2D box are ignored.
+        :param normalizer: normaliser of the step.
         :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
         """
         groups = out.heads['class'].shape[2] // self.config.queries
@@ -207,9 +211,14 @@ class MonoDETR(nn.Module):
         depth_target_m = depth_predictor.paint_depth(targets, trainable, *logits.shape[2:])
         return {
             **criterion.set_criterion(
-                heads, query_targets, matcher.hungarian_match(cost, trainable, groups)
+                heads,
+                query_targets,
+                matcher.hungarian_match(cost, trainable, groups),
+                normalizer,
             ),
-            'det/depth_map': depth_predictor.depth_map_focal_loss(logits, depth_target_m, edges_m),
+            'det/depth_map': depth_predictor.depth_map_focal_loss(
+                logits, depth_target_m, edges_m, normalizer
+            ),
         }
 
     def decode(self, out: Outputs) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from stl_core.models.centernet.heads import (
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Outputs, Targets
 from stl_core.tensors.precision import in_float32
+from stl_core.tensors.reductions import StepNormalizer
 
 #: Weight of every loss in the paper.
 LOSS_WEIGHTS = {
@@ -151,12 +152,15 @@ class MonoDLE(nn.Module):
             )
         return Outputs((fused, *features[1:]), heads)
 
-    def losses(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
+    def losses(
+        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+    ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
         :param out: from forward.
         :param targets: network pixels, metres.
+        :param normalizer: normaliser of the step.
         :return: unweighted scalars, one per head, keys 'det/<head>'.
         """
         h, w = out.heads['heatmap'].shape[-2:]
@@ -170,14 +174,17 @@ class MonoDLE(nn.Module):
             for name, value in gather_heads(out.heads, head_targets.cell).items()
         }
         return {
-            'det/heatmap': losses.heatmap_focal_loss(out.heads['heatmap'].float(), target_heatmap),
-            **box_losses(predicted, head_targets, targets),
+            'det/heatmap': losses.heatmap_focal_loss(
+                out.heads['heatmap'].float(), target_heatmap, normalizer
+            ),
+            **box_losses(predicted, head_targets, targets, normalizer),
             'det/heading': losses.multibin_loss(
                 predicted['heading'][..., :bins],
                 predicted['heading'][..., bins:],
                 head_targets.heading_bin,
                 head_targets.heading_residual,
                 head_targets.valid,
+                normalizer,
             ),
         }
 

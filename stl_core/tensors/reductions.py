@@ -6,15 +6,14 @@ number of its objects, an image with one object would weigh as much as one with 
 on its part. Therefore every part divides by the mean count over all parts of the step: the mean of
 the parts' gradients is then the gradient of the whole step. With a single part nothing changes.
 
-Every process and every micro-batch must call these functions in the same order: no calls inside an
+The training step creates a StepNormalizer and passes it to the model, and the model to its losses.
+Every process and every micro-batch must call its methods in the same order: no calls inside an
 `if` on data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,96 +40,108 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
-def step_mean(value: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class StepNormalizer:
     """
-    Return the mean of numbers over all parts of the step.
+    Means over all parts of an optimisation step, by which losses are normalised.
 
-    :param value: sums or counts over this part, of the same shape in all parts; it must not depend
-        on the result of an earlier call.
-    :return: the mean, float32 without gradient; value itself, detached, if the step has one part.
+    :param reduce: returns the mean of a float32 tensor without gradient over all parts.
+    :param num_parts: number of parts of the step: processes times micro-batches of each.
     """
-    return _CONTEXT.get().reduce(value.detach().float())
+
+    reduce: Callable[[Tensor], Tensor]
+    num_parts: int = 1
+
+    def mean(self, value: Tensor) -> Tensor:
+        """
+        Return the mean of numbers over all parts of the step.
+
+        :param value: sums or counts over this part, of the same shape in all parts; it must not
+            depend on the result of an earlier call.
+        :return: the mean, float32 without gradient; value itself, detached, if the step has one
+            part.
+        """
+        return self.reduce(value.detach().float())
+
+    def total(self, weight: Tensor) -> Tensor:
+        """
+        Return the total weight to divide a loss sum by: never 0.
+
+        :param weight: bool or numbers of any shape, 1 for elements that count fully.
+        :return: () the sum over this part, at least 1; if the step has several parts, the mean
+            over its parts, so that the mean of the parts' losses is the loss of the whole step.
+        """
+        # if no element of the step counts, the divisors of all parts add up to 1
+        return self.mean(weight.sum()).clamp(min=1 / self.num_parts)
 
 
-def step_normalizer(weight: Tensor) -> Tensor:
+#: Normaliser of a step with one part: one process, no micro-batches.
+SINGLE_PART = StepNormalizer(lambda value: value)
+
+
+def process_normalizer() -> StepNormalizer:
+    """Return the normaliser of a step without micro-batches: it communicates at every call."""
+    return StepNormalizer(all_reduce_mean, world_size())
+
+
+def recording_normalizer(recorded: list[Tensor]) -> StepNormalizer:
     """
-    Return the total weight to divide a loss sum by: never 0.
+    Return a normaliser that appends the value of each mean to a list, without communication.
 
-    :param weight: bool or numbers of any shape, 1 for elements that count fully.
-    :return: () the sum over this part, at least 1; if the step has several parts, the mean over
-        its parts, so that the mean of the parts' losses is the loss of the whole step.
+    Its results are those of this part alone: use them for nothing but recording.
     """
-    # if no element of the step counts, the divisors of all parts add up to 1
-    return step_mean(weight.sum()).clamp(min=1 / num_micro_batches())
-
-
-def num_micro_batches() -> int:
-    """Return the number of parts of the step: processes times micro-batches of each."""
-    return world_size() * _CONTEXT.get().num_parts
-
-
-@contextmanager
-def recorded_reductions() -> Iterator[list[Tensor]]:
-    """Record the argument of each step_mean in the yielded list; step_mean returns it as it is."""
-    recorded: list[Tensor] = []
 
     def record(value: Tensor) -> Tensor:
         recorded.append(value)
         return value
 
-    with _use_context(_ReductionContext(record)):
-        yield recorded
+    return StepNormalizer(record)
 
 
-@contextmanager
-def replayed_reductions(means: list[Tensor], num_parts: int) -> Iterator[None]:
-    """Make step_mean return the given means in turn, for a step of num_parts micro-batches."""
+def replaying_normalizer(means: Sequence[Tensor], num_micro_batches: int) -> StepNormalizer:
+    """
+    Return the normaliser of a micro-batch, whose means are the given ones, in this order.
+
+    :param means: means over the step of the values that recording_normalizer recorded.
+    :param num_micro_batches: micro-batches of each process.
+    :return: a normaliser for one pass; mean raises RuntimeError for a value of another shape than
+        the recorded one, or beyond the last: the losses then depend on data in what they ask for.
+    """
     remaining = iter(means)
-    with _use_context(_ReductionContext(lambda _: next(remaining), num_parts)):
-        yield
+
+    def replay(value: Tensor) -> Tensor:
+        mean = next(remaining, None)
+        if mean is None or mean.shape != value.shape:
+            raise RuntimeError(
+                'losses of micro-batches ask for different means; expected the same calls of the'
+                ' normaliser for any data'
+            )
+        return mean
+
+    return StepNormalizer(replay, world_size() * num_micro_batches)
 
 
-@dataclass(frozen=True)
-class _ReductionContext:
-    """Implementation of step_mean, and the number of micro-batches of the step."""
-
-    reduce: Callable[[Tensor], Tensor] = all_reduce_mean
-    num_parts: int = 1
-
-
-_WHOLE_STEP = _ReductionContext()
-_CONTEXT = ContextVar('_STEP', default=_WHOLE_STEP)
-
-
-@contextmanager
-def _use_context(context: _ReductionContext) -> Iterator[None]:
-    token = _CONTEXT.set(context)
-    try:
-        yield
-    finally:
-        _CONTEXT.reset(token)
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
+def masked_mean(value: Tensor, valid: Tensor, normalizer: StepNormalizer) -> Tensor:
     """
     Return the mean of the valid elements, without a host-device synchronisation for their count.
 
     :param value: of any shape; NaN in invalid elements is ignored.
     :param valid: bool; its shape is the leading part of value's.
+    :param normalizer: of the step; the mean is over all of its parts.
     :return: scalar, 0 with a gradient path when no element is valid.
     """
     weight = _expand_mask(valid, value)
-    return torch.where(weight, value, 0.0).sum() / step_normalizer(weight)
+    return torch.where(weight, value, 0.0).sum() / normalizer.total(weight)
 
 
-def step_masked_mean(value: Tensor, valid: Tensor) -> Tensor:
+def step_masked_mean(value: Tensor, valid: Tensor, normalizer: StepNormalizer) -> Tensor:
     """Return masked_mean over all parts of the step, without gradient, for use as a factor."""
     weight = _expand_mask(valid, value)
-    return step_mean(torch.where(weight, value, 0.0).sum()) / step_normalizer(weight)
+    return normalizer.mean(torch.where(weight, value, 0.0).sum()) / normalizer.total(weight)
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _expand_mask(valid: Tensor, value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """
 Build the trainable model of a run: a supervised detector, or a student with its teacher.
 
-A trainable model is an nn.Module with model(batch, epoch) -> {name of a loss: unweighted scalar}
-and `model.detector`, the network that is evaluated and saved.
+A trainable model is an nn.Module with model(batch, epoch, normalizer) -> {name of a loss:
+unweighted scalar} and `model.detector`, the network that is evaluated and saved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
-from stl_core.tensors.reductions import recorded_reductions
+from stl_core.tensors.reductions import SINGLE_PART, StepNormalizer
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import ImageObjects
@@ -131,9 +131,8 @@ def _check_losses(model: distiller.Distiller) -> None:
     )
     model.eval()  # keeps the running statistics of norms unchanged
     try:
-        # recorded_reductions avoids communication with other processes
-        with torch.no_grad(), recorded_reductions():
-            model(blank, 0.0)
+        with torch.no_grad():
+            model(blank, 0.0, SINGLE_PART)
     except ValueError as err:
         raise ConfigError(f'distill.losses: {err}') from err
     model.train()
@@ -225,9 +224,11 @@ class SupervisedModel(nn.Module):
         super().__init__()
         self.detector, self.spec, self.precision = detector, spec, precision
 
-    def forward(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: float, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """Return {name: unweighted loss} of the detector on a batch."""
         image = normalization.network_input(batch, self.spec)
         with autocast_to(self.precision, image.device):
             out = self.detector(image, batch.P, batch.targets)
-        return self.detector.losses(outputs_to_float32(out), batch.targets)  # type: ignore[operator,no-any-return]
+        return self.detector.losses(  # type: ignore[operator,no-any-return]
+            outputs_to_float32(out), batch.targets, normalizer
+        )

@@ -1,13 +1,14 @@
 """
 Training step: losses, weighted sum, gradient (over micro-batches) and optimiser update.
 
-The model is any nn.Module with model(batch, epoch) -> {name of the loss: unweighted scalar}.
+The model is any nn.Module with model(batch, epoch, normalizer) -> {name of the loss: unweighted
+scalar}. The step creates the normaliser, by which losses are means over the whole step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -50,16 +51,18 @@ def train_step(
     :raises TrainError: when the names of losses and weights differ.
     """
     micro_batches = _split_batch(batch, num_micro_batches)
-    means = precompute_reductions(model, micro_batches, epoch) if num_micro_batches > 1 else []
+    means = precompute_means(model, micro_batches, epoch) if num_micro_batches > 1 else []
     losses_per_part = []
     optimizer.zero_grad()
     for number, micro_batch in enumerate(micro_batches, 1):
-        with ExitStack() as stack:
-            if num_micro_batches > 1:
-                stack.enter_context(reductions.replayed_reductions(means, num_micro_batches))
-            if number < num_micro_batches:
-                stack.enter_context(distributed.no_gradient_sync(model))
-            losses = model(micro_batch, epoch)
+        normalizer = (
+            reductions.replaying_normalizer(means, num_micro_batches)
+            if num_micro_batches > 1
+            else reductions.process_normalizer()
+        )
+        last = number == num_micro_batches
+        with nullcontext() if last else distributed.no_gradient_sync(model):
+            losses = model(micro_batch, epoch, normalizer)
             total = weighted_sum(losses, weights)
             optimizer.backward(total / num_micro_batches)
         losses_per_part.append({**losses, 'total': total})
@@ -86,11 +89,11 @@ def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor
 
 
 @torch.no_grad()
-def precompute_reductions(
+def precompute_means(
     model: nn.Module, micro_batches: Sequence[Batch], epoch: float
 ) -> list[Tensor]:
     """
-    Compute the reductions over the whole step that its losses need, such as object counts.
+    Compute the means over the whole step that its losses need, such as object counts.
 
     Losses of the first micro-batch depend on counts of the last one, so all counts are required
     before the first gradient. This costs one additional forward pass.
@@ -98,7 +101,7 @@ def precompute_reductions(
     :param model: its buffers and torch's random state are restored afterwards.
     :param micro_batches: the parts of the batch.
     :param epoch: completed epochs, including the fraction of the present one.
-    :return: results of reductions.step_mean, in call order, averaged over micro-batches and
+    :return: results of StepNormalizer.mean, in call order, averaged over micro-batches and
         processes.
     """
     saved_buffers = [buffer.clone() for buffer in model.buffers()]
@@ -106,9 +109,8 @@ def precompute_reductions(
     recorded: list[list[Tensor]] = []
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         for micro_batch in micro_batches:
-            with reductions.recorded_reductions() as values:
-                model(micro_batch, epoch)
-            recorded.append(values)
+            recorded.append([])
+            model(micro_batch, epoch, reductions.recording_normalizer(recorded[-1]))
     for buffer, saved in zip(model.buffers(), saved_buffers, strict=True):
         buffer.copy_(saved)
     # concatenate all values, so that the processes communicate once

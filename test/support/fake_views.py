@@ -8,6 +8,7 @@ import torch
 
 from stl_core.distill import LOSSES
 from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
+from stl_core.tensors.reductions import SINGLE_PART
 
 STRIDES = (8, 16, 32)
 HEADS = {
@@ -103,9 +104,9 @@ def make_view(
     return DistillView(student, teacher, adapted, targets, P, size_px, 0.0)
 
 
-def evaluate(name, view, **options):
+def evaluate(name, view, normalizer=SINGLE_PART, **options):
     entry = LOSSES[name]
-    return entry.loss(view, entry.config(**options))
+    return entry.loss(view, entry.config(**options), normalizer)
 
 
 def with_targets(view, **columns):

@@ -41,8 +41,8 @@ class DropoutModel(nn.Module):
         self.detector = model.detector
         self.detector.heads['depth'].insert(2, nn.Dropout(0.3))
 
-    def forward(self, batch, epoch):
-        return self.model(batch, epoch)
+    def forward(self, batch, epoch, normalizer):
+        return self.model(batch, epoch, normalizer)
 
 
 def with_dropout(config):

@@ -1,1 +1,1 @@
-"""Distillation losses: functions (DistillView, config) -> unweighted scalar."""
+"""Distillation losses: functions (view, config, normalizer) -> unweighted scalar."""

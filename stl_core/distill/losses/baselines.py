@@ -22,7 +22,7 @@ from stl_core.distill.losses.feature import box_feature_mse
 from stl_core.distill.losses.relation import affinity_differences
 from stl_core.distill.losses.response import object_response_loss
 from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
-from stl_core.tensors.reductions import masked_mean
+from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Head maps compared by L1, and the number of compared channels.
 _COMPARED_CHANNELS = {'offset_2d': 2, 'size_2d': 2, 'offset_3d': 2, 'size_3d': 3, 'depth': 1}
@@ -33,17 +33,23 @@ class BaselineConfig:
     """Configuration of a baseline; it has no options."""
 
 
-def plain_response_loss(view: DistillView, config: BaselineConfig) -> Tensor:
+def plain_response_loss(
+    view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
+) -> Tensor:
     """Compute object_response_loss with the same weight for every object, without heatmaps."""
-    return object_response_loss(view, torch.ones_like(view.teacher.sigma_m))
+    return object_response_loss(view, torch.ones_like(view.teacher.sigma_m), normalizer)
 
 
-def plain_feature_loss(view: DistillView, config: BaselineConfig) -> Tensor:
+def plain_feature_loss(
+    view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
+) -> Tensor:
     """Compute 1/10 sum over strides of mean over cells in boxes of (1/2C) sum_c dF^2, ungated."""
-    return box_feature_mse(view, torch.ones_like(view.teacher.sigma_m)) / 10
+    return box_feature_mse(view, torch.ones_like(view.teacher.sigma_m), normalizer) / 10
 
 
-def plain_scene_loss(view: DistillView, config: BaselineConfig) -> Tensor:
+def plain_scene_loss(
+    view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compare the affinities of map cells instead of objects, as MonoDistill does.
 
@@ -60,13 +66,17 @@ def plain_scene_loss(view: DistillView, config: BaselineConfig) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def plain_relation_loss(view: DistillView, config: BaselineConfig) -> Tensor:
+def plain_relation_loss(
+    view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
+) -> Tensor:
     """Compute the ungated DASRD: sum over strides of 1 / K^4 sum_ij |A_s - A_t|_ij."""
     differences = affinity_differences(view, cells=7)
     return torch.stack([gap.sum() / max(len(gap), 1) ** 4 for gap in differences]).sum()
 
 
-def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
+def plain_heads_loss(
+    view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compare head maps around box centres by L1, and headings at objects by KL and L1.
 
@@ -75,6 +85,7 @@ def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
 
     :param view: the batch; both networks must have MonoDLE's head maps.
     :param config: without options.
+    :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     :raises ValueError: for a network without those maps.
     """
@@ -83,12 +94,12 @@ def plain_heads_loss(view: DistillView, config: BaselineConfig) -> Tensor:
             raise ValueError(f'plain_heads: needs the head map {name} of student and teacher')
     h, w = view.student.heads['depth'].shape[-2:]
     near = _gaussian_squares(view.targets, view.size_px[1] / w, h, w)
-    total = _heading_loss(view)
+    total = _heading_loss(view, normalizer)
     for name, channels in _COMPARED_CHANNELS.items():
         student, teacher = (
             side.heads[name][:, :channels] for side in (view.student, view.teacher)
         )
-        total = total + masked_mean((student - teacher).abs().movedim(1, -1), near)
+        total = total + masked_mean((student - teacher).abs().movedim(1, -1), near, normalizer)
     return total
 
 
@@ -118,7 +129,7 @@ def _gaussian_squares(targets: Targets, stride: float, h: int, w: int) -> Tensor
     return (rows[..., :, None] & columns[..., None, :]).any(1)
 
 
-def _heading_loss(view: DistillView) -> Tensor:
+def _heading_loss(view: DistillView, normalizer: StepNormalizer) -> Tensor:
     """Compute KL, mean over objects and bins, plus mean L1 of the true bin's residual."""
     valid = view.targets.valid
     student, teacher = (side.predictions['heading'] for side in (view.student, view.teacher))
@@ -132,4 +143,4 @@ def _heading_loss(view: DistillView) -> Tensor:
     alpha = torch.where(valid, view.targets.alpha, 0)  # empty slots may hold any number
     true = torch.remainder(torch.round(alpha / bin_width), teacher_bins.shape[-1])
     gap = (student_residual - teacher_residual).abs().gather(-1, true.long()[..., None])
-    return masked_mean(kl, valid) + masked_mean(gap, valid)
+    return masked_mean(kl, valid, normalizer) + masked_mean(gap, valid, normalizer)

@@ -18,7 +18,7 @@ from torch import Tensor
 from stl_core.distill import regions, weighting
 from stl_core.distill.weighting import check_positive, confidence_gate, uncertainty_gate
 from stl_core.tensors.batch import DistillView, Targets
-from stl_core.tensors.reductions import masked_mean
+from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class PublicFeatureLossConfig:
     """Configuration of the public code's DASFD; it has no options."""
 
 
-def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
+def feature_loss(
+    view: DistillView, config: FeatureLossConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute our DASFD: mean over strides and objects of g * mean over cells of h / (1 + h / 2).
 
@@ -66,6 +68,7 @@ def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
 
     :param view: the batch.
     :param config: the gates, and how far around an object features are compared.
+    :param normalizer: normaliser of the step.
     :return: scalar, at most 2; 0 when no object is valid.
     """
     weight = object_weights(view, config)
@@ -74,10 +77,10 @@ def feature_loss(view: DistillView, config: FeatureLossConfig) -> Tensor:
         h, w = student.shape[-2:]
         cells = regions.object_cells(view.targets, stride, h, w, config.around)
         cells = cells & (teacher != 0).any(1)[:, None]
-        deviation = weighting.channel_statistics(teacher, cells).deviation
+        deviation = weighting.channel_statistics(teacher, cells, normalizer).deviation
         distance = ((student - teacher).movedim(1, -1) / deviation).square().mean(-1) / 2
         gap = regions.mean_over_cells(cells, distance / (1 + distance / 2))
-        terms.append(masked_mean(weight * gap, cells.any(-1).any(-1)))
+        terms.append(masked_mean(weight * gap, cells.any(-1).any(-1), normalizer))
     return torch.stack(terms).mean()
 
 
@@ -95,7 +98,9 @@ def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
     return uncertainty * confidence_gate(view.teacher.sigma_m, config.sure_sigma_m)
 
 
-def public_feature_loss(view: DistillView, config: PublicFeatureLossConfig) -> Tensor:
+def public_feature_loss(
+    view: DistillView, config: PublicFeatureLossConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute DASFD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
@@ -107,18 +112,20 @@ def public_feature_loss(view: DistillView, config: PublicFeatureLossConfig) -> T
 
     :param view: the batch.
     :param config: without options.
+    :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     """
     weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
-    return box_feature_mse(view, weight) / 10
+    return box_feature_mse(view, weight, normalizer) / 10
 
 
-def box_feature_mse(view: DistillView, weight: Tensor) -> Tensor:
+def box_feature_mse(view: DistillView, weight: Tensor, normalizer: StepNormalizer) -> Tensor:
     """Sum over strides the mean over cells in boxes of (1/2C) sum_c dF^2 times (B, N) weights."""
     terms = []
     for stride, student, teacher in view.feature_pairs():
         weights, in_box = cell_weights(view.targets, stride, teacher, weight)
-        terms.append(masked_mean(weights * (student - teacher).square().mean(1) / 2, in_box))
+        distance = (student - teacher).square().mean(1)
+        terms.append(masked_mean(weights * distance / 2, in_box, normalizer))
     return torch.stack(terms).sum()
 
 

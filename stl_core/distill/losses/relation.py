@@ -20,7 +20,7 @@ from stl_core.distill import regions, weighting
 from stl_core.distill.roi_align import pool_rois
 from stl_core.distill.weighting import ChannelStatistics, check_positive, confidence_gate
 from stl_core.tensors.batch import DistillView
-from stl_core.tensors.reductions import step_normalizer
+from stl_core.tensors.reductions import StepNormalizer
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class PublicRelationLossConfig:
         _check_cells(self.cells)
 
 
-def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
+def relation_loss(
+    view: DistillView, config: RelationLossConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute our DASRD: mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
 
@@ -76,6 +78,7 @@ def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
 
     :param view: the batch.
     :param config: gate, pooling and the weight of pairs across images.
+    :param normalizer: normaliser of the step.
     :return: scalar, at most 2; 0 when no object is valid.
     """
     indices = regions.valid_indices(view.targets)
@@ -85,11 +88,11 @@ def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
     same_image = (image[:, None] == image).to(mean_variance.dtype)
     pair_weight = same_image + (1 - same_image) * config.across_images
     weight = pair_weight * confidence_gate(mean_variance.sqrt(), config.half_sigma_m)
-    total = step_normalizer(pair_weight)
+    total = normalizer.total(pair_weight)
     terms = []
     for stride, student, teacher in view.feature_pairs():
         statistics = weighting.channel_statistics(
-            teacher, regions.object_cells(view.targets, stride, *student.shape[-2:])
+            teacher, regions.object_cells(view.targets, stride, *student.shape[-2:]), normalizer
         )
         gap = cosine_affinity(student, rois, stride, config.cells, statistics) - cosine_affinity(
             teacher, rois, stride, config.cells, statistics
@@ -98,7 +101,9 @@ def relation_loss(view: DistillView, config: RelationLossConfig) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def public_relation_loss(view: DistillView, config: PublicRelationLossConfig) -> Tensor:
+def public_relation_loss(
+    view: DistillView, config: PublicRelationLossConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute DASRD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
@@ -108,6 +113,7 @@ def public_relation_loss(view: DistillView, config: PublicRelationLossConfig) ->
 
     :param view: the batch.
     :param config: pooling.
+    :param normalizer: not used: the public code divides by the counts of a part.
     :return: scalar; 0 when no object is valid.
     """
     indices = regions.valid_indices(view.targets)

@@ -28,7 +28,7 @@ from stl_core.distill import regions, weighting
 from stl_core.distill.losses.feature import cell_weights
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import DistillView
-from stl_core.tensors.reductions import masked_mean
+from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Bounds of a log sigma (metres): wider than any useful prediction, and safe in float32.
 _LOG_SIGMA_BOUNDS = (math.log(1e-3), math.log(1e3))
@@ -78,24 +78,27 @@ def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
     )
 
 
-def heatmap_response_loss(view: DistillView, maps: SharedHeadMaps, weight: Tensor) -> Tensor:
+def heatmap_response_loss(
+    view: DistillView, maps: SharedHeadMaps, weight: Tensor, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute the KL divergence of the student's heatmap from the teacher's in objects' boxes.
 
     :param view: the batch.
     :param maps: maps including the heatmap.
     :param weight: (B, N) weight of each object.
+    :param normalizer: normaliser of the step.
     :return: scalar: sum over classes, mean over cells in boxes.
     """
     student, teacher = maps.student['heatmap'], maps.teacher['heatmap']
     weights, in_box = cell_weights(view.targets, maps.stride, teacher, weight)
     positive = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     negative = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return masked_mean(weights * (positive + negative).sum(1), in_box)
+    return masked_mean(weights * (positive + negative).sum(1), in_box, normalizer)
 
 
 def depth_response_loss(
-    view: DistillView, maps: SharedHeadMaps, half_sigma_m: float
+    view: DistillView, maps: SharedHeadMaps, half_sigma_m: float, normalizer: StepNormalizer
 ) -> Tensor | float:
     """
     Compute the KL divergence of the student's depth distribution from the teacher's over objects.
@@ -103,6 +106,7 @@ def depth_response_loss(
     :param view: the batch.
     :param maps: maps with or without depth (logit and log sigma).
     :param half_sigma_m: the teacher's sigma at which a cell has half weight, metres.
+    :param normalizer: normaliser of the step.
     :return: scalar: mean over an object's cells, then over objects; 0 without depth maps.
     """
     if 'depth' not in maps.student or maps.student['depth'].shape[1] != 2:
@@ -110,11 +114,11 @@ def depth_response_loss(
     student, teacher = maps.channels_last('depth')
     weights = weighting.confidence_gate(teacher[..., 1].exp(), half_sigma_m)
     distance = regions.mean_over_cells(maps.cells, weights * laplace_kl(student, teacher))
-    return masked_mean(distance, view.targets.valid)
+    return masked_mean(distance, view.targets.valid, normalizer)
 
 
 def peak_weighted_response_loss(
-    view: DistillView, maps: SharedHeadMaps, weight: Tensor
+    view: DistillView, maps: SharedHeadMaps, weight: Tensor, normalizer: StepNormalizer
 ) -> Tensor | float:
     """
     Compare all predictions except depth over each object, weighted by the teacher's heatmap.
@@ -122,6 +126,7 @@ def peak_weighted_response_loss(
     :param view: the batch.
     :param maps: maps including the heatmap.
     :param weight: (B, N) weight of each object.
+    :param normalizer: normaliser of the step.
     :return: scalar: sum over predictions; mean over an object's cells, weighted by the teacher's
         heatmap of the object's class, then over objects; 0 when no prediction is a map.
     """
@@ -133,9 +138,8 @@ def peak_weighted_response_loss(
     class_index = view.targets.class_id[..., None, None].expand(-1, -1, *heatmap.shape[-2:])
     peak_weight = heatmap.gather(1, class_index) * maps.cells
     peak_weight = peak_weight / peak_weight.sum((-1, -2), keepdim=True).clamp(min=1e-6)
-    return masked_mean(
-        weight * torch.einsum('bnhw,bhw->bn', peak_weight, distances), view.targets.valid
-    )
+    distance = torch.einsum('bnhw,bhw->bn', peak_weight, distances)
+    return masked_mean(weight * distance, view.targets.valid, normalizer)
 
 
 def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -159,12 +163,13 @@ def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return log_s - log_t + inner / log_s.exp() - 1
 
 
-def object_response_loss(view: DistillView, weight: Tensor) -> Tensor:
+def object_response_loss(view: DistillView, weight: Tensor, normalizer: StepNormalizer) -> Tensor:
     """
     Sum the weighted mean differences over objects of all predictions that both networks have.
 
     :param view: the batch.
     :param weight: (B, N) weight of each object.
+    :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     :raises ValueError: if the networks have no prediction in common, or one differs in size.
     """
@@ -181,7 +186,7 @@ def object_response_loss(view: DistillView, weight: Tensor) -> Tensor:
                 f'{teacher[name].shape[-1]} from the teacher; must be the same'
             )
     distance = sum(head_distance(name, student[name], teacher[name]) for name in names)
-    return masked_mean(weight * distance, view.targets.valid)
+    return masked_mean(weight * distance, view.targets.valid, normalizer)
 
 
 def head_distance(name: str, student: Tensor, teacher: Tensor) -> Tensor:
@@ -226,21 +231,24 @@ class ResponseLossConfig:
         weighting.check_positive('half_sigma_m', self.half_sigma_m)
 
 
-def response_loss(view: DistillView, config: ResponseLossConfig) -> Tensor:
+def response_loss(
+    view: DistillView, config: ResponseLossConfig, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute object_response_loss plus, for heatmaps of the same size, the losses over head maps.
 
     :param view: the batch.
     :param config: the gate from the teacher's certainty.
+    :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     """
     weight = weighting.confidence_gate(view.teacher.sigma_m, config.half_sigma_m)
-    total, maps = object_response_loss(view, weight), shared_head_maps(view)
+    total, maps = object_response_loss(view, weight, normalizer), shared_head_maps(view)
     if maps is None:
         return total
     return (
         total
-        + heatmap_response_loss(view, maps, weight)
-        + depth_response_loss(view, maps, config.half_sigma_m)
-        + peak_weighted_response_loss(view, maps, weight)
+        + heatmap_response_loss(view, maps, weight, normalizer)
+        + depth_response_loss(view, maps, config.half_sigma_m, normalizer)
+        + peak_weighted_response_loss(view, maps, weight, normalizer)
     )

@@ -28,6 +28,7 @@ from stl_core.models.backbone import STRIDES
 from stl_core.models.centernet import heatmap
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
+from stl_core.tensors.reductions import StepNormalizer
 
 STRIDE = STRIDES[0]
 #: Heads that are gathered at the cells of objects: all except the heatmap.
@@ -89,7 +90,10 @@ def predictions_at_cells(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str,
 
 
 def box_losses(
-    predicted: Mapping[str, Tensor], head_targets: HeadTargets, targets: Targets
+    predicted: Mapping[str, Tensor],
+    head_targets: HeadTargets,
+    targets: Targets,
+    normalizer: StepNormalizer,
 ) -> dict[str, Tensor]:
     """
     Compute the losses of 2D box, depth, 3D centre and size: all heads except heatmap, heading.
@@ -97,6 +101,7 @@ def box_losses(
     :param predicted: (B, N, channels) from gather_heads.
     :param head_targets: from encode_targets.
     :param targets: the targets that head_targets encode.
+    :param normalizer: normaliser of the step.
     :return: unweighted scalars, keys 'det/<head>'.
     """
     valid = head_targets.valid
@@ -105,12 +110,18 @@ def box_losses(
         predicted['depth'][..., 1],
     )
     return {
-        'det/offset_2d': losses.l1_loss(predicted['offset_2d'], head_targets.offset_2d, valid),
-        'det/size_2d': losses.l1_loss(predicted['size_2d'], head_targets.size_2d, valid),
-        'det/depth': losses.laplacian_nll_loss(z, log_sigma, targets.depth_m, valid),
-        'det/offset_3d': losses.l1_loss(predicted['offset_3d'], head_targets.offset_3d, valid),
+        'det/offset_2d': losses.l1_loss(
+            predicted['offset_2d'], head_targets.offset_2d, valid, normalizer
+        ),
+        'det/size_2d': losses.l1_loss(
+            predicted['size_2d'], head_targets.size_2d, valid, normalizer
+        ),
+        'det/depth': losses.laplacian_nll_loss(z, log_sigma, targets.depth_m, valid, normalizer),
+        'det/offset_3d': losses.l1_loss(
+            predicted['offset_3d'], head_targets.offset_3d, valid, normalizer
+        ),
         'det/size_3d': losses.dim_aware_l1_loss(
-            predicted['size_3d'], head_targets.size_3d, targets.size_hwl_m, valid
+            predicted['size_3d'], head_targets.size_3d, targets.size_hwl_m, valid, normalizer
         ),
     }
 

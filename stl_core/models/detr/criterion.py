@@ -19,7 +19,7 @@ from stl_core.models import losses
 from stl_core.models.centernet import heatmap
 from stl_core.models.detr import box_coding, matcher
 from stl_core.tensors.batch import Targets
-from stl_core.tensors.reductions import masked_mean, step_normalizer
+from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ def encode_query_targets(
 
 
 def set_criterion(
-    heads: dict[str, Tensor], query_targets: QueryTargets, matches: matcher.Matches
+    heads: dict[str, Tensor],
+    query_targets: QueryTargets,
+    matches: matcher.Matches,
+    normalizer: StepNormalizer,
 ) -> dict[str, Tensor]:
     """
     Compute the losses of all decoder layers.
@@ -77,6 +80,7 @@ def set_criterion(
     :param heads: 'class', 'box', 'depth', 'size_3d', 'heading', raw, each (B, L, G Q, channels).
     :param query_targets: from encode_query_targets.
     :param matches: the query of each target, from hungarian_match.
+    :param normalizer: normaliser of the step.
     :return: seven unweighted scalars, keys 'det/...', summed over layers.
     """
     layers = range(heads['class'].shape[1])
@@ -87,6 +91,7 @@ def set_criterion(
             query_targets,
             query[:, layer],
             matched[:, layer],
+            normalizer,
         )
         for layer in layers
     ]
@@ -102,7 +107,11 @@ def gather_queries(heads: dict[str, Tensor], query: Tensor) -> dict[str, Tensor]
 
 
 def _layer_losses(
-    heads: dict[str, Tensor], query_targets: QueryTargets, query: Tensor, matched: Tensor
+    heads: dict[str, Tensor],
+    query_targets: QueryTargets,
+    query: Tensor,
+    matched: Tensor,
+    normalizer: StepNormalizer,
 ) -> dict[str, Tensor]:
     """Compute the losses of one layer: heads (B, G Q, channels), query and matched (B, M)."""
     predicted = gather_queries(heads, query)
@@ -113,25 +122,39 @@ def _layer_losses(
     )
     size = query_targets.size_hwl_m
     return {
-        'det/class': class_focal_loss(heads['class'], query_targets.class_id, query, matched),
-        'det/center': masked_mean(distance[..., :2].sum(-1), matched),
-        'det/box': masked_mean(distance[..., 2:].sum(-1), matched),
-        'det/giou': masked_mean(1 - giou, matched),
-        'det/depth': losses.laplacian_nll_loss(
-            predicted['depth'][..., 0], predicted['depth'][..., 1], query_targets.depth_m, matched
+        'det/class': class_focal_loss(
+            heads['class'], query_targets.class_id, query, matched, normalizer
         ),
-        'det/size_3d': 3 * losses.dim_aware_l1_loss(predicted['size_3d'], size, size, matched),
+        'det/center': masked_mean(distance[..., :2].sum(-1), matched, normalizer),
+        'det/box': masked_mean(distance[..., 2:].sum(-1), matched, normalizer),
+        'det/giou': masked_mean(1 - giou, matched, normalizer),
+        'det/depth': losses.laplacian_nll_loss(
+            predicted['depth'][..., 0],
+            predicted['depth'][..., 1],
+            query_targets.depth_m,
+            matched,
+            normalizer,
+        ),
+        'det/size_3d': 3
+        * losses.dim_aware_l1_loss(predicted['size_3d'], size, size, matched, normalizer),
         'det/heading': losses.multibin_loss(
             predicted['heading'][..., :bins],
             predicted['heading'][..., bins:],
             query_targets.heading_bin,
             query_targets.heading_residual,
             matched,
+            normalizer,
         ),
     }
 
 
-def class_focal_loss(logits: Tensor, class_id: Tensor, query: Tensor, matched: Tensor) -> Tensor:
+def class_focal_loss(
+    logits: Tensor,
+    class_id: Tensor,
+    query: Tensor,
+    matched: Tensor,
+    normalizer: StepNormalizer,
+) -> Tensor:
     """
     Compute the sigmoid focal loss (Lin et al., RetinaNet, ICCV 2017; alpha 0.25, gamma 2).
 
@@ -139,6 +162,7 @@ def class_focal_loss(logits: Tensor, class_id: Tensor, query: Tensor, matched: T
     :param class_id: (B, M).
     :param query: (B, M) the query of each target.
     :param matched: (B, M) bool, whether the target has a query.
+    :param normalizer: normaliser of the step.
     :return: scalar, summed over queries and classes, divided by the number of pairs (at least 1).
     """
     batch, queries, classes = logits.shape
@@ -151,4 +175,4 @@ def class_focal_loss(logits: Tensor, class_id: Tensor, query: Tensor, matched: T
     error = one_hot * (1 - p) + (1 - one_hot) * p
     alpha = 0.25 * one_hot + 0.75 * (1 - one_hot)
     entropy = F.binary_cross_entropy_with_logits(logits, one_hot, reduction='none')
-    return (alpha * error**2 * entropy).sum() / step_normalizer(matched)
+    return (alpha * error**2 * entropy).sum() / normalizer.total(matched)

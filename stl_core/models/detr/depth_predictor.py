@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.tensors.batch import Targets
-from stl_core.tensors.reductions import masked_mean
+from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 STRIDE = 16
 #: Near edge of the first bin, metres.
@@ -107,7 +107,9 @@ def depth_to_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
     return torch.where(index < 0, edges_m.shape[1] - 1, index).view_as(depth_m)
 
 
-def depth_map_focal_loss(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Tensor:
+def depth_map_focal_loss(
+    logits: Tensor, depth_m: Tensor, edges_m: Tensor, normalizer: StepNormalizer
+) -> Tensor:
     """
     Compute the focal loss over depth bins (Lin et al., ICCV 2017; alpha 0.25, gamma 2).
 
@@ -116,12 +118,13 @@ def depth_map_focal_loss(logits: Tensor, depth_m: Tensor, edges_m: Tensor) -> Te
     :param logits: (B, D + 1, h, w).
     :param depth_m: (B, h, w) from paint_depth.
     :param edges_m: (B, D + 1) bin edges of each image.
+    :param normalizer: normaliser of the step.
     :return: scalar, mean over cells.
     """
     log_p = logits.float().log_softmax(1).gather(1, depth_to_bins(depth_m, edges_m)[:, None])[:, 0]
     weight = torch.where(torch.isfinite(depth_m), FOREGROUND_WEIGHT, 1.0)
     loss = -0.25 * weight * (1 - log_p.exp()) ** 2 * log_p
-    return masked_mean(loss, torch.ones_like(loss, dtype=torch.bool))
+    return masked_mean(loss, torch.ones_like(loss, dtype=torch.bool), normalizer)
 
 
 def _in_range(low: Tensor, high: Tensor, count: int) -> Tensor:

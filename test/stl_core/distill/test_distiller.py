@@ -18,6 +18,7 @@ from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import depth_encoding, normalization
 from stl_core.tensors.batch import Batch, pad_targets
+from stl_core.tensors.reductions import SINGLE_PART
 
 SMALL = DistillLayersConfig(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}
@@ -64,7 +65,7 @@ def steps(model, batch, count=3):
     optimizer = torch.optim.AdamW(trained, 1e-3)
     totals = []
     for _ in range(count):
-        total = torch.stack(list(model(batch, 0.0).values())).sum()
+        total = torch.stack(list(model(batch, 0.0, SINGLE_PART).values())).sum()
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -74,17 +75,19 @@ def steps(model, batch, count=3):
 
 def test_every_loss_is_returned_by_name_next_to_those_of_the_student():
     model, batch = distiller(ALL), a_batch()
-    named = model(batch, 0.5)
-    detection = model.student.losses(model.student(pixels(batch), batch.P), batch.targets)
+    named = model(batch, 0.5, SINGLE_PART)
+    detection = model.student.losses(
+        model.student(pixels(batch), batch.P), batch.targets, SINGLE_PART
+    )
     assert named.keys() == detection.keys() | {f'distill/{name}' for name in LOSSES}
     assert all(value.dim() == 0 and value.isfinite() for value in named.values())
 
 
 def test_without_distillation_losses_a_student_learns_from_labels_alone():
     model, batch = distiller({}), a_batch()
-    named = model(batch, 0.0)
+    named = model(batch, 0.0, SINGLE_PART)
     twin = build('monodle').train()
-    assert named == twin.losses(twin(pixels(batch), batch.P), batch.targets)
+    assert named == twin.losses(twin(pixels(batch), batch.P), batch.targets, SINGLE_PART)
     assert not list(model.adapters.parameters())
 
 
@@ -110,7 +113,7 @@ def test_the_teacher_always_stays_in_eval_mode():
 
 def test_gradients_of_distillation_alone_reach_student_and_layers():
     model, batch = distiller().train(), a_batch()
-    named = model(batch, 0.0)
+    named = model(batch, 0.0, SINGLE_PART)
     sum(value for name, value in named.items() if name.startswith('distill/')).backward()
     for part in (model.student.backbone, model.review, model.adapters):
         reached = [p.grad is not None and p.grad.any() for p in part.parameters()]
@@ -167,7 +170,7 @@ def test_layers_learn_alone_in_the_first_epochs():
     )
     for epoch, reached in ((0.49, False), (0.5, True)):
         model.zero_grad()
-        model(batch, epoch)['distill/feature'].backward()
+        model(batch, epoch, SINGLE_PART)['distill/feature'].backward()
         assert any(p.grad is not None for p in model.student.parameters()) == reached
         assert all(p.grad is not None for p in model.adapters.parameters())
 
@@ -176,7 +179,7 @@ def test_layers_learn_alone_in_the_first_epochs():
 def test_every_trained_layer_is_in_the_graph_also_without_objects(name):
     """DistributedDataParallel needs a gradient for every trained parameter."""
     model = distiller({name: LOSSES[name].config()}).train()
-    sum(model(a_batch(count=0), 0.0).values()).backward()
+    sum(model(a_batch(count=0), 0.0, SINGLE_PART).values()).backward()
     for name, p in model.named_parameters():
         if p.requires_grad:
             assert p.grad is not None, name
@@ -224,7 +227,7 @@ def test_a_distiller_is_restored_from_its_state_dict():
     other = distiller(teacher=build('monodle', backbone='mobilenetv3_small_050'))
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
-        one, two = model.eval()(batch, 0.0), other.eval()(batch, 0.0)
+        one, two = model.eval()(batch, 0.0, SINGLE_PART), other.eval()(batch, 0.0, SINGLE_PART)
     assert one == two
 
 
@@ -235,7 +238,7 @@ def test_features_of_a_dla_teacher_and_a_mobile_student_are_paired_by_stride():
     for stride, student, teacher in view.feature_pairs():
         assert student.shape == teacher.shape == (2, 16 * stride, H // stride, W // stride)
     assert list(view.student.features) == list(view.teacher.features) == [4, 8, 16, 32]
-    assert all(value.isfinite() for value in model(batch, 0.0).values())
+    assert all(value.isfinite() for value in model(batch, 0.0, SINGLE_PART).values())
 
 
 def test_the_teacher_runs_on_the_result_of_teacher_input():
@@ -284,7 +287,9 @@ def test_an_extreme_sigma_is_clamped(log_sigma, clamped):
     out.heads['depth'].data[:, 1] = log_sigma
     view = model.make_view(out, batch, 0.0)
     assert (view.student.sigma_m == clamped).all()
-    assert all(each.isfinite() for each in distillation_losses(view, model.losses).values())
+    assert all(
+        each.isfinite() for each in distillation_losses(view, model.losses, SINGLE_PART).values()
+    )
 
 
 def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
@@ -301,7 +306,9 @@ def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
     assert depth.shape[2] == 3 * student.config.queries
 
     def gradient(depth_m):
-        loss = student.losses(out, dataclasses.replace(targets, depth_m=depth_m))['det/depth']
+        loss = student.losses(out, dataclasses.replace(targets, depth_m=depth_m), SINGLE_PART)[
+            'det/depth'
+        ]
         return torch.autograd.grad(loss, depth, retain_graph=True)[0]
 
     original = gradient(targets.depth_m)
@@ -332,7 +339,7 @@ def test_labels_of_other_classes_do_not_change_the_losses(tmp_path):
         view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
         assert view.targets.valid.sum() == 1
         assert float(view.targets.depth_m[0, 0]) == pytest.approx(float(car.split()[13]), abs=0.01)
-        losses.append(model(batch, 0.0))
+        losses.append(model(batch, 0.0, SINGLE_PART))
     assert losses[0] == losses[1]
 
 
@@ -341,16 +348,16 @@ def test_objects_off_the_canvas_do_not_count():
     outside_objects = some_objects(0, 4)
     outside_objects.center_px[:, 0] += 2 * W
     targets = pad_targets([outside_objects], 10)
-    named = model.eval()(Batch(batch.image[:1], batch.P[:1], targets, ('0',)), 0.0)
+    named = model.eval()(Batch(batch.image[:1], batch.P[:1], targets, ('0',)), 0.0, SINGLE_PART)
     assert all(float(named[f'distill/{name}'].detach()) == 0 for name in SELECTIVE)
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_losses_of_half_precision_networks_are_float32(precision):
     model, batch = distiller(ALL, precision=precision).train(), a_batch()
-    named = model(batch, 0.0)
+    named = model(batch, 0.0, SINGLE_PART)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in named.values())
-    exact = distiller(ALL).train()(batch, 0.0)
+    exact = distiller(ALL).train()(batch, 0.0, SINGLE_PART)
     for name in SELECTIVE:
         key = f'distill/{name}'
         assert float(named[key].detach()) == pytest.approx(float(exact[key].detach()), rel=0.15)
@@ -377,7 +384,7 @@ def test_unknown_losses_and_strides_are_refused(losses, config, message):
 def test_every_loss_works_between_two_detectors_of_one_kind(name, count):
     losses = {key: ALL[key] for key in ALL if (name, key) != ('monodetr', 'plain_heads')}
     model = distiller(losses, student=build(name), teacher=build(name)).train()
-    all_losses = model(a_batch(count=count), 0.0)
+    all_losses = model(a_batch(count=count), 0.0, SINGLE_PART)
     named = {key: all_losses[f'distill/{key}'] for key in losses}
     assert all(value.isfinite() for value in named.values())
     assert all((named[key].detach() > 0) == (count > 0) for key in SELECTIVE)
@@ -392,7 +399,7 @@ def test_plain_heads_refuses_detectors_without_head_maps():
     student, teacher = build('monodetr'), build('monodetr')
     model = distiller({'plain_heads': ALL['plain_heads']}, student=student, teacher=teacher)
     with pytest.raises(ValueError, match='plain_heads: needs the head map offset_2d of student'):
-        model(a_batch(), 0.0)
+        model(a_batch(), 0.0, SINGLE_PART)
 
 
 @every_detector

@@ -24,6 +24,7 @@ from stl_core.distill import LOSSES, distiller
 from stl_core.distill.distiller import distillation_losses
 from stl_core.distill.losses import feature, relation, response
 from stl_core.tensors import reductions
+from stl_core.tensors.reductions import SINGLE_PART
 
 every_loss = pytest.mark.parametrize('name', list(LOSSES))
 #: plain_scene compares whole images, without regard to objects.
@@ -117,9 +118,9 @@ def test_large_activations_under_autocast_are_compared_in_float32(name, dtype):
     large = {key: each * 3e4 for key, each in student_tensors(view).items()}
     view, tensors = with_gradients(with_student_tensors(view, large))
     losses = {name: LOSSES[name].config()}
-    (expected,) = distillation_losses(view, losses).values()
+    (expected,) = distillation_losses(view, losses, SINGLE_PART).values()
     with torch.autocast('cpu', dtype=dtype):
-        (value,) = distillation_losses(view, losses).values()
+        (value,) = distillation_losses(view, losses, SINGLE_PART).values()
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, expected, rtol=0, atol=0)
     value.backward()
@@ -205,14 +206,12 @@ def test_micro_batches_give_the_loss_of_the_whole_batch(name):
     parts = [select_image(view, row) for row in (0, 1)]
     recorded = []
     for part in parts:
-        with reductions.recorded_reductions() as values:
-            evaluate(name, part)
-        recorded.append(values)
+        recorded.append([])
+        evaluate(name, part, reductions.recording_normalizer(recorded[-1]))
     means = [torch.stack(each).mean(0) for each in zip(*recorded, strict=True)]
-    with_means = []
-    for part in parts:
-        with reductions.replayed_reductions(means, 2):
-            with_means.append(evaluate(name, part))
+    with_means = [
+        evaluate(name, part, reductions.replaying_normalizer(means, 2)) for part in parts
+    ]
     torch.testing.assert_close(torch.stack(with_means).mean(), evaluate(name, view))
 
 

@@ -30,6 +30,7 @@ from stl_core.distill.losses.response import (
     shared_head_maps,
 )
 from stl_core.models.centernet import heatmap
+from stl_core.tensors.reductions import SINGLE_PART
 
 
 @pytest.mark.parametrize('case', ['few', 'crowd', 'filled'])
@@ -167,7 +168,9 @@ def test_feature_loss_is_the_gated_bounded_square_over_the_deviation_of_the_teac
             objects.append(uncertainty * confidence * gap)
         terms.append(np.mean(objects))
     value = feature.feature_loss(
-        view, feature.FeatureLossConfig(half_sigma_m=2.0, sure_sigma_m=3.0, around=0.0)
+        view,
+        feature.FeatureLossConfig(half_sigma_m=2.0, sure_sigma_m=3.0, around=0.0),
+        SINGLE_PART,
     )
     assert float(value) == pytest.approx(np.mean(terms), rel=1e-5)
 
@@ -287,7 +290,7 @@ def test_relation_loss_is_the_mean_over_pairs_of_gated_differences(across, count
 
     total = expected_relation(view, lambda one, two: across or one[0] == two[0], confidence)
     value = relation.relation_loss(
-        view, relation.RelationLossConfig(half_sigma_m=1.5, across_images=across)
+        view, relation.RelationLossConfig(half_sigma_m=1.5, across_images=across), SINGLE_PART
     )
     assert float(value) == pytest.approx(total / count, rel=1e-3)
 
@@ -295,7 +298,9 @@ def test_relation_loss_is_the_mean_over_pairs_of_gated_differences(across, count
 def test_pairs_across_images_have_no_weight_by_default():
     view = make_view('within', (1, 1), 1)
     assert float(evaluate('relation', view)) == pytest.approx(0, abs=1e-4)
-    everywhere = relation.relation_loss(view, relation.RelationLossConfig(across_images=1.0))
+    everywhere = relation.relation_loss(
+        view, relation.RelationLossConfig(across_images=1.0), SINGLE_PART
+    )
     assert everywhere > 1e-3
 
 
@@ -327,7 +332,7 @@ def test_depth_loss_has_a_gradient_in_every_cell_of_an_object():
     view, tensors = with_gradients(
         with_student(view, predictions={'depth': view.teacher.predictions['depth']})
     )
-    value = depth_response_loss(view, shared_head_maps(view), torch.inf)
+    value = depth_response_loss(view, shared_head_maps(view), torch.inf, SINGLE_PART)
     value.backward()
     grad = tensors['heads', 'depth'].grad[0]
     reached = grad.abs().sum(0) > 0
@@ -421,7 +426,7 @@ def test_predictions_over_an_object_are_weighted_by_the_peak_of_the_teacher():
     view = make_view('peaks', (3, 0, 2), 5)
     view = with_targets(view, class_id=torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]]))
     weight = tensor('weight', (3, 5)).exp()
-    value = peak_weighted_response_loss(view, shared_head_maps(view), weight)
+    value = peak_weighted_response_loss(view, shared_head_maps(view), weight, SINGLE_PART)
     assert float(value) == pytest.approx(expected_peak_weighted(view, weight), rel=1e-4)
 
 
@@ -443,7 +448,9 @@ def test_maps_are_compared_only_with_a_heatmap_of_their_size():
 
 def test_plain_response_is_the_ungated_response_loss():
     view = with_student(make_view('said', (3, 2), 5), heads={})
-    ungated = response.response_loss(view, response.ResponseLossConfig(half_sigma_m=float('inf')))
+    ungated = response.response_loss(
+        view, response.ResponseLossConfig(half_sigma_m=float('inf')), SINGLE_PART
+    )
     torch.testing.assert_close(evaluate('plain_response', view), ungated)
 
 

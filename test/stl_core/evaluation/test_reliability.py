@@ -109,13 +109,14 @@ def test_the_sigma_of_minimum_loss_has_factor_one():
     """The depth loss is minimal where the most likely factor of sigma is 1."""
     torch = pytest.importorskip('torch')
     from stl_core.models.losses import laplacian_nll_loss
+    from stl_core.tensors.reductions import SINGLE_PART
 
     error = torch.as_tensor(np.random.default_rng(4).normal(size=(1, 500)))
     sigmas = np.linspace(0.5, 2, 1501)
     zero, valid = torch.zeros_like(error), torch.ones_like(error, dtype=torch.bool)
     losses = [
-        float(laplacian_nll_loss(error, torch.full_like(error, np.log(s)), zero, valid))
-        for s in sigmas
+        float(laplacian_nll_loss(error, log_sigma, zero, valid, SINGLE_PART))
+        for log_sigma in torch.from_numpy(np.log(sigmas))
     ]
     best = sigmas[np.argmin(losses)]
     best_samples = samples(np.full(500, 30), error[0].numpy(), np.full(500, best))

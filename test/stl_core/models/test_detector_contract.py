@@ -11,6 +11,7 @@ from stl_core.models import DETECTORS, losses
 from stl_core.models.centernet import heatmap
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.precision import autocast_to
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import ImageObjects
 
 
@@ -30,7 +31,7 @@ def test_total_loss_decreases_in_training(name):
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     totals = []
     for _ in range(20):
-        total = sum(model.losses(model(image, P, targets), targets).values())
+        total = sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -76,7 +77,7 @@ def test_monodle_without_virtual_focal_length_ignores_projections():
 @pytest.mark.parametrize('count', [0, 1])
 def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
     model, (image, P, targets) = build(name), batch(2, count)
-    loss_values = model.losses(model(image, P, targets), targets)
+    loss_values = model.losses(model(image, P, targets), targets, SINGLE_PART)
     assert all(value.dim() == 0 and torch.isfinite(value) for value in loss_values.values())
     sum(loss_values.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -89,8 +90,10 @@ def test_losses_ignore_objects_outside_the_canvas(name):
     outside_targets = dataclasses.replace(targets, **moved)
     no_targets = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
     out = model(image, P, outside_targets)
-    loss_values = model.losses(out, outside_targets)
-    torch.testing.assert_close(loss_values, model.losses(out, no_targets), rtol=0, atol=0)
+    loss_values = model.losses(out, outside_targets, SINGLE_PART)
+    torch.testing.assert_close(
+        loss_values, model.losses(out, no_targets, SINGLE_PART), rtol=0, atol=0
+    )
     # only the losses that learn empty regions remain
     background_losses = {'det/heatmap', 'det/keypoint_heatmap', 'det/class', 'det/depth_map'}
     assert all(
@@ -119,7 +122,7 @@ def test_losses_and_decode_do_not_modify_outputs(name):
     model, (image, P, targets) = build(name).eval(), batch()
     out = model(image, P, targets)
     before = {key: value.clone() for key, value in out.heads.items()}
-    model.losses(out, targets)
+    model.losses(out, targets, SINGLE_PART)
     model.decode(out)
     for key, value in out.heads.items():
         assert torch.equal(value, before[key])
@@ -232,8 +235,10 @@ def test_heatmap_focal_loss_equals_the_formula():
         (1 - target) ** 4 * p**2 * torch.log(1 - p),
     )
     expected = -terms.sum() / 2
-    torch.testing.assert_close(losses.heatmap_focal_loss(logits, target), expected)
-    confident = losses.heatmap_focal_loss(torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(losses.heatmap_focal_loss(logits, target, SINGLE_PART), expected)
+    confident = losses.heatmap_focal_loss(
+        torch.full((1, 1, 2, 2), -200.0), torch.ones(1, 1, 2, 2), SINGLE_PART
+    )
     assert torch.isfinite(confident)
 
 
@@ -241,7 +246,9 @@ def test_depth_loss_is_minimal_at_the_true_sigma():
     """For a fixed error e, sqrt(2) e exp(-s) + s has its minimum at s = log(sqrt(2) e)."""
     error, valid = 3.0, torch.ones(1, 1, dtype=torch.bool)
     s = torch.tensor([[np.log(np.sqrt(2) * error)]], requires_grad=True)
-    loss = losses.laplacian_nll_loss(torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid)
+    loss = losses.laplacian_nll_loss(
+        torch.tensor([[13.0]]), s, torch.tensor([[10.0]]), valid, SINGLE_PART
+    )
     loss.backward()
     assert abs(float(s.grad)) < 1e-6
     assert float(loss) == pytest.approx(1 + np.log(np.sqrt(2) * error), abs=1e-6)
@@ -250,7 +257,7 @@ def test_depth_loss_is_minimal_at_the_true_sigma():
 def test_dimension_aware_loss_weights_relative_error():
     valid, size = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[[1.0] * 3, [4.0] * 3]])
     predicted = torch.full((1, 2, 3), 0.1, requires_grad=True)
-    loss = losses.dim_aware_l1_loss(predicted, torch.zeros(1, 2, 3), size, valid)
+    loss = losses.dim_aware_l1_loss(predicted, torch.zeros(1, 2, 3), size, valid, SINGLE_PART)
     assert float(loss) == pytest.approx(0.1)  # the magnitude of the L1 loss
     loss.backward()
     # gradients are inversely proportional to the size
@@ -260,11 +267,15 @@ def test_dimension_aware_loss_weights_relative_error():
 @pytest.mark.parametrize(
     'loss',
     [
-        lambda x, v: losses.l1_loss(x, torch.zeros_like(x), v),
-        lambda x, v: losses.laplacian_nll_loss(x[..., 0], x[..., 1], x[..., 0] * 0, v),
-        lambda x, v: losses.dim_aware_l1_loss(x, torch.zeros_like(x), torch.zeros_like(x), v),
-        lambda x, v: losses.multibin_loss(x, x, v.long(), v.float(), v),
-        lambda x, v: losses.multibin_bce_loss(x, x, v.long(), v.float(), v),
+        lambda x, v: losses.l1_loss(x, torch.zeros_like(x), v, SINGLE_PART),
+        lambda x, v: losses.laplacian_nll_loss(
+            x[..., 0], x[..., 1], x[..., 0] * 0, v, SINGLE_PART
+        ),
+        lambda x, v: losses.dim_aware_l1_loss(
+            x, torch.zeros_like(x), torch.zeros_like(x), v, SINGLE_PART
+        ),
+        lambda x, v: losses.multibin_loss(x, x, v.long(), v.float(), v, SINGLE_PART),
+        lambda x, v: losses.multibin_bce_loss(x, x, v.long(), v.float(), v, SINGLE_PART),
     ],
 )
 def test_losses_without_objects_are_zero_with_a_gradient(loss):

@@ -15,6 +15,7 @@ from stl_core.models.detr import (
     depth_predictor,
     matcher,
 )
+from stl_core.tensors.reductions import SINGLE_PART
 
 
 def bilinear(grid, x, y):
@@ -143,6 +144,7 @@ def test_class_focal_loss_equals_the_formula():
         torch.tensor([[1, 0]]),
         torch.tensor([[2, 0]]),
         torch.tensor([[True, False]]),
+        SINGLE_PART,
     )
     assert float(loss) == pytest.approx(-terms.sum())
 
@@ -185,7 +187,7 @@ def test_depth_map_loss_weights_foreground_cells_thirteen_times():
     logits = torch.zeros(1, 81, 1, 2, requires_grad=True)
     depth_m = torch.tensor([[[5.0, torch.inf]]])
     loss = depth_predictor.depth_map_focal_loss(
-        logits, depth_m, depth_predictor.bin_edges(80, 60.0)[None]
+        logits, depth_m, depth_predictor.bin_edges(80, 60.0)[None], SINGLE_PART
     )
     cell_loss = 0.25 * (1 - 1 / 81) ** 2 * np.log(81)
     assert float(loss.detach()) == pytest.approx((13 + 1) * cell_loss / 2, rel=1e-5)

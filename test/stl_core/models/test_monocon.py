@@ -13,6 +13,7 @@ from stl_core.models import losses, monocon
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
 from stl_core.tensors.batch import pad_targets
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import Objects3D
 
 H, W = 96, 320
@@ -129,11 +130,11 @@ def test_perfect_contexts_have_zero_loss(model, pose):
     objects, targets = cars(pose)
     out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
     heads = {**out.heads, **perfect_contexts(objects, H // 4, W // 4)}
-    loss_values = model.losses(dataclasses.replace(out, heads=heads), targets)
+    loss_values = model.losses(dataclasses.replace(out, heads=heads), targets, SINGLE_PART)
     assert float(loss_values['det/keypoint_offset']) < 1e-4
     assert float(loss_values['det/keypoint_rest']) < 1e-4
     heads['keypoint_offset'] = heads['keypoint_offset'] + 0.5
-    loss_values = model.losses(dataclasses.replace(out, heads=heads), targets)
+    loss_values = model.losses(dataclasses.replace(out, heads=heads), targets, SINGLE_PART)
     assert float(loss_values['det/keypoint_offset']) == pytest.approx(0.5, abs=1e-3)
 
 
@@ -142,9 +143,9 @@ def test_losses_include_objects_whose_centre_is_off_the_canvas(model):
     assert targets.center_px[0, 0, 0] < 0 < objects.box_px[0, 2]
     out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
     with torch.no_grad():
-        assert float(model.losses(out, targets)['det/offset_3d']) > 0
+        assert float(model.losses(out, targets, SINGLE_PART)['det/offset_3d']) > 0
     off_canvas = dataclasses.replace(targets, box_px=targets.box_px * torch.tensor([0, 1.0, 0, 1]))
-    loss_values = model.losses(out, off_canvas)
+    loss_values = model.losses(out, off_canvas, SINGLE_PART)
     assert all(
         float(v.detach()) == 0 for key, v in loss_values.items() if not key.endswith('heatmap')
     )
@@ -154,7 +155,9 @@ def test_the_gradient_raises_a_negative_size():
     """The public code divides by the predicted size; below 0 its gradient lowers it further."""
     size = torch.tensor([[[1.5, 1.6, 3.9]]])
     predicted = torch.tensor([[[-0.2, -0.1, -0.3]]], requires_grad=True)
-    losses.dim_aware_l1_loss(predicted, size, size, torch.ones(1, 1, dtype=torch.bool)).backward()
+    losses.dim_aware_l1_loss(
+        predicted, size, size, torch.ones(1, 1, dtype=torch.bool), SINGLE_PART
+    ).backward()
     assert (predicted.grad < 0).all()
 
 
@@ -162,7 +165,7 @@ def test_losses_without_projections_raise_value_error(model):
     _, targets = cars((0, 12, 0.1))
     out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
     with pytest.raises(ValueError, match='outputs without P'):
-        model.losses(dataclasses.replace(out, P=None), targets)
+        model.losses(dataclasses.replace(out, P=None), targets, SINGLE_PART)
 
 
 def test_attentive_norm_equals_its_formula():

@@ -16,6 +16,7 @@ from stl_core.inference.model_file import build_detector
 from stl_core.models import backbone, monodetr
 from stl_core.models.detr import box_coding, criterion, depth_predictor
 from stl_core.tensors.batch import Outputs, as_image_objects, pad_targets
+from stl_core.tensors.reductions import SINGLE_PART
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +81,9 @@ def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_r
     heads = {k: torch.from_numpy(v).requires_grad_() for k, v in random_heads.items()}
     edges_m = out.heads['depth_edges_m'].expand(monodetr_queries.BATCH, -1)
     targets = labelled_targets(public, tmp_path, spec)
-    loss_values = model.losses(Outputs((), {**heads, 'depth_edges_m': edges_m}), targets)
+    loss_values = model.losses(
+        Outputs((), {**heads, 'depth_edges_m': edges_m}), targets, SINGLE_PART
+    )
     assert loss_values.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
     for name, expected in public['losses'].items():
         # the public code's sqrt(2) is 1.4142
@@ -124,7 +127,7 @@ def test_perfect_heads_decode_to_the_targets_with_zero_loss():
     _, _, targets = batch(2)
     heads = perfect_heads(targets, 12)
     out = Outputs((), heads)
-    loss_values = model.losses(out, targets)
+    loss_values = model.losses(out, targets, SINGLE_PART)
     for name in ('class', 'center', 'box', 'giou', 'size_3d', 'heading'):
         assert float(loss_values[f'det/{name}']) == pytest.approx(0, abs=1e-4), name
     assert float(loss_values['det/depth']) == pytest.approx(-4, abs=1e-4)
@@ -162,8 +165,8 @@ def test_twice_the_focal_length_and_depth_give_the_same_losses():
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
     farther = dataclasses.replace(targets, depth_m=2 * targets.depth_m)
-    near = model.losses(model(image, P), targets)
-    far = model.losses(model(image, longer), farther)
+    near = model.losses(model(image, P), targets, SINGLE_PART)
+    far = model.losses(model(image, longer), farther, SINGLE_PART)
     far['det/depth'] = far['det/depth'] - 2 * np.log(2)
     torch.testing.assert_close(far, near, rtol=1e-4, atol=1e-4)
 
@@ -216,7 +219,7 @@ def test_losses_are_float32_under_autocast():
     model, (image, P, targets) = build('monodetr'), batch()
     with torch.autocast('cpu', torch.bfloat16):
         out = model(image, P, targets)
-        loss_values = model.losses(out, targets)
+        loss_values = model.losses(out, targets, SINGLE_PART)
     assert all(out.heads[name].dtype == torch.float32 for name in ('box', 'depth'))
     assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in loss_values.values())
     sum(loss_values.values()).backward()
@@ -225,7 +228,7 @@ def test_losses_are_float32_under_autocast():
 
 def test_every_parameter_receives_a_gradient():
     model, (image, P, targets) = build('monodetr'), batch()
-    sum(model.losses(model(image, P, targets), targets).values()).backward()
+    sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values()).backward()
     without_gradient = [name for name, p in model.named_parameters() if p.grad is None]
     assert without_gradient == []
 
@@ -244,7 +247,7 @@ def test_a_pretrained_backbone_freezes_norms_and_early_stages(monkeypatch):
     assert not any(p.requires_grad for n, p in body.named_parameters() if 'blocks.0' in n)
     assert body.get_parameter('blocks.2.0.pw_exp.conv.weight').requires_grad
     before = {name: value.clone() for name, value in body.state_dict().items()}
-    sum(model.losses(model(image, P, targets), targets).values()).backward()
+    sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values()).backward()
     for name, value in body.state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from stl_core.data import dataset
 from stl_core.tensors.batch import Outputs
+from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, optim, train_step, trainer
 from stl_core.training.model_builder import SupervisedModel
 
@@ -23,7 +24,7 @@ class Toy(nn.Module):
         super().__init__()
         self.x = nn.Parameter(torch.tensor([3.0, 4.0]))
 
-    def forward(self, batch, epoch):
+    def forward(self, batch, epoch, normalizer):
         return {'a': (self.x**2).sum(), 'b': self.x.sum()}
 
 
@@ -67,7 +68,7 @@ class DtypeRecorder(nn.Module):
         self.activation_dtype = value.dtype
         return Outputs((value,), {'value': value, 'index': torch.zeros(1, dtype=torch.int64)})
 
-    def losses(self, out, targets):
+    def losses(self, out, targets, normalizer):
         self.loss_dtypes = [out.features[0].dtype, *(value.dtype for value in out.heads.values())]
         return {'value': out.heads['value'].sum()}
 
@@ -77,7 +78,7 @@ def test_losses_are_float32_whatever_the_precision_of_the_network(scenes, precis
     config = small_config(scenes, scenes)
     frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     model = SupervisedModel(DtypeRecorder(), config.input, precision)
-    model(dataset.collate([frames[0, 0]], 50), 0.0)['value'].backward()
+    model(dataset.collate([frames[0, 0]], 50), 0.0, SINGLE_PART)['value'].backward()
     assert model.detector.activation_dtype == getattr(torch, dtype)
     assert model.detector.loss_dtypes == [torch.float32, torch.float32, torch.int64]
     assert model.detector.layer.weight.grad.dtype == torch.float32
@@ -110,7 +111,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(scenes, num_micro_ba
         torch.testing.assert_close(gradients[name], expected[name], rtol=1e-4, atol=1e-5 * largest)
 
 
-def test_precomputed_reductions_change_neither_norms_nor_random_state(scenes):
+def test_precomputed_means_change_neither_norms_nor_random_state(scenes):
     config = small_config(scenes, scenes)
     frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     micro_batches = [dataset.collate([frames[0, index]], 50) for index in (0, 1)]
@@ -119,7 +120,7 @@ def test_precomputed_reductions_change_neither_norms_nor_random_state(scenes):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    means = train_step.precompute_reductions(model, micro_batches, 0.0)
+    means = train_step.precompute_means(model, micro_batches, 0.0)
     assert torch.equal(torch.rand(3), expected)
     assert_equal_weights(before, model.state_dict())
     assert len(means) > 5

@@ -147,8 +147,8 @@ def test_missing_frames_are_errors(scenes, tmp_path):
 class NanDepthLoss(SupervisedModel):
     """A model whose depth loss is NaN after the first epoch."""
 
-    def forward(self, batch, epoch):
-        losses = super().forward(batch, epoch)
+    def forward(self, batch, epoch, normalizer):
+        losses = super().forward(batch, epoch, normalizer)
         return {**losses, 'det/depth': losses['det/depth'] * (float('nan') if epoch > 1 else 1)}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stl_core.geometry import bev_intersection_area
+from stl_core.inference.nms import greedy_nms
 from stl_core.types import Array, Objects3D
 
 
@@ -40,19 +40,10 @@ def suppress_duplicates(
     footprint = np.concatenate(
         [_footprint(objects_per_camera[i], pose) for i, pose in poses.items()]
     )
-    order = np.argsort(-score, kind='stable')
-    first, second = (order[part] for part in np.triu_indices(len(order), 1))
-    candidates = (camera[first] != camera[second]) & (class_id[first] == class_id[second])
-    candidates &= _circles_overlap(footprint, first, second)
-    first, second = first[candidates], second[candidates]
-    overlapping = _bev_iou(footprint[first], footprint[second]) > max_overlap
-    suppressed = np.zeros(len(order), bool)
-    # pairs are in descending order of the winner's score, so its own state is final by then
-    for winner, loser in zip(first[overlapping], second[overlapping], strict=True):
-        suppressed[loser] |= not suppressed[winner]
+    is_kept = greedy_nms(footprint, class_id, score, max_overlap, camera)
     kept = list(objects_per_camera)
     for i in poses:
-        kept[i] = objects_per_camera[i][~suppressed[camera == i]]
+        kept[i] = objects_per_camera[i][is_kept[camera == i]]
     return kept
 
 
@@ -64,17 +55,3 @@ def _footprint(objects: Objects3D, vehicle_T_cam: Array) -> Array:
     heading = np.column_stack([cos, np.zeros(len(cos)), -sin]) @ rotation.T
     angle = -np.arctan2(heading[:, 1], heading[:, 0])
     return np.column_stack([center[:, :2], objects.size_hwl_m[:, 1:], angle])
-
-
-def _circles_overlap(footprint: Array, first: Array, second: Array) -> Array:
-    """Return (P,) whether the circumscribed circles of two footprints overlap."""
-    radius = np.hypot(footprint[:, 2], footprint[:, 3]) / 2
-    offset = footprint[first, :2] - footprint[second, :2]
-    return np.hypot(offset[:, 0], offset[:, 1]) < radius[first] + radius[second]
-
-
-def _bev_iou(a: Array, b: Array) -> Array:
-    """Compute the (P,) IoU of (P, 5) and (P, 5) footprints."""
-    intersection = bev_intersection_area(a, b)
-    area = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3]
-    return intersection / np.maximum(area - intersection, 1e-9)

@@ -23,36 +23,50 @@ def bev_nms(objects: Objects3D, max_iou: float) -> Objects3D:
     :param max_iou: greatest bird's-eye-view IoU of two footprints (x-z plane of the camera frame).
     :return: the remaining objects, in their original order.
     """
-    first, second = _nearby_pairs(objects)
-    overlapping = _bev_iou(objects, first, second) > max_iou
-    suppressed = np.zeros(len(objects), bool)
-    # pairs are sorted by the first object's score, highest first: its own fate is decided by then
-    for higher, lower in zip(first[overlapping], second[overlapping], strict=True):
-        suppressed[lower] |= not suppressed[higher]
-    return objects[~suppressed]
-
-
-def _nearby_pairs(objects: Objects3D) -> tuple[Array, Array]:
-    """
-    List pairs of objects of one class whose footprints are near enough to overlap.
-
-    :return: indices of the higher-scoring (P,) and of the lower-scoring objects (P,).
-    """
-    order = np.argsort(-objects.score, kind='stable')
-    first, second = (order[part] for part in np.triu_indices(len(objects), 1))
-    radius = np.hypot(objects.size_hwl_m[:, 1], objects.size_hwl_m[:, 2]) / 2
-    x, z = objects.center_m[:, 0], objects.center_m[:, 2]
-    distance = np.hypot(x[first] - x[second], z[first] - z[second])
-    nearby = objects.class_id[first] == objects.class_id[second]
-    nearby &= distance < radius[first] + radius[second]
-    return first[nearby], second[nearby]
-
-
-def _bev_iou(objects: Objects3D, first: Array, second: Array) -> Array:
-    """Return the bird's-eye-view IoU of P pairs of footprints, (P,)."""
-    footprint = np.column_stack(
+    footprints = np.column_stack(
         [objects.center_m[:, [0, 2]], objects.size_hwl_m[:, 1:], objects.rotation_y]
     )
-    intersection = bev_intersection_area(footprint[first], footprint[second])
-    area = objects.size_hwl_m[:, 1] * objects.size_hwl_m[:, 2]
-    return intersection / np.maximum(area[first] + area[second] - intersection, 1e-9)
+    return objects[greedy_nms(footprints, objects.class_id, objects.score, max_iou)]
+
+
+def greedy_nms(
+    footprints: Array, class_id: Array, score: Array, max_iou: float, camera: Array | None = None
+) -> Array:
+    """
+    Keep, in descending order of score, each object that no kept object of its class overlaps.
+
+    :param footprints: (N, 5) x, y, width, length, angle; see geometry.bev_intersection_area.
+    :param class_id: (N,) classes.
+    :param score: (N,) scores; of equal scores, the first object is the higher one.
+    :param max_iou: greatest IoU of two footprints that are both kept.
+    :param camera: (N,) index of the camera; objects of one camera are not compared. None compares
+        all objects.
+    :return: (N,) bool, whether the object is kept.
+    """
+    order = np.argsort(-score, kind='stable')
+    first, second = (order[part] for part in np.triu_indices(len(order), 1))
+    compared = class_id[first] == class_id[second]
+    if camera is not None:
+        compared &= camera[first] != camera[second]
+    compared &= _circles_overlap(footprints, first, second)
+    first, second = first[compared], second[compared]
+    overlapping = _iou(footprints[first], footprints[second]) > max_iou
+    suppressed = np.zeros(len(order), bool)
+    # pairs are in descending order of the first object's score: its own state is final by then
+    for higher, lower in zip(first[overlapping], second[overlapping], strict=True):
+        suppressed[lower] |= not suppressed[higher]
+    return ~suppressed
+
+
+def _circles_overlap(footprints: Array, first: Array, second: Array) -> Array:
+    """Return (P,) whether the circumscribed circles of two footprints overlap."""
+    radius = np.hypot(footprints[:, 2], footprints[:, 3]) / 2
+    offset = footprints[first, :2] - footprints[second, :2]
+    return np.hypot(offset[:, 0], offset[:, 1]) < radius[first] + radius[second]
+
+
+def _iou(a: Array, b: Array) -> Array:
+    """Return the (P,) IoU of (P, 5) and (P, 5) footprints."""
+    intersection = bev_intersection_area(a, b)
+    area = a[:, 2] * a[:, 3] + b[:, 2] * b[:, 3]
+    return intersection / np.maximum(area - intersection, 1e-9)

@@ -19,6 +19,7 @@ from mono3d_ros.camera_frame import Frame, identity_target
 from mono3d_ros.messages.detections import to_ros_boxes
 from mono3d_ros.messages.markers import object_label
 from mono3d_ros.perception.tracker import UPRIGHT_T_CAM
+from stl_core.files import atomic_file
 from stl_core.geometry import project_points
 from stl_core.types import Array, Objects3D
 from stl_core.visualization.style import TRUTH_COLOUR, class_colour
@@ -52,28 +53,28 @@ class RerunRecording:
         self._rerun = _import_rerun()
         if path.exists():
             raise RerunError(f'{path}: exists already and is not overwritten; choose a new file')
-        self._path, self._temp_path = path, path.with_name(f'.{path.name}.part')
+        self._path, self._file = path, atomic_file(path)
         self._cameras: list[str] = []
 
     def __enter__(self) -> RerunRecording:
         """Open a temporary file next to the path."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = self._rerun.RecordingStream(APPLICATION_ID, recording_id=self._path.stem)
-        self._stream.save(self._temp_path)
+        self._stream.save(self._file.__enter__())
         self._log('', self._rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, *_: BaseException | TracebackType
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Move the finished file to its path, or delete it after an error."""
         if kind is None:
             self._stream.send_blueprint(self._blueprint())
         self._stream.disconnect()
-        if kind is None:
-            self._temp_path.replace(self._path)
-        else:
-            self._temp_path.unlink(missing_ok=True)
+        self._file.__exit__(kind, error, traceback)
 
     def __call__(self, processed: ProcessedImage) -> None:
         """Add an image with its detections, labels and scan."""

@@ -16,11 +16,11 @@ from mono3d_ros.bag_evaluation.offline_detector import ResultCallback, ignore_re
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions, ReplayResult
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.drive_reader import DriveSample, choose_cameras
-from mono3d_ros.bags.output_folder import atomic_folder
 from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.sources.kitti import DataError
+from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 
 
@@ -79,6 +79,7 @@ def evaluate_one_bag(
     with BagReader(bag) as reader:  # report a bad bag before loading the model
         choose_cameras(reader.topics, options.query, bag)
     predictor = model.load()
+    require_absent(out)  # loading takes seconds
     with atomic_folder(out) as folder, progress_bar() as bar:
 
         def track(samples: Iterable[DriveSample], total: int) -> Iterable[DriveSample]:

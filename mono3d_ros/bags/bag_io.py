@@ -9,12 +9,12 @@ with either, and gets rosbags' classes here and ROS's classes in the node.
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import struct
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ from rosbags.rosbag2 import ReaderError, StoragePlugin, Writer
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from stl_core.files import atomic_folder
 
 #: Exceptions that rosbags raises for a path that is missing, truncated or not a bag.
 READ_ERRORS = (
@@ -254,35 +256,35 @@ class BagWriter:
         self.path = Path(path)
         self._store = store or make_typestore()
         self._connections: dict[str, Any] = {}
+        self._files = ExitStack()
         require_absent(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._temp_dir = Path(
-                tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent)
-            )
+            folder = self._files.enter_context(atomic_folder(self.path, create=False))
         except OSError as err:
             raise BagError(f'{path}: cannot be written ({_one_line(err)})') from err
-        # version 8 because Humble cannot read the QoS of version 9; the inner folder has the
-        # final name because rosbags writes the name into the bag
-        self._writer = Writer(self._temp_dir / self.path.name, version=8, storage_plugin=storage)
+        # version 8 because Humble cannot read the QoS of version 9; the folder has its final name
+        # because rosbags writes the name into the bag
+        self._writer = Writer(folder, version=8, storage_plugin=storage)
         for key, value in (custom_data or {}).items():
             self._writer.set_custom_data(key, value)
         self._writer.open()
+        self._files.push(self._writer)
 
     def __enter__(self) -> BagWriter:
         """Return the open bag."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Move the finished bag to its final path, or delete it after an error."""
         try:
-            self._writer.__exit__(kind, *rest)
-            if kind is None:
-                (self._temp_dir / self.path.name).replace(self.path)
+            self._files.__exit__(kind, error, traceback)
         except OSError as err:
             raise BagError(f'{self.path}: cannot be written ({_one_line(err)})') from err
-        finally:
-            shutil.rmtree(self._temp_dir, ignore_errors=True)
 
     def add_topic(self, topic: str, type_name: str, offered_qos: Qos = VOLATILE_QOS) -> None:
         """Add a topic to the bag; BagError for a type that the store does not contain."""

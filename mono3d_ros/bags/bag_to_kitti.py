@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mono3d_ros.bags.bag_io import BagError, BagReader
+from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.drive_reader import (
     DriveQuery,
     DriveReader,
@@ -30,11 +30,11 @@ from mono3d_ros.bags.drive_reader import (
     prefer_raw,
     prefer_rectified,
 )
-from mono3d_ros.bags.output_folder import atomic_folder
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
+from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 from stl_core.types import Array
 
@@ -91,6 +91,7 @@ def extract_frames(
         if len(drive.cameras) > 1:
             has = ', '.join(each.name for each in drive.cameras)
             raise BagError(f'{bag}: several cameras ({has}); choose one with --camera')
+        require_absent(out)
         with atomic_folder(out) as folder, progress_bar() as bar:
             task = bar.add_task('writing', total=len(drive), note=str(out))
             rows: list[FrameRow] = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from stl_core.data.depth_completion import DEFAULT_COMPLETION, CompletionConfig, complete_depth
 from stl_core.data.sources.kitti import DataError, FrameFiles, read_calib, read_velodyne
+from stl_core.files import atomic_file
 from stl_core.geometry import project_points
 from stl_core.types import Array
 
@@ -132,9 +133,8 @@ def write_depth(path: str | Path, depth_m: Array) -> None:
     known = (depth_m > 0) & (depth_m < MAX_DEPTH_M)
     coded = np.where(known, np.round(np.where(known, depth_m, 0) * DEPTH_SCALE), 0)
     _, data = cv2.imencode('.png', coded.astype(np.uint16), _FAST_PNG)
-    part = Path(f'{path}.part')
-    part.write_bytes(data.tobytes())
-    part.replace(path)
+    with atomic_file(path, sync=False) as part:  # thousands of files, made again if lost
+        part.write_bytes(data.tobytes())
 
 
 def _missing_depth_error(files: FrameFiles) -> DataError:

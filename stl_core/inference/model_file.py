@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stl_core.files import atomic_file
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import DepthSpec, InputSpec
 
@@ -90,10 +91,10 @@ def save_model(
         for name, value in detector.state_dict().items()
     }
     spec = replace(spec, options=asdict(_detector_config(spec)))
-    part = path.with_name(path.name + '.part')
-    save_file(tensors, part, metadata={METADATA_KEY: json.dumps(asdict(spec), sort_keys=True)})
-    part.chmod(0o644)  # safetensors creates private files, but model files are shared
-    part.replace(path)
+    metadata = {METADATA_KEY: json.dumps(asdict(spec), sort_keys=True)}
+    with atomic_file(path) as part:
+        save_file(tensors, part, metadata=metadata)
+        part.chmod(0o644)  # safetensors creates private files, but model files are shared
 
 
 def read_model_spec(path: str | Path) -> ModelSpec:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stl_core.files import write_atomically
+from stl_core.files import atomic_file, write_atomically
 from stl_core.inference import model_file
 from stl_core.training import validation
 from stl_core.training.config import TrainConfig, build_train_config
@@ -53,19 +52,14 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically: after a crash the file is either the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    torch.save(
-        {
-            'model': model.state_dict(),
-            **optimizer.state_dict(),
-            'config': dataclasses.asdict(config),
-            'epoch': epoch,
-        },
-        part,
-    )
-    with part.open('rb') as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    state = {
+        'model': model.state_dict(),
+        **optimizer.state_dict(),
+        'config': dataclasses.asdict(config),
+        'epoch': epoch,
+    }
+    with atomic_file(path) as part:
+        torch.save(state, part)
 
 
 def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:

@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +30,7 @@ from mono3d_ros.bags.drive_reader import DriveQuery, prefer_raw, prefer_rectifie
 from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
-
-EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
+from stl_core.cli.command import run_command
 
 #: Errors that a user can fix: reported on one line, without a traceback.
 INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError)
@@ -229,16 +229,8 @@ def _run(args: argparse.Namespace) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns exit code 2 after one line on stderr for bad input."""
     args = _make_parser().parse_args(argv)
-    try:
-        errors = _run(args)
-    except INPUT_ERRORS as err:
-        errors = [str(err)]
-    except KeyboardInterrupt:
-        print('evaluate_bag: stopped; unfinished bags were not written', file=sys.stderr)
-        return EXIT_STOPPED
-    for error in errors:
-        print(f'evaluate_bag: {error}', file=sys.stderr)
-    return EXIT_BAD_INPUT if errors else 0
+    stopped = 'stopped; unfinished bags were not written'
+    return run_command('evaluate_bag', partial(_run, args), INPUT_ERRORS, stopped)
 
 
 if __name__ == '__main__':

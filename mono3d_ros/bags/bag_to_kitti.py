@@ -34,11 +34,10 @@ from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
+from stl_core.cli.command import run_command
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 from stl_core.types import Array
-
-EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 
 @dataclass(frozen=True)
@@ -200,19 +199,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     rectifier, order = (
         (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
     )
-    try:
+
+    def run() -> None:
         query = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
         summary = extract_frames(args.bag, args.out, query, rectifier)
-    except (BagError, OSError) as err:
-        print(f'bag_to_kitti: {err}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print('bag_to_kitti: stopped; nothing was written', file=sys.stderr)
-        return EXIT_STOPPED
-    for note, count in summary.notes.items():
-        print(f'{count} {note}')
-    print(f'{summary.num_frames} frames: {args.out}')
-    return 0
+        for note, count in summary.notes.items():
+            print(f'{count} {note}')
+        print(f'{summary.num_frames} frames: {args.out}')
+
+    stopped = 'stopped; nothing was written'
+    return run_command('bag_to_kitti', run, (BagError, OSError), stopped)
 
 
 if __name__ == '__main__':

@@ -30,11 +30,10 @@ from mono3d_ros.bags.bag_io import (
 )
 from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
 from mono3d_ros.tf.transforms import Pose
+from stl_core.cli.command import run_command
 from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.progress import progress_bar
-
-EXIT_BAD_INPUT, EXIT_STOPPED = 2, 130
 
 #: Stamp of frame 0; fixed, so that the same data makes the same bag.
 START_NS = 1_317_000_000_000_000_000
@@ -235,16 +234,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = ConversionOptions(
         tuple(args.ids), args.drive, args.rate, args.camera_ns, args.frame_id
     )
-    try:
+
+    def run() -> None:
         count = convert_kitti(args.root, args.out, options, parse_format(args))
-    except (kitti.DataError, BagError, OSError) as err:
-        print(f'kitti_to_bag: {err}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print('kitti_to_bag: stopped; nothing was written', file=sys.stderr)
-        return EXIT_STOPPED
-    print(f'{count} frames: {args.out}')
-    return 0
+        print(f'{count} frames: {args.out}')
+
+    bad_input = (kitti.DataError, BagError, OSError)
+    return run_command('kitti_to_bag', run, bad_input, 'stopped; nothing was written')
 
 
 if __name__ == '__main__':

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from mono3d_ros.bags.bag_io import BagError, require_absent
 from mono3d_ros.bags.kitti_to_bag import (
-    EXIT_BAD_INPUT,
-    EXIT_STOPPED,
     ConversionOptions,
     add_format_arguments,
     convert_kitti,
     parse_format,
 )
 from stl_core.cli import synthesize
+from stl_core.cli.command import run_command
 from stl_core.data.sources.kitti import DataError
 from stl_core.data.synthetic import sequence
 
@@ -49,16 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     synthesize.add_world_options(parser)
     add_format_arguments(parser)
     args = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         synthesize_to_bag(args.out, args)
-    except (DataError, BagError, OSError) as err:
-        print(f'synthesize_bag: {err}', file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print('synthesize_bag: stopped; nothing was written', file=sys.stderr)
-        return EXIT_STOPPED
-    print(f'{args.frames} frames: {args.out}')
-    return 0
+        print(f'{args.frames} frames: {args.out}')
+
+    bad_input = (DataError, BagError, OSError)
+    return run_command('synthesize_bag', run, bad_input, 'stopped; nothing was written')
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from stl_core.cli import depth_maps, experiments, synthesize
+from stl_core.cli.command import run_command
 from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command, add_predict_command
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import make_parent_folder
@@ -58,17 +59,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         add(commands)
     args = _parse_args(parser, argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    try:
+
+    def run() -> None:
         make_parent_folder(getattr(args, 'json', None))
         args.run(args)
-    except BAD_INPUT_ERRORS as err:
-        # errors in a data-loading process carry its traceback, with the message in the last line
-        message = str(err).strip().splitlines()[-1].rpartition('Error: ')[-1]
-        print(f'stl: {message}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('stl: interrupted; run the same command again to resume', file=sys.stderr)
-        sys.exit(130)
+
+    stopped = 'interrupted; run the same command again to resume'
+    if code := run_command('stl', run, BAD_INPUT_ERRORS, stopped, _last_message):
+        sys.exit(code)
+
+
+def _last_message(err: Exception) -> str:
+    """Return the message without the traceback that errors in a data-loading process carry."""
+    return str(err).strip().splitlines()[-1].rpartition('Error: ')[-1]
 
 
 def _parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import replace
+import tempfile
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.sources.kitti import DataError
+from stl_core.data.worker_pool import available_cpus, map_as_completed
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 
@@ -113,11 +114,12 @@ def evaluate_bags(
     require_absent(out)
     bag_results: dict[Path, BagResult] = {}
     error_by_bag: dict[Path, str] = {}
-    for bag, future in _evaluate_in_parallel(bags, out, model, options, jobs):
-        try:
-            bag_results[bag] = future.result()
-        except INPUT_ERRORS as err:
-            error_by_bag[bag] = str(err)
+    with contextlib.closing(_evaluate_in_parallel(bags, out, model, options, jobs)) as results:
+        for bag, result in results:
+            if isinstance(result, BagResult):
+                bag_results[bag] = result
+            else:
+                error_by_bag[bag] = result
     errors = [error_by_bag[each] for each in bags if each in error_by_bag]
     if not bag_results:
         raise BagError(errors[0])
@@ -147,26 +149,45 @@ def run_metadata(
     }
 
 
+@dataclass(frozen=True)
+class _EvaluateBag:
+    """Evaluates a bag in a worker process, into a folder of its name."""
+
+    folder: Path
+    model: ModelRef
+    options: EvaluationOptions
+
+    def __call__(self, bag: Path) -> BagResult | str:
+        """Return the result, or the message of an error that a user can fix."""
+        try:
+            return evaluate_one_bag(bag, self.folder / bag.name, self.model, self.options)
+        except INPUT_ERRORS as err:
+            return str(err)
+
+
 def _evaluate_in_parallel(
     bags: Sequence[Path], out: Path, model: ModelRef, options: EvaluationOptions, jobs: int
-) -> Iterator[tuple[Path, Future[BagResult]]]:
-    """Evaluate bags in separate processes; yields each bag and its future on completion."""
-    # forked processes would inherit the threads of OpenCV and torch in an undefined state
-    context = multiprocessing.get_context('spawn')
+) -> Generator[tuple[Path, BagResult | str], None, None]:
+    """Evaluate bags in worker processes; yield each with its result or error when it is ready."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     with (
+        # workers that are stopped cannot remove their files
+        tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as staging,
         progress_bar() as bar,
-        ProcessPoolExecutor(jobs, context, _limit_threads, (jobs,)) as pool,
+        contextlib.closing(
+            map_as_completed(
+                _EvaluateBag(Path(staging), model, options), bags, jobs, _threads_per_job(jobs)
+            )
+        ) as results,
     ):
         task = bar.add_task('bags', total=len(bags), note='')
-        running = {
-            pool.submit(evaluate_one_bag, bag, out / bag.name, model, options): bag for bag in bags
-        }
-        try:
-            for future in as_completed(running):
-                yield running[future], future
-                bar.update(task, advance=1, note=running[future].name)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for index, result in results:
+            bag = bags[index]
+            if isinstance(result, BagResult):
+                out.mkdir(exist_ok=True)
+                (Path(staging) / bag.name).replace(out / bag.name)
+            bar.update(task, advance=1, note=bag.name)
+            yield bag, result
 
 
 def _join_replays(parts: Sequence[ReplayResult]) -> ReplayResult:
@@ -180,6 +201,7 @@ def _join_replays(parts: Sequence[ReplayResult]) -> ReplayResult:
     )
 
 
-def _limit_threads(jobs: int) -> None:
-    """Limit torch to a fraction of the cores; torch reads the variable on its later import."""
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
+def _threads_per_job(jobs: int) -> int:
+    """Return the threads of each process: OMP_NUM_THREADS if set, else its part of the CPUs."""
+    given = os.environ.get('OMP_NUM_THREADS', '')
+    return int(given) if given.isdecimal() and int(given) else max(1, available_cpus() // jobs)

@@ -13,9 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-import cv2
-import torch
-
 from stl_core.progress import progress_bar
 
 T = TypeVar('T')
@@ -85,6 +82,9 @@ def map_as_completed(
 
 def _init_worker(threads: int, parent_pipe: Connection) -> None:
     """Set up a worker that exits with its parent: the pipe closes when the parent dies."""
+    import cv2
+    import torch  # by workers only: a command that starts none needs neither
+
     # Ctrl-C reaches the whole process group; the parent stops its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_pipe,), daemon=True).start()

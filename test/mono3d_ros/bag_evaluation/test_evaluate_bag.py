@@ -1,13 +1,18 @@
 """evaluate_bag: deterministic output, AP equal to `stl evaluate`, and the LiDAR check."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from kitti_scenes import P2, make_scenes
+from worker_jobs import wait_for
 
 from mono3d_ros.bag_evaluation import evaluate_bag, lidar_check, pictures
 from mono3d_ros.bags import kitti_to_bag, recorded_boxes
@@ -314,6 +319,24 @@ def test_several_bags_have_separate_and_joint_reports(bare_bag, model_path, tmp_
     assert joint['boxes'] == {name: 2 * count for name, count in one['boxes'].items()}
     assert files_of(out / 'a', 'answers') == files_of(out / 'b', 'answers')
     assert not (out / 'broken.mcap').exists()
+
+
+def test_a_stopped_evaluation_leaves_complete_folders_only(bare_bag, model_path, tmp_path):
+    bags, out = tmp_path / 'bags', tmp_path / 'out'
+    bags.mkdir()
+    for number in range(9):
+        (bags / str(number)).symlink_to(bare_bag)
+    arguments = [bags, out, '--model', model_path, '--device', 'cpu', '--jobs', 2]
+    command = [sys.executable, '-m', evaluate_bag.__name__, *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    wait_for(lambda: list(tmp_path.glob('.out.*/.?.*')))  # a worker is writing
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+    assert b'evaluate_bag: stopped; unfinished bags were not written' in process.communicate()[1]
+    assert process.returncode == 130
+    assert {each.name for each in tmp_path.iterdir()} <= {'bags', 'out'}
+    assert all((each / 'report.html').exists() for each in (out.iterdir() if out.exists() else ()))
 
 
 def test_bad_input_exits_with_code_2_after_one_line_and_writes_nothing(

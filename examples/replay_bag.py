@@ -19,7 +19,8 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter, header_stamp_ns
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter
+from mono3d_ros.messages.primitives import message_stamp_ns
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
@@ -90,7 +91,7 @@ class Replay(Node):
         for message in reader.messages(self.camera_publishers):
             start_ns = message.recorded_ns if start_ns is None else start_ns
             stamp = (
-                header_stamp_ns(reader.decode(message)) if message.type in IMAGE_TYPES else None
+                message_stamp_ns(reader.decode(message)) if message.type in IMAGE_TYPES else None
             )
             self.spin_until(start_s + (message.recorded_ns - start_ns) / 1e9 / rate)
             if stamp is not None:

@@ -74,20 +74,8 @@ def warp_box(box_px: Array, A: Array) -> Array:
     )
 
 
-def flip_P(P: Array, width_px: int) -> Array:
-    """
-    Return the projection of the mirrored world, x -> -x, to the horizontally mirrored image.
-
-    :param P: (3, 4) projection of the image before mirroring.
-    :param width_px: image width; pixel u moves to width_px - 1 - u.
-    :return: (3, 4) projection of mirrored points to mirrored pixels; focal lengths stay positive.
-    """
-    mirror = np.array([[-1.0, 0.0, width_px - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    return mirror @ P @ np.diag([-1.0, 1.0, 1.0, 1.0])
-
-
 def flip_objects(objects: Objects3D, width_px: int) -> Objects3D:
-    """Return objects mirrored with their image (see flip_P): x -> -x, yaw -> pi - yaw."""
+    """Return objects mirrored with their image of that width: x -> -x, yaw -> pi - yaw."""
     mirror = np.array([[-1.0, 0.0, width_px - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     return Objects3D(
         class_id=objects.class_id,

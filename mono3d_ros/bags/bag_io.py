@@ -314,24 +314,6 @@ def require_absent(path: Path) -> None:
         raise BagError(f'{path}: exists already and is not overwritten; choose a new folder')
 
 
-def header_stamp_ns(message: Any) -> int | None:
-    """
-    Return the header stamp of a message of any type.
-
-    For an array without a header, such as MarkerArray, it is the stamp of the first element.
-
-    :param message: an instance of ROS's or of rosbags' classes.
-    :return: nanoseconds; None for a message without a header.
-    """
-    header = getattr(message, 'header', None)
-    if header is not None:
-        return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-    for name in ('markers', 'transforms', 'detections'):
-        for element in getattr(message, name, [])[:1]:
-            return header_stamp_ns(element)
-    return None
-
-
 _EXPECTED = 'expected a rosbag2 folder with its metadata.yaml, an .mcap or a .db3 file'
 
 

@@ -19,7 +19,25 @@ IDENTITY_QUATERNION = (0.0, 0.0, 0.0, 1.0)
 
 def header_stamp_ns(header: Any) -> int:
     """Return the stamp of a header in nanoseconds."""
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def message_stamp_ns(message: Any) -> int | None:
+    """
+    Return the header stamp of a message of any type.
+
+    For an array without a header, such as MarkerArray, it is the stamp of the first element.
+
+    :param message: an instance of ROS's or of rosbags' classes.
+    :return: nanoseconds; None for a message without a header.
+    """
+    header = getattr(message, 'header', None)
+    if header is not None:
+        return header_stamp_ns(header)
+    for name in ('markers', 'transforms', 'detections'):
+        for element in getattr(message, name, [])[:1]:
+            return message_stamp_ns(element)
+    return None
 
 
 def to_header(stamp_ns: int, frame_id: str, make_message: MessageFactory) -> Any:

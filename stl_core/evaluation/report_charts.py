@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from stl_core.evaluation.average_precision import CLASSES, MIN_IOU, ApResult, PrecisionRecallCurve
 from stl_core.evaluation.reliability import DepthErrors, ScoreReliability, SigmaCoverage
 from stl_core.visualization import charts
+from stl_core.visualization.style import chart_colour
 
 #: Light to dark with increasing difficulty.
 DIFFICULTY_COLOURS = {'easy': '#7fb8e0', 'moderate': '#2f7fc1', 'hard': '#0b2f5c'}
 CRITERION_COLOURS = {'strict': 'tab:blue', 'loose': '#8cc0e6'}
-CLASS_COLOURS = {'Car': 'tab:blue', 'Pedestrian': 'tab:red', 'Cyclist': 'tab:olive'}
 CRITERION_LINESTYLES = {'strict': '-', 'loose': ':'}
 PANEL_WIDTH_IN = 4.2
 SUPTITLE_STYLE: Mapping[str, Any] = {'fontsize': 10, 'x': 0.01, 'ha': 'left'}
@@ -172,7 +172,7 @@ def plot_sigma_coverage(coverages: Mapping[str, SigmaCoverage], path: Path) -> N
     for name, each in coverages.items():
         gap, factor = each.calibration_error, each.fitting_factor
         label = f'{name}: n {each.count}, mean gap {gap:.3f}, sigma x {factor:.2f} fits'
-        axes.plot(each.expected, each.observed, color=CLASS_COLOURS.get(name), lw=1.5, label=label)
+        axes.plot(each.expected, each.observed, color=chart_colour(name), lw=1.5, label=label)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_aspect('equal')

@@ -48,20 +48,6 @@ def box_labels(objects: Objects3D, classes: Sequence[str]) -> list[str]:
     return [f'{classes[i]} {score:.2f} {z:.1f} m' for i, score, z in rows]
 
 
-def draw_objects(image: Array, objects: Objects3D, P: Array, classes: Sequence[str]) -> Array:
-    """
-    Draw labelled boxes on an image.
-
-    :param image: (H, W, 3) uint8 RGB.
-    :param objects: N objects, camera frame.
-    :param P: (3, 4) projection of that image.
-    :param classes: names by class_id.
-    :return: a new image.
-    """
-    colours = [class_colour(classes[i]) for i in objects.class_id]
-    return draw_edges(image, box_edges(objects), P, colours, box_labels(objects, classes))
-
-
 def draw_edges(
     image: Array,
     edges_m: Array,

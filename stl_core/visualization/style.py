@@ -11,7 +11,7 @@ import numpy as np
 
 from stl_core.types import Array
 
-#: RGB of each class by lower-case name, in pictures, bird's-eye views and markers.
+#: RGB of each class by lower-case name, in pictures, bird's-eye views, markers and charts.
 CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
     'car': (56, 189, 248),
     'pedestrian': (251, 113, 133),
@@ -28,12 +28,23 @@ TRUTH_COLOUR = (245, 245, 245)
 BACKGROUND_COLOUR = (17, 20, 27)
 TEXT_COLOUR = (232, 236, 244)
 SUBPIXEL_BITS = 4
+#: Factor of class colours, which are made for dark backgrounds, on the white of charts.
+CHART_BRIGHTNESS = 0.75
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def class_colour(name: str) -> tuple[int, int, int]:
     """Return the RGB of a class, whatever its case; grey for a class not in CLASS_COLOURS."""
     return CLASS_COLOURS.get(name.lower(), OTHER_COLOUR)
+
+
+def chart_colour(name: str) -> tuple[float, float, float] | None:
+    """Return the RGB (0 to 1) of a class on white, or None, matplotlib's next colour."""
+    colour = CLASS_COLOURS.get(name.lower())
+    if colour is None:
+        return None
+    red, green, blue = (CHART_BRIGHTNESS * part / 255 for part in colour)
+    return red, green, blue
 
 
 def to_fixed_point(pixels: Array) -> Array:

@@ -48,6 +48,12 @@ def test_backproject_inverts_project_for_every_P(pixels, seed):
     np.testing.assert_allclose(reprojected, pixels, atol=1e-6)
 
 
+def flip_P(P, width_px):
+    """Return the projection of the mirrored world, x -> -x, to the mirrored image."""
+    mirror = np.array([[-1.0, 0.0, width_px - 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    return mirror @ P @ np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
 def test_project_is_the_matrix_product():
     point = np.array([1.5, -0.3, 20.0])
     u, v, w = KITTI_P2 @ [*point, 1.0]
@@ -62,7 +68,7 @@ def test_lift_inverts_project_objects_under_scale_crop_and_mirror(seed):
     A = np.array(
         [[rng.uniform(0.2, 2), 0, rng.normal() * 99], [0, rng.uniform(0.2, 2), 7], [0, 0, 1]]
     )
-    for P in (KITTI_P2, geometry.warp_P(KITTI_P2, A), geometry.flip_P(KITTI_P2, 1242)):
+    for P in (KITTI_P2, geometry.warp_P(KITTI_P2, A), flip_P(KITTI_P2, 1242)):
         original = objects(200, seed)
         assert_same(geometry.lift(geometry.project_objects(original, P), P), original)
 
@@ -82,7 +88,7 @@ def test_depth_sigma_zero_of_labels_survives_the_round_trip():
 def test_a_mirrored_world_projects_to_the_mirrored_image():
     original, width = objects(50), 1242
     mirrored = geometry.flip_objects(original, width)
-    P = geometry.flip_P(KITTI_P2, width)
+    P = flip_P(KITTI_P2, width)
     before, _ = geometry.project_points(geometry.box_corners(*parts(original)), KITTI_P2)
     after, _ = geometry.project_points(geometry.box_corners(*parts(mirrored)), P)
     before[..., 0] = width - 1 - before[..., 0]
@@ -92,7 +98,7 @@ def test_a_mirrored_world_projects_to_the_mirrored_image():
         np.testing.assert_allclose(a[order_a], b[order_b], atol=1e-6)
     assert P[0, 0] > 0
     assert_same(geometry.flip_objects(mirrored, width), original)
-    np.testing.assert_allclose(geometry.flip_P(P, width), KITTI_P2, atol=1e-9)
+    np.testing.assert_allclose(flip_P(P, width), KITTI_P2, atol=1e-9)
 
 
 def parts(o):

@@ -5,12 +5,12 @@ from mono3d_ros.bags.bag_io import (
     BagError,
     BagReader,
     BagWriter,
-    header_stamp_ns,
     make_message_factory,
     make_typestore,
 )
 from mono3d_ros.camera_frame import FrameResult
 from mono3d_ros.messages import markers
+from mono3d_ros.messages.primitives import message_stamp_ns
 from stl_core.types import Objects3D
 
 HEADER = 'std_msgs/msg/Header'
@@ -40,7 +40,7 @@ def test_written_messages_are_read_in_time_order(tmp_path):
         }
         read = list(bag.messages())
         assert [message.recorded_ns for message in read] == [1, 3, 5]
-        assert [header_stamp_ns(bag.decode(message)) for message in read] == [1, 3, 5]
+        assert [message_stamp_ns(bag.decode(message)) for message in read] == [1, 3, 5]
         np.testing.assert_array_equal(bag.decode(read[0]).k, np.eye(3).ravel())
 
 
@@ -126,7 +126,7 @@ def test_defaults_equal_those_of_rclpy():
 def test_stamp_of_a_marker_array_is_that_of_its_first_marker():
     result = FrameResult('front', 123, 'optical', Objects3D.empty(), ('Car',), (), {})
     assert (
-        header_stamp_ns(
+        message_stamp_ns(
             markers.to_marker_array(result, (), make_message_factory(make_typestore()))
         )
         == 123

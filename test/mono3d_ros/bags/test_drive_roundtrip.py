@@ -8,7 +8,7 @@ import pytest
 from mono3d_ros.bag_evaluation import pictures
 from mono3d_ros.bags import drive_writer, kitti_to_bag, synthesize_bag
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.bag_io import header_stamp_ns as stamp_of
+from mono3d_ros.messages.primitives import message_stamp_ns as stamp_of
 from stl_core.cli import main
 from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.synthetic import sequence, writer

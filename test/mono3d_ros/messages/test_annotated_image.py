@@ -10,6 +10,7 @@ from frame_results import STAMP_NS, objects, plain_new, result
 from mono3d_ros.messages import annotated_image
 from stl_core.geometry import project_points
 from stl_core.visualization import draw
+from stl_core.visualization.style import class_colour
 
 P = np.array([[300.0, 0, 160, 0], [0, 300, 60, 0], [0, 0, 1, 0]])
 
@@ -23,13 +24,16 @@ def decoded(message):
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def test_it_equals_draw_objects_up_to_jpeg_loss():
+def test_it_equals_the_drawn_boxes_up_to_jpeg_loss():
     frame_result, image = result(3), grey()
     message = annotated_image.to_annotated_image(image, frame_result, P, plain_new)
     assert (message.format, message.header.frame_id) == ('jpeg', 'front_optical')
     assert message.header.stamp.nanosec == STAMP_NS % 10**9
     assert (image == 128).all()
-    expected = draw.draw_objects(image, frame_result.objects, P, frame_result.classes)
+    found, classes = frame_result.objects, frame_result.classes
+    colours = [class_colour(classes[i]) for i in found.class_id]
+    labels = draw.box_labels(found, classes)
+    expected = draw.draw_edges(image, draw.box_edges(found), P, colours, labels)
     drawn = decoded(message)
     assert drawn.shape == expected.shape
     assert np.abs(drawn.astype(int) - expected).mean() < 4

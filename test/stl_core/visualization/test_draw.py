@@ -28,7 +28,8 @@ def car(x=0.0, z=12.0, yaw=0.0):
 
 def test_a_box_is_drawn_where_it_projects_and_the_image_stays_as_it_was():
     before = IMAGE.copy()
-    drawn = draw.draw_objects(IMAGE, car(), P, ('Car',))
+    edges, labels = draw.box_edges(car()), draw.box_labels(car(), ('Car',))
+    drawn = draw.draw_edges(IMAGE, edges, P, [class_colour('Car')], labels)
     np.testing.assert_array_equal(IMAGE, before)
     rows, columns = np.nonzero((drawn != IMAGE).any(2))
     pixels = project_points(draw.box_edges(car())[0], P)[0]

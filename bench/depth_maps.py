@@ -255,8 +255,9 @@ def moments(frames: list[kitti.FrameFiles]) -> dict[str, float]:
     """Return mean and std of the known depths of the real frames, and the known fraction."""
     known_depths, known_fractions = [], []
     for files in frames:
-        height, width = kitti.read_image(files.image_2).shape[:2]
-        depth_m = depth_from_scan(files, width, height)
+        frame = kitti.read_source_image(files)
+        height, width = frame.pixels.read().shape[:2]
+        depth_m = depth_from_scan(frame, width, height)
         known_depths.append(depth_m[depth_m > 0])
         known_fractions.append((depth_m > 0).mean())
     joined = np.concatenate(known_depths).astype(float)
@@ -295,7 +296,7 @@ def draw(files: kitti.FrameFiles, path: Path) -> None:
     height, width = image.shape[:2]
     points_m = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
     sparse_m = sparse_depth(points_m, calib.P2, width, height)
-    depth_m = depth_from_scan(files, width, height)
+    depth_m = depth_from_scan(kitti.read_source_image(files), width, height)
     known = np.repeat((depth_m > 0)[..., None] * np.uint8(255), 3, 2)
     rows = {
         f'image {files.id}': cv2.cvtColor(image, cv2.COLOR_RGB2BGR),

@@ -42,6 +42,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from stl_core.data.frame_source import read_images
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic.sensors import camera
 from stl_core.evaluation import average_precision, error_matching
@@ -261,7 +262,7 @@ def scale_depths(results: Evaluated, lens: float) -> Evaluated:
 def detect(predictor: Predictor, root: Path, frames: int) -> Evaluated:
     """Return labels and detections of the first frames of a data set."""
     source = kitti.KittiFolders(*(str(root / name) for name in ('image_2', 'calib', 'label_2')))
-    data = validation.load_validation_set(kitti.list_kitti_frames(source)[:frames])
+    data = validation.load_validation_set(read_images(kitti.KittiSource(source))[:frames])
     return Evaluated(data.ground_truth, result_files.predict_frames(predictor, data.frames))
 
 

@@ -115,8 +115,8 @@ def stage_times(source: kitti.KittiFolders, spec: InputSpec) -> dict[str, float]
     frames = frames_of(source, spec, kept=True)
     ms_per_image = 1000 / len(frames)
     began = time.perf_counter()
-    for files in frames.files:
-        kitti.read_image(files.image_2)
+    for image in frames.images:
+        image.pixels.read()
     decoded = time.perf_counter()
     for index in range(len(frames)):
         frames[0, index]

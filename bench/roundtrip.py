@@ -52,13 +52,13 @@ def round_trip(training, spec):
     )
     frames = dataset.FrameDataset(config, spec, kitti.CLASSES, seed=0)
     model_spec = model_file.ModelSpec(kitti.CLASSES, spec, 'monodle')
-    for index, files in enumerate(frames.files):
+    for index, frame in enumerate(frames.images):
         batch = dataset.collate([frames[0, index]], config.max_objects)
         predictor = Predictor(perfect_forward_fn(batch.targets), model_spec, min_score=0.5)
-        image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
-        (objects,) = predictor([image], [P])
+        image = frame.pixels.read()
+        (objects,) = predictor([image], [frame.P])
         decoded = kitti.to_labels(objects, kitti.CLASSES)
-        yield kitti.read_labels(files.label_2), decoded, P, image.shape[1], image.shape[0]
+        yield frame.labels, decoded, frame.P, image.shape[1], image.shape[0]
 
 
 def label_errors(labels: Labels, decoded: Labels, P, width, height):

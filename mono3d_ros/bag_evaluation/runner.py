@@ -19,7 +19,7 @@ from mono3d_ros.bags.drive_reader import DriveSample, choose_cameras
 from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
-from stl_core.data.sources.kitti import DataError
+from stl_core.data.frame_source import DataError
 from stl_core.data.worker_pool import available_cpus, map_as_completed
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar

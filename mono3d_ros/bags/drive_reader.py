@@ -22,7 +22,7 @@ from mono3d_ros.bags.bag_io import BagError, BagReader, Message
 from mono3d_ros.camera_frame import CameraPose
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.tf.history import TransformHistory
-from stl_core.data.sources.kitti import DataError
+from stl_core.data.frame_source import DataError
 from stl_core.types import Array, Labels
 
 IMAGE_TYPE, COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'

@@ -31,6 +31,7 @@ from mono3d_ros.bags.bag_io import (
 from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
 from mono3d_ros.tf.transforms import Pose
 from stl_core.cli.command import run_command
+from stl_core.data.frame_source import DataError
 from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.progress import progress_bar
@@ -161,7 +162,7 @@ def _select_frames(images: Mapping[int, Path], ids: Sequence[str]) -> list[int]:
     numbers = {path.stem: number for number, path in images.items()}
     if missing := [each for each in ids if each not in numbers]:
         folder = next(iter(images.values())).parent
-        raise kitti.DataError(f'{folder / missing[0]}.png: listed but missing')
+        raise DataError(f'{folder / missing[0]}.png: listed but missing')
     return sorted(numbers[each] for each in ids) if ids else list(images)
 
 
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = convert_kitti(args.root, args.out, options, parse_format(args))
         print(f'{count} frames: {args.out}')
 
-    bad_input = (kitti.DataError, BagError, OSError)
+    bad_input = (DataError, BagError, OSError)
     return run_command('kitti_to_bag', run, bad_input, 'stopped; nothing was written')
 
 

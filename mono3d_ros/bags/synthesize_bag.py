@@ -18,7 +18,7 @@ from mono3d_ros.bags.kitti_to_bag import (
 )
 from stl_core.cli import synthesize
 from stl_core.cli.command import run_command
-from stl_core.data.sources.kitti import DataError
+from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import cv2
 
+from stl_core.cli.frame_options import add_frame_options, list_images
 from stl_core.cli.output import add_json_option, write_json
+from stl_core.data.frame_source import DataError, require_labels
 from stl_core.data.sources import kitti
 from stl_core.evaluation import average_precision, kitti_matching, report
 from stl_core.inference import result_files
@@ -24,7 +26,7 @@ def add_evaluate_command(commands: Any) -> None:
     """Add `stl evaluate`."""
     parser = commands.add_parser('evaluate', help='compute AP of a model on labelled frames')
     parser.add_argument('student', metavar='model', help='model file (.safetensors)')
-    _add_frame_options(parser)
+    add_frame_options(parser, 'image_2, calib, label_2; for a teacher: velodyne or depth_2')
     parser.add_argument(
         '--results', help='folder for KITTI result files, one per frame; replaces older ones'
     )
@@ -35,13 +37,13 @@ def add_evaluate_command(commands: Any) -> None:
 
 
 def _run_evaluate(args: argparse.Namespace) -> None:
-    frames = _list_frames(args, labelled=True)
+    frames = list_images(args, labelled=True)
+    truth = require_labels(frames)
     predictor = load_predictor(args.student, args.device)
     # [1:] drops the images, which are large
     predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
     Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
     detections = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
-    truth = [kitti.read_labels(each.label_2) for each in frames if each.label_2]
     metrics = average_precision.evaluate_detections(truth, detections)
     print(average_precision.format_table(metrics, ('AP40',)))
     points = {
@@ -83,7 +85,7 @@ def add_kitti_ap_command(commands: Any) -> None:
 def _run_kitti_ap(args: argparse.Namespace) -> None:
     results = sorted(Path(args.results).glob('*.txt'))
     if not results:
-        raise kitti.DataError(f'{args.results}: no result file (ID.txt) in this folder')
+        raise DataError(f'{args.results}: no result file (ID.txt) in this folder')
     detections = [kitti.read_results(path) for path in results]
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
     metrics = average_precision.evaluate_detections(truth, detections)
@@ -107,7 +109,7 @@ def add_predict_command(commands: Any) -> None:
         'predict', help='detect objects in a folder of images; write result files and pictures'
     )
     parser.add_argument('student', metavar='model', help='model file (.safetensors)')
-    _add_frame_options(parser)
+    add_frame_options(parser, 'image_2, calib; for a teacher: velodyne or depth_2')
     parser.add_argument(
         '--out', default='runs/predict', help='output folder for results/ and pictures/'
     )
@@ -119,39 +121,22 @@ def add_predict_command(commands: Any) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> None:
-    frames, out = _list_frames(args, labelled=False), Path(args.out)
+    frames, out = list_images(args, labelled=False), Path(args.out)
     predictor = load_predictor(args.student, args.device)
     classes = predictor.spec.classes
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     detections = []
-    for files in frames:
-        image, P, objects = result_files.predict_frame(predictor, files)
+    for frame in frames:
+        image, P, objects = result_files.predict_frame(predictor, frame)
         detections.append(kitti.to_labels(objects, classes))
         confident = objects[objects.score >= args.score]
         colours = [style.class_colour(classes[i]) for i in confident.class_id]
         texts = draw.box_labels(confident, classes)
         picture = draw.draw_frame(image, P, draw.box_edges(confident), colours, texts)
-        path = out / 'pictures' / f'{files.id}.png'
+        path = out / 'pictures' / f'{frame.id}.png'
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     result_files.write_result_files(out / 'results', frames, detections)
     print(f'{len(frames)} frames: {out}/results, {out}/pictures')
-
-
-def _add_frame_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'root',
-        help='folder with image_2, calib; for AP: label_2; for a teacher: velodyne or depth_2',
-    )
-    parser.add_argument('--split', help='file of frame ids (default: all frames)')
-
-
-def _list_frames(args: argparse.Namespace, labelled: bool) -> list[kitti.FrameFiles]:
-    root = Path(args.root)
-    label_2 = str(root / 'label_2') if labelled else ''
-    # input of a teacher; other models do not need depth
-    depths = {name: str(root / name) for name in ('velodyne', 'depth_2') if (root / name).is_dir()}
-    source = kitti.KittiFolders(str(root / 'image_2'), str(root / 'calib'), label_2, **depths)
-    return kitti.list_kitti_frames(source, kitti.read_split(args.split) if args.split else ())
 
 
 def _add_report_option(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command, ad
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import make_parent_folder
 from stl_core.cli.train import add_train_command
-from stl_core.data.sources import kitti
+from stl_core.data.frame_source import DataError
 from stl_core.inference import model_file
 from stl_core.inference.converters.key_mapping import WeightsError
 from stl_core.training import checkpoint, train_step
@@ -25,7 +25,7 @@ from stl_core.training.config_builder import ConfigError
 
 #: Errors that a user can fix: `stl` prints one line instead of a traceback.
 BAD_INPUT_ERRORS = (
-    kitti.DataError,
+    DataError,
     ConfigError,
     model_file.ModelFileError,
     checkpoint.CheckpointError,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stl_core import files
-from stl_core.data.sources import kitti
+from stl_core.data.frame_source import DataError
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def make_parent_folder(path: str | None) -> None:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise kitti.DataError(f'--json {path}: cannot create the folder ({err})') from err
+            raise DataError(f'--json {path}: cannot create the folder ({err})') from err
 
 
 def write_json(path: str | None, metrics: Any) -> None:

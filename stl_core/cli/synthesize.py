@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from stl_core.data import worker_pool
-from stl_core.data.sources.kitti import DataError
+from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence, writer
 from stl_core.data.synthetic.sensors import camera
 from stl_core.data.synthetic.sensors.lidar import Lidar

@@ -18,15 +18,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stl_core.data import augmentation, depth_maps
-from stl_core.data.sources.kitti import (
-    FrameFiles,
-    KittiFolders,
-    list_kitti_frames,
-    read_calib,
-    read_image,
-    read_labels,
-    read_split,
-)
+from stl_core.data.frame_source import SourceConfig, SourceImage, read_images, read_split
+from stl_core.data.sources import open_source
 from stl_core.geometry import project_objects
 from stl_core.preprocessing import InputSpec, letterbox_affine
 from stl_core.tensors.batch import Batch, pad_targets
@@ -40,8 +33,9 @@ class DataConfig:
 
     Objects outside the limits are not training targets; they count as background.
 
-    :param sources: KITTI-layout folders; their frames are concatenated in order.
-    :param split: file of frame ids to keep, for every source without its own split; '' keeps all.
+    :param sources: data sets; their frames are concatenated in order. Each has the keys of its
+        `format`, a name in data.sources.SOURCES; without a format, the folders of KITTI's layout.
+    :param split: file of sample ids to keep, for every source without its own split; '' keeps all.
     :param min_depth_m: targets are farther than this.
     :param max_depth_m: targets are at most this far.
     :param min_height_px: least height of a target's 2D box, image pixels.
@@ -54,7 +48,7 @@ class DataConfig:
         The samples are the same either way.
     """
 
-    sources: tuple[KittiFolders, ...] = ()
+    sources: tuple[SourceConfig, ...] = ()
     split: str = ''
     min_depth_m: float = 0.0
     max_depth_m: float = 65.0
@@ -84,19 +78,20 @@ class LoadedImages(NamedTuple):
     depth_m: Array | None  # (H, W) float32, 0 where unknown; None if unused
 
 
-def load_image(files: FrameFiles) -> LoadedImages:
+def load_image(image: SourceImage) -> LoadedImages:
     """Load the image of a frame, without depth."""
-    return LoadedImages(read_image(files.image_2), None)
+    return LoadedImages(image.pixels.read(), None)
 
 
-def load_image_and_depth(files: FrameFiles) -> LoadedImages:
-    """Load the image of a frame and its depth: the depth_2 file, else the completed scan."""
-    image = read_image(files.image_2)
-    return LoadedImages(image, depth_maps.load_frame_depth(files, image.shape[1], image.shape[0]))
+def load_image_and_depth(image: SourceImage) -> LoadedImages:
+    """Load the image of a frame and its depth: the stored depth, else the completed scan."""
+    pixels = image.pixels.read()
+    height, width = pixels.shape[:2]
+    return LoadedImages(pixels, depth_maps.load_frame_depth(image, width, height))
 
 
 #: Loads the images of a frame: load_image or load_image_and_depth.
-ImageLoader = Callable[[FrameFiles], LoadedImages]
+ImageLoader = Callable[[SourceImage], LoadedImages]
 
 
 class FrameDataset(Dataset[Sample]):
@@ -111,7 +106,7 @@ class FrameDataset(Dataset[Sample]):
         load_images: ImageLoader = load_image,
     ) -> None:
         """
-        List the frames and read all calib and label files, so a broken file fails at the start.
+        List the frames and read calibrations and labels, so a broken file fails at the start.
 
         :param config: frames to read, object limits, augmentation.
         :param spec: the network's input size.
@@ -122,38 +117,35 @@ class FrameDataset(Dataset[Sample]):
         """
         self.config, self.spec, self.seed = config, spec, seed
         self._load_images = load_images
-        self.files = list_frames(config)
-        self._P = [read_calib(files.calib).P2 for files in self.files]
+        self.images = list_frames(config)
         self._objects = [
-            filter_trainable(read_labels(files.label_2), config).to_objects(classes)
-            if files.label_2
+            filter_trainable(image.labels, config).to_objects(classes)
+            if image.labels is not None
             else Objects3D.empty()
-            for files in self.files
+            for image in self.images
         ]
-        cached_files = self.files if config.keep_images else []
+        cached = self.images if config.keep_images else []
         with ThreadPoolExecutor() as pool:
-            self._cached_images = list(pool.map(self._load_images, cached_files))
+            self._cached_images = list(pool.map(self._load_images, cached))
 
     def __len__(self) -> int:
         """Return the number of frames."""
-        return len(self.files)
+        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return frame key[1] with the augmentation of epoch key[0]."""
         epoch, index = key
-        files = self.files[index]
-        image, depth_m = (
-            self._cached_images[index] if self._cached_images else self._load_images(files)
+        image = self.images[index]
+        pixels, depth_m = (
+            self._cached_images[index] if self._cached_images else self._load_images(image)
         )
         rng = np.random.default_rng([self.seed, epoch, index])
-        sample = augmentation.AugmentationSample(
-            image, self._P[index], self._objects[index], depth_m
-        )
+        sample = augmentation.AugmentationSample(pixels, image.P, self._objects[index], depth_m)
         canvas = augmentation.apply_augmentation(
             sample, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
         )
         objects = project_objects(canvas.objects, canvas.P)
-        return Sample(files.id, canvas.image, canvas.P, objects, canvas.depth_m)
+        return Sample(image.id, canvas.image, canvas.P, objects, canvas.depth_m)
 
 
 class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -199,20 +191,19 @@ class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in batch[start:stop]]
 
 
-def median_focal_px(frames: Sequence[FrameFiles], spec: InputSpec) -> float:
+def median_focal_px(images: Sequence[SourceImage], spec: InputSpec) -> float:
     """
-    Return the median focal length of up to twenty frames, scaled to the canvas.
+    Return the median focal length of up to twenty images, scaled to the canvas.
 
-    :param frames: at least one frame; twenty at even steps are read.
+    :param images: at least one image; twenty at even steps are read.
     :param spec: the canvas.
     :return: focal length in canvas pixels, before any augmentation.
     """
-    indices = {round(index) for index in np.linspace(0, len(frames) - 1, 20)}
+    indices = {round(index) for index in np.linspace(0, len(images) - 1, 20)}
     focal_px = []
     for index in indices:
-        height, width = read_image(frames[index].image_2).shape[:2]
-        P = read_calib(frames[index].calib).P2
-        focal_px.append(P[0, 0] * letterbox_affine(width, height, spec)[0, 0])
+        height, width = images[index].pixels.read().shape[:2]
+        focal_px.append(images[index].P[0, 0] * letterbox_affine(width, height, spec)[0, 0])
     return float(np.median(focal_px))
 
 
@@ -229,10 +220,10 @@ def split_points(count: int, parts: int) -> list[int]:
     return [count * part // parts for part in range(parts + 1)]
 
 
-def list_frames(config: DataConfig) -> list[FrameFiles]:
-    """List the frames of every source, in order; raise DataError naming a missing file."""
+def list_frames(config: DataConfig) -> list[SourceImage]:
+    """List the images of every source, in order; DataError names a missing or malformed file."""
     ids = read_split(config.split) if config.split else ()
-    return [frame for source in config.sources for frame in list_kitti_frames(source, ids)]
+    return [image for each in config.sources for image in read_images(open_source(each, ids))]
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from stl_core.data.depth_completion import DEFAULT_COMPLETION, CompletionConfig, complete_depth
-from stl_core.data.sources.kitti import DataError, FrameFiles, read_calib, read_velodyne
+from stl_core.data.frame_source import DataError, SourceImage
 from stl_core.files import atomic_file
 from stl_core.geometry import project_points
 from stl_core.types import Array
@@ -29,51 +29,50 @@ _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 def load_frame_depth(
-    files: FrameFiles,
+    image: SourceImage,
     width_px: int,
     height_px: int,
     completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
     """
-    Return the depth map of a frame: its depth_2 file, else its completed scan.
+    Return the depth map of an image: its stored depth, else its completed scan.
 
-    :param files: files of the frame.
+    :param image: the image.
     :param width_px: image width.
     :param height_px: image height.
     :param completion: parameters of depth completion.
     :return: (H, W) float32 metres, 0 where unknown.
-    :raises DataError: if both files are missing, or the depth_2 file has another size.
+    :raises DataError: if both are missing, or the stored depth has another size.
     """
-    if files.depth_2 is None:
-        return depth_from_scan(files, width_px, height_px, completion)
-    depth_m = read_depth(files.depth_2)
+    if not image.depth.exists:
+        return depth_from_scan(image, width_px, height_px, completion)
+    depth_m = image.depth.read()
     if depth_m.shape != (height_px, width_px):
         raise DataError(
-            f'{files.depth_2}: {depth_m.shape[1]}x{depth_m.shape[0]} pixels, but the image has'
-            f' {width_px}x{height_px}'
+            f'{image.depth.location}: {depth_m.shape[1]}x{depth_m.shape[0]} pixels, but the image'
+            f' has {width_px}x{height_px}'
         )
     return depth_m
 
 
-def require_depth(frames: Sequence[FrameFiles]) -> None:
-    """Raise DataError naming the first frame that has neither a depth_2 file nor a scan."""
-    for files in frames:
-        if files.depth_2 is None and files.velodyne is None:
-            raise _missing_depth_error(files)
+def require_depth(images: Sequence[SourceImage]) -> None:
+    """Raise DataError naming the first image that has neither stored depth nor a scan."""
+    for image in images:
+        if not (image.depth.exists or image.points.exists):
+            raise _missing_depth_error(image)
 
 
 def depth_from_scan(
-    files: FrameFiles,
+    image: SourceImage,
     width_px: int,
     height_px: int,
     completion: CompletionConfig = DEFAULT_COMPLETION,
 ) -> Array:
-    """Return the completed scan of a frame; parameters and errors as in load_frame_depth."""
-    if files.velodyne is None:
-        raise _missing_depth_error(files)
-    calib = read_calib(files.calib)
-    points_m = velo_to_camera(read_velodyne(files.velodyne), calib.cam_T_velo)
-    sparse_m = sparse_depth(points_m, calib.P2, width_px, height_px + MARGIN_BELOW_PX)
+    """Return the completed scan of an image; parameters and errors as in load_frame_depth."""
+    if not image.points.exists:
+        raise _missing_depth_error(image)
+    points_m = image.points.read()[:, :3]
+    sparse_m = sparse_depth(points_m, image.P, width_px, height_px + MARGIN_BELOW_PX)
     return complete_depth(sparse_m, completion)[:height_px]
 
 
@@ -137,8 +136,7 @@ def write_depth(path: str | Path, depth_m: Array) -> None:
         part.write_bytes(data.tobytes())
 
 
-def _missing_depth_error(files: FrameFiles) -> DataError:
-    return DataError(
-        f'{files.image_2}: no depth of this frame; expected depth_2/{files.id}.png or'
-        f' velodyne/{files.id}.bin where the source has its folders'
-    )
+def _missing_depth_error(image: SourceImage) -> DataError:
+    expected = ' or '.join(each.location for each in (image.depth, image.points) if each.location)
+    hint = f'; expected {expected} among the files of its source' if expected else ''
+    return DataError(f'{image.pixels.location}: no depth of this frame{hint}')

@@ -1,5 +1,5 @@
 """
-Run a Predictor on KITTI frames and write KITTI result files.
+Run a Predictor on the frames of a data set and write KITTI result files.
 
 Frames are processed one by one, as on the vehicle.
 """
@@ -10,39 +10,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stl_core.data import depth_maps
+from stl_core.data.frame_source import SourceImage
 from stl_core.data.sources import kitti
 from stl_core.inference.predictor import Predictor
 from stl_core.types import Array, Labels, Objects3D
 
 
-def predict_frames(predictor: Predictor, frames: Sequence[kitti.FrameFiles]) -> list[Labels]:
-    """Run a Predictor on frames on disk, one by one; return the detections as labels."""
+def predict_frames(predictor: Predictor, frames: Sequence[SourceImage]) -> list[Labels]:
+    """Run a Predictor on the images of a data set, one by one; return detections as labels."""
     detections = []
-    for files in frames:
-        _, _, objects = predict_frame(predictor, files)
+    for frame in frames:
+        _, _, objects = predict_frame(predictor, frame)
         detections.append(kitti.to_labels(objects, predictor.spec.classes))
     return detections
 
 
-def predict_frame(predictor: Predictor, files: kitti.FrameFiles) -> tuple[Array, Array, Objects3D]:
+def predict_frame(predictor: Predictor, frame: SourceImage) -> tuple[Array, Array, Objects3D]:
     """
     Load a frame and detect objects in its image, or in its depth map for a teacher.
 
     :param predictor: the detector; its input decides between image and depth map.
-    :param files: files of the frame.
-    :return: image (H, W, 3) uint8 RGB, projection P2 (3, 4), detections in the camera frame.
+    :param frame: image of a data set.
+    :return: image (H, W, 3) uint8 RGB, projection P (3, 4), detections in the camera frame.
     :raises DataError: for a missing or malformed file.
     """
-    image, P = kitti.read_image(files.image_2), kitti.read_calib(files.calib).P2
+    image = frame.pixels.read()
     network_image = image
     if predictor.spec.input.depth is not None:
-        network_image = depth_maps.load_frame_depth(files, image.shape[1], image.shape[0])
-    (objects,) = predictor([network_image], [P])
-    return image, P, objects
+        network_image = depth_maps.load_frame_depth(frame, image.shape[1], image.shape[0])
+    (objects,) = predictor([network_image], [frame.P])
+    return image, frame.P, objects
 
 
 def write_result_files(
-    folder: Path, frames: Sequence[kitti.FrameFiles], detections: Sequence[Labels]
+    folder: Path, frames: Sequence[SourceImage], detections: Sequence[Labels]
 ) -> None:
     """
     Write one KITTI result file per frame, after removing older result files from the folder.
@@ -68,7 +69,7 @@ def _is_result_file(path: Path) -> bool:
     return all(len(line.split()) in (0, kitti.RESULT_COLUMNS) for line in lines)
 
 
-def _frame_names(frames: Sequence[kitti.FrameFiles]) -> list[str]:
+def _frame_names(frames: Sequence[SourceImage]) -> list[str]:
     """Return a name per frame: its id, or its index if two frames share an id."""
-    ids = [files.id for files in frames]
+    ids = [frame.id for frame in frames]
     return ids if len(set(ids)) == len(ids) else [f'{number:06d}' for number in range(len(ids))]

@@ -17,6 +17,9 @@ from typing import Any
 
 import yaml
 
+from stl_core.data.frame_source import SourceConfig
+from stl_core.data.sources import DEFAULT_FORMAT, SOURCES
+
 
 class ConfigError(ValueError):
     """An invalid configuration; the message names the key."""
@@ -69,7 +72,7 @@ def build_typed(kind: Any, value: Any, key_path: str = '') -> Any:
     """
     Convert plain data to a type, with strict checks.
 
-    :param kind: a dataclass, tuple, dict, Optional, plain type or Any.
+    :param kind: a dataclass, tuple, dict, Optional, plain type, SourceConfig or Any.
     :param value: plain data.
     :param key_path: dotted path of the value, for messages.
     :return: the value, of that type.
@@ -78,6 +81,8 @@ def build_typed(kind: Any, value: Any, key_path: str = '') -> Any:
     where = key_path or 'configuration'
     if kind is Any:
         return value
+    if kind is SourceConfig:
+        return _build_source(value, where)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, key_path)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -125,6 +130,23 @@ def _build_dataclass(kind: Any, value: Any, key_path: str) -> Any:
         raise
     except ValueError as err:
         raise ConfigError(f'{key_path or "configuration"}: {err}') from err
+
+
+def _build_source(value: Any, where: str) -> Any:
+    """Build the configuration of a data set: the key `format` selects its dataclass."""
+    if not isinstance(value, dict):
+        return _build_dataclass(SourceConfig, value, where)
+    name = build_typed(str, value.get('format', DEFAULT_FORMAT), f'{where}.format')
+    if name not in SOURCES:
+        raise ConfigError(f'{where}.format: {name!r} is unknown; known: {", ".join(SOURCES)}')
+    kind = SOURCES[name].config
+    fields = {field.name for field in dataclasses.fields(kind)}
+    for key in value:
+        if key not in fields | {'format'}:
+            known = ', '.join(sorted(fields | {'format'}))
+            raise ConfigError(f'{where}.{key}: unknown key; known: {known}')
+    # KITTI has no field `format`: the checkpoints of older versions have no such key
+    return _build_dataclass(kind, {k: v for k, v in value.items() if k in fields}, where)
 
 
 def _build_plain(kind: type, value: Any, where: str) -> Any:

@@ -339,7 +339,7 @@ def setup_run(
         raise TrainError(f'{config.out}: not a folder that all processes share')
     loader = dataset.make_dataloader(frames, sampler, config.workers)
     model = distributed.wrap_ddp(unwrapped_model)
-    focal_px = dataset.median_focal_px(frames.files, config.input)
+    focal_px = dataset.median_focal_px(frames.images, config.input)
     return RunState(
         config,
         device,
@@ -376,7 +376,7 @@ def _load_datasets(
     if not validation_set.frames:
         raise TrainError('val.sources: no frames for validation')
     if image_loader is dataset.load_image_and_depth:
-        depth_maps.require_depth(frames.files)
+        depth_maps.require_depth(frames.images)
     if config.input.depth:
         depth_maps.require_depth(validation_set.frames)
     return frames, sampler, validation_set

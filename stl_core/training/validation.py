@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stl_core.data.sources import kitti
+from stl_core.data.frame_source import SourceImage, require_labels
 from stl_core.evaluation import average_precision
 from stl_core.inference import model_file, predictor
 from stl_core.inference.result_files import predict_frames
@@ -27,7 +27,7 @@ DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 class ValidationSet(NamedTuple):
     """Validation frames and the labels of each."""
 
-    frames: tuple[kitti.FrameFiles, ...]
+    frames: tuple[SourceImage, ...]
     ground_truth: list[Labels]
 
 
@@ -93,18 +93,13 @@ def parse_metric(text: str, classes: tuple[str, ...]) -> SelectionMetric:
     return SelectionMetric(chosen, kind, points, criterion, DIFFICULTY_NAMES.index(level))
 
 
-def load_validation_set(frames: Sequence[kitti.FrameFiles]) -> ValidationSet:
+def load_validation_set(frames: Sequence[SourceImage]) -> ValidationSet:
     """
-    Read the labels of the validation frames, so that missing labels fail before training starts.
+    Collect the labels of the validation frames, so that missing labels fail before training.
 
-    :raises DataError: for a frame without labels, or a malformed label file.
+    :raises DataError: for a frame without labels.
     """
-    unlabelled = [each.id for each in frames if each.label_2 is None]
-    if unlabelled:
-        raise kitti.DataError(f'{unlabelled[0]}: no labels; validation frames need labels')
-    return ValidationSet(
-        tuple(frames), [kitti.read_labels(each.label_2) for each in frames if each.label_2]
-    )
+    return ValidationSet(tuple(frames), require_labels(frames))
 
 
 def validate_detector(

@@ -10,21 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from stl_core.data.depth_maps import read_depth, velo_to_camera
+from stl_core.data.frame_source import (
+    DataError,
+    LazyArray,
+    SourceImage,
+    SourceSample,
+    read_split,
+    read_text,
+    require_exists,
+)
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 #: Columns of a label and the score.
 RESULT_COLUMNS = 16
-
-
-class DataError(ValueError):
-    """A missing or malformed file; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
     :return: frames in order of id, or in the order of the given ids.
     :raises DataError: for a missing folder, image, calib or label, naming it.
     """
-    folder = _require_exists(Path(folders.image_2), 'a folder of images')
+    folder = require_exists(Path(folders.image_2), 'a folder of images')
     images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in ('.png', '.jpg')}
     if not images:
         raise DataError(f'{folder}: no .png or .jpg image in this folder')
@@ -104,8 +111,8 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
             FrameFiles(
                 id=frame_id,
                 image_2=images[frame_id],
-                calib=_require_exists(calib, 'a KITTI calib file'),
-                label_2=_require_exists(label, 'a KITTI label file') if label else None,
+                calib=require_exists(calib, 'a KITTI calib file'),
+                label_2=require_exists(label, 'a KITTI label file') if label else None,
                 velodyne=cloud if cloud and cloud.exists() else None,
                 depth_2=depth if depth and depth.exists() else None,
             )
@@ -113,25 +120,70 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
     return frames
 
 
-def read_split(path: str | Path) -> tuple[str, ...]:
-    """Read an ImageSets file, one frame id a line; raise DataError if it is missing or empty."""
-    ids = tuple(read_text(path, 'a list of frame ids').split())
-    if not ids:  # list_kitti_frames takes an empty tuple as all frames
-        raise DataError(f'{path}: no frame id in this file')
-    return ids
+class KittiSource:
+    """A KITTI-layout data set as a FrameSource: samples of one image."""
+
+    def __init__(self, folders: KittiFolders, ids: tuple[str, ...] = ()) -> None:
+        """List the frames; parameters and errors as in list_kitti_frames."""
+        frames = list_kitti_frames(folders, ids)
+        self.ids = tuple(files.id for files in frames)
+        self._folders, self._frames = folders, {files.id: files for files in frames}
+
+    def read(self, sample_id: str) -> SourceSample:
+        """Read calib and labels of a frame; raise DataError if a file is malformed."""
+        image = read_source_image(self._frames[sample_id], self._folders)
+        return SourceSample(sample_id, (image,))
 
 
-def read_text(path: str | Path, expected: str) -> str:
-    """Read a text file; DataError names the file and the expected content if it is none."""
-    try:
-        return _require_exists(Path(path), expected).read_text()
-    except (UnicodeDecodeError, IsADirectoryError) as err:
-        raise DataError(f'{path}: not a text file; expected {expected}') from err
+def folders_below(root: Path, labelled: bool) -> KittiFolders:
+    """Return the folders of a data set in one folder; with label_2 if it is `labelled`."""
+    return KittiFolders(
+        image_2=str(root / 'image_2'),
+        calib=str(root / 'calib'),
+        label_2=str(root / 'label_2') if labelled else '',
+        velodyne=str(root / 'velodyne'),
+        depth_2=str(root / 'depth_2'),
+    )
+
+
+def read_source_image(
+    files: FrameFiles, folders: KittiFolders = KittiFolders('', '')
+) -> SourceImage:
+    """
+    Read calib and labels of a frame.
+
+    :param files: files of the frame.
+    :param folders: where scan and depth would be, for the error messages if they are missing.
+    :return: the frame's image; its camera is image_2.
+    :raises DataError: for a malformed file, naming it.
+    """
+    calib = read_calib(files.calib)
+    depth, points = (
+        LazyArray(str(Path(folder or name) / f'{files.id}{suffix}'))
+        for folder, name, suffix in (
+            (folders.depth_2, 'depth_2', '.png'),
+            (folders.velodyne, 'velodyne', '.bin'),
+        )
+    )
+    if files.depth_2:
+        depth = LazyArray(str(files.depth_2), partial(read_depth, files.depth_2))
+    if files.velodyne:
+        read_points = partial(_read_camera_points, files.velodyne, calib.cam_T_velo)
+        points = LazyArray(str(files.velodyne), read_points)
+    return SourceImage(
+        id=files.id,
+        camera='image_2',
+        pixels=LazyArray(str(files.image_2), partial(read_image, files.image_2)),
+        P=calib.P2,
+        labels=read_labels(files.label_2) if files.label_2 else None,
+        depth=depth,
+        points=points,
+    )
 
 
 def read_image(path: str | Path) -> Array:
     """Read an image file as (H, W, 3) uint8 RGB; raise DataError if it does not decode."""
-    data = np.frombuffer(_require_exists(Path(path), 'an image').read_bytes(), np.uint8)
+    data = np.frombuffer(require_exists(Path(path), 'an image').read_bytes(), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise DataError(f'{path}: not a readable PNG or JPEG image')
@@ -239,10 +291,14 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
 
 def read_velodyne(path: str | Path) -> Array:
     """Read a LiDAR scan: (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
-    data = _require_exists(Path(path), 'a velodyne scan').read_bytes()
+    data = require_exists(Path(path), 'a velodyne scan').read_bytes()
     if len(data) % 16:
         raise DataError(f'{path}: {len(data)} bytes are not a whole number of 16-byte points')
     return np.frombuffer(data, np.float32).reshape(-1, 4)
+
+
+def _read_camera_points(path: Path, cam_T_velo: Array) -> Array:
+    return velo_to_camera(read_velodyne(path), cam_T_velo)
 
 
 def to_labels(objects: Objects3D, classes: tuple[str, ...]) -> Labels:
@@ -273,12 +329,6 @@ def format_results(labels: Labels) -> str:
         head = f'{name} {labels.truncated[i]:.2f} {labels.occluded[i]} {labels.alpha[i]:.4f}'
         lines.append(f'{head} {text} {labels.score[i]:.6f}\n')
     return ''.join(lines)
-
-
-def _require_exists(path: Path, expected: str) -> Path:
-    if not path.exists():
-        raise DataError(f'{path}: no such file or folder; expected {expected}')
-    return path
 
 
 def _parse_floats(values: list[str], location: str) -> Array:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from stl_core.data.sources.kitti import Calibration, DataError, parse_labels, read_calib, read_text
+from stl_core.data.frame_source import DataError, read_text
+from stl_core.data.sources.kitti import Calibration, parse_labels, read_calib
 from stl_core.types import Array, Labels
 
 #: The camera whose folder holds the scans and the odometry.

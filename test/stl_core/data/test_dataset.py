@@ -101,16 +101,16 @@ def test_a_batch_can_be_pinned_sliced_and_mapped(scenes, tmp_path):
 
 def test_a_source_can_override_the_split(scenes, tmp_path):
     folders = {name: str(scenes / name) for name in ('image_2', 'calib', 'label_2')}
-    ids = [files.id for files in kitti.list_kitti_frames(kitti.KittiFolders(**folders))]
+    ids = kitti.KittiSource(kitti.KittiFolders(**folders)).ids
     (tmp_path / 'source.txt').write_text(f'{ids[3]} {ids[1]}')
     (tmp_path / 'all.txt').write_text(ids[0])
     source_with_split = kitti.KittiFolders(**folders, split=str(tmp_path / 'source.txt'))
     config = dataset.DataConfig(
         (source_with_split, kitti.KittiFolders(**folders)), split=str(tmp_path / 'all.txt')
     )
-    assert [files.id for files in dataset.list_frames(config)] == [ids[3], ids[1], ids[0]]
+    assert [image.id for image in dataset.list_frames(config)] == [ids[3], ids[1], ids[0]]
 
 
 def test_median_focal_px_is_scaled_to_the_canvas(scenes, tmp_path):
-    files = dataset.list_frames(small_config(scenes, tmp_path).train)
-    assert dataset.median_focal_px(files, InputSpec(160, 64)) == pytest.approx(P2[0, 0] / 2)
+    images = dataset.list_frames(small_config(scenes, tmp_path).train)
+    assert dataset.median_focal_px(images, InputSpec(160, 64)) == pytest.approx(P2[0, 0] / 2)

@@ -18,6 +18,7 @@ from stl_core.data.depth_maps import (
     velo_to_camera,
     write_depth,
 )
+from stl_core.data.frame_source import read_images
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic import frame
 from stl_core.data.synthetic.sensors import camera, lidar
@@ -100,6 +101,10 @@ def rays_of(files):
     return sparse_depth(points, calib.P2, WIDTH, HEIGHT)
 
 
+def completed_depth(files):
+    return depth_from_scan(kitti.read_source_image(files), WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_completion_predicts_held_out_beams_of_a_real_scan(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
@@ -123,7 +128,7 @@ def test_completion_predicts_held_out_beams_of_a_real_scan(mono3d_data, frame_id
 def test_visible_rays_of_a_real_scan_keep_their_depth(mono3d_data):
     files = real_frame(mono3d_data, '000008')
     rays = rays_of(files)
-    completed = depth_from_scan(files, WIDTH, HEIGHT)
+    completed = completed_depth(files)
     visible = (rays > 0) & ~occluded_rays(rays, 3)
     assert (completed[visible] > 0).all()
     assert (np.abs(completed - rays)[visible] < 0.02 * rays[visible]).mean() > 0.95
@@ -137,7 +142,10 @@ def test_visible_rays_of_a_real_scan_keep_their_depth(mono3d_data):
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_a_real_map_is_unknown_far_from_rays(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
-    rays, known = rays_of(files) > 0, depth_from_scan(files, WIDTH, HEIGHT) > 0
+    rays, known = (
+        rays_of(files) > 0,
+        completed_depth(files) > 0,
+    )
     ray_distance_px = distance_transform_edt(~rays)
     assert ray_distance_px[known].max() < 10  # beams are 4 to 7 pixels apart
     rows = np.arange(HEIGHT)[:, None]
@@ -168,7 +176,10 @@ def test_few_pixels_at_real_object_edges_lie_between_object_and_background(mono3
     completed, interpolated = [], []
     for frame_id in ('000008', '000010', '000011', '000114'):
         files = real_frame(mono3d_data, frame_id)
-        rays, completed_m = rays_of(files), depth_from_scan(files, WIDTH, HEIGHT)
+        rays, completed_m = (
+            rays_of(files),
+            completed_depth(files),
+        )
         interpolator = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
         interpolated_m = interpolator(*np.mgrid[:HEIGHT, :WIDTH])
         for window, low, high in edge_windows(files, rays):
@@ -255,7 +266,7 @@ def folder(tmp_path):
 
 def frames_of(folder, **names):
     folders = {name: str(folder / name) for name in ('image_2', 'calib')}
-    return kitti.list_kitti_frames(kitti.KittiFolders(**folders, **names))
+    return read_images(kitti.KittiSource(kitti.KittiFolders(**folders, **names)))
 
 
 def test_frame_depth_comes_from_the_file_else_from_the_scan(folder):
@@ -263,8 +274,8 @@ def test_frame_depth_comes_from_the_file_else_from_the_scan(folder):
     write_depth(folder / 'depth_2/000001.png', np.full((96, 320), 33.0))
     folders = {name: str(folder / name) for name in ('velodyne', 'depth_2')}
     first, second = frames_of(folder, **folders)
-    assert first.depth_2 is None
-    assert second.depth_2 == folder / 'depth_2/000001.png'
+    assert not first.depth.exists
+    assert second.depth.location == str(folder / 'depth_2/000001.png')
     scanned = load_frame_depth(first, 320, 96)
     known = scanned > 0
     np.testing.assert_allclose(scanned[known], 12.0, rtol=1e-5)

@@ -150,10 +150,10 @@ def test_the_teacher_takes_depth_and_rejects_images(trained, scenes):
     assert teacher.spec.input.depth == DepthSpec(mean_m=14.0, virtual_focal_px=0.0)
     with pytest.raises(ValueError, match=r'depth input: expected an \(H, W\) float32 map, got'):
         teacher([np.zeros((96, 320, 3), np.uint8)], [np.eye(3, 4)])
-    files = dataset.list_frames(built['teacher'].val)[0]
-    _, _, objects = result_files.predict_frame(teacher, files)
-    depth_m = depth_maps.load_frame_depth(files, WIDTH, HEIGHT)
-    (expected,) = teacher([depth_m], [kitti.read_calib(files.calib).P2])
+    frame = dataset.list_frames(built['teacher'].val)[0]
+    _, _, objects = result_files.predict_frame(teacher, frame)
+    depth_m = depth_maps.load_frame_depth(frame, WIDTH, HEIGHT)
+    (expected,) = teacher([depth_m], [kitti.read_calib(scenes / 'calib/000000.txt').P2])
     assert np.array_equal(objects.center_m, expected.center_m)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stl_core.data.sources.kitti import DataError
+from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic.sensors.ray_caster import RayGrid
 from stl_core.types import Array, Camera
 

@@ -1,0 +1,40 @@
+"""
+The options of `stl` commands that read frames: a data set's folder, format and split.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stl_core.data.frame_source import SourceImage, read_images, read_split
+from stl_core.data.sources import DEFAULT_FORMAT, SOURCES, open_source
+
+
+def add_frame_options(parser: argparse.ArgumentParser, folders: str) -> None:
+    """
+    Add the positional argument root and the options `--format NAME` and `--split FILE`.
+
+    :param parser: parser of the command.
+    :param folders: what the command needs of a data set in KITTI's layout, for its help.
+    """
+    parser.add_argument('root', help=f'folder of the data set; KITTI: {folders}')
+    parser.add_argument(
+        '--format',
+        choices=list(SOURCES),
+        default=DEFAULT_FORMAT,
+        help='format of the data set (default: %(default)s)',
+    )
+    parser.add_argument('--split', help='file of frame ids (default: all frames)')
+
+
+def list_images(args: argparse.Namespace, labelled: bool) -> list[SourceImage]:
+    """
+    List the images that the options select.
+
+    :param args: parsed options of add_frame_options.
+    :param labelled: whether the command needs labels.
+    :raises DataError: for a missing or malformed file, naming it.
+    """
+    config = SOURCES[args.format].from_folder(Path(args.root), labelled)
+    return read_images(open_source(config, read_split(args.split) if args.split else ()))

@@ -1,0 +1,157 @@
+"""
+The interface of a data set format: a FrameSource lists samples and reads one by its id.
+
+Training, evaluation and prediction see SourceImages only. A format is one module in data/sources/
+and one line in SOURCES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from stl_core.types import Array, Labels
+
+
+class DataError(ValueError):
+    """A missing or malformed file; the message names it."""
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """
+    An array of a data set that is read when it is needed, often in another process.
+
+    :param location: where the array is, or would be, for error messages: a path, or a path and an
+        index.
+    :param load: picklable function that reads the array; None if the data set lacks it.
+    """
+
+    location: str = ''
+    load: Callable[[], Array] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Return whether the data set has the array."""
+        return self.load is not None
+
+    def read(self) -> Array:
+        """Read the array; raise DataError if the data set lacks it or it is malformed."""
+        if self.load is None:
+            raise DataError(f'{self.location}: not in this data set')
+        return self.load()
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """
+    One image of a sample: calibration and labels in memory, pixels and points read when needed.
+
+    The camera frame is x right, y down, z forward, in metres; P projects from it.
+
+    :param id: unique in the data set; names the image's result file and picture, so it holds no
+        slash.
+    :param camera: name of the camera.
+    :param pixels: (H, W, 3) uint8 RGB, rectified.
+    :param P: (3, 4) projection, camera frame -> pixels of the image.
+    :param labels: labelled objects in the camera frame, box_px in pixels of the image; None for
+        an image without labels, empty for a labelled image without objects.
+    :param vehicle_T_cam: (4, 4) pose of the camera in the vehicle frame (x forward, y left, z up,
+        metres) at the time of the sample. It includes the motion of the vehicle between that time
+        and the exposure. None if unknown.
+    :param depth: (H, W) float32 dense depth, z in metres in the camera frame, 0 where unknown.
+    :param points: (N, 3 or more) LiDAR points, x y z in metres in the camera frame at the time of
+        the exposure, then any other values. Completed to dense depth if `depth` is missing.
+    """
+
+    id: str
+    camera: str
+    pixels: LazyArray
+    P: Array
+    labels: Labels | None = None
+    vehicle_T_cam: Array | None = None
+    depth: LazyArray = LazyArray()
+    points: LazyArray = LazyArray()
+
+
+@dataclass(frozen=True)
+class SourceSample:
+    """The images that the cameras of a vehicle took at one time; at least one."""
+
+    id: str
+    images: tuple[SourceImage, ...]
+
+
+class FrameSource(Protocol):
+    """A data set, or a part of it."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of the samples, in order; they need not be names of files."""
+
+    def read(self, sample_id: str) -> SourceSample:
+        """Read one sample; DataError for missing or malformed calibration or labels."""
+
+
+class SourceConfig(Protocol):
+    """Configuration of a source: the frozen dataclass `config` of a SourceFormat."""
+
+
+class SourceFormat(NamedTuple):
+    """
+    A data set format.
+
+    :param config: frozen dataclass; its fields are the keys of a source in a training
+        configuration. Except for KITTI's, it has a field `format` whose default is the name of the
+        format: checkpoints store the fields of a configuration, not its class.
+    :param open_source: (config, ids) -> FrameSource of the samples with these ids, in this order;
+        empty ids select all. A split in the config overrides the ids.
+    :param from_folder: (folder, labelled) -> config of a data set in one folder, for commands such
+        as `stl evaluate`; not `labelled` if labels are not needed.
+    """
+
+    config: type[Any]
+    open_source: Callable[[Any, tuple[str, ...]], FrameSource]
+    from_folder: Callable[[Path, bool], Any]
+
+
+def read_images(source: FrameSource) -> list[SourceImage]:
+    """
+    Read the images of all samples, without pixels: all text files of a data set are checked.
+
+    :raises DataError: for missing or malformed calibration or labels.
+    """
+    return [image for sample_id in source.ids for image in source.read(sample_id).images]
+
+
+def require_labels(images: Sequence[SourceImage]) -> list[Labels]:
+    """Return the labels of each image; raise DataError naming the first image without labels."""
+    for image in images:
+        if image.labels is None:
+            raise DataError(f'{image.id}: no labels; validation frames need labels')
+    return [image.labels for image in images if image.labels is not None]
+
+
+def read_split(path: str | Path) -> tuple[str, ...]:
+    """Read a file of sample ids, one a line; raise DataError if it is missing or empty."""
+    ids = tuple(read_text(path, 'a list of frame ids').split())
+    if not ids:  # a source takes an empty tuple as all samples
+        raise DataError(f'{path}: no frame id in this file')
+    return ids
+
+
+def read_text(path: str | Path, expected: str) -> str:
+    """Read a text file; DataError names the file and the expected content if it is none."""
+    try:
+        return require_exists(Path(path), expected).read_text()
+    except (UnicodeDecodeError, IsADirectoryError) as err:
+        raise DataError(f'{path}: not a text file; expected {expected}') from err
+
+
+def require_exists(path: Path, expected: str) -> Path:
+    """Return a path; DataError names it and the expected content if it does not exist."""
+    if not path.exists():
+        raise DataError(f'{path}: no such file or folder; expected {expected}')
+    return path

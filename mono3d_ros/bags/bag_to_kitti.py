@@ -35,6 +35,7 @@ from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
 from stl_core.cli.command import run_command
+from stl_core.data.sources.kitti import calib_text
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 from stl_core.types import Array
@@ -115,7 +116,8 @@ def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample)
     image = cv2.imencode('.png', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))[1]
     _file_path(folder, 'image_2', frame_id, '.png').write_bytes(image.tobytes())
     camera_T_velo = None if sample.scan is None else sample.scan.camera_T_cloud
-    _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(frame.P, camera_T_velo))
+    matrices = _calib_matrices(frame.P, camera_T_velo)
+    _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(matrices))
     if sample.truth is not None:
         _file_path(folder, 'label_2', frame_id, '.txt').write_text(sample.label_text)
     if sample.scan is not None:
@@ -130,18 +132,17 @@ def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample)
     )
 
 
-def calib_text(P: Array, camera_T_velo: Array | None) -> str:
+def _calib_matrices(P: Array, camera_T_velo: Array | None) -> dict[str, Array]:
     """
-    Return the text of a calib file of the object benchmark, with full float precision.
+    Return the matrices of a frame's calib file by key.
 
     :param P: (3, 4) projection of the image.
     :param camera_T_velo: (4, 4) scan to camera frame; None omits Tr_velo_to_cam.
     """
-    parts = {f'P{number}': P for number in range(4)} | {'R0_rect': np.eye(3)}
+    matrices = {f'P{number}': P for number in range(4)} | {'R0_rect': np.eye(3)}
     if camera_T_velo is not None:
-        parts['Tr_velo_to_cam'] = camera_T_velo[:3]
-    rows = [f'{key}: ' + ' '.join(map(repr, part.ravel().tolist())) for key, part in parts.items()]
-    return '\n'.join(rows) + '\n'
+        matrices['Tr_velo_to_cam'] = camera_T_velo[:3]
+    return matrices
 
 
 def _read_scan(sample: DriveSample, cloud: Any) -> Array:

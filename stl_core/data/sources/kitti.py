@@ -1,5 +1,5 @@
 """
-KITTI object detection format: read images, calib, labels, results and scans; format results.
+KITTI object detection format: read images, calib, labels, results and scans; format text files.
 
 Only this module handles bottom centres, column order and DontCare's -1000. A label line is:
 name truncated occluded alpha x0 y0 x1 y1 h w l x y z rotation_y [score], where x y z is the centre
@@ -8,7 +8,7 @@ of the box's bottom face in the camera frame (the KITTI object devkit).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -329,6 +329,22 @@ def format_results(labels: Labels) -> str:
         head = f'{name} {labels.truncated[i]:.2f} {labels.occluded[i]} {labels.alpha[i]:.4f}'
         lines.append(f'{head} {text} {labels.score[i]:.6f}\n')
     return ''.join(lines)
+
+
+def calib_text(matrices: Mapping[str, Array], digits: int | None = None) -> str:
+    """
+    Format a calib file: one line a matrix, 'KEY: numbers', row-major.
+
+    :param matrices: {key: matrix} in the order of the lines: P0 to P3 (3, 4), R0_rect (3, 3),
+        Tr_velo_to_cam and Tr_imu_to_velo (3, 4).
+    :param digits: digits after the point, in scientific notation; None for as many as are needed
+        to read the same float64 again.
+    """
+    number = repr if digits is None else f'{{:.{digits}e}}'.format
+    return ''.join(
+        f'{key}: {" ".join(map(number, matrix.ravel().tolist()))}\n'
+        for key, matrix in matrices.items()
+    )
 
 
 def _parse_floats(values: list[str], location: str) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stl_core.data.depth_maps import write_depth
-from stl_core.data.sources.kitti import format_results
+from stl_core.data.sources.kitti import calib_text, format_results
 from stl_core.data.synthetic.frame import (
     CAMERA_STREAM,
     WORLD_STREAM,
@@ -31,10 +31,11 @@ from stl_core.data.synthetic.scene.world import World, make_world, move_actor
 from stl_core.data.synthetic.sensors.camera import SURROUND_YAW_DEG, camera_rays
 from stl_core.data.synthetic.sensors.lidar import Lidar
 from stl_core.data.synthetic.writer import (
+    CALIB_DIGITS,
     IMU_IN_VELO_M,
     RIG_R_VELO,
     SynthesisJob,
-    calib_text,
+    calib_matrices,
     claim_folder,
     label_text,
     write_image,
@@ -119,7 +120,8 @@ def synthesize_drive(
         camera_R_rig = camera_rays(drive.camera(), SURROUND_YAW_DEG[SURROUND_CAMERAS.index(name)])[
             1
         ]
-        text = calib_text(drive.camera().P, job.lidar, camera_R_rig)
+        matrices = calib_matrices(drive.camera().P, job.lidar, camera_R_rig)
+        text = calib_text(matrices, CALIB_DIGITS)
         folder = camera_folder(root, name)
         (folder / 'object/calib').mkdir(parents=True, exist_ok=True)
         for number in range(frames):

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from stl_core.data.depth_maps import write_depth
-from stl_core.data.sources.kitti import DataError, format_results
+from stl_core.data.frame_source import DataError
+from stl_core.data.sources.kitti import calib_text, format_results
 from stl_core.data.synthetic.frame import SyntheticFrame, make_frame
 from stl_core.data.synthetic.sensors.camera import CameraModel
 from stl_core.data.synthetic.sensors.lidar import Lidar
@@ -26,6 +27,8 @@ from stl_core.types import Array, Labels
 #: Every fifth frame is for validation.
 VAL_EVERY = 5
 SETTINGS_FILE = 'synthetic.json'
+#: Digits of a calib file's numbers, as in KITTI's files.
+CALIB_DIGITS = 12
 #: Position of KITTI's inertial unit in the LiDAR frame; their axes are parallel.
 IMU_IN_VELO_M = (-0.81, 0.32, -0.80)
 RIG_R_VELO = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
@@ -123,7 +126,8 @@ def write_splits(folder: Path, ids: list[str]) -> None:
 def write_frame(root: Path, frame_id: str, frame: SyntheticFrame, job: SynthesisJob) -> None:
     """Write the files of one frame, the label file last: it marks the frame as complete."""
     write_image(root / 'image_2' / f'{frame_id}{job.suffix}', frame.image)
-    (root / 'calib' / f'{frame_id}.txt').write_text(calib_text(frame.camera.P, job.lidar))
+    matrices = calib_matrices(frame.camera.P, job.lidar)
+    (root / 'calib' / f'{frame_id}.txt').write_text(calib_text(matrices, CALIB_DIGITS))
     if frame.scan is not None:
         (root / 'velodyne' / f'{frame_id}.bin').write_bytes(frame.scan.points.tobytes())
     if job.depth:
@@ -143,33 +147,27 @@ def label_text(labels: Labels) -> str:
     return ''.join(row.rsplit(' ', 1)[0] + '\n' for row in rows)
 
 
-def calib_text(P: Array, lidar: Lidar | None, camera_R_rig: Array | None = None) -> str:
+def calib_matrices(
+    P: Array, lidar: Lidar | None, camera_R_rig: Array | None = None
+) -> dict[str, Array]:
     """
-    Format a calib file of the object benchmark.
+    Return the matrices of a calib file of the object benchmark by key.
 
     :param P: (3, 4) projection of camera 2; the other cameras get KITTI's offsets from it.
     :param lidar: the LiDAR, for its position; None takes the default position.
     :param camera_R_rig: (3, 3) rotation rig -> camera; None is identity, for the front camera.
-    :return: the text of the file.
     """
-    lines = []
+    matrices = {}
     for number, offset_m in enumerate((0.0, 0.537, None, 0.473)):
         projection = P.copy()
         if offset_m is not None:
             projection[:, 3] = [-offset_m * P[0, 0], 0.0, 0.0]
-        lines.append(_format_matrix(f'P{number}', projection))
+        matrices[f'P{number}'] = projection
     camera_R_rig = np.eye(3) if camera_R_rig is None else camera_R_rig
     position_m = np.array((lidar or Lidar()).position_m)[:, None]
-    imu = np.column_stack([np.eye(3), IMU_IN_VELO_M])
-    lines += [
-        _format_matrix('R0_rect', np.eye(3)),
-        _format_matrix(
-            'Tr_velo_to_cam', camera_R_rig @ np.concatenate([RIG_R_VELO, position_m], 1)
-        ),
-        _format_matrix('Tr_imu_to_velo', imu),
-    ]
-    return '\n'.join(lines) + '\n'
-
-
-def _format_matrix(name: str, matrix: Array) -> str:
-    return f'{name}: ' + ' '.join(f'{value:.12e}' for value in matrix.ravel())
+    return {
+        **matrices,
+        'R0_rect': np.eye(3),
+        'Tr_velo_to_cam': camera_R_rig @ np.concatenate([RIG_R_VELO, position_m], 1),
+        'Tr_imu_to_velo': np.column_stack([np.eye(3), IMU_IN_VELO_M]),
+    }

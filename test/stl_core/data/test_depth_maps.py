@@ -142,10 +142,7 @@ def test_visible_rays_of_a_real_scan_keep_their_depth(mono3d_data):
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_a_real_map_is_unknown_far_from_rays(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
-    rays, known = (
-        rays_of(files) > 0,
-        completed_depth(files) > 0,
-    )
+    rays, known = rays_of(files) > 0, completed_depth(files) > 0
     ray_distance_px = distance_transform_edt(~rays)
     assert ray_distance_px[known].max() < 10  # beams are 4 to 7 pixels apart
     rows = np.arange(HEIGHT)[:, None]
@@ -176,10 +173,7 @@ def test_few_pixels_at_real_object_edges_lie_between_object_and_background(mono3
     completed, interpolated = [], []
     for frame_id in ('000008', '000010', '000011', '000114'):
         files = real_frame(mono3d_data, frame_id)
-        rays, completed_m = (
-            rays_of(files),
-            completed_depth(files),
-        )
+        rays, completed_m = rays_of(files), completed_depth(files)
         interpolator = LinearNDInterpolator(np.argwhere(rays), rays[rays > 0])
         interpolated_m = interpolator(*np.mgrid[:HEIGHT, :WIDTH])
         for window, low, high in edge_windows(files, rays):

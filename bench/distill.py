@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller, DistillLayersConfig
@@ -30,6 +30,7 @@ from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, DistillView, pad_targets, to_device
+from stl_core.tensors.detector import Detector
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import ImageObjects
 
@@ -169,7 +170,7 @@ def build(size: Size) -> Distiller:
     """Build student and teacher with random weights."""
     entry = DETECTORS['monodle']
 
-    def network(options: dict[str, Any]) -> nn.Module:
+    def network(options: dict[str, Any]) -> Detector:
         return entry.detector(entry.config(**options), in_channels=3, num_classes=3)
 
     def pixels(batch: Batch) -> Tensor:

@@ -109,7 +109,7 @@ def gradient_norms(
     model: Distiller, batches: list[Batch], weights: dict[str, float]
 ) -> dict[str, tuple[float, float]]:
     """Return {name: (mean value, mean gradient norm on the backbone)}, at epoch alone_epochs."""
-    backbone = model.student.backbone.parameters()  # type: ignore[union-attr, operator]
+    backbone = model.get_submodule('student.backbone').parameters()
     trained = [each for each in backbone if each.requires_grad]
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for batch in batches:

@@ -8,7 +8,7 @@ exist only in training. Shapes: B batch, N object slots, C channels, h w grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from stl_core.distill import LOSSES, regions
 from stl_core.distill.adapters import ReviewFusion, build_adapter
-from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs, Outputs, Targets
+from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs
+from stl_core.tensors.detector import Detector, Outputs, TargetPredictions
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import StepNormalizer
 
 #: Function from a batch to the input of a network: (B, C, H, W), normalised.
 InputFn = Callable[[Batch], Tensor]
 
-#: Bounds of a depth sigma, metres: float32 still distinguishes the confidence of the lower bound
-#: from 1; the upper bound means that the depth is unknown.
+#: Bounds of a depth sigma, metres. Losses divide by sigma and its square: below a millimetre one
+#: object would outweigh all others; a kilometre means that the depth is unknown.
 SIGMA_BOUNDS_M = (1e-3, 1e3)
 
 
@@ -63,8 +64,8 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: Detector,
+        teacher: Detector,
         losses: Mapping[str, Any],
         config: DistillLayersConfig,
         *,
@@ -106,7 +107,7 @@ class Distiller(nn.Module):
         )
 
     @property
-    def detector(self) -> nn.Module:
+    def detector(self) -> Detector:
         """Return the student: the network that is evaluated, saved and run on the vehicle."""
         return self.student
 
@@ -121,7 +122,7 @@ class Distiller(nn.Module):
         with autocast_to(self.precision, batch.image.device):
             out = self.student(self.student_input(batch), batch.P, batch.targets)
         out = outputs_to_float32(out)
-        losses = self.student.losses(out, batch.targets, normalizer)  # type: ignore[operator]
+        losses = self.student.losses(out, batch.targets, normalizer)
         view = self.make_view(out, batch, epoch)
         return {**losses, **distillation_losses(view, self.losses, normalizer)}
 
@@ -135,20 +136,21 @@ class Distiller(nn.Module):
         :return: the view; the teacher's outputs carry no gradient.
         """
         height, width = batch.image.shape[1:3]
-        student = _network_outputs(self.student, out, batch.targets)
+        at_student = self.student.predictions_at_targets(out, batch.targets)
+        student = _network_outputs(self.student, out, at_student)
         with autocast_to(self.precision, batch.image.device):
             adapted = self._adapt_features(student.features, epoch)
             with torch.no_grad():
                 teacher_out = self.teacher(self.teacher_input(batch), batch.P)
         with torch.no_grad():
-            teacher = _network_outputs(
-                self.teacher, outputs_to_float32(teacher_out), batch.targets
-            )
+            teacher_out = outputs_to_float32(teacher_out)
+            at_teacher = self.teacher.predictions_at_targets(teacher_out, batch.targets)
+        visible = regions.visible_targets(batch.targets, (height, width))
         return DistillView(
             student=student,
-            teacher=teacher,
+            teacher=_network_outputs(self.teacher, teacher_out, at_teacher),
             adapted=adapted,
-            targets=regions.visible_targets(batch.targets, (height, width)),
+            targets=replace(visible, valid=visible.valid & at_student.found & at_teacher.found),
             P=batch.P,
             size_px=(height, width),
             epoch=epoch,
@@ -186,22 +188,20 @@ def distillation_losses(
         }
 
 
-def _feature_channels(net: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
+def _feature_channels(net: Detector, strides: tuple[int, ...]) -> tuple[int, ...]:
     """Return the channels of a detector's features at `strides`; ValueError if one is missing."""
-    widths = dict(zip(net.strides, net.channels, strict=True))  # type: ignore[arg-type]
+    widths = dict(zip(net.strides, net.channels, strict=True))
     if not set(strides) <= widths.keys():
         name = type(net).__name__
         raise ValueError(f'distill.layers.strides: {strides}; {name} has {tuple(widths)}')
     return tuple(widths[stride] for stride in strides)
 
 
-def _network_outputs(net: Any, out: Outputs, targets: Targets) -> NetworkOutputs:
-    """Collect a detector's features, heads, predictions at the targets and depth sigmas."""
-    low, high = SIGMA_BOUNDS_M
-    confidence = net.depth_confidence(out, targets).detach()
+def _network_outputs(net: Detector, out: Outputs, at_targets: TargetPredictions) -> NetworkOutputs:
+    """Collect a detector's features, heads and predictions at the targets for the losses."""
     return NetworkOutputs(
         features=dict(zip(net.strides, out.features, strict=True)),
         heads=out.heads,
-        predictions=net.predictions_at_targets(out, targets),
-        sigma_m=(1 / confidence - 1).clamp(low, high),
+        predictions=at_targets.predictions,
+        depth_sigma_m=at_targets.depth_sigma_m.detach().clamp(*SIGMA_BOUNDS_M),
     )

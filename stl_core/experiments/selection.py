@@ -16,6 +16,7 @@ import torch
 from stl_core.data import augmentation, dataset
 from stl_core.data.worker_pool import with_progress
 from stl_core.distill import regions, weighting
+from stl_core.distill.distiller import Distiller
 from stl_core.distill.losses import feature, relation
 from stl_core.distill.weighting import confidence_gate
 from stl_core.tensors.batch import Batch, DistillView
@@ -150,7 +151,7 @@ def _mean_difference(pairs: list[tuple[Array, Array]]) -> float:
     return float(np.mean([each.mean() for each in gaps if len(each)] or [0.0]))
 
 
-def _load_before_and_after(config: TrainConfig, path: Path) -> list[Any]:
+def _load_before_and_after(config: TrainConfig, path: Path) -> list[Distiller]:
     """
     Build the distiller with the student before distillation, and with the distilled student.
 
@@ -165,7 +166,8 @@ def _load_before_and_after(config: TrainConfig, path: Path) -> list[Any]:
     models = []
     for before in (True, False):
         torch.manual_seed(config.seed)
-        model: Any = model_builder.build_model(config)
+        model = model_builder.build_model(config)
+        assert isinstance(model, Distiller), 'a run without teacher'
         student = {key: each.clone() for key, each in model.student.state_dict().items()}
         model.load_state_dict(state['model'])
         if before:
@@ -177,10 +179,9 @@ def _load_before_and_after(config: TrainConfig, path: Path) -> list[Any]:
 
 
 @torch.no_grad()
-def _make_view(model: Any, batch: Batch) -> DistillView:
+def _make_view(model: Distiller, batch: Batch) -> DistillView:
     out = model.student(model.student_input(batch), batch.P)
-    view: DistillView = model.make_view(out, batch, 0.0)
-    return view
+    return model.make_view(out, batch, 0.0)
 
 
 def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
@@ -188,11 +189,11 @@ def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
     valid = view.targets.valid
     columns = (
         view.targets.depth_m,
-        view.student.sigma_m,
-        view.teacher.sigma_m,
+        view.student.depth_sigma_m,
+        view.teacher.depth_sigma_m,
         feature.object_weights(view, losses.get('feature', feature.FeatureLossConfig())),
         confidence_gate(
-            view.teacher.sigma_m,
+            view.teacher.depth_sigma_m,
             losses.get('relation', relation.RelationLossConfig()).half_sigma_m,
         ),
     )

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from stl_core.files import atomic_file
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import DepthSpec, InputSpec
+from stl_core.tensors.detector import Detector, as_detector
 
 #: Key of the safetensors metadata that holds the header, as JSON.
 METADATA_KEY = 'mono3d'
@@ -50,23 +51,24 @@ class ModelSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def build_detector(spec: ModelSpec) -> nn.Module:
+def build_detector(spec: ModelSpec) -> Detector:
     """
     Build the detector of a spec, with initial weights.
 
     :raises ModelFileError: for an unknown detector, option or option value.
+    :raises TypeError: for a class in DETECTORS that does not fulfil the contract.
     """
     config = _detector_config(spec)
     build, channels = DETECTORS[spec.detector].detector, spec.input.channels
     try:
-        return build(config, in_channels=channels, num_classes=len(spec.classes))
+        return as_detector(build(config, in_channels=channels, num_classes=len(spec.classes)))
     except ValueError as err:
         raise ModelFileError(f'detector.options: {err}') from err
 
 
 def save_model(
     path: str | Path,
-    detector: nn.Module,
+    detector: Detector,
     spec: ModelSpec,
     weight_dtype: torch.dtype = torch.float32,
 ) -> None:
@@ -124,7 +126,7 @@ def read_model_spec(path: str | Path) -> ModelSpec:
         raise ModelFileError(f'{path}: invalid header of a model file ({err})') from err
 
 
-def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
+def load_detector(path: str | Path, spec: ModelSpec) -> Detector:
     """
     Load the detector of a .safetensors model file, on the CPU, in float32.
 
@@ -140,9 +142,7 @@ def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
             f'{path}: made by an older version, without {", ".join(sorted(missing))}; '
             'train or import it again'
         )
-    # the file provides all weights, so the backbone must not load ImageNet weights
-    options = {**spec.options, 'pretrained': False}
-    detector = build_detector(ModelSpec(**{**vars(spec), 'options': options}))
+    detector = build_detector(without_pretrained_weights(spec))
     with safe_open(path, 'pt') as file:
         state = {name: file.get_tensor(name) for name in file.keys()}
     try:
@@ -153,6 +153,12 @@ def load_detector(path: str | Path, spec: ModelSpec) -> nn.Module:
             f' {_first_mismatch(detector.state_dict(), state)}'
         ) from err
     return detector
+
+
+def without_pretrained_weights(spec: ModelSpec) -> ModelSpec:
+    """Return the spec of a detector whose backbone loads no ImageNet weights when it is built."""
+    has_option = 'pretrained' in spec.options
+    return replace(spec, options={**spec.options, 'pretrained': False}) if has_option else spec
 
 
 def convert_to_half(path: str | Path, out: str | Path) -> None:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from stl_core.geometry import lift, warp_box
 from stl_core.inference.model_file import ModelFileError, ModelSpec, load_detector, read_model_spec
@@ -23,6 +21,7 @@ from stl_core.inference.nms import bev_nms
 from stl_core.preprocessing import InputSpec, letterbox_affine, preprocess_image
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import as_image_objects
+from stl_core.tensors.detector import Detector
 from stl_core.tensors.precision import PRECISIONS, autocast_to, outputs_to_float32
 from stl_core.types import Array, ImageObjects, Objects3D
 
@@ -110,17 +109,17 @@ class TorchRunner:
     """A detector that torch runs on one device."""
 
     def __init__(
-        self, detector: nn.Module, spec: InputSpec, device: torch.device, precision: str = 'fp32'
+        self, detector: Detector, spec: InputSpec, device: torch.device, precision: str = 'fp32'
     ) -> None:
         """
         Move the detector to the device; the caller sets its train or eval mode.
 
-        :param detector: the network, with forward(image, P) and decode.
+        :param detector: the network.
         :param spec: input of the network.
         :param device: where the network runs.
         :param precision: type of the network's activations, a key of PRECISIONS.
         """
-        self.detector = detector.to(device).to(memory_format=torch.channels_last)  # type: ignore
+        self.detector: Detector = detector.to(device).to(memory_format=torch.channels_last)
         self.spec, self.device, self.precision = spec, device, precision
 
     @torch.inference_mode()
@@ -134,13 +133,13 @@ class TorchRunner:
         """
         image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
         projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
-        detector: Any = self.detector
         with autocast_to(self.precision, self.device):
-            out = detector(
+            out = self.detector(
                 normalization.normalise_input(image, projections, self.spec), projections
             )
         decoded = {
-            name: value.cpu() for name, value in detector.decode(outputs_to_float32(out)).items()
+            name: value.cpu()
+            for name, value in self.detector.decode(outputs_to_float32(out)).items()
         }
         return [as_image_objects(decoded, row) for row in range(len(canvases))]
 

@@ -6,24 +6,47 @@ To add a detector, write one module and add one line to DETECTORS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from stl_core.models import monocon, monodetr, monodle
+from stl_core.tensors.detector import Detector
 
 
 class DetectorEntry(NamedTuple):
-    """A detector's class, its configuration dataclass and the loss weights of its paper."""
+    """
+    A detector and what the rest of the code has to know about it.
 
-    detector: type[nn.Module]
+    :param detector: class of the detector: (config, in_channels=..., num_classes=...) -> Detector.
+    :param config: frozen dataclass of its options.
+    :param loss_weights: default weight of each of its losses, such as those of the paper.
+    :param head_semantics: options that determine the meaning of its head outputs: they must be
+        equal in a start model, and in a teacher whose predictions are compared.
+    """
+
+    detector: Callable[..., Detector]
     config: type[Any]
     loss_weights: Mapping[str, float]
+    head_semantics: tuple[str, ...] = ()
 
 
 DETECTORS: dict[str, DetectorEntry] = {
-    'monodle': DetectorEntry(monodle.MonoDLE, monodle.MonoDLEConfig, monodle.LOSS_WEIGHTS),
-    'monocon': DetectorEntry(monocon.MonoCon, monocon.MonoConConfig, monocon.LOSS_WEIGHTS),
-    'monodetr': DetectorEntry(monodetr.MonoDETR, monodetr.MonoDETRConfig, monodetr.LOSS_WEIGHTS),
+    'monodle': DetectorEntry(
+        monodle.MonoDLE,
+        monodle.MonoDLEConfig,
+        monodle.LOSS_WEIGHTS,
+        ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins'),
+    ),
+    'monocon': DetectorEntry(
+        monocon.MonoCon,
+        monocon.MonoConConfig,
+        monocon.LOSS_WEIGHTS,
+        ('virtual_focal_px', 'heading_bins'),
+    ),
+    'monodetr': DetectorEntry(
+        monodetr.MonoDETR,
+        monodetr.MonoDETRConfig,
+        monodetr.LOSS_WEIGHTS,
+        ('virtual_focal_px', 'heading_bins'),
+    ),
 }

@@ -27,13 +27,13 @@ from stl_core.models.centernet.heads import (
     HeadTargets,
     box_losses,
     decode_heads,
-    depth_confidence,
     encode_targets,
     gather_heads,
-    predictions_at_cells,
+    predictions_at_anchors,
 )
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.detector import Outputs, TargetPredictions
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -161,21 +161,21 @@ class MonoCon(nn.Module):
         if self.config.virtual_focal_px:
             factor = P[:, 0, 0] / self.config.virtual_focal_px
             heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
-        return Outputs((fused, *features[1:]), heads, P)
+        return Outputs((fused, *features[1:]), heads, (image.shape[2], image.shape[3]), P)
 
     def losses(
-        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
-        :param out: from forward, contexts included.
+        :param outputs: from forward, contexts included.
         :param targets: network pixels, metres.
         :param normalizer: normaliser of the step.
         :return: unweighted scalars, keys 'det/<head>'.
         :raises ValueError: for outputs without P.
         """
-        heads = {name: grid.float() for name, grid in out.heads.items()}
+        heads = {name: grid.float() for name, grid in outputs.heads.items()}
         h, w = heads['heatmap'].shape[-2:]
         visible = _visible_targets(targets)
         center_px, bins = _box_centers(visible), self.config.heading_bins
@@ -195,22 +195,20 @@ class MonoCon(nn.Module):
                 head_targets.valid,
                 normalizer,
             ),
-            **context_losses(heads, visible, head_targets, _require_projections(out), normalizer),
+            **context_losses(
+                heads, visible, head_targets, _require_projections(outputs), normalizer
+            ),
         }
 
-    def decode(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
-            out.heads, self.mean_size_hwl_m, self.config.heading_bins, self.config.max_objects
+            outputs.heads, self.mean_size_hwl_m, self.config.heading_bins, self.config.max_objects
         )
 
-    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """Return the depth confidence (B, N) at each target: 1 / (1 + sigma in metres)."""
-        return depth_confidence(out.heads, _target_cells(out, targets))
-
-    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Return raw heads at each target, {name: (B, N, D)}; of depth only the logit."""
-        return predictions_at_cells(out.heads, _target_cells(out, targets))
+    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+        """Return the raw heads at each target's cell; found where it is inside the grid."""
+        return predictions_at_anchors(outputs.heads, targets, _box_centers(targets))
 
 
 def context_losses(
@@ -310,12 +308,7 @@ def _gaussian_radius(targets: Targets) -> Tensor:
     return heatmap.exact_radius(size)
 
 
-def _target_cells(out: Outputs, targets: Targets) -> Tensor:
-    """Return the flat cells (B, N) of targets on the grid of the heads."""
-    return heatmap.flat_cells(_box_centers(targets), STRIDE, *out.heads['heatmap'].shape[-2:])[0]
-
-
-def _require_projections(out: Outputs) -> Tensor:
-    if out.P is None:
+def _require_projections(outputs: Outputs) -> Tensor:
+    if outputs.P is None:
         raise ValueError('outputs without P; expected the outputs of MonoCon.forward')
-    return out.P
+    return outputs.P

@@ -28,7 +28,8 @@ from stl_core.models.detr.transformer import (
     VisualEncoder,
 )
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.detector import Outputs, TargetPredictions
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -187,27 +188,27 @@ class MonoDETR(nn.Module):
         focal_ratio = focal / trained_focal_px
         heads['depth'] = mean_depth(heads, depth_m, trained_focal_px, focal_ratio)
         heads['depth_edges_m'] = self.depth_map.edges_m * focal_ratio[:, None]
-        return Outputs(features, heads)
+        return Outputs(features, heads, (image.shape[2], image.shape[3]))
 
     def losses(
-        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
-        :param out: from forward.
+        :param outputs: from forward.
         :param targets: network pixels, metres; targets whose projected centre is off the canvas or
             outside their 2D box are ignored.
         :param normalizer: normaliser of the step.
         :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
         """
-        groups = out.heads['class'].shape[2] // self.config.queries
-        cost, trainable = _matching_cost(out.heads, targets, _canvas_size_px(out))
+        groups = outputs.heads['class'].shape[2] // self.config.queries
+        cost, trainable = _matching_cost(outputs.heads, targets, outputs.size_px)
         query_targets = criterion.encode_query_targets(
-            targets, _canvas_size_px(out), self.config.heading_bins, groups
+            targets, outputs.size_px, self.config.heading_bins, groups
         )
-        heads = {name: out.heads[name] for name in self.heads}
-        logits, edges_m = out.heads['depth_map'], out.heads['depth_edges_m']
+        heads = {name: outputs.heads[name] for name in self.heads}
+        logits, edges_m = outputs.heads['depth_map'], outputs.heads['depth_edges_m']
         depth_target_m = depth_predictor.paint_depth(targets, trainable, *logits.shape[2:])
         return {
             **criterion.set_criterion(
@@ -221,50 +222,40 @@ class MonoDETR(nn.Module):
             ),
         }
 
-    def decode(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
-        return decode_queries(self._last_layer_heads(out), _canvas_size_px(out), self.config)
+        return decode_queries(self._last_layer_heads(outputs), outputs.size_px, self.config)
 
-    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """Return the depth confidence (B, N) of targets: 1 / (1 + sigma), or 0 if unmatched."""
-        heads, matched = self._heads_at_targets(out, targets)
-        return torch.where(matched, 1 / (1 + heads['depth'][..., 1].exp()), 0)
+    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+        """
+        Return the raw outputs of each target's query after the last decoder layer.
 
-    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Return the raw outputs of each target's query, {name: (B, N, D)}; of depth the logit."""
-        heads, _ = self._heads_at_targets(out, targets)
-        return {
-            'center_box': heads['box'],
-            'size_hwl_m': heads['size_3d'],
-            'heading': heads['heading'],
-            'depth': depth_encoding.to_logit(heads['depth'][..., :1]),
-        }
+        Ignored targets are not found, and some of more targets than queries are not.
+        """
+        heads = self._last_layer_heads(outputs)
+        last_layer = {name: head[:, None] for name, head in heads.items()}
+        cost, trainable = _matching_cost(last_layer, targets, outputs.size_px)
+        matches = matcher.hungarian_match(cost, trainable, groups=1)
+        at_targets = criterion.gather_queries(heads, matches.query[:, 0, 0])
+        return TargetPredictions(
+            predictions={
+                'center_box': at_targets['box'],
+                'size_hwl_m': at_targets['size_3d'],
+                'heading': at_targets['heading'],
+                'depth': depth_encoding.to_logit(at_targets['depth'][..., :1]),
+            },
+            depth_sigma_m=at_targets['depth'][..., 1].exp(),
+            found=matches.matched[:, 0, 0],
+        )
 
-    def _last_layer_heads(self, out: Outputs) -> dict[str, Tensor]:
+    def _last_layer_heads(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the heads (B, Q, channels) of the first group after the last decoder layer."""
         first = slice(self.config.queries)
-        return {name: out.heads[name][:, -1, first].float() for name in self.heads}
-
-    def _heads_at_targets(
-        self, out: Outputs, targets: Targets
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """
-        Return the last layer's outputs of each target's query: matched, else of lowest cost.
-
-        :return: heads (B, N, channels), and (B, N) bool, whether the target is matched. Ignored
-            targets are not, and some of more targets than queries are not.
-        """
-        heads = self._last_layer_heads(out)
-        last_layer = {name: head[:, None] for name, head in heads.items()}
-        cost, trainable = _matching_cost(last_layer, targets, _canvas_size_px(out))
-        matches = matcher.hungarian_match(cost, trainable, groups=1)
-        matched = matches.matched[:, 0, 0]
-        query = torch.where(matched, matches.query[:, 0, 0], cost[:, 0].argmin(1))
-        return criterion.gather_queries(heads, query), matched
+        return {name: outputs.heads[name][:, -1, first].float() for name in self.heads}
 
 
 def decode_queries(
-    heads: dict[str, Tensor], canvas_px: Tensor, config: MonoDETRConfig
+    heads: dict[str, Tensor], size_px: tuple[int, int], config: MonoDETRConfig
 ) -> dict[str, Tensor]:
     """
     Decode the raw heads of one decoder layer into objects.
@@ -274,7 +265,7 @@ def decode_queries(
     objects of several classes.
 
     :param heads: the raw heads of one layer, (B, Q, channels).
-    :param canvas_px: (2,) width, height.
+    :param size_px: height and width of the canvas.
     :param config: heading bins and the number of objects.
     :return: the fields of ImageObjects, (B, K, ...), in network pixels and metres, sorted by
         decreasing probability.
@@ -291,11 +282,11 @@ def decode_queries(
     return {
         'class_id': index % classes,
         'score': probability / (1 + log_sigma.exp()),
-        'center_px': box[..., :2] * canvas_px,
+        'center_px': box_coding.to_pixels(box[..., :2], size_px),
         'depth_m': predicted['depth'][..., 0].clamp(min=0.01),
         'size_hwl_m': predicted['size_3d'].clamp(min=0.01),
         'alpha': heatmap.decode_angle(best_bin, residual, bins),
-        'box_px': box_coding.box_cxcylrtb_to_xyxy(box) * canvas_px.repeat(2),
+        'box_px': box_coding.to_pixels(box_coding.box_cxcylrtb_to_xyxy(box), size_px),
         'depth_log_sigma': log_sigma,
     }
 
@@ -327,23 +318,14 @@ def mean_depth(
 
 
 def _matching_cost(
-    heads: dict[str, Tensor], targets: Targets, canvas_px: Tensor
+    heads: dict[str, Tensor], targets: Targets, size_px: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return the matching cost (B, L, Q, N), and (B, N) bool: targets that are not ignored."""
-    target_box = box_coding.encode_boxes(targets, canvas_px)
+    target_box = box_coding.encode_boxes(targets, size_px)
     cost = matcher.matching_cost(
         heads['class'], heads['box'].sigmoid(), targets.class_id, target_box
     )
     return cost, targets.valid & box_coding.is_representable(target_box)
-
-
-def _canvas_size_px(out: Outputs) -> Tensor:
-    """Return the width and height (2,) of the canvas, pixels, from the depth map's grid."""
-    grid = out.heads['depth_map']
-    h, w = grid.shape[2:]
-    return torch.tensor(
-        [w * depth_predictor.STRIDE, h * depth_predictor.STRIDE], device=grid.device
-    ).float()
 
 
 def _build_heads(config: MonoDETRConfig, num_classes: int) -> nn.ModuleDict:

@@ -21,13 +21,13 @@ from stl_core.models.centernet.heads import (
     STRIDE,
     box_losses,
     decode_heads,
-    depth_confidence,
     encode_targets,
     gather_heads,
-    predictions_at_cells,
+    predictions_at_anchors,
 )
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Outputs, Targets
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.detector import Outputs, TargetPredictions
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -150,20 +150,20 @@ class MonoDLE(nn.Module):
             heads['depth'] = depth_encoding.rescale_to_focal_length(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
             )
-        return Outputs((fused, *features[1:]), heads)
+        return Outputs((fused, *features[1:]), heads, (image.shape[2], image.shape[3]))
 
     def losses(
-        self, out: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
-        :param out: from forward.
+        :param outputs: from forward.
         :param targets: network pixels, metres.
         :param normalizer: normaliser of the step.
         :return: unweighted scalars, one per head, keys 'det/<head>'.
         """
-        h, w = out.heads['heatmap'].shape[-2:]
+        h, w = outputs.heads['heatmap'].shape[-2:]
         bins = self.config.heading_bins
         head_targets = encode_targets(
             targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w)
@@ -171,11 +171,11 @@ class MonoDLE(nn.Module):
         target_heatmap = heatmap.draw_heatmap(targets, self.num_classes, STRIDE, h, w)
         predicted = {
             name: value.float()
-            for name, value in gather_heads(out.heads, head_targets.cell).items()
+            for name, value in gather_heads(outputs.heads, head_targets.cell).items()
         }
         return {
             'det/heatmap': losses.heatmap_focal_loss(
-                out.heads['heatmap'].float(), target_heatmap, normalizer
+                outputs.heads['heatmap'].float(), target_heatmap, normalizer
             ),
             **box_losses(predicted, head_targets, targets, normalizer),
             'det/heading': losses.multibin_loss(
@@ -188,22 +188,18 @@ class MonoDLE(nn.Module):
             ),
         }
 
-    def decode(self, out: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
-            out.heads,
+            outputs.heads,
             self.mean_size_hwl_m,
             self.config.heading_bins,
             self.config.max_objects,
         )
 
-    def depth_confidence(self, out: Outputs, targets: Targets) -> Tensor:
-        """Return the depth confidence (B, N) at each target: 1 / (1 + sigma in metres)."""
-        return depth_confidence(out.heads, _target_cells(out, targets))
-
-    def predictions_at_targets(self, out: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Return raw heads at each target, {name: (B, N, D)}; of depth only the logit."""
-        return predictions_at_cells(out.heads, _target_cells(out, targets))
+    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+        """Return the raw heads at each target's cell; found where it is inside the grid."""
+        return predictions_at_anchors(outputs.heads, targets, targets.center_px)
 
 
 def perfect_heads(
@@ -244,11 +240,6 @@ def perfect_heads(
             grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], previous))
         heads[name] = grid.unflatten(2, (h, w))
     return heads
-
-
-def _target_cells(out: Outputs, targets: Targets) -> Tensor:
-    """Return the flat cells (B, N) of targets on the grid of the heads."""
-    return heatmap.flat_cells(targets.center_px, STRIDE, *out.heads['heatmap'].shape[-2:])[0]
 
 
 def _head_in_float32(head: nn.Module, fused: Tensor) -> Tensor:

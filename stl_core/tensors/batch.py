@@ -66,37 +66,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """
-    Return value of a detector's forward.
-
-    :param features: maps (B, C, h, w) for feature distillation, finest first, one for each stride
-        of the detector: the backbone's, except at stride 4, where they are the input of the heads,
-        after the neck.
-    :param heads: raw head maps by name, before any sigmoid.
-    :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
-    """
-
-    features: tuple[Tensor, ...]
-    heads: dict[str, Tensor]
-    P: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class NetworkOutputs:
     """
     Outputs of one network on a batch, as input of a distillation loss.
 
-    :param features: map (B, C, h, w) at each stride, finest first, see Outputs.
+    :param features: map (B, C, h, w) at each stride, finest first, see detector.Outputs.
     :param heads: raw head maps by name, before any sigmoid.
     :param predictions: raw head outputs at each target, {name: (B, N, D)}.
-    :param sigma_m: (B, N) predicted standard deviation of the depth of each target, metres.
+    :param depth_sigma_m: (B, N) predicted standard deviation of the depth of each target, metres,
+        within distiller.SIGMA_BOUNDS_M.
     """
 
     features: dict[int, Tensor]
     heads: dict[str, Tensor]
     predictions: dict[str, Tensor]
-    sigma_m: Tensor
+    depth_sigma_m: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,8 @@ class DistillView:
     :param teacher: carries no gradient.
     :param adapted: the student's features at the teacher's widths, by stride, finest first;
         gradients flow.
-    :param targets: network pixels; valid only where the canvas shows box and projected centre.
+    :param targets: network pixels; valid only where the canvas shows box and projected centre, and
+        both networks have a prediction for the object: losses learn nothing from other objects.
     :param P: (B, 3, 4) projections.
     :param size_px: height and width of the canvas.
     :param epoch: number of epochs so far, with a fraction.

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stl_core.tensors.batch import Outputs
+from stl_core.tensors.detector import Outputs
 
 #: None is float32 throughout. fp16 has so small a range that its gradients need scaling.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}

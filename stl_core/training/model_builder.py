@@ -21,20 +21,19 @@ import stl_core
 from stl_core.data import dataset
 from stl_core.distill import LOSSES, distiller
 from stl_core.inference import model_file
+from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
+from stl_core.tensors.detector import Detector
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import SINGLE_PART, StepNormalizer
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import ImageObjects
 
-#: Detector options that define the meaning of the head outputs.
-HEAD_SEMANTICS = ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins')
 
-
-def build_model(config: TrainConfig) -> nn.Module:
+def build_model(config: TrainConfig) -> SupervisedModel | distiller.Distiller:
     """
     Build the trainable model of a configuration.
 
@@ -48,8 +47,7 @@ def build_model(config: TrainConfig) -> nn.Module:
     _check_virtual_focal_length(config)
     student_spec = model_spec(config)
     if config.start:  # the start model replaces the backbone's ImageNet weights
-        options = {**student_spec.options, 'pretrained': False}
-        student_spec = dataclasses.replace(student_spec, options=options)
+        student_spec = model_file.without_pretrained_weights(student_spec)
     detector = model_file.build_detector(student_spec)
     if config.start:
         detector.load_state_dict(_starting_weights(config))
@@ -139,10 +137,15 @@ def _check_losses(model: distiller.Distiller) -> None:
 
 
 def _check_virtual_focal_length(config: TrainConfig) -> None:
-    detector_focal_px = config.detector.options.virtual_focal_px
-    depth_focal_px = (
-        config.input.depth.virtual_focal_px if config.input.depth else detector_focal_px
-    )
+    """
+    Raise ConfigError if only one of depth input and detector uses a virtual focal length.
+
+    A detector without the option learns depth in true metres.
+    """
+    if not config.input.depth:
+        return
+    depth_focal_px = config.input.depth.virtual_focal_px
+    detector_focal_px = getattr(config.detector.options, 'virtual_focal_px', 0.0)
     if bool(depth_focal_px) != bool(detector_focal_px):
         raise ConfigError(
             f'input.depth.virtual_focal_px is {depth_focal_px},'
@@ -211,15 +214,16 @@ def _teacher_spec(config: TrainConfig) -> model_file.ModelSpec:
 def _head_semantics(
     one: model_file.ModelSpec, other: model_file.ModelSpec
 ) -> list[tuple[str, str, str]]:
-    """List (option, JSON value in `one`, in `other`) of the HEAD_SEMANTICS that both have."""
-    common = [name for name in HEAD_SEMANTICS if name in one.options and name in other.options]
+    """List (option, JSON value in `one`, in `other`) of the head_semantics that both have."""
+    options = DETECTORS[other.detector].head_semantics
+    common = [name for name in options if name in one.options and name in other.options]
     return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in common]
 
 
 class SupervisedModel(nn.Module):
     """A detector trained on labels, without a teacher."""
 
-    def __init__(self, detector: nn.Module, spec: InputSpec, precision: str = 'fp32') -> None:
+    def __init__(self, detector: Detector, spec: InputSpec, precision: str = 'fp32') -> None:
         """Combine a detector with its input specification and precision (key of PRECISIONS)."""
         super().__init__()
         self.detector, self.spec, self.precision = detector, spec, precision
@@ -229,6 +233,4 @@ class SupervisedModel(nn.Module):
         image = normalization.network_input(batch, self.spec)
         with autocast_to(self.precision, image.device):
             out = self.detector(image, batch.P, batch.targets)
-        return self.detector.losses(  # type: ignore[operator,no-any-return]
-            outputs_to_float32(out), batch.targets, normalizer
-        )
+        return self.detector.losses(outputs_to_float32(out), batch.targets, normalizer)

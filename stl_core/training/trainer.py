@@ -27,6 +27,7 @@ from stl_core.data import dataset, depth_maps
 from stl_core.inference import model_file, result_files
 from stl_core.progress import progress_bar
 from stl_core.tensors.batch import to_device
+from stl_core.tensors.detector import Detector, as_detector
 from stl_core.tensors.precision import is_bf16_emulated
 from stl_core.tensors.reductions import all_reduce_mean, rank, world_size
 from stl_core.training import checkpoint, distributed, model_builder, validation
@@ -311,10 +312,10 @@ class RunState:
         return Path(self.config.out)
 
     @property
-    def eval_detector(self) -> Any:
+    def eval_detector(self) -> Detector:
         """The detector to evaluate and save: with averaged weights if EMA is enabled."""
         ema = self.optimizer.ema
-        return ema.module if ema else self.unwrapped_model.detector
+        return as_detector(ema.module if ema else self.unwrapped_model.detector)
 
 
 def setup_run(
@@ -330,7 +331,7 @@ def setup_run(
     torch.manual_seed(config.seed)
     unwrapped_model = distributed.convert_sync_batchnorm(model_factory(config), device)
     unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    detector: Any = unwrapped_model.detector
+    detector = unwrapped_model.get_submodule('detector')
     optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
     first = checkpoint.resume_from(
         Path(config.out) / 'last.pt', unwrapped_model, optimizer, config

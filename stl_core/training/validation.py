@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from stl_core.data.frame_source import SourceImage, require_labels
 from stl_core.evaluation import average_precision
 from stl_core.inference import model_file, predictor
 from stl_core.inference.result_files import predict_frames
+from stl_core.tensors.detector import Detector
 from stl_core.types import Labels
 
 METRICS = ('bbox', 'bev', '3d', 'aos')
@@ -103,7 +103,7 @@ def load_validation_set(frames: Sequence[SourceImage]) -> ValidationSet:
 
 
 def validate_detector(
-    detector: nn.Module,
+    detector: Detector,
     spec: model_file.ModelSpec,
     validation_set: ValidationSet,
     device: torch.device,

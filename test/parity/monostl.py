@@ -63,7 +63,7 @@ def public_losses(view: DistillView) -> dict[str, float]:
     student_features = [view.adapted[stride] for stride in STRIDES]
     teacher_features = [view.teacher.features[stride] for stride in STRIDES]
     student, teacher = (
-        (1 / outputs.sigma_m).gather(1, order) for outputs in (view.student, view.teacher)
+        (1 / outputs.depth_sigma_m).gather(1, order) for outputs in (view.student, view.teacher)
     )
     gated = public.compute_backbone_weight_l1_loss(
         student_features, teacher_features, target, teacher, student, 0

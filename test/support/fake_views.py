@@ -149,8 +149,8 @@ def permute_slots(view, order):
 
     def permute(outputs):
         predictions = {key: each[:, order] for key, each in outputs.predictions.items()}
-        sigma_m = outputs.sigma_m[:, order]
-        return dataclasses.replace(outputs, predictions=predictions, sigma_m=sigma_m)
+        sigma_m = outputs.depth_sigma_m[:, order]
+        return dataclasses.replace(outputs, predictions=predictions, depth_sigma_m=sigma_m)
 
     columns = {f.name: getattr(view.targets, f.name) for f in dataclasses.fields(view.targets)}
     view = with_targets(view, **{key: each[:, order] for key, each in columns.items()})
@@ -165,7 +165,7 @@ def select_image(view, row):
 
     def cut_outputs(outputs):
         parts = (outputs.features, outputs.heads, outputs.predictions)
-        return NetworkOutputs(*map(cut, parts), outputs.sigma_m[row : row + 1])
+        return NetworkOutputs(*map(cut, parts), outputs.depth_sigma_m[row : row + 1])
 
     view = with_targets(view, **cut(vars(view.targets)))
     view = dataclasses.replace(view, adapted=cut(view.adapted), P=view.P[row : row + 1])
@@ -176,5 +176,7 @@ def select_image(view, row):
 
 def with_sigma(view, network, sigma_m):
     outputs = getattr(view, network)
-    outputs = dataclasses.replace(outputs, sigma_m=torch.full_like(outputs.sigma_m, sigma_m))
+    outputs = dataclasses.replace(
+        outputs, depth_sigma_m=torch.full_like(outputs.depth_sigma_m, sigma_m)
+    )
     return dataclasses.replace(view, **{network: outputs})

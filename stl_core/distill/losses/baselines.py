@@ -37,14 +37,14 @@ def plain_response_loss(
     view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
 ) -> Tensor:
     """Compute object_response_loss with the same weight for every object, without heatmaps."""
-    return object_response_loss(view, torch.ones_like(view.teacher.sigma_m), normalizer)
+    return object_response_loss(view, torch.ones_like(view.teacher.depth_sigma_m), normalizer)
 
 
 def plain_feature_loss(
     view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
 ) -> Tensor:
     """Compute 1/10 sum over strides of mean over cells in boxes of (1/2C) sum_c dF^2, ungated."""
-    return box_feature_mse(view, torch.ones_like(view.teacher.sigma_m), normalizer) / 10
+    return box_feature_mse(view, torch.ones_like(view.teacher.depth_sigma_m), normalizer) / 10
 
 
 def plain_scene_loss(

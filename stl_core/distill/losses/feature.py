@@ -94,8 +94,8 @@ def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
     :param config: the gates.
     :return: (B, N) in [0, 1), without gradient.
     """
-    uncertainty = uncertainty_gate(view.student.sigma_m, config.half_sigma_m)
-    return uncertainty * confidence_gate(view.teacher.sigma_m, config.sure_sigma_m)
+    uncertainty = uncertainty_gate(view.student.depth_sigma_m, config.half_sigma_m)
+    return uncertainty * confidence_gate(view.teacher.depth_sigma_m, config.sure_sigma_m)
 
 
 def public_feature_loss(
@@ -115,7 +115,7 @@ def public_feature_loss(
     :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     """
-    weight = 1 - (1 / view.student.sigma_m.detach()).clamp(max=1)
+    weight = 1 - (1 / view.student.depth_sigma_m.detach()).clamp(max=1)
     return box_feature_mse(view, weight, normalizer) / 10
 
 

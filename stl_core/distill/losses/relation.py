@@ -83,7 +83,7 @@ def relation_loss(
     """
     indices = regions.valid_indices(view.targets)
     rois = regions.object_rois(view.targets, view.size_px, indices)
-    mean_variance = pair_sums(view.teacher.sigma_m.flatten()[indices].detach().square()) / 2
+    mean_variance = pair_sums(view.teacher.depth_sigma_m.flatten()[indices].detach().square()) / 2
     image = rois[:, 0]
     same_image = (image[:, None] == image).to(mean_variance.dtype)
     pair_weight = same_image + (1 - same_image) * config.across_images
@@ -117,7 +117,7 @@ def public_relation_loss(
     :return: scalar; 0 when no object is valid.
     """
     indices = regions.valid_indices(view.targets)
-    spread = pair_sums(view.teacher.sigma_m.flatten()[indices].detach().square())
+    spread = pair_sums(view.teacher.depth_sigma_m.flatten()[indices].detach().square())
     differences = affinity_differences(view, config.cells)
     return torch.stack(
         [(gap / spread).sum() / (2 * max(len(gap), 1) ** 4) for gap in differences]

@@ -242,7 +242,7 @@ def response_loss(
     :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     """
-    weight = weighting.confidence_gate(view.teacher.sigma_m, config.half_sigma_m)
+    weight = weighting.confidence_gate(view.teacher.depth_sigma_m, config.half_sigma_m)
     total, maps = object_response_loss(view, weight, normalizer), shared_head_maps(view)
     if maps is None:
         return total

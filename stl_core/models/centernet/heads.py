@@ -28,6 +28,7 @@ from stl_core.models.backbone import STRIDES
 from stl_core.models.centernet import heatmap
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
+from stl_core.tensors.detector import TargetPredictions
 from stl_core.tensors.reductions import StepNormalizer
 
 STRIDE = STRIDES[0]
@@ -83,10 +84,25 @@ def gather_heads(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]
     return {name: heatmap.gather_at(heads[name], cell) for name in OBJECT_HEADS}
 
 
-def predictions_at_cells(heads: Mapping[str, Tensor], cell: Tensor) -> dict[str, Tensor]:
-    """Return the heads of gather_heads, with depth reduced to its logit (no log sigma)."""
+def predictions_at_anchors(
+    heads: Mapping[str, Tensor], targets: Targets, anchor_px: Tensor
+) -> TargetPredictions:
+    """
+    Return the predictions at the cells of targets: all heads but the heatmap.
+
+    :param heads: raw, see the module.
+    :param targets: network pixels.
+    :param anchor_px: (B, N, 2) the point whose cell represents the object, network pixels.
+    :return: found where the anchor is inside the grid.
+    """
+    cell, inside = heatmap.flat_cells(anchor_px, STRIDE, *heads['heatmap'].shape[-2:])
     predictions = gather_heads(heads, cell)
-    return {**predictions, 'depth': predictions['depth'][..., :1]}
+    logit, log_sigma = predictions['depth'].split(1, -1)
+    return TargetPredictions(
+        predictions={**predictions, 'depth': logit},
+        depth_sigma_m=log_sigma[..., 0].float().exp(),
+        found=targets.valid & inside,
+    )
 
 
 def box_losses(
@@ -124,11 +140,6 @@ def box_losses(
             predicted['size_3d'], head_targets.size_3d, targets.size_hwl_m, valid, normalizer
         ),
     }
-
-
-def depth_confidence(heads: Mapping[str, Tensor], cell: Tensor) -> Tensor:
-    """Return the depth confidence at (B, N) cells: 1 / (1 + sigma in metres), in (0, 1]."""
-    return 1 / (1 + heatmap.gather_at(heads['depth'], cell)[..., 1].float().exp())
 
 
 def decode_heads(

@@ -16,18 +16,31 @@ from stl_core.tensors.batch import Targets
 _MIN_AREA = 1e-9
 
 
-def encode_boxes(targets: Targets, canvas_px: Tensor) -> Tensor:
+def encode_boxes(targets: Targets, size_px: tuple[int, int]) -> Tensor:
     """
     Encode targets as boxes (x, y, left, right, top, bottom).
 
     :param targets: network pixels.
-    :param canvas_px: (2,) width, height.
+    :param size_px: height and width of the canvas.
     :return: (B, N, 6) fractions of the canvas.
     """
-    center = targets.center_px / canvas_px
-    low, high = targets.box_px[..., :2] / canvas_px, targets.box_px[..., 2:] / canvas_px
+    center = to_fractions(targets.center_px, size_px)
+    low, high = to_fractions(targets.box_px, size_px).split(2, -1)
     sides = torch.stack([center - low, high - center], -1)  # (B, N, xy, low high)
     return torch.cat([center, sides.flatten(-2)], -1)
+
+
+def to_fractions(xy_px: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """Divide (..., 2 k) alternating x and y, pixels, by a canvas's width and height."""
+    height, width = size_px
+    # a tensor of the size would make the host wait for the device
+    return torch.stack([xy_px[..., 0::2] / width, xy_px[..., 1::2] / height], -1).flatten(-2)
+
+
+def to_pixels(xy: Tensor, size_px: tuple[int, int]) -> Tensor:
+    """Multiply (..., 2 k) alternating x and y, fractions, by a canvas's width and height."""
+    height, width = size_px
+    return torch.stack([xy[..., 0::2] * width, xy[..., 1::2] * height], -1).flatten(-2)
 
 
 def is_representable(box: Tensor) -> Tensor:

@@ -44,20 +44,20 @@ class QueryTargets:
 
 
 def encode_query_targets(
-    targets: Targets, canvas_px: Tensor, bins: int, groups: int
+    targets: Targets, size_px: tuple[int, int], bins: int, groups: int
 ) -> QueryTargets:
     """
     Encode targets as the values that queries regress, repeated for each group.
 
     :param targets: network pixels, metres.
-    :param canvas_px: (2,) width, height.
+    :param size_px: height and width of the canvas.
     :param bins: number of heading bins.
     :param groups: G.
     """
     heading_bin, heading_residual = heatmap.encode_angle(targets.alpha, bins)
     columns = {
         'class_id': targets.class_id,
-        'box': box_coding.encode_boxes(targets, canvas_px),
+        'box': box_coding.encode_boxes(targets, size_px),
         'depth_m': targets.depth_m,
         'size_hwl_m': targets.size_hwl_m,
         'heading_bin': heading_bin,

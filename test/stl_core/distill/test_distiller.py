@@ -15,6 +15,7 @@ from stl_core.distill import LOSSES
 from stl_core.distill.adapters import ReviewFusion, build_adapter
 from stl_core.distill.distiller import Distiller, DistillLayersConfig, distillation_losses
 from stl_core.models import DETECTORS
+from stl_core.models.detr import matcher
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import depth_encoding, normalization
 from stl_core.tensors.batch import Batch, pad_targets
@@ -22,6 +23,7 @@ from stl_core.tensors.reductions import SINGLE_PART
 
 SMALL = DistillLayersConfig(width=16)
 ALL = {name: entry.config() for name, entry in LOSSES.items()}
+ALL_BUT_HEADS = {name: config for name, config in ALL.items() if name != 'plain_heads'}
 SELECTIVE = {name: ALL[name] for name in ('feature', 'relation', 'response')}
 
 
@@ -269,14 +271,13 @@ def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
     model, batch = distiller(), a_batch()
     out = model.student(pixels(batch), batch.P)
     view = model.make_view(out, batch, 2.5)
-    confidence = model.student.depth_confidence(out, batch.targets)
-    valid = view.targets.valid
-    torch.testing.assert_close((1 / (1 + view.student.sigma_m))[valid], confidence[valid].detach())
-    assert not view.student.sigma_m.requires_grad
+    predicted = model.student.predictions_at_targets(out, batch.targets)
+    assert torch.equal(view.student.depth_sigma_m, predicted.depth_sigma_m)
+    assert not view.student.depth_sigma_m.requires_grad
     assert view.student.predictions['depth'].requires_grad
     teacher = view.teacher
     parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.predictions.values())
-    assert not any(each.requires_grad for each in (*parts, teacher.sigma_m))
+    assert not any(each.requires_grad for each in (*parts, teacher.depth_sigma_m))
     assert (view.size_px, view.epoch) == ((H, W), 2.5)
 
 
@@ -286,7 +287,7 @@ def test_an_extreme_sigma_is_clamped(log_sigma, clamped):
     out = model.student(pixels(batch), batch.P)
     out.heads['depth'].data[:, 1] = log_sigma
     view = model.make_view(out, batch, 0.0)
-    assert (view.student.sigma_m == clamped).all()
+    assert (view.student.depth_sigma_m == clamped).all()
     assert all(
         each.isfinite() for each in distillation_losses(view, model.losses, SINGLE_PART).values()
     )
@@ -301,7 +302,7 @@ def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
         column[:, 1] = column[:, 0]  # two objects compete for one query
     targets.center_px[:, 1] += 1
     out = model.student(pixels(batch), batch.P, targets)
-    sigma_m = model.make_view(out, batch, 0.0).student.sigma_m
+    sigma_m = model.make_view(out, batch, 0.0).student.depth_sigma_m
     depth = out.heads['depth']
     assert depth.shape[2] == 3 * student.config.queries
 
@@ -319,6 +320,43 @@ def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
         assert changed.sum(1).tolist() == [1, 1]
         matched = depth[:, -1, : student.config.queries, 1][changed].exp()
         torch.testing.assert_close(sigma_m[:, slot], matched.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_hungarian_matching_runs_once_per_network_and_once_for_the_labels(monkeypatch):
+    calls = []
+    match = matcher.hungarian_match
+
+    def count(cost, valid, groups):
+        calls.append((cost.shape[1], groups))
+        return match(cost, valid, groups)
+
+    monkeypatch.setattr(matcher, 'hungarian_match', count)
+    student, teacher = build('monodetr'), build('monodetr')
+    distiller(ALL_BUT_HEADS, student=student, teacher=teacher).train()(a_batch(), 0.0, SINGLE_PART)
+    layers, groups = student.config.decoder_layers, student.config.groups
+    assert calls == [(layers, groups), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize('lacking', ['student', 'teacher'])
+@pytest.mark.parametrize('name', [name for name in LOSSES if name != 'plain_scene'])
+def test_nothing_is_learnt_from_an_object_that_a_network_has_not_found(monkeypatch, name, lacking):
+    """The loss is that of a batch without the object."""
+    model, batch = distiller({name: ALL[name]}), a_batch()
+    model.student.heads['depth'][-1].bias.data[1] = 1.0  # uncertain: every loss counts the object
+    network = getattr(model, lacking)
+    predict = network.predictions_at_targets
+
+    def predict_without_first(outputs, targets):
+        predicted = predict(outputs, targets)
+        return dataclasses.replace(predicted, found=predicted.found & (targets.depth_m != first))
+
+    first, key = batch.targets.depth_m[0, 0], f'distill/{name}'
+    unknown = dataclasses.replace(batch.targets, valid=batch.targets.depth_m > first)
+    unknown.valid[1] = batch.targets.valid[1]
+    expected = model(dataclasses.replace(batch, targets=unknown), 0.0, SINGLE_PART)[key]
+    assert model(batch, 0.0, SINGLE_PART)[key] != expected
+    monkeypatch.setattr(network, 'predictions_at_targets', predict_without_first)
+    assert model(batch, 0.0, SINGLE_PART)[key] == expected
 
 
 def test_labels_of_other_classes_do_not_change_the_losses(tmp_path):
@@ -382,7 +420,7 @@ def test_unknown_losses_and_strides_are_refused(losses, config, message):
 @every_detector
 @pytest.mark.parametrize('count', [0, 4])
 def test_every_loss_works_between_two_detectors_of_one_kind(name, count):
-    losses = {key: ALL[key] for key in ALL if (name, key) != ('monodetr', 'plain_heads')}
+    losses = ALL_BUT_HEADS if name == 'monodetr' else ALL
     model = distiller(losses, student=build(name), teacher=build(name)).train()
     all_losses = model(a_batch(count=count), 0.0, SINGLE_PART)
     named = {key: all_losses[f'distill/{key}'] for key in losses}
@@ -406,10 +444,13 @@ def test_plain_heads_refuses_detectors_without_head_maps():
 def test_a_detector_returns_predictions_for_each_target(name):
     model, batch = build(name), a_batch()
     out = model(pixels(batch), batch.P, batch.targets)
-    predictions = model.predictions_at_targets(out, batch.targets)
-    for value in predictions.values():
-        assert value.shape[:2] == batch.targets.valid.shape
+    predicted = model.predictions_at_targets(out, batch.targets)
+    predictions, valid = predicted.predictions, batch.targets.valid
+    for value in (*predictions.values(), predicted.depth_sigma_m):
+        assert value.shape[:2] == valid.shape
         assert value.isfinite().all()
+    assert (predicted.depth_sigma_m > 0).all()
+    assert torch.equal(predicted.found, valid)
     assert predictions['depth'].shape[2] == 1
     assert predictions['heading'].shape[2] % 2 == 0
     sum(value.sum() for value in predictions.values()).backward()
@@ -424,8 +465,8 @@ def test_the_depth_prediction_is_a_logit_in_metres_of_the_given_camera(name):
     with torch.no_grad():
         near, far = (
             depth_encoding.from_logit(
-                model.predictions_at_targets(model(pixels(batch), P), batch.targets)['depth']
+                model.predictions_at_targets(out, batch.targets).predictions['depth']
             )
-            for P in (batch.P, longer)
+            for out in (model(pixels(batch), P) for P in (batch.P, longer))
         )
     torch.testing.assert_close(far, 2 * near, rtol=1e-3, atol=1e-3)

@@ -65,9 +65,9 @@ def test_one_and_many_objects_give_a_finite_scalar(name, count):
 @every_loss
 def test_gradients_reach_the_student_only(name):
     view, tensors = with_gradients(make_view('who', (3, 2), 5))
-    sigma = [each.sigma_m.detach().requires_grad_() for each in (view.student, view.teacher)]
-    view = with_teacher(view, sigma_m=sigma[1])
-    evaluate(name, with_student(view, sigma_m=sigma[0])).backward()
+    sigma = [each.depth_sigma_m.detach().requires_grad_() for each in (view.student, view.teacher)]
+    view = with_teacher(view, depth_sigma_m=sigma[1])
+    evaluate(name, with_student(view, depth_sigma_m=sigma[0])).backward()
     assert any(each.grad is not None and (each.grad != 0).any() for each in tensors.values())
     assert all(each.grad is None for each in sigma)
 
@@ -101,8 +101,8 @@ def test_the_content_of_empty_slots_changes_nothing(name):
 
     def fill_outputs(outputs):
         predictions = {key: fill(each) for key, each in outputs.predictions.items()}
-        sigma_m = fill(outputs.sigma_m)
-        return dataclasses.replace(outputs, predictions=predictions, sigma_m=sigma_m)
+        sigma_m = fill(outputs.depth_sigma_m)
+        return dataclasses.replace(outputs, predictions=predictions, depth_sigma_m=sigma_m)
 
     names = ('center_px', 'depth_m', 'size_hwl_m', 'alpha', 'box_px')
     filled = with_targets(view, **{key: fill(getattr(view.targets, key)) for key in names})

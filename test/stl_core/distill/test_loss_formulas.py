@@ -161,7 +161,7 @@ def test_feature_loss_is_the_gated_bounded_square_over_the_deviation_of_the_teac
             ]
             gap = np.mean([each / (1 + each / 2) for each in h])
             student_sigma, teacher_sigma = (
-                float(each.sigma_m[b, n]) for each in (view.student, view.teacher)
+                float(each.depth_sigma_m[b, n]) for each in (view.student, view.teacher)
             )
             uncertainty = student_sigma**2 / (4 + student_sigma**2)
             confidence = 9 / (9 + teacher_sigma**2)
@@ -282,7 +282,7 @@ def expected_relation(view, is_pair, pair_weight):
 @pytest.mark.parametrize(('across', 'count'), [(0.0, 3 * 3 + 2 * 2), (1.0, 5 * 5)])
 def test_relation_loss_is_the_mean_over_pairs_of_gated_differences(across, count):
     view = make_view('pairs', (3, 2), 5, dtype=torch.float64)
-    sigma = view.teacher.sigma_m
+    sigma = view.teacher.depth_sigma_m
 
     def confidence(one, two):
         u = (sigma[one] ** 2 + sigma[two] ** 2) / 2
@@ -306,7 +306,7 @@ def test_pairs_across_images_have_no_weight_by_default():
 
 def test_response_loss_is_l1_and_kl_of_heading_bins():
     view = with_student(make_view('said', (3, 2), 5, dtype=torch.float64), heads={})
-    expected = expected_predictions(view, 1 / (1 + view.teacher.sigma_m**2))
+    expected = expected_predictions(view, 1 / (1 + view.teacher.depth_sigma_m**2))
     assert float(evaluate('response', view)) == pytest.approx(expected)
 
 
@@ -411,7 +411,7 @@ def test_response_loss_is_the_sum_of_its_four_gated_terms():
     view = make_view('whole', (3, 0, 2), 5, dtype=torch.float64)
     view = with_targets(view, class_id=torch.tensor([[0, 1, 2, 0, 0], [0] * 5, [2, 2, 0, 0, 0]]))
     half = 1.5
-    weight = 1 / (1 + (view.teacher.sigma_m / half) ** 2)
+    weight = 1 / (1 + (view.teacher.depth_sigma_m / half) ** 2)
     parts = [
         expected_predictions(view, weight),
         expected_heatmap(view, weight),

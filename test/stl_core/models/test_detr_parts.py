@@ -75,14 +75,13 @@ def test_generalized_iou_of_known_boxes():
 
 def test_encoded_boxes_have_the_corners_and_sizes_of_the_targets():
     _, _, targets = batch(2)
-    canvas_px = torch.tensor([320.0, 96.0])
-    box = box_coding.encode_boxes(targets, canvas_px)
-    corners = box_coding.box_cxcylrtb_to_xyxy(box) * canvas_px.repeat(2)
+    size_px = (96, 320)
+    box = box_coding.encode_boxes(targets, size_px)
+    corners = box_coding.to_pixels(box_coding.box_cxcylrtb_to_xyxy(box), size_px)
     torch.testing.assert_close(corners, targets.box_px, atol=1e-4, rtol=0)
     size = targets.box_px[..., 2:] - targets.box_px[..., :2]
-    torch.testing.assert_close(
-        box_coding.box_width_height(box) * canvas_px, size, atol=1e-4, rtol=0
-    )
+    box_size = box_coding.to_pixels(box_coding.box_width_height(box), size_px)
+    torch.testing.assert_close(box_size, size, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

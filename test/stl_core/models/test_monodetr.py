@@ -15,7 +15,8 @@ from stl_core.inference.converters import convert_state_dict
 from stl_core.inference.model_file import build_detector
 from stl_core.models import backbone, monodetr
 from stl_core.models.detr import box_coding, criterion, depth_predictor
-from stl_core.tensors.batch import Outputs, as_image_objects, pad_targets
+from stl_core.tensors.batch import as_image_objects, pad_targets
+from stl_core.tensors.detector import Outputs
 from stl_core.tensors.reductions import SINGLE_PART
 
 
@@ -82,7 +83,7 @@ def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_r
     edges_m = out.heads['depth_edges_m'].expand(monodetr_queries.BATCH, -1)
     targets = labelled_targets(public, tmp_path, spec)
     loss_values = model.losses(
-        Outputs((), {**heads, 'depth_edges_m': edges_m}), targets, SINGLE_PART
+        Outputs((), {**heads, 'depth_edges_m': edges_m}, (384, 1280)), targets, SINGLE_PART
     )
     assert loss_values.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
     for name, expected in public['losses'].items():
@@ -94,10 +95,10 @@ def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_r
         assert float(heads[name].grad.norm()) == pytest.approx(expected, rel=5e-5), name
 
 
-def perfect_heads(targets, num_queries, classes=3, bins=12, canvas_px=(320, 96)):
+def perfect_heads(targets, num_queries, classes=3, bins=12, size_px=(96, 320)):
     """Return heads of one layer: a perfect query per target, in reversed order of targets."""
     rows, slots = targets.valid.shape
-    expected = criterion.encode_query_targets(targets, torch.tensor(canvas_px).float(), bins, 1)
+    expected = criterion.encode_query_targets(targets, size_px, bins, 1)
     order = torch.arange(slots - 1, -1, -1)
     heads = {
         'class': torch.full((rows, 1, num_queries, classes), -12.0),
@@ -105,7 +106,7 @@ def perfect_heads(targets, num_queries, classes=3, bins=12, canvas_px=(320, 96))
         'size_3d': torch.ones(rows, 1, num_queries, 3),
         'heading': torch.zeros(rows, 1, num_queries, 2 * bins),
         'depth': torch.ones(rows, 1, num_queries, 2),
-        'depth_map': torch.zeros(rows, 81, canvas_px[1] // 16, canvas_px[0] // 16),
+        'depth_map': torch.zeros(rows, 81, size_px[0] // 16, size_px[1] // 16),
         'depth_edges_m': depth_predictor.bin_edges(80, 60.0).expand(rows, -1),
     }
     class_logits = torch.nn.functional.one_hot(targets.class_id, classes) * 24.0 - 12.0
@@ -126,7 +127,7 @@ def test_perfect_heads_decode_to_the_targets_with_zero_loss():
     model = build('monodetr', queries=12, groups=1)
     _, _, targets = batch(2)
     heads = perfect_heads(targets, 12)
-    out = Outputs((), heads)
+    out = Outputs((), heads, (96, 320))
     loss_values = model.losses(out, targets, SINGLE_PART)
     for name in ('class', 'center', 'box', 'giou', 'size_3d', 'heading'):
         assert float(loss_values[f'det/{name}']) == pytest.approx(0, abs=1e-4), name
@@ -143,20 +144,29 @@ def test_perfect_heads_decode_to_the_targets_with_zero_loss():
             torch.testing.assert_close(decoded[field][row][order], expected, atol=2e-3, rtol=0)
 
 
-def test_depth_confidence_is_that_of_the_matched_query():
+def test_sigma_at_a_target_is_that_of_the_matched_query():
     model = build('monodetr', queries=12, groups=1)
     _, _, targets = batch(2)
     heads = perfect_heads(targets, 12)
     log_sigma = torch.linspace(-1.0, 2.0, 12)
     heads['depth'][:, 0, :, 1] = log_sigma
-    confidence = model.depth_confidence(Outputs((), heads), targets)
+    out = Outputs((), heads, (96, 320))
+    predicted = model.predictions_at_targets(out, targets)
+    assert torch.equal(predicted.found, targets.valid)
     slots = targets.valid.shape[1]
     for row, slot in targets.valid.nonzero().tolist():
         sigma = float(log_sigma[slots - 1 - slot].exp())
-        assert float(confidence[row, slot]) == pytest.approx(1 / (1 + sigma), abs=1e-6)
-    # a target whose centre is outside its 2D box has no matched query, hence no confidence
+        assert float(predicted.depth_sigma_m[row, slot]) == pytest.approx(sigma, rel=1e-6)
+    # a target whose centre is outside its 2D box has no matched query
     unmatched = dataclasses.replace(targets, box_px=targets.box_px + 15)
-    assert not model.depth_confidence(Outputs((), heads), unmatched).any()
+    assert not model.predictions_at_targets(out, unmatched).found.any()
+
+
+def test_a_surplus_target_is_not_found():
+    model, (image, P, targets) = build('monodetr', queries=3).eval(), batch(2, 4)
+    found = model.predictions_at_targets(model(image, P), targets).found
+    assert found.sum(1).tolist() == [3, 3]
+    assert not found[~targets.valid].any()
 
 
 def test_twice_the_focal_length_and_depth_give_the_same_losses():
@@ -183,7 +193,6 @@ def test_monodetr_without_virtual_focal_length_uses_projections_for_depth_from_h
 
 def test_depth_is_the_mean_of_three_estimates():
     """z = f h / h_px in canvas pixels; the public code uses the original image's height."""
-    canvas_px = torch.tensor([320.0, 96.0])
     z, focal, height = 20.0, 300.0, 1.6
     box_px = focal * height / z
     box = torch.tensor([0.5, 0.5, 0.1, 0.1, box_px / 2 / 96, box_px / 2 / 96]).logit()
@@ -192,7 +201,7 @@ def test_depth_is_the_mean_of_three_estimates():
         'size_3d': torch.tensor([height, 1.6, 4.0]).expand(1, 1, 1, 3),
         'depth': torch.tensor([np.log(1 / z), 0.3]).expand(1, 1, 1, 2).float(),
     }
-    shape = (1, int(canvas_px[1]) // 16, int(canvas_px[0]) // 16)
+    shape = (1, 96 // 16, 320 // 16)
     depth = monodetr.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.0])
     )

@@ -8,7 +8,7 @@ from small_run import assert_equal_weights, small_config, with_dropout
 from torch import nn
 
 from stl_core.data import dataset
-from stl_core.tensors.batch import Outputs
+from stl_core.tensors.detector import Outputs
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, optim, train_step, trainer
 from stl_core.training.model_builder import SupervisedModel
@@ -66,7 +66,8 @@ class DtypeRecorder(nn.Module):
     def forward(self, image, P, targets):
         value = self.layer(image)
         self.activation_dtype = value.dtype
-        return Outputs((value,), {'value': value, 'index': torch.zeros(1, dtype=torch.int64)})
+        heads = {'value': value, 'index': torch.zeros(1, dtype=torch.int64)}
+        return Outputs((value,), heads, (image.shape[2], image.shape[3]))
 
     def losses(self, out, targets, normalizer):
         self.loss_dtypes = [out.features[0].dtype, *(value.dtype for value in out.heads.values())]

@@ -1,0 +1,143 @@
+"""
+Contract between a detector and the code that trains, distils, evaluates and runs it.
+
+A detector is an nn.Module that maps images to Outputs and interprets its own outputs: losses,
+decoded objects, predictions at targets. stl_core/models/__init__.py registers it.
+Shapes: B batch, N object slots per image, K decoded objects, C channels, D numbers of a
+prediction, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from torch import Tensor
+
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.reductions import StepNormalizer
+
+D = TypeVar('D', bound='Detector')
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """
+    Return value of a detector's forward.
+
+    :param features: maps (B, C, h, w) for feature distillation, finest first, one for each stride
+        of the detector: the backbone's, except at stride 4, where they are the input of the heads,
+        after the neck.
+    :param heads: raw head maps by name, before any sigmoid.
+    :param size_px: height and width of the images, network pixels.
+    :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
+    """
+
+    features: tuple[Tensor, ...]
+    heads: dict[str, Tensor]
+    size_px: tuple[int, int]
+    P: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TargetPredictions:
+    """
+    A detector's raw predictions for each target of a batch.
+
+    :param predictions: {name: (B, N, D)}; 'depth' is a logit, see depth_encoding, 'heading' holds
+        bin logits, then residuals. Distillation compares predictions of equal names.
+    :param depth_sigma_m: (B, N) predicted standard deviation of the depth, metres.
+    :param found: (B, N) bool, whether the detector has a prediction for the target; elsewhere the
+        other values mean nothing, and nothing is learnt from them.
+    """
+
+    predictions: dict[str, Tensor]
+    depth_sigma_m: Tensor
+    found: Tensor
+
+
+class Detector(Protocol):
+    """
+    A monocular 3D detector, built as detector(config, in_channels=..., num_classes=...).
+
+    Its __init__ raises ValueError for options that it cannot use.
+    """
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of Outputs.features, finest first."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of Outputs.features, in the same order."""
+
+    @property
+    def config(self) -> Any:
+        """Frozen dataclass of the detector's options."""
+
+    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+        """
+        Run the network; call the detector itself instead, which also runs torch's hooks.
+
+        :param image: (B, in_channels, H, W) normalised.
+        :param P: (B, 3, 4) projections to network pixels.
+        :param targets: given by training, for heads that only training needs.
+        """
+
+    def losses(
+        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
+    ) -> dict[str, Tensor]:
+        """
+        Compute the training losses.
+
+        :param outputs: from forward, float32.
+        :param targets: network pixels, metres.
+        :param normalizer: normaliser of the step, for means over objects (see masked_mean).
+        :return: unweighted scalars, keys 'det/<name>', the same for any data.
+        """
+
+    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Decode outputs into the fields of ImageObjects, (B, K, ...)."""
+
+    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+        """Return the raw predictions for each target; called once per network and step."""
+
+    # methods of every nn.Module
+    training: bool
+
+    def __call__(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+        """Run forward with the module's hooks."""
+
+    def train(self: D, mode: bool = True) -> D:
+        """Set train or eval mode; return the module."""
+
+    def eval(self: D) -> D:
+        """Set eval mode; return the module."""
+
+    def requires_grad_(self: D, requires_grad: bool = True) -> D:
+        """Set requires_grad of all parameters; return the module."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or convert parameters and buffers; return the module."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters and buffers by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Copy parameters and buffers into the module; RuntimeError if they do not fit."""
+
+
+#: What a detector has beyond an nn.Module.
+CONTRACT = ('strides', 'channels', 'config', 'losses', 'decode', 'predictions_at_targets')
+
+
+def as_detector(module: object) -> Detector:
+    """Return a module as a Detector; TypeError that lists what it lacks of the CONTRACT."""
+    missing = [name for name in CONTRACT if not hasattr(module, name)]
+    if missing:
+        raise TypeError(
+            f'{type(module).__name__} is no detector: it lacks {", ".join(missing)};'
+            ' see stl_core/tensors/detector.py'
+        )
+    return cast(Detector, module)

@@ -269,7 +269,7 @@ def detect(predictor: Predictor, root: Path, frames: int) -> Evaluated:
 def evaluate(cars: str, depth: str, lens: float, results: Evaluated) -> Row:
     """Compute AP at IoU 0.7 and 0.5, its bootstrap deviation and the depth bias."""
     truth, detections = results
-    ap = average_precision.evaluate_detections(truth, detections)['Car']['3d']['AP40']
+    ap = average_precision.evaluate_detections(truth, detections)['Car']
     rng = np.random.default_rng(0)
     samples = [rng.integers(len(truth), size=len(truth)) for _ in range(NUM_BOOTSTRAP)]
     resampled = [
@@ -278,8 +278,13 @@ def evaluate(cars: str, depth: str, lens: float, results: Evaluated) -> Row:
         )
         for rows in samples
     ]
-    sd = np.std([each['Car']['3d']['AP40']['loose'][1] for each in resampled], ddof=1)
-    figures = (ap['strict'][1], ap['loose'][1], sd, 100 * depth_bias(results))
+    strict, loose = (
+        ap.value('3d', 'AP40', criterion, 'moderate') for criterion in ('strict', 'loose')
+    )
+    sd = np.std(
+        [each['Car'].value('3d', 'AP40', 'loose', 'moderate') for each in resampled], ddof=1
+    )
+    figures = (strict, loose, sd, 100 * depth_bias(results))
     return Row(cars, depth, lens, *(round(float(each), 2) for each in figures))
 
 

@@ -16,7 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from stl_core.data.sources.kitti import read_labels, read_split
-from stl_core.evaluation.average_precision import evaluate_detections, format_table
+from stl_core.evaluation.average_precision import evaluate_detections
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
 
@@ -45,7 +45,7 @@ def main() -> None:
     if args.profile:
         profile.disable()
         pstats.Stats(profile).sort_stats('tottime').print_stats(15)
-    print(format_table(result))
+    print(result.format_table())
     num_labels, num_detections = sum(map(len, ground_truth)), sum(map(len, detections))
     print(
         f'{args.frames} frames, {num_labels} labels, {num_detections} detections: '

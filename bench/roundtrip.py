@@ -100,8 +100,8 @@ def main():
     result = average_precision.evaluate_detections(
         [trip[0] for trip in trips], [trip[1] for trip in trips]
     )
-    for name, metrics in result.items():
-        easy, moderate, hard = metrics['3d']['AP40']['strict']
+    ap = {n: each.by_difficulty('3d', 'AP40', 'strict') for n, each in result.by_class.items()}
+    for name, (easy, moderate, hard) in ap.items():
         print(f'{name:<11} 3D AP40 {easy:.1f}/{moderate:.1f}/{hard:.1f}')
     if args.json:
         args.json.write_text(
@@ -112,7 +112,7 @@ def main():
                     'worst_center_m': float(errors[:, 0].max()),
                     'worst_size_m': float(errors[:, 1].max()),
                     'worst_yaw_deg': float(errors[:, 2].max()),
-                    'ap40_3d': {n: list(m['3d']['AP40']['strict']) for n, m in result.items()},
+                    'ap40_3d': ap,
                 }
             )
         )

@@ -174,10 +174,9 @@ def evaluate_labels_as_detections(frames: Sequence[Labels]) -> dict[str, float]:
     result = evaluate_detections(frames, [each[each.name != 'DontCare'] for each in frames])
     scores = [
         value
-        for metrics in result.values()
-        for kinds in metrics.values()
-        for values in kinds['AP40'].values()
-        for value in values
+        for row in result.rows()
+        if row['kind'] == 'AP40'
+        for value in (row['easy'], row['moderate'], row['hard'])
     ]
     return {'own_labels_least_ap40': float(min(scores))}
 

@@ -189,7 +189,7 @@ def write_results(bag, detections, out, labels):
     pictures, first, predictions = [], [], []
     for number, scene in enumerate(read_scenes(bag)):
         boxes = detections.boxes.get(scene.frame.stamp_ns, recorded_boxes.NO_BOXES)
-        predictions.append(label_score.boxes_to_labels(boxes, scene.frame))
+        predictions.append(recorded_boxes.boxes_to_labels(boxes, scene.frame))
         image = draw_scene(
             scene,
             detections.boxes.get(scene.frame.stamp_ns),
@@ -213,7 +213,7 @@ def write_results(bag, detections, out, labels):
     if labels is not None:
         truth = [kitti.read_labels(path) for path in sorted(labels.glob('*.txt'))]
         box_score = label_score.score_boxes(truth, predictions)
-    report = {**figures, **({'ap': box_score.ap} if box_score else {})}
+    report = {**figures, **({'ap': box_score.ap.to_json()} if box_score else {})}
     (out / 'report.json').write_text(json.dumps(report, indent=1) + '\n')
     print_figures(figures, out)
     if box_score:

@@ -31,6 +31,8 @@ from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
 from stl_core.cli.command import run_command
+from stl_core.cli.output import add_metric_option
+from stl_core.evaluation.metric import table_cells
 
 #: Errors that a user can fix: reported on one line, without a traceback.
 INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError)
@@ -62,6 +64,8 @@ def _print_result(result: BagResult, out: Path) -> None:
             label_score.TABLE_HEADINGS,
             result.box_score.table_rows(),
         )
+        for name, each in result.box_score.results.extra.items():
+            _print_table(console, f'metric {name}', *table_cells(each.rows()))
     rows = []
     for name, ranges in results.summarize_lidar_errors(drive).items():
         if (total := ranges[-1])['checked']:
@@ -122,6 +126,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--storage', choices=tuple(STORAGES), default='mcap', help='storage format of OUT/answers'
     )
+    add_metric_option(parser)
     parser.add_argument('--jobs', type=int, default=1, help='bags to evaluate in parallel')
     return parser
 
@@ -198,6 +203,7 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
         num_pictures=args.pictures,
         storage=args.storage,
         copy_inputs=args.copy,
+        metric_names=tuple(args.metric),
     )
 
 

@@ -10,11 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mono3d_ros.bag_evaluation import lidar_check, pictures
 from mono3d_ros.bag_evaluation.results import ImageResult
-from mono3d_ros.bags import recorded_boxes
 from mono3d_ros.bags.bag_io import BagWriter, make_message_factory, make_typestore
 from mono3d_ros.bags.drive_reader import DriveSample
 from mono3d_ros.camera_frame import Frame, FrameResult
@@ -139,13 +138,13 @@ class OfflineDetector:
         predictions = self._recorder.last_predictions
         for image, result, predicted in zip(batch, results, predictions, strict=True):
             start_s = time.perf_counter()
-            array = self._write_messages(result, image.sample.recorded_ns)
+            self._write_messages(result, image.sample.recorded_ns)
             record_ms = (time.perf_counter() - start_s) * 1e3
             per_image = {stage: ms / len(batch) for stage, ms in result.timings_ms.items()}
             total_ms = image.decode_ms + step_ms + record_ms
             for stage, ms in {'decode': image.decode_ms, **per_image, 'total': total_ms}.items():
                 self.timings_ms.setdefault(stage, []).append(ms)
-            self._store_result(image, result, predicted, array)
+            self._store_result(image, result, predicted)
 
     def _decode(self, sample: DriveSample) -> _DecodedImage | None:
         """Decode an image; counts and skips an unreadable one, as the node does."""
@@ -158,8 +157,8 @@ class OfflineDetector:
             return None
         return _DecodedImage(number, sample, frame, (time.perf_counter() - start_s) * 1e3)
 
-    def _write_messages(self, result: FrameResult, recorded_ns: int) -> Any:
-        """Write the detections of an image to the bag; returns the MarkerArray."""
+    def _write_messages(self, result: FrameResult, recorded_ns: int) -> None:
+        """Write the detections of an image to the bag."""
         space = output_namespace(result.camera, self.num_cameras)
         array = markers.to_marker_array(
             result,
@@ -171,10 +170,9 @@ class OfflineDetector:
         self.writer.write(f'{space}/markers', recorded_ns, array)
         detection_array = detections.to_detection_array(result, self._make_message)
         self.writer.write(f'{space}/detections', recorded_ns, detection_array)
-        return array
 
     def _store_result(
-        self, decoded: _DecodedImage, result: FrameResult, predicted: Objects3D, array: Any
+        self, decoded: _DecodedImage, result: FrameResult, predicted: Objects3D
     ) -> None:
         """Append the ImageResult, call on_result, and draw the image if selected."""
         sample, frame = decoded.sample, decoded.frame
@@ -195,10 +193,10 @@ class OfflineDetector:
         self.on_result(ProcessedImage(sample, frame, result, points_m))
         if decoded.image_index in self.drawn_indices:
             truth = None if sample.truth is None else pictures.label_boxes(sample.truth)
-            self._draw(pictures.Scene(frame, truth, points_m), array, sample.image_index)
+            self._draw(pictures.Scene(frame, truth, points_m), result, sample.image_index)
 
-    def _draw(self, scene: pictures.Scene, array: Any, number: int) -> None:
-        boxes = recorded_boxes.boxes_from_markers(array)
+    def _draw(self, scene: pictures.Scene, result: FrameResult, number: int) -> None:
+        boxes = pictures.result_boxes(result)
         count, camera = len(boxes.labels), scene.frame.camera
         caption = f'{camera} {number}   {count} box{"es" * (count != 1)}'
         name = f'{camera.replace("/", "_")}_{number:06d}'

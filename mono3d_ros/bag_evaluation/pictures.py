@@ -1,7 +1,8 @@
 """
 Draw recorded detections: pictures of images with boxes and a bird's-eye view, and a video.
 
-No detector runs here: images come from the played bag, boxes from the recorded markers.
+No detector runs here: images come from the played bag, boxes from detection results or from
+recorded markers.
 """
 
 from __future__ import annotations
@@ -17,12 +18,28 @@ from mono3d_ros.bags.bag_io import BagError, BagReader
 from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader, DriveSample, Scan, choose_cameras
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
-from mono3d_ros.camera_frame import Frame
+from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages.images import to_frame
+from mono3d_ros.messages.markers import object_label
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import passthrough_image
 from stl_core.types import Array, Labels
-from stl_core.visualization import draw
+from stl_core.visualization import draw, style
+
+
+@dataclass(frozen=True)
+class LabelledBoxes:
+    """
+    Boxes to draw.
+
+    :param edges_m: (M, 24, 3) end points of the edges, metres, camera frame.
+    :param labels: M texts.
+    :param colours: M RGB colours.
+    """
+
+    edges_m: Array
+    labels: Sequence[str]
+    colours: Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class Scene:
     """
 
     frame: Frame
-    truth: RecordedBoxes | None
+    truth: LabelledBoxes | None
     points_m: Array | None
 
 
@@ -83,12 +100,20 @@ def to_scene(frame: Frame, sample: DriveSample) -> Scene:
     return Scene(frame, truth, scan_in_camera_frame(sample.scan) if sample.scan else None)
 
 
-def label_boxes(labels: Labels) -> RecordedBoxes:
+def label_boxes(labels: Labels) -> LabelledBoxes:
     """Return the boxes of the labelled objects, without DontCare regions."""
     objects = labels.to_objects(LABELLED_CLASSES)
-    return RecordedBoxes(
-        draw.box_edges(objects), tuple(draw.box_labels(objects, LABELLED_CLASSES))
-    )
+    colours = [style.class_colour(LABELLED_CLASSES[i]) for i in objects.class_id]
+    texts = draw.box_labels(objects, LABELLED_CLASSES)
+    return LabelledBoxes(draw.box_edges(objects), texts, colours)
+
+
+def result_boxes(result: FrameResult) -> LabelledBoxes:
+    """Return the boxes of a result in the camera frame, with the texts of its markers."""
+    objects = result.objects
+    colours = [style.class_colour(result.classes[i]) for i in objects.class_id]
+    texts = [object_label(result, row) for row in range(len(objects))]
+    return LabelledBoxes(draw.box_edges(objects), texts, colours)
 
 
 def scan_in_camera_frame(scan: Scan) -> Array | None:
@@ -102,7 +127,9 @@ def scan_in_camera_frame(scan: Scan) -> Array | None:
     return points @ scan.camera_T_cloud[:3, :3].T + scan.camera_T_cloud[:3, 3]
 
 
-def draw_scene(scene: Scene, boxes: RecordedBoxes | None, caption: str = '') -> Array:
+def draw_scene(
+    scene: Scene, boxes: LabelledBoxes | RecordedBoxes | None, caption: str = ''
+) -> Array:
     """
     Draw the detected boxes on an image, next to a bird's-eye view.
 

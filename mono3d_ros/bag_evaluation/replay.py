@@ -55,6 +55,7 @@ class EvaluationOptions:
     :param num_pictures: number of images to draw.
     :param storage: a key of STORAGES.
     :param copy_inputs: whether to copy images, scans and labels into the bag of detections.
+    :param metric_names: metrics to compute next to 'kitti', keys of metrics.METRICS.
     """
 
     query: DriveQuery
@@ -64,6 +65,7 @@ class EvaluationOptions:
     num_pictures: int = 8
     storage: str = 'mcap'
     copy_inputs: bool = False
+    metric_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ import numpy as np
 from mono3d_ros.bag_evaluation import label_score, pictures, results
 from mono3d_ros.bag_evaluation.replay import ReplayResult
 from stl_core.evaluation import report
+from stl_core.evaluation.error_matching import ERROR_MATCHING
+from stl_core.evaluation.metric import table_cells
 from stl_core.types import Array
 from stl_core.visualization import charts
 
@@ -31,7 +33,11 @@ LIDAR_CHART, LATENCY_CHART = 'charts/lidar.png', 'charts/latency.png'
 
 
 def write_report(
-    folder: Path, title: str, metadata: Mapping[str, Any], result: ReplayResult
+    folder: Path,
+    title: str,
+    metadata: Mapping[str, Any],
+    result: ReplayResult,
+    metric_names: Sequence[str] = (),
 ) -> label_score.BoxScore | None:
     """
     Write figures.json, timing.json, charts, pictures and report.html.
@@ -40,10 +46,11 @@ def write_report(
     :param title: title of the report.
     :param metadata: bags, model and options; copied to figures.json.
     :param result: results, timings and pictures.
+    :param metric_names: metrics to compute next to 'kitti', keys of metrics.METRICS.
     :return: score against the labels; None without labels.
     """
     box_score, analysis = (
-        results.score_against_labels(result.drive_results),
+        results.score_against_labels(result.drive_results, metric_names),
         results.analyse_detections(result.drive_results),
     )
     figures = {**metadata, **results.to_json_dict(result.drive_results, box_score)}
@@ -52,11 +59,12 @@ def write_report(
     for name, picture in result.pictures.items():
         pictures.write_picture(folder / f'pictures/{name}.png', picture)
     if analysis is not None:
-        report.write_report(analysis, folder / 'labels')
+        report.write_report(analysis, folder / 'labels', box_score.results if box_score else None)
     _draw_charts(folder, result)
     sections = [
         _counts_section(metadata, figures),
         _labels_section(box_score, folder),
+        *_metric_sections(box_score),
         _lidar_section(figures['lidar'], folder),
         _latency_section(result.timings_ms, folder),
         ReportSection('Pictures', images=[*map(to_jpeg, result.pictures.values())]),
@@ -111,9 +119,21 @@ def _labels_section(box_score: label_score.BoxScore | None, folder: Path) -> Rep
     images = [_read_png(path) for path in sorted((folder / 'labels').glob('*.png'))]
     text = (
         'AP of all detections, computed as in the KITTI benchmark; matches and depth errors of '
-        'the published boxes.'
+        f'the published boxes, matched by {ERROR_MATCHING.description}.'
     )
     return ReportSection(title, text, label_score.TABLE_HEADINGS, box_score.table_rows(), images)
+
+
+def _metric_sections(box_score: label_score.BoxScore | None) -> list[ReportSection]:
+    """Return a section with the table of each metric other than 'kitti'."""
+    if box_score is None:
+        return []
+    extra = box_score.results.extra
+    tables = {name: table_cells(each.rows()) for name, each in extra.items()}
+    return [
+        ReportSection(f'Metric {name}', headings=headings, rows=rows)
+        for name, (headings, rows) in tables.items()
+    ]
 
 
 def _lidar_section(lidar_figures: Mapping[str, Any], folder: Path) -> ReportSection:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mono3d_ros.bag_evaluation import label_score, lidar_check
 from stl_core.data.sources import kitti
-from stl_core.evaluation import average_precision, report
+from stl_core.evaluation import report
 from stl_core.types import Array, Labels, Objects3D
 
 
@@ -68,24 +68,29 @@ def join_results(parts: Sequence[DriveResults]) -> DriveResults:
     return DriveResults(parts[0].classes, image_results, skipped)
 
 
-def score_against_labels(drive_results: DriveResults) -> label_score.BoxScore | None:
+def score_against_labels(
+    drive_results: DriveResults, metric_names: Sequence[str] = ()
+) -> label_score.BoxScore | None:
     """
-    Compute AP and depth errors; None without labels.
+    Compute AP, other metrics and depth errors; None without labels.
 
-    AP uses all detections, since precision is evaluated at every score; depth errors use the
-    published boxes.
+    :param drive_results: results of one drive or of several. Metrics use all detections, since
+        precision is evaluated at every score; depth errors use the published boxes.
+    :param metric_names: metrics to compute next to 'kitti', keys of metrics.METRICS.
+    :return: the score.
     """
     if not drive_results.labelled:
         return None
-    truth = [truth for _, truth in drive_results.labelled]
-    published = [
-        kitti.to_labels(each.published, drive_results.classes)
-        for each, _ in drive_results.labelled
-    ]
-    ap = average_precision.evaluate_detections(
-        truth, [each.all_detections for each, _ in drive_results.labelled]
+    return label_score.score_boxes(
+        [truth for _, truth in drive_results.labelled],
+        [each.all_detections for each, _ in drive_results.labelled],
+        published=[
+            kitti.to_labels(each.published, drive_results.classes)
+            for each, _ in drive_results.labelled
+        ],
+        classes=drive_results.classes,
+        metric_names=metric_names,
     )
-    return label_score.BoxScore(ap, label_score.depth_errors(truth, published))
 
 
 def analyse_detections(drive_results: DriveResults) -> report.DetectionReport | None:
@@ -119,7 +124,7 @@ def to_json_dict(
         'skipped': dict(sorted(drive_results.skipped.items())),
         'boxes': {name: int((boxes == i).sum()) for i, name in enumerate(drive_results.classes)},
         'labelled_frames': len(drive_results.labelled),
-        'ap': box_score.ap if box_score else None,
+        'ap': box_score.ap.to_json() if box_score else None,
         'depth_error': {},
         'scanned_frames': len(scanned),
         'lidar': {'rule': lidar_check.RULE, 'classes': summarize_lidar_errors(drive_results)},
@@ -127,7 +132,7 @@ def to_json_dict(
     for name, errors in (box_score.depth_error_m if box_score else {}).items():
         median = round(float(np.median(errors)), 4) if errors else None
         figures['depth_error'][name] = {'matched': len(errors), 'median_abs_error_m': median}
-    return figures
+    return figures | (box_score.results.extra_json() if box_score else {})
 
 
 def summarize_lidar_errors(drive_results: DriveResults) -> dict[str, list[dict[str, Any]]]:

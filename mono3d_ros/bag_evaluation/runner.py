@@ -91,8 +91,9 @@ def evaluate_one_bag(
             bag, folder / 'answers', predictor, options, track_progress=track, on_result=on_result
         )
         title = f'{model.path.name} on {bag.name}'
+        metadata = run_metadata([bag], model, options)
         box_score = report_writer.write_report(
-            folder, title, run_metadata([bag], model, options), result
+            folder, title, metadata, result, options.metric_names
         )
     return BagResult(replace(result, pictures={}), box_score)
 
@@ -126,7 +127,8 @@ def evaluate_bags(
     used = [each for each in bags if each in bag_results]
     joined = _join_replays([bag_results[each].replay_result for each in used])
     title = f'{model.path.name} on {len(used)} bags'
-    box_score = report_writer.write_report(out, title, run_metadata(used, model, options), joined)
+    metadata = run_metadata(used, model, options)
+    box_score = report_writer.write_report(out, title, metadata, joined, options.metric_names)
     return BagResult(joined, box_score), errors
 
 

@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
+from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.markers import ADD, LINE_LIST, TEXT_VIEW_FACING
 from mono3d_ros.messages.primitives import header_stamp_ns
-from stl_core.types import Array
+from stl_core.geometry import BOX_EDGES, project_points, wrap_angle
+from stl_core.types import Array, Labels
 from stl_core.visualization import style
 
 POINTS_PER_BOX = 24
+#: Index of the first of the 24 edge points that is corner i of geometry.box_corners.
+CORNER_INDICES = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
+FRONT_CORNERS, BACK_CORNERS = [0, 1, 4, 5], [2, 3, 6, 7]
+MIN_DEPTH_M = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,3 +109,41 @@ def boxes_from_markers(array: Any) -> RecordedBoxes:
     return RecordedBoxes(
         np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels.get(i, '') for i in boxes)
     )
+
+
+def boxes_to_labels(boxes: RecordedBoxes, frame: Frame) -> Labels:
+    """
+    Convert recorded boxes to labels with scores.
+
+    :param boxes: edges in the camera frame, and texts such as 'Car 0.87 23.4 m'.
+    :param frame: the image in which they were detected.
+    :return: detections as labels; 2D boxes enclose the projected corners.
+    """
+    corners = boxes.edges_m[:, CORNER_INDICES]
+    ahead = corners[:, FRONT_CORNERS].mean(1) - corners[:, BACK_CORNERS].mean(1)
+    center = corners.mean(1)
+    size = [(0, 1), (0, 4), (0, 3)]
+    rotation_y = np.arctan2(-ahead[:, 2], ahead[:, 0])
+    count, words = len(center), [text.split(' ') for text in boxes.labels]
+    return Labels(
+        name=np.array([each[0] for each in words], np.str_),
+        truncated=np.full(count, -1.0),
+        occluded=np.full(count, -1),
+        alpha=wrap_angle(rotation_y - np.arctan2(center[:, 0], center[:, 2])),
+        score=np.array([float(each[1]) for each in words]),
+        center_m=center,
+        size_hwl_m=np.stack(
+            [np.linalg.norm(corners[:, a] - corners[:, b], axis=1) for a, b in size], 1
+        ),
+        rotation_y=rotation_y,
+        box_px=_clipped_boxes_px(corners, frame),
+    )
+
+
+def _clipped_boxes_px(corners: Array, frame: Frame) -> Array:
+    """Project (M, 8, 3) corners to (M, 4) 2D boxes in pixels, clipped to the image."""
+    height, width = frame.image.shape[:2]
+    ahead = np.concatenate([corners[..., :2], np.maximum(corners[..., 2:], MIN_DEPTH_M)], -1)
+    pixels, _ = project_points(ahead, frame.P)
+    box = np.concatenate([pixels.min(1), pixels.max(1)], -1)
+    return np.clip(box, 0.0, [width - 1.0, height - 1.0, width - 1.0, height - 1.0])

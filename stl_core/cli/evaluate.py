@@ -12,10 +12,12 @@ from typing import Any
 import cv2
 
 from stl_core.cli.frame_options import add_frame_options, list_images
-from stl_core.cli.output import add_json_option, write_json
+from stl_core.cli.output import add_json_option, add_metric_option, write_json
 from stl_core.data.frame_source import DataError, require_labels
 from stl_core.data.sources import kitti
-from stl_core.evaluation import average_precision, kitti_matching, report
+from stl_core.evaluation import average_precision, kitti_matching, metrics, report
+from stl_core.evaluation.ap_result import CLASSES, class_min_iou
+from stl_core.evaluation.metric import MetricResults
 from stl_core.inference import result_files
 from stl_core.inference.predictor import load_predictor
 from stl_core.types import Array
@@ -31,6 +33,7 @@ def add_evaluate_command(commands: Any) -> None:
         '--results', help='folder for KITTI result files, one per frame; replaces older ones'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    add_metric_option(parser)
     _add_report_option(parser)
     add_json_option(parser)
     parser.set_defaults(run=_run_evaluate)
@@ -44,17 +47,16 @@ def _run_evaluate(args: argparse.Namespace) -> None:
     predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
     Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
     detections = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
-    metrics = average_precision.evaluate_detections(truth, detections)
-    print(average_precision.format_table(metrics, ('AP40',)))
+    results = metrics.evaluate_metrics(truth, detections, predictor.spec.classes, args.metric)
+    print(results.format_table())
     points = {
         name: asdict(
             average_precision.best_threshold(
-                truth, detections, name, kitti_matching.MODERATE, min_iou
+                *(truth, detections, name, kitti_matching.MODERATE),
+                class_min_iou(name, '3d', 'strict'),
             )
         )
-        for name, min_iou in zip(
-            average_precision.CLASSES, average_precision.MIN_IOU['strict']['3d'], strict=True
-        )
+        for name in CLASSES
     }
     for name, point in points.items():
         print(
@@ -65,8 +67,10 @@ def _run_evaluate(args: argparse.Namespace) -> None:
         result_files.write_result_files(Path(args.results), frames, detections)
     if args.report:
         sigmas_m = [each.depth_sigma_m for each in objects]
-        _write_report(args.report, report.analyse_detections(truth, detections, Ps, sigmas_m))
-    write_json(args.json, {'ap': metrics, 'best_threshold': points})
+        analysis = report.analyse_detections(truth, detections, Ps, sigmas_m)
+        _write_report(args.report, analysis, results)
+    ap = results.ap.to_json()
+    write_json(args.json, {'ap': ap, 'best_threshold': points, **results.extra_json()})
 
 
 def add_kitti_ap_command(commands: Any) -> None:
@@ -88,12 +92,12 @@ def _run_kitti_ap(args: argparse.Namespace) -> None:
         raise DataError(f'{args.results}: no result file (ID.txt) in this folder')
     detections = [kitti.read_results(path) for path in results]
     truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
-    metrics = average_precision.evaluate_detections(truth, detections)
-    print(average_precision.format_table(metrics))
+    ap = average_precision.evaluate_detections(truth, detections)
+    print(ap.format_table())
     if args.report:
         Ps = _read_projections(Path(args.calib), results) if args.calib else None
         _write_report(args.report, report.analyse_detections(truth, detections, Ps))
-    write_json(args.json, metrics)
+    write_json(args.json, ap.to_json())
 
 
 def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
@@ -147,8 +151,10 @@ def _add_report_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _write_report(folder: str, detection_report: report.DetectionReport) -> None:
-    report.write_report(detection_report, folder)
+def _write_report(
+    folder: str, detection_report: report.DetectionReport, results: MetricResults | None = None
+) -> None:
+    report.write_report(detection_report, folder, results)
     for note in detection_report.notes:
         print(f'report: {note}')
     print(f'report: {folder}')

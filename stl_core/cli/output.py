@@ -1,5 +1,5 @@
 """
-The option `--json FILE` of `stl` commands: write metrics to a file.
+Options of several commands: `--json FILE` writes metrics to a file, `--metric NAME` adds a metric.
 """
 
 from __future__ import annotations
@@ -11,11 +11,23 @@ from typing import Any
 
 from stl_core import files
 from stl_core.data.frame_source import DataError
+from stl_core.evaluation.metrics import METRICS
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add the option `--json FILE`."""
     parser.add_argument('--json', metavar='FILE', help='also write the metrics to this file')
+
+
+def add_metric_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--metric NAME`."""
+    parser.add_argument(
+        '--metric',
+        action='append',
+        default=[],
+        choices=list(METRICS),
+        help='also compute this metric; may be repeated',
+    )
 
 
 def make_parent_folder(path: str | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stl_core.cli.output import add_json_option, write_json
-from stl_core.evaluation import average_precision
 from stl_core.training import distributed, stages
 
 
@@ -31,19 +30,20 @@ def _run_train(args: argparse.Namespace) -> None:
     selected = stages.select_stages(
         stages.load_stages(args.config, tuple(args.overrides)), tuple(args.stage)
     )
-    metrics_by_stage = {}
+    results_by_stage = {}
     with distributed.process_group(next(iter(selected.values())).device):
         for name, each in selected.items():
-            metrics = stages.run_stage(each)
-            if not metrics:  # rank 0 of this run prints the metrics
+            results = stages.run_stage(each)
+            if results is None:  # rank 0 of this run prints the metrics
                 continue
             if name:
                 print(f'stage {name}')
-            print(average_precision.format_table(metrics, ('AP40',)))
+            print(results.format_table())
             print(f'model: {Path(each.out) / "student.safetensors"}')
-            metrics_by_stage[name] = metrics
-    if len(metrics_by_stage) > 1:
-        finished = {name: selected[name] for name in metrics_by_stage}
+            results_by_stage[name] = results
+    if len(results_by_stage) > 1:
+        finished = {name: selected[name] for name in results_by_stage}
         print(f'curves: {stages.plot_stage_losses(finished)}')
-    if metrics_by_stage:
-        write_json(args.json, metrics_by_stage.get('', metrics_by_stage))
+    if results_by_stage:
+        by_stage = {name: each.to_json() for name, each in results_by_stage.items()}
+        write_json(args.json, by_stage.get('', by_stage))

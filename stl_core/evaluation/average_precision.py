@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stl_core.evaluation.ap_result import CLASSES, MIN_IOU, ApResult, ClassAp, class_min_iou
 from stl_core.evaluation.kitti_matching import (
     DIFFICULTIES,
     CandidateMatches,
@@ -37,19 +38,10 @@ from stl_core.evaluation.kitti_matching import (
 from stl_core.evaluation.overlaps import JoinedFrames, pairwise_overlaps, safe_divide
 from stl_core.types import Array, Labels
 
-CLASSES = ('Car', 'Pedestrian', 'Cyclist')
-
-#: The IoU that a match must exceed, for each of CLASSES.
-MIN_IOU = {
-    'strict': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.7, 0.5, 0.5), '3d': (0.7, 0.5, 0.5)},
-    'loose': {'bbox': (0.7, 0.5, 0.5), 'bev': (0.5, 0.25, 0.25), '3d': (0.5, 0.25, 0.25)},
-}
-
 RECALL_STEPS = 40
 NO_ALPHA = -10.0
-
-#: {class: {'bbox'|'bev'|'3d'|'aos': {'AP40'|'AP11': {'strict'|'loose': [easy, moderate, hard]}}}}
-ApResult = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
+#: Of the 41 recalls 0, 1/40, ..., 1, those over which a kind of AP averages.
+RECALLS = {'AP40': slice(1, None), 'AP11': slice(0, None, 4)}
 
 
 @dataclass(frozen=True)
@@ -89,54 +81,27 @@ def evaluate_detections(ground_truth: Sequence[Labels], detections: Sequence[Lab
     :raises ValueError: when the two differ in length.
     """
     frames = pairwise_overlaps(ground_truth, detections)
-    result: ApResult = {}
-    for class_index, class_name in enumerate(CLASSES):
-        scores: dict[str, dict[str, dict[str, list[float]]]]
-        scores = {metric: {'AP40': {}, 'AP11': {}} for metric in ('bbox', 'bev', '3d', 'aos')}
-        in_class = frames.detections.name == class_name.lower()
-        has_alpha = not (frames.detections.alpha[in_class] == NO_ALPHA).any()
-        for criterion, metrics in MIN_IOU.items():
-            for metric, min_iou in metrics.items():
-                curves = np.stack(
-                    [
-                        _interpolated_curves(
-                            candidate_matches(
-                                frames, class_name, difficulty, metric, min_iou[class_index]
-                            )
-                        )
-                        for difficulty in DIFFICULTIES
-                    ],
-                    -1,
-                )
-                for kind, points in (('AP40', slice(1, None)), ('AP11', slice(0, None, 4))):
-                    precision, similarity = 100 * curves[:, points].mean(1)
-                    scores[metric][kind][criterion] = precision.tolist()
-                    if metric == 'bbox':
-                        scores['aos'][kind][criterion] = (similarity * has_alpha).tolist()
-        result[class_name] = scores
-    return result
+    return ApResult({name: _evaluate_class(frames, name) for name in CLASSES})
 
 
-def format_table(result: ApResult, ap_kinds: Sequence[str] = ('AP40', 'AP11')) -> str:
-    """
-    Format a result as text, one line for each class, metric, kind of AP and minimum IoU.
-
-    :param result: from evaluate_detections.
-    :param ap_kinds: the kinds of AP to list.
-    :return: a heading and the lines.
-    """
-    lines = ['class       metric  AP    IoU             easy  moderate    hard']
-    for class_name, metrics in result.items():
-        for metric, kinds in metrics.items():
-            for kind, criteria in ((kind, kinds[kind]) for kind in ap_kinds):
-                for criterion, (easy, moderate, hard) in criteria.items():
-                    min_iou = MIN_IOU[criterion]['bbox' if metric == 'aos' else metric]
-                    lines.append(
-                        f'{class_name:<12}{metric:<8}{kind:<6}'
-                        f'{min_iou[CLASSES.index(class_name)]:<5.2f}{criterion:<7}'
-                        f'{easy:8.2f}{moderate:10.2f}{hard:8.2f}'
-                    )
-    return '\n'.join(lines)
+def _evaluate_class(frames: JoinedFrames, class_name: str) -> ClassAp:
+    in_class = frames.detections.name == class_name.lower()
+    has_alpha = not (frames.detections.alpha[in_class] == NO_ALPHA).any()
+    values: dict[tuple[str, str, str], tuple[float, ...]] = {}
+    for criterion, kinds in MIN_IOU.items():
+        for kind in kinds:
+            iou = class_min_iou(class_name, kind, criterion)
+            candidates = [
+                candidate_matches(frames, class_name, difficulty, kind, iou)
+                for difficulty in DIFFICULTIES.values()
+            ]
+            curves = np.stack([_interpolated_curves(each) for each in candidates], -1)
+            for points, recalls in RECALLS.items():
+                precision, similarity = 100 * curves[:, recalls].mean(1)
+                values[kind, points, criterion] = tuple(precision.tolist())
+                if kind == 'bbox':
+                    values['aos', points, criterion] = tuple((similarity * has_alpha).tolist())
+    return ClassAp(values)
 
 
 def precision_recall(

@@ -37,7 +37,7 @@ class Difficulty:
 EASY = Difficulty(min_height_px=40, max_occluded=0, max_truncated=0.15)
 MODERATE = Difficulty(min_height_px=25, max_occluded=1, max_truncated=0.30)
 HARD = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.50)
-DIFFICULTIES = (EASY, MODERATE, HARD)
+DIFFICULTIES = {'easy': EASY, 'moderate': MODERATE, 'hard': HARD}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stl_core.evaluation.average_precision import ApResult, evaluate_detections
+from stl_core.evaluation.ap_result import ApResult
+from stl_core.evaluation.average_precision import evaluate_detections
 from stl_core.evaluation.error_matching import match_by_box_iou
 from stl_core.geometry import backproject_pixels, project_points, wrap_angle
 from stl_core.types import Array, Labels

@@ -6,6 +6,7 @@ depth_error.csv .png        depth errors by distance (reliability.py)
 precision_recall.csv .png   curves as measured (average_precision.py); the chart shows 3D
 score_reliability.csv .png  precision by score in 3D, moderate (reliability.py)
 sigma_coverage.csv .png     depth errors within the predicted sigma; only where it is known
+metric_NAME.csv             table of every chosen metric except 'kitti' (metrics/__init__.py)
 figures.json                all except the curves, and notes on missing parts with the reason
 """
 
@@ -21,15 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from stl_core.evaluation import report_charts
-from stl_core.evaluation.average_precision import (
-    CLASSES,
-    MIN_IOU,
-    ApResult,
-    PrecisionRecallCurve,
-    precision_recall_curve,
-)
-from stl_core.evaluation.error_matching import MATCHING_RULE
+from stl_core.evaluation.ap_result import CLASSES, MIN_IOU, ApResult, class_min_iou
+from stl_core.evaluation.average_precision import PrecisionRecallCurve, precision_recall_curve
+from stl_core.evaluation.error_matching import ERROR_MATCHING
 from stl_core.evaluation.kitti_matching import DIFFICULTIES, MODERATE
+from stl_core.evaluation.metric import MetricResults
 from stl_core.evaluation.oracle import BASELINE, CAMERA_AT_ORIGIN, oracle_table
 from stl_core.evaluation.overlaps import JoinedFrames, pairwise_overlaps
 from stl_core.evaluation.reliability import (
@@ -46,10 +43,10 @@ from stl_core.evaluation.reliability import (
 )
 from stl_core.types import Array, Labels
 
-DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
-
 #: Names of the tables and charts.
 TABLE_NAMES = ('oracle', 'depth_error', 'precision_recall', 'score_reliability', 'sigma_coverage')
+
+METRIC_TABLE = 'metric_{}.csv'
 
 NO_CALIBRATION = (
     'no calibration was given: for the oracles of depth and projected centre the camera stands at'
@@ -124,22 +121,31 @@ def analyse_detections(
     )
 
 
-def write_report(report: DetectionReport, folder: str | Path) -> None:
+def write_report(
+    report: DetectionReport, folder: str | Path, metrics: MetricResults | None = None
+) -> None:
     """
     Write a report; deletes the tables and charts of an earlier report in the same folder.
 
     :param report: from analyse_detections.
     :param folder: created if it does not exist.
+    :param metrics: results of which all but 'kitti' become part of the report.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLE_NAMES:
-        for suffix in ('.csv', '.png'):
-            (folder / f'{name}{suffix}').unlink(missing_ok=True)
+    outdated = [f'{name}{suffix}' for name in TABLE_NAMES for suffix in ('.csv', '.png')]
+    for path in [*(folder / name for name in outdated), *folder.glob(METRIC_TABLE.format('*'))]:
+        path.unlink(missing_ok=True)
     for name, rows in _report_tables(report).items():
         if rows:
             _write_csv(folder / f'{name}.csv', rows)
-    (folder / 'figures.json').write_text(json.dumps(_to_json(report), indent=1) + '\n')
+    figures = _to_json(report)
+    if metrics:
+        figures |= metrics.extra_json()
+        for name, result in metrics.extra.items():
+            if table := result.rows():
+                _write_csv(folder / METRIC_TABLE.format(name), table)
+    (folder / 'figures.json').write_text(json.dumps(figures, indent=1) + '\n')
     if report.depth_errors:
         _draw_charts(report, folder)
 
@@ -150,24 +156,24 @@ def _depth_error_rows(samples: DepthSamples) -> list[DepthErrors]:
 
 
 def _score_reliability(frames: JoinedFrames, class_name: str) -> dict[str, ScoreReliability]:
-    class_index = CLASSES.index(class_name)
     return {
-        criterion: score_reliability(frames, class_name, MODERATE, metrics['3d'][class_index])
-        for criterion, metrics in MIN_IOU.items()
+        criterion: score_reliability(
+            frames, class_name, MODERATE, class_min_iou(class_name, '3d', criterion)
+        )
+        for criterion in MIN_IOU
     }
 
 
 def _measure_curves(
     frames: JoinedFrames, class_name: str
 ) -> dict[tuple[str, str, str], PrecisionRecallCurve]:
-    class_index = CLASSES.index(class_name)
     return {
-        (metric, criterion, name): precision_recall_curve(
-            frames, class_name, difficulty, metric, min_iou[class_index]
+        (kind, criterion, name): precision_recall_curve(
+            frames, class_name, difficulty, kind, class_min_iou(class_name, kind, criterion)
         )
-        for criterion, metrics in MIN_IOU.items()
-        for metric, min_iou in metrics.items()
-        for name, difficulty in zip(DIFFICULTY_NAMES, DIFFICULTIES, strict=True)
+        for criterion, kinds in MIN_IOU.items()
+        for kind in kinds
+        for name, difficulty in DIFFICULTIES.items()
     }
 
 
@@ -175,13 +181,7 @@ def _report_tables(report: DetectionReport) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of all tables by file name, without suffix."""
     return {
         'oracle': [
-            {'part': part, 'class': name, 'metric': metric, 'kind': kind, 'criterion': criterion}
-            | dict(zip(DIFFICULTY_NAMES, ap, strict=True))
-            for part, result in report.oracle.items()
-            for name, metrics in result.items()
-            for metric, kinds in metrics.items()
-            for kind, criteria in kinds.items()
-            for criterion, ap in criteria.items()
+            {'part': part} | row for part, ap in report.oracle.items() for row in ap.rows()
         ],
         'depth_error': [
             {'class': name} | asdict(row)
@@ -219,8 +219,8 @@ def _to_json(report: DetectionReport) -> dict[str, Any]:
     """Return everything except the curves as plain JSON; null for numbers that are not finite."""
     return {
         'notes': list(report.notes),
-        'matching': MATCHING_RULE,
-        'oracle': report.oracle,
+        'matching': ERROR_MATCHING.description,
+        'oracle': {part: ap.to_json() for part, ap in report.oracle.items()},
         'depth_error': {
             name: [_finite_or_none(asdict(row)) for row in rows]
             for name, rows in report.depth_errors.items()
@@ -262,7 +262,7 @@ def _rows_from_columns(**columns: Array) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def _finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
+def _finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:
     """Replace numbers that are not finite, which JSON cannot hold, by None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -270,7 +270,7 @@ def _finite_or_none(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows under a heading, six digits each; empty for numbers that are not finite."""
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')

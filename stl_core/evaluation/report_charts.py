@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from stl_core.evaluation.average_precision import CLASSES, MIN_IOU, ApResult, PrecisionRecallCurve
+from stl_core.evaluation.ap_result import ApResult, class_min_iou
+from stl_core.evaluation.average_precision import PrecisionRecallCurve
 from stl_core.evaluation.reliability import DepthErrors, ScoreReliability, SigmaCoverage
 from stl_core.visualization import charts
 from stl_core.visualization.style import chart_colour
@@ -41,8 +42,8 @@ def plot_oracle_ap(table: Mapping[str, ApResult], classes: Sequence[str], path: 
     figure, panels = _make_panels(classes, 1, 3.4)
     for axes, name in zip(panels[0], classes, strict=True):
         for shift, criterion in ((-0.2, 'strict'), (0.2, 'loose')):
-            ap = [part[name]['3d']['AP40'][criterion][1] for part in table.values()]
-            label = f'{criterion}, IoU {_min_iou(criterion, name):g}'
+            ap = [part[name].value('3d', 'AP40', criterion, 'moderate') for part in table.values()]
+            label = f'{criterion}, IoU {class_min_iou(name, "3d", criterion):g}'
             positions = [row + shift for row in range(len(ap))]
             colour = CRITERION_COLOURS[criterion]
             bars = axes.barh(positions, ap, height=0.38, color=colour, label=label)
@@ -111,15 +112,14 @@ def plot_precision_recall(
     figure, panels = _make_panels(list(curves), 1, 3.6)
     for axes, (name, class_curves) in zip(panels[0], curves.items(), strict=True):
         for (criterion, difficulty), curve in class_curves.items():
-            column = list(DIFFICULTY_COLOURS).index(difficulty)
-            ap = table[name]['3d']['AP40'][criterion][column]
+            ap = table[name].value('3d', 'AP40', criterion, difficulty)
             axes.plot(
                 curve.recall,
                 curve.precision,
                 CRITERION_LINESTYLES[criterion],
                 color=DIFFICULTY_COLOURS[difficulty],
                 lw=1.5,
-                label=f'{difficulty}, IoU {_min_iou(criterion, name):g}: AP40 {ap:.1f}',
+                label=f'{difficulty}, IoU {class_min_iou(name, "3d", criterion):g}: AP40 {ap:.1f}',
             )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.03)
@@ -142,7 +142,7 @@ def plot_score_reliability(bins: Mapping[str, Mapping[str, ScoreReliability]], p
     for column, (name, criteria) in enumerate(bins.items()):
         upper, lower = panels[0][column], panels[1][column]
         for criterion, each in criteria.items():
-            _plot_bins(upper, each, f'IoU {_min_iou(criterion, name):g}', criterion)
+            _plot_bins(upper, each, f'IoU {class_min_iou(name, "3d", criterion):g}', criterion)
         strict = criteria['strict']
         if strict.is_probability:
             upper.plot([0, 1], [0, 1], '--', color='grey', lw=0.8, label='score = precision')
@@ -219,5 +219,5 @@ def _style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _min_iou(criterion: str, class_name: str) -> float:
-    return MIN_IOU[criterion]['3d'][CLASSES.index(class_name)]
+def _min_iou(class_name: str, criterion: str) -> float:
+    return class_min_iou(class_name, '3d', criterion)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from stl_core.data.worker_pool import available_cpus, map_as_completed, with_progress
-from stl_core.evaluation import average_precision
+from stl_core.evaluation.ap_result import CLASSES
+from stl_core.evaluation.metric import MetricResults
 from stl_core.experiments import study_table
 from stl_core.inference.model_file import ModelFileError
 from stl_core.training import checkpoint, model_builder, stages
@@ -71,8 +72,8 @@ def load_study(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig
             raise ConfigError('methods, seeds: expected at least one of each')
         if len(set(config.seeds)) < len(config.seeds):
             raise ConfigError(f'seeds: expected each once, got {list(config.seeds)}')
-        if config.judged not in average_precision.CLASSES:
-            known = ', '.join(average_precision.CLASSES)
+        if config.judged not in CLASSES:
+            known = ', '.join(CLASSES)
             raise ConfigError(f'judged: {config.judged!r} is unknown; known: {known}')
         return config
     except ConfigError as err:
@@ -142,8 +143,8 @@ def run_study(study: StudyConfig, num_jobs: int = 1) -> Path:
             _run_earlier_stage(study, study_run)
         pending = [each for each in map(_with_file_digests, runs) if not _find_row(table, each)]
         with contextlib.closing(_train_runs(pending, num_jobs)) as results:
-            for study_run, metrics in results:
-                study_table.append_row(table, _make_row(study, study_run, metrics))
+            for study_run, run_results in results:
+                study_table.append_row(table, _make_row(study, study_run, run_results))
     return table
 
 
@@ -194,8 +195,8 @@ def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
 
 def _train_runs(
     pending: list[StudyRun], num_jobs: int
-) -> Generator[tuple[StudyRun, dict[str, Any]], None, None]:
-    """Train runs; yield each with its metrics as soon as it is finished."""
+) -> Generator[tuple[StudyRun, MetricResults | None], None, None]:
+    """Train runs; yield each with its results as soon as it is finished."""
     if num_jobs == 1:
         for study_run in _log_progress(pending):
             yield study_run, stages.run_stage(study_run.config)
@@ -209,11 +210,11 @@ def _train_runs(
         contextlib.closing(completed),
         contextlib.closing(with_progress(completed, len(pending), 'runs')) as results,
     ):
-        for index, metrics in results:
-            yield pending[index], metrics
+        for index, run_results in results:
+            yield pending[index], run_results
 
 
-def _run_in_process(config: TrainConfig) -> dict[str, Any]:
+def _run_in_process(config: TrainConfig) -> MetricResults | None:
     """Train one of several parallel runs; its output goes to log.txt in its folder."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -291,15 +292,12 @@ def _other_stage_error(table: Path, study_run: StudyRun) -> ConfigError:
     )
 
 
-def _make_row(study: StudyConfig, study_run: StudyRun, metrics: dict[str, Any]) -> study_table.Row:
-    """Build the row of a finished run."""
-    class_metrics = metrics[study.judged]
-    figures = {
-        f'{kind}/{criterion}/{level}': class_metrics[kind]['AP40'][criterion][index]
-        for kind in ('3d', 'bev')
-        for criterion in ('strict', 'loose')
-        for index, level in enumerate(study_table.DIFFICULTY_NAMES)
-    }
+def _make_row(
+    study: StudyConfig, study_run: StudyRun, results: MetricResults | None
+) -> study_table.Row:
+    """Build the row of a finished run; a study runs in one process, so that it has results."""
+    assert results is not None
+    figures = {**results.ap.class_columns(study.judged), **results.extra_columns()}
     digest = config_digest(study_run.config)
     return study_table.Row(
         *_run_key(study_run), study_run.config.epochs, digest, figures, study.judged

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from stl_core.evaluation import average_precision
+from stl_core.evaluation.ap_result import class_min_iou
 from stl_core.files import write_atomically
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import Array
@@ -22,8 +22,6 @@ try:
     import fcntl
 except ImportError:  # Windows has none; there, no lock prevents a second writer
     fcntl = None  # type: ignore[assignment]
-
-DIFFICULTY_NAMES = ('easy', 'moderate', 'hard')
 
 #: Metrics of the Markdown table and the chart: AP40 at moderate difficulty.
 DISPLAYED_METRICS = (
@@ -47,7 +45,8 @@ class Row(NamedTuple):
     :param seed: seed of the run.
     :param epochs: number of training epochs before the evaluation.
     :param config: digest of the configuration, see study.config_digest.
-    :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars.
+    :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars. Columns
+        of other metrics are 'NAME/COLUMN'; runs that did not compute them have none.
     :param judged: class that was evaluated.
     """
 
@@ -73,7 +72,9 @@ def read_table(path: Path) -> list[Row]:
     for number, record in enumerate(csv.DictReader(lines), 2):
         try:
             figures = {
-                name: float(value) for name, value in record.items() if name not in _COLUMNS
+                name: float(value)
+                for name, value in record.items()
+                if name not in _COLUMNS and value != ''
             }
             # tables of older versions hold cars and lack the column of the class
             fields = int(record['seed']), int(record['epochs']), record['config'], figures
@@ -95,9 +96,10 @@ def append_row(path: Path, row: Row) -> None:
     _check_not_in_table(path, rows, row)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow([*_COLUMNS, *row.metrics])
+    names = dict.fromkeys(name for each in [*rows, row] for name in each.metrics)
+    writer.writerow([*_COLUMNS, *names])
     for each in [*rows, row]:
-        figures = [f'{each.metrics[name]:.4f}' for name in row.metrics]
+        figures = [f'{each.metrics[name]:.4f}' if name in each.metrics else '' for name in names]
         writer.writerow([*each[:4], each.judged, *figures])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
@@ -274,10 +276,7 @@ def _baseline_rows(rows: Sequence[Row]) -> list[Row]:
 def _metric_title(key: str, class_name: str) -> str:
     """Return the title of a metric with the class's IoU threshold: '3D at 0.7'."""
     kind, criterion, _ = key.split('/')
-    min_iou = average_precision.MIN_IOU[criterion][kind][
-        average_precision.CLASSES.index(class_name)
-    ]
-    return f'{kind.upper()} at {min_iou:g}'
+    return f'{kind.upper()} at {class_min_iou(class_name, kind, criterion):g}'
 
 
 def _difference_title(rows: Sequence[Row], class_name: str) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from stl_core.data.dataset import DataConfig
 from stl_core.data.sources.kitti import CLASSES
 from stl_core.distill import LOSSES, distiller
+from stl_core.evaluation import metrics
 from stl_core.models import DETECTORS
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.precision import PRECISIONS
-from stl_core.training import validation
 from stl_core.training.config_builder import ConfigError, build_typed
 from stl_core.training.optim import OptimConfig
 
@@ -100,6 +100,7 @@ class TrainConfig:
     :param metric: metric that selects the best model, as CLASS/KIND/POINTS/IOU/DIFFICULTY.
         CLASS: a class or 'mean' over the trained classes that KITTI evaluates; KIND: bbox, bev,
         3d or aos; POINTS: AP40 or AP11; IOU: strict or loose; DIFFICULTY: easy, moderate or hard.
+        NAME/EXPRESSION selects by another metric of evaluation.metrics.METRICS and computes it.
     :param patience: early stopping: the run ends after this many consecutive evaluations without
         a new best metric; 0 disables it.
     """
@@ -144,7 +145,7 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise ValueError(f'{name}: expected at least {least}, got {getattr(self, name)}')
         if self.eval_every:
-            validation.parse_metric(self.metric, self.classes)
+            metrics.parse_selection(self.metric, self.classes)
         elif self.patience:
             raise ValueError('patience: counts evaluations, so eval_every must not be 0')
 

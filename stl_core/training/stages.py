@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from stl_core.evaluation import metrics
+from stl_core.evaluation.metric import MetricResults
 from stl_core.tensors.reductions import rank
 from stl_core.training import checkpoint, model_builder, trainer
 from stl_core.training.config import TrainConfig, build_train_config
@@ -131,21 +133,20 @@ def select_stages(
     return {name: each for name, each in stages.items() if not names or name in names}
 
 
-def run_stage(config: TrainConfig) -> dict[str, Any]:
+def run_stage(config: TrainConfig) -> MetricResults | None:
     """
     Train one stage, unless it is already finished.
 
-    :return: the metrics, as trainer.fit.
+    :return: results on the val frames, as trainer.fit.
     :raises: the errors of trainer.fit.
     """
     config = model_builder.with_file_digests(config)
     if not checkpoint.is_done(config):
         return trainer.fit(config)
     if rank():
-        return {}
+        return None
     log.info('%s: already finished, skipped', config.out)
-    metrics: dict[str, Any] = json.loads((Path(config.out) / 'metrics.json').read_text())
-    return metrics
+    return metrics.results_from_json(json.loads((Path(config.out) / 'metrics.json').read_text()))
 
 
 def plot_stage_losses(finished_stages: dict[str, TrainConfig]) -> Path:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from stl_core import files
 from stl_core.data import dataset, depth_maps
+from stl_core.evaluation import metrics
+from stl_core.evaluation.metric import MetricResults
 from stl_core.inference import model_file, result_files
 from stl_core.progress import progress_bar
 from stl_core.tensors.batch import to_device
@@ -46,7 +48,7 @@ MIN_LOSS_SCALE = 1e-3
 
 def fit(
     config: TrainConfig, model_factory: ModelFactory = model_builder.build_model
-) -> dict[str, Any]:
+) -> MetricResults | None:
     """
     Train a model, or resume a stopped run.
 
@@ -56,8 +58,7 @@ def fit(
 
     :param config: configuration of the run.
     :param model_factory: builds the trainable model.
-    :return: AP of the last model on the val frames, see average_precision.evaluate_detections;
-        empty in all processes except rank 0.
+    :return: results of the last model on the val frames; None in all processes except rank 0.
     :raises CheckpointError: when out holds a run of another configuration.
     :raises TrainError: for no training or validation frames, losses that do not match the weights,
         or a gradient that is not finite.
@@ -79,14 +80,12 @@ def fit(
                 bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
                 if metric_logger:
                     validation_result = log_and_save(run, metric_logger, epochs_done, row)
-        metrics = (
-            finish_training(run, metric_logger, epochs_done, validation_result)
-            if metric_logger
-            else {}
-        )
+        results = None
+        if metric_logger:
+            results = finish_training(run, metric_logger, epochs_done, validation_result)
         # a barrier: the next run of any process finds the files of this one
         distributed.broadcast_scalar(0.0, device)
-        return metrics
+        return results
 
 
 def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float]:
@@ -155,14 +154,11 @@ def log_and_save(
     metric_logger.add_row('curves', epochs_done, row)
     last = epochs_done == config.epochs
     if config.eval_every and (epochs_done % config.eval_every == 0 or last):
-        validation_result = validation.validate_detector(
-            run.eval_detector, model_spec(config), run.validation_set, run.device
-        )
-        metric = validation.parse_metric(config.metric, config.classes)
-        metric_logger.add_row(
-            'val', epochs_done, validation.metrics_row(validation_result.metrics, metric)
-        )
-        log.info('epoch %d: %s', epochs_done, validation.format_summary(validation_result.metrics))
+        validation_result = _validate(run)
+        metric = metrics.parse_selection(config.metric, config.classes)
+        columns = validation.metrics_row(validation_result.results, metric)
+        metric_logger.add_row('val', epochs_done, columns)
+        log.info('epoch %d: %s', epochs_done, validation.format_summary(validation_result.results))
         if validation.is_best(metric_logger.column('val', 'metric')):
             _save_checkpoint(run, 'best.pt', epochs_done)
             save_validated_model(run, 'student_best.safetensors', epochs_done, validation_result)
@@ -176,7 +172,7 @@ def finish_training(
     metric_logger: MetricLogger,
     epochs_done: int,
     validation_result: validation.ValidationResult | None,
-) -> dict[str, Any]:
+) -> MetricResults:
     """
     Write model file, KITTI results, metrics, loss curves and done.json at the end of a run.
 
@@ -184,20 +180,26 @@ def finish_training(
     :param metric_logger: tables of the run.
     :param epochs_done: completed epochs.
     :param validation_result: validation after the last epoch; None runs it here.
-    :return: AP of the model, see average_precision.evaluate_detections.
+    :return: results of the model.
     """
-    validation_result = validation_result or validation.validate_detector(
-        run.eval_detector, model_spec(run.config), run.validation_set, run.device
-    )
+    validation_result = validation_result or _validate(run)
     result_files.write_result_files(
         run.out / 'results', run.validation_set.frames, validation_result.detections
     )
-    text = json.dumps(validation_result.metrics, indent=1)
+    text = json.dumps(validation_result.results.to_json(), indent=1)
     files.write_atomically(run.out / 'metrics.json', text.encode())
     save_validated_model(run, 'student.safetensors', epochs_done, validation_result)
     charts.plot_loss_curves({run.out.name: run.out / 'curves.csv'}, run.out / 'curves.png')
     checkpoint.mark_done(run.config, epochs_done, metric_logger.column('val', 'metric'))
-    return validation_result.metrics
+    return validation_result.results
+
+
+def _validate(run: RunState) -> validation.ValidationResult:
+    """Evaluate the detector on the validation set; compute 'kitti' and the run's metric."""
+    spec, names = model_spec(run.config), metrics.selected_metrics(run.config.metric)
+    return validation.validate_detector(
+        run.eval_detector, spec, run.validation_set, run.device, names
+    )
 
 
 def _epoch_means(run: RunState, loss_sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
@@ -392,7 +394,7 @@ def save_validated_model(
         'epoch': epochs_done,
         'focal_px': round(run.focal_px, 2),
         'frames_judged': len(validation_result.detections),
-        'metrics': validation_result.metrics,
+        'metrics': validation_result.results.to_json(),
     }
     spec = dataclasses.replace(spec, provenance={**spec.provenance, **validation_info})
     model_file.save_model(run.out / name, run.eval_detector, spec)

@@ -17,6 +17,7 @@ LAYERS = [
     ['stl_core/geometry.py'],
     ['stl_core/preprocessing.py', 'stl_core/visualization'],
     ['stl_core/tensors', 'stl_core/evaluation'],
+    ['stl_core/evaluation/metrics'],
     ['stl_core/models', 'stl_core/distill'],
     ['stl_core/data'],
     ['stl_core/data/synthetic/scene'],

@@ -25,8 +25,8 @@ def run_rank(rank, port, work, *args):
 
 
 def fit(rank, scenes, out):
-    metrics = trainer.fit(distributed_config(scenes, out, eval_every=2))
-    assert bool(metrics) == (rank == 0)
+    results = trainer.fit(distributed_config(scenes, out, eval_every=2))
+    assert (results is not None) == (rank == 0)
 
 
 def run_plan(rank, path, out):

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy_metric
 from kitti_scenes import P2, make_scenes
 from worker_jobs import wait_for
 
@@ -22,6 +23,7 @@ from mono3d_ros.messages import images, primitives
 from mono3d_ros.messages.rectification import passthrough_image
 from stl_core.cli import main
 from stl_core.data.sources import kitti
+from stl_core.evaluation.metrics import METRICS
 from stl_core.geometry import box_corners, project_points
 from stl_core.inference import model_file
 from stl_core.inference.predictor import load_predictor
@@ -279,10 +281,26 @@ def test_the_report_is_one_small_self_contained_file(evaluated):
     assert all(each.startswith(('data:image/png;', 'data:image/jpeg;')) for each in sources)
     assert 'http' not in re.sub(r'base64,[^"]*', '', text)
     assert 'Detections against labels' in text
+    assert 'matched by IOU2D &gt;= 0.5: detections, best score first' in text
     timing = json.loads((evaluated / 'timing.json').read_text())
     assert timing['images'] == FRAMES
     assert set(timing['stages_ms']) == {'decode', 'inference', 'postprocess', 'total'}
     assert len(list((evaluated / 'pictures').iterdir())) == 2
+
+
+def test_another_metric_is_shown_only_when_it_is_asked_for(
+    bag, evaluated, model_path, tmp_path, monkeypatch, capsys
+):
+    assert 'metrics' not in figures(evaluated)
+    monkeypatch.setitem(METRICS, 'toy', toy_metric.METRIC)
+    options = ('--score', MIN_SCORE, '--pictures', 0, '--metric', 'toy')
+    assert run(bag, tmp_path / 'out', model_path, *options) == 0
+    assert 'metric toy' in capsys.readouterr().out
+    result = figures(tmp_path / 'out')
+    assert result.pop('metrics')['toy']['recall'].keys() == set(SPEC.classes)
+    assert result == figures(evaluated)
+    assert '<h2>Metric toy</h2>' in (tmp_path / 'out/report.html').read_text()
+    assert (tmp_path / 'out/labels/metric_toy.csv').is_file()
 
 
 def test_labels_come_from_a_folder_or_the_bag_or_are_absent(

@@ -156,7 +156,7 @@ def axes(yaw):
 def test_the_evaluator_scores_the_labels_as_perfect_detections(made):
     truth = [each.annotations.labels for each in made] * 40
     result = evaluate_detections(truth, [each[each.name != 'DontCare'] for each in truth])
-    ap = np.array(result['Car']['3d']['AP40']['strict'])
+    ap = np.array(result['Car'].by_difficulty('3d', 'AP40', 'strict'))
     assert ap[2] == pytest.approx(100.0)
 
 

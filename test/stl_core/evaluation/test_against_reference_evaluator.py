@@ -45,7 +45,7 @@ def test_equals_the_official_program(detections):
     for kind in ('AP11', 'AP40'):
         for key, values in expected[kind].items():
             class_name, metric = key.split('_', 1)
-            ap = result[class_name.capitalize()][METRIC[metric]][kind]['strict']
+            ap = result[class_name.capitalize()].by_difficulty(METRIC[metric], kind, 'strict')
             assert ap == pytest.approx(values, abs=1e-3), f'{kind} {key}'
             compared += 1
     assert compared == (8 if detections == 'pointgnn_car' else 24)
@@ -57,9 +57,13 @@ def test_perfect_result_on_the_training_frames():
     assert len(labels) == 18
     result = evaluate_detections(labels, labels)
     for metric in ('bbox', 'bev', '3d'):
-        assert result['Car'][metric]['AP40']['strict'] == pytest.approx([25.0, 60.0, 92.5])
-        assert result['Pedestrian'][metric]['AP40']['strict'] == pytest.approx([25.0, 37.5, 52.5])
-        assert result['Cyclist'][metric]['AP40']['strict'] == pytest.approx([0.0, 12.5, 12.5])
+        for name, expected in (
+            ('Car', [25.0, 60.0, 92.5]),
+            ('Pedestrian', [25.0, 37.5, 52.5]),
+            ('Cyclist', [0.0, 12.5, 12.5]),
+        ):
+            ap = result[name].by_difficulty(metric, 'AP40', 'strict')
+            assert ap == pytest.approx(expected), name
 
 
 def iou_boxes(a, b, axes):
@@ -170,11 +174,11 @@ def test_equals_plain_loops_in_crowds():
                 plain_ap(labels_by_frame, detections_by_frame, class_name, limit, metric, min_iou)
                 for limit in limits
             ]
-            ap = result[class_name][metric]['AP40']['strict']
+            ap = result[class_name].by_difficulty(metric, 'AP40', 'strict')
             assert ap == pytest.approx([e[0] for e in expected]), f'{class_name} {metric}'
             assert max(ap) > 0
             if metric == 'bbox':
-                ap = result[class_name]['aos']['AP40']['strict']
+                ap = result[class_name].by_difficulty('aos', 'AP40', 'strict')
                 assert ap == pytest.approx([e[1] for e in expected]), f'{class_name} aos'
 
 

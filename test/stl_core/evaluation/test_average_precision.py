@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from label_rows import box, crowd, frame
 
+from stl_core.evaluation.ap_result import ApResult
 from stl_core.evaluation.average_precision import (
     best_threshold,
     evaluate_detections,
-    format_table,
     precision_recall,
     precision_recall_curve,
 )
@@ -30,9 +30,8 @@ def test_minimum_height_is_sufficient_for_a_label():
     """A label exactly 40 px high must be found at easy; a slightly lower one need not."""
     for height_px, ap in ((40.0, 100 / 11), (39.99, 0.0)):
         labels = [frame(box(height_px=height_px))]
-        assert evaluate_detections(labels, labels)['Car']['bbox']['AP11']['strict'][
-            0
-        ] == pytest.approx(ap)
+        result = evaluate_detections(labels, labels)['Car']
+        assert result.value('bbox', 'AP11', 'strict', 'easy') == pytest.approx(ap)
 
 
 def test_lower_detection_is_ignored():
@@ -68,8 +67,8 @@ def test_overlap_must_exceed_the_minimum():
     labels = [frame(box('Pedestrian', box_px=[0, 0, 100, 100]))]
     for right, ap in ((50.0, 0.0), (50.1, 100 / 11)):
         detections = [frame(box('Pedestrian', box_px=[0, 0, right, 100]))]
-        result = evaluate_detections(labels, detections)['Pedestrian']['bbox']['AP11']['strict']
-        assert result == pytest.approx([ap] * 3)
+        result = evaluate_detections(labels, detections)['Pedestrian']
+        assert result.by_difficulty('bbox', 'AP11', 'strict') == pytest.approx([ap] * 3)
 
 
 def test_lowest_score_is_always_used():
@@ -78,9 +77,9 @@ def test_lowest_score_is_always_used():
     detections = [
         {**car, 'score': score} for car, score in zip(cars, (0.9, 0.8, 0.7), strict=False)
     ]
-    result = evaluate_detections([frame(*cars)], [frame(*detections)])['Car']['3d']
-    assert result['AP40']['strict'] == pytest.approx([2.5] * 3)
-    assert result['AP11']['strict'] == pytest.approx([100 / 11] * 3)
+    result = evaluate_detections([frame(*cars)], [frame(*detections)])['Car']
+    assert result.by_difficulty('3d', 'AP40', 'strict') == pytest.approx([2.5] * 3)
+    assert result.by_difficulty('3d', 'AP11', 'strict') == pytest.approx([100 / 11] * 3)
 
 
 def test_dont_care_ignores_detections_in_the_image_only():
@@ -89,8 +88,8 @@ def test_dont_care_ignores_detections_in_the_image_only():
     area = box('DontCare', box_px=[5000, 0, 6000, 400], center_m=[-1000] * 3, size_hwl_m=[-1] * 3)
     false_alarm = box(u=5500.0, score=2.0)
     result = evaluate_detections([frame(*cars, area)], [frame(*cars, false_alarm)])['Car']
-    assert result['bbox']['AP40']['strict'] == pytest.approx([2.5 * 3] * 3)
-    assert result['3d']['AP40']['strict'] == pytest.approx([2.5 * 3 * 0.8] * 3)
+    assert result.by_difficulty('bbox', 'AP40', 'strict') == pytest.approx([2.5 * 3] * 3)
+    assert result.by_difficulty('3d', 'AP40', 'strict') == pytest.approx([2.5 * 3 * 0.8] * 3)
 
 
 def test_loose_accepts_matches_that_strict_rejects():
@@ -98,9 +97,11 @@ def test_loose_accepts_matches_that_strict_rejects():
     cars = [box(u=200.0 * i) for i in range(5)]
     moved = [{**car, 'center_m': car['center_m'] + np.array([0.5, 0, 0])} for car in cars]
     result = evaluate_detections([frame(*cars)], [frame(*moved)])['Car']
-    for metric in ('bev', '3d'):
-        assert result[metric]['AP40'] == {'strict': [0.0] * 3, 'loose': pytest.approx([10.0] * 3)}
-    assert result['bbox']['AP40'] == {k: pytest.approx([10.0] * 3) for k in ('strict', 'loose')}
+    for kind in ('bev', '3d'):
+        assert result.by_difficulty(kind, 'AP40', 'strict') == (0.0,) * 3
+        assert result.by_difficulty(kind, 'AP40', 'loose') == pytest.approx([10.0] * 3)
+    for criterion in ('strict', 'loose'):
+        assert result.by_difficulty('bbox', 'AP40', criterion) == pytest.approx([10.0] * 3)
 
 
 def test_orientation_weights_true_positives():
@@ -108,11 +109,11 @@ def test_orientation_weights_true_positives():
     cars = [box(u=200.0 * i) for i in range(10)]
     reversed_cars = [{**car, 'alpha': np.pi * (i % 2)} for i, car in enumerate(cars)]
     result = evaluate_detections([frame(*cars)], [frame(*reversed_cars)])['Car']
-    assert result['bbox']['AP40']['strict'] == pytest.approx([22.5] * 3)
-    assert result['aos']['AP40']['strict'] == pytest.approx([11.25] * 3)
+    assert result.by_difficulty('bbox', 'AP40', 'strict') == pytest.approx([22.5] * 3)
+    assert result.by_difficulty('aos', 'AP40', 'strict') == pytest.approx([11.25] * 3)
     unknown = [{**car, 'alpha': -10.0} for car in cars]
     result = evaluate_detections([frame(*cars)], [frame(*unknown)])['Car']
-    assert result['aos']['AP40']['strict'] == [0.0] * 3
+    assert result.by_difficulty('aos', 'AP40', 'strict') == (0.0,) * 3
 
 
 def test_empty_inputs_give_zero():
@@ -121,10 +122,11 @@ def test_empty_inputs_give_zero():
     empty = [frame()] * 3
     for ground_truth, detections in ((labels, empty), (empty, labels), (empty, empty), ([], [])):
         result = evaluate_detections(ground_truth, detections)
-        assert json.loads(json.dumps(result)) == result
-        for metrics in result.values():
-            for kinds in metrics.values():
-                for criteria in kinds.values():
+        data = json.loads(json.dumps(result.to_json()))
+        assert ApResult.from_json(data) == result
+        for kinds in data.values():
+            for by_points in kinds.values():
+                for criteria in by_points.values():
                     assert criteria == {'strict': [0.0] * 3, 'loose': [0.0] * 3}
         assert precision_recall(ground_truth, detections, 'Car', EASY, 0, 0.5) == (0.0, 0.0)
         assert best_threshold(ground_truth, detections, 'Car', EASY, 0.5).recall == 0
@@ -204,6 +206,6 @@ def test_true_and_false_scores():
 def test_table_shows_every_value():
     """One line for each class, metric, kind of AP and minimum IoU, under a heading."""
     cars = [frame(*(box(u=200.0 * i) for i in range(10)))]
-    lines = format_table(evaluate_detections(cars, cars)).splitlines()
+    lines = evaluate_detections(cars, cars).format_table().splitlines()
     assert len(lines) == 1 + 3 * 4 * 2 * 2
     assert lines[1].split() == ['Car', 'bbox', 'AP40', '0.70', 'strict', '22.50', '22.50', '22.50']

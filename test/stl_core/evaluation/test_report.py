@@ -33,6 +33,10 @@ def read_folder(folder):
     return figures, tables
 
 
+def ap_json(labels, detections):
+    return evaluate_detections(labels, detections).to_json()
+
+
 def file_names(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -59,10 +63,8 @@ def test_the_folder_holds_all_results(cars, tmp_path):
     report.write_report(result, tmp_path)
     assert file_names(tmp_path) == TABLES_AND_CHARTS | {'figures.json'}
     figures, tables = read_folder(tmp_path)
-    assert figures['oracle']['as detected'] == evaluate_detections(labels, detections)
-    assert figures['oracle']['depth'] == evaluate_detections(
-        labels, scored(np.random.default_rng(9), labels)
-    )
+    assert figures['oracle']['as detected'] == ap_json(labels, detections)
+    assert figures['oracle']['depth'] == ap_json(labels, scored(np.random.default_rng(9), labels))
     assert figures['notes'] == [
         'Pedestrian: nothing was detected',
         'Cyclist: nothing was detected',

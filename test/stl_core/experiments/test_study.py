@@ -15,6 +15,7 @@ import yaml
 
 from stl_core.cli import main
 from stl_core.data.sources import kitti
+from stl_core.evaluation.metrics import results_from_json
 from stl_core.experiments import study, study_table
 from stl_core.inference.model_file import ModelFileError
 from stl_core.training import model_builder, stages, trainer
@@ -68,7 +69,7 @@ def trained(monkeypatch):
         done.append(config.out)
         value = config.seed + 10.0 * bool(config.distill)
         levels = {'strict': [0.0, value, 0.0], 'loose': [0.0, 2 * value, 0.0]}
-        return {'Car': {kind: {'AP40': levels} for kind in ('3d', 'bev')}}
+        return results_from_json({'Car': {kind: {'AP40': levels} for kind in ('3d', 'bev')}})
 
     monkeypatch.setattr(trainer, 'fit', fit)
     monkeypatch.setattr(stages, 'run_stage', fit)

@@ -7,9 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stl_core.evaluation.ap_result import (
+    CLASSES,
+    DIFFICULTY_NAMES,
+    KINDS,
+    MIN_IOU,
+    POINTS,
+    ApResult,
+    ClassAp,
+)
+from stl_core.evaluation.metric import MetricResults
+from stl_core.evaluation.metrics import parse_selection
 from stl_core.models import monodle
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
-from stl_core.training import config, config_builder, stages, validation
+from stl_core.training import config, config_builder, stages
 from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,25 +165,27 @@ def test_invalid_values_are_errors():
 
 def test_a_metric_selects_its_value_from_the_ap_table():
     numbers = iter(range(1000))
-    ap = {
-        name: {
-            kind: {
-                points: {
-                    iou: [next(numbers) for _ in validation.DIFFICULTY_NAMES]
-                    for iou in ('strict', 'loose')
+    ap = ApResult(
+        {
+            name: ClassAp(
+                {
+                    (kind, points, criterion): tuple(next(numbers) for _ in DIFFICULTY_NAMES)
+                    for kind in KINDS
+                    for points in POINTS
+                    for criterion in MIN_IOU
                 }
-                for points in validation.AP_KINDS
-            }
-            for kind in validation.METRICS
+            )
+            for name in CLASSES
         }
-        for name in ('Car', 'Pedestrian', 'Cyclist')
-    }
+    )
+    results = MetricResults({'kitti': ap})
     classes = ('Cyclist', 'Car', 'Van')
-    one = validation.parse_metric('Car/bev/AP11/loose/hard', classes)
-    assert one.value(ap) == ap['Car']['bev']['AP11']['loose'][2]
-    mean = validation.parse_metric('mean/3d/AP40/strict/moderate', classes)
-    values = [ap[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
-    assert mean.value(ap) == sum(values) / 2
+    one = parse_selection('Car/bev/AP11/loose/hard', classes)
+    assert one.value(results) == ap['Car'].by_difficulty('bev', 'AP11', 'loose')[2]
+    assert parse_selection('kitti/Car/bev/AP11/loose/hard', classes) == one
+    mean = parse_selection('mean/3d/AP40/strict/moderate', classes)
+    values = [ap.to_json()[name]['3d']['AP40']['strict'][1] for name in ('Car', 'Cyclist')]
+    assert mean.value(results) == sum(values) / 2
 
 
 def test_overrides_replace_values_of_the_file(tmp_path):

@@ -99,8 +99,8 @@ def test_two_processes_validate_once(runs):
 def test_one_process_can_resume_a_run_of_two(runs, scenes):
     """Batches and checkpoints do not depend on the number of processes."""
     before = weights_of(runs[1])
-    metrics = trainer.fit(distributed_config(scenes, runs[1], eval_every=2))
-    assert metrics.keys() == {'Car', 'Pedestrian', 'Cyclist'}
+    results = trainer.fit(distributed_config(scenes, runs[1], eval_every=2))
+    assert results.ap.by_class.keys() == {'Car', 'Pedestrian', 'Cyclist'}
     assert_equal_weights(weights_of(runs[1]), before)
     assert [row['epoch'] for row in read_table(runs[1], 'curves.csv')] == [1, 2, 3]
 

@@ -251,7 +251,9 @@ def test_a_finished_stage_is_not_trained_again(trained, monkeypatch):
     _, built = trained
     monkeypatch.setattr(trainer, 'fit', lambda _: pytest.fail('trained again'))
     for each in built.values():
-        assert stages.run_stage(each) == json.loads((Path(each.out) / 'metrics.json').read_text())
+        assert stages.run_stage(each).to_json() == json.loads(
+            (Path(each.out) / 'metrics.json').read_text()
+        )
 
 
 def test_a_stage_is_not_finished_for_another_configuration_or_teacher(trained, tmp_path):

@@ -17,6 +17,7 @@ from training_processes import run_until_killed, stateful_config
 
 from stl_core.data import dataset
 from stl_core.data.sources import kitti
+from stl_core.evaluation.metrics import SelectionMetric
 from stl_core.inference import model_file
 from stl_core.training import (
     checkpoint,
@@ -25,7 +26,6 @@ from stl_core.training import (
     optim,
     train_step,
     trainer,
-    validation,
 )
 from stl_core.training.model_builder import SupervisedModel
 from stl_core.visualization import charts
@@ -188,7 +188,7 @@ def test_sources_with_equal_frame_ids_keep_separate_results(scenes, tmp_path):
 def test_the_best_model_is_kept_and_patience_ends_the_run(scenes, tmp_path, monkeypatch):
     """The AP of such a short run is 0, so the metric is patched to be 1, 3, 2, 2."""
     values = iter([1.0, 3.0, 2.0, 2.0])
-    monkeypatch.setattr(validation.SelectionMetric, 'value', lambda self, metrics: next(values))
+    monkeypatch.setattr(SelectionMetric, 'value', lambda self, results: next(values))
     with_ema = optim.OptimConfig(ema=0.5)
     stopped = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=with_ema)
     trainer.fit(stopped)

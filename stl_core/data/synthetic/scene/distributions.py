@@ -136,7 +136,7 @@ def summarise_labels(frames: Sequence[Labels], name: str) -> dict[str, Any]:
             & (joined.occluded <= each.max_occluded)
             & (joined.truncated <= each.max_truncated)
         ).mean()
-        for each in DIFFICULTIES
+        for each in DIFFICULTIES.values()
     ]
     return {
         'mean': {key: round(float(v.mean()), 4) for key, v in values.items()},

@@ -34,7 +34,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,7 @@ from stl_core.data.synthetic.sensors import camera
 from stl_core.evaluation import average_precision, error_matching
 from stl_core.inference import result_files
 from stl_core.inference.predictor import Predictor, load_predictor
+from stl_core.inference.runtimes.interface import Runner
 from stl_core.preprocessing import letterbox_affine
 from stl_core.training import stages, validation
 from stl_core.types import Array, ImageObjects, Labels
@@ -183,18 +184,34 @@ def evaluate_models(
     ]
 
 
+@dataclass(frozen=True)
+class FixedFocalRunner:
+    """A runner that replaces the focal length of every projection, pixels of the canvas."""
+
+    runner: Runner
+    focal_px: float
+
+    @property
+    def device(self) -> str:
+        """Return the device of the runner."""
+        return self.runner.device
+
+    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
+        """Run the network with the fixed focal length."""
+        fixed_P = np.array(P)
+        fixed_P[:, [0, 1], [0, 1]] = self.focal_px
+        return self.runner(canvases, fixed_P)
+
+
 def with_fixed_focal_length(predictor: Predictor) -> Predictor:
     """Return a predictor whose network always gets the trained focal length as input."""
     spec = predictor.spec.input
     model = camera.KITTI
     trained_px = model.focal_px * letterbox_affine(model.width_px, model.height_px, spec)[0, 0]
 
-    def forward(canvases: Array, P: Array) -> list[ImageObjects]:
-        fixed_P = np.array(P)
-        fixed_P[:, [0, 1], [0, 1]] = trained_px
-        return predictor.forward_fn(canvases, fixed_P)
-
-    return Predictor(forward, predictor.spec, predictor.min_score)
+    return Predictor(
+        FixedFocalRunner(predictor.runner, trained_px), predictor.spec, predictor.min_score
+    )
 
 
 def render_scenes(

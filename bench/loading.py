@@ -24,7 +24,7 @@ from stl_core.data import dataset, worker_pool
 from stl_core.data.sources import kitti
 from stl_core.data.synthetic import writer
 from stl_core.data.synthetic.sensors import camera
-from stl_core.inference import predictor
+from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.batch import Batch, to_device
 from stl_core.training import model_builder, optim, stages, train_step
@@ -129,7 +129,7 @@ def stage_times(source: kitti.KittiFolders, spec: InputSpec) -> dict[str, float]
 
 def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
     """Return images per second of training steps of the mobile model on one batch."""
-    device = predictor.choose_device(args.device)
+    device = choose_device(args.device)
     config = dataclasses.replace(
         stages.load_stages(SHIPPED)['first'], input=spec, batch_size=args.batch
     )

@@ -28,8 +28,8 @@ from stl_core.tensors.batch import as_image_objects
 from stl_core.types import Labels
 
 
-def perfect_forward_fn(targets):
-    """Return a `forward_fn` for the Predictor that outputs the perfect heads of the targets."""
+def perfect_runner(targets):
+    """Return a runner for the Predictor that outputs the perfect heads of the targets."""
     config = monodle.MonoDLEConfig()
     mean = torch.tensor(config.mean_size_hwl_m)
 
@@ -54,7 +54,7 @@ def round_trip(training, spec):
     model_spec = model_file.ModelSpec(kitti.CLASSES, spec, 'monodle')
     for index, frame in enumerate(frames.images):
         batch = dataset.collate([frames[0, index]], config.max_objects)
-        predictor = Predictor(perfect_forward_fn(batch.targets), model_spec, min_score=0.5)
+        predictor = Predictor(perfect_runner(batch.targets), model_spec, min_score=0.5)
         image = frame.pixels.read()
         (objects,) = predictor([image], [frame.P])
         decoded = kitti.to_labels(objects, kitti.CLASSES)

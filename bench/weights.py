@@ -25,7 +25,7 @@ from torch import Tensor
 from stl_core.data import dataset
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller
-from stl_core.inference import predictor
+from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.tensors.batch import Batch, to_device
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, stages
@@ -48,7 +48,7 @@ def main() -> None:
     plan = stages.load_stages(args.plan, tuple(args.overrides))
     (config,) = stages.select_stages(plan, (args.stage,)).values()
     config = with_losses(config, args.losses) if args.losses else config
-    device = predictor.choose_device(args.device)
+    device = choose_device(args.device)
     torch.manual_seed(config.seed)
     model: Any = model_builder.build_model(config)
     model.to(device).train()

@@ -21,7 +21,6 @@ from mono3d_ros.messages import detections, markers
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.params import Params
-from mono3d_ros.perception import tracker
 from mono3d_ros.perception.pipeline import Pipeline, PredictorProtocol
 from stl_core.data.sources import kitti
 from stl_core.types import Array, Objects3D
@@ -64,7 +63,7 @@ class _PredictionRecorder:
     """Keep the last predictions of a predictor, because the pipeline returns filtered ones."""
 
     def __init__(self, predictor: PredictorProtocol) -> None:
-        self._predictor, self.spec = predictor, predictor.spec
+        self._predictor, self.spec, self.device = predictor, predictor.spec, predictor.device
         self.last_predictions: list[Objects3D] = []
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
@@ -115,13 +114,7 @@ class OfflineDetector:
         """Build the pipeline of the node around the predictor."""
         self._recorder = _PredictionRecorder(self.predictor)
         self.classes = tuple(self.predictor.spec.classes)
-        self._pipeline = Pipeline(
-            self._recorder,
-            self.params.detection_filter(self.classes),
-            time.perf_counter,
-            tracker_config=tracker.TrackerConfig() if self.params.tracking else None,
-            max_overlap_across=self.params.max_overlap_across,
-        )
+        self._pipeline = Pipeline.from_params(self._recorder, self.params, time.perf_counter)
         self._make_message = make_message_factory(make_typestore())
         self._previous_ids: dict[str, tuple[int, ...]] = {}
         self._next_index = 0

@@ -8,7 +8,6 @@ Python.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -21,6 +20,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from mono3d_ros.subprocess_probe import PROBES, ProbeResult, run_probe
+from stl_core.inference.runtimes import RUNTIMES
 
 #: Modules to look for, by import name.
 MODULES = (
@@ -122,7 +122,11 @@ def collect_environment() -> Environment:
 
 def check_model_files(folder: Path) -> dict[str, str]:
     """Return each model file in a folder -> its fault (truncated, Git LFS pointer), or ''."""
-    return {str(file): _model_file_fault(file) for file in sorted(folder.glob('*.safetensors'))}
+    return {
+        str(file): RUNTIMES[file.suffix].file_fault(file)
+        for file in sorted(folder.iterdir())
+        if file.suffix in RUNTIMES
+    }
 
 
 def read_command_interpreters(prefixes: Iterable[Path]) -> dict[str, str]:
@@ -213,19 +217,3 @@ def _kernel_settings() -> dict[str, int]:
         except (OSError, ValueError):
             continue
     return settings
-
-
-def _model_file_fault(path: Path) -> str:
-    """Return the fault of a model file, or ''; its first 8 bytes give the length of the header."""
-    try:
-        size = path.stat().st_size
-        with path.open('rb') as file:
-            length = int.from_bytes(file.read(8), 'little')
-            header = json.loads(file.read(min(length, size)))
-        ends = [each['data_offsets'][1] for name, each in header.items() if name != '__metadata__']
-        missing = 8 + length + max(ends, default=0) - size
-    except OSError as err:
-        return f'not readable: {err}'
-    except (ValueError, TypeError, AttributeError, LookupError):
-        return f'not a model file ({size} bytes)'
-    return f'truncated: {missing} bytes are missing' if missing > 0 else ''

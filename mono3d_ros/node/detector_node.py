@@ -31,7 +31,7 @@ from mono3d_ros.node.diagnostics_publisher import DiagnosticsPublisher
 from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.node.runtime import CameraIO, Perception, Runtime
 from mono3d_ros.node.subscriptions import resolve_topics
-from mono3d_ros.perception import lens_check, model_loading, tracker
+from mono3d_ros.perception import lens_check, model_loading
 from mono3d_ros.perception.pipeline import Pipeline
 
 EXIT_UNUSABLE = 2
@@ -143,16 +143,10 @@ class DetectorNode(LifecycleNode):
         params, log = self.params, self.get_logger()
         path = model_loading.find_model(params.model, get_package_share_directory)
         predictor = self._load(path, params.device, params.precision)
-        device = model_loading.predictor_device(predictor)
+        device = predictor.device
         if device.startswith('cpu') and params.require_cuda:
             raise ValueError('parameter require_cuda: there is no CUDA device')
-        pipeline = Pipeline(
-            predictor,
-            params.detection_filter(tuple(predictor.spec.classes)),
-            time.perf_counter,
-            tracker_config=tracker.TrackerConfig() if params.tracking else None,
-            max_overlap_across=params.max_overlap_across,
-        )
+        pipeline = Pipeline.from_params(predictor, params, time.perf_counter)
         if self._is_cpu_fallback(device):
             log.warning('NO CUDA DEVICE: running on the CPU, which is many times slower')
         start_s = time.perf_counter()

@@ -44,8 +44,7 @@ def trained_lens(spec: Any) -> TrainedLens | None:
     """
     Return the training camera of a model.
 
-    :param spec: stl_core.inference.model_file.ModelSpec, or the substitute of a test or of another
-        runner.
+    :param spec: stl_core.inference.model_spec.ModelSpec, or the substitute of a test.
     :return: None if spec has no canvas.
     """
     canvas = getattr(spec, 'input', None)

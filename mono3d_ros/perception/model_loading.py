@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 
 from mono3d_ros.perception.pipeline import PredictorProtocol
+from stl_core.inference.predictor import load_predictor
 
 #: Folder in a package's share folder in which models are searched by bare name.
 MODELS_FOLDER = 'models'
@@ -70,7 +70,8 @@ def load_model(path: Path, device: str, precision: str = 'fp32') -> PredictorPro
     """
     Load a model file.
 
-    Imports torch only now, so that an invalid parameter fails immediately.
+    The runtime of its suffix imports torch, or what it needs, only now, so that an invalid
+    parameter fails immediately.
 
     :param path: the file.
     :param device: auto, cpu, cuda or cuda:N.
@@ -78,18 +79,10 @@ def load_model(path: Path, device: str, precision: str = 'fp32') -> PredictorPro
     :return: the predictor.
     :raises ValueError: for a file or device that cannot be used, or the file of a depth teacher.
     """
-    from stl_core.inference.predictor import load_predictor
-
     predictor = load_predictor(path, device, precision=precision)
     if predictor.spec.input.depth is not None:
         raise ValueError(f'{path}: a teacher, which needs depth maps; expected a student')
     return predictor
-
-
-def predictor_device(predictor: PredictorProtocol) -> str:
-    """Return the device of a predictor; runners without a device attribute use the CPU."""
-    runner: Any = getattr(predictor, 'forward_fn', None)
-    return str(getattr(runner, 'device', 'cpu'))
 
 
 def warm_up(predictor: PredictorProtocol, max_images: int = 1) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mono3d_ros.camera_frame import NO_POSES, UNKNOWN_POSE, CameraPose, Frame, FrameResult
+from mono3d_ros.params import Params
 from mono3d_ros.perception import cross_camera_nms, tracker
 from mono3d_ros.perception.detection_filter import DetectionFilter, filter_detections
 from stl_core.types import Array, Objects3D
@@ -23,6 +24,11 @@ class PredictorProtocol(Protocol):
     @property
     def spec(self) -> Any:
         """Return the model description; its classes is a tuple of names."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
         ...
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
@@ -62,6 +68,26 @@ class Pipeline:
         self._tracker_state = tracker.INITIAL_STATE
         self._last_now_ns = 0
         self.detection_filter = detection_filter
+
+    @classmethod
+    def from_params(
+        cls, predictor: PredictorProtocol, params: Params, timer_s: Callable[[], float]
+    ) -> Pipeline:
+        """
+        Build the pipeline that parameters describe; the node and the bag tools both use it.
+
+        :param predictor: the network.
+        :param params: parameters of the node.
+        :param timer_s: any monotonic clock, seconds, for durations.
+        :raises ValueError: if a parameter does not fit the classes of the predictor.
+        """
+        return cls(
+            predictor,
+            params.detection_filter(tuple(predictor.spec.classes)),
+            timer_s,
+            tracker_config=tracker.TrackerConfig() if params.tracking else None,
+            max_overlap_across=params.max_overlap_across,
+        )
 
     @property
     def detection_filter(self) -> DetectionFilter:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 
 from stl_core.cli.frame_options import add_frame_options, list_images
+from stl_core.cli.models import add_model_argument
 from stl_core.cli.output import add_json_option, add_metric_option, write_json
 from stl_core.data.frame_source import DataError, require_labels
 from stl_core.data.sources import kitti
@@ -27,7 +28,7 @@ from stl_core.visualization import draw, style
 def add_evaluate_command(commands: Any) -> None:
     """Add `stl evaluate`."""
     parser = commands.add_parser('evaluate', help='compute AP of a model on labelled frames')
-    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
+    add_model_argument(parser)
     add_frame_options(parser, 'image_2, calib, label_2; for a teacher: velodyne or depth_2')
     parser.add_argument(
         '--results', help='folder for KITTI result files, one per frame; replaces older ones'
@@ -112,7 +113,7 @@ def add_predict_command(commands: Any) -> None:
     parser = commands.add_parser(
         'predict', help='detect objects in a folder of images; write result files and pictures'
     )
-    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
+    add_model_argument(parser)
     add_frame_options(parser, 'image_2, calib; for a teacher: velodyne or depth_2')
     parser.add_argument(
         '--out', default='runs/predict', help='output folder for results/ and pictures/'

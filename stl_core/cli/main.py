@@ -18,8 +18,8 @@ from stl_core.cli.models import add_export_command, add_import_weights_command, 
 from stl_core.cli.output import make_parent_folder
 from stl_core.cli.train import add_train_command
 from stl_core.data.frame_source import DataError
-from stl_core.inference import model_file
 from stl_core.inference.converters.key_mapping import WeightsError
+from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.training import checkpoint, train_step
 from stl_core.training.config_builder import ConfigError
 
@@ -27,7 +27,7 @@ from stl_core.training.config_builder import ConfigError
 BAD_INPUT_ERRORS = (
     DataError,
     ConfigError,
-    model_file.ModelFileError,
+    ModelFileError,
     checkpoint.CheckpointError,
     train_step.TrainError,
     WeightsError,

@@ -10,31 +10,43 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stl_core.inference import model_file
 from stl_core.inference.converters import LAYOUTS, import_weights
+from stl_core.inference.runtimes import RUNTIMES, find_runtime
+from stl_core.inference.runtimes.interface import ModelFileError
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for a model file of any runtime."""
+    suffixes = ', '.join(RUNTIMES)
+    parser.add_argument('student', metavar='model', help=f'model file ({suffixes})')
 
 
 def add_inspect_command(commands: Any) -> None:
     """Add `stl inspect`."""
     parser = commands.add_parser('inspect', help='print the header of a model file')
-    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
+    add_model_argument(parser)
     parser.set_defaults(run=_run_inspect)
 
 
 def _run_inspect(args: argparse.Namespace) -> None:
-    print(json.dumps(asdict(model_file.read_model_spec(args.student)), indent=1, sort_keys=True))
+    spec = find_runtime(args.student).load_spec(Path(args.student))
+    print(json.dumps(asdict(spec), indent=1, sort_keys=True))
 
 
 def add_export_command(commands: Any) -> None:
     """Add `stl export`."""
     parser = commands.add_parser('export', help='copy a model file with weights in half precision')
-    parser.add_argument('student', metavar='model', help='model file (.safetensors)')
-    parser.add_argument('out', help='model file to write (.safetensors)')
+    add_model_argument(parser)
+    parser.add_argument('out', help='model file to write, in the same format')
     parser.set_defaults(run=_run_export)
 
 
 def _run_export(args: argparse.Namespace) -> None:
-    model_file.convert_to_half(args.student, args.out)
+    convert_to_half = find_runtime(args.student).convert_to_half
+    if convert_to_half is None:
+        able = ', '.join(suffix for suffix, each in RUNTIMES.items() if each.convert_to_half)
+        raise ModelFileError(f'{args.student}: export needs a file ending in {able}')
+    convert_to_half(Path(args.student), Path(args.out))
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
 
 

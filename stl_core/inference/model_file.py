@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stl_core.files import atomic_file
+from stl_core.inference.model_spec import ModelSpec, lists_to_tuples
+from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.models import DETECTORS
-from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.tensors.detector import Detector, as_detector
 
 #: Key of the safetensors metadata that holds the header, as JSON.
 METADATA_KEY = 'mono3d'
-
-
-class ModelFileError(ValueError):
-    """A model file that is missing or unusable; the message names the file."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """
-    Header of a model file: everything needed to use the weights.
-
-    :param classes: class names, indexed by class_id.
-    :param input: canvas size and normalisation of the network's input.
-    :param detector: key of DETECTORS.
-    :param options: fields of the detector's Config, as plain data.
-    :param provenance: origin of the weights: software versions, seed, epochs, metrics, or the
-        published checkpoint.
-    """
-
-    classes: tuple[str, ...]
-    input: InputSpec
-    detector: str
-    options: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def build_detector(spec: ModelSpec) -> Detector:
@@ -115,13 +92,7 @@ def read_model_spec(path: str | Path) -> ModelSpec:
     if not isinstance(header, dict):
         raise ModelFileError(f'{path}: a safetensors file without the header of a model file')
     try:
-        canvas = {key: _lists_to_tuples(value) for key, value in header['input'].items()}
-        if canvas.get('depth'):
-            # files older than this option hold teachers trained on depth in true metres
-            canvas['depth'] = DepthSpec(**{'virtual_focal_px': 0.0, **canvas['depth']})
-        return ModelSpec(
-            **{**header, 'classes': tuple(header['classes']), 'input': InputSpec(**canvas)}
-        )
+        return ModelSpec.from_header(header)
     except (KeyError, TypeError, ValueError) as err:
         raise ModelFileError(f'{path}: invalid header of a model file ({err})') from err
 
@@ -179,7 +150,7 @@ def _detector_config(spec: ModelSpec) -> Any:
         raise ModelFileError(f'detector {spec.detector!r}: unknown; known: {", ".join(DETECTORS)}')
     try:
         return DETECTORS[spec.detector].config(
-            **{key: _lists_to_tuples(value) for key, value in spec.options.items()}
+            **{key: lists_to_tuples(value) for key, value in spec.options.items()}
         )
     except TypeError as err:
         raise ModelFileError(f'options of detector {spec.detector!r}: {err}') from err
@@ -194,8 +165,3 @@ def _first_mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor])
         if in_detector != in_file:
             return f'{name} is {in_file} in the file, {in_detector} in the detector'
     return 'they cannot be read'
-
-
-def _lists_to_tuples(value: Any) -> Any:
-    """Convert lists from JSON, also nested ones, to tuples, as frozen dataclasses hold them."""
-    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value

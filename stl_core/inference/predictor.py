@@ -2,52 +2,49 @@
 Inference: load a model file and detect 3D objects in images.
 
 The Predictor covers preprocessing, network, decoding and NMS. Validation, the `stl` command, the
-bag tools and the ROS node all use it. RUNNERS maps the suffix of a model file to the function
-that loads it.
+bag tools and the ROS node all use it. A runtime (stl_core.inference.runtimes) runs the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from stl_core.geometry import lift, warp_box
-from stl_core.inference.model_file import ModelFileError, ModelSpec, load_detector, read_model_spec
+from stl_core.inference.model_spec import ModelSpec
 from stl_core.inference.nms import bev_nms
-from stl_core.preprocessing import InputSpec, letterbox_affine, preprocess_image
-from stl_core.tensors import normalization
-from stl_core.tensors.batch import as_image_objects
-from stl_core.tensors.detector import Detector
-from stl_core.tensors.precision import PRECISIONS, autocast_to, outputs_to_float32
+from stl_core.inference.runtimes import find_runtime
+from stl_core.inference.runtimes.interface import Runner
+from stl_core.preprocessing import letterbox_affine, preprocess_image
 from stl_core.types import Array, ImageObjects, Objects3D
-
-#: (canvases, P) -> image objects of B images; see preprocessing.preprocess_image for the canvases.
-#: P: (B, 3, 4) projections of the canvases.
-ForwardFn = Callable[[Array, Array], list[ImageObjects]]
 
 
 class Predictor:
     """A 3D object detector: images and projections in, objects in the camera frame out."""
 
     def __init__(
-        self, forward_fn: ForwardFn, spec: ModelSpec, min_score: float = 0.01, max_iou: float = 0.2
+        self, runner: Runner, spec: ModelSpec, min_score: float = 0.01, max_iou: float = 0.2
     ) -> None:
         """
         Combine a network with its specification and postprocessing thresholds.
 
-        :param forward_fn: runs the network on preprocessed canvases.
+        :param runner: runs the network on preprocessed canvases.
         :param spec: classes and input of the network.
         :param min_score: detections with a lower score are dropped.
         :param max_iou: greatest bird's-eye-view IoU of two detections of a class, see bev_nms; of
             KITTI's 17,298 training labels 3 overlap more than the default. 1 disables NMS and
             returns every peak, as the papers do.
         """
-        self.forward_fn, self.spec = forward_fn, spec
+        self.runner, self.spec = runner, spec
         self.min_score, self.max_iou = min_score, max_iou
+
+    @property
+    def device(self) -> str:
+        """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
+        return self.runner.device
 
     def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
         """
@@ -69,7 +66,7 @@ class Predictor:
             for image, P in zip(images, Ps, strict=True)
         ]
         canvases, projections = (np.stack(part) for part in zip(*pairs, strict=True))
-        detections = self.forward_fn(canvases, projections)
+        detections = self.runner(canvases, projections)
         return [
             self._postprocess(each, P, image.shape[1], image.shape[0])
             for each, P, image in zip(detections, projections, images, strict=True)
@@ -86,76 +83,6 @@ class Predictor:
         return replace(objects, box_px=box_px)
 
 
-def choose_device(name: str) -> torch.device:
-    """
-    Return the torch device for 'auto', 'cpu', 'cuda' or 'cuda:N'; 'auto' prefers CUDA.
-
-    :raises ModelFileError: for a CUDA device that this machine lacks, or an unknown name.
-    """
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise ModelFileError(f'device {name!r}: expected auto, cpu or cuda:N') from err
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelFileError(
-            f'device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices'
-        )
-    return device
-
-
-class TorchRunner:
-    """A detector that torch runs on one device."""
-
-    def __init__(
-        self, detector: Detector, spec: InputSpec, device: torch.device, precision: str = 'fp32'
-    ) -> None:
-        """
-        Move the detector to the device; the caller sets its train or eval mode.
-
-        :param detector: the network.
-        :param spec: input of the network.
-        :param device: where the network runs.
-        :param precision: type of the network's activations, a key of PRECISIONS.
-        """
-        self.detector: Detector = detector.to(device).to(memory_format=torch.channels_last)
-        self.spec, self.device, self.precision = spec, device, precision
-
-    @torch.inference_mode()
-    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
-        """
-        Run the network on canvases and decode its outputs.
-
-        :param canvases: (B, H, W, 3) uint8 or (B, H, W) float32, see preprocess_image.
-        :param P: (B, 3, 4) projections of the canvases.
-        :return: B sets of image objects, in canvas pixels.
-        """
-        image = torch.from_numpy(canvases).to(self.device, non_blocking=True)
-        projections = torch.from_numpy(P).to(self.device, torch.float32, non_blocking=True)
-        with autocast_to(self.precision, self.device):
-            out = self.detector(
-                normalization.normalise_input(image, projections, self.spec), projections
-            )
-        decoded = {
-            name: value.cpu()
-            for name, value in self.detector.decode(outputs_to_float32(out)).items()
-        }
-        return [as_image_objects(decoded, row) for row in range(len(canvases))]
-
-
-def load_torch_runner(path: str | Path, device: torch.device, precision: str) -> ForwardFn:
-    """Load a .safetensors model file into a TorchRunner in eval mode."""
-    spec = read_model_spec(path)
-    return TorchRunner(load_detector(path, spec).eval(), spec.input, device, precision)
-
-
-#: Suffix of a model file -> loader: (path, device, key of PRECISIONS) -> ForwardFn.
-RUNNERS: dict[str, Callable[[str | Path, torch.device, str], ForwardFn]] = {
-    '.safetensors': load_torch_runner
-}
-
-
 def load_predictor(
     path: str | Path, device: str = 'auto', min_score: float = 0.01, precision: str = 'fp32'
 ) -> Predictor:
@@ -165,14 +92,11 @@ def load_predictor(
     :param path: model file.
     :param device: 'auto', 'cpu' or 'cuda:N'.
     :param min_score: detections with a lower score are dropped.
-    :param precision: type of the network's activations, a key of PRECISIONS.
+    :param precision: type of the network's activations: 'fp32', 'bf16' or 'fp16'.
     :return: the Predictor, ready to call.
     :raises ModelFileError: for a file, device or precision that cannot be used.
     """
-    suffix = Path(path).suffix
-    if suffix not in RUNNERS:
-        raise ModelFileError(f'{path}: expected a file ending in {", ".join(RUNNERS)}')
-    if precision not in PRECISIONS:
-        raise ModelFileError(f'precision {precision!r}: expected {", ".join(PRECISIONS)}')
-    spec = read_model_spec(path)
-    return Predictor(RUNNERS[suffix](path, choose_device(device), precision), spec, min_score)
+    path = Path(path)
+    runtime = find_runtime(path)
+    spec = runtime.load_spec(path)
+    return Predictor(runtime.load_runner(path, device, precision), spec, min_score)

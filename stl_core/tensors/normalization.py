@@ -7,7 +7,7 @@ Shapes: B batch, H W canvas.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.tensors.batch import Batch
@@ -39,19 +39,45 @@ def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:
     :param spec: the network's input.
     :return: (B, spec.channels, H, W) float32.
     """
-    return (
-        _normalise_colour(canvas, spec)
-        if spec.depth is None
-        else _normalise_depth(canvas, P, spec.depth)
-    )
-
-
-def _normalise_colour(image: Tensor, spec: InputSpec) -> Tensor:
-    """Normalise RGB to mean 0, deviation 1; the result stays channels_last in memory."""
+    if spec.depth is not None:
+        return _normalise_depth(canvas, P, spec.depth)
     # asynchronous copies: the host does not wait
-    mean, std = (torch.tensor(each) * 255.0 for each in (spec.mean, spec.std))
-    shift, scale = (each.to(image.device, non_blocking=True) for each in (mean, std))
-    return ((image.float() - shift) / scale).permute(0, 3, 1, 2)
+    mean, std = (each.to(canvas.device, non_blocking=True) for each in _colour_constants(spec))
+    return _normalise_colour(canvas, mean, std)
+
+
+class InputNormalization(nn.Module):
+    """normalise_input as the first layer of a network, its colour constants as buffers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: InputSpec) -> None:
+        """
+        Register the constants, which no state dict contains.
+
+        :param spec: the network's input.
+        """
+        super().__init__()
+        self.depth = spec.depth
+        for name, value in zip(('mean', 'std'), _colour_constants(spec), strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, canvas: Tensor, P: Tensor) -> Tensor:
+        """Normalise canvases (B, H, W, 3), or (B, H, W) depth, as normalise_input does."""
+        if self.depth is not None:
+            return _normalise_depth(canvas, P, self.depth)
+        return _normalise_colour(canvas, self.mean, self.std)
+
+
+def _colour_constants(spec: InputSpec) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation of uint8 RGB, (3,) float32 each, on the CPU."""
+    return torch.tensor(spec.mean) * 255.0, torch.tensor(spec.std) * 255.0
+
+
+def _normalise_colour(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalise RGB to mean 0, deviation 1; the result stays channels_last in memory."""
+    return ((image.float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def _normalise_depth(depth_m: Tensor, P: Tensor, spec: DepthSpec) -> Tensor:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stl_core.inference import predictor
+from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.tensors.reductions import world_size
 
 #: Timeout of collectives; the other processes wait in one while rank 0 validates.
@@ -38,12 +38,12 @@ def process_group(device: str) -> Iterator[torch.device]:
     :return: context manager that yields the device of this process.
     :raises ModelFileError: for a device that this machine lacks.
     """
-    process_device = predictor.choose_device(device)
+    process_device = choose_device(device)
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
         yield process_device
         return
     if process_device.type == 'cuda':
-        process_device = predictor.choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
+        process_device = choose_device(f'cuda:{os.environ["LOCAL_RANK"]}')
         torch.cuda.set_device(process_device)
     if dist.is_initialized():
         yield process_device

@@ -15,8 +15,10 @@ import torch
 from stl_core.data.frame_source import SourceImage, require_labels
 from stl_core.evaluation import metrics
 from stl_core.evaluation.metric import MetricResults
-from stl_core.inference import model_file, predictor
+from stl_core.inference.model_spec import ModelSpec
+from stl_core.inference.predictor import Predictor
 from stl_core.inference.result_files import predict_frames
+from stl_core.inference.runtimes.torch_runner import TorchRunner
 from stl_core.tensors.detector import Detector
 from stl_core.types import Labels
 
@@ -46,7 +48,7 @@ def load_validation_set(frames: Sequence[SourceImage]) -> ValidationSet:
 
 def validate_detector(
     detector: Detector,
-    spec: model_file.ModelSpec,
+    spec: ModelSpec,
     validation_set: ValidationSet,
     device: torch.device,
     metric_names: Sequence[str],
@@ -62,8 +64,8 @@ def validate_detector(
     :return: results of the metrics, and detections.
     """
     was_training = detector.training
-    runner = predictor.TorchRunner(detector.eval(), spec.input, device)
-    detections = predict_frames(predictor.Predictor(runner, spec), validation_set.frames)
+    runner = TorchRunner(detector.eval(), spec.input, device)
+    detections = predict_frames(Predictor(runner, spec), validation_set.frames)
     detector.train(was_training)
     ground_truth = validation_set.ground_truth
     results = metrics.evaluate_metrics(ground_truth, detections, spec.classes, metric_names)

@@ -21,7 +21,7 @@ MIN_FAILING_RED = 250
 
 
 class FakePredictor:
-    run = SimpleNamespace(device='cpu')
+    device = 'cpu'
 
     def __init__(self, **spec):
         self.spec = SimpleNamespace(classes=('Car', 'Pedestrian'), **spec)

@@ -15,7 +15,8 @@ from torch import Tensor
 from stl_core.inference.converters import key_mapping, monocon, monodetr, monodistill, monodle
 from stl_core.inference.converters.checkpoint_reader import read_state_dict
 from stl_core.inference.converters.key_mapping import CheckpointLayout, StateDict, WeightsError
-from stl_core.inference.model_file import ModelSpec, build_detector, save_model
+from stl_core.inference.model_file import build_detector, save_model
+from stl_core.inference.model_spec import ModelSpec
 
 #: Name of a program -> layout of its checkpoints.
 LAYOUTS: dict[str, CheckpointLayout] = {

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stl_core.inference.model_file import ModelSpec, build_detector
+from stl_core.inference.model_file import build_detector
+from stl_core.inference.model_spec import ModelSpec
 
 #: State dict of a module: key -> tensor.
 StateDict = Mapping[str, Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stl_core.inference.converters import monodle
 from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
-from stl_core.inference.model_file import ModelSpec
+from stl_core.inference.model_spec import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 #: The program's names of the layers before a head's last one -> our names.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
-from stl_core.inference.model_file import ModelSpec
+from stl_core.inference.model_spec import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stl_core.inference.converters.key_mapping import CheckpointLayout, KeyRule
-from stl_core.inference.model_file import ModelSpec
+from stl_core.inference.model_spec import ModelSpec
 from stl_core.preprocessing import InputSpec
 
 #: Rules for backbone and neck, which other programs share.

@@ -50,7 +50,7 @@ def bag(root, tmp_path_factory):
 class Oracle:
     """Predictor that returns the labels of an image, with random scores."""
 
-    spec = SimpleNamespace(classes=CLASSES)
+    spec, device = SimpleNamespace(classes=CLASSES), 'cpu'
 
     def __init__(self, drive):
         rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 from mono3d_ros.bag_evaluation import runner
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
-from mono3d_ros.perception.model_loading import find_model, predictor_device, warm_up
+from mono3d_ros.perception.model_loading import find_model, warm_up
 from stl_core.inference import model_file
 from stl_core.inference.predictor import Predictor
 from stl_core.preprocessing import DepthSpec, InputSpec
@@ -100,7 +100,7 @@ def test_missing_ament_prefix_path(tmp_path):
 
 
 class OnGpu:
-    """A runner with a device attribute."""
+    """A runner on a GPU."""
 
     device = 'cuda:0'
 
@@ -108,10 +108,11 @@ class OnGpu:
         return []
 
 
-def test_device():
+def test_the_device_is_that_of_the_runner():
     spec = model_file.ModelSpec(('Car',), InputSpec(), 'monodle')
-    assert predictor_device(Predictor(OnGpu(), spec)) == 'cuda:0'
-    assert predictor_device(Predictor(lambda canvases, P: [], spec)) == 'cpu'
+    assert Predictor(OnGpu(), spec).device == 'cuda:0'
+    path = find_model(Params().model, no_share)
+    assert model_loading.load_model(path, 'cpu').device == 'cpu'
 
 
 def test_warm_up_runs_every_batch_size():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mono3d_ros.camera_frame import CameraPose, Frame
+from mono3d_ros.params import Params
 from mono3d_ros.perception.detection_filter import DetectionFilter
 from mono3d_ros.perception.pipeline import Pipeline
 from mono3d_ros.perception.tracker import UPRIGHT_T_CAM, TrackerConfig
@@ -35,7 +36,7 @@ def frame(camera='front', stamp_ns=10 * S, focal=700.0):
 
 
 class Fake:
-    spec = SimpleNamespace(classes=CLASSES)
+    spec, device = SimpleNamespace(classes=CLASSES), 'cpu'
 
     def __init__(self, predicted=None):
         self.predicted = objects([0], [0.9]) if predicted is None else predicted
@@ -50,6 +51,33 @@ def make_pipeline(predictor, max_age_s=0.0, min_scores=(0.5, 0.5), **options):
     ticks = iter(range(100_000))
     detection_filter = DetectionFilter(min_scores, max_age_s=max_age_s)
     return Pipeline(predictor, detection_filter, lambda: next(ticks) * 0.25, **options)
+
+
+def test_parameters_set_the_filter_the_tracker_and_the_overlap():
+    params = Params(class_thresholds=[0.6, 0.7], tracking=True, max_age_s=2.0)
+    pipeline = Pipeline.from_params(Fake(objects([0, 1], [0.65, 0.65])), params, lambda: 0.0)
+    assert pipeline.detection_filter == params.detection_filter(CLASSES)
+    for number in range(3):
+        (result,) = pipeline.step([frame(stamp_ns=(10 + number) * S)], 0)
+    assert result.objects.class_id.tolist() == [0]
+    assert result.velocity_m_s is not None  # only the tracker estimates velocities
+    untracked = Pipeline.from_params(Fake(), Params(), lambda: 0.0)
+    (result,) = untracked.step([frame()], 0)
+    assert result.velocity_m_s is None
+
+
+@pytest.mark.parametrize(('max_overlap', 'published'), [(0.2, 1), (1.0, 2)])
+def test_the_overlap_across_cameras_is_that_of_the_parameters(max_overlap, published):
+    params = Params(max_overlap_across=max_overlap)
+    pipeline = Pipeline.from_params(Fake(), params, lambda: 0.0)
+    poses = {name: CameraPose(vehicle_T_cam=np.eye(4)) for name in ('a', 'b')}
+    results = pipeline.step([frame('a'), frame('b')], 0, poses)
+    assert sum(len(each.objects) for each in results) == published
+
+
+def test_parameters_that_do_not_fit_the_classes_are_an_error():
+    with pytest.raises(ValueError, match='class_thresholds: expected 2 numbers'):
+        Pipeline.from_params(Fake(), Params(class_thresholds=[0.1]), lambda: 0.0)
 
 
 def test_result_has_the_header_of_its_frame():

@@ -21,7 +21,7 @@ CAMERAS = ('front', 'left', 'right')
 
 
 class Fake:
-    spec = SimpleNamespace(classes=('Car',))
+    spec, device = SimpleNamespace(classes=('Car',)), 'cpu'
 
     def __init__(self):
         self.batches = []

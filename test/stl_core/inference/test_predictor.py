@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from stl_core.geometry import project_objects, warp_box, warp_P
 from stl_core.inference import model_file
-from stl_core.inference.predictor import Predictor, TorchRunner, load_predictor
+from stl_core.inference.predictor import Predictor, load_predictor
+from stl_core.inference.runtimes.torch_runner import TorchRunner
 from stl_core.models import monodle
 from stl_core.preprocessing import InputSpec, letterbox_affine
 from stl_core.tensors.batch import pad_targets
@@ -152,7 +153,7 @@ def test_bf16_changes_activations_little(model_path):
     outputs = []
     for precision in ('fp32', 'bf16'):
         predictor = load_predictor(model_path, 'cpu', precision=precision)
-        head = predictor.forward_fn.detector.heads['heatmap']
+        head = predictor.runner.detector.heads['heatmap']
         head.register_forward_hook(lambda module, inputs, out: outputs.append(out))
         (objects,) = predictor([noise(0)], [P2])
         assert len(objects) > 0

@@ -1,0 +1,74 @@
+"""
+Interface of the runtimes that run model files; importing it needs only Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # `doctor` lists the runtimes where NumPy and torch may be missing
+    from stl_core.inference.model_spec import ModelSpec
+    from stl_core.types import Array, ImageObjects
+
+
+#: First bytes of a file that Git LFS has not downloaded yet.
+LFS_POINTER = b'version https://git-lfs'
+
+
+class ModelFileError(ValueError):
+    """A model file that is missing or unusable; the message names the file."""
+
+
+class Runner(Protocol):
+    """A network on a device: canvases in, image objects out."""
+
+    @property
+    def device(self) -> str:
+        """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
+        ...
+
+    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
+        """
+        Normalise canvases with the constants of the header, run the network, decode its outputs.
+
+        :param canvases: (B, H, W, 3) uint8 RGB; for a network with depth input (a teacher),
+            (B, H, W) float32, metres, 0 where unknown. See preprocessing.preprocess_image.
+        :param P: (B, 3, 4) projections of the canvases.
+        :return: B sets of image objects, in canvas pixels.
+        """
+        ...
+
+
+def unreadable_file_fault(path: Path) -> str:
+    """Return why a file of any format cannot be a model: empty, a Git LFS pointer ...; or ''."""
+    try:
+        with path.open('rb') as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError as err:
+        return f'not readable: {err}'
+    if start in (b'', LFS_POINTER):
+        return f'not a model file ({path.stat().st_size} bytes)'
+    return ''
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """
+    Functions for the model files of one format; each imports what it needs when it is called.
+
+    :param load_spec: path -> the header; ModelFileError for a file that cannot be used.
+    :param load_runner: (path, device, precision) -> the network, ready to run. The device is
+        'auto', 'cpu' or 'cuda:N', the precision 'fp32', 'bf16' or 'fp16'; ModelFileError for a
+        file, device or precision that cannot be used.
+    :param file_fault: path -> why the file is incomplete, or ''; needs only Python.
+    :param convert_to_half: (path, out) -> None, writes a copy of the file with weights in half
+        precision; None if the format has no such copy.
+    """
+
+    load_spec: Callable[[Path], ModelSpec]
+    load_runner: Callable[[Path, str, str], Runner]
+    file_fault: Callable[[Path], str] = unreadable_file_fault
+    convert_to_half: Callable[[Path, Path], None] | None = None

@@ -29,7 +29,7 @@ from mono3d_ros.monitoring.diagnostics import HealthInput
 from mono3d_ros.node import parameters, publishers, tf_listener
 from mono3d_ros.node.diagnostics_publisher import DiagnosticsPublisher
 from mono3d_ros.node.endpoints import Endpoints
-from mono3d_ros.node.runtime import CameraIO, Perception, Runtime
+from mono3d_ros.node.session import CameraIO, DetectorSession, Perception
 from mono3d_ros.node.subscriptions import resolve_topics
 from mono3d_ros.perception import lens_check, model_loading
 from mono3d_ros.perception.pipeline import Pipeline
@@ -58,7 +58,7 @@ class DetectorNode(LifecycleNode):
         self._endpoints = Endpoints(self)
         self._perception: Perception | None = None
         self._camera_io: dict[str, CameraIO] = {}
-        self._runtime: Runtime | None = None
+        self._session: DetectorSession | None = None
         self._active = False
         self._diagnostics_publisher = DiagnosticsPublisher(self, self.counters, self._health_input)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -81,7 +81,7 @@ class DetectorNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker."""
-        if not self._attempt(self._start_runtime):
+        if not self._attempt(self._start_session):
             self._endpoints.destroy_subscriptions()
             return TransitionCallbackReturn.FAILURE
         self._active = True
@@ -105,7 +105,7 @@ class DetectorNode(LifecycleNode):
     def stop(self) -> None:
         """Unsubscribe and stop the worker; only the spinning thread may call this."""
         self._active = False
-        self._stop_runtime()
+        self._stop_session()
 
     def _attempt(self, step: Callable[[], None]) -> bool:
         """Run a step of a transition; log an exception, which rclpy would hide; return success."""
@@ -159,18 +159,18 @@ class DetectorNode(LifecycleNode):
     def _is_cpu_fallback(self, device: str) -> bool:
         return device.startswith('cpu') and self.params.device == 'auto'
 
-    def _start_runtime(self) -> None:
+    def _start_session(self) -> None:
         """Subscribe and start the worker."""
         assert self._perception is not None, 'activated before it was configured'
-        self._runtime = Runtime(self, self._endpoints, self._perception, self._camera_io)
+        self._session = DetectorSession(self, self._endpoints, self._perception, self._camera_io)
         topics = ', '.join(str(each.topics) for each in self._camera_io.values())
         self.get_logger().info(f'listening to {topics}')
 
-    def _stop_runtime(self) -> None:
-        """Close the runtime that _start_runtime created, if there is one."""
-        runtime, self._runtime = self._runtime, None
-        if runtime is not None:
-            runtime.close()
+    def _stop_session(self) -> None:
+        """Close the session that _start_session created, if there is one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     # callbacks other than those for images
 
@@ -179,9 +179,9 @@ class DetectorNode(LifecycleNode):
         if not self._active:
             response.success, response.message = False, 'the node is not active'
         elif not request.data:
-            self._stop_runtime()
+            self._stop_session()
             response.success, response.message = True, 'switched off'
-        elif self._runtime is None and not self._attempt(self._start_runtime):
+        elif self._session is None and not self._attempt(self._start_session):
             self._endpoints.destroy_subscriptions()
             response.success, response.message = False, 'could not start, see the log'
         else:
@@ -198,22 +198,22 @@ class DetectorNode(LifecycleNode):
         except ValueError as err:
             return SetParametersResult(successful=False, reason=str(err))
         self.params = params
-        if self._runtime is not None:
-            self._runtime.update_params(params)
+        if self._session is not None:
+            self._session.update_params(params)
         return SetParametersResult(successful=True)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         """Clear the transforms when simulated time jumps backwards, as when a bag loops."""
         seconds = -jump.delta.nanoseconds / 1e9
         self.get_logger().info(f'time was set back by {seconds:.1f} s')
-        if self._runtime is not None:
-            self._runtime.on_time_jump()
+        if self._session is not None:
+            self._session.on_time_jump()
 
     def _health_input(
         self, camera: str, now: CounterSnapshot, before: CounterSnapshot
     ) -> HealthInput:
         """Return the state of the node for one camera, from which diagnostics are derived."""
-        runtime, camera_io = self._runtime, self._camera_io.get(camera)
+        session, camera_io = self._session, self._camera_io.get(camera)
         images = tuple(camera_io.topics.images) if camera_io else ()
         topics = (
             (*images, camera_io.topics.info, *camera_io.publishers.topics) if camera_io else ()
@@ -221,8 +221,8 @@ class DetectorNode(LifecycleNode):
         device = self._perception.device if self._perception else ''
         return HealthInput(
             active=self._active,
-            enabled=runtime is not None,
-            silent_s=runtime.silent_s(camera) if runtime else 0.0,
+            enabled=session is not None,
+            silent_s=session.silent_s(camera) if session else 0.0,
             image_topics=images,
             publishers=sum(self.count_publishers(each) for each in images),
             device=device,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -13,6 +12,7 @@ from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
 from mono3d_ros.monitoring.diagnostics import HealthInput, Status, assess_health
 from mono3d_ros.monitoring.throttled_log import Throttle
 from mono3d_ros.node.endpoints import QOS_OVERRIDES
+from mono3d_ros.node.node_context import NodeContext
 
 PERIOD_S = 1.0
 #: Number of past periods that a status covers.
@@ -28,7 +28,7 @@ class DiagnosticsPublisher:
     """Publishes /diagnostics from construction on, whether or not the node is active."""
 
     def __init__(
-        self, node: Any, counters: Mapping[str, Counters], get_health: HealthCallback
+        self, node: NodeContext, counters: Mapping[str, Counters], get_health: HealthCallback
     ) -> None:
         """
         Create the publisher and its timer.

@@ -16,6 +16,8 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from mono3d_ros.node.node_context import Endpoint, EndpointInfo, NodeContext, Publisher
+
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:  # Humble
@@ -38,11 +40,11 @@ QOS_OVERRIDES = QoSOverridingOptions(
 class Endpoints:
     """Subscriptions and publishers of the node; only the spinning thread may change them."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: NodeContext) -> None:
         """Start without subscriptions and publishers."""
         self._node = node
-        self._subscriptions: list[Any] = []
-        self._publishers: list[Any] = []
+        self._subscriptions: list[Endpoint] = []
+        self._publishers: list[Publisher] = []
         #: Topic -> whether an endpoint there is incompatible; no event reports that one has gone.
         self._mismatch_checks: dict[str, Callable[[], bool]] = {}
         self._mismatches: dict[str, str] = {}
@@ -71,7 +73,7 @@ class Endpoints:
         self._subscriptions.append(subscription)
         self._mismatch_checks[topic] = partial(self._has_incompatible_publisher, topic)
 
-    def create_publisher(self, msg_type: type, name: str, qos_profile: QoSProfile) -> Any:
+    def create_publisher(self, msg_type: type, name: str, qos_profile: QoSProfile) -> Publisher:
         """
         Create a publisher that sends while the node is active; report incompatible subscribers.
 
@@ -129,7 +131,7 @@ class Endpoints:
             self._of_this_node(self._node.get_publishers_info_by_topic(topic)), requests
         )
 
-    def _of_this_node(self, endpoints: Iterable[Any]) -> list[Any]:
+    def _of_this_node(self, endpoints: Iterable[EndpointInfo]) -> list[EndpointInfo]:
         """Return this node's endpoints; the graph fills in policies that a profile leaves open."""
         this_node = self._node.get_name(), self._node.get_namespace()
         return [each for each in endpoints if (each.node_name, each.node_namespace) == this_node]
@@ -158,7 +160,7 @@ class Endpoints:
             self._mismatches[topic] = text
 
 
-def _any_incompatible(offers: Iterable[Any], requests: Iterable[Any]) -> bool:
+def _any_incompatible(offers: Iterable[EndpointInfo], requests: Iterable[EndpointInfo]) -> bool:
     """Return whether any offered and any requested QoS profile are incompatible."""
     pairs = ((a.qos_profile, b.qos_profile) for a, b in product(offers, requests))
     return any(qos_check_compatible(*pair)[0] == QoSCompatibility.ERROR for pair in pairs)

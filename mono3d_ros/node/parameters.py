@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import Field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 
 from mono3d_ros.params import Camera, CameraParams, Params
 
 
-def declare_params(node: Any) -> Params:
+class ParameterNode(Protocol):
+    """A ROS node on which parameters are declared."""
+
+    def declare_parameter(self, name: str, value: Any, descriptor: Any) -> Any:
+        """Declare a parameter with its default and return it with its value."""
+        ...
+
+
+def declare_params(node: ParameterNode) -> Params:
     """
     Declare every field of Params as a ROS parameter.
 
@@ -26,7 +34,7 @@ def declare_params(node: Any) -> Params:
     return Params(**values)
 
 
-def declare_cameras(node: Any, params: Params) -> tuple[Camera, ...]:
+def declare_cameras(node: ParameterNode, params: Params) -> tuple[Camera, ...]:
     """
     Declare the parameters of each camera (NAME.image_topic ...) if `cameras` names several.
 
@@ -65,7 +73,7 @@ def apply_changes(params: Params, changes: Iterable[Any]) -> Params:
     return replace(params, **{each.name: each.value for each in changes if each.name in names})
 
 
-def _declare_parameter(node: Any, name: str, field: Field[Any], default: Any) -> Any:
+def _declare_parameter(node: ParameterNode, name: str, field: Field[Any], default: Any) -> Any:
     """Declare one ROS parameter and return its value."""
     metadata = field.metadata
     descriptor = ParameterDescriptor(

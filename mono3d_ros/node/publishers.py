@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from rclpy.qos import QoSProfile
 
-from mono3d_ros import camera_frame
-from mono3d_ros.camera_frame import Frame, FrameResult
+from mono3d_ros.camera_frame import Frame, FrameResult, TargetFrame
 from mono3d_ros.messages import annotated_image, detections, markers
 from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.node.message_factory import make_message, message_class
+from mono3d_ros.node.node_context import Publisher
 from mono3d_ros.perception.worker import STAGES
 
-#: Topics under ~/, or under ~/CAMERA/ if there are several cameras, and their message types.
-MARKERS, DETECTIONS, DETECTED_OBJECTS = 'markers', 'detections', 'detected_objects'
-ANNOTATED = 'annotated_image/compressed'
-MESSAGE_TYPES = {
-    MARKERS: 'visualization_msgs/msg/MarkerArray',
-    DETECTIONS: 'vision_msgs/msg/Detection3DArray',
-    DETECTED_OBJECTS: 'autoware_perception_msgs/msg/DetectedObjects',
-    ANNOTATED: 'sensor_msgs/msg/CompressedImage',
-    **{f'latency/{stage}': 'std_msgs/msg/Float64' for stage in STAGES},
+#: QoS of boxes: reliable, so that any subscriber but a transient-local one matches.
+BOXES_QOS = QoSProfile(depth=10)
+#: QoS of images: a slow viewer misses some.
+IMAGE_QOS = QoSProfile(depth=1)
+
+
+class Output(NamedTuple):
+    """
+    A topic whose messages depend on one result alone.
+
+    :param type_name: message type, such as 'vision_msgs/msg/Detection3DArray'.
+    :param build: (result, its image, target) -> message; target: frame of reference to publish
+        in, None for the camera's.
+    :param qos_profile: QoS of the publisher.
+    """
+
+    type_name: str
+    build: Callable[[FrameResult, Frame, TargetFrame | None], Any]
+    qos_profile: QoSProfile = BOXES_QOS
+
+
+def _detection_array(result: FrameResult, _: Frame, target: TargetFrame | None) -> Any:
+    return detections.to_detection_array(result, make_message, target=target)
+
+
+def _detected_objects(result: FrameResult, _: Frame, target: TargetFrame | None) -> Any:
+    return detections.to_detected_objects(result, make_message, target=target)
+
+
+def _annotated_image(result: FrameResult, frame: Frame, _: TargetFrame | None) -> Any:
+    return annotated_image.to_annotated_image(frame.image, result, frame.P, make_message)
+
+
+#: Topics under ~/, or under ~/CAMERA/ if there are several cameras.
+MARKERS, ANNOTATED = 'markers', 'annotated_image/compressed'
+#: Topic -> its messages; published in this order, after the markers.
+OUTPUTS: dict[str, Output] = {
+    'detections': Output('vision_msgs/msg/Detection3DArray', _detection_array),
+    'detected_objects': Output('autoware_perception_msgs/msg/DetectedObjects', _detected_objects),
+    ANNOTATED: Output('sensor_msgs/msg/CompressedImage', _annotated_image, IMAGE_QOS),
 }
-#: Reliable, so that any subscriber but a transient-local one matches; a slow viewer misses images.
-BOXES_QOS, IMAGE_QOS = QoSProfile(depth=10), QoSProfile(depth=1)
+
+
+def message_types() -> dict[str, str]:
+    """Return the topics of a camera -> message type: markers, OUTPUTS and latencies."""
+    return {
+        MARKERS: 'visualization_msgs/msg/MarkerArray',
+        **{topic: output.type_name for topic, output in OUTPUTS.items()},
+        **{f'latency/{stage}': 'std_msgs/msg/Float64' for stage in STAGES},
+    }
 
 
 class CameraPublishers:
@@ -38,10 +76,12 @@ class CameraPublishers:
         :param endpoints: creates the publishers.
         :param prefix: prefix of the topics below the node's name, see params.Camera.
         """
-        kinds = {name: message_class(type_name) for name, type_name in MESSAGE_TYPES.items()}
-        self._publishers = {
+        kinds = {name: message_class(type_name) for name, type_name in message_types().items()}
+        self._publishers: dict[str, Publisher] = {
             name: endpoints.create_publisher(
-                kind, f'~/{prefix}{name}', IMAGE_QOS if name == ANNOTATED else BOXES_QOS
+                kind,
+                f'~/{prefix}{name}',
+                OUTPUTS[name].qos_profile if name in OUTPUTS else BOXES_QOS,
             )
             for name, kind in kinds.items()
             if kind is not None
@@ -54,11 +94,11 @@ class CameraPublishers:
         self,
         result: FrameResult,
         frame: Frame,
-        target: camera_frame.TargetFrame | None,
+        target: TargetFrame | None,
         lifetime_s: float,
     ) -> None:
         """
-        Publish a result to topics that have subscribers, boxes before the annotated image.
+        Publish a result to topics that have subscribers: the markers, then OUTPUTS.
 
         :param result: detected objects.
         :param frame: image that they were detected in.
@@ -67,20 +107,9 @@ class CameraPublishers:
         """
         if self._has_subscribers(MARKERS):
             self._send_markers(result, target, lifetime_s)
-        if self._has_subscribers(DETECTIONS):
-            self._send(
-                DETECTIONS, detections.to_detection_array(result, make_message, target=target)
-            )
-        if self._has_subscribers(DETECTED_OBJECTS):
-            self._send(
-                DETECTED_OBJECTS,
-                detections.to_detected_objects(result, make_message, target=target),
-            )
-        if self._has_subscribers(ANNOTATED):
-            self._send(
-                ANNOTATED,
-                annotated_image.to_annotated_image(frame.image, result, frame.P, make_message),
-            )
+        for topic, output in OUTPUTS.items():
+            if self._has_subscribers(topic):
+                self._send(topic, output.build(result, frame, target))
 
     def publish_timings(self, timings_ms: Mapping[str, float]) -> None:
         """Publish the duration of each stage, milliseconds, to topics that have subscribers."""
@@ -94,7 +123,7 @@ class CameraPublishers:
             self._send_markers(self._previous.without_objects(), None, 0.0)
 
     def _send_markers(
-        self, result: FrameResult, target: camera_frame.TargetFrame | None, lifetime_s: float
+        self, result: FrameResult, target: TargetFrame | None, lifetime_s: float
     ) -> None:
         """Publish the boxes and delete those of the previous frame."""
         previous_ids = self._previous.ids if self._previous else ()
@@ -116,6 +145,6 @@ def missing_message_types() -> dict[str, str]:
     """Return the topics that are not published -> the message type that is not installed."""
     return {
         name: type_name
-        for name, type_name in MESSAGE_TYPES.items()
+        for name, type_name in message_types().items()
         if message_class(type_name) is None
     }

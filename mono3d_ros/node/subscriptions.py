@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.node.endpoints import Endpoints
+from mono3d_ros.node.node_context import NodeContext
 from mono3d_ros.params import Camera
 from mono3d_ros.perception.image_buffer import INFOS_KEPT, ImageBuffer
 
@@ -46,7 +47,7 @@ class ResolvedTopics:
         return ', '.join((*self.images, self.info))
 
 
-def resolve_topics(node: Any, camera: Camera) -> ResolvedTopics:
+def resolve_topics(node: NodeContext, camera: Camera) -> ResolvedTopics:
     """
     Return the full topic names of a camera.
 

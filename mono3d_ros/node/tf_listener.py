@@ -8,13 +8,14 @@ TransformUnavailableError with that reason.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Protocol
 
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.time import Time
 
 from mono3d_ros.node import message_factory
 from mono3d_ros.node.endpoints import Endpoints
+from mono3d_ros.node.node_context import NodeContext
 from mono3d_ros.tf import transforms
 from mono3d_ros.tf.buffer import TransformBuffer, TransformSource, TransformUnavailableError
 from stl_core.types import Array
@@ -42,7 +43,7 @@ class TfListener(TransformSource, Protocol):
         ...
 
 
-def make_listener(node: Any, endpoints: Endpoints) -> TfListener:
+def make_listener(node: NodeContext, endpoints: Endpoints) -> TfListener:
     """
     Start the best TF listener that is installed.
 
@@ -59,7 +60,7 @@ def make_listener(node: Any, endpoints: Endpoints) -> TfListener:
 class Tf2Listener:
     """TF listener of tf2_ros; any thread may call lookup."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: NodeContext) -> None:
         """Subscribe to /tf and /tf_static."""
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)

@@ -168,6 +168,15 @@ def test_only_from_params_builds_a_pipeline():
             assert name != 'Pipeline', f'{path}:{node.lineno}: use Pipeline.from_params'
 
 
+def test_the_parts_of_the_node_know_it_by_a_protocol():
+    """Parameters named `node` have a type that mypy can check."""
+    for path, tree in sources().items():
+        arguments = (n for n in ast.walk(tree) if isinstance(n, ast.arg) and n.arg == 'node')
+        for each in arguments:
+            kind = ast.unparse(each.annotation)
+            assert kind != 'Any' or not within(path, [ROS_FOLDER]), f'{path}:{each.lineno}'
+
+
 def test_no_module_level_mutable_state():
     for path, tree in sources().items():
         for node in ast.walk(tree):

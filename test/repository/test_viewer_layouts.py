@@ -38,9 +38,9 @@ def topics(tree):
 def published():
     """Return a function: topic prefix of a camera, '' of a single one -> published topics."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
-    from mono3d_ros.node.publishers import MESSAGE_TYPES
+    from mono3d_ros.node.publishers import message_types
 
-    return lambda camera: {f'/detector/{camera}{topic}' for topic in MESSAGE_TYPES}
+    return lambda camera: {f'/detector/{camera}{topic}' for topic in message_types()}
 
 
 def displays(file):

@@ -236,8 +236,8 @@ def parameter(name, value):
     return Parameter(name=name, value=ParameterValue(**fields))
 
 
-def start(model, *arguments):
-    node = str(ROOT / 'test/support/fake_node.py')
+def start(model, *arguments, script='fake_node.py'):
+    node = str(ROOT / 'test/support' / script)
     command = [sys.executable, node, '--ros-args', '-p', f'model:={model}']
     return subprocess.Popen(
         [*command, *arguments],

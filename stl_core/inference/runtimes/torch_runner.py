@@ -78,15 +78,14 @@ class TorchRunner:
         :param device: where the network runs.
         :param precision: type of the network's activations, a key of PRECISIONS.
         """
-        network: NormalizedDetector = NormalizedDetector(detector, spec).to(device)
+        network = NormalizedDetector(detector, spec).to(device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device, self._precision = device, precision
 
     @property
     def detector(self) -> Detector:
         """Return the detector, without the normalisation of its input."""
-        detector: Detector = self.network.detector
-        return detector
+        return self.network.detector
 
     @property
     def device(self) -> str:

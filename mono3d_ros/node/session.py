@@ -1,4 +1,4 @@
-"""Runtime of the active node: subscriptions, tf, the worker thread and its callbacks."""
+"""Detection session of the active node: subscriptions, tf, the worker and its callbacks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.monitoring.throttled_log import IssueLog
 from mono3d_ros.node.endpoints import Endpoints
+from mono3d_ros.node.node_context import NodeContext
 from mono3d_ros.node.publishers import CameraPublishers
 from mono3d_ros.node.subscriptions import CameraSubscriptions, ResolvedTopics
 from mono3d_ros.node.tf_listener import NullListener, make_listener
@@ -47,12 +47,12 @@ class Perception:
     device: str
 
 
-class Runtime:
-    """Runs from construction until close; only the spinning thread may call either."""
+class DetectorSession:
+    """Detects from construction until close; only the spinning thread may call either."""
 
     def __init__(
         self,
-        node: Any,
+        node: NodeContext,
         endpoints: Endpoints,
         perception: Perception,
         camera_io: Mapping[str, CameraIO],
@@ -60,13 +60,13 @@ class Runtime:
         """
         Subscribe and start the worker.
 
-        :param node: the DetectorNode; its params may change at run time.
-        :param endpoints: creates the subscriptions; must hold none of an earlier runtime.
+        :param node: the ROS node; its params may change at run time.
+        :param endpoints: creates the subscriptions; must hold none of an earlier session.
         :param perception: processes the images.
         :param camera_io: camera name -> its topics and publishers.
         """
         self._node, self._endpoints, self._camera_io = node, endpoints, camera_io
-        params: Params = node.params
+        params = node.params
         self._report_issue = IssueLog(node.counters, self._error, self._warn).add
         self._image_buffer = ImageBuffer(
             node.counters, time.monotonic_ns, reference=_sync_reference(params)

@@ -201,7 +201,7 @@ def _network_outputs(net: Detector, out: Outputs, at_targets: TargetPredictions)
     """Collect a detector's features, heads and predictions at the targets for the losses."""
     return NetworkOutputs(
         features=dict(zip(net.strides, out.features, strict=True)),
-        heads=out.heads,
+        heads=out.heads.as_dict(),
         predictions=at_targets.predictions,
         depth_sigma_m=at_targets.depth_sigma_m.detach().clamp(*SIGMA_BOUNDS_M),
     )

@@ -24,6 +24,7 @@ from stl_core.models.centernet import heatmap, keypoints
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
 from stl_core.models.centernet.heads import (
     STRIDE,
+    CenterNetHeads,
     HeadTargets,
     box_losses,
     decode_heads,
@@ -33,7 +34,7 @@ from stl_core.models.centernet.heads import (
 )
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
-from stl_core.tensors.detector import Outputs, TargetPredictions
+from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -131,6 +132,8 @@ class MonoCon(nn.Module):
             'keypoint_heatmap': {'keypoint_heatmap': NUM_KEYPOINTS},
             'keypoint_rest': {'keypoint_rest': 2},
         }
+        names = {name for each in outputs.values() for name in each}
+        check_head_names(CenterNetHeads, names - {'heading_bin', 'heading_rest'} | {'heading'})
         self.heads = nn.ModuleDict(
             {
                 name: _MultiOutputHead(self.neck.out_channels, config, each)
@@ -141,7 +144,9 @@ class MonoCon(nn.Module):
         self.mean_size_hwl_m: Tensor
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
 
-    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+    def forward(
+        self, image: Tensor, P: Tensor, targets: Targets | None = None
+    ) -> Outputs[CenterNetHeads]:
         """
         Run the network.
 
@@ -161,10 +166,11 @@ class MonoCon(nn.Module):
         if self.config.virtual_focal_px:
             factor = P[:, 0, 0] / self.config.virtual_focal_px
             heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
-        return Outputs((fused, *features[1:]), heads, (image.shape[2], image.shape[3]), P)
+        size_px = (image.shape[2], image.shape[3])
+        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), size_px, P)
 
     def losses(
-        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
@@ -175,8 +181,8 @@ class MonoCon(nn.Module):
         :return: unweighted scalars, keys 'det/<head>'.
         :raises ValueError: for outputs without P.
         """
-        heads = {name: grid.float() for name, grid in outputs.heads.items()}
-        h, w = heads['heatmap'].shape[-2:]
+        heads = outputs.heads
+        h, w = heads.heatmap.shape[-2:]
         visible = _visible_targets(targets)
         center_px, bins = _box_centers(visible), self.config.heading_bins
         head_targets = encode_targets(visible, center_px, self.mean_size_hwl_m, bins, (h, w))
@@ -185,11 +191,13 @@ class MonoCon(nn.Module):
         target_heatmap = heatmap.draw_gaussians(points, _gaussian_radius(visible), classes, h, w)
         predicted = gather_heads(heads, head_targets.cell)
         return {
-            'det/heatmap': losses.heatmap_focal_loss(heads['heatmap'], target_heatmap, normalizer),
+            'det/heatmap': losses.heatmap_focal_loss(
+                heads.heatmap.float(), target_heatmap, normalizer
+            ),
             **box_losses(predicted, head_targets, visible, normalizer),
             'det/heading': losses.multibin_bce_loss(
-                predicted['heading'][..., :bins],
-                predicted['heading'][..., bins:],
+                predicted.heading[..., :bins],
+                predicted.heading[..., bins:],
                 head_targets.heading_bin,
                 head_targets.heading_residual,
                 head_targets.valid,
@@ -200,19 +208,21 @@ class MonoCon(nn.Module):
             ),
         }
 
-    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs[CenterNetHeads]) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
             outputs.heads, self.mean_size_hwl_m, self.config.heading_bins, self.config.max_objects
         )
 
-    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+    def predictions_at_targets(
+        self, outputs: Outputs[CenterNetHeads], targets: Targets
+    ) -> TargetPredictions:
         """Return the raw heads at each target's cell; found where it is inside the grid."""
         return predictions_at_anchors(outputs.heads, targets, _box_centers(targets))
 
 
 def context_losses(
-    heads: dict[str, Tensor],
+    heads: CenterNetHeads,
     targets: Targets,
     head_targets: HeadTargets,
     P: Tensor,
@@ -224,18 +234,20 @@ def context_losses(
     keypoint_offset learns the corners in front of the camera at the object's cell;
     keypoint_heatmap and keypoint_rest learn the keypoints inside the grid at the keypoints' cells.
 
-    :param heads: raw, float32.
+    :param heads: raw, with contexts.
     :param targets: network pixels, metres.
     :param head_targets: from encode_targets; cells of the targets.
     :param P: (B, 3, 4) projections to network pixels.
     :param normalizer: normaliser of the step.
     :return: unweighted scalars, keys 'det/<head>'.
+    :raises ValueError: for heads without contexts.
     """
-    h, w = heads['keypoint_heatmap'].shape[-2:]
+    keypoint_offset, keypoint_heatmap, keypoint_rest = _require_contexts(heads)
+    h, w = keypoint_heatmap.shape[-2:]
     corners_px, in_front = keypoints.project_corners(targets, P)
     in_front = in_front & head_targets.valid[..., None]
     origin = heatmap.cell_xy(head_targets.cell, w)[:, :, None]
-    offsets = heatmap.gather_at(heads['keypoint_offset'], head_targets.cell).unflatten(-1, (-1, 2))
+    offsets = heatmap.gather_at(keypoint_offset, head_targets.cell).unflatten(-1, (-1, 2))
     points_px = torch.cat([corners_px, targets.center_px[:, :, None]], 2)
     usable = torch.cat([in_front, head_targets.valid[..., None]], 2)
     cell, inside = heatmap.flat_cells(points_px.flatten(1, 2), STRIDE, h, w)
@@ -251,10 +263,10 @@ def context_losses(
             normalizer,
         ),
         'det/keypoint_heatmap': losses.heatmap_focal_loss(
-            heads['keypoint_heatmap'], target_heatmap, normalizer
+            keypoint_heatmap, target_heatmap, normalizer
         ),
         'det/keypoint_rest': losses.l1_loss(
-            heatmap.gather_at(heads['keypoint_rest'], cell),
+            heatmap.gather_at(keypoint_rest, cell),
             residual,
             inside & usable.flatten(1, 2),
             normalizer,
@@ -308,7 +320,15 @@ def _gaussian_radius(targets: Targets) -> Tensor:
     return heatmap.exact_radius(size)
 
 
-def _require_projections(outputs: Outputs) -> Tensor:
+def _require_projections(outputs: Outputs[CenterNetHeads]) -> Tensor:
     if outputs.P is None:
         raise ValueError('outputs without P; expected the outputs of MonoCon.forward')
     return outputs.P
+
+
+def _require_contexts(heads: CenterNetHeads) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keypoint_offset, keypoint_heatmap and keypoint_rest, float32."""
+    offset, heat, rest = heads.keypoint_offset, heads.keypoint_heatmap, heads.keypoint_rest
+    if offset is None or heat is None or rest is None:
+        raise ValueError('outputs without contexts; expected those of forward with targets')
+    return offset.float(), heat.float(), rest.float()

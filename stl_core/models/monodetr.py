@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.centernet import heatmap
 from stl_core.models.detr import box_coding, criterion, depth_predictor, matcher
+from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads
 from stl_core.models.detr.transformer import (
     Decoder,
     DepthEncoder,
@@ -158,7 +159,9 @@ class MonoDETR(nn.Module):
         self.backbone.train(mode and not self.frozen_norms)
         return self
 
-    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+    def forward(
+        self, image: Tensor, P: Tensor, targets: Targets | None = None
+    ) -> Outputs[MonoDETRHeads]:
         """
         Run the network.
 
@@ -178,20 +181,38 @@ class MonoDETR(nn.Module):
         groups = self.config.groups if self.training else 1
         queries = self.queries.weight[: groups * self.config.queries]
         hidden, box = self.decoder(queries, groups, memory, self.heads['box'])
-        heads = {'box': box, 'depth_map': logits}
-        for name in ('class', 'size_3d', 'heading', 'depth'):
-            layers = self.heads[name].children()
-            parts = [in_float32(head, hidden[:, layer]) for layer, head in enumerate(layers)]
-            heads[name] = torch.stack(parts, 1)
+        regressed = self._run_heads(hidden, box)
         focal, virtual = P[:, 0, 0], self.config.virtual_focal_px
         trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
         focal_ratio = focal / trained_focal_px
-        heads['depth'] = mean_depth(heads, depth_m, trained_focal_px, focal_ratio)
-        heads['depth_edges_m'] = self.depth_map.edges_m * focal_ratio[:, None]
+        heads = MonoDETRHeads(
+            class_logits=regressed.class_logits,
+            box=box,
+            size_3d=regressed.size_3d,
+            heading=regressed.heading,
+            depth=mean_depth(regressed, depth_m, trained_focal_px, focal_ratio),
+            depth_map=logits,
+            depth_edges_m=self.depth_map.edges_m * focal_ratio[:, None],
+        )
         return Outputs(features, heads, (image.shape[2], image.shape[3]))
 
+    def _run_heads(self, hidden: Tensor, box: Tensor) -> QueryHeads:
+        """Return the heads of decoded queries (B, L, Q, width) and their box logits."""
+
+        def run(name: str) -> Tensor:
+            layers = enumerate(self.heads[name].children())
+            return torch.stack([in_float32(head, hidden[:, i]) for i, head in layers], 1)
+
+        return QueryHeads(
+            class_logits=run('class'),
+            box=box,
+            size_3d=run('size_3d'),
+            heading=run('heading'),
+            depth=run('depth'),
+        )
+
     def losses(
-        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs[MonoDETRHeads], targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
@@ -202,13 +223,13 @@ class MonoDETR(nn.Module):
         :param normalizer: normaliser of the step.
         :return: unweighted scalars, summed over decoder layers, keys 'det/...'.
         """
-        groups = outputs.heads['class'].shape[2] // self.config.queries
-        cost, trainable = _matching_cost(outputs.heads, targets, outputs.size_px)
+        groups = outputs.heads.class_logits.shape[2] // self.config.queries
+        heads = outputs.heads.queries()
+        cost, trainable = _matching_cost(heads, targets, outputs.size_px)
         query_targets = criterion.encode_query_targets(
             targets, outputs.size_px, self.config.heading_bins, groups
         )
-        heads = {name: outputs.heads[name] for name in self.heads}
-        logits, edges_m = outputs.heads['depth_map'], outputs.heads['depth_edges_m']
+        logits, edges_m = outputs.heads.depth_map, outputs.heads.depth_edges_m
         depth_target_m = depth_predictor.paint_depth(targets, trainable, *logits.shape[2:])
         return {
             **criterion.set_criterion(
@@ -222,40 +243,42 @@ class MonoDETR(nn.Module):
             ),
         }
 
-    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs[MonoDETRHeads]) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_queries(self._last_layer_heads(outputs), outputs.size_px, self.config)
 
-    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+    def predictions_at_targets(
+        self, outputs: Outputs[MonoDETRHeads], targets: Targets
+    ) -> TargetPredictions:
         """
         Return the raw outputs of each target's query after the last decoder layer.
 
         Ignored targets are not found, and some of more targets than queries are not.
         """
         heads = self._last_layer_heads(outputs)
-        last_layer = {name: head[:, None] for name, head in heads.items()}
+        last_layer = heads.map(lambda head: head[:, None])
         cost, trainable = _matching_cost(last_layer, targets, outputs.size_px)
         matches = matcher.hungarian_match(cost, trainable, groups=1)
-        at_targets = criterion.gather_queries(heads, matches.query[:, 0, 0])
+        at_targets = heads.gather(matches.query[:, 0, 0])
         return TargetPredictions(
             predictions={
-                'center_box': at_targets['box'],
-                'size_hwl_m': at_targets['size_3d'],
-                'heading': at_targets['heading'],
-                'depth': depth_encoding.to_logit(at_targets['depth'][..., :1]),
+                'center_box': at_targets.box,
+                'size_hwl_m': at_targets.size_3d,
+                'heading': at_targets.heading,
+                'depth': depth_encoding.to_logit(at_targets.depth[..., :1]),
             },
-            depth_sigma_m=at_targets['depth'][..., 1].exp(),
+            depth_sigma_m=at_targets.depth[..., 1].exp(),
             found=matches.matched[:, 0, 0],
         )
 
-    def _last_layer_heads(self, outputs: Outputs) -> dict[str, Tensor]:
+    def _last_layer_heads(self, outputs: Outputs[MonoDETRHeads]) -> QueryHeads:
         """Return the heads (B, Q, channels) of the first group after the last decoder layer."""
         first = slice(self.config.queries)
-        return {name: outputs.heads[name][:, -1, first].float() for name in self.heads}
+        return outputs.heads.queries().map(lambda head: head[:, -1, first].float())
 
 
 def decode_queries(
-    heads: dict[str, Tensor], size_px: tuple[int, int], config: MonoDETRConfig
+    heads: QueryHeads, size_px: tuple[int, int], config: MonoDETRConfig
 ) -> dict[str, Tensor]:
     """
     Decode the raw heads of one decoder layer into objects.
@@ -270,21 +293,21 @@ def decode_queries(
     :return: the fields of ImageObjects, (B, K, ...), in network pixels and metres, sorted by
         decreasing probability.
     """
-    p = heads['class'].sigmoid()
+    p = heads.class_logits.sigmoid()
     classes = p.shape[-1]
     probability, index = p.flatten(1).topk(min(config.max_objects, p[0].numel()))
     query = torch.div(index, classes, rounding_mode='floor')
-    predicted = criterion.gather_queries(heads, query)
-    box, bins = predicted['box'].sigmoid(), config.heading_bins
-    log_sigma = predicted['depth'][..., 1]
-    best_bin = predicted['heading'][..., :bins].argmax(-1)
-    residual = predicted['heading'][..., bins:].gather(-1, best_bin[..., None])[..., 0]
+    predicted = heads.gather(query)
+    box, bins = predicted.box.sigmoid(), config.heading_bins
+    log_sigma = predicted.depth[..., 1]
+    best_bin = predicted.heading[..., :bins].argmax(-1)
+    residual = predicted.heading[..., bins:].gather(-1, best_bin[..., None])[..., 0]
     return {
         'class_id': index % classes,
         'score': probability / (1 + log_sigma.exp()),
         'center_px': box_coding.to_pixels(box[..., :2], size_px),
-        'depth_m': predicted['depth'][..., 0].clamp(min=0.01),
-        'size_hwl_m': predicted['size_3d'].clamp(min=0.01),
+        'depth_m': predicted.depth[..., 0].clamp(min=0.01),
+        'size_hwl_m': predicted.size_3d.clamp(min=0.01),
         'alpha': heatmap.decode_angle(best_bin, residual, bins),
         'box_px': box_coding.to_pixels(box_coding.box_cxcylrtb_to_xyxy(box), size_px),
         'depth_log_sigma': log_sigma,
@@ -292,22 +315,22 @@ def decode_queries(
 
 
 def mean_depth(
-    heads: dict[str, Tensor], depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
+    heads: QueryHeads, depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
 ) -> Tensor:
     """
     Average three depth estimates: the query's regression, f h / h_px, and the depth map.
 
-    :param heads: raw 'box', 'size_3d', and 'depth' as regressed by the queries (logit, log sigma).
+    :param heads: as regressed by the queries: depth is a logit.
     :param depth_m: (B, h, w) expected depth of the depth map, at the trained focal length.
     :param trained_focal_px: (B,) focal length at which depth is learnt, network pixels.
     :param focal_ratio: (B,) true focal length / trained focal length.
     :return: (B, L, Q, 2) depth in metres, log sigma.
     """
-    box, predicted = heads['box'].float().sigmoid(), heads['depth'].float()
+    box, predicted = heads.box.float().sigmoid(), heads.depth.float()
     height_px = (
         box_coding.box_width_height(box)[..., 1] * depth_m.shape[1] * depth_predictor.STRIDE
     ).clamp(min=1)
-    from_height = heads['size_3d'][..., 0].float() * trained_focal_px[:, None, None] / height_px
+    from_height = heads.size_3d[..., 0].float() * trained_focal_px[:, None, None] / height_px
     # align_corners as in the public code: image edges map to the centres of the outermost cells
     from_map = nn.functional.grid_sample(
         depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
@@ -318,12 +341,12 @@ def mean_depth(
 
 
 def _matching_cost(
-    heads: dict[str, Tensor], targets: Targets, size_px: tuple[int, int]
+    heads: QueryHeads, targets: Targets, size_px: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return the matching cost (B, L, Q, N), and (B, N) bool: targets that are not ignored."""
     target_box = box_coding.encode_boxes(targets, size_px)
     cost = matcher.matching_cost(
-        heads['class'], heads['box'].sigmoid(), targets.class_id, target_box
+        heads.class_logits, heads.box.sigmoid(), targets.class_id, target_box
     )
     return cost, targets.valid & box_coding.is_representable(target_box)
 

@@ -19,15 +19,17 @@ from stl_core.models.centernet import heatmap
 from stl_core.models.centernet.heads import (
     MEAN_SIZE_HWL_M,
     STRIDE,
+    CenterNetHeads,
     box_losses,
     decode_heads,
     encode_targets,
     gather_heads,
+    head_channels,
     predictions_at_anchors,
 )
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
-from stl_core.tensors.detector import Outputs, TargetPredictions
+from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -110,15 +112,8 @@ class MonoDLE(nn.Module):
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.neck = build_neck(config.neck, self.backbone.channels)
         self.channels = (self.neck.out_channels, *self.backbone.channels[1:])
-        widths = {
-            'heatmap': num_classes,
-            'offset_2d': 2,
-            'size_2d': 2,
-            'depth': 2,
-            'offset_3d': 2,
-            'size_3d': 3,
-            'heading': 2 * config.heading_bins,
-        }
+        widths = head_channels(num_classes, config.heading_bins)
+        check_head_names(CenterNetHeads, widths)
         self.heads = nn.ModuleDict(
             {
                 name: _build_head(self.neck.out_channels, config.head_width, n)
@@ -130,7 +125,9 @@ class MonoDLE(nn.Module):
         mean = torch.tensor(config.mean_size_hwl_m)
         self.register_buffer('mean_size_hwl_m', mean, persistent=False)
 
-    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+    def forward(
+        self, image: Tensor, P: Tensor, targets: Targets | None = None
+    ) -> Outputs[CenterNetHeads]:
         """
         Run the network.
 
@@ -150,10 +147,12 @@ class MonoDLE(nn.Module):
             heads['depth'] = depth_encoding.rescale_to_focal_length(
                 heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
             )
-        return Outputs((fused, *features[1:]), heads, (image.shape[2], image.shape[3]))
+        return Outputs(
+            (fused, *features[1:]), CenterNetHeads(**heads), (image.shape[2], image.shape[3])
+        )
 
     def losses(
-        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
@@ -163,24 +162,21 @@ class MonoDLE(nn.Module):
         :param normalizer: normaliser of the step.
         :return: unweighted scalars, one per head, keys 'det/<head>'.
         """
-        h, w = outputs.heads['heatmap'].shape[-2:]
+        h, w = outputs.heads.heatmap.shape[-2:]
         bins = self.config.heading_bins
         head_targets = encode_targets(
             targets, targets.center_px, self.mean_size_hwl_m, bins, (h, w)
         )
         target_heatmap = heatmap.draw_heatmap(targets, self.num_classes, STRIDE, h, w)
-        predicted = {
-            name: value.float()
-            for name, value in gather_heads(outputs.heads, head_targets.cell).items()
-        }
+        predicted = gather_heads(outputs.heads, head_targets.cell)
         return {
             'det/heatmap': losses.heatmap_focal_loss(
-                outputs.heads['heatmap'].float(), target_heatmap, normalizer
+                outputs.heads.heatmap.float(), target_heatmap, normalizer
             ),
             **box_losses(predicted, head_targets, targets, normalizer),
             'det/heading': losses.multibin_loss(
-                predicted['heading'][..., :bins],
-                predicted['heading'][..., bins:],
+                predicted.heading[..., :bins],
+                predicted.heading[..., bins:],
                 head_targets.heading_bin,
                 head_targets.heading_residual,
                 head_targets.valid,
@@ -188,7 +184,7 @@ class MonoDLE(nn.Module):
             ),
         }
 
-    def decode(self, outputs: Outputs) -> dict[str, Tensor]:
+    def decode(self, outputs: Outputs[CenterNetHeads]) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of ImageObjects, (B, K, ...)."""
         return decode_heads(
             outputs.heads,
@@ -197,14 +193,16 @@ class MonoDLE(nn.Module):
             self.config.max_objects,
         )
 
-    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+    def predictions_at_targets(
+        self, outputs: Outputs[CenterNetHeads], targets: Targets
+    ) -> TargetPredictions:
         """Return the raw heads at each target's cell; found where it is inside the grid."""
         return predictions_at_anchors(outputs.heads, targets, targets.center_px)
 
 
 def perfect_heads(
     targets: Targets, mean_size_hwl_m: Tensor, bins: int, h: int, w: int
-) -> dict[str, Tensor]:
+) -> CenterNetHeads:
     """
     Draw targets as the heads of a perfect network, which decode_heads turns back into targets.
 
@@ -215,7 +213,7 @@ def perfect_heads(
     :param bins: A.
     :param h: grid height, cells.
     :param w: grid width, cells.
-    :return: seven raw heads (B, channels, h, w).
+    :return: raw heads without contexts.
     """
     head_targets = encode_targets(targets, targets.center_px, mean_size_hwl_m, bins, (h, w))
     depth_logit = depth_encoding.to_logit(targets.depth_m)
@@ -239,7 +237,7 @@ def perfect_heads(
             previous = grid.gather(2, index)
             grid.scatter_(2, index, torch.where(keep, value[:, slot, :, None], previous))
         heads[name] = grid.unflatten(2, (h, w))
-    return heads
+    return CenterNetHeads(**heads)
 
 
 def _head_in_float32(head: nn.Module, fused: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ prediction, H W image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -19,23 +19,35 @@ from stl_core.tensors.batch import Targets
 from stl_core.tensors.reductions import StepNormalizer
 
 D = TypeVar('D', bound='Detector')
+H = TypeVar('H', bound='Heads', covariant=True)
+
+
+class Heads(Protocol):
+    """
+    Raw outputs of a detector's heads, before any sigmoid: a frozen dataclass of tensors.
+
+    A field of a head that only training needs may be None.
+    """
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the heads that were computed by name; distillation compares equal names."""
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Outputs(Generic[H]):
     """
     Return value of a detector's forward.
 
     :param features: maps (B, C, h, w) for feature distillation, finest first, one for each stride
         of the detector: the backbone's, except at stride 4, where they are the input of the heads,
         after the neck.
-    :param heads: raw head maps by name, before any sigmoid.
+    :param heads: raw heads; each detector, or family of detectors, has its own dataclass.
     :param size_px: height and width of the images, network pixels.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     """
 
     features: tuple[Tensor, ...]
-    heads: dict[str, Tensor]
+    heads: H
     size_px: tuple[int, int]
     P: Tensor | None = None
 
@@ -141,3 +153,44 @@ def as_detector(module: object) -> Detector:
             ' see stl_core/tensors/detector.py'
         )
     return cast(Detector, module)
+
+
+def check_head_names(heads: type[Heads], names: Iterable[str]) -> None:
+    """
+    Check, when a detector is built, that its heads are the fields of their dataclass.
+
+    :param heads: the dataclass.
+    :param names: the heads that the detector has.
+    :raises TypeError: for a name that is no field, or a required field that is no name.
+    """
+    known = {field.name: field.default is MISSING for field in fields(cast(Any, heads))}
+    given = set(names)
+    wrong = {*(given - known.keys()), *(n for n in known if known[n] and n not in given)}
+    if wrong:
+        raise TypeError(
+            f'heads {", ".join(sorted(wrong))}: unknown or missing; {heads.__name__} has'
+            f' {", ".join(known)}'
+        )
+
+
+def check_head_shapes(heads: Heads, expected: Mapping[str, tuple[int | str, ...]]) -> None:
+    """
+    Check the heads of a forward pass against the shapes that their dataclass documents.
+
+    :param heads: outputs of one forward pass.
+    :param expected: {name: shape}; a letter stands for a size that is the same in all heads.
+    :raises ValueError: for a head that is unknown, missing or of another shape, naming all.
+    """
+    sizes: dict[str, int] = {}
+    wrong = []
+    found = {name: tuple(value.shape) for name, value in heads.as_dict().items()}
+    for name in sorted(found.keys() | expected.keys()):
+        shape, wanted = found.get(name), expected.get(name)
+        fits = shape is not None and wanted is not None and len(shape) == len(wanted)
+        if not fits or any(
+            size != (sizes.setdefault(letter, size) if isinstance(letter, str) else letter)
+            for size, letter in zip(shape or (), wanted or (), strict=True)
+        ):
+            wrong.append(f'{name} is {shape or "missing"}, expected {wanted or "no such head"}')
+    if wrong:
+        raise ValueError(f'{type(heads).__name__}: {"; ".join(wrong)}')

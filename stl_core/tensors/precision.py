@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from stl_core.tensors.detector import Outputs
+from stl_core.tensors.detector import H, Outputs
 
 #: None is float32 throughout. fp16 has so small a range that its gradients need scaling.
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -52,11 +53,14 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def outputs_to_float32(outputs: Outputs) -> Outputs:
+def outputs_to_float32(outputs: Outputs[H]) -> Outputs[H]:
     """Return a network's outputs converted to float32, for its losses."""
 
     def to_float32(value: Tensor) -> Tensor:
         return value.float() if value.is_floating_point() else value
 
-    heads = {name: to_float32(value) for name, value in outputs.heads.items()}
+    computed = {name: v for name, v in vars(outputs.heads).items() if v is not None}
+    heads = replace(
+        cast(Any, outputs.heads), **{name: to_float32(v) for name, v in computed.items()}
+    )
     return replace(outputs, features=tuple(map(to_float32, outputs.features)), heads=heads)

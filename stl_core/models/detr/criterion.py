@@ -18,6 +18,7 @@ from torch import Tensor
 from stl_core.models import losses
 from stl_core.models.centernet import heatmap
 from stl_core.models.detr import box_coding, matcher
+from stl_core.models.detr.query_heads import QueryHeads
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
@@ -69,7 +70,7 @@ def encode_query_targets(
 
 
 def set_criterion(
-    heads: dict[str, Tensor],
+    heads: QueryHeads,
     query_targets: QueryTargets,
     matches: matcher.Matches,
     normalizer: StepNormalizer,
@@ -77,17 +78,17 @@ def set_criterion(
     """
     Compute the losses of all decoder layers.
 
-    :param heads: 'class', 'box', 'depth', 'size_3d', 'heading', raw, each (B, L, G Q, channels).
+    :param heads: raw, each (B, L, G Q, channels).
     :param query_targets: from encode_query_targets.
     :param matches: the query of each target, from hungarian_match.
     :param normalizer: normaliser of the step.
     :return: seven unweighted scalars, keys 'det/...', summed over layers.
     """
-    layers = range(heads['class'].shape[1])
+    layers = range(heads.class_logits.shape[1])
     query, matched = matches.query.flatten(2), matches.matched.flatten(2)
     per_layer = [
         _layer_losses(
-            {name: head[:, layer].float() for name, head in heads.items()},
+            heads.layer(layer),
             query_targets,
             query[:, layer],
             matched[:, layer],
@@ -98,24 +99,16 @@ def set_criterion(
     return {name: torch.stack([terms[name] for terms in per_layer]).sum() for name in per_layer[0]}
 
 
-def gather_queries(heads: dict[str, Tensor], query: Tensor) -> dict[str, Tensor]:
-    """Return the outputs (B, M, D) of queries (B, M) from heads (B, G Q, D)."""
-    return {
-        name: head.gather(1, query[..., None].expand(-1, -1, head.shape[-1]))
-        for name, head in heads.items()
-    }
-
-
 def _layer_losses(
-    heads: dict[str, Tensor],
+    heads: QueryHeads,
     query_targets: QueryTargets,
     query: Tensor,
     matched: Tensor,
     normalizer: StepNormalizer,
 ) -> dict[str, Tensor]:
     """Compute the losses of one layer: heads (B, G Q, channels), query and matched (B, M)."""
-    predicted = gather_queries(heads, query)
-    box, bins = predicted['box'].sigmoid(), predicted['heading'].shape[-1] // 2
+    predicted = heads.gather(query)
+    box, bins = predicted.box.sigmoid(), predicted.heading.shape[-1] // 2
     distance = (box - query_targets.box).abs()
     giou = box_coding.generalized_box_iou(
         box_coding.box_cxcylrtb_to_xyxy(box), box_coding.box_cxcylrtb_to_xyxy(query_targets.box)
@@ -123,23 +116,23 @@ def _layer_losses(
     size = query_targets.size_hwl_m
     return {
         'det/class': class_focal_loss(
-            heads['class'], query_targets.class_id, query, matched, normalizer
+            heads.class_logits, query_targets.class_id, query, matched, normalizer
         ),
         'det/center': masked_mean(distance[..., :2].sum(-1), matched, normalizer),
         'det/box': masked_mean(distance[..., 2:].sum(-1), matched, normalizer),
         'det/giou': masked_mean(1 - giou, matched, normalizer),
         'det/depth': losses.laplacian_nll_loss(
-            predicted['depth'][..., 0],
-            predicted['depth'][..., 1],
+            predicted.depth[..., 0],
+            predicted.depth[..., 1],
             query_targets.depth_m,
             matched,
             normalizer,
         ),
         'det/size_3d': 3
-        * losses.dim_aware_l1_loss(predicted['size_3d'], size, size, matched, normalizer),
+        * losses.dim_aware_l1_loss(predicted.size_3d, size, size, matched, normalizer),
         'det/heading': losses.multibin_loss(
-            predicted['heading'][..., :bins],
-            predicted['heading'][..., bins:],
+            predicted.heading[..., :bins],
+            predicted.heading[..., bins:],
             query_targets.heading_bin,
             query_targets.heading_residual,
             matched,

@@ -206,7 +206,8 @@ def test_the_student_equals_the_plain_detector(name):
         expected_boxes, boxes = plain.decode(expected), model.detector.decode(out)
     for one, other in zip(expected.features, out.features, strict=True):
         assert torch.equal(one, other)
-    for one, other in ((expected.heads, out.heads), (expected_boxes, boxes)):
+    heads = expected.heads.as_dict(), out.heads.as_dict()
+    for one, other in (heads, (expected_boxes, boxes)):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -264,7 +265,7 @@ def test_the_teacher_runs_on_the_result_of_teacher_input():
     view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
     with torch.no_grad():
         expected = teacher(inputs[0], batch.P)
-    torch.testing.assert_close(view.teacher.heads, expected.heads)
+    torch.testing.assert_close(view.teacher.heads, expected.heads.as_dict())
 
 
 def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
@@ -285,7 +286,7 @@ def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
 def test_an_extreme_sigma_is_clamped(log_sigma, clamped):
     model, batch = distiller(ALL), a_batch()
     out = model.student(pixels(batch), batch.P)
-    out.heads['depth'].data[:, 1] = log_sigma
+    out.heads.depth.data[:, 1] = log_sigma
     view = model.make_view(out, batch, 0.0)
     assert (view.student.depth_sigma_m == clamped).all()
     assert all(
@@ -303,7 +304,7 @@ def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
     targets.center_px[:, 1] += 1
     out = model.student(pixels(batch), batch.P, targets)
     sigma_m = model.make_view(out, batch, 0.0).student.depth_sigma_m
-    depth = out.heads['depth']
+    depth = out.heads.depth
     assert depth.shape[2] == 3 * student.config.queries
 
     def gradient(depth_m):

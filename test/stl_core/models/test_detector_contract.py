@@ -20,7 +20,7 @@ def test_half_precision_does_not_round_depth(name):
     """At a logit of -3.3, bfloat16 resolves depth only in steps of 1.6 %."""
     model, (image, P, _) = build(name).eval(), batch()
     with torch.no_grad(), autocast_to('bf16', image.device):
-        depth = model(image, P).heads['depth']
+        depth = model(image, P).heads.depth
     assert depth.dtype == torch.float32
     assert (depth != depth.bfloat16()).float().mean() > 0.9
 
@@ -70,7 +70,7 @@ def test_monodle_without_virtual_focal_length_ignores_projections():
     model, (image, P, _) = build('monodle', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
         one, other = model(image, P), model(image, 3 * P)
-    torch.testing.assert_close(one.heads, other.heads, rtol=0, atol=0)
+    torch.testing.assert_close(one.heads.as_dict(), other.heads.as_dict(), rtol=0, atol=0)
 
 
 @every_detector
@@ -116,10 +116,10 @@ def test_decode_returns_the_fields_of_image_objects(name):
 def test_losses_and_decode_do_not_modify_outputs(name):
     model, (image, P, targets) = build(name).eval(), batch()
     out = model(image, P, targets)
-    before = {key: value.clone() for key, value in out.heads.items()}
+    before = {key: value.clone() for key, value in out.heads.as_dict().items()}
     model.losses(out, targets, SINGLE_PART)
     model.decode(out)
-    for key, value in out.heads.items():
+    for key, value in out.heads.as_dict().items():
         assert torch.equal(value, before[key])
 
 
@@ -152,14 +152,14 @@ def test_dla34_has_the_size_of_the_paper():
     assert [tuple(f.shape[1:]) for f in out.features] == [
         (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2),
     ]  # fmt: skip
-    assert out.heads['heading'].shape == (1, 24, 16, 16)
+    assert out.heads.heading.shape == (1, 24, 16, 16)
 
 
 def test_the_finest_feature_is_the_input_of_the_heads():
     model = build('monodle').eval()
     with torch.no_grad():
         out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
-        assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads['heatmap'])
+        assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads.heatmap)
 
 
 @pytest.mark.parametrize('name', list(SMALL))

@@ -81,14 +81,13 @@ def test_contexts_are_not_computed_at_inference(model):
     out = model.eval()(torch.zeros(1, 3, H, W), projection())
     for hook in hooks:
         hook.remove()
-    assert not monocon.CONTEXT_HEADS & out.heads.keys()
+    assert not monocon.CONTEXT_HEADS & out.heads.as_dict().keys()
     assert not [name for name in called if name.split('.')[-1] in monocon.CONTEXT_HEADS]
     assert not [name for name in called if name.startswith(('keypoint_heatmap', 'keypoint_rest'))]
     assert 'keypoints.outputs.offset_3d' in called  # one of the nine keypoints is the centre
     _, targets = cars((0, 12, 0.1))
-    assert out.heads.keys() | monocon.CONTEXT_HEADS == (
-        model(torch.zeros(1, 3, H, W), projection(), targets).heads.keys()
-    )
+    trained = model(torch.zeros(1, 3, H, W), projection(), targets).heads
+    assert out.heads.as_dict().keys() | monocon.CONTEXT_HEADS == trained.as_dict().keys()
 
 
 def test_contexts_are_absent_from_an_exported_graph(model):
@@ -129,11 +128,11 @@ def perfect_contexts(objects, h, w):
 def test_perfect_contexts_have_zero_loss(model, pose):
     objects, targets = cars(pose)
     out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
-    heads = {**out.heads, **perfect_contexts(objects, H // 4, W // 4)}
+    heads = dataclasses.replace(out.heads, **perfect_contexts(objects, H // 4, W // 4))
     loss_values = model.losses(dataclasses.replace(out, heads=heads), targets, SINGLE_PART)
     assert float(loss_values['det/keypoint_offset']) < 1e-4
     assert float(loss_values['det/keypoint_rest']) < 1e-4
-    heads['keypoint_offset'] = heads['keypoint_offset'] + 0.5
+    heads = dataclasses.replace(heads, keypoint_offset=heads.keypoint_offset + 0.5)
     loss_values = model.losses(dataclasses.replace(out, heads=heads), targets, SINGLE_PART)
     assert float(loss_values['det/keypoint_offset']) == pytest.approx(0.5, abs=1e-3)
 
@@ -166,6 +165,13 @@ def test_losses_without_projections_raise_value_error(model):
     out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
     with pytest.raises(ValueError, match='outputs without P'):
         model.losses(dataclasses.replace(out, P=None), targets, SINGLE_PART)
+
+
+def test_losses_without_contexts_raise_value_error(model):
+    _, targets = cars((0, 12, 0.1))
+    out = model.eval()(torch.zeros(1, 3, H, W), projection())
+    with pytest.raises(ValueError, match='outputs without contexts'):
+        model.losses(out, targets, SINGLE_PART)
 
 
 def test_attentive_norm_equals_its_formula():

@@ -15,6 +15,7 @@ from stl_core.inference.converters import convert_state_dict
 from stl_core.inference.model_file import build_detector
 from stl_core.models import backbone, monodetr
 from stl_core.models.detr import box_coding, criterion, depth_predictor
+from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads
 from stl_core.tensors.batch import as_image_objects, pad_targets
 from stl_core.tensors.detector import Outputs
 from stl_core.tensors.reductions import SINGLE_PART
@@ -42,7 +43,7 @@ def parity_run(public):
 
 def test_heads_equal_those_of_the_public_program(public, parity_run):
     _, out, _ = parity_run
-    heads = {**out.heads, 'box': out.heads['box'].sigmoid()}
+    heads = {**out.heads.as_dict(), 'box': out.heads.box.sigmoid()}
     for name, summary in public['heads'].items():
         assert list(heads[name].shape) == summary['shape']
         values = golden.sampled(heads[name].numpy())
@@ -80,11 +81,10 @@ def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_r
     model, out, spec = parity_run
     random_heads = monodetr_queries.random_heads()
     heads = {k: torch.from_numpy(v).requires_grad_() for k, v in random_heads.items()}
-    edges_m = out.heads['depth_edges_m'].expand(monodetr_queries.BATCH, -1)
+    edges_m = out.heads.depth_edges_m.expand(monodetr_queries.BATCH, -1)
     targets = labelled_targets(public, tmp_path, spec)
-    loss_values = model.losses(
-        Outputs((), {**heads, 'depth_edges_m': edges_m}, (384, 1280)), targets, SINGLE_PART
-    )
+    outputs = Outputs((), named_heads({**heads, 'depth_edges_m': edges_m}), (384, 1280))
+    loss_values = model.losses(outputs, targets, SINGLE_PART)
     assert loss_values.keys() == monodetr.LOSS_WEIGHTS.keys() == public['losses'].keys()
     for name, expected in public['losses'].items():
         # the public code's sqrt(2) is 1.4142
@@ -93,6 +93,11 @@ def test_losses_and_gradients_equal_those_of_the_public_program(public, parity_r
     sum(monodetr.LOSS_WEIGHTS[name] * value for name, value in loss_values.items()).backward()
     for name, expected in public['gradients'].items():
         assert float(heads[name].grad.norm()) == pytest.approx(expected, rel=5e-5), name
+
+
+def named_heads(heads):
+    """Return {name: tensor} as the heads of MonoDETR."""
+    return MonoDETRHeads(**{{'class': 'class_logits'}.get(k, k): v for k, v in heads.items()})
 
 
 def perfect_heads(targets, num_queries, classes=3, bins=12, size_px=(96, 320)):
@@ -120,7 +125,7 @@ def perfect_heads(targets, num_queries, classes=3, bins=12, size_px=(96, 320)):
     heads['heading'][:, 0, order] = torch.cat(
         [one_hot * 20.0, one_hot * expected.heading_residual[..., None]], -1
     )
-    return heads
+    return named_heads(heads)
 
 
 def test_perfect_heads_decode_to_the_targets_with_zero_loss():
@@ -149,7 +154,7 @@ def test_sigma_at_a_target_is_that_of_the_matched_query():
     _, _, targets = batch(2)
     heads = perfect_heads(targets, 12)
     log_sigma = torch.linspace(-1.0, 2.0, 12)
-    heads['depth'][:, 0, :, 1] = log_sigma
+    heads.depth[:, 0, :, 1] = log_sigma
     out = Outputs((), heads, (96, 320))
     predicted = model.predictions_at_targets(out, targets)
     assert torch.equal(predicted.found, targets.valid)
@@ -185,10 +190,10 @@ def test_monodetr_without_virtual_focal_length_uses_projections_for_depth_from_h
     model, (image, P, _) = build('monodetr', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
         one, other = model(image, P).heads, model(image, 3 * P).heads
-    box_px = box_coding.box_width_height(one['box'].sigmoid())[..., 1] * image.shape[2]
-    from_height = one['size_3d'][..., 0] * P[0, 0, 0] / box_px
-    one['depth'][..., 0] += 2 * from_height / 3
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    box_px = box_coding.box_width_height(one.box.sigmoid())[..., 1] * image.shape[2]
+    from_height = one.size_3d[..., 0] * P[0, 0, 0] / box_px
+    one.depth[..., 0] += 2 * from_height / 3
+    torch.testing.assert_close(one.as_dict(), other.as_dict(), rtol=1e-4, atol=1e-4)
 
 
 def test_depth_is_the_mean_of_three_estimates():
@@ -196,11 +201,13 @@ def test_depth_is_the_mean_of_three_estimates():
     z, focal, height = 20.0, 300.0, 1.6
     box_px = focal * height / z
     box = torch.tensor([0.5, 0.5, 0.1, 0.1, box_px / 2 / 96, box_px / 2 / 96]).logit()
-    heads = {
-        'box': box.expand(1, 1, 1, 6),
-        'size_3d': torch.tensor([height, 1.6, 4.0]).expand(1, 1, 1, 3),
-        'depth': torch.tensor([np.log(1 / z), 0.3]).expand(1, 1, 1, 2).float(),
-    }
+    heads = QueryHeads(
+        class_logits=torch.zeros(1, 1, 1, 3),
+        box=box.expand(1, 1, 1, 6),
+        size_3d=torch.tensor([height, 1.6, 4.0]).expand(1, 1, 1, 3),
+        heading=torch.zeros(1, 1, 1, 24),
+        depth=torch.tensor([np.log(1 / z), 0.3]).expand(1, 1, 1, 2).float(),
+    )
     shape = (1, 96 // 16, 320 // 16)
     depth = monodetr.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.0])
@@ -217,8 +224,8 @@ def test_groups_of_queries_are_independent():
     model, (image, P, _) = build('monodetr', dropout=0.0, groups=3), batch()
     model.backbone.eval()
     with torch.no_grad():
-        together = model(image, P).heads
-        alone = model.eval()(image, P).heads
+        together = model(image, P).heads.as_dict()
+        alone = model.eval()(image, P).heads.as_dict()
     assert together['class'].shape[2] == 36
     for name in ('class', 'box', 'size_3d', 'heading', 'depth'):
         torch.testing.assert_close(together[name][:, :, :12], alone[name])
@@ -229,7 +236,7 @@ def test_losses_are_float32_under_autocast():
     with torch.autocast('cpu', torch.bfloat16):
         out = model(image, P, targets)
         loss_values = model.losses(out, targets, SINGLE_PART)
-    assert all(out.heads[name].dtype == torch.float32 for name in ('box', 'depth'))
+    assert all(each.dtype == torch.float32 for each in (out.heads.box, out.heads.depth))
     assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in loss_values.values())
     sum(loss_values.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -97,7 +97,7 @@ def targets_of(lines, spec, P):
 
 
 def test_heads_equal_those_of_the_program(parity):
-    heads = HEADS[parity.name](parity.out.heads)
+    heads = HEADS[parity.name](parity.out.heads.as_dict())
     assert heads.keys() == parity.reference['heads'].keys()
     for name, expected in parity.reference['heads'].items():
         values = heads[name].double().numpy()
@@ -169,7 +169,7 @@ def test_keypoints_off_the_image_train_no_cell(parity):
     points_px = torch.cat([points_px, parity.targets.center_px[:, :, None]], 2)[0, : len(lines)]
     _, inside = heatmap.flat_cells(points_px, 4, 96, 320)
     cell_0_loss = int((~inside).sum()) * float(
-        parity.out.heads['keypoint_rest'][0, :, 0, 0].abs().sum()
+        parity.out.heads.keypoint_rest[0, :, 0, 0].abs().sum()
     )
     our_loss = float(loss_values['det/keypoint_rest'])
     assert 0 < int((~inside).sum()) < 9

@@ -1,5 +1,7 @@
 """One training step: weighted losses, micro-batches, precision, skipped steps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,13 @@ def test_a_step_with_infinite_gradient_is_skipped():
     assert model.x.tolist() == [3.0, 4.0]
 
 
+@dataclasses.dataclass(frozen=True)
+class ValueHeads:
+    value: torch.Tensor
+    index: torch.Tensor
+    none: None = None
+
+
 class DtypeRecorder(nn.Module):
     """A detector that records the dtype of its activations and of the inputs of its losses."""
 
@@ -66,12 +75,12 @@ class DtypeRecorder(nn.Module):
     def forward(self, image, P, targets):
         value = self.layer(image)
         self.activation_dtype = value.dtype
-        heads = {'value': value, 'index': torch.zeros(1, dtype=torch.int64)}
+        heads = ValueHeads(value, torch.zeros(1, dtype=torch.int64))
         return Outputs((value,), heads, (image.shape[2], image.shape[3]))
 
     def losses(self, out, targets, normalizer):
-        self.loss_dtypes = [out.features[0].dtype, *(value.dtype for value in out.heads.values())]
-        return {'value': out.heads['value'].sum()}
+        self.loss_dtypes = [out.features[0].dtype, out.heads.value.dtype, out.heads.index.dtype]
+        return {'value': out.heads.value.sum()}
 
 
 @pytest.mark.parametrize(('precision', 'dtype'), [('fp32', 'float32'), ('bf16', 'bfloat16')])

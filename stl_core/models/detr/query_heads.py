@@ -1,0 +1,79 @@
+"""
+Raw head outputs of MonoDETR: those of its queries, and the depth map.
+
+Shapes: B batch, L decoder layers, G groups, Q queries of a group, N slots, C classes, A heading
+bins, D depth bins, h w grid of the depth map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class QueryHeads:
+    """
+    Raw outputs of queries, with the same leading dimensions, such as (B, L, G Q).
+
+    :param class_logits: (..., C).
+    :param box: (..., 6) logits: projected 3D centre, distances to the 2D box's sides; see
+        box_coding.
+    :param size_3d: (..., 3) height, width, length, metres.
+    :param heading: (..., 2A) bin logits, then residuals in radians.
+    :param depth: (..., 2) depth in metres (the regression of a query: its logit), log sigma.
+    """
+
+    class_logits: Tensor
+    box: Tensor
+    size_3d: Tensor
+    heading: Tensor
+    depth: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> QueryHeads:
+        """Return the heads with a function applied to each, such as a selection of queries."""
+        return QueryHeads(**{name: function(value) for name, value in vars(self).items()})
+
+    def layer(self, index: int) -> QueryHeads:
+        """Return the outputs (B, G Q, channels) of one decoder layer, float32."""
+        return self.map(lambda head: head[:, index].float())
+
+    def gather(self, query: Tensor) -> QueryHeads:
+        """Return the outputs (B, N, channels) of queries (B, N) from heads (B, G Q, channels)."""
+        return self.map(
+            lambda head: head.gather(1, query[..., None].expand(-1, -1, head.shape[-1]))
+        )
+
+
+@dataclass(frozen=True)
+class MonoDETRHeads:
+    """
+    Raw outputs of MonoDETR after every decoder layer; G is 1 at inference.
+
+    :param class_logits: (B, L, G Q, C).
+    :param box: (B, L, G Q, 6), see QueryHeads.
+    :param size_3d: (B, L, G Q, 3) metres.
+    :param heading: (B, L, G Q, 2A).
+    :param depth: (B, L, G Q, 2) mean of three estimates in metres, log sigma.
+    :param depth_map: (B, D + 1, h, w) logits of the depth bins, the background last.
+    :param depth_edges_m: (B, D + 1) near edges of the depth bins of each image.
+    """
+
+    class_logits: Tensor
+    box: Tensor
+    size_3d: Tensor
+    heading: Tensor
+    depth: Tensor
+    depth_map: Tensor
+    depth_edges_m: Tensor
+
+    def queries(self) -> QueryHeads:
+        """Return the heads of the queries."""
+        return QueryHeads(self.class_logits, self.box, self.size_3d, self.heading, self.depth)
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the heads by name; class_logits is named 'class'."""
+        heads = dict(vars(self))
+        return {'class': heads.pop('class_logits'), **heads}

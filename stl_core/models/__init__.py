@@ -1,7 +1,8 @@
 """
 Registry of the monocular 3D detectors by name: MonoDLE, MonoCon and MonoDETR.
 
-To add a detector, write one module and add one line to DETECTORS.
+To add a detector, write one module with a class that fulfils stl_core/tensors/detector.py, and add
+one line to DETECTORS. Nothing else has to know about it.
 """
 
 from __future__ import annotations

@@ -145,7 +145,12 @@ def _check_virtual_focal_length(config: TrainConfig) -> None:
     if not config.input.depth:
         return
     depth_focal_px = config.input.depth.virtual_focal_px
-    detector_focal_px = getattr(config.detector.options, 'virtual_focal_px', 0.0)
+    detector_focal_px = getattr(config.detector.options, 'virtual_focal_px', None)
+    if detector_focal_px is None and depth_focal_px:
+        raise ConfigError(
+            f'input.depth.virtual_focal_px is {depth_focal_px}, but detector'
+            f' {config.detector.name} learns depth in true metres; must be 0'
+        )
     if bool(depth_focal_px) != bool(detector_focal_px):
         raise ConfigError(
             f'input.depth.virtual_focal_px is {depth_focal_px},'

@@ -1,22 +1,13 @@
-"""
-The real node with a toy runtime and a toy output: `python toy_node.py --ros-args ...`.
-
-It prints at the end whether anything has imported torch.
-"""
+"""The real node with the toy detector: `python toy_node.py --ros-args -p model:=FILE`."""
 
 import sys
 
-import toy_output
-import toy_runtime
+import toy_detector
 
 from mono3d_ros.node.detector_node import main
-from mono3d_ros.node.publishers import OUTPUTS
-from stl_core.inference.runtimes import RUNTIMES
+from stl_core.models import DETECTORS
 
-RUNTIMES['.toy'] = toy_runtime.RUNTIME
-OUTPUTS['count'] = toy_output.OUTPUT
+DETECTORS['toy'] = toy_detector.ENTRY
 
 if __name__ == '__main__':
-    code = main()
-    print(f'torch imported: {"torch" in sys.modules}', flush=True)
-    sys.exit(code)
+    sys.exit(main())

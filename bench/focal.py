@@ -51,6 +51,7 @@ from stl_core.inference.predictor import Predictor, load_predictor
 from stl_core.inference.runtimes.interface import Runner
 from stl_core.preprocessing import letterbox_affine
 from stl_core.training import stages, validation
+from stl_core.training.resolved_config import resolve_config
 from stl_core.types import Array, ImageObjects, Labels
 
 MODEL = Path('mono3d_ros/models/synthetic_mobile.safetensors')
@@ -154,7 +155,7 @@ def data_overrides(folder: Path) -> list[str]:
 def first_stage(*overrides: str) -> Predictor:
     """Train CONFIG's first stage with overrides, unless it is finished; return its predictor."""
     config = stages.load_stages(CONFIG, overrides)['first']
-    stages.run_stage(config)
+    stages.run_stage(resolve_config(config))
     return load_predictor(Path(config.out) / 'student.safetensors')
 
 

@@ -28,6 +28,7 @@ from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors.batch import Batch, to_device
 from stl_core.training import model_builder, optim, stages, train_step
+from stl_core.training.resolved_config import resolve_config
 
 #: Training configuration of the shipped model; this benchmark overrides data and canvas.
 SHIPPED = Path('config/train/synthetic_mobile.yaml')
@@ -134,7 +135,10 @@ def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
         stages.load_stages(SHIPPED)['first'], input=spec, batch_size=args.batch
     )
     learner = (
-        model_builder.build_model(config).to(device).to(memory_format=torch.channels_last).train()
+        model_builder.build_model(resolve_config(config))
+        .to(device)
+        .to(memory_format=torch.channels_last)
+        .train()
     )
     optimizer = optim.Optimizer(learner, learner.detector, config.optim, config.precision)
     batch = to_device(next(endless(frames, 0, args.batch)), device)

@@ -30,6 +30,7 @@ from stl_core.tensors.batch import Batch, to_device
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, stages
 from stl_core.training.config import TrainConfig
+from stl_core.training.resolved_config import ResolvedConfig, resolve_config
 
 
 def main() -> None:
@@ -49,10 +50,11 @@ def main() -> None:
     (config,) = stages.select_stages(plan, (args.stage,)).values()
     config = with_losses(config, args.losses) if args.losses else config
     device = choose_device(args.device)
+    resolved = resolve_config(config)
     torch.manual_seed(config.seed)
-    model: Any = model_builder.build_model(config)
+    model: Any = model_builder.build_model(resolved)
     model.to(device).train()
-    batches = (to_device(batch, device) for batch in load_batches(config))
+    batches = (to_device(batch, device) for batch in load_batches(resolved))
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
     steps = int(model.alone_epochs * pass_steps) if model.review else 0
     train_layers(model, islice(batches, steps), config.weights)
@@ -82,11 +84,13 @@ def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
     return dataclasses.replace(config, distill=distill, weights=weights)
 
 
-def load_batches(config: TrainConfig) -> Iterator[Batch]:
+def load_batches(resolved: ResolvedConfig) -> Iterator[Batch]:
     """Yield the batches of a run's first epoch, repeated without end."""
+    config = resolved.config
     data = dataclasses.replace(config.train, keep_images=False)
-    load = model_builder.choose_image_loader(config)
-    frames = dataset.FrameDataset(data, config.input, config.classes, config.seed, load)
+    frames = dataset.FrameDataset(
+        data, config.input, config.classes, config.seed, resolved.image_loader
+    )
     sampler = dataset.ShuffledBatchSampler(len(frames), config.batch_size, config.seed)
     loader = dataset.make_dataloader(frames, sampler, workers=0)
     while True:

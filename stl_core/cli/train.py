@@ -10,6 +10,7 @@ from typing import Any
 
 from stl_core.cli.output import add_json_option, write_json
 from stl_core.training import distributed, stages
+from stl_core.training.resolved_config import resolve_config
 
 
 def add_train_command(commands: Any) -> None:
@@ -33,7 +34,7 @@ def _run_train(args: argparse.Namespace) -> None:
     results_by_stage = {}
     with distributed.process_group(next(iter(selected.values())).device):
         for name, each in selected.items():
-            results = stages.run_stage(each)
+            results = stages.run_stage(resolve_config(each))
             if results is None:  # rank 0 of this run prints the metrics
                 continue
             if name:

@@ -24,6 +24,7 @@ from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import checkpoint, model_builder
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
+from stl_core.training.resolved_config import ResolvedConfig, resolve_config
 from stl_core.types import Array
 
 
@@ -105,10 +106,11 @@ def inspect_distillation(
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     if not path.exists():
         raise ConfigError(f'{path}: no such checkpoint; train this stage first')
-    models = _load_before_and_after(model_builder.with_file_digests(config), path)
+    resolved = resolve_config(config)
+    models = _load_before_and_after(resolved, path)
     if stride not in models[0].strides:
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
-    data = _load_val_frames(config)
+    data = _load_val_frames(resolved)
     weights: list[ObjectWeights] = []
     affinities: list[Affinities] = []
     cells = config.distill.losses.get('relation', relation.RelationLossConfig()).cells
@@ -133,15 +135,16 @@ def inspect_distillation(
     )
 
 
-def _load_val_frames(config: TrainConfig) -> dataset.FrameDataset:
+def _load_val_frames(resolved: ResolvedConfig) -> dataset.FrameDataset:
     """Open the val frames of a run, without augmentation."""
+    config = resolved.config
     no_augmentation = augmentation.Config(flip=0.0, crop=0.0, colour=0.0)
     return dataset.FrameDataset(
         replace(config.val, augment=no_augmentation, keep_images=False),
         config.input,
         config.classes,
         config.seed,
-        model_builder.choose_image_loader(config),
+        resolved.image_loader,
     )
 
 
@@ -151,7 +154,7 @@ def _mean_difference(pairs: list[tuple[Array, Array]]) -> float:
     return float(np.mean([each.mean() for each in gaps if len(each)] or [0.0]))
 
 
-def _load_before_and_after(config: TrainConfig, path: Path) -> list[Distiller]:
+def _load_before_and_after(resolved: ResolvedConfig, path: Path) -> list[Distiller]:
     """
     Build the distiller with the student before distillation, and with the distilled student.
 
@@ -159,14 +162,14 @@ def _load_before_and_after(config: TrainConfig, path: Path) -> list[Distiller]:
     compared with the teacher's.
     """
     state = torch.load(path, map_location='cpu', weights_only=True)
-    differ = checkpoint.config_differences(config, state['config'])
+    differ = checkpoint.config_differences(resolved, state['config'])
     differ = [key for key in differ if not key.startswith('val.')]
     if differ:
         raise ConfigError(f"{path}: made with another {', '.join(differ[:5])}; use that run's")
     models = []
     for before in (True, False):
-        torch.manual_seed(config.seed)
-        model = model_builder.build_model(config)
+        torch.manual_seed(resolved.config.seed)
+        model = model_builder.build_model(resolved)
         assert isinstance(model, Distiller), 'a run without teacher'
         student = {key: each.clone() for key, each in model.student.state_dict().items()}
         model.load_state_dict(state['model'])

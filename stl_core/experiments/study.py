@@ -26,7 +26,7 @@ from stl_core.evaluation.ap_result import CLASSES
 from stl_core.evaluation.metric import MetricResults
 from stl_core.experiments import study_table
 from stl_core.inference.model_file import ModelFileError
-from stl_core.training import checkpoint, model_builder, stages
+from stl_core.training import checkpoint, resolved_config, stages
 from stl_core.training.config import TrainConfig, build_train_config
 from stl_core.training.config_builder import ConfigError, build_typed, read_yaml
 
@@ -179,14 +179,15 @@ def _check_complete_table(table: Path, study_runs: list[StudyRun]) -> None:
 
 def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
     """Train an earlier stage and append its row, or check that it reproduces its row."""
-    table, study_run = Path(study.table), _with_file_digests(study_run)
+    resolved = resolved_config.resolve_config(study_run.config)
+    table, study_run = Path(study.table), study_run._replace(config=resolved.config)
     row = _find_row(table, study_run)
-    if row and not checkpoint.is_done(study_run.config):
+    if row and not checkpoint.is_done(resolved):
         log.info(
             '%s has %s, but %s does not: training it again; it must reproduce the same figures',
             *(table, study_run.method, study_run.config.out),
         )
-    new_row = _make_row(study, study_run, stages.run_stage(study_run.config))
+    new_row = _make_row(study, study_run, stages.run_stage(resolved))
     if row is None:
         study_table.append_row(table, new_row)
     elif any(abs(row.metrics[name] - new_row.metrics[name]) > 1e-4 for name in new_row.metrics):
@@ -199,7 +200,7 @@ def _train_runs(
     """Train runs; yield each with its results as soon as it is finished."""
     if num_jobs == 1:
         for study_run in _log_progress(pending):
-            yield study_run, stages.run_stage(study_run.config)
+            yield study_run, _run(study_run.config)
         return
     configs = [study_run.config for study_run in pending]
     completed = map_as_completed(
@@ -214,6 +215,11 @@ def _train_runs(
             yield pending[index], run_results
 
 
+def _run(config: TrainConfig) -> MetricResults | None:
+    """Train one run; its model files must still have the digests of the start of the study."""
+    return stages.run_stage(resolved_config.resolve_config(config))
+
+
 def _run_in_process(config: TrainConfig) -> MetricResults | None:
     """Train one of several parallel runs; its output goes to log.txt in its folder."""
     out = Path(config.out)
@@ -221,7 +227,7 @@ def _run_in_process(config: TrainConfig) -> MetricResults | None:
     with (out / 'log.txt').open('a', buffering=1) as file, contextlib.redirect_stdout(file):
         with _log_to_file(file):
             try:
-                return stages.run_stage(config)
+                return _run(config)
             except Exception:
                 log.exception('the run failed')
                 raise
@@ -243,7 +249,7 @@ def _log_to_file(file: IO[str]) -> Iterator[None]:
 
 
 def _with_file_digests(study_run: StudyRun) -> StudyRun:
-    return study_run._replace(config=model_builder.with_file_digests(study_run.config))
+    return study_run._replace(config=resolved_config.with_file_digests(study_run.config))
 
 
 def _run_key(study_run: StudyRun) -> tuple[str, int]:

@@ -19,9 +19,10 @@ from torch import nn
 from stl_core.files import atomic_file, write_atomically
 from stl_core.inference import model_file
 from stl_core.training import validation
-from stl_core.training.config import TrainConfig, build_train_config
+from stl_core.training.config import build_train_config
 from stl_core.training.config_builder import ConfigError
 from stl_core.training.optim import Optimizer
+from stl_core.training.resolved_config import ResolvedConfig
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +49,23 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig, epoch: int
+    path: Path, model: nn.Module, optimizer: Optimizer, resolved: ResolvedConfig, epoch: int
 ) -> None:
     """Write a checkpoint atomically: after a crash the file is either the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         'model': model.state_dict(),
         **optimizer.state_dict(),
-        'config': dataclasses.asdict(config),
+        'config': dataclasses.asdict(resolved.config),
         'epoch': epoch,
     }
     with atomic_file(path) as part:
         torch.save(state, part)
 
 
-def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: TrainConfig) -> int:
+def resume_from(
+    path: Path, model: nn.Module, optimizer: Optimizer, resolved: ResolvedConfig
+) -> int:
     """
     Restore model and optimiser from a checkpoint, if it exists.
 
@@ -73,7 +76,7 @@ def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: Trai
     :param path: checkpoint file.
     :param model: module to restore.
     :param optimizer: optimiser to restore.
-    :param config: configuration of the run.
+    :param resolved: configuration of the run.
     :return: number of completed epochs; 0 without a checkpoint.
     :raises CheckpointError: for a checkpoint of another configuration, naming the differing keys.
     """
@@ -81,7 +84,7 @@ def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: Trai
         return 0
     state = torch.load(path, map_location='cpu', weights_only=True)
     try:
-        differ = config_differences(config, state['config'])
+        differ = config_differences(resolved, state['config'])
     except ConfigError as err:
         raise CheckpointError(f'{path}: made by another version ({err})') from err
     if differ:
@@ -94,42 +97,45 @@ def resume_from(path: Path, model: nn.Module, optimizer: Optimizer, config: Trai
     return int(state['epoch'])
 
 
-def config_differences(config: TrainConfig, other: dict[str, Any]) -> list[str]:
+def config_differences(resolved: ResolvedConfig, other: dict[str, Any]) -> list[str]:
     """
     List the dotted keys that differ between two configurations, except NOT_COMPARED.
 
-    :param config: configuration of this run.
+    :param resolved: configuration of this run.
     :param other: plain data of another run's configuration; keys added since get their defaults.
     :return: sorted keys.
     :raises ConfigError: if `other` is no longer a valid configuration.
     """
-    built = (build_train_config(dataclasses.asdict(config)), build_train_config(other))
+    built = (build_train_config(dataclasses.asdict(resolved.config)), build_train_config(other))
     here, there = (flatten_config(dataclasses.asdict(each)) for each in built)
     differ = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     return [key for key in differ if key not in NOT_COMPARED]
 
 
-def mark_done(config: TrainConfig, epochs: int, metric_values: Sequence[float]) -> None:
+def mark_done(resolved: ResolvedConfig, epochs: int, metric_values: Sequence[float]) -> None:
     """
     Write done.json, which marks a run as finished.
 
-    :param config: configuration of the run.
+    :param resolved: configuration of the run.
     :param epochs: completed epochs; fewer than config.epochs after early stopping (patience).
     :param metric_values: metric of every evaluation.
     """
     record = {
-        **dataclasses.asdict(config),
+        **dataclasses.asdict(resolved.config),
         ENDED_KEY: {'epochs': epochs, 'values': list(metric_values)},
     }
-    write_atomically(Path(config.out) / 'done.json', json.dumps(record, indent=1).encode())
+    write_atomically(
+        Path(resolved.config.out) / 'done.json', json.dumps(record, indent=1).encode()
+    )
 
 
-def is_done(config: TrainConfig) -> bool:
+def is_done(resolved: ResolvedConfig) -> bool:
     """
     Return whether a run of this configuration is finished, with model file and metrics written.
 
     A run that stopped early counts as finished only if config.patience would stop it there, too.
     """
+    config = resolved.config
     out = Path(config.out)
     model_path = out / 'student.safetensors'
     if not all(each.is_file() for each in (out / 'done.json', out / 'metrics.json', model_path)):
@@ -143,7 +149,7 @@ def is_done(config: TrainConfig) -> bool:
         }
         complete = ended['epochs'] == config.epochs
         stalled = validation.is_stalled(ended['values'], config.patience)
-        return (complete or stalled) and not config_differences(config, record)
+        return (complete or stalled) and not config_differences(resolved, record)
     except (ConfigError, json.JSONDecodeError, model_file.ModelFileError):
         return False
 

@@ -8,52 +8,44 @@ unweighted scalar} and `model.detector`, the network that is evaluated and saved
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import stl_core
-from stl_core.data import dataset
-from stl_core.distill import LOSSES, distiller
+from stl_core.distill import distiller
 from stl_core.inference import model_file
-from stl_core.models import DETECTORS
+from stl_core.inference.model_file import ModelSpec
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
 from stl_core.tensors.detector import Detector
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import SINGLE_PART, StepNormalizer
-from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
+from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.types import ImageObjects
 
 
-def build_model(config: TrainConfig) -> SupervisedModel | distiller.Distiller:
+def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distiller:
     """
     Build the trainable model of a configuration.
 
-    :param config: configuration of the run.
+    :param resolved: configuration of the run.
     :return: SupervisedModel or Distiller, on the CPU.
     :raises ModelFileError: for a start model or a teacher that cannot be used.
-    :raises ConfigError: for a start model or teacher that does not fit the run, for a distillation
-        loss that cannot compare student and teacher, or if depth input and detector disagree
-        between depth at a virtual focal length and depth in true metres.
+    :raises ConfigError: for weights of the start model that do not fit the run, or a distillation
+        loss that cannot compare student and teacher.
     """
-    _check_virtual_focal_length(config)
-    student_spec = model_spec(config)
-    if config.start:  # the start model replaces the backbone's ImageNet weights
-        student_spec = model_file.without_pretrained_weights(student_spec)
-    detector = model_file.build_detector(student_spec)
-    if config.start:
-        detector.load_state_dict(_starting_weights(config))
-    if config.distill is None:
+    config, spec = resolved.config, resolved.model_spec
+    if resolved.start_spec:  # the start model replaces the backbone's ImageNet weights
+        spec = model_file.without_pretrained_weights(spec)
+    detector = model_file.build_detector(spec)
+    if resolved.start_spec:
+        detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
+    if config.distill is None or resolved.teacher_spec is None:
         return SupervisedModel(detector, config.input, config.precision)
-    teacher_spec = _teacher_spec(config)
+    teacher_spec = resolved.teacher_spec
     model = distiller.Distiller(
         detector,
         model_file.load_detector(config.distill.teacher, teacher_spec),
@@ -65,56 +57,6 @@ def build_model(config: TrainConfig) -> SupervisedModel | distiller.Distiller:
     )
     _check_losses(model)
     return model
-
-
-def choose_image_loader(config: TrainConfig) -> dataset.ImageLoader:
-    """Return the loader of the inputs that the run needs: images, or images and depth maps."""
-    input_specs = [config.input, _teacher_spec(config).input] if config.distill else [config.input]
-    return (
-        dataset.load_image_and_depth
-        if any(each.depth for each in input_specs)
-        else dataset.load_image
-    )
-
-
-def with_file_digests(config: TrainConfig) -> TrainConfig:
-    """
-    Return the configuration with the SHA-256 of start model and teacher filled in.
-
-    Checkpoints store the digests, so a run cannot be resumed with other files.
-
-    :raises ModelFileError: for a missing or unreadable model file.
-    :raises ConfigError: if the configuration already holds another digest.
-    """
-    if config.start:
-        digest = _checked_digest('start', config.start, config.start_sha256)
-        config = dataclasses.replace(config, start_sha256=digest)
-    if config.distill:
-        distill = config.distill
-        digest = _checked_digest('distill.teacher', distill.teacher, distill.teacher_sha256)
-        config = dataclasses.replace(
-            config, distill=dataclasses.replace(distill, teacher_sha256=digest)
-        )
-    return config
-
-
-def model_spec(config: TrainConfig) -> model_file.ModelSpec:
-    """Return the header of the model file that a run writes, without results."""
-    provenance: dict[str, Any] = {
-        'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
-        'epochs': config.epochs,
-        'seed': config.seed,
-    }
-    if config.distill:
-        provenance['teacher_sha256'] = config.distill.teacher_sha256
-        provenance['distilled'] = sorted(config.distill.losses)
-    return model_file.ModelSpec(
-        classes=config.classes,
-        input=config.input,
-        detector=config.detector.name,
-        options=dataclasses.asdict(config.detector.options),
-        provenance=provenance,
-    )
 
 
 def _check_losses(model: distiller.Distiller) -> None:
@@ -136,93 +78,14 @@ def _check_losses(model: distiller.Distiller) -> None:
     model.train()
 
 
-def _check_virtual_focal_length(config: TrainConfig) -> None:
-    """
-    Raise ConfigError if only one of depth input and detector uses a virtual focal length.
-
-    A detector without the option learns depth in true metres.
-    """
-    if not config.input.depth:
-        return
-    depth_focal_px = config.input.depth.virtual_focal_px
-    detector_focal_px = getattr(config.detector.options, 'virtual_focal_px', None)
-    if detector_focal_px is None and depth_focal_px:
-        raise ConfigError(
-            f'input.depth.virtual_focal_px is {depth_focal_px}, but detector'
-            f' {config.detector.name} learns depth in true metres; must be 0'
-        )
-    if bool(depth_focal_px) != bool(detector_focal_px):
-        raise ConfigError(
-            f'input.depth.virtual_focal_px is {depth_focal_px},'
-            f' detector.options.virtual_focal_px {detector_focal_px};'
-            ' either both or none must be 0 (true metres)'
-        )
-
-
-def _checked_digest(key: str, path: str, expected: str) -> str:
-    """Return the SHA-256 of a model file; ConfigError if it differs from a given `expected`."""
-    model_file.read_model_spec(path)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if expected and expected != digest:
-        raise ConfigError(f'{key}: {path} has SHA-256 {digest}, expected {expected}')
-    return digest
-
-
-def _starting_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
-    """Load the weights of the start model; ConfigError if it is not the same network."""
-    spec, run_spec = model_file.read_model_spec(config.start), model_spec(config)
-    for name, in_file, in_run in (
-        ('detector', spec.detector, run_spec.detector),
-        ('classes', spec.classes, run_spec.classes),
-        ('channels', spec.input.channels, run_spec.input.channels),
-        *_head_semantics(spec, run_spec),
-    ):
-        if in_file != in_run:
-            raise ConfigError(f'start: {config.start} has {name} {in_file}, this run {in_run}')
+def _starting_weights(resolved: ResolvedConfig, start_spec: ModelSpec) -> dict[str, Tensor]:
+    """Load the weights of the start model; ConfigError if they do not fit the run's detector."""
+    path, options = resolved.config.start, resolved.model_spec.options
     try:
-        return model_file.load_detector(
-            config.start, dataclasses.replace(spec, options=run_spec.options)
-        ).state_dict()
+        spec = dataclasses.replace(start_spec, options=options)
+        return model_file.load_detector(path, spec).state_dict()
     except model_file.ModelFileError as err:
         raise ConfigError(f'start: {err}') from err
-
-
-def _teacher_spec(config: TrainConfig) -> model_file.ModelSpec:
-    """Read the header of the teacher; ConfigError if it does not fit the student."""
-    assert config.distill is not None, 'a run without teacher'
-    spec = model_file.read_model_spec(config.distill.teacher)
-    for name, of_teacher, of_student in (
-        ('classes', spec.classes, config.classes),
-        ('width', spec.input.width_px, config.input.width_px),
-        ('height', spec.input.height_px, config.input.height_px),
-    ):
-        if of_teacher != of_student:
-            raise ConfigError(
-                f'distill.teacher: {config.distill.teacher} has {name} {of_teacher}, the student'
-                f' {of_student}; both need the same canvas size and classes'
-            )
-    prediction_losses = [
-        name for name in config.distill.losses if LOSSES[name].compares_predictions
-    ]
-    run_spec = model_spec(config)
-    semantics = ('detector', spec.detector, run_spec.detector), *_head_semantics(spec, run_spec)
-    for option, teacher_value, student_value in semantics if prediction_losses else ():
-        if teacher_value != student_value:
-            raise ConfigError(
-                f'distill.losses: {", ".join(prediction_losses)}: heads of'
-                f" {config.distill.teacher} differ in meaning from the student's: {option} is"
-                f' {teacher_value} there, {student_value} here; use losses that compare features'
-            )
-    return spec
-
-
-def _head_semantics(
-    one: model_file.ModelSpec, other: model_file.ModelSpec
-) -> list[tuple[str, str, str]]:
-    """List (option, JSON value in `one`, in `other`) of the head_semantics that both have."""
-    options = DETECTORS[other.detector].head_semantics
-    common = [name for name in options if name in one.options and name in other.options]
-    return [(n, json.dumps(one.options[n]), json.dumps(other.options[n])) for n in common]
 
 
 class SupervisedModel(nn.Module):

@@ -18,9 +18,10 @@ from typing import Any
 from stl_core.evaluation import metrics
 from stl_core.evaluation.metric import MetricResults
 from stl_core.tensors.reductions import rank
-from stl_core.training import checkpoint, model_builder, trainer
+from stl_core.training import checkpoint, trainer
 from stl_core.training.config import TrainConfig, build_train_config
 from stl_core.training.config_builder import ConfigError, apply_overrides, read_yaml
+from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
@@ -133,20 +134,22 @@ def select_stages(
     return {name: each for name, each in stages.items() if not names or name in names}
 
 
-def run_stage(config: TrainConfig) -> MetricResults | None:
+def run_stage(resolved: ResolvedConfig) -> MetricResults | None:
     """
     Train one stage, unless it is already finished.
 
+    :param resolved: configuration of the stage, from resolve_config when the stage starts: earlier
+        stages write its model files.
     :return: results on the val frames, as trainer.fit.
     :raises: the errors of trainer.fit.
     """
-    config = model_builder.with_file_digests(config)
-    if not checkpoint.is_done(config):
-        return trainer.fit(config)
+    if not checkpoint.is_done(resolved):
+        return trainer.fit(resolved)
     if rank():
         return None
-    log.info('%s: already finished, skipped', config.out)
-    return metrics.results_from_json(json.loads((Path(config.out) / 'metrics.json').read_text()))
+    out = resolved.config.out
+    log.info('%s: already finished, skipped', out)
+    return metrics.results_from_json(json.loads((Path(out) / 'metrics.json').read_text()))
 
 
 def plot_stage_losses(finished_stages: dict[str, TrainConfig]) -> Path:

@@ -1,8 +1,8 @@
 """
 Training loop: epochs, checkpoints, validation and exact resume.
 
-fit(config) trains the model of model_builder.build_model; fit(config, model_factory) trains any
-other. Under torchrun, every process calls fit.
+fit(resolved) trains the model of model_builder.build_model; fit(resolved, model_factory) trains
+any other. Under torchrun, every process calls fit.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from stl_core.tensors.reductions import all_reduce_mean, rank, world_size
 from stl_core.training import checkpoint, distributed, model_builder, validation
 from stl_core.training.config import TrainConfig
 from stl_core.training.metric_logging import MetricLogger
-from stl_core.training.model_builder import model_spec
 from stl_core.training.optim import Optimizer
+from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.training.train_step import TrainError, train_step
 from stl_core.visualization import charts
 
@@ -47,7 +47,7 @@ MIN_LOSS_SCALE = 1e-3
 
 
 def fit(
-    config: TrainConfig, model_factory: ModelFactory = model_builder.build_model
+    resolved: ResolvedConfig, model_factory: ModelFactory = model_builder.build_model
 ) -> MetricResults | None:
     """
     Train a model, or resume a stopped run.
@@ -56,7 +56,7 @@ def fit(
     val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors,
     and at the end done.json; best.pt, student_best and val.csv only if config.eval_every is not 0.
 
-    :param config: configuration of the run.
+    :param resolved: configuration of the run, from resolve_config.
     :param model_factory: builds the trainable model.
     :return: results of the last model on the val frames; None in all processes except rank 0.
     :raises CheckpointError: when out holds a run of another configuration.
@@ -64,11 +64,11 @@ def fit(
         or a gradient that is not finite.
     :raises DataError: for a missing or malformed file of the data set.
     :raises ModelFileError: for a start model or teacher that cannot be used.
-    :raises ConfigError: for a start model or teacher that does not fit the run.
+    :raises ConfigError: for a start model or distillation losses that do not fit the run.
     """
-    config = model_builder.with_file_digests(config)
+    config = resolved.config
     with distributed.process_group(config.device) as device:
-        run, first = setup_run(config, model_factory, device)
+        run, first = setup_run(resolved, model_factory, device)
         _log_run_size(run)
         validation_result: validation.ValidationResult | None = None
         epochs_done = first
@@ -190,13 +190,13 @@ def finish_training(
     files.write_atomically(run.out / 'metrics.json', text.encode())
     save_validated_model(run, 'student.safetensors', epochs_done, validation_result)
     charts.plot_loss_curves({run.out.name: run.out / 'curves.csv'}, run.out / 'curves.png')
-    checkpoint.mark_done(run.config, epochs_done, metric_logger.column('val', 'metric'))
+    checkpoint.mark_done(run.resolved, epochs_done, metric_logger.column('val', 'metric'))
     return validation_result.results
 
 
 def _validate(run: RunState) -> validation.ValidationResult:
     """Evaluate the detector on the validation set; compute 'kitti' and the run's metric."""
-    spec, names = model_spec(run.config), metrics.selected_metrics(run.config.metric)
+    spec, names = run.resolved.model_spec, metrics.selected_metrics(run.config.metric)
     return validation.validate_detector(
         run.eval_detector, spec, run.validation_set, run.device, names
     )
@@ -240,7 +240,7 @@ def _is_stalled(run: RunState, metric_logger: MetricLogger | None) -> bool:
 
 def _save_checkpoint(run: RunState, name: str, epochs_done: int) -> None:
     checkpoint.save_checkpoint(
-        run.out / name, run.unwrapped_model, run.optimizer, run.config, epochs_done
+        run.out / name, run.unwrapped_model, run.optimizer, run.resolved, epochs_done
     )
 
 
@@ -278,7 +278,7 @@ def _derive_seed(*parts: int) -> int:
 
 
 #: Function that builds the trainable model of a configuration.
-ModelFactory = Callable[[TrainConfig], nn.Module]
+ModelFactory = Callable[[ResolvedConfig], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class RunState:
     """
     Objects of a run in progress.
 
-    :param config: configuration of the run.
+    :param resolved: configuration of the run.
     :param device: device of this process.
     :param unwrapped_model: the trainable model.
     :param model: unwrapped_model, wrapped in DistributedDataParallel if there are several
@@ -298,7 +298,7 @@ class RunState:
     :param focal_px: median focal length of the training images, in pixels of the canvas.
     """
 
-    config: TrainConfig
+    resolved: ResolvedConfig
     device: torch.device
     unwrapped_model: nn.Module
     model: nn.Module
@@ -307,6 +307,11 @@ class RunState:
     loader: Any
     validation_set: validation.ValidationSet
     focal_px: float
+
+    @property
+    def config(self) -> TrainConfig:
+        """Configuration of the run."""
+        return self.resolved.config
 
     @property
     def out(self) -> Path:
@@ -321,7 +326,7 @@ class RunState:
 
 
 def setup_run(
-    config: TrainConfig, model_factory: ModelFactory, device: torch.device
+    resolved: ResolvedConfig, model_factory: ModelFactory, device: torch.device
 ) -> tuple[RunState, int]:
     """
     Build data loader, model and optimiser of a run, and restore its last checkpoint.
@@ -329,38 +334,30 @@ def setup_run(
     :return: the run, and its completed epochs.
     :raises: see fit.
     """
-    frames, sampler, validation_set = _load_datasets(config)
+    config = resolved.config
+    frames, sampler, validation_set = _load_datasets(resolved)
     torch.manual_seed(config.seed)
-    unwrapped_model = distributed.convert_sync_batchnorm(model_factory(config), device)
+    unwrapped_model = distributed.convert_sync_batchnorm(model_factory(resolved), device)
     unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = unwrapped_model.get_submodule('detector')
     optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
     first = checkpoint.resume_from(
-        Path(config.out) / 'last.pt', unwrapped_model, optimizer, config
+        Path(config.out) / 'last.pt', unwrapped_model, optimizer, resolved
     )
     if first != distributed.broadcast_scalar(first, device):
         raise TrainError(f'{config.out}: not a folder that all processes share')
     loader = dataset.make_dataloader(frames, sampler, config.workers)
     model = distributed.wrap_ddp(unwrapped_model)
     focal_px = dataset.median_focal_px(frames.images, config.input)
-    return RunState(
-        config,
-        device,
-        unwrapped_model,
-        model,
-        optimizer,
-        sampler,
-        loader,
-        validation_set,
-        focal_px,
-    ), first
+    parts = (unwrapped_model, model, optimizer, sampler, loader, validation_set, focal_px)
+    return RunState(resolved, device, *parts), first
 
 
 def _load_datasets(
-    config: TrainConfig,
+    resolved: ResolvedConfig,
 ) -> tuple[dataset.FrameDataset, dataset.ShuffledBatchSampler, validation.ValidationSet]:
     """Read training and validation frames, and check that the run can use them; see fit."""
-    image_loader = model_builder.choose_image_loader(config)
+    config, image_loader = resolved.config, resolved.image_loader
     frames = dataset.FrameDataset(
         config.train, config.input, config.classes, config.seed, image_loader
     )
@@ -389,12 +386,12 @@ def save_validated_model(
     run: RunState, name: str, epochs_done: int, validation_result: validation.ValidationResult
 ) -> None:
     """Write a model file of a validated detector, with its metrics in the provenance."""
-    spec = model_builder.model_spec(run.config)
     validation_info = {
         'epoch': epochs_done,
         'focal_px': round(run.focal_px, 2),
         'frames_judged': len(validation_result.detections),
         'metrics': validation_result.results.to_json(),
     }
+    spec = run.resolved.model_spec
     spec = dataclasses.replace(spec, provenance={**spec.provenance, **validation_info})
     model_file.save_model(run.out / name, run.eval_detector, spec)

@@ -45,8 +45,8 @@ class DropoutModel(nn.Module):
         return self.model(batch, epoch, normalizer)
 
 
-def with_dropout(config):
-    return DropoutModel(model_builder.build_model(config))
+def with_dropout(resolved):
+    return DropoutModel(model_builder.build_model(resolved))
 
 
 def weights_of(out, name='last.pt'):

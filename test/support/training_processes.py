@@ -8,6 +8,7 @@ from small_run import small_config, with_dropout
 
 from stl_core.cli import main
 from stl_core.training import distributed, optim, trainer
+from stl_core.training.resolved_config import resolve_config
 
 
 def distributed_config(scenes, out, **changes):
@@ -25,7 +26,7 @@ def run_rank(rank, port, work, *args):
 
 
 def fit(rank, scenes, out):
-    results = trainer.fit(distributed_config(scenes, out, eval_every=2))
+    results = trainer.fit(resolve_config(distributed_config(scenes, out, eval_every=2)))
     assert (results is not None) == (rank == 0)
 
 
@@ -65,4 +66,4 @@ def run_until_killed(scenes, out, steps):
         return original(*args, **kwargs)
 
     trainer.train_step = step_or_die
-    trainer.fit(stateful_config(scenes, out), with_dropout)
+    trainer.fit(resolve_config(stateful_config(scenes, out)), with_dropout)

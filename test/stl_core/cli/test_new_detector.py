@@ -13,8 +13,9 @@ from stl_core.distill import LOSSES
 from stl_core.inference import model_file
 from stl_core.models import DETECTORS
 from stl_core.tensors.detector import as_detector
-from stl_core.training import model_builder, stages
+from stl_core.training import stages
 from stl_core.training.config_builder import ConfigError
+from stl_core.training.resolved_config import resolve_config
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -79,7 +80,7 @@ def test_depth_input_at_a_virtual_focal_length_needs_a_detector_that_has_one(tra
     data['stages']['teacher']['input']['depth']['virtual_focal_px'] = 720.0
     message = 'virtual_focal_px is 720.0, but detector toy learns depth in true metres'
     with pytest.raises(ConfigError, match=message):
-        model_builder.build_model(stages.build_stages(data)['teacher'])
+        resolve_config(stages.build_stages(data)['teacher'])
 
 
 def test_options_that_the_new_detector_refuses_are_errors_of_the_configuration(trained, capsys):

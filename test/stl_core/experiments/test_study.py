@@ -18,7 +18,7 @@ from stl_core.data.sources import kitti
 from stl_core.evaluation.metrics import results_from_json
 from stl_core.experiments import study, study_table
 from stl_core.inference.model_file import ModelFileError
-from stl_core.training import model_builder, stages, trainer
+from stl_core.training import resolved_config, stages, trainer
 from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,8 @@ def trained(monkeypatch):
     """Replace training: AP is the seed, plus ten with a teacher; returns the folders of runs."""
     done = []
 
-    def fit(config):
+    def fit(resolved):
+        config = resolved.config
         done.append(config.out)
         value = config.seed + 10.0 * bool(config.distill)
         levels = {'strict': [0.0, value, 0.0], 'loose': [0.0, 2 * value, 0.0]}
@@ -73,7 +74,12 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(trainer, 'fit', fit)
     monkeypatch.setattr(stages, 'run_stage', fit)
-    monkeypatch.setattr(model_builder, 'with_file_digests', lambda config: config)
+    monkeypatch.setattr(
+        resolved_config,
+        'resolve_config',
+        lambda config: resolved_config.ResolvedConfig(config, resolved_config._model_spec(config)),
+    )
+    monkeypatch.setattr(resolved_config, 'with_file_digests', lambda config: config)
     return done
 
 
@@ -181,7 +187,7 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
         """Finish in reverse order, and fail at the first run."""
         for index in range(len(configs) - 1, 0, -1):
             assert len(study_table.read_table(table)) == len(configs) - index
-            yield index, stages.run_stage(configs[index])
+            yield index, study._run(configs[index])
         raise ConfigError('the first run failed')
 
     monkeypatch.setattr(study, 'map_as_completed', last_first)
@@ -197,9 +203,9 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
 def test_a_parallel_run_logs_to_its_folder_while_it_runs(tmp_path, monkeypatch):
     log = tmp_path / 'runs/base/4/log.txt'
 
-    def fit(config):
+    def fit(resolved):
         print('a word')
-        study.log.info('%d epochs', config.epochs)
+        study.log.info('%d epochs', resolved.config.epochs)
         assert re.fullmatch(r'a word\n\S+ \S+ 2 epochs\n', log.read_text())
         raise ConfigError('too late')
 
@@ -258,7 +264,7 @@ def test_a_complete_table_does_not_need_the_files_of_its_stages(
             raise ModelFileError('x/teacher/student.safetensors: no such file')
         return config
 
-    monkeypatch.setattr(model_builder, 'with_file_digests', with_file_digests)
+    monkeypatch.setattr(resolved_config, 'with_file_digests', with_file_digests)
     with caplog.at_level(logging.INFO):
         study.run_study(plan)
     assert 'has every run; files that they were made from are missing: x/teacher' in caplog.text

@@ -14,6 +14,7 @@ from training_processes import distributed_config, fit, run_plan, run_rank
 
 from stl_core.cli import main
 from stl_core.training import distributed, trainer
+from stl_core.training.resolved_config import resolve_config
 
 
 def start_two(work, *args):
@@ -47,7 +48,7 @@ def runs(scenes, tmp_path_factory):
     """Return output folders of the same run with one process and with two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
     workers = start_two(fit, scenes, two)
-    trainer.fit(distributed_config(scenes, one, eval_every=2))
+    trainer.fit(resolve_config(distributed_config(scenes, one, eval_every=2)))
     join_all(workers)
     return one, two
 
@@ -99,7 +100,7 @@ def test_two_processes_validate_once(runs):
 def test_one_process_can_resume_a_run_of_two(runs, scenes):
     """Batches and checkpoints do not depend on the number of processes."""
     before = weights_of(runs[1])
-    results = trainer.fit(distributed_config(scenes, runs[1], eval_every=2))
+    results = trainer.fit(resolve_config(distributed_config(scenes, runs[1], eval_every=2)))
     assert results.ap.by_class.keys() == {'Car', 'Pedestrian', 'Cyclist'}
     assert_equal_weights(weights_of(runs[1]), before)
     assert [row['epoch'] for row in read_table(runs[1], 'curves.csv')] == [1, 2, 3]

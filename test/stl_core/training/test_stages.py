@@ -25,6 +25,7 @@ from stl_core.inference import model_file, predictor, result_files
 from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.training import checkpoint, model_builder, stages, trainer
 from stl_core.training.config_builder import ConfigError
+from stl_core.training.resolved_config import resolve_config
 from stl_core.visualization import charts
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -49,7 +50,7 @@ def trained(scenes, tmp_path_factory):
         out = tmp_path_factory.mktemp('plan')
         built = stages.build_stages(plan(scenes, out))
         for each in built.values():
-            stages.run_stage(each)
+            stages.run_stage(resolve_config(each))
     return out, built
 
 
@@ -159,7 +160,7 @@ def test_the_teacher_takes_depth_and_rejects_images(trained, scenes):
 
 def test_distillation_feeds_the_teacher_its_training_input(trained):
     distil = trained[1]['distil']
-    model = model_builder.build_model(model_builder.with_file_digests(distil)).eval()
+    model = model_builder.build_model(resolve_config(distil)).eval()
     frames = dataset.FrameDataset(
         distil.val, distil.input, distil.classes, 0, dataset.load_image_and_depth
     )
@@ -191,7 +192,7 @@ def test_the_model_file_of_a_distilled_student_holds_the_student_only(trained):
 def assert_all_stages_run(data, out):
     """Run all stages; the model file holds the student only, losses are finite and positive."""
     for each in stages.build_stages(data).values():
-        stages.run_stage(each)
+        stages.run_stage(resolve_config(each))
     base, distilled = (
         load_file(out / f'{name}/student.safetensors') for name in ('base', 'distil')
     )
@@ -218,9 +219,7 @@ def test_a_teacher_with_another_backbone_is_matched_by_stride(scenes, tmp_path):
     weights = weights_of(tmp_path / 'distil')
     adapter_outputs = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
     review_inputs = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
-    model = model_builder.build_model(
-        model_builder.with_file_digests(stages.build_stages(data)['distil'])
-    )
+    model = model_builder.build_model(resolve_config(stages.build_stages(data)['distil']))
     assert adapter_outputs == list(model.teacher.channels[1:]) != review_inputs
     assert review_inputs == list(model.student.channels[1:])
 
@@ -238,7 +237,7 @@ def test_distillation_does_not_change_the_teacher(trained):
 
 def test_a_stage_starts_with_the_weights_of_the_start_model(trained):
     out, built = trained
-    model = model_builder.build_model(model_builder.with_file_digests(built['distil']))
+    model = model_builder.build_model(resolve_config(built['distil']))
     assert_equal_weights(
         dict(model.student.state_dict()), load_file(out / 'base/student.safetensors')
     )
@@ -252,24 +251,25 @@ def test_a_finished_stage_is_not_trained_again(trained, monkeypatch):
     _, built = trained
     monkeypatch.setattr(trainer, 'fit', lambda _: pytest.fail('trained again'))
     for each in built.values():
-        assert stages.run_stage(each).to_json() == json.loads(
+        assert stages.run_stage(resolve_config(each)).to_json() == json.loads(
             (Path(each.out) / 'metrics.json').read_text()
         )
 
 
 def test_a_stage_is_not_finished_for_another_configuration_or_teacher(trained, tmp_path):
     out, built = trained
-    distil = model_builder.with_file_digests(built['distil'])
-    assert checkpoint.is_done(distil)
-    assert not checkpoint.is_done(dataclasses.replace(distil, epochs=3))
+    resolved = resolve_config(built['distil'])
+    distil = resolved.config
+    assert checkpoint.is_done(resolved)
+    assert not checkpoint.is_done(resolve_config(dataclasses.replace(distil, epochs=3)))
     other = tmp_path / 'other.safetensors'
     model_file.convert_to_half(out / 'teacher/student.safetensors', other)
     moved = dataclasses.replace(
         distil, distill=dataclasses.replace(distil.distill, teacher=str(other), teacher_sha256='')
     )
-    assert not checkpoint.is_done(model_builder.with_file_digests(moved))
+    assert not checkpoint.is_done(resolve_config(moved))
     with pytest.raises(ConfigError, match=r'distill.teacher: .*other.* has SHA-256'):
-        model_builder.with_file_digests(
+        resolve_config(
             dataclasses.replace(
                 moved, distill=dataclasses.replace(moved.distill, teacher_sha256='0')
             )
@@ -283,11 +283,11 @@ def test_a_run_with_another_start_model_cannot_resume(trained, tmp_path):
     again = dataclasses.replace(
         built['base'], out=str(tmp_path / 'again'), start=str(start), epochs=1
     )
-    stages.run_stage(again)
-    assert checkpoint.is_done(model_builder.with_file_digests(again))
+    stages.run_stage(resolve_config(again))
+    assert checkpoint.is_done(resolve_config(again))
     model_file.convert_to_half(out / 'base/student.safetensors', start)
     with pytest.raises(checkpoint.CheckpointError, match='made with another start_sha256; choose'):
-        stages.run_stage(again)
+        stages.run_stage(resolve_config(again))
 
 
 def test_teacher_and_start_model_can_be_moved(trained, tmp_path):
@@ -300,7 +300,7 @@ def test_teacher_and_start_model_can_be_moved(trained, tmp_path):
     moved = dataclasses.replace(
         built['distil'], distill=distill, start=str(tmp_path / 'base.safetensors')
     )
-    assert checkpoint.is_done(model_builder.with_file_digests(moved))
+    assert checkpoint.is_done(resolve_config(moved))
 
 
 def test_a_run_with_another_teacher_cannot_resume(trained, tmp_path):
@@ -311,11 +311,11 @@ def test_a_run_with_another_teacher_cannot_resume(trained, tmp_path):
     again = dataclasses.replace(
         built['distil'], out=str(tmp_path / 'again'), distill=distill, epochs=1
     )
-    stages.run_stage(again)
-    assert checkpoint.is_done(model_builder.with_file_digests(again))
+    stages.run_stage(resolve_config(again))
+    assert checkpoint.is_done(resolve_config(again))
     model_file.convert_to_half(out / 'teacher/student.safetensors', teacher)
     with pytest.raises(checkpoint.CheckpointError, match=r'distill\.teacher_sha256; choose'):
-        stages.run_stage(again)
+        stages.run_stage(resolve_config(again))
 
 
 def test_a_stopped_distillation_resumes_bit_for_bit(trained, scenes, monkeypatch):
@@ -329,9 +329,9 @@ def test_a_stopped_distillation_resumes_bit_for_bit(trained, scenes, monkeypatch
 
     monkeypatch.setattr(trainer, 'log_and_save', stop_after_one)
     with pytest.raises(KeyboardInterrupt):
-        stages.run_stage(again)
+        stages.run_stage(resolve_config(again))
     monkeypatch.setattr(trainer, 'log_and_save', original)
-    stages.run_stage(again)
+    stages.run_stage(resolve_config(again))
     assert_equal_weights(weights_of(out / 'again'), weights_of(out / 'distil'))
 
 
@@ -340,7 +340,9 @@ def test_frames_without_depth_fail_before_training(trained, scenes, tmp_path):
     without_depth = kitti.KittiFolders(*(str(scenes / name) for name in FOLDERS[:3]))
     frames = dataclasses.replace(built['teacher'].train, sources=(without_depth,))
     with pytest.raises(kitti.DataError, match=r'000000\.png: no depth of this frame; expected'):
-        trainer.fit(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
+        trainer.fit(
+            resolve_config(dataclasses.replace(built['teacher'], out=str(tmp_path), train=frames))
+        )
 
 
 @pytest.mark.parametrize(
@@ -359,22 +361,25 @@ def test_a_teacher_with_other_classes_or_canvas_is_an_error(trained, change, mes
         )
         change['detector'] = dataclasses.replace(built['distil'].detector, options=options)
     with pytest.raises(ConfigError, match=message):
-        model_builder.build_model(dataclasses.replace(built['distil'], start='', **change))
+        model_builder.build_model(
+            resolve_config(dataclasses.replace(built['distil'], start='', **change))
+        )
 
 
 def test_a_loss_that_cannot_compare_the_networks_fails_before_training(tmp_path):
     data = plan(Path('nowhere'), tmp_path)
-    data['detector'] = {'name': 'monodetr', 'options': SMALL['monodetr']}
+    options = SMALL['monodetr'] | {'virtual_focal_px': 0.0}
+    data['detector'] = {'name': 'monodetr', 'options': options}
     distil = data['stages']['distil']
     distil['distill']['losses'] = {'plain_heads': {}}
     distil['weights'] = {'distill/plain_heads': 1.0}
     built = stages.build_stages(data)
     for name in ('teacher', 'base'):
-        spec = model_builder.model_spec(built[name])
+        spec = resolve_config(built[name]).model_spec
         path = tmp_path / name / 'student.safetensors'
         model_file.save_model(path, model_file.build_detector(spec), spec)
     with pytest.raises(ConfigError, match=r'distill\.losses: plain_heads: needs the head map off'):
-        model_builder.build_model(built['distil'])
+        model_builder.build_model(resolve_config(built['distil']))
 
 
 @pytest.mark.parametrize(
@@ -397,10 +402,10 @@ def test_heads_of_another_meaning_are_not_compared(trained, scenes, tmp_path, ch
     distil.pop('start')
     distil['detector'] = {'name': name, 'options': options | change}
     with pytest.raises(ConfigError, match=message):
-        model_builder.build_model(stages.build_stages(data)['distil'])
+        model_builder.build_model(resolve_config(stages.build_stages(data)['distil']))
     for each in (distil['distill']['losses'], distil['weights']):
         each.pop('response', None), each.pop('distill/response', None)
-    model_builder.build_model(stages.build_stages(data)['distil'])
+    model_builder.build_model(resolve_config(stages.build_stages(data)['distil']))
 
 
 def test_a_start_model_with_heads_of_another_meaning_is_an_error(trained):
@@ -410,7 +415,7 @@ def test_a_start_model_with_heads_of_another_meaning_is_an_error(trained):
     start = f'{out}/base/student.safetensors'
     with pytest.raises(ConfigError, match=r'start: .* has virtual_focal_px 0\.0, this run 500'):
         model_builder.build_model(
-            dataclasses.replace(built['base'], start=start, detector=detector)
+            resolve_config(dataclasses.replace(built['base'], start=start, detector=detector))
         )
 
 
@@ -418,7 +423,9 @@ def test_a_start_model_with_other_input_channels_is_an_error(trained):
     out, built = trained
     with pytest.raises(ConfigError, match=r'start: .* has channels 2, this run 3'):
         model_builder.build_model(
-            dataclasses.replace(built['base'], start=f'{out}/teacher/student.safetensors')
+            resolve_config(
+                dataclasses.replace(built['base'], start=f'{out}/teacher/student.safetensors')
+            )
         )
 
 
@@ -492,8 +499,8 @@ def test_the_inspection_has_object_weights_and_affinities(trained, tmp_path):
 
 def test_the_inspection_compares_the_start_model_and_the_distilled_student(trained):
     out, built = trained
-    config = model_builder.with_file_digests(built['distil'])
-    models = selection._load_before_and_after(config, out / 'distil/last.pt')
+    resolved = resolve_config(built['distil'])
+    models = selection._load_before_and_after(resolved, out / 'distil/last.pt')
     for model, stage in zip(models, ('base', 'distil'), strict=True):
         saved = load_file(out / f'{stage}/student.safetensors')
         assert all(torch.equal(saved[k], each) for k, each in model.student.state_dict().items())
@@ -515,7 +522,7 @@ def test_a_distillation_of_predictions_alone_has_no_affinities(trained, scenes, 
     distil['weights'] = {'distill/response': 1.0}
     data['stages']['distil'] = distil
     config = stages.build_stages(data)['distil']
-    stages.run_stage(config)
+    stages.run_stage(resolve_config(config))
     with pytest.raises(ConfigError, match='not a distillation of features at stride 8'):
         selection.inspect_distillation(config, 5, 8)
 

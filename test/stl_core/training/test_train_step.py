@@ -14,6 +14,7 @@ from stl_core.tensors.detector import Outputs
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import model_builder, optim, train_step, trainer
 from stl_core.training.model_builder import SupervisedModel
+from stl_core.training.resolved_config import resolve_config
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +101,7 @@ def first_gradients(scenes, build, num_micro_batches):
     frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     batch = dataset.collate([frames[0, index] for index in range(5)], 50)
     torch.manual_seed(0)
-    model = build(config).train()
+    model = build(resolve_config(config)).train()
     trainer.freeze_norm(model)
     optimizer = optim.Optimizer(model, model.detector, config.optim, 'fp32')
     losses = train_step.train_step(
@@ -125,7 +126,7 @@ def test_precomputed_means_change_neither_norms_nor_random_state(scenes):
     config = small_config(scenes, scenes)
     frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     micro_batches = [dataset.collate([frames[0, index]], 50) for index in (0, 1)]
-    model = with_dropout(config).train()
+    model = with_dropout(resolve_config(config)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -142,7 +143,7 @@ def test_fp16_lowers_its_loss_scale_until_steps_succeed(scenes):
     frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
     batch = dataset.collate([frames[0, 0], frames[0, 1]], 50)
     torch.manual_seed(0)
-    model = model_builder.build_model(config).train()
+    model = model_builder.build_model(resolve_config(config)).train()
     optimizer = optim.Optimizer(model, model.detector, config.optim, config.precision)
     before = model.detector.heads['depth'][0].weight.detach().clone()
     skipped = []

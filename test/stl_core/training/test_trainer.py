@@ -28,6 +28,7 @@ from stl_core.training import (
     trainer,
 )
 from stl_core.training.model_builder import SupervisedModel
+from stl_core.training.resolved_config import resolve_config
 from stl_core.visualization import charts
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -48,7 +49,7 @@ def scenes(tmp_path_factory):
 def finished(scenes, tmp_path_factory):
     """Return the output folder of a finished run of four epochs."""
     out = tmp_path_factory.mktemp('uninterrupted')
-    trainer.fit(small_config(scenes, out))
+    trainer.fit(resolve_config(small_config(scenes, out)))
     return out
 
 
@@ -82,11 +83,11 @@ def test_a_killed_run_resumes_bit_for_bit(scenes, tmp_path):
         target=run_until_killed, args=(scenes, killed, steps)
     )
     worker.start()
-    trainer.fit(stateful_config(scenes, whole), with_dropout)
+    trainer.fit(resolve_config(stateful_config(scenes, whole)), with_dropout)
     worker.join(300)
     assert worker.exitcode == -signal.SIGKILL
     assert torch.load(killed / 'last.pt', weights_only=True)['epoch'] == steps // 2
-    trainer.fit(stateful_config(scenes, killed), with_dropout)
+    trainer.fit(resolve_config(stateful_config(scenes, killed)), with_dropout)
     states = [torch.load(out / 'last.pt', weights_only=True) for out in (whole, killed)]
     for part in ('model', 'mean', 'optimizer'):
         expected, resumed = (checkpoint_tensors(state[part]) for state in states)
@@ -125,23 +126,23 @@ def test_a_run_stopped_between_epochs_resumes_bit_for_bit(scenes, finished, tmp_
 
     monkeypatch.setattr(trainer, 'train_one_epoch', stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        trainer.fit(small_config(scenes, tmp_path))
+        trainer.fit(resolve_config(small_config(scenes, tmp_path)))
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 2
     monkeypatch.setattr(trainer, 'train_one_epoch', original)
-    trainer.fit(small_config(scenes, tmp_path))
+    trainer.fit(resolve_config(small_config(scenes, tmp_path)))
     assert_equal_weights(weights_of(tmp_path), weights_of(finished))
 
 
 def test_a_run_cannot_resume_with_another_configuration(scenes, finished):
     with pytest.raises(checkpoint.CheckpointError, match='made with another batch_size, seed'):
-        trainer.fit(small_config(scenes, finished, seed=1, batch_size=3))
+        trainer.fit(resolve_config(small_config(scenes, finished, seed=1, batch_size=3)))
 
 
 def test_missing_frames_are_errors(scenes, tmp_path):
     with pytest.raises(train_step.TrainError, match=r'train\.sources: no frames'):
-        trainer.fit(small_config(scenes, tmp_path, train=dataset.DataConfig()))
+        trainer.fit(resolve_config(small_config(scenes, tmp_path, train=dataset.DataConfig())))
     with pytest.raises(train_step.TrainError, match=r'val\.sources: no frames for validation'):
-        trainer.fit(small_config(scenes, tmp_path, val=dataset.DataConfig()))
+        trainer.fit(resolve_config(small_config(scenes, tmp_path, val=dataset.DataConfig())))
 
 
 class NanDepthLoss(SupervisedModel):
@@ -153,23 +154,25 @@ class NanDepthLoss(SupervisedModel):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes, tmp_path):
-    def build(built):
-        return NanDepthLoss(model_builder.build_model(built).detector, built.input)
+    def build(resolved):
+        return NanDepthLoss(model_builder.build_model(resolved).detector, resolved.config.input)
 
     with pytest.raises(
         train_step.TrainError, match=r'1 of 2 steps of epoch 2, which .* det/depth nan'
     ):
-        trainer.fit(small_config(scenes, tmp_path), build)
+        trainer.fit(resolve_config(small_config(scenes, tmp_path)), build)
     assert torch.load(tmp_path / 'last.pt', weights_only=True)['epoch'] == 1
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
 
 
 def test_frozen_norms_stay_in_eval_mode(scenes, tmp_path):
     frozen = optim.OptimConfig(freeze_norm_at=0.5)
-    trainer.fit(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
+    trainer.fit(
+        resolve_config(small_config(scenes, tmp_path, optim=frozen, epochs=2, save_every=1))
+    )
     half = small_config(scenes, tmp_path / 'half', optim=frozen, epochs=2)
     assert weights_of(tmp_path).keys()
-    model = model_builder.build_model(half).train()
+    model = model_builder.build_model(resolve_config(half)).train()
     trainer.freeze_norm(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
@@ -181,7 +184,7 @@ def test_frozen_norms_stay_in_eval_mode(scenes, tmp_path):
 def test_sources_with_equal_frame_ids_keep_separate_results(scenes, tmp_path):
     built = small_config(scenes, tmp_path)
     twice = dataclasses.replace(built.val, sources=built.val.sources * 2)
-    trainer.fit(dataclasses.replace(built, val=twice, epochs=1))
+    trainer.fit(resolve_config(dataclasses.replace(built, val=twice, epochs=1)))
     assert len(list((tmp_path / 'results').iterdir())) == 10
 
 
@@ -191,7 +194,7 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(scenes, tmp_path, monk
     monkeypatch.setattr(SelectionMetric, 'value', lambda self, results: next(values))
     with_ema = optim.OptimConfig(ema=0.5)
     stopped = small_config(scenes, tmp_path, epochs=9, eval_every=1, patience=2, optim=with_ema)
-    trainer.fit(stopped)
+    trainer.fit(resolve_config(stopped))
     rows = list(csv.DictReader((tmp_path / 'val.csv').open()))
     assert [(row['epoch'], row['metric']) for row in rows] == [
         ('1', '1'),
@@ -210,11 +213,13 @@ def test_the_best_model_is_kept_and_patience_ends_the_run(scenes, tmp_path, monk
         weights = model_file.load_detector(path, model_file.read_model_spec(path)).state_dict()
         assert_equal_weights(weights, states[name]['mean']['module'])
     # a run that stopped early does not train again
-    trainer.fit(stopped)
+    trainer.fit(resolve_config(stopped))
     assert len((tmp_path / 'curves.csv').read_text().splitlines()) == 5
     # with more patience, the run is not finished
     done = {
-        patience: checkpoint.is_done(dataclasses.replace(stopped, patience=patience))
+        patience: checkpoint.is_done(
+            resolve_config(dataclasses.replace(stopped, patience=patience))
+        )
         for patience in (0, 1, 2, 3)
     }
     assert done == {0: False, 1: True, 2: True, 3: False}
@@ -225,22 +230,22 @@ def test_a_run_is_finished_only_with_all_outputs(scenes, finished, tmp_path):
     names = ('done.json', 'student.safetensors', 'metrics.json')
     for name in names:
         (tmp_path / name).write_bytes((finished / name).read_bytes())
-    assert checkpoint.is_done(dataclasses.replace(built, patience=3, eval_every=1))
+    assert checkpoint.is_done(resolve_config(dataclasses.replace(built, patience=3, eval_every=1)))
     for name in names:
         (tmp_path / name).rename(tmp_path / 'away')
-        assert not checkpoint.is_done(built), name
+        assert not checkpoint.is_done(resolve_config(built)), name
         (tmp_path / 'away').rename(tmp_path / name)
     # older versions wrote no 'ended'; the model file holds the epochs
     record = json.loads((tmp_path / 'done.json').read_text())
     assert record.pop('ended') == {'epochs': 4, 'values': []}
     (tmp_path / 'done.json').write_text(json.dumps(record))
-    assert checkpoint.is_done(built)
+    assert checkpoint.is_done(resolve_config(built))
     (tmp_path / 'done.json').write_text(json.dumps({**record, 'epochs': 9}))
-    assert not checkpoint.is_done(dataclasses.replace(built, epochs=9))
+    assert not checkpoint.is_done(resolve_config(dataclasses.replace(built, epochs=9)))
 
 
 def test_bf16_training_has_nearly_the_losses_of_fp32(scenes, finished, tmp_path):
-    trainer.fit(small_config(scenes, tmp_path, precision='bf16', epochs=2))
+    trainer.fit(resolve_config(small_config(scenes, tmp_path, precision='bf16', epochs=2)))
     rows = [list(csv.DictReader((out / 'curves.csv').open())) for out in (finished, tmp_path)]
     for full, half in zip(rows[0][:2], rows[1], strict=True):
         assert float(half['total']) == pytest.approx(float(full['total']), rel=0.05)
@@ -249,7 +254,7 @@ def test_bf16_training_has_nearly_the_losses_of_fp32(scenes, finished, tmp_path)
 
 
 def test_fp16_may_skip_steps_while_it_lowers_its_loss_scale(scenes, tmp_path):
-    trainer.fit(small_config(scenes, tmp_path, precision='fp16', epochs=1))
+    trainer.fit(resolve_config(small_config(scenes, tmp_path, precision='fp16', epochs=1)))
     state = torch.load(tmp_path / 'last.pt', weights_only=True)
     assert state['scaler']['scale'] == 2**14
     assert {float(each['step']) for each in state['optimizer']['state'].values()} == {0.0}
@@ -285,7 +290,7 @@ def test_losses_are_finite_without_objects(scenes, tmp_path, texts, augment):
     train = dataclasses.replace(
         built.train, augment=dataclasses.replace(built.train.augment, **augment)
     )
-    trainer.fit(dataclasses.replace(built, train=train))
+    trainer.fit(resolve_config(dataclasses.replace(built, train=train)))
     (row,) = csv.DictReader((tmp_path / 'out/curves.csv').open())
     assert all(np.isfinite(float(value)) for value in row.values())
     assert all(value.isfinite().all() for value in weights_of(tmp_path / 'out').values())
@@ -313,7 +318,7 @@ def test_training_a_single_class(scenes, tmp_path):
     frames = dataset.FrameDataset(car_only.train, car_only.input, car_only.classes, car_only.seed)
     assert len(frames[0, 0].objects) == 1
     assert frames[0, 0].objects.class_id.tolist() == [0]
-    trainer.fit(car_only)
+    trainer.fit(resolve_config(car_only))
     spec = model_file.read_model_spec(tmp_path / 'out/student.safetensors')
     assert spec.classes == ('Car',)
     detections = [kitti.read_labels(path) for path in (tmp_path / 'out/results').iterdir()]

@@ -1,0 +1,210 @@
+"""
+The configuration of a run, resolved once: its model files are read, hashed and checked.
+
+A command resolves the configuration of a run before it starts and hands the result down; nothing
+below opens the header of a start model or teacher again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import stl_core
+from stl_core.data import dataset
+from stl_core.distill import LOSSES
+from stl_core.inference import model_file
+from stl_core.inference.model_file import ModelSpec
+from stl_core.models import DETECTORS
+from stl_core.training.config import DistillConfig, TrainConfig
+from stl_core.training.config_builder import ConfigError
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """
+    A configuration whose model files fit the run; see resolve_config.
+
+    :param config: the configuration, with the SHA-256 of start model and teacher. Checkpoints
+        store the digests, so a run cannot be resumed with other files.
+    :param model_spec: header of the model file that the run writes, without results.
+    :param start_spec: header of the start model, None without.
+    :param teacher_spec: header of the teacher, None without.
+    """
+
+    config: TrainConfig
+    model_spec: ModelSpec
+    start_spec: ModelSpec | None = None
+    teacher_spec: ModelSpec | None = None
+
+    @property
+    def image_loader(self) -> dataset.ImageLoader:
+        """The loader of the inputs that the run needs: images, or images and depth maps."""
+        inputs = [self.model_spec.input]
+        inputs += [self.teacher_spec.input] if self.teacher_spec else []
+        needs_depth = any(each.depth for each in inputs)
+        return dataset.load_image_and_depth if needs_depth else dataset.load_image
+
+
+def resolve_config(config: TrainConfig) -> ResolvedConfig:
+    """
+    Read the headers of start model and teacher, hash the files and check that they fit the run.
+
+    :raises ModelFileError: for a missing or unreadable model file.
+    :raises ConfigError: if the configuration already holds another digest, for a start model or
+        teacher that does not fit the run, or if depth input and detector disagree between depth at
+        a virtual focal length and depth in true metres.
+    """
+    start, teacher = _read_start(config), _read_teacher(config)
+    config = _with_digests(config, start, teacher)
+    spec = _model_spec(config)
+    if config.distill and teacher:
+        _check_teacher(config.distill, teacher.spec, spec)
+    _check_virtual_focal_length(config)
+    if start:
+        _check_start(config.start, start.spec, spec)
+    return ResolvedConfig(
+        config, spec, start.spec if start else None, teacher.spec if teacher else None
+    )
+
+
+def with_file_digests(config: TrainConfig) -> TrainConfig:
+    """
+    Return the configuration with the SHA-256 of start model and teacher, to compare runs.
+
+    :raises ModelFileError: for a missing or unreadable model file.
+    :raises ConfigError: if the configuration already holds another digest.
+    """
+    return _with_digests(config, _read_start(config), _read_teacher(config))
+
+
+class _ModelFile(NamedTuple):
+    """Header and SHA-256 of a model file."""
+
+    spec: ModelSpec
+    sha256: str
+
+
+def _read_start(config: TrainConfig) -> _ModelFile | None:
+    if not config.start:
+        return None
+    return _read_model_file('start', config.start, config.start_sha256)
+
+
+def _read_teacher(config: TrainConfig) -> _ModelFile | None:
+    if config.distill is None:
+        return None
+    teacher, expected = config.distill.teacher, config.distill.teacher_sha256
+    return _read_model_file('distill.teacher', teacher, expected)
+
+
+def _read_model_file(key: str, path: str, expected: str) -> _ModelFile:
+    """Read header and SHA-256; ConfigError if the digest differs from a given `expected`."""
+    spec = model_file.read_model_spec(path)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if expected and expected != digest:
+        raise ConfigError(f'{key}: {path} has SHA-256 {digest}, expected {expected}')
+    return _ModelFile(spec, digest)
+
+
+def _with_digests(
+    config: TrainConfig, start: _ModelFile | None, teacher: _ModelFile | None
+) -> TrainConfig:
+    if start:
+        config = dataclasses.replace(config, start_sha256=start.sha256)
+    if config.distill and teacher:
+        distill = dataclasses.replace(config.distill, teacher_sha256=teacher.sha256)
+        config = dataclasses.replace(config, distill=distill)
+    return config
+
+
+def _model_spec(config: TrainConfig) -> ModelSpec:
+    """Return the header of the model file that a run writes, without results."""
+    provenance: dict[str, Any] = {
+        'made_by': f'stl_core {stl_core.__version__}, torch {torch.__version__}',
+        'epochs': config.epochs,
+        'seed': config.seed,
+    }
+    if config.distill:
+        provenance['teacher_sha256'] = config.distill.teacher_sha256
+        provenance['distilled'] = sorted(config.distill.losses)
+    return ModelSpec(
+        classes=config.classes,
+        input=config.input,
+        detector=config.detector.name,
+        options=dataclasses.asdict(config.detector.options),
+        provenance=provenance,
+    )
+
+
+def _check_virtual_focal_length(config: TrainConfig) -> None:
+    """
+    Raise ConfigError if only one of depth input and detector uses a virtual focal length.
+
+    A detector without the option learns depth in true metres.
+    """
+    if not config.input.depth:
+        return
+    depth_focal_px = config.input.depth.virtual_focal_px
+    detector_focal_px = getattr(config.detector.options, 'virtual_focal_px', None)
+    if detector_focal_px is None and depth_focal_px:
+        raise ConfigError(
+            f'input.depth.virtual_focal_px is {depth_focal_px}, but detector'
+            f' {config.detector.name} learns depth in true metres; must be 0'
+        )
+    if bool(depth_focal_px) != bool(detector_focal_px):
+        raise ConfigError(
+            f'input.depth.virtual_focal_px is {depth_focal_px},'
+            f' detector.options.virtual_focal_px {detector_focal_px};'
+            ' either both or none must be 0 (true metres)'
+        )
+
+
+def _check_start(path: str, start: ModelSpec, run: ModelSpec) -> None:
+    """Raise ConfigError if the start model is not the network of the run."""
+    for name, in_file, in_run in (
+        ('detector', start.detector, run.detector),
+        ('classes', start.classes, run.classes),
+        ('channels', start.input.channels, run.input.channels),
+        *_head_semantics(start, run),
+    ):
+        if in_file != in_run:
+            raise ConfigError(f'start: {path} has {name} {in_file}, this run {in_run}')
+
+
+def _check_teacher(distill: DistillConfig, teacher: ModelSpec, student: ModelSpec) -> None:
+    """Raise ConfigError if the teacher does not fit the student."""
+    for name, of_teacher, of_student in (
+        ('classes', teacher.classes, student.classes),
+        ('width', teacher.input.width_px, student.input.width_px),
+        ('height', teacher.input.height_px, student.input.height_px),
+    ):
+        if of_teacher != of_student:
+            raise ConfigError(
+                f'distill.teacher: {distill.teacher} has {name} {of_teacher}, the student'
+                f' {of_student}; both need the same canvas size and classes'
+            )
+    prediction_losses = [name for name in distill.losses if LOSSES[name].compares_predictions]
+    detectors = ('detector', teacher.detector, student.detector)
+    semantics = (detectors, *_head_semantics(teacher, student)) if prediction_losses else ()
+    for option, teacher_value, student_value in semantics:
+        if teacher_value != student_value:
+            raise ConfigError(
+                f'distill.losses: {", ".join(prediction_losses)}: heads of'
+                f" {distill.teacher} differ in meaning from the student's: {option} is"
+                f' {teacher_value} there, {student_value} here; use losses that compare features'
+            )
+
+
+def _head_semantics(one: ModelSpec, other: ModelSpec) -> Iterator[tuple[str, str, str]]:
+    """Yield (option, JSON value in `one`, in `other`) of the head_semantics that both have."""
+    for name in DETECTORS[other.detector].head_semantics:
+        if name in one.options and name in other.options:
+            yield name, json.dumps(one.options[name]), json.dumps(other.options[name])

@@ -55,11 +55,7 @@ def train_step(
     losses_per_part = []
     optimizer.zero_grad()
     for number, micro_batch in enumerate(micro_batches, 1):
-        normalizer = (
-            reductions.replaying_normalizer(means, num_micro_batches)
-            if num_micro_batches > 1
-            else reductions.process_normalizer()
-        )
+        normalizer = _make_normalizer(means, num_micro_batches)
         last = number == num_micro_batches
         with nullcontext() if last else distributed.no_gradient_sync(model):
             losses = model(micro_batch, epoch, normalizer)
@@ -76,6 +72,13 @@ def train_step(
         'grad_norm': torch.where(finite, norm, 0.0),
         'skipped': (~finite).float(),
     }
+
+
+def _make_normalizer(means: list[Tensor], num_parts: int) -> reductions.StepNormalizer:
+    """Return the normaliser of one part of a step; `means` are those of all parts together."""
+    if num_parts == 1:
+        return reductions.process_normalizer()
+    return reductions.replaying_normalizer(means, num_parts)
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

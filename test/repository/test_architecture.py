@@ -71,8 +71,18 @@ ALLOWED = {
 }
 #: Names that do not describe the content of a file.
 FORBIDDEN_NAMES = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base'}
+#: Names that only these files may use: others call the helper there.
+HELPERS = {
+    'ProcessPoolExecutor': {'stl_core/data/worker_pool.py'},
+    'fsync': {'stl_core/files.py'},
+    'mkdtemp': {'stl_core/files.py'},
+    'KeyboardInterrupt': {'stl_core/cli/command.py', 'mono3d_ros/node/detector_node.py'},
+}
+#: The suffix of unfinished files, which atomic_file writes and replaces.
+PART_SUFFIX, PART_FILE = '.part', 'stl_core/files.py'
 MAX_MODULES_IN_A_FOLDER = 12
 MAX_LINES = 400
+MAX_FUNCTION_LINES = 49
 
 
 def sources():
@@ -132,6 +142,24 @@ def test_folders_and_files_stay_small():
             folders.setdefault(Path(path).parent, []).append(path)
     for folder, modules in folders.items():
         assert len(modules) <= MAX_MODULES_IN_A_FOLDER, f'{folder}: {len(modules)} modules'
+
+
+def test_functions_stay_short():
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= MAX_FUNCTION_LINES, f'{path}: {node.name} has {lines} lines'
+
+
+def test_helpers_are_written_once():
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
+            name = getattr(node, 'id', None) or getattr(node, 'attr', None)
+            assert path in HELPERS.get(name, {path}), f'{path}:{node.lineno} uses {name}'
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                is_part = node.value.endswith(PART_SUFFIX)
+                assert not is_part or path == PART_FILE, f'{path}:{node.lineno}: use atomic_file'
 
 
 def test_models_and_distill_do_not_import_each_other():

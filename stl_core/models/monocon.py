@@ -251,6 +251,7 @@ def context_losses(
     points_px = torch.cat([corners_px, targets.center_px[:, :, None]], 2)
     usable = torch.cat([in_front, head_targets.valid[..., None]], 2)
     cell, inside = heatmap.flat_cells(points_px.flatten(1, 2), STRIDE, h, w)
+    has_rest = inside & usable.flatten(1, 2)
     residual = points_px.flatten(1, 2) / STRIDE - heatmap.cell_xy(cell, w)
     target_heatmap = heatmap.draw_gaussians(
         points_px / STRIDE, _gaussian_radius(targets), usable, h, w
@@ -266,10 +267,7 @@ def context_losses(
             keypoint_heatmap, target_heatmap, normalizer
         ),
         'det/keypoint_rest': losses.l1_loss(
-            heatmap.gather_at(keypoint_rest, cell),
-            residual,
-            inside & usable.flatten(1, 2),
-            normalizer,
+            heatmap.gather_at(keypoint_rest, cell), residual, has_rest, normalizer
         ),
     }
 

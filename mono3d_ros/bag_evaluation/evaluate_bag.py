@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mono3d_ros.bag_evaluation import label_score, rerun_export, results, runner
+from mono3d_ros.bag_evaluation import label_score, lidar_check, rerun_export, results, runner
 from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, EvaluationOptions
 from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError
@@ -71,16 +71,8 @@ def _print_result(result: BagResult, out: Path) -> None:
         if (total := ranges[-1])['checked']:
             numbers = [f'{total[key]:g}' for key in list(total)[2:]]
             rows.append((name, *numbers))
-    headings = (
-        'class',
-        'boxes',
-        'checked',
-        'median error (m)',
-        'median |error| (m)',
-        '90% |error| (m)',
-        'within 1 m',
-    )
     if rows:
+        headings = ('class', *lidar_check.STATISTICS_HEADINGS)
         _print_table(console, 'boxes against LiDAR scans', headings, rows)
     for reason, count in drive.skipped.items():
         console.print(f'{count} images omitted: {reason}', markup=False)

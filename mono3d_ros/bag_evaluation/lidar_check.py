@@ -29,6 +29,15 @@ RULE = (
     'the points is the error of the box, positive where the box is too far. Boxes with fewer than '
     f'{MIN_POINTS} points are not checked.'
 )
+#: Headings of the statistics of summarize_errors, without the range of distances.
+STATISTICS_HEADINGS = (
+    'boxes',
+    'checked',
+    'median error (m)',
+    'median |error| (m)',
+    '90% |error| (m)',
+    'within 1 m',
+)
 
 
 def depth_errors(objects: Objects3D, points_m: Array, P: Array) -> Array:

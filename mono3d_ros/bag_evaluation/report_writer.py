@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from mono3d_ros.bag_evaluation import label_score, pictures, results
+from mono3d_ros.bag_evaluation import label_score, lidar_check, pictures, results
 from mono3d_ros.bag_evaluation.replay import ReplayResult
 from stl_core.evaluation import report
 from stl_core.evaluation.error_matching import ERROR_MATCHING
@@ -144,16 +144,7 @@ def _lidar_section(lidar_figures: Mapping[str, Any], folder: Path) -> ReportSect
             'the camera and enough points.'
         )
         return ReportSection(title, text)
-    headings = (
-        'class',
-        'distance (m)',
-        'boxes',
-        'checked',
-        'median error (m)',
-        'median |error| (m)',
-        '90% |error| (m)',
-        'within 1 m',
-    )
+    headings = ('class', 'distance (m)', *lidar_check.STATISTICS_HEADINGS)
     rows = []
     for name, ranges in lidar_figures['classes'].items():
         for row in (each for each in ranges if each['boxes']):

@@ -104,29 +104,6 @@ def _evaluate_class(frames: JoinedFrames, class_name: str) -> ClassAp:
     return ClassAp(values)
 
 
-def precision_recall(
-    ground_truth: Sequence[Labels],
-    detections: Sequence[Labels],
-    class_name: str,
-    difficulty: Difficulty,
-    min_score: float,
-    min_iou3d: float,
-) -> tuple[float, float]:
-    """
-    Compute 3D precision and recall of one class at one score threshold, as the benchmark does.
-
-    :param class_name: any class name in the labels.
-    :param difficulty: defines the objects that must be found.
-    :param min_score: detections with a lower score are left out.
-    :param min_iou3d: 3D IoU that a true positive must exceed.
-    :return: precision and recall, 0 to 1; 0 without detections or without objects to find.
-    """
-    frames = pairwise_overlaps(ground_truth, detections)
-    candidates = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
-    true, false, missed, _ = count_matches(candidates, np.array([min_score]))
-    return float(safe_divide(true, true + false)[0]), float(safe_divide(true, true + missed)[0])
-
-
 def best_threshold(
     ground_truth: Sequence[Labels],
     detections: Sequence[Labels],
@@ -138,8 +115,11 @@ def best_threshold(
     Find the score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
 
     Tries the scores of true positives, evenly picked ones if there are more than 500: between two
-    of them only the number of false positives changes. Parameters as in precision_recall.
+    of them only the number of false positives changes.
 
+    :param class_name: any class name in the labels.
+    :param difficulty: defines the objects that must be found.
+    :param min_iou3d: 3D IoU that a true positive must exceed.
     :return: the lowest of equally good thresholds; all 0 if there is no true positive.
     """
     frames = pairwise_overlaps(ground_truth, detections)

@@ -12,7 +12,6 @@ from stl_core.evaluation.ap_result import ApResult
 from stl_core.evaluation.average_precision import (
     best_threshold,
     evaluate_detections,
-    precision_recall,
     precision_recall_curve,
 )
 from stl_core.evaluation.kitti_matching import (
@@ -20,10 +19,20 @@ from stl_core.evaluation.kitti_matching import (
     HARD,
     MODERATE,
     candidate_matches,
+    count_matches,
     false_positive_scores,
     true_positive_scores,
 )
 from stl_core.evaluation.overlaps import pairwise_overlaps
+
+
+def precision_recall(labels, detections, class_name, difficulty, min_score, min_iou3d):
+    """Count 3D precision and recall of one class at one score, 0 to 1; 0 without any objects."""
+    frames = pairwise_overlaps(labels, detections)
+    candidates = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    counts = count_matches(candidates, np.array([min_score]))
+    true, false, missed, _ = (part.item() for part in counts)
+    return true / max(true + false, 1), true / max(true + missed, 1)
 
 
 def test_minimum_height_is_sufficient_for_a_label():

@@ -1,13 +1,22 @@
-"""The real node with the toy detector: `python toy_node.py --ros-args -p model:=FILE`."""
+"""
+The real node with a toy runtime and a toy output: `python toy_node.py --ros-args ...`.
+
+It prints at the end whether anything has imported torch.
+"""
 
 import sys
 
-import toy_detector
+import toy_output
+import toy_runtime
 
 from mono3d_ros.node.detector_node import main
-from stl_core.models import DETECTORS
+from mono3d_ros.node.publishers import OUTPUTS
+from stl_core.inference.runtimes import RUNTIMES
 
-DETECTORS['toy'] = toy_detector.ENTRY
+RUNTIMES['.toy'] = toy_runtime.RUNTIME
+OUTPUTS['count'] = toy_output.OUTPUT
 
 if __name__ == '__main__':
-    sys.exit(main())
+    code = main()
+    print(f'torch imported: {"torch" in sys.modules}', flush=True)
+    sys.exit(code)

@@ -14,7 +14,7 @@ from stl_core.models import DETECTORS
 def test_an_image_gives_markers_of_a_new_detector(tmp_path, monkeypatch):
     monkeypatch.setitem(DETECTORS, 'toy', toy_detector.ENTRY)
     model = toy_detector.save_untrained(tmp_path / 'toy.safetensors')
-    process = start(model, '-p', 'score_threshold:=0.01', script='toy_node.py')
+    process = start(model, '-p', 'score_threshold:=0.01', script='toy_detector_node.py')
     harness = NodeHarness()
     try:
         harness.wait_until_ready()

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART_SUFFIX = '.part'
@@ -45,6 +45,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def parent_folders(path: Path) -> Iterator[None]:
+    """Create the missing parents of a path; an error or Ctrl-C removes them if they are empty."""
+    created = [each for each in path.parents if not each.exists()]  # the innermost first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in created:
+                each.rmdir()
+        raise
+
+
+@contextmanager
 def atomic_folder(path: Path, create: bool = True) -> Iterator[Path]:
     """
     Create a folder atomically: it appears at the end of the with statement, or not at all.
@@ -54,16 +68,24 @@ def atomic_folder(path: Path, create: bool = True) -> Iterator[Path]:
         to the caller.
     :return: the folder to fill, of the same name, in a hidden folder next to the path. An error or
         Ctrl-C removes it.
+    :raises FileExistsError: if the path exists, at the start or at the end.
     :raises OSError: if the folder cannot be created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
-    try:
-        folder = hidden / path.name
-        if create:
-            folder.mkdir()
-            folder.chmod(0o755)  # whatever the umask: others should read the results
-        yield folder
-        folder.replace(path)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    _require_absent(path)
+    with parent_folders(path):
+        hidden = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+        try:
+            folder = hidden / path.name
+            if create:
+                folder.mkdir()
+                folder.chmod(0o755)  # whatever the umask: others should read the results
+            yield folder
+            _require_absent(path)  # replace() would replace an empty folder
+            folder.replace(path)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _require_absent(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f'{path}: exists already and is not overwritten')

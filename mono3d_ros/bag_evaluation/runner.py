@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.frame_source import DataError
 from stl_core.data.worker_pool import available_cpus, map_as_completed
-from stl_core.files import atomic_folder
+from stl_core.files import atomic_folder, parent_folders
 from stl_core.progress import progress_bar
 
 
@@ -110,25 +111,30 @@ def evaluate_bags(
     :param options: options of the evaluation.
     :param jobs: number of processes.
     :return: joint results of the usable bags, and a one-line error for each of the others.
-    :raises BagError: if no bag can be used.
+    :raises BagError: if no bag can be used, or a process dies.
     """
     require_absent(out)
     bag_results: dict[Path, BagResult] = {}
     error_by_bag: dict[Path, str] = {}
-    with contextlib.closing(_evaluate_in_parallel(bags, out, model, options, jobs)) as results:
-        for bag, result in results:
-            if isinstance(result, BagResult):
-                bag_results[bag] = result
-            else:
-                error_by_bag[bag] = result
-    errors = [error_by_bag[each] for each in bags if each in error_by_bag]
-    if not bag_results:
-        raise BagError(errors[0])
-    used = [each for each in bags if each in bag_results]
-    joined = _join_replays([bag_results[each].replay_result for each in used])
-    title = f'{model.path.name} on {len(used)} bags'
-    metadata = run_metadata(used, model, options)
-    box_score = report_writer.write_report(out, title, metadata, joined, options.metric_names)
+    with parent_folders(out):
+        parallel = _evaluate_in_parallel(bags, out, model, options, jobs)
+        try:
+            with contextlib.closing(parallel) as results:
+                for bag, result in results:
+                    if isinstance(result, BagResult):
+                        bag_results[bag] = result
+                    else:
+                        error_by_bag[bag] = result
+        except BrokenProcessPool as err:
+            raise BagError('a worker process died (out of memory?); use fewer --jobs') from err
+        errors = [error_by_bag[each] for each in bags if each in error_by_bag]
+        if not bag_results:
+            raise BagError(errors[0])
+        used = [each for each in bags if each in bag_results]
+        joined = _join_replays([bag_results[each].replay_result for each in used])
+        title = f'{model.path.name} on {len(used)} bags'
+        metadata = run_metadata(used, model, options)
+        box_score = report_writer.write_report(out, title, metadata, joined, options.metric_names)
     return BagResult(joined, box_score), errors
 
 
@@ -170,8 +176,11 @@ class _EvaluateBag:
 def _evaluate_in_parallel(
     bags: Sequence[Path], out: Path, model: ModelRef, options: EvaluationOptions, jobs: int
 ) -> Generator[tuple[Path, BagResult | str], None, None]:
-    """Evaluate bags in worker processes; yield each with its result or error when it is ready."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """
+    Evaluate bags in worker processes; yield each with its result or error when it is ready.
+
+    The parent of `out` must exist.
+    """
     with (
         # workers that are stopped cannot remove their files
         tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as staging,

@@ -201,15 +201,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
     )
 
+    summaries: list[ExtractionSummary] = []
+
     def run() -> None:
         query = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
-        summary = extract_frames(args.bag, args.out, query, rectifier)
+        summaries.append(extract_frames(args.bag, args.out, query, rectifier))
+
+    stopped = 'stopped; nothing was written'
+    code = run_command('bag_to_kitti', run, (BagError, OSError), stopped)
+    for summary in summaries:  # here, because Ctrl-C above means that nothing was written
         for note, count in summary.notes.items():
             print(f'{count} {note}')
         print(f'{summary.num_frames} frames: {args.out}')
-
-    stopped = 'stopped; nothing was written'
-    return run_command('bag_to_kitti', run, (BagError, OSError), stopped)
+    return code
 
 
 if __name__ == '__main__':

@@ -236,12 +236,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         tuple(args.ids), args.drive, args.rate, args.camera_ns, args.frame_id
     )
 
+    counts: list[int] = []
+
     def run() -> None:
-        count = convert_kitti(args.root, args.out, options, parse_format(args))
-        print(f'{count} frames: {args.out}')
+        counts.append(convert_kitti(args.root, args.out, options, parse_format(args)))
 
     bad_input = (DataError, BagError, OSError)
-    return run_command('kitti_to_bag', run, bad_input, 'stopped; nothing was written')
+    code = run_command('kitti_to_bag', run, bad_input, 'stopped; nothing was written')
+    for count in counts:  # here, because Ctrl-C above means that nothing was written
+        print(f'{count} frames: {args.out}')
+    return code
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mono3d_ros.bags.bag_io import BagError, require_absent
@@ -20,6 +21,7 @@ from stl_core.cli import synthesize
 from stl_core.cli.command import run_command
 from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence
+from stl_core.files import parent_folders
 
 
 def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
@@ -33,8 +35,10 @@ def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
     """
     require_absent(out)
     job = synthesize.parse_job(args, '', depth=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder:
+    with (
+        parent_folders(out),
+        tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as folder,
+    ):
         sequence.synthesize_drive(
             replace(job, out=folder), args.frames, args.workers, args.surround
         )
@@ -49,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_format_arguments(parser)
     args = parser.parse_args(argv)
 
-    def run() -> None:
-        synthesize_to_bag(args.out, args)
-        print(f'{args.frames} frames: {args.out}')
-
+    run = partial(synthesize_to_bag, args.out, args)
     bad_input = (DataError, BagError, OSError)
-    return run_command('synthesize_bag', run, bad_input, 'stopped; nothing was written')
+    code = run_command('synthesize_bag', run, bad_input, 'stopped; nothing was written')
+    if code == 0:  # here, because Ctrl-C above means that nothing was written
+        print(f'{args.frames} frames: {args.out}')
+    return code
 
 
 if __name__ == '__main__':

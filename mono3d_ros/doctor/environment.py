@@ -124,7 +124,7 @@ def check_model_files(folder: Path) -> dict[str, str]:
     """Return each model file in a folder -> its fault (truncated, Git LFS pointer), or ''."""
     return {
         str(file): RUNTIMES[file.suffix].file_fault(file)
-        for file in sorted(folder.iterdir())
+        for file in sorted(folder.glob('*'))  # none if there is no folder
         if file.suffix in RUNTIMES
     }
 

@@ -193,8 +193,7 @@ class DetectorNode(LifecycleNode):
         try:
             params = parameters.apply_changes(self.params, changes)
             if self._perception is not None:
-                pipeline = self._perception.pipeline
-                pipeline.detection_filter = params.detection_filter(pipeline.classes)
+                self._perception.pipeline.update_params(params)
         except ValueError as err:
             return SetParametersResult(successful=False, reason=str(err))
         self.params = params

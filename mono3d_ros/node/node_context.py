@@ -1,7 +1,9 @@
 """
 Interface of the ROS node, as the parts of the node use it.
 
-mypy does not read rclpy, so these protocols list the members that the parts use.
+mypy does not read rclpy, so these protocols list the members that the parts use. mypy compares the
+parts with the protocols; test_node_context.py checks that the node has the members and accepts the
+arguments. Nothing compares the types with those of rclpy.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class EndpointInfo(Protocol):
 
 class NodeContext(Protocol):
     """
-    The ROS node as its parts use it; DetectorNode implements it.
+    The ROS node as its parts use it; DetectorNode has these members.
 
     Only the spinning thread may create and destroy endpoints and timers.
     """
@@ -150,17 +152,32 @@ class NodeContext(Protocol):
         ...
 
     def create_subscription(
-        self, msg_type: type, topic: str, callback: Callable[[Any], None], qos: Any, **options: Any
+        self,
+        msg_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: Any,
+        *,
+        event_callbacks: Any = None,
+        qos_overriding_options: Any = None,
     ) -> Endpoint:
         """Subscribe to a topic."""
         ...
 
-    def create_publisher(self, msg_type: type, topic: str, qos: Any, **options: Any) -> Publisher:
+    def create_publisher(
+        self, msg_type: type, topic: str, qos: Any, *, qos_overriding_options: Any = None
+    ) -> Publisher:
         """Create a publisher that sends in every lifecycle state."""
         ...
 
     def create_lifecycle_publisher(
-        self, msg_type: type, topic: str, qos: Any, **options: Any
+        self,
+        msg_type: type,
+        topic: str,
+        qos: Any,
+        *,
+        event_callbacks: Any = None,
+        qos_overriding_options: Any = None,
     ) -> Publisher:
         """Create a publisher that sends while the node is active."""
         ...

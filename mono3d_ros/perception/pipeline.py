@@ -81,13 +81,25 @@ class Pipeline:
         :param timer_s: any monotonic clock, seconds, for durations.
         :raises ValueError: if a parameter does not fit the classes of the predictor.
         """
-        return cls(
+        keep_all = DetectionFilter((0.0,) * len(predictor.spec.classes))
+        pipeline = cls(
             predictor,
-            params.detection_filter(tuple(predictor.spec.classes)),
+            keep_all,  # until update_params
             timer_s,
             tracker_config=tracker.TrackerConfig() if params.tracking else None,
             max_overlap_across=params.max_overlap_across,
         )
+        pipeline.update_params(params)
+        return pipeline
+
+    def update_params(self, params: Params) -> None:
+        """
+        Apply the parameters that may change at run time; an error changes nothing.
+
+        :param params: parameters of the node.
+        :raises ValueError: if a parameter does not fit the classes of the predictor.
+        """
+        self.detection_filter = params.detection_filter(self.classes)
 
     @property
     def detection_filter(self) -> DetectionFilter:

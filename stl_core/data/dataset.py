@@ -108,6 +108,8 @@ class FrameDataset(Dataset[Sample]):
         """
         List the frames and read calibrations and labels, so a broken file fails at the start.
 
+        An image without labels has no objects; training rejects it, see trainer.fit.
+
         :param config: frames to read, object limits, augmentation.
         :param spec: the network's input size.
         :param classes: the classes to train; other labels are background.

@@ -130,7 +130,7 @@ def require_labels(images: Sequence[SourceImage]) -> list[Labels]:
     """Return the labels of each image; raise DataError naming the first image without labels."""
     for image in images:
         if image.labels is None:
-            raise DataError(f'{image.id}: no labels; validation frames need labels')
+            raise DataError(f'{image.pixels.location or image.id}: this image has no labels')
     return [image.labels for image in images if image.labels is not None]
 
 

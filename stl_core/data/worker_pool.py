@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -60,7 +61,9 @@ def map_as_completed(
     with (
         reader,
         writer,
-        ProcessPoolExecutor(workers, context, _init_worker, (threads, reader)) as pool,
+        ProcessPoolExecutor(
+            workers, context, _init_worker, (threads, 'torch' in sys.modules, reader)
+        ) as pool,
     ):
         running: dict[Future[R], int] = {}
 
@@ -80,16 +83,25 @@ def map_as_completed(
             raise
 
 
-def _init_worker(threads: int, parent_pipe: Connection) -> None:
-    """Set up a worker that exits with its parent: the pipe closes when the parent dies."""
-    import cv2
-    import torch  # by workers only: a command that starts none needs neither
+def _init_worker(threads: int, uses_torch: bool, parent_pipe: Connection) -> None:
+    """
+    Set up a worker that exits with its parent: the pipe closes when the parent dies.
+
+    :param threads: threads of torch and OpenCV.
+    :param uses_torch: whether the parent has imported torch.
+    :param parent_pipe: the end of the pipe to read.
+    """
+    import cv2  # by workers only: a command that starts none does not need it
 
     # Ctrl-C reaches the whole process group; the parent stops its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_pipe,), daemon=True).start()
-    torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    os.environ['OMP_NUM_THREADS'] = str(threads)  # for torch, if a job imports it
+    if uses_torch:
+        import torch  # perhaps imported already, with the main module, so it has read the variable
+
+        torch.set_num_threads(threads)
 
 
 def _exit_with_parent(parent_pipe: Connection) -> None:

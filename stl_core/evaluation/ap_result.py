@@ -1,8 +1,8 @@
 """
 KITTI AP as a typed result, by class, kind of overlap, recall points, minimum IoU and difficulty.
 
-KINDS, POINTS, MIN_IOU (its keys are the criteria 'strict' and 'loose') and DIFFICULTY_NAMES are
-the only definition of these names. average_precision.py defines and computes the values.
+CLASSES, KINDS, RECALLS, MIN_IOU (its keys are the criteria 'strict' and 'loose') and
+DIFFICULTY_NAMES define these names. average_precision.py defines and computes the values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from stl_core.evaluation.kitti_matching import DIFFICULTIES
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 KINDS = ('bbox', 'bev', '3d', 'aos')
-POINTS = ('AP40', 'AP11')
+#: Of the 41 recalls 0, 1/40, ..., 1, those over which a kind of AP averages.
+RECALLS = {'AP40': slice(1, None), 'AP11': slice(0, None, 4)}
+POINTS = tuple(RECALLS)
 DIFFICULTY_NAMES = tuple(DIFFICULTIES)
 
 #: The IoU that a match must exceed, for each of CLASSES; 'aos' uses that of 'bbox'.

@@ -26,7 +26,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stl_core.evaluation.ap_result import CLASSES, MIN_IOU, ApResult, ClassAp, class_min_iou
+from stl_core.evaluation.ap_result import (
+    CLASSES,
+    MIN_IOU,
+    RECALLS,
+    ApResult,
+    ClassAp,
+    class_min_iou,
+)
 from stl_core.evaluation.kitti_matching import (
     DIFFICULTIES,
     CandidateMatches,
@@ -40,8 +47,6 @@ from stl_core.types import Array, Labels
 
 RECALL_STEPS = 40
 NO_ALPHA = -10.0
-#: Of the 41 recalls 0, 1/40, ..., 1, those over which a kind of AP averages.
-RECALLS = {'AP40': slice(1, None), 'AP11': slice(0, None, 4)}
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,3 @@ def _style_axes(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
-
-
-def _min_iou(class_name: str, criterion: str) -> float:
-    return class_min_iou(class_name, '3d', criterion)

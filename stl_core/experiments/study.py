@@ -190,8 +190,15 @@ def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
     new_row = _make_row(study, study_run, stages.run_stage(resolved))
     if row is None:
         study_table.append_row(table, new_row)
-    elif any(abs(row.metrics[name] - new_row.metrics[name]) > 1e-4 for name in new_row.metrics):
+    elif not _has_same_figures(row, new_row):
         raise _other_stage_error(table, study_run)
+
+
+def _has_same_figures(row: study_table.Row, other: study_table.Row) -> bool:
+    """Return whether two rows have the same columns, with values equal to the table's decimals."""
+    if row.metrics.keys() != other.metrics.keys():
+        return False
+    return not any(abs(row.metrics[name] - other.metrics[name]) > 1e-4 for name in row.metrics)
 
 
 def _train_runs(

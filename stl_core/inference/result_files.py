@@ -15,6 +15,9 @@ from stl_core.data.sources import kitti
 from stl_core.inference.predictor import Predictor
 from stl_core.types import Array, Labels, Objects3D
 
+#: Lists the ids of a folder's result files if they are not numbers.
+FRAME_IDS = '.frame_ids'
+
 
 def predict_frames(predictor: Predictor, frames: Sequence[SourceImage]) -> list[Labels]:
     """Run a Predictor on the images of a data set, one by one; return detections as labels."""
@@ -46,17 +49,26 @@ def write_result_files(
     folder: Path, frames: Sequence[SourceImage], detections: Sequence[Labels]
 ) -> None:
     """
-    Write one KITTI result file per frame, after removing older result files from the folder.
+    Write one KITTI result file per frame, after removing those of an earlier call.
 
-    :param folder: created if missing; files that are not KITTI result files stay.
+    Files of an earlier call are result files that a number names, as in KITTI; ids of another
+    form are listed in the file FRAME_IDS of the folder.
+
+    :param folder: created if missing; other files stay.
     :param frames: frames that name the files, see _frame_names.
     :param detections: detections of each frame.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    listed = folder / FRAME_IDS
+    earlier = set(listed.read_text().split('\n')) if listed.exists() else set()
     for path in sorted(folder.glob('*.txt')):
-        if path.stem.isdigit() and _is_result_file(path):
+        if (path.stem.isdigit() or path.stem in earlier) and _is_result_file(path):
             path.unlink()
-    for name, labels in zip(_frame_names(frames), detections, strict=True):
+    listed.unlink(missing_ok=True)
+    names = _frame_names(frames)
+    if not all(name.isdigit() for name in names):
+        listed.write_text('\n'.join(names))
+    for name, labels in zip(names, detections, strict=True):
         (folder / f'{name}.txt').write_text(kitti.format_results(labels))
 
 

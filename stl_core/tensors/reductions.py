@@ -47,10 +47,13 @@ class StepNormalizer:
 
     :param reduce: returns the mean of a float32 tensor without gradient over all parts.
     :param num_parts: number of parts of the step: processes times micro-batches of each.
+    :param check_complete: call it after the losses of the part; raises RuntimeError if they asked
+        for fewer means than other parts.
     """
 
     reduce: Callable[[Tensor], Tensor]
     num_parts: int = 1
+    check_complete: Callable[[], None] = lambda: None
 
     def mean(self, value: Tensor) -> Tensor:
         """
@@ -105,20 +108,29 @@ def replaying_normalizer(means: Sequence[Tensor], num_micro_batches: int) -> Ste
     :param means: means over the step of the values that recording_normalizer recorded.
     :param num_micro_batches: micro-batches of each process.
     :return: a normaliser for one pass; mean raises RuntimeError for a value of another shape than
-        the recorded one, or beyond the last: the losses then depend on data in what they ask for.
+        the recorded one, or beyond the last, and check_complete if means remain: the losses then
+        depend on data in what they ask for.
     """
     remaining = iter(means)
 
     def replay(value: Tensor) -> Tensor:
         mean = next(remaining, None)
         if mean is None or mean.shape != value.shape:
-            raise RuntimeError(
-                'losses of micro-batches ask for different means; expected the same calls of the'
-                ' normaliser for any data'
-            )
+            raise _different_means_error()
         return mean
 
-    return StepNormalizer(replay, world_size() * num_micro_batches)
+    def check_complete() -> None:
+        if next(remaining, None) is not None:
+            raise _different_means_error()
+
+    return StepNormalizer(replay, world_size() * num_micro_batches, check_complete)
+
+
+def require_same_shapes(recorded: Sequence[Sequence[Tensor]]) -> None:
+    """Raise RuntimeError if micro-batches recorded values of different number or shapes."""
+    shapes = [[value.shape for value in values] for values in recorded]
+    if any(each != shapes[0] for each in shapes):
+        raise _different_means_error()
 
 
 def masked_mean(value: Tensor, valid: Tensor, normalizer: StepNormalizer) -> Tensor:
@@ -138,6 +150,13 @@ def step_masked_mean(value: Tensor, valid: Tensor, normalizer: StepNormalizer) -
     """Return masked_mean over all parts of the step, without gradient, for use as a factor."""
     weight = _expand_mask(valid, value)
     return normalizer.mean(torch.where(weight, value, 0.0).sum()) / normalizer.total(weight)
+
+
+def _different_means_error() -> RuntimeError:
+    return RuntimeError(
+        'losses of micro-batches ask for different means; expected the same calls of the'
+        ' normaliser for any data'
+    )
 
 
 def _is_distributed() -> bool:

@@ -43,9 +43,10 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
     detector = model_file.build_detector(spec)
     if resolved.start_spec:
         detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
-    if config.distill is None or resolved.teacher_spec is None:
+    if config.distill is None:
         return SupervisedModel(detector, config.input, config.precision)
     teacher_spec = resolved.teacher_spec
+    assert teacher_spec is not None  # ResolvedConfig requires one if the configuration distils
     model = distiller.Distiller(
         detector,
         model_file.load_detector(config.distill.teacher, teacher_spec),

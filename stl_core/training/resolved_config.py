@@ -1,8 +1,8 @@
 """
-The configuration of a run, resolved once: its model files are read, hashed and checked.
+The configuration of a run, resolved: its model files are read, hashed and checked.
 
-A command resolves the configuration of a run before it starts and hands the result down; nothing
-below opens the header of a start model or teacher again.
+Each call of resolve_config reads the header of each model file once and hashes the file once. The
+result is handed down to the run, which opens no header of a start model or teacher again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,20 @@ class ResolvedConfig:
     :param model_spec: header of the model file that the run writes, without results.
     :param start_spec: header of the start model, None without.
     :param teacher_spec: header of the teacher, None without.
+    :raises ValueError: if a header is missing, or is given without its model file in `config`.
     """
 
     config: TrainConfig
     model_spec: ModelSpec
     start_spec: ModelSpec | None = None
     teacher_spec: ModelSpec | None = None
+
+    def __post_init__(self) -> None:
+        """Check that a start model and a teacher have a header each, see the class."""
+        if bool(self.config.start) != (self.start_spec is not None):
+            raise ValueError('start_spec: expected if and only if the configuration has a start')
+        if (self.config.distill is None) != (self.teacher_spec is None):
+            raise ValueError('teacher_spec: expected if and only if the configuration distils')
 
     @property
     def image_loader(self) -> dataset.ImageLoader:

@@ -59,6 +59,7 @@ def train_step(
         last = number == num_micro_batches
         with nullcontext() if last else distributed.no_gradient_sync(model):
             losses = model(micro_batch, epoch, normalizer)
+            normalizer.check_complete()
             total = weighted_sum(losses, weights)
             optimizer.backward(total / num_micro_batches)
         losses_per_part.append({**losses, 'total': total})
@@ -106,6 +107,7 @@ def precompute_means(
     :param epoch: completed epochs, including the fraction of the present one.
     :return: results of StepNormalizer.mean, in call order, averaged over micro-batches and
         processes.
+    :raises RuntimeError: if micro-batches ask for means of different number or shapes.
     """
     saved_buffers = [buffer.clone() for buffer in model.buffers()]
     device = micro_batches[0].image.device
@@ -116,6 +118,7 @@ def precompute_means(
             model(micro_batch, epoch, reductions.recording_normalizer(recorded[-1]))
     for buffer, saved in zip(model.buffers(), saved_buffers, strict=True):
         buffer.copy_(saved)
+    reductions.require_same_shapes(recorded)
     # concatenate all values, so that the processes communicate once
     empty = torch.zeros(0, device=device)
     flat = [torch.cat([empty, *map(torch.flatten, each)]) for each in recorded]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from stl_core import files
 from stl_core.data import dataset, depth_maps
+from stl_core.data.frame_source import require_labels
 from stl_core.evaluation import metrics
 from stl_core.evaluation.metric import MetricResults
 from stl_core.inference import model_file, result_files
@@ -62,7 +63,7 @@ def fit(
     :raises CheckpointError: when out holds a run of another configuration.
     :raises TrainError: for no training or validation frames, losses that do not match the weights,
         or a gradient that is not finite.
-    :raises DataError: for a missing or malformed file of the data set.
+    :raises DataError: for a missing or malformed file of the data set, or an unlabelled image.
     :raises ModelFileError: for a start model or teacher that cannot be used.
     :raises ConfigError: for a start model or distillation losses that do not fit the run.
     """
@@ -367,6 +368,7 @@ def _load_datasets(
     smallest, parts = len(frames) // len(sampler), world_size() * config.accumulate
     if not len(frames):
         raise TrainError('train.sources: no frames for training')
+    require_labels(frames.images)  # otherwise an image without labels would train as background
     if smallest < parts:
         raise TrainError(
             f'batch_size: cannot split batches of {smallest} images among {world_size()} processes'

@@ -88,10 +88,17 @@ def is_stalled(values: Sequence[float], patience: int) -> bool:
 
 
 def format_summary(results: MetricResults) -> str:
-    """Format the moderate 3D AP40 (strict IoU) of every class, and other metrics, in one line."""
+    """
+    Format the moderate 3D AP40 (strict IoU) of every class, and other metrics, in one line.
+
+    Columns of other metrics follow a semicolon: they are not AP40.
+    """
     ap = {
         name: each.value('3d', 'AP40', 'strict', 'moderate')
         for name, each in results.ap.by_class.items()
     }
-    parts = [f'{name} {value:.2f}' for name, value in (ap | results.extra_columns()).items()]
-    return '3D AP40 moderate: ' + ', '.join(parts)
+    parts = [
+        ', '.join(f'{name} {value:.2f}' for name, value in columns.items())
+        for columns in (ap, results.extra_columns())
+    ]
+    return '3D AP40 moderate: ' + '; '.join(filter(None, parts))

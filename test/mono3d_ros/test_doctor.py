@@ -2,7 +2,6 @@ import ast
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,9 +24,7 @@ from mono3d_ros.doctor.checks import (
 from mono3d_ros.doctor.environment import (
     MODULES,
     Environment,
-    check_model_files,
     collect_environment,
-    read_command_interpreters,
 )
 from mono3d_ros.subprocess_probe import ProbeResult, run_probe
 
@@ -327,36 +324,6 @@ def test_probes_return_their_output_or_their_error():
     assert run_probe('print("no JSON")').error == "no JSON in its output: 'no JSON\\n'"
     assert run_probe('import os; os.abort()').error == 'crashed with signal 6'
     assert run_probe('import time; time.sleep(60)', timeout_s=0.5).error == 'timed out after 0.5 s'
-
-
-def write_model(folder, name, header, tail):
-    text = json.dumps(header).encode()
-    (folder / name).write_bytes(struct.pack('<Q', len(text)) + text + tail)
-
-
-def test_sizes_of_model_files_are_checked(tmp_path):
-    header = {'__metadata__': {}, 'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
-    write_model(tmp_path, 'a.safetensors', header, bytes(8))
-    write_model(tmp_path, 'b.safetensors', header, bytes(3))
-    (tmp_path / 'c.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
-    (tmp_path / 'd.safetensors').write_bytes(b'')
-    write_model(tmp_path, 'e.safetensors', {'w': 1}, b'')
-    assert list(check_model_files(tmp_path).values()) == [
-        '',
-        'truncated: 5 bytes are missing',
-        'not a model file (43 bytes)',
-        'not a model file (0 bytes)',
-        'not a model file (16 bytes)',
-    ]
-
-
-def test_commands_are_read(tmp_path):
-    folder = tmp_path / 'lib' / 'mono3d_ros'
-    folder.mkdir(parents=True)
-    (folder / 'detector').write_text('#!/opt/venv/bin/python3\nimport sys\n')
-    assert read_command_interpreters([tmp_path]) == {
-        str(folder / 'detector'): '/opt/venv/bin/python3'
-    }
 
 
 def test_this_machine(capsys):

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Layers, lowest first. A module may import from lower layers and from its own folder.
@@ -188,12 +190,30 @@ def test_the_pipeline_reads_no_clock():
     assert not {'time', 'datetime'} & set(imports(pipeline))
 
 
+def called_names(tree):
+    """Yield (name, line) of every call: the name itself or the last attribute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield getattr(node.func, 'id', '') or getattr(node.func, 'attr', ''), node.lineno
+
+
 def test_only_from_params_builds_a_pipeline():
     """Otherwise a parameter could act in the node but not in the bag tools."""
     for path, tree in sources().items():
-        for node in ast.walk(tree):
-            name = getattr(node.func, 'id', '') if isinstance(node, ast.Call) else ''
-            assert name != 'Pipeline', f'{path}:{node.lineno}: use Pipeline.from_params'
+        for name, line in called_names(tree):
+            assert name != 'Pipeline', f'{path}:{line}: use Pipeline.from_params'
+
+
+@pytest.mark.parametrize(
+    ('code', 'name'),
+    [
+        ('Pipeline(predictor)', 'Pipeline'),
+        ('pipeline.Pipeline(predictor)', 'Pipeline'),
+        ('Pipeline.from_params(predictor)', 'from_params'),
+    ],
+)
+def test_the_name_of_a_call_is_its_last_attribute(code, name):
+    assert list(called_names(ast.parse(code))) == [(name, 1)]
 
 
 def test_the_parts_of_the_node_know_it_by_a_protocol():

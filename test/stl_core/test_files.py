@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stl_core.files import atomic_file, atomic_folder, write_atomically
+from stl_core.files import atomic_file, atomic_folder, parent_folders, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A process that is killed in the middle of writing a file or folder.
@@ -120,11 +120,46 @@ def test_a_crash_leaves_no_folder_of_that_name(tmp_path):
     assert all(each.name.startswith('.out.') for each in tmp_path.iterdir())
 
 
-def test_a_folder_never_replaces_one_with_content(tmp_path):
-    path, made = tmp_path / 'out', tmp_path / 'made'
-    made.mkdir()
-    (made / 'other').touch()
-    with pytest.raises(OSError, match='out'), atomic_folder(path):
-        made.replace(path)
-    assert [each.name for each in path.iterdir()] == ['other']
+def write_twice(path, content):
+    """Create a folder with content, then fail because it exists."""
+    write_folder(path, content)
+    path.mkdir()
+
+
+def write_folder(path, content):
+    path.mkdir()
+    for name in content:
+        (path / name).touch()
+
+
+@pytest.mark.parametrize('content', [[], ['other']])
+def test_a_folder_never_replaces_one_that_appears_meanwhile(tmp_path, content):
+    path = tmp_path / 'out'
+    with pytest.raises(FileExistsError, match='out: exists already'), atomic_folder(path):
+        write_folder(path, content)
+    assert [each.name for each in path.iterdir()] == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_existing_folder_is_refused_at_the_start(tmp_path):
+    with (
+        pytest.raises(FileExistsError, match=f'{tmp_path.name}: exists already'),
+        atomic_folder(tmp_path),
+    ):
+        pytest.fail('entered')
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_removes_the_parents_that_were_created_and_are_empty(tmp_path):
+    (tmp_path / 'old').mkdir()
+    for path in (tmp_path / 'old/a/b/out', tmp_path / 'old/out'):
+        with pytest.raises(ValueError, match='other'):
+            write_and_fail(atomic_folder(path), ValueError('other'))
+        assert not list((tmp_path / 'old').iterdir())
+    path = tmp_path / 'a/b/out'
+    with pytest.raises(FileExistsError), parent_folders(path):
+        path.parent.mkdir()  # fails: it is created already
+    assert not (tmp_path / 'a').exists()
+    with pytest.raises(FileExistsError), parent_folders(path):
+        write_twice(path, ['kept'])
+    assert [each.name for each in path.iterdir()] == ['kept']

@@ -1,6 +1,8 @@
 """Jobs of test_worker_pool, in a module that spawned processes can import."""
 
 import os
+import signal
+import sys
 import time
 
 
@@ -19,6 +21,18 @@ def note_and_sleep(folder, seconds):
             time.sleep(0.01)
         raise ValueError('failed')
     time.sleep(seconds)
+
+
+def torch_threads(imports_torch):
+    """Return the number of torch's threads, or None if torch is not imported."""
+    if imports_torch:
+        import torch  # noqa: F401
+    return sys.modules['torch'].get_num_threads() if 'torch' in sys.modules else None
+
+
+def die(bag):
+    """End this process as the kernel does when the memory is used up."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wait_for(condition, timeout_s=60.0):

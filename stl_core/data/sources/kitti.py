@@ -26,10 +26,12 @@ from stl_core.data.frame_source import (
     read_text,
     require_exists,
 )
+from stl_core.evaluation import ap_result
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
 
-CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+#: The classes of KITTI's benchmark.
+CLASSES = ap_result.CLASSES
 #: Columns of a label and the score.
 RESULT_COLUMNS = 16
 

@@ -45,7 +45,13 @@ def parse_selection(text: str, classes: tuple[str, ...]) -> SelectionMetric:
     name, _, expression = text.partition('/')
     if name in METRICS:
         return SelectionMetric(name, METRICS[name].parse_selection(expression, classes))
-    return SelectionMetric(KITTI, kitti.parse_selection(text, classes))
+    try:
+        return SelectionMetric(KITTI, kitti.parse_selection(text, classes))
+    except ValueError as err:
+        if name in ('mean', *classes):
+            raise
+        names = ', '.join(METRICS)
+        raise ValueError(f'{err}; or NAME/EXPRESSION with NAME of {names}') from err
 
 
 def selected_metrics(text: str) -> tuple[str, ...]:

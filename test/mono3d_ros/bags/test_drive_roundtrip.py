@@ -264,6 +264,17 @@ def test_bad_options_exit_with_code_2_after_one_line_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_synthesize_bag_prints_when_it_can_no_longer_be_stopped(tmp_path, monkeypatch, capsys):
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthesize_bag, 'synthesize_to_bag', lambda out, args: None)
+    monkeypatch.setattr(synthesize_bag, 'print', interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize_bag.main([f'{tmp_path}/bag', *map(str, WORLD)])
+    assert capsys.readouterr().err == ''
+
+
 def test_an_existing_bag_is_not_overwritten(tmp_path, capsys):
     (tmp_path / 'bag').mkdir()
     assert synthesize_bag.main([f'{tmp_path}/bag', *map(str, WORLD)]) == 2

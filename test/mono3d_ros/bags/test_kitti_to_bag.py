@@ -4,7 +4,7 @@ import pytest
 from kitti_scenes import P2, make_scenes
 
 from mono3d_ros.bag_evaluation import pictures
-from mono3d_ros.bags import kitti_to_bag
+from mono3d_ros.bags import bag_to_kitti, kitti_to_bag
 from mono3d_ros.bags.bag_io import BagReader
 from stl_core.data.sources import kitti
 from stl_core.geometry import box_corners
@@ -125,3 +125,18 @@ def test_real_frames(mono3d_data, tmp_path):
         low, high = near.min(0), near.max(0)
         inside = ((scene.points_m > low) & (scene.points_m < high)).all(1)
         assert inside.sum() > 500
+
+
+def test_ctrl_c_after_the_bag_is_written_does_not_deny_it(scenes, tmp_path, monkeypatch, capsys):
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kitti_to_bag, 'print', interrupted, raising=False)
+    monkeypatch.setattr(bag_to_kitti, 'print', interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        convert(scenes, tmp_path / 'bag')
+    with pytest.raises(KeyboardInterrupt):
+        bag_to_kitti.main([f'{tmp_path}/bag', f'{tmp_path}/frames'])
+    assert (tmp_path / 'bag/metadata.yaml').exists()
+    assert (tmp_path / 'frames/frames.csv').exists()
+    assert capsys.readouterr().err == ''

@@ -42,6 +42,14 @@ def visible_objects(cars, camera):
     )
 
 
+def held_headings(objects, camera):
+    """Return the headings on the vehicle that objects hold; a pitched camera rounds them."""
+    ry = objects.rotation_y
+    ahead = np.stack([np.cos(ry), np.zeros(len(ry)), -np.sin(ry)])
+    x, y, _ = camera[:3, :3] @ ahead
+    return np.arctan2(y, x).tolist()
+
+
 FRONT, LEFT = camera_pose(0.0, x=1.0), camera_pose(np.pi / 2, y=0.5)
 
 
@@ -134,12 +142,15 @@ def test_iou_equals_that_of_shapely(cars_a, cars_b, yaw):
         visible_objects(cars, camera)
         for cars, camera in zip((cars_a, cars_b), cameras, strict=True)
     ]
-    rows = [(*car, camera) for camera, cars in enumerate((cars_a, cars_b)) for car in cars]
+    rows = [
+        (*car[:2], heading, *car[3:], number)
+        for number, cars in enumerate((cars_a, cars_b))
+        for car, heading in zip(cars, held_headings(objects[number], cameras[number]), strict=True)
+    ]
     overlaps = [
         iou(a, b) for a in rows for b in rows if a[4] == b[4] and a[5] != b[5] and a[3] >= b[3]
     ]
-    # rotation_y of the camera pitched by 0.1 rad holds a heading to 0.1 ** 2 / 2 = 0.005 rad only
-    if any(abs(each - 0.2) < 5e-3 for each in overlaps):
+    if any(abs(each - 0.2) < 1e-6 for each in overlaps):
         return  # too near to the threshold
     kept = []
     for row in sorted(rows, key=lambda row: -row[3]):

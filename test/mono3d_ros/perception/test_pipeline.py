@@ -145,6 +145,17 @@ def test_filter_can_be_replaced():
     assert len(pipeline.step([frame()], 0)[0].objects) == 0
 
 
+def test_parameters_can_change_between_steps():
+    pipeline = Pipeline.from_params(Fake(), Params(), lambda: 0.0)
+    changed = Params(class_thresholds=[0.95, 0.5])
+    pipeline.update_params(changed)
+    assert pipeline.detection_filter == changed.detection_filter(CLASSES)
+    with pytest.raises(ValueError, match='class_names_kept'):
+        pipeline.update_params(Params(class_names_kept=['Truck']))
+    assert pipeline.detection_filter == changed.detection_filter(CLASSES)
+    assert len(pipeline.step([frame()], 0)[0].objects) == 0
+
+
 def test_filter_must_fit_the_classes():
     with pytest.raises(ValueError, match='1 thresholds for 2 classes: Car, Pedestrian'):
         make_pipeline(Fake(), min_scores=(0.5,))

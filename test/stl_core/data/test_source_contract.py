@@ -10,10 +10,17 @@ from small_stages import make_scenes_with_depth
 
 from stl_core import geometry
 from stl_core.data import dataset
-from stl_core.data.frame_source import DataError, LazyArray, read_images
+from stl_core.data.frame_source import (
+    DataError,
+    LazyArray,
+    SourceImage,
+    read_images,
+    require_labels,
+)
 from stl_core.data.sources import DEFAULT_FORMAT, SOURCES, kitti, open_source
 from stl_core.training.config import build_train_config
 from stl_core.training.config_builder import ConfigError
+from stl_core.types import Labels
 
 
 def write_toy(root):
@@ -154,3 +161,17 @@ def test_sources_of_several_formats_are_concatenated(tmp_path):
 def test_an_absent_array_is_an_error_that_names_its_location():
     with pytest.raises(DataError, match=r'velodyne/7\.bin: not in this data set'):
         LazyArray('velodyne/7.bin').read()
+
+
+def test_an_image_without_labels_is_an_error_that_names_its_file_or_id():
+    labels = Labels.empty()
+    images = [
+        SourceImage('0', 'left', LazyArray('images/0.png'), np.eye(3, 4), labels),
+        SourceImage('1', 'left', LazyArray('images/1.png'), np.eye(3, 4)),
+        SourceImage('2', 'left', LazyArray(), np.eye(3, 4)),
+    ]
+    assert require_labels(images[:1]) == [labels]
+    with pytest.raises(DataError, match=r'^images/1\.png: this image has no labels$'):
+        require_labels(images)
+    with pytest.raises(DataError, match=r'^2: this image has no labels$'):
+        require_labels(images[2:])

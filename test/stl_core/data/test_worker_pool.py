@@ -29,6 +29,20 @@ if __name__ == '__main__':
 """
 
 
+#: A parent that prints the number of torch's threads in a worker of one thread.
+THREADS = """
+import sys
+{first}
+sys.path.insert(0, {test!r})
+from worker_jobs import torch_threads
+from stl_core.data.worker_pool import map_ordered
+
+if __name__ == '__main__':
+    assert ('torch' in sys.modules) == bool({first!r})
+    print(*map_ordered(torch_threads, {items}, 1, 1))
+"""
+
+
 def worker_pids(folder):
     return {int(path.name.split('_')[0]) for path in folder.iterdir()}
 
@@ -78,3 +92,17 @@ def test_workers_exit_with_their_parent(tmp_path, signum):
     finally:
         parent.kill()
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ('first', 'items', 'output'),
+    [('', [False, True], 'None 1'), ('import torch', [False], '1')],
+)
+def test_workers_import_torch_only_if_the_parent_or_a_job_does(tmp_path, first, items, output):
+    script = tmp_path / 'parent.py'
+    script.write_text(THREADS.format(test=str(ROOT / 'test/support'), first=first, items=items))
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '2'}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == output

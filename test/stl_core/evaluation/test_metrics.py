@@ -2,13 +2,16 @@
 
 import csv
 import json
+import re
 
 import pytest
 import toy_metric
 from kitti_scenes import make_scenes
 
 from stl_core.cli import main
+from stl_core.evaluation.metric import MetricResults
 from stl_core.evaluation.metrics import METRICS, parse_selection, results_from_json
+from stl_core.training import validation
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -64,7 +67,13 @@ def test_a_run_selects_and_logs_by_the_metric_that_it_names(world, capsys):
     data = json.loads((world / 'run/metrics.json').read_text())
     assert data.keys() == {'Car', 'Pedestrian', 'Cyclist', 'metrics'}
     assert f'{data["metrics"]["toy"]["detections_per_frame"]:.6g}' == rows[-1]['toy/density']
-    assert results_from_json(data).to_json() == data
+    results = results_from_json(data)
+    assert results.to_json() == data
+    summary = '3D AP40 moderate: Car 1, Pedestrian 1, Cyclist 1; toy/recall 1, toy/density 1'
+    assert re.sub(r'\d+\.\d\d', '1', validation.format_summary(results)) == summary
+    ap_only = validation.format_summary(MetricResults({'kitti': results.ap}))
+    assert validation.format_summary(results).startswith(ap_only + '; ')
+    assert ';' not in ap_only
     assert printed.endswith(train(world, capsys))  # a finished run is read back
 
 
@@ -97,8 +106,17 @@ def test_errors_name_the_unknown_metric_or_expression(world, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train(world, capsys, f'out={tmp_path}', 'metric=toy/speed')
     assert "'speed' of toy is unknown; known: recall, density" in capsys.readouterr().err
-    with pytest.raises(ValueError, match='expected CLASS/KIND/POINTS/IOU/DIFFICULTY'):
+    names = '; or NAME/EXPRESSION with NAME of kitti, toy'
+    message = "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got 'nothing/recall'" + names
+    with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
         parse_selection('nothing/recall', ('Car',))
+    message = "metric: 'a' of 'a/b/c/d/e' is unknown; known: mean, Car" + names
+    with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
+        parse_selection('a/b/c/d/e', ('Car',))
+    for text in ('mean/3d/AP41/strict/easy', 'Car/3d'):
+        with pytest.raises(ValueError, match=text) as raised:
+            parse_selection(text, ('Car',))
+        assert 'NAME' not in str(raised.value)
 
 
 def test_a_study_has_a_column_for_each_number_of_the_metric(world, tmp_path, capsys):

@@ -60,6 +60,13 @@ def a_plan(tmp_path, **distil):
     )
 
 
+def resolve_without_files(config):
+    spec = resolved_config._model_spec(config)
+    return resolved_config.ResolvedConfig(
+        config, spec, teacher_spec=spec if config.distill else None
+    )
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """Replace training: AP is the seed, plus ten with a teacher; returns the folders of runs."""
@@ -77,7 +84,7 @@ def trained(monkeypatch):
     monkeypatch.setattr(
         resolved_config,
         'resolve_config',
-        lambda config: resolved_config.ResolvedConfig(config, resolved_config._model_spec(config)),
+        resolve_without_files,
     )
     monkeypatch.setattr(resolved_config, 'with_file_digests', lambda config: config)
     return done
@@ -247,6 +254,13 @@ def test_earlier_stages_must_reproduce_their_rows_of_the_table(tmp_path, trained
     table.write_text(whole.replace(digest, 'another'))
     with pytest.raises(ConfigError, match=message):
         study.run_study(plan)
+    header, *lines = whole.splitlines()
+    one_more = [f'{header},toy/recall', *(f'{line},1.0000' for line in lines)]
+    one_less = [line.rpartition(',')[0] for line in (header, *lines)]
+    for other_columns in (one_more, one_less):
+        table.write_text('\n'.join(other_columns) + '\n')
+        with pytest.raises(ConfigError, match=message):
+            study.run_study(plan)
     table.write_text(whole)
     study.run_study(plan)
     assert len(study_table.read_table(table)) == 5

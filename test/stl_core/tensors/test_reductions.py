@@ -95,3 +95,14 @@ def test_a_micro_batch_that_asks_for_other_means_is_an_error(value):
     normalizer = reductions.replaying_normalizer([torch.ones(2)] if value.dim() == 0 else [], 2)
     with pytest.raises(RuntimeError, match='expected the same calls of the normaliser'):
         normalizer.mean(value)
+
+
+def test_a_micro_batch_that_asks_for_fewer_means_is_an_error():
+    normalizer = reductions.replaying_normalizer([torch.ones(2), torch.ones(())], 2)
+    normalizer.mean(torch.zeros(2))
+    with pytest.raises(RuntimeError, match='expected the same calls of the normaliser'):
+        normalizer.check_complete()
+    normalizer = reductions.replaying_normalizer([torch.ones(2)], 2)
+    normalizer.mean(torch.zeros(2))
+    normalizer.check_complete()
+    SINGLE_PART.check_complete()

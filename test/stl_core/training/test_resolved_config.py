@@ -96,6 +96,20 @@ def test_it_holds_the_headers_and_digests_of_the_model_files(data, tmp_path):
     assert resolve_config(resolved.config) == resolved
 
 
+def test_a_header_without_its_model_file_and_a_missing_header_are_errors(data):
+    resolved = resolve_config(stages.build_stages(data)['distil'])
+    without_start = dataclasses.replace(resolved.config, start='')
+    without_teacher = dataclasses.replace(resolved.config, distill=None)
+    for name, changes in (
+        ('start_spec', {'start_spec': None}),
+        ('start_spec', {'config': without_start}),
+        ('teacher_spec', {'teacher_spec': None}),
+        ('teacher_spec', {'config': without_teacher}),
+    ):
+        with pytest.raises(ValueError, match=f'{name}: expected if and only if'):
+            dataclasses.replace(resolved, **changes)
+
+
 def test_it_chooses_the_images_that_student_and_teacher_need(data):
     built = stages.build_stages(data)
     loaders = {name: resolve_config(each).image_loader for name, each in built.items()}

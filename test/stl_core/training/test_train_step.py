@@ -137,6 +137,40 @@ def test_precomputed_means_change_neither_norms_nor_random_state(scenes):
     assert len(means) > 5
 
 
+class DataDependentMeans(nn.Module):
+    """The nth forward pass asks for means of the nth shapes."""
+
+    def __init__(self, *shapes):
+        super().__init__()
+        self.x = nn.Parameter(torch.ones(()))
+        self.shapes = iter(shapes)
+
+    def forward(self, batch, epoch, normalizer):
+        means = [normalizer.mean(torch.ones(shape)).sum() for shape in next(self.shapes)]
+        return {'a': self.x * sum(means)}
+
+
+@pytest.mark.parametrize(
+    'shapes',
+    [
+        ([(), ()], [()]),
+        ([(2, 3)], [(3, 2)]),
+        ([(), ()], [(2,)]),
+        ([(), ()], [(), ()], [()]),
+        ([()], [()], [(), ()]),
+    ],
+    ids=['number', 'shape', 'same size', 'fewer in the step', 'more in the step'],
+)
+def test_micro_batches_that_ask_for_different_means_are_an_error(scenes, shapes):
+    config = small_config(scenes, scenes)
+    frames = dataset.FrameDataset(config.train, config.input, config.classes, config.seed)
+    batch = dataset.collate([frames[0, 0], frames[0, 1]], 50)
+    model = DataDependentMeans(*shapes)
+    optimizer = optim.Optimizer(model, model, optim.OptimConfig(), 'fp32')
+    with pytest.raises(RuntimeError, match='ask for different means; expected the same calls'):
+        train_step.train_step(model, batch, optimizer, {'a': 1.0}, 0, num_micro_batches=2)
+
+
 def test_fp16_lowers_its_loss_scale_until_steps_succeed(scenes):
     """The first depth gradient is some hundreds; times 2**16 it overflows fp16."""
     config = small_config(scenes, scenes, precision='fp16')

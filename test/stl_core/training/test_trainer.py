@@ -16,6 +16,7 @@ from torch import nn
 from training_processes import run_until_killed, stateful_config
 
 from stl_core.data import dataset
+from stl_core.data.frame_source import DataError
 from stl_core.data.sources import kitti
 from stl_core.evaluation.metrics import SelectionMetric
 from stl_core.inference import model_file
@@ -269,6 +270,17 @@ def copy_with_labels(scenes, root, texts):
     for path, text in zip(sorted((root / 'label_2').iterdir()), texts, strict=True):
         path.write_text(path.read_text() if text is None else text)
     return root
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+def test_an_image_without_labels_is_an_error_that_names_its_file(scenes, tmp_path, part):
+    built = small_config(scenes, tmp_path / 'out')
+    data = getattr(built, part)
+    unlabelled = dataclasses.replace(data.sources[0], label_2='')
+    data = dataclasses.replace(data, sources=(*data.sources, unlabelled))
+    with pytest.raises(DataError, match=r'image_2/000000\.png: this image has no labels$'):
+        trainer.fit(resolve_config(dataclasses.replace(built, **{part: data})))
+    assert len(dataset.FrameDataset(data, built.input, built.classes, 0)[0, 5].objects) == 0
 
 
 DONT_CARE = 'DontCare -1 -1 -10 50 20 90 60 -1 -1 -1 -1000 -1000 -1000 -10\n'

@@ -55,7 +55,7 @@ def error_line(capsys, *arguments):
 
 def test_training_on_the_same_frames_in_another_format_gives_the_same_weights(world):
     assert_equal_weights(weights_of(world / 'toy_run'), weights_of(world / 'kitti_run'))
-    names = sorted(path.stem for path in (world / 'toy_run/results').iterdir())
+    names = sorted(path.stem for path in (world / 'toy_run/results').glob('*.txt'))
     assert names == IDS
     for number, name in enumerate(names):
         toy = (world / f'toy_run/results/{name}.txt').read_bytes()
@@ -103,7 +103,7 @@ def test_predict_writes_a_picture_and_a_result_per_camera(world, tmp_path):
         + ['--split', str(tmp_path / 'ids.txt'), '--out', str(tmp_path)]
     )
     for folder in ('pictures', 'results'):
-        assert sorted(path.stem for path in (tmp_path / folder).iterdir()) == IDS[2:]
+        assert sorted(path.stem for path in (tmp_path / folder).glob('[!.]*')) == IDS[2:]
     for name in IDS[2:]:
         expected = (world / f'toy_run/results/{name}.txt').read_bytes()
         assert (tmp_path / f'results/{name}.txt').read_bytes() == expected

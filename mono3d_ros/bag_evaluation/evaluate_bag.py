@@ -26,7 +26,7 @@ from mono3d_ros.bag_evaluation import label_score, lidar_check, rerun_export, re
 from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, EvaluationOptions
 from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError
-from mono3d_ros.bags.drive_reader import DriveQuery, prefer_raw, prefer_rectified
+from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
 from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading

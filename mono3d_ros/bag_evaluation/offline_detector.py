@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from mono3d_ros.bag_evaluation import lidar_check, pictures
 from mono3d_ros.bag_evaluation.results import ImageResult
-from mono3d_ros.bags.bag_io import BagWriter, make_message_factory, make_typestore
+from mono3d_ros.bags.bag_io import BagWriter
 from mono3d_ros.bags.drive_reader import DriveSample
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages import detections, markers
 from mono3d_ros.messages.images import to_frame

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
-from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader, DriveSample, Scan, choose_cameras
+from mono3d_ros.bags.drive_query import DriveQuery, choose_cameras
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
 from mono3d_ros.camera_frame import Frame, FrameResult

@@ -21,13 +21,8 @@ from mono3d_ros.bag_evaluation.offline_detector import (
 )
 from mono3d_ros.bag_evaluation.results import DriveResults
 from mono3d_ros.bags.bag_io import LATCHED_QOS, STORAGES, BagError, BagReader, BagWriter
-from mono3d_ros.bags.drive_reader import (
-    TF_STATIC_TOPIC,
-    TF_TOPIC,
-    DriveQuery,
-    DriveReader,
-    DriveSample,
-)
+from mono3d_ros.bags.drive_query import DriveQuery
+from mono3d_ros.bags.drive_reader import TF_STATIC_TOPIC, TF_TOPIC, DriveReader, DriveSample
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.params import Params

@@ -23,13 +23,8 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
-from mono3d_ros.bags.drive_reader import (
-    DriveQuery,
-    DriveReader,
-    DriveSample,
-    prefer_raw,
-    prefer_rectified,
-)
+from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import to_frame
 from mono3d_ros.messages.point_cloud import read_points

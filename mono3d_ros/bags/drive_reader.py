@@ -12,81 +12,25 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mono3d_ros.bags import drive_writer
 from mono3d_ros.bags.bag_io import BagError, BagReader, Message
+from mono3d_ros.bags.drive_query import (
+    CameraTopics,
+    DriveQuery,
+    choose_cameras,
+    choose_cloud_topic,
+)
 from mono3d_ros.camera_frame import CameraPose
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.tf.history import TransformHistory
 from stl_core.data.frame_source import DataError
 from stl_core.types import Array, Labels
 
-IMAGE_TYPE, COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
-CAMERA_INFO_TYPE, POINT_CLOUD_TYPE = 'sensor_msgs/msg/CameraInfo', 'sensor_msgs/msg/PointCloud2'
 TF_STATIC_TOPIC, TF_TOPIC = '/tf_static', '/tf'
-
-
-@dataclass(frozen=True)
-class CameraTopics:
-    """
-    The topics of one camera in a bag.
-
-    :param name: namespace of the topics, such as 'front'; 'camera' without a namespace.
-    :param image: topic of the images, raw or compressed.
-    :param info: topic of camera_info.
-    :param labels: topic of the labels; empty if the bag has none.
-    """
-
-    name: str
-    image: str
-    info: str
-    labels: str
-
-
-def prefer_rectified(camera: CameraTopics) -> tuple[bool, bool]:
-    """Return a sort key: rectified images before others, Image before CompressedImage."""
-    base = camera.image.removesuffix('/compressed')
-    return 'rect' not in base.rsplit('/', 1)[1], base != camera.image
-
-
-def prefer_raw(camera: CameraTopics) -> tuple[bool, bool]:
-    """Return a sort key: rectified images after others, Image before CompressedImage."""
-    is_other, compressed = prefer_rectified(camera)
-    return not is_other, compressed
-
-
-@dataclass(frozen=True)
-class DriveQuery:
-    """
-    Which part of a bag to read.
-
-    :param camera: name or image topic of one camera; empty for all cameras.
-    :param topic_order: sort key; the first of several image topics of a camera is used.
-    :param cloud_topic: topic of the LiDAR scans; empty for the first PointCloud2 topic.
-    :param every: use every n-th image of each camera.
-    :param max_offset_s: maximum time between an image and its scan, seconds.
-    :param vehicle_frame: frame of the vehicle, for CameraPose.vehicle_T_cam.
-    :param fixed_frame: frame that does not move, for CameraPose.fixed_T_cam.
-    """
-
-    camera: str = ''
-    topic_order: Callable[[CameraTopics], Any] = prefer_rectified
-    cloud_topic: str = ''
-    every: int = 1
-    max_offset_s: float = 0.05
-    vehicle_frame: str = 'base_link'
-    fixed_frame: str = 'odom'
-
-    def __post_init__(self) -> None:
-        """Raise BagError for numbers out of range."""
-        if self.every < 1:
-            raise BagError(f'every {self.every}: expected 1 or more')
-        if not self.max_offset_s >= 0:
-            raise BagError(f'max-offset {self.max_offset_s:g}: expected 0 or more seconds')
 
 
 class Scan(NamedTuple):
@@ -131,37 +75,6 @@ class DriveSample:
     label_text: str
 
 
-def choose_cameras(
-    topics: Mapping[str, str], query: DriveQuery, bag: str | Path
-) -> tuple[CameraTopics, ...]:
-    """
-    Find the cameras of a bag: image topics with a camera_info topic in the same namespace.
-
-    :param topics: topic -> message type.
-    :param query: which cameras to select.
-    :param bag: name of the bag, for error messages.
-    :return: at least one camera, in order of their names.
-    :raises BagError: if no camera matches; the message lists the topics or cameras of the bag.
-    """
-    candidates = list(_find_cameras(topics))
-    if not candidates:
-        has = ', '.join(topics) or 'nothing'
-        raise BagError(
-            f'{bag}: no image topic with a camera_info in its namespace; the bag has {has}'
-        )
-    cameras: dict[str, CameraTopics] = {}
-    for each in sorted(candidates, key=query.topic_order):
-        cameras.setdefault(each.name, each)
-    if not query.camera:
-        return tuple(cameras[name] for name in sorted(cameras))
-    matches = [each for each in candidates if each.image == query.camera]
-    matches += [each for name, each in cameras.items() if name == query.camera.strip('/')]
-    if not matches:
-        has = ', '.join(f'{each.name} ({each.image})' for each in cameras.values())
-        raise BagError(f'{bag}: no camera {query.camera}; the bag has {has}')
-    return (matches[0],)
-
-
 class DriveReader:
     """Iterate over the images of an open bag; a first pass associates the messages by stamps."""
 
@@ -175,7 +88,7 @@ class DriveReader:
         """
         self._reader, self._query = reader, query
         self.cameras = choose_cameras(reader.topics, query, reader.path)
-        self.cloud_topic = _choose_cloud_topic(reader, query.cloud_topic)
+        self.cloud_topic = choose_cloud_topic(reader.topics, query, reader.path)
         self._camera_by_topic = {each.image: each for each in self.cameras}
         self._pose_frames = (query.vehicle_frame, query.fixed_frame)
         self._index = self._build_index()
@@ -334,29 +247,6 @@ class _DriveIndex:
     infos: dict[str, list[tuple[int, Message]]] = field(default_factory=dict)
     labels: dict[tuple[str, int], Message] = field(default_factory=dict)
     transforms: TransformHistory = field(default_factory=lambda: TransformHistory((), ()))
-
-
-def _find_cameras(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
-    """Yield every image topic with a camera_info topic in the same namespace."""
-    for topic, kind in topics.items():
-        base = topic.removesuffix('/compressed')
-        if kind != (IMAGE_TYPE if base == topic else COMPRESSED_IMAGE_TYPE):
-            continue  # other transports, such as /compressedDepth, are not colour images
-        space = base.rsplit('/', 1)[0]
-        if topics.get(f'{space}/camera_info') == CAMERA_INFO_TYPE:
-            labels = f'{space}/ground_truth/labels'
-            name = space.strip('/') or 'camera'
-            has_labels = topics.get(labels) == 'std_msgs/msg/String'
-            yield CameraTopics(name, topic, f'{space}/camera_info', labels if has_labels else '')
-
-
-def _choose_cloud_topic(reader: BagReader, requested: str) -> str:
-    """Return the requested or the first PointCloud2 topic; empty if the bag has none."""
-    clouds = [topic for topic, kind in reader.topics.items() if kind == POINT_CLOUD_TYPE]
-    if requested and requested not in clouds:
-        has = ', '.join(clouds) or 'none'
-        raise BagError(f'{reader.path}: no PointCloud2 topic {requested}; the bag has {has}')
-    return requested or next(iter(clouds), '')
 
 
 def _stamp_of(pair: tuple[int, Any]) -> int:

@@ -21,14 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from mono3d_ros.bags import drive_writer
-from mono3d_ros.bags.bag_io import (
-    STORAGES,
-    BagError,
-    BagWriter,
-    make_message_factory,
-    make_typestore,
-)
+from mono3d_ros.bags.bag_io import STORAGES, BagError, BagWriter
 from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.tf.transforms import Pose
 from stl_core.cli.command import run_command
 from stl_core.data.frame_source import DataError

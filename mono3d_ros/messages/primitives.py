@@ -2,8 +2,8 @@
 Small parts of messages: headers, durations, points, vectors and poses.
 
 No message class is imported: a MessageFactory makes messages, make('geometry_msgs/msg/Point', x=1)
-for example, of ROS in the node (node/message_factory.py) and of rosbags in bags/bag_io.py. Fields
-that are not given take the defaults of ROS.
+for example, of ROS in the node (node/message_factory.py) and of rosbags in bags/message_types.py.
+Fields that are not given take the defaults of ROS.
 """
 
 from __future__ import annotations

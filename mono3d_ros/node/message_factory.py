@@ -1,5 +1,5 @@
 """
-ROS message classes by type name; the counterpart for bags is in mono3d_ros.bags.bag_io.
+ROS message classes by type name; the counterpart for bags is in mono3d_ros.bags.message_types.
 
 vision_msgs, autoware_perception_msgs and tf2_msgs are optional: message_class returns None if
 they are not installed, and callers then leave out the feature.

@@ -65,7 +65,7 @@ ALLOWED = {
         'stl_core/data/synthetic/sensors/image_sensor.py',
     },
     'timm': {'stl_core/models/backbone.py'},
-    'rosbags': {'mono3d_ros/bags/bag_io.py'},
+    'rosbags': {'mono3d_ros/bags/bag_io.py', 'mono3d_ros/bags/message_types.py'},
     'rerun': {'mono3d_ros/bag_evaluation/rerun_export.py'},
     'cv_bridge': {'mono3d_ros/messages/image_decoding.py'},
     'yaml': {'stl_core/training/config_builder.py'},

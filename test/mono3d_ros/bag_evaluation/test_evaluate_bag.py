@@ -18,7 +18,8 @@ from worker_jobs import wait_for
 from mono3d_ros.bag_evaluation import evaluate_bag, lidar_check, pictures
 from mono3d_ros.bags import kitti_to_bag, recorded_boxes
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.bags.drive_query import DriveQuery
+from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.messages import images, primitives
 from mono3d_ros.messages.rectification import passthrough_image
 from stl_core.cli import main

@@ -11,7 +11,8 @@ from mono3d_ros.bag_evaluation import evaluate_bag, replay
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions, group_by_time
 from mono3d_ros.bags import kitti_to_bag, recorded_boxes
 from mono3d_ros.bags.bag_io import BagReader
-from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.bags.drive_query import DriveQuery
+from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.params import Params

@@ -13,14 +13,9 @@ from kitti_scenes import make_scenes
 
 from mono3d_ros.bag_evaluation import pictures
 from mono3d_ros.bags import drive_writer, kitti_to_bag, recorded_boxes
-from mono3d_ros.bags.bag_io import (
-    BagError,
-    BagReader,
-    BagWriter,
-    make_message_factory,
-    make_typestore,
-)
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter
 from mono3d_ros.bags.drive_reader import Scan
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import FrameResult
 from mono3d_ros.messages import markers
 from mono3d_ros.tf.history import TransformHistory

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from mono3d_ros.bags.bag_io import (
-    BagError,
-    BagReader,
-    BagWriter,
-    make_message_factory,
-    make_typestore,
-)
+from mono3d_ros.bags.bag_io import BagError, BagReader, BagWriter
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import FrameResult
 from mono3d_ros.messages import markers
 from mono3d_ros.messages.primitives import message_stamp_ns

@@ -8,9 +8,11 @@ import pytest
 from kitti_scenes import HEIGHT, P2, WIDTH, make_scenes
 
 from mono3d_ros.bags import bag_to_kitti, kitti_to_bag
-from mono3d_ros.bags.bag_io import BagReader, BagWriter, make_message_factory, make_typestore
-from mono3d_ros.bags.drive_reader import DriveQuery, DriveReader
+from mono3d_ros.bags.bag_io import BagReader, BagWriter
+from mono3d_ros.bags.drive_query import DriveQuery
+from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.bags.drive_writer import POINT_FIELD_FLOAT32, POINT_FIELDS
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.messages.primitives import to_header
 from mono3d_ros.tf import transforms
 from stl_core.data.sources import kitti

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rosbags.typesys import get_types_from_msg
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import TargetFrame
 from mono3d_ros.messages import detections
 from mono3d_ros.messages.detections import AUTOWARE_LABELS

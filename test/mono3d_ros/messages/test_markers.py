@@ -7,7 +7,7 @@ import pytest
 from frame_results import STAMP_NS, by_kind, objects, plain_new, random_target, result, xyz
 
 from mono3d_ros.bags import recorded_boxes
-from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import TargetFrame
 from mono3d_ros.messages import annotated_image, detections, markers
 from mono3d_ros.messages.markers import ARROW

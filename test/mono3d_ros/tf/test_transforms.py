@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mono3d_ros.bags.bag_io import make_message_factory, make_typestore
+from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.tf.transforms import Pose, lookup_in_tree, make_tf_message, read_tf_message
 
 NEW = make_message_factory(make_typestore())

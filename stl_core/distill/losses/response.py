@@ -5,13 +5,15 @@ response_loss is the sum of four terms, weighted by the teacher's certainty abou
 
 - object_response_loss compares the predictions of both networks for each target.
 - heatmap_response_loss compares the heatmaps in the objects' boxes.
-- depth_response_loss compares the depth distributions in all cells of an object.
+- depth_response_loss compares the depth distributions in the cells of an object whose depth the
+  teacher can know, see DEPTH_CELLS.
 - peak_weighted_response_loss compares the other predictions in all cells of an object, weighted by
   the teacher's heatmap.
 
 The last three need head maps of the same size from both networks, see shared_head_maps. Labels
 supervise only the cell of an object's centre, but a detector reads its predictions wherever its
-heatmap peaks; these terms supervise the other cells, too.
+heatmap peaks; these terms supervise the other cells, too. The teacher's labels supervised no other
+cell either: its depth far from its peaks is arbitrary, and so is the sigma that it states there.
 Shapes: B batch, N object slots, C classes, A heading bins, D numbers of a prediction, h w grid.
 """
 
@@ -32,6 +34,21 @@ from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Bounds of a log sigma (metres): wider than any useful prediction, and safe in float32.
 _LOG_SIGMA_BOUNDS = (math.log(1e-3), math.log(1e3))
+
+#: Cells of an object in which depth_response_loss compares depth, and their weights.
+DEPTH_CELLS = ('peaks', 'agreeing', 'all', 'none')
+
+#: Height of the teacher's heatmap below which a cell has no weight for `peaks`: no detection is
+#: read there (published detectors ignore peaks below 0.2), so no depth was ever taught there.
+MIN_PEAK = 0.1
+
+#: Teacher's sigmas by which its depth may miss the label in a cell that counts for `agreeing`.
+AGREEING_SIGMAS = 2.0
+
+#: Upper bound of the divergence of one cell, approached as g / (1 + g / bound): depth is exp of a
+#: logit, so that the gradient of one wild cell could otherwise exceed those of all others. Two
+#: Laplace distributions with one sigma and means five sigmas apart diverge by 6.
+_DIVERGENCE_BOUND = 8.0
 
 
 @dataclass(frozen=True)
@@ -98,23 +115,61 @@ def heatmap_response_loss(
 
 
 def depth_response_loss(
-    view: DistillView, maps: SharedHeadMaps, half_sigma_m: float, normalizer: StepNormalizer
+    view: DistillView, maps: SharedHeadMaps, config: ResponseLossConfig, normalizer: StepNormalizer
 ) -> Tensor | float:
     """
-    Compute the KL divergence of the student's depth distribution from the teacher's over objects.
+    Compare the depth distributions over objects: KL of the student's from the teacher's.
 
     :param view: the batch.
     :param maps: maps with or without depth (logit and log sigma).
-    :param half_sigma_m: the teacher's sigma at which a cell has half weight, metres.
+    :param config: which cells count, see depth_cell_weights. The divergence g of a cell is
+        bounded, g / (1 + g / 8), except for `all`.
     :param normalizer: normaliser of the step.
-    :return: scalar: mean over an object's cells, then over objects; 0 without depth maps.
+    :return: scalar: weighted sum over an object's cells, mean over objects; 0 without depth maps.
     """
-    if 'depth' not in maps.student or maps.student['depth'].shape[1] != 2:
+    has_depth = 'depth' in maps.student and maps.student['depth'].shape[1] == 2
+    if config.depth_cells == 'none' or not has_depth:
         return 0.0
-    student, teacher = maps.channels_last('depth')
-    weights = weighting.confidence_gate(teacher[..., 1].exp(), half_sigma_m)
-    distance = regions.mean_over_cells(maps.cells, weights * laplace_kl(student, teacher))
-    return masked_mean(distance, view.targets.valid, normalizer)
+    divergence = laplace_kl(*maps.channels_last('depth'))
+    if config.depth_cells != 'all':
+        divergence = divergence / (1 + divergence / _DIVERGENCE_BOUND)
+    weights = depth_cell_weights(view, maps, config)
+    return masked_mean(
+        torch.einsum('bnhw,bhw->bn', weights, divergence), view.targets.valid, normalizer
+    )
+
+
+def depth_cell_weights(
+    view: DistillView, maps: SharedHeadMaps, config: ResponseLossConfig
+) -> Tensor:
+    """
+    Compute the weight of the depth of each cell in the loss of each object.
+
+    Each weight is the product of 1 / (1 + (sigma / half)^2), with the teacher's sigma in the cell,
+    and a distribution over the object's cells, which depends on `depth_cells`:
+
+    - peaks: in proportion to the teacher's heatmap of the object's class, where it is at least
+      MIN_PEAK. A detector is taught depth at the peaks of its heatmap and reads it there.
+    - agreeing: equal, but 0 where the teacher's depth misses the label by more than
+      AGREEING_SIGMAS of its sigma: its sigma there is wrong, too.
+    - all: equal. The teacher's sigma alone decides, also where no label ever supervised it.
+
+    :param view: the batch.
+    :param maps: maps with heatmap and depth.
+    :param config: cells and gate.
+    :return: (B, N, h, w), without gradient; sums to at most 1 over the cells of an object.
+    """
+    teacher = maps.channels_last('depth')[1].detach()
+    sigma_m = teacher[..., 1].clamp(*_LOG_SIGMA_BOUNDS).exp()
+    gate = weighting.confidence_gate(sigma_m, config.half_sigma_m)[:, None]
+    if config.depth_cells == 'peaks':
+        return _peak_weights(view, maps, MIN_PEAK) * gate
+    share = maps.cells / maps.cells.sum((-1, -2), keepdim=True).clamp(min=1)
+    if config.depth_cells == 'agreeing':
+        label_m = view.targets.depth_m[..., None, None]
+        error_m = (depth_encoding.from_logit(teacher[..., 0])[:, None] - label_m).abs()
+        share = share * (error_m <= AGREEING_SIGMAS * sigma_m[:, None])
+    return share * gate
 
 
 def peak_weighted_response_loss(
@@ -134,12 +189,22 @@ def peak_weighted_response_loss(
     if not names:
         return 0.0
     distances = sum(head_distance(name, *maps.channels_last(name)) for name in names)
-    heatmap = maps.teacher['heatmap'].sigmoid()
-    class_index = view.targets.class_id[..., None, None].expand(-1, -1, *heatmap.shape[-2:])
-    peak_weight = heatmap.gather(1, class_index) * maps.cells
-    peak_weight = peak_weight / peak_weight.sum((-1, -2), keepdim=True).clamp(min=1e-6)
-    distance = torch.einsum('bnhw,bhw->bn', peak_weight, distances)
+    distance = torch.einsum('bnhw,bhw->bn', _peak_weights(view, maps), distances)
     return masked_mean(weight * distance, view.targets.valid, normalizer)
+
+
+def _peak_weights(view: DistillView, maps: SharedHeadMaps, min_peak: float = 0.0) -> Tensor:
+    """
+    Return the teacher's heatmap of each object's class over the object's cells, with sum 1.
+
+    :param min_peak: height below which a cell has weight 0.
+    :return: (B, N, h, w); 0 for objects without a cell of that height.
+    """
+    heatmap = maps.teacher['heatmap'].detach().sigmoid()
+    class_index = view.targets.class_id[..., None, None].expand(-1, -1, *heatmap.shape[-2:])
+    height = heatmap.gather(1, class_index) * maps.cells
+    height = torch.where(height >= min_peak, height, 0)
+    return height / height.sum((-1, -2), keepdim=True).clamp(min=1e-6)
 
 
 def laplace_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -222,13 +287,21 @@ class ResponseLossConfig:
 
     :param half_sigma_m: the teacher's depth sigma at which an object or cell has half weight,
         metres; infinite (.inf in YAML) gives all the same weight.
+    :param depth_cells: cells of an object whose depth is compared, one of DEPTH_CELLS: `peaks`
+        and `agreeing` where the teacher was taught depth, see depth_cell_weights; `all` in every
+        cell, as before this option existed; `none` at the object's cell alone, with its other
+        predictions.
     """
 
     half_sigma_m: float = 1.0
+    depth_cells: str = 'peaks'
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless half_sigma_m is above 0."""
+        """Raise ValueError for a half_sigma_m not above 0 or an unknown name of cells."""
         weighting.check_positive('half_sigma_m', self.half_sigma_m)
+        if self.depth_cells not in DEPTH_CELLS:
+            known = ', '.join(DEPTH_CELLS)
+            raise ValueError(f'depth_cells: {self.depth_cells!r} is unknown; known: {known}')
 
 
 def response_loss(
@@ -238,7 +311,7 @@ def response_loss(
     Compute object_response_loss plus, for heatmaps of the same size, the losses over head maps.
 
     :param view: the batch.
-    :param config: the gate from the teacher's certainty.
+    :param config: the gate from the teacher's certainty, and the cells whose depth is compared.
     :param normalizer: normaliser of the step.
     :return: scalar; 0 when no object is valid.
     """
@@ -249,6 +322,6 @@ def response_loss(
     return (
         total
         + heatmap_response_loss(view, maps, weight, normalizer)
-        + depth_response_loss(view, maps, config.half_sigma_m, normalizer)
+        + depth_response_loss(view, maps, config, normalizer)
         + peak_weighted_response_loss(view, maps, weight, normalizer)
     )

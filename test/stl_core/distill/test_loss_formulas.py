@@ -325,14 +325,15 @@ def test_depth_maps_are_compared_by_kl_of_laplace_distributions():
     assert float(laplace_kl(teacher, teacher)) == pytest.approx(0, abs=1e-6)
 
 
-def test_depth_loss_has_a_gradient_in_every_cell_of_an_object():
+def test_depth_of_all_cells_has_a_gradient_in_every_cell_of_an_object():
     view = make_view('dense', (1,), 1)
     box = torch.tensor([[[40.0, 40, 80, 64]]])
     view = with_targets(view, box_px=box)
     view, tensors = with_gradients(
         with_student(view, predictions={'depth': view.teacher.predictions['depth']})
     )
-    value = depth_response_loss(view, shared_head_maps(view), torch.inf, SINGLE_PART)
+    config = response.ResponseLossConfig(half_sigma_m=torch.inf, depth_cells='all')
+    value = depth_response_loss(view, shared_head_maps(view), config, SINGLE_PART)
     value.backward()
     grad = tensors['heads', 'depth'].grad[0]
     reached = grad.abs().sum(0) > 0
@@ -419,7 +420,8 @@ def test_response_loss_is_the_sum_of_its_four_gated_terms():
         expected_peak_weighted(view, weight),
     ]
     assert min(parts) > 0.01
-    assert float(evaluate('response', view, half_sigma_m=half)) == pytest.approx(sum(parts))
+    value = evaluate('response', view, half_sigma_m=half, depth_cells='all')
+    assert float(value) == pytest.approx(sum(parts))
 
 
 def test_predictions_over_an_object_are_weighted_by_the_peak_of_the_teacher():

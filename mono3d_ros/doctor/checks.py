@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mono3d_ros.doctor.environment import Environment
+from mono3d_ros.monitoring import transport_advice
 
 #: Levels of a result: the node cannot run; it runs with problems; something optional is missing.
 MISSING, WARNING, NOTE = 'missing', 'warning', 'note'
@@ -237,9 +238,16 @@ def _check_transport(env: Environment) -> Iterator[CheckResult]:
     """Check for causes of lost large images: DDS transports and buffers of the kernel."""
     probe = env.trials.get('rclpy')
     rmw = probe.said.get('rmw', '') if probe else ''
-    settings = {'FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE'}
-    settings |= {'FASTRTPS_DEFAULT_PROFILES_FILE'}
-    if 'fastrtps' in rmw and not settings & set(env.variables):
+    settings = {transport_advice.TRANSPORTS_VARIABLE, *transport_advice.PROFILE_VARIABLES}
+    setting = transport_advice.localhost_setting(env.variables)
+    if 'fastrtps' in rmw and setting:
+        yield CheckResult(
+            WARNING,
+            f'{setting} makes Fast DDS ignore FASTDDS_BUILTIN_TRANSPORTS: large images are lost '
+            'silently',
+            transport_advice.localhost_remedy(setting),
+        )
+    elif 'fastrtps' in rmw and not settings & set(env.variables):
         yield CheckResult(
             WARNING,
             "Fast DDS's default transports lose large images silently",

@@ -20,7 +20,6 @@ OK, WARN, ERROR = 0, 1, 2
 MAX_SILENCE_S = 2.0
 #: More camera_infos without an image than this indicate that images are lost in transport.
 MAX_UNPAIRED_INFOS = 5
-TRANSPORT_HINT = 'try FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides'
 
 #: Fraction of superseded images that causes a warning: the network is slower than its camera.
 SUPERSEDED_FRACTION = 0.5
@@ -53,6 +52,7 @@ class HealthInput:
     :param device: device of the network.
     :param cpu_fallback: whether the CPU is used because there is no GPU.
     :param qos_mismatches: topic with an incompatible QoS -> its effect.
+    :param transport_advice: what to try if images are lost, see transport_advice.
     :param missing_types: output that cannot be published -> message type that is not installed.
     :param now: current counters.
     :param before: counters a few seconds ago.
@@ -66,6 +66,7 @@ class HealthInput:
     device: str
     cpu_fallback: bool
     qos_mismatches: Mapping[str, str]
+    transport_advice: str
     missing_types: Mapping[str, str]
     now: CounterSnapshot
     before: CounterSnapshot
@@ -106,14 +107,14 @@ def _topic_issues(health: HealthInput) -> list[Issue]:
     issues = []
     if health.silent_s > MAX_SILENCE_S:
         topics = ' and '.join(health.image_topics)
-        hint = _publisher_hint(health.publishers)
+        hint = _publisher_hint(health.publishers, health.transport_advice)
         text = f'no image on {topics} for {health.silent_s:.0f} s {hint}'
         issues.append(Issue(WARN, 'silent', text))
     issues += [Issue(ERROR, 'misfit', text) for text in health.qos_mismatches.values()]
     recent = _recent_counts(health)
     unpaired = recent['infos'] - recent['received']
     if recent['received'] > 0 and unpaired > max(MAX_UNPAIRED_INFOS, recent['received'] // 4):
-        text = f'{unpaired} camera_infos arrived without their image; {TRANSPORT_HINT}'
+        text = f'{unpaired} camera_infos arrived without their image; {health.transport_advice}'
         issues.append(Issue(WARN, 'unpaired', text))
     return issues
 
@@ -151,11 +152,11 @@ def _recent_counts(health: HealthInput) -> dict[str, int]:
     return {name: now.get(name, 0) - before.get(name, 0) for name in COUNTER_NAMES}
 
 
-def _publisher_hint(publishers: int) -> str:
+def _publisher_hint(publishers: int, transport_advice: str) -> str:
     """Return a hint that depends on whether the topic has publishers."""
     if publishers == 0:
         return '(nobody publishes it: topic name, namespace or ROS_DOMAIN_ID?)'
-    return f'(publishers: {publishers}; QoS, or {TRANSPORT_HINT}?)'
+    return f'(publishers: {publishers}; QoS? Or {transport_advice})'
 
 
 def _diagnostic_values(health: HealthInput) -> dict[str, str]:

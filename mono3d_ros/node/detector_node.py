@@ -8,6 +8,7 @@ parameter autostart, the default, the node makes both transitions itself.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -22,10 +23,12 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
+from rclpy.utilities import get_rmw_implementation_identifier
 from std_srvs.srv import SetBool
 
 from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
 from mono3d_ros.monitoring.diagnostics import HealthInput
+from mono3d_ros.monitoring.transport_advice import lost_images_advice
 from mono3d_ros.node import parameters, publishers, tf_listener
 from mono3d_ros.node.diagnostics_publisher import DiagnosticsPublisher
 from mono3d_ros.node.endpoints import Endpoints
@@ -229,6 +232,7 @@ class DetectorNode(LifecycleNode):
             qos_mismatches=self._endpoints.qos_mismatches(
                 (*topics, tf_listener.TF_TOPIC, tf_listener.TF_STATIC_TOPIC)
             ),
+            transport_advice=lost_images_advice(get_rmw_implementation_identifier(), os.environ),
             missing_types=publishers.missing_message_types(),
             now=now,
             before=before,

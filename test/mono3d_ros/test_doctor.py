@@ -204,6 +204,12 @@ PROBLEMS = {
         'lose large images',
         'export FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA',
     ),
+    'localhost only': (
+        {'variables': {**HEALTHY.variables, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}},
+        WARNING,
+        'ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST makes Fast DDS ignore FASTDDS_BUILTIN_TRANSPORTS',
+        'ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET and .*=LARGE_DATA for cameras .*, or .*reliable',
+    ),
     'small buffers': (
         {
             **probe('rclpy', {'rmw': 'rmw_cyclonedds_cpp'}),

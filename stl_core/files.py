@@ -1,4 +1,8 @@
-"""Atomic output: a file or folder is complete when it appears at its path, or absent."""
+"""
+Output: a file or folder is complete when it appears at its path, or absent.
+
+The require_ functions check, before the work, that an output can be written after it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,65 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART_SUFFIX = '.part'
+
+
+class OutputError(ValueError):
+    """An output that cannot be written; the message names it."""
+
+
+def require_writable_file(path: str | Path) -> None:
+    """
+    Check that atomic_file can write a file; missing folders may be created for it.
+
+    :raises OutputError: for a folder or device in its place, a file in place of a folder above it,
+        or a folder in which this process cannot create files.
+    """
+    try:
+        if Path(path).is_dir():
+            raise OutputError(f'{path}: this is a folder; expected the path of a file to write')
+        if os.path.lexists(path) and not Path(path).is_file():
+            raise OutputError(f'{path}: not a regular file; expected the path of a file to write')
+    except OSError as err:
+        raise _unwritable_error(path, err) from err
+    _require_writable_parent(path, Path(path).parent)
+
+
+def require_writable_folder(path: str | Path) -> None:
+    """
+    Check that files can be created in a folder, which may be missing; see require_writable_file.
+
+    :raises OutputError: for a file in its place or in place of a folder above it, or a folder in
+        which this process cannot create files.
+    """
+    _require_writable_parent(path, Path(path))
+
+
+def require_new_folder(path: str | Path) -> None:
+    """
+    Check that atomic_folder can create a folder.
+
+    :raises OutputError: if the path exists, and as require_writable_folder.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f'{path}: exists already and is not overwritten; choose a new folder')
+    _require_writable_parent(path, Path(path).parent)
+
+
+def _require_writable_parent(output: str | Path, folder: Path) -> None:
+    """Create and delete a file in a folder, or in the innermost folder above it that exists."""
+    try:
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        if not folder.is_dir():
+            raise OutputError(f'{output}: cannot be written, because {folder} is not a folder')
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone say nothing to root
+            pass
+    except OSError as err:
+        raise _unwritable_error(output, err) from err
+
+
+def _unwritable_error(output: str | Path, err: OSError) -> OutputError:
+    return OutputError(f'{output}: cannot be written ({err.strerror or err})')
 
 
 @contextmanager

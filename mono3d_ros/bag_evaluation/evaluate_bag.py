@@ -25,7 +25,7 @@ from rich.table import Table
 from mono3d_ros.bag_evaluation import label_score, lidar_check, rerun_export, results, runner
 from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, EvaluationOptions
 from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
-from mono3d_ros.bags.bag_io import STORAGES, BagError
+from mono3d_ros.bags.bag_io import STORAGES, BagError, require_absent
 from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
 from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
@@ -33,9 +33,10 @@ from mono3d_ros.perception import model_loading
 from stl_core.cli.command import run_command
 from stl_core.cli.output import add_metric_option
 from stl_core.evaluation.metric import table_cells
+from stl_core.files import OutputError, require_writable_file
 
 #: Errors that a user can fix: reported on one line, without a traceback.
-INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError)
+INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError, OutputError)
 
 
 def list_bags(path: Path) -> list[Path]:
@@ -201,6 +202,9 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
 
 def _run(args: argparse.Namespace) -> list[str]:
     """Evaluate the bag or bags; return one error message for each bag that cannot be used."""
+    require_absent(args.out)
+    if args.rerun:
+        require_writable_file(args.rerun)
     options, bags = _read_options(args), list_bags(args.bag)
     errors: list[str] = []
     try:

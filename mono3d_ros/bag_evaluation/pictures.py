@@ -155,7 +155,7 @@ def draw_scene(
 def write_picture(path: str | Path, image: Array) -> None:
     """Write an RGB image as PNG; creates the folder if necessary."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    draw.write_picture(Path(path), image)
 
 
 def write_video(path: str | Path, pictures: Sequence[str | Path], hold_s: float) -> None:

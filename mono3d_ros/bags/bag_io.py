@@ -30,7 +30,7 @@ from rosbags.typesys import TypesysError
 from rosbags.typesys.store import Typestore
 
 from mono3d_ros.bags.message_types import make_typestore
-from stl_core.files import atomic_folder
+from stl_core.files import OutputError, atomic_folder, require_new_folder
 
 #: Exceptions that rosbags raises for a path that is missing, truncated or not a bag.
 READ_ERRORS = (
@@ -246,9 +246,11 @@ class BagWriter:
 
 
 def require_absent(path: Path) -> None:
-    """Raise BagError if the path of a new bag or folder exists."""
-    if path.exists():
-        raise BagError(f'{path}: exists already and is not overwritten; choose a new folder')
+    """Raise BagError if the path of a new bag or folder exists or cannot be written."""
+    try:
+        require_new_folder(path)
+    except OutputError as err:
+        raise BagError(str(err)) from err
 
 
 _EXPECTED = 'expected a rosbag2 folder with its metadata.yaml, an .mcap or a .db3 file'

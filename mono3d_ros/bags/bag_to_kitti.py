@@ -81,12 +81,12 @@ def extract_frames(
     :return: number of frames and missing parts.
     :raises BagError: for a bag, camera or folder that cannot be used.
     """
+    require_absent(out)
     with BagReader(bag) as reader:
         drive = DriveReader(reader, query)
         if len(drive.cameras) > 1:
             has = ', '.join(each.name for each in drive.cameras)
             raise BagError(f'{bag}: several cameras ({has}); choose one with --camera')
-        require_absent(out)
         with atomic_folder(out) as folder, progress_bar() as bar:
             task = bar.add_task('writing', total=len(drive), note=str(out))
             rows: list[FrameRow] = []

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mono3d_ros.bags import drive_writer
-from mono3d_ros.bags.bag_io import STORAGES, BagError, BagWriter
+from mono3d_ros.bags.bag_io import STORAGES, BagError, BagWriter, require_absent
 from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.tf.transforms import Pose
@@ -84,6 +84,7 @@ def convert_kitti(root: Path, out: Path, options: ConversionOptions, bag_format:
     :raises DataError: for a missing or malformed file; the message names it.
     :raises BagError: for an invalid name or rate, or if the bag cannot be written.
     """
+    require_absent(out)
     if not 0 < options.rate_hz < np.inf:
         raise BagError(f'the rate must be above 0 frames per second, got {options.rate_hz:g}')
     read = _read_drive if kitti_tracking.is_drive(root) else _read_object_frames

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stl_core.cli.frame_options import add_frame_options, list_images
+from stl_core.cli.output import OutputFolder
 from stl_core.data.depth_maps import depth_from_scan, write_depth
 from stl_core.data.frame_source import DataError, SourceImage
 from stl_core.data.worker_pool import available_cpus, map_ordered, with_progress
@@ -25,7 +26,9 @@ def add_command(commands: Any) -> None:
     )
     add_frame_options(parser, 'image_2, calib and velodyne')
     parser.add_argument(
-        'out', help='output folder for ID.png, such as ROOT/depth_2; existing files are kept'
+        'out',
+        type=OutputFolder,
+        help='output folder for ID.png, such as ROOT/depth_2; existing files are kept',
     )
     parser.add_argument(
         '--workers', type=int, default=available_cpus(), help='number of processes'

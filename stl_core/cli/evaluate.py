@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
-
+from stl_core import files
 from stl_core.cli.frame_options import add_frame_options, list_images
 from stl_core.cli.models import add_model_argument
-from stl_core.cli.output import add_json_option, add_metric_option, write_json
+from stl_core.cli.output import OutputFolder, add_json_option, add_metric_option, write_json
 from stl_core.data.frame_source import DataError, require_labels
 from stl_core.data.sources import kitti
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
@@ -31,7 +30,9 @@ def add_evaluate_command(commands: Any) -> None:
     add_model_argument(parser)
     add_frame_options(parser, 'image_2, calib, label_2; for a teacher: velodyne or depth_2')
     parser.add_argument(
-        '--results', help='folder for KITTI result files, one per frame; replaces older ones'
+        '--results',
+        type=OutputFolder,
+        help='folder for KITTI result files, one per frame; replaces older ones',
     )
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     add_metric_option(parser)
@@ -116,7 +117,10 @@ def add_predict_command(commands: Any) -> None:
     add_model_argument(parser)
     add_frame_options(parser, 'image_2, calib; for a teacher: velodyne or depth_2')
     parser.add_argument(
-        '--out', default='runs/predict', help='output folder for results/ and pictures/'
+        '--out',
+        type=OutputFolder,
+        default='runs/predict',
+        help='output folder for results/ and pictures/',
     )
     parser.add_argument(
         '--score', type=float, default=0.3, help='minimum score of boxes in pictures'
@@ -126,7 +130,10 @@ def add_predict_command(commands: Any) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> None:
-    frames, out = list_images(args, labelled=False), Path(args.out)
+    out = Path(args.out)
+    for folder in (out / 'pictures', out / 'results'):
+        files.require_writable_folder(folder)
+    frames = list_images(args, labelled=False)
     predictor = load_predictor(args.student, args.device)
     classes = predictor.spec.classes
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
@@ -138,8 +145,7 @@ def _run_predict(args: argparse.Namespace) -> None:
         colours = [style.class_colour(classes[i]) for i in confident.class_id]
         texts = draw.box_labels(confident, classes)
         picture = draw.draw_frame(image, P, draw.box_edges(confident), colours, texts)
-        path = out / 'pictures' / f'{frame.id}.png'
-        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        draw.write_picture(out / 'pictures' / f'{frame.id}.png', picture)
     result_files.write_result_files(out / 'results', frames, detections)
     print(f'{len(frames)} frames: {out}/results, {out}/pictures')
 
@@ -147,6 +153,7 @@ def _run_predict(args: argparse.Namespace) -> None:
 def _add_report_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--report',
+        type=OutputFolder,
         metavar='FOLDER',
         help='write oracle AP, depth errors, PR curves and reliability as tables and charts',
     )

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stl_core import files
+from stl_core.cli.output import OutputFile
 from stl_core.experiments import selection, selection_chart, study, study_table
 from stl_core.training import stages
 from stl_core.training.config_builder import ConfigError
@@ -31,7 +33,7 @@ def add_commands(commands: Any) -> None:
 
     parser = commands.add_parser('show-selection', help='plot the weights of a distillation')
     parser.add_argument('config', help='YAML file of the run')
-    parser.add_argument('out', help='PNG file to write')
+    parser.add_argument('out', type=OutputFile, help='PNG file to write')
     parser.add_argument(
         'overrides', nargs='*', metavar='key=value', help='replace values of the file'
     )
@@ -44,7 +46,10 @@ def add_commands(commands: Any) -> None:
 def _run_study(args: argparse.Namespace) -> None:
     config = study.load_study(args.config, tuple(args.overrides))
     table = Path(config.table)
+    for path in (table, table.with_suffix('.png')):
+        files.require_writable_file(path)
     if not args.table_only:
+        files.require_writable_folder(config.out)
         with _sigterm_as_interrupt():
             study.run_study(config, args.jobs)
     rows = study_table.sort_rows(study_table.read_table(table), tuple(config.methods))
@@ -67,6 +72,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _run_show_selection(args: argparse.Namespace) -> None:
+    if Path(args.out).suffix != '.png':
+        raise ConfigError(f'{args.out}: expected the path of a PNG file, ending in .png')
     plan = stages.load_stages(args.config, tuple(args.overrides))
     (config,) = stages.select_stages(plan, (args.stage,) if '' not in plan else ()).values()
     if args.frames < 1:

@@ -10,14 +10,16 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from stl_core.cli import depth_maps, experiments, synthesize
 from stl_core.cli.command import run_command
 from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command, add_predict_command
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
-from stl_core.cli.output import make_parent_folder
+from stl_core.cli.output import check_outputs
 from stl_core.cli.train import add_train_command
 from stl_core.data.frame_source import DataError
+from stl_core.files import OutputError
 from stl_core.inference.converters.key_mapping import WeightsError
 from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.training import checkpoint, train_step
@@ -31,6 +33,9 @@ BAD_INPUT_ERRORS = (
     checkpoint.CheckpointError,
     train_step.TrainError,
     WeightsError,
+    OutputError,
+    BrokenProcessPool,
+    OSError,
 )
 
 
@@ -42,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     :param argv: command line without the program's name; None for sys.argv.
     """
+    args = _parse_args(make_parser(), argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+
+    def run() -> None:
+        check_outputs(args)
+        args.run(args)
+
+    stopped = 'interrupted; run the same command again to resume'
+    if code := run_command('stl', run, BAD_INPUT_ERRORS, stopped, _last_message):
+        sys.exit(code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     for add in (
@@ -57,20 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_import_weights_command,
     ):
         add(commands)
-    args = _parse_args(parser, argv)
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-
-    def run() -> None:
-        make_parent_folder(getattr(args, 'json', None))
-        args.run(args)
-
-    stopped = 'interrupted; run the same command again to resume'
-    if code := run_command('stl', run, BAD_INPUT_ERRORS, stopped, _last_message):
-        sys.exit(code)
+    return parser
 
 
 def _last_message(err: Exception) -> str:
     """Return the message without the traceback that errors in a data-loading process carry."""
+    if isinstance(err, BrokenProcessPool):
+        return 'a worker process was killed (out of memory?); run again with fewer processes'
     return str(err).strip().splitlines()[-1].rpartition('Error: ')[-1]
 
 

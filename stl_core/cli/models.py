@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stl_core.cli.output import OutputFile
 from stl_core.inference.converters import LAYOUTS, import_weights
 from stl_core.inference.runtimes import RUNTIMES, find_runtime
 from stl_core.inference.runtimes.interface import ModelFileError
@@ -37,7 +38,11 @@ def add_export_command(commands: Any) -> None:
     """Add `stl export`."""
     parser = commands.add_parser('export', help='copy a model file with weights in half precision')
     add_model_argument(parser)
-    parser.add_argument('out', help='model file to write, in the same format')
+    parser.add_argument(
+        'out',
+        type=OutputFile,
+        help='model file to write, with the same suffix',
+    )
     parser.set_defaults(run=_run_export)
 
 
@@ -46,8 +51,15 @@ def _run_export(args: argparse.Namespace) -> None:
     if convert_to_half is None:
         able = ', '.join(suffix for suffix, each in RUNTIMES.items() if each.convert_to_half)
         raise ModelFileError(f'{args.student}: export needs a file ending in {able}')
+    _require_suffix(args.out, Path(args.student).suffix)
     convert_to_half(Path(args.student), Path(args.out))
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
+
+
+def _require_suffix(out: str, suffix: str) -> None:
+    """Raise ModelFileError for an output that no command would read, because of its suffix."""
+    if Path(out).suffix != suffix:
+        raise ModelFileError(f'{out}: expected the path of a file ending in {suffix}')
 
 
 def add_import_weights_command(commands: Any) -> None:
@@ -57,10 +69,11 @@ def add_import_weights_command(commands: Any) -> None:
     )
     parser.add_argument('program', choices=list(LAYOUTS), help='program of the checkpoint')
     parser.add_argument('checkpoint', help='checkpoint file of the program (.pth)')
-    parser.add_argument('out', help='model file to write (.safetensors)')
+    parser.add_argument('out', type=OutputFile, help='model file to write (.safetensors)')
     parser.set_defaults(run=_run_import_weights)
 
 
 def _run_import_weights(args: argparse.Namespace) -> None:
+    _require_suffix(args.out, '.safetensors')
     spec = import_weights(args.program, args.checkpoint, args.out)
     print(f'{args.out}: {spec.detector} for {", ".join(spec.classes)}, from {args.checkpoint}')

@@ -1,5 +1,8 @@
 """
-Options of several commands: `--json FILE` writes metrics to a file, `--metric NAME` adds a metric.
+Options of several commands, and the check of all outputs before the work of a command.
+
+`--json FILE` writes metrics to a file, `--metric NAME` adds a metric. An argument that names an
+output has the type OutputFile or OutputFolder.
 """
 
 from __future__ import annotations
@@ -10,13 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from stl_core import files
-from stl_core.data.frame_source import DataError
 from stl_core.evaluation.metrics import METRICS
+
+
+class OutputFile(str):
+    """An argument that names a file to write; its folder may be missing."""
+
+
+class OutputFolder(str):
+    """An argument that names a folder to write into; it may be missing."""
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise OutputError for an argument of type OutputFile or OutputFolder that is unwritable."""
+    for value in vars(args).values():
+        if isinstance(value, OutputFile):
+            files.require_writable_file(value)
+        elif isinstance(value, OutputFolder):
+            files.require_writable_folder(value)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add the option `--json FILE`."""
-    parser.add_argument('--json', metavar='FILE', help='also write the metrics to this file')
+    parser.add_argument(
+        '--json', type=OutputFile, metavar='FILE', help='also write the metrics to this file'
+    )
 
 
 def add_metric_option(parser: argparse.ArgumentParser) -> None:
@@ -30,16 +51,8 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make_parent_folder(path: str | None) -> None:
-    """Create the folder of an output file before the work starts; DataError if that fails."""
-    if path:
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise DataError(f'--json {path}: cannot create the folder ({err})') from err
-
-
 def write_json(path: str | None, metrics: Any) -> None:
-    """Write metrics as JSON, atomically; do nothing if the path is None."""
+    """Write metrics as JSON, atomically, also into a new folder; do nothing if path is None."""
     if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(Path(path), json.dumps(metrics, indent=1).encode())

@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import Any
 
+from stl_core.cli.output import OutputFolder
 from stl_core.data import worker_pool
 from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence, writer
@@ -18,7 +19,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         'synthesize', help='render a labelled synthetic data set in KITTI layout'
     )
-    parser.add_argument('out', help='folder of the data set; an interrupted run resumes')
+    parser.add_argument(
+        'out', type=OutputFolder, help='folder of the data set; an interrupted run resumes'
+    )
     add_world_options(parser)
     parser.add_argument(
         '--sequence',

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stl_core import files
 from stl_core.cli.output import add_json_option, write_json
 from stl_core.training import distributed, stages
 from stl_core.training.resolved_config import resolve_config
@@ -31,6 +32,8 @@ def _run_train(args: argparse.Namespace) -> None:
     selected = stages.select_stages(
         stages.load_stages(args.config, tuple(args.overrides)), tuple(args.stage)
     )
+    for each in selected.values():
+        files.require_writable_folder(each.out)
     results_by_stage = {}
     with distributed.process_group(next(iter(selected.values())).device):
         for name, each in selected.items():

@@ -10,10 +10,12 @@ therefore share the same drawing code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from stl_core.files import atomic_file
 from stl_core.geometry import BOX_EDGES, box_corners, project_points, warp_P
 from stl_core.types import Array, Objects3D
 from stl_core.visualization.birds_eye import draw_birds_eye
@@ -34,6 +36,20 @@ NEAR_M = 0.1
 _FRONT_CORNERS = [0, 2, 4, 6]
 #: Classes in the colour legend above every picture.
 LEGEND_CLASSES = ('Car', 'Pedestrian', 'Cyclist')
+
+
+def write_picture(path: Path, image: Array, options: Sequence[int] = ()) -> None:
+    """
+    Write an image file atomically; unlike cv2.imwrite, an error is an exception.
+
+    :param path: the file; its suffix, .png or .jpg, selects the format. Its folder must exist.
+    :param image: (H, W, 3) uint8 RGB.
+    :param options: pairs of a cv2.IMWRITE_ flag and its value.
+    :raises OSError: if the file cannot be written.
+    """
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), list(options))
+    with atomic_file(path, sync=False) as part:  # thousands of files, made again if lost
+        part.write_bytes(data.tobytes())
 
 
 def box_edges(objects: Objects3D) -> Array:

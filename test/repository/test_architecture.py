@@ -77,6 +77,7 @@ FORBIDDEN_NAMES = {'utils', 'util', 'helpers', 'helper', 'common', 'misc', 'base
 HELPERS = {
     'ProcessPoolExecutor': {'stl_core/data/worker_pool.py'},
     'fsync': {'stl_core/files.py'},
+    'imwrite': set(),  # returns False on a full disk; draw.write_picture raises
     'mkdtemp': {'stl_core/files.py'},
     'KeyboardInterrupt': {'stl_core/cli/command.py', 'mono3d_ros/node/detector_node.py'},
 }

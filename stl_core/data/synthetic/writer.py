@@ -23,6 +23,7 @@ from stl_core.data.synthetic.sensors.camera import CameraModel
 from stl_core.data.synthetic.sensors.lidar import Lidar
 from stl_core.data.worker_pool import map_ordered, with_progress
 from stl_core.types import Array, Labels
+from stl_core.visualization import draw
 
 #: Every fifth frame is for validation.
 VAL_EVERY = 5
@@ -138,7 +139,7 @@ def write_frame(root: Path, frame_id: str, frame: SyntheticFrame, job: Synthesis
 def write_image(path: Path, image: Array) -> None:
     """Write (H, W, 3) uint8 RGB as PNG or JPEG, by the suffix of the path."""
     options = FAST_PNG if path.suffix == '.png' else (cv2.IMWRITE_JPEG_QUALITY, 95)
-    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    draw.write_picture(path, image, options)
 
 
 def label_text(labels: Labels) -> str:

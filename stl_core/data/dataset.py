@@ -59,6 +59,21 @@ class DataConfig:
     augment: augmentation.Config = field(default_factory=augmentation.Config)
     keep_images: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for limits that no object can fulfil."""
+        if not self.max_depth_m > max(self.min_depth_m, 0.0):
+            raise ValueError(
+                f'max_depth_m: expected more than 0 and than min_depth_m ({self.min_depth_m}),'
+                f' got {self.max_depth_m}'
+            )
+        if not 0 <= self.max_truncated <= 1:
+            raise ValueError(
+                f'max_truncated: expected a fraction, 0 to 1, got {self.max_truncated}'
+            )
+        for name, least in (('min_height_px', 0), ('max_occluded', 0), ('max_objects', 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f'{name}: expected at least {least}, got {getattr(self, name)}')
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -7,12 +7,15 @@ and one line in SOURCES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Protocol
 
 from stl_core.types import Array, Labels
+
+#: Suffixes that lists of frames carry, though ids have none.
+ID_SUFFIXES = ('.png', '.jpg', '.jpeg', '.txt', '.bin')
 
 
 class DataError(ValueError):
@@ -64,6 +67,11 @@ class SourceImage:
     :param depth: (H, W) float32 dense depth, z in metres in the camera frame, 0 where unknown.
     :param points: (N, 3 or more) LiDAR points, x y z in metres in the camera frame at the time of
         the exposure, then any other values. Completed to dense depth if `depth` is missing.
+    :param size_px: (2,) width and height of the image, read without decoding it, so that a run can
+        hold labels and P of all images against them at its start. If missing, that start decodes
+        every image.
+    :param P_location: where P is, for messages, such as 'FILE'.
+    :param label_locations: where each label is, for messages, such as 'FILE:3'; may be empty.
     """
 
     id: str
@@ -74,6 +82,15 @@ class SourceImage:
     vehicle_T_cam: Array | None = None
     depth: LazyArray = LazyArray()
     points: LazyArray = LazyArray()
+    size_px: LazyArray = LazyArray()
+    P_location: str = ''
+    label_locations: tuple[str, ...] = ()
+
+    def label_location(self, index: int) -> str:
+        """Return where a label is, for a message: its file and line, else image and number."""
+        if self.label_locations:
+            return self.label_locations[index]
+        return f'{self.pixels.location or self.id}: object {index + 1}'
 
 
 @dataclass(frozen=True)
@@ -143,11 +160,34 @@ def read_split(path: str | Path) -> tuple[str, ...]:
 
 
 def read_text(path: str | Path, expected: str) -> str:
-    """Read a text file; DataError names the file and the expected content if it is none."""
+    """
+    Read a text file in UTF-8, without its byte order mark.
+
+    :raises DataError: naming the file and the expected content, if it is no such file.
+    """
     try:
-        return require_exists(Path(path), expected).read_text()
+        return require_exists(Path(path), expected).read_text('utf-8-sig')
     except (UnicodeDecodeError, IsADirectoryError) as err:
         raise DataError(f'{path}: not a text file; expected {expected}') from err
+    except OSError as err:
+        raise DataError(f'{path}: {err.strerror}; expected {expected}') from err
+
+
+def explain_unknown_id(sample_id: str, known: Collection[str]) -> str:
+    """
+    Explain why an id of a split is none of a data set, for a message.
+
+    :param sample_id: the id, which is not in `known`.
+    :param known: ids of the data set; at least one.
+    """
+    bare = PurePath(sample_id).name
+    while PurePath(bare).suffix in ID_SUFFIXES and bare not in known:
+        bare = PurePath(bare).stem
+    if bare != sample_id and bare in known:
+        return f'an id is a name without folder and suffix: {bare}'
+    if sample_id in ('-1', '0', '1'):
+        return 'ids only, one a line: a VOC list has a second column, remove it'
+    return f'ids are names such as {min(known)}'
 
 
 def require_exists(path: Path, expected: str) -> Path:

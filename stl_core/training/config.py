@@ -19,6 +19,9 @@ from stl_core.tensors.precision import PRECISIONS
 from stl_core.training.config_builder import ConfigError, build_typed
 from stl_core.training.optim import OptimConfig
 
+#: The seeds that torch and NumPy both take.
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class DetectorConfig:
@@ -134,7 +137,7 @@ class TrainConfig:
             raise ValueError(
                 f'classes: expected one or more distinct names, got {list(self.classes)}'
             )
-        if 'DontCare' in self.classes:
+        if 'dontcare' in {name.lower() for name in self.classes}:
             raise ValueError('classes: DontCare marks unlabelled regions; it is not a class')
         if self.precision not in PRECISIONS:
             known = ', '.join(PRECISIONS)
@@ -144,6 +147,8 @@ class TrainConfig:
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ValueError(f'{name}: expected at least {least}, got {getattr(self, name)}')
+        if self.seed > MAX_SEED:
+            raise ValueError(f'seed: expected at most {MAX_SEED}, got {self.seed}')
         if self.eval_every:
             metrics.parse_selection(self.metric, self.classes)
         elif self.patience:

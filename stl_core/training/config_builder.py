@@ -8,6 +8,7 @@ expected value. Environment variables fill `${NAME}` and `${NAME:-default}` in s
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -25,6 +26,26 @@ class ConfigError(ValueError):
     """An invalid configuration; the message names the key."""
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key given twice is an error: the first would be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Compose a mapping; raise ConfigError for a repeated key. Merges (<<) may repeat keys."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.value == '<<':
+                continue
+            if key.value in lines:
+                raise ConfigError(
+                    f'line {line}: {key.value} is given twice, first in line {lines[key.value]};'
+                    ' keep one'
+                )
+            lines[key.value] = line
+        return node
+
+
 def read_yaml(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     Read a YAML file of keys and values, and apply overrides.
@@ -32,13 +53,16 @@ def read_yaml(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, An
     :param path: YAML file.
     :param overrides: 'dotted.key=value', values in YAML syntax.
     :return: nested dicts, lists and scalars.
-    :raises ConfigError: for a missing or invalid file, or an invalid override.
+    :raises ConfigError: for a missing or invalid file, a key that a mapping has twice, or an
+        invalid override.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text()) or {}
+        data = yaml.load(Path(path).read_text('utf-8-sig'), _UniqueKeyLoader) or {}
+    except ConfigError:
+        raise
     except FileNotFoundError as err:
         raise ConfigError('no such file; expected a YAML configuration') from err
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError, IsADirectoryError) as err:
         raise ConfigError(f'not YAML ({str(err).splitlines()[0]})') from err
     if not isinstance(data, dict):
         raise ConfigError(f'expected keys and values, got {type(data).__name__}')
@@ -60,8 +84,8 @@ def apply_overrides(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[st
         if not sign:
             raise ConfigError(f'{override!r}: expected key=value')
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as err:
+            value = yaml.load(text, _UniqueKeyLoader)
+        except (yaml.YAMLError, ValueError, RecursionError) as err:
             reason = str(err).splitlines()[0]
             raise ConfigError(f'{override!r}: the value is not YAML ({reason})') from err
         data = _set_key(data, key.split('.'), value, override)
@@ -151,13 +175,28 @@ def _build_source(value: Any, where: str) -> Any:
 
 def _build_plain(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = _as_float(value)
     if kind in (float, int) and isinstance(value, str) and _is_number(value):
         hint = '; YAML reads 1e-5 as text, write 1.0e-5' if 'e' in value.lower() else ''
         raise ConfigError(f'{where}: expected {kind.__name__}, got the text {value!r}{hint}')
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f'{where}: expected {kind.__name__}, got {value!r}')
+    # a loss may have an infinite limit; elsewhere infinity ends in weights that are not numbers
+    if kind is float and not (math.isfinite(value) or _is_limit_of_a_loss(value, where)):
+        raise ConfigError(f'{where}: expected a finite number, got {value}')
     return expand_env(value) if isinstance(value, str) else value
+
+
+def _as_float(value: int) -> float:
+    """Convert an integer; one beyond the range of floats becomes infinity."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_limit_of_a_loss(value: float, where: str) -> bool:
+    return math.isinf(value) and where.startswith('distill.losses.')
 
 
 def expand_env(text: str) -> str:

@@ -22,10 +22,12 @@ from stl_core.data.frame_source import (
     LazyArray,
     SourceImage,
     SourceSample,
+    explain_unknown_id,
     read_split,
     read_text,
     require_exists,
 )
+from stl_core.data.picture_size import decode_picture, read_picture_size
 from stl_core.evaluation import ap_result
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
@@ -34,6 +36,8 @@ from stl_core.types import Array, Labels, Objects3D
 CLASSES = ap_result.CLASSES
 #: Columns of a label and the score.
 RESULT_COLUMNS = 16
+#: KITTI has -1 (unset) to 3 (unknown); other sets have more levels.
+OCCLUSION_LEVELS = range(-1, 100)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
     frames = []
     for frame_id in ids or tuple(images):
         if frame_id not in images:
-            raise DataError(f'{folder / frame_id}.png: listed but missing')
+            reason = explain_unknown_id(frame_id, images)
+            raise DataError(f'{folder / frame_id}.png: listed but missing ({reason})')
         calib = Path(folders.calib)
         calib = calib if calib.is_file() else calib / f'{frame_id}.txt'
         label = Path(folders.label_2) / f'{frame_id}.txt' if folders.label_2 else None
@@ -172,21 +177,24 @@ def read_source_image(
     if files.velodyne:
         read_points = partial(_read_camera_points, files.velodyne, calib.cam_T_velo)
         points = LazyArray(str(files.velodyne), read_points)
+    lines = _label_lines(files.label_2) if files.label_2 else []
     return SourceImage(
         id=files.id,
         camera='image_2',
         pixels=LazyArray(str(files.image_2), partial(read_image, files.image_2)),
         P=calib.P2,
-        labels=read_labels(files.label_2) if files.label_2 else None,
+        labels=parse_labels(lines) if files.label_2 else None,
         depth=depth,
         points=points,
+        size_px=LazyArray(str(files.image_2), partial(read_picture_size, files.image_2)),
+        P_location=str(files.calib),
+        label_locations=tuple(location for location, _ in lines),
     )
 
 
 def read_image(path: str | Path) -> Array:
     """Read an image file as (H, W, 3) uint8 RGB; raise DataError if it does not decode."""
-    data = np.frombuffer(require_exists(Path(path), 'an image').read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    image = decode_picture(require_exists(Path(path), 'an image').read_bytes())
     if image is None:
         raise DataError(f'{path}: not a readable PNG or JPEG image')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -231,8 +239,13 @@ def read_labels(path: str | Path) -> Labels:
     :return: every object in file order; centres moved from the bottom face to the box centre.
     :raises DataError: naming the file and the malformed line.
     """
-    lines = read_text(path, 'a KITTI label file').splitlines()
-    return parse_labels((f'{path}:{number}', line) for number, line in enumerate(lines, 1))
+    return parse_labels(_label_lines(path))
+
+
+def _label_lines(path: str | Path) -> list[tuple[str, str]]:
+    """Return location, such as 'FILE:3', and text of every line that is not blank."""
+    lines = enumerate(read_text(path, 'a KITTI label file').splitlines(), 1)
+    return [(f'{path}:{number}', line) for number, line in lines if line.strip()]
 
 
 def read_results(path: str | Path) -> Labels:
@@ -273,7 +286,9 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
         row = _parse_floats(values, location)
         if not np.isfinite(row).all():
             raise DataError(f'{location}: expected finite numbers')
-        names.append(name)
+        if row[1] not in OCCLUSION_LEVELS:
+            raise DataError(f'{location}: occluded {values[1]}: expected a whole number, 0 to 3')
+        names.append(name.strip('"\''))
         table.append(row if len(row) == 15 else np.append(row, 1.0))
     columns = np.array(table).reshape(-1, 15)
     center_m = columns[:, 10:13].copy()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from kitti_scenes import make_scenes
 
 from stl_core import types
 from stl_core.data.sources import kitti
@@ -35,6 +36,56 @@ def test_results_read_back_as_written(tmp_path):
     again = kitti.read_labels(write(tmp_path / 'b.txt', kitti.format_results(labels)))
     for name in types.Labels.FIELD_SHAPES:
         np.testing.assert_array_equal(getattr(labels, name), getattr(again, name))
+
+
+@pytest.mark.parametrize('start', ['\ufeff', '\ufeff\n'])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, start):
+    """Notepad writes the mark; the class of the first object of every file was lost with it."""
+    path = tmp_path / 'a.txt'
+    path.write_text(f'{start}{LINE}\n', 'utf-8')
+    assert kitti.read_labels(path).name.tolist() == ['Car']
+    path.write_text(f'{start}{P2}', 'utf-8')
+    assert kitti.read_calib(path).P2[0, 0] == 721.5
+    path.write_text('\ufeff000001\n', 'utf-8')
+    assert kitti.read_split(path) == ('000001',)
+    path.write_text(LINE, 'utf-16')
+    with pytest.raises(kitti.DataError, match='not a text file'):
+        kitti.read_labels(path)
+
+
+@pytest.mark.parametrize('name', ['"Car"', "'Car'", 'Car'])
+def test_quotes_are_no_part_of_a_name(tmp_path, name):
+    path = write(tmp_path / 'a.txt', LINE.replace('Car', name))
+    assert kitti.read_labels(path).name.tolist() == ['Car']
+
+
+def test_source_images_locate_their_labels_and_know_their_size(tmp_path):
+    scenes = make_scenes(tmp_path / 'scenes', frames=1)
+    label = write(scenes / 'label_2/000000.txt', f'\n{LINE}\n\n{DONT_CARE}\n')
+    source = kitti.KittiSource(kitti.folders_below(scenes, labelled=True))
+    (image,) = source.read('000000').images
+    assert image.label_location(0) == f'{label}:2'
+    assert image.label_location(1) == f'{label}:4'
+    assert image.P_location == str(scenes / 'calib/000000.txt')
+    assert image.size_px.read().tolist() == [320, 96]
+
+
+@pytest.mark.parametrize(
+    ('listed', 'message'),
+    [
+        ('000000.png', r'000000\.png\.png: listed but missing \(an id is a name .*: 000000\)'),
+        ('training/image_2/000000.png', r'an id is a name without folder and suffix: 000000\)'),
+        ('training/label_2/000000.txt', r'an id is a name without folder and suffix: 000000\)'),
+        ('000000 1', r'1\.png: listed but missing .*a VOC list has a second column'),
+        ('000000\n-1', r'-1\.png: listed but missing .*a VOC list has a second column'),
+        ('img_0', r'img_0\.png: listed but missing \(ids are names such as 000000\)'),
+    ],
+)
+def test_ids_of_other_lists_are_explained(tmp_path, listed, message):
+    scenes = make_scenes(tmp_path / 'scenes', frames=1)
+    split = write(tmp_path / 'train.txt', f'{listed}\n')
+    with pytest.raises(kitti.DataError, match=message):
+        kitti.KittiSource(kitti.folders_below(scenes, labelled=True), kitti.read_split(split))
 
 
 def test_read_results_requires_a_score(tmp_path):

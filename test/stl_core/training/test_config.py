@@ -228,3 +228,62 @@ def test_environment_variables_fill_paths(monkeypatch):
     assert config_builder.expand_env('${HERE}/a ${NOT_SET_ANYWHERE:-b}') == '/data/a b'
     with pytest.raises(ConfigError, match='NOT_SET_ANYWHERE is not set'):
         config_builder.expand_env('${NOT_SET_ANYWHERE}')
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        ({'seed': 99999999999999999999}, 'seed: expected at most 9223372036854775807, got 9999'),
+        ({'train': {'max_objects': -1}}, 'train: max_objects: expected at least 1, got -1'),
+        ({'train': {'max_objects': 0}}, 'train: max_objects: expected at least 1, got 0'),
+        ({'train': {'max_depth_m': 0}}, 'train: max_depth_m: expected more than 0'),
+        ({'train': {'min_depth_m': 30, 'max_depth_m': 20}}, 'than min_depth_m (30.0), got 20.0'),
+        ({'train': {'max_truncated': 50}}, 'max_truncated: expected a fraction, 0 to 1, got 50'),
+        ({'train': {'min_height_px': -25}}, 'min_height_px: expected at least 0, got -25'),
+        ({'val': {'max_occluded': -1}}, 'val: max_occluded: expected at least 0, got -1'),
+        ({'optim': {'lr': float('inf')}}, 'optim.lr: expected a finite number, got inf'),
+        ({'optim': {'lr': 10**400}}, 'optim.lr: expected a finite number, got inf'),
+        (
+            {'optim': {'drops': [float('nan')]}},
+            'optim.drops[0]: expected a finite number',
+        ),
+        ({'weights': {'det/heatmap': float('nan')}}, 'weights.det/heatmap: expected a finite'),
+        ({'train': {'augment': {'shift': float('inf')}}}, 'train.augment.shift: expected a fin'),
+        ({'classes': ['dontcare']}, 'classes: DontCare marks unlabelled regions'),
+    ],
+)
+def test_numbers_that_cannot_train_are_refused(data, message):
+    expect_error(data, message)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / 'run.yaml'
+    path.write_text('epochs: 3\noptim: {lr: 0.1}\nepochs: 140\n')
+    message = f'{path}: line 3: epochs is given twice, first in line 1; keep one'
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        stages.load_stages(path)
+    path.write_text('optim:\n  lr: 0.1\n  lr: 0.2\n')
+    with pytest.raises(ConfigError, match='line 3: lr is given twice, first in line 2'):
+        stages.load_stages(path)
+    path.write_text('epochs: 3\n')
+    with pytest.raises(ConfigError, match='lr is given twice'):
+        stages.load_stages(path, ('optim={lr: 0.1, lr: 0.2}',))
+
+
+def test_merged_keys_may_be_replaced(tmp_path):
+    path = tmp_path / 'run.yaml'
+    path.write_text(
+        '\ufefftrain: &frames\n  max_depth_m: 50\nval:\n  <<: *frames\n  max_depth_m: 60\n',
+        'utf-8',
+    )
+    (run,) = stages.load_stages(path).values()
+    assert (run.train.max_depth_m, run.val.max_depth_m) == (50.0, 60.0)
+
+
+@pytest.mark.parametrize('text', ['a: 2001-99-99', '[' * 3000, '\x00', 'a: [', '*none'])
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path, text):
+    path = tmp_path / 'run.yaml'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f'{re.escape(str(path))}: not YAML') as error:
+        stages.load_stages(path)
+    assert '\n' not in str(error.value)

@@ -173,7 +173,7 @@ def _build_source(value: Any, where: str) -> Any:
     return _build_dataclass(kind, {k: v for k, v in value.items() if k in fields}, where)
 
 
-def _build_plain(kind: type, value: Any, where: str) -> Any:
+def _build_plain(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value)
     if kind in (float, int) and isinstance(value, str) and _is_number(value):

@@ -105,9 +105,11 @@ def load_detector(path: str | Path, spec: ModelSpec) -> Detector:
     :param spec: its header; fields may differ from those in the file.
     :return: the detector with the weights of the file, in train mode.
     :raises ModelFileError: for weights that do not fit the detector, or a file that predates an
-        option, because the option's present default might change the meaning of the weights.
+        option that is not training_only, because the option's present default might change the
+        meaning of the weights.
     """
     missing = asdict(_detector_config(spec)).keys() - spec.options.keys()
+    missing -= set(DETECTORS[spec.detector].training_only)
     if missing:
         raise ModelFileError(
             f'{path}: made by an older version, without {", ".join(sorted(missing))}; '
@@ -127,7 +129,15 @@ def load_detector(path: str | Path, spec: ModelSpec) -> Detector:
 
 
 def without_pretrained_weights(spec: ModelSpec) -> ModelSpec:
-    """Return the spec of a detector whose backbone loads no ImageNet weights when it is built."""
+    """
+    Return the spec of a detector whose backbone loads no ImageNet weights when it is built.
+
+    The defaults complete the options first: those that follow `pretrained`, such as
+    freeze_beginning, keep the value that they have with the spec's `pretrained`.
+
+    :raises ModelFileError: for an unknown detector or option.
+    """
+    spec = replace(spec, options=asdict(_detector_config(spec)))
     has_option = 'pretrained' in spec.options
     return replace(spec, options={**spec.options, 'pretrained': False}) if has_option else spec
 

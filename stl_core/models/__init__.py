@@ -23,12 +23,15 @@ class DetectorEntry(NamedTuple):
     :param loss_weights: default weight of each of its losses, such as those of the paper.
     :param head_semantics: options that determine the meaning of its head outputs: they must be
         equal in a start model, and in a teacher whose predictions are compared.
+    :param training_only: options that change training, but neither the names nor the meaning of
+        the weights: model files of versions without such an option can still be loaded.
     """
 
     detector: Callable[..., Detector]
     config: type[Any]
     loss_weights: Mapping[str, float]
     head_semantics: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
 
 
 DETECTORS: dict[str, DetectorEntry] = {
@@ -49,5 +52,6 @@ DETECTORS: dict[str, DetectorEntry] = {
         monodetr.MonoDETRConfig,
         monodetr.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
+        training_only=('freeze_beginning',),
     ),
 }

@@ -53,9 +53,12 @@ class MonoDETRConfig:
     Configuration of a MonoDETR detector.
 
     :param backbone: a timm model; the paper's is ResNet-50 with torchvision's weights.
-    :param pretrained: start the backbone from timm's ImageNet weights. Its norms and its stages
-        up to stride 4 are then frozen, as in the paper, unless the input has another number of
-        channels than RGB: the weights were trained on colours.
+    :param pretrained: start the backbone from timm's ImageNet weights.
+    :param freeze_beginning: freeze the backbone's norms and its stages up to stride 4, as in the
+        paper, unless the input has another number of channels than RGB: weights trained on colours
+        must adapt to it. None (as a rule: do not write the key) is the value of `pretrained`; the
+        instance holds the resulting bool. A start model that replaces the ImageNet weights does
+        not change it, so that a stage that starts from another trains the same parameters.
     :param width: channels of tokens, a multiple of 32 and of attention_heads.
     :param attention_heads: heads of every attention.
     :param points: sampling points per head and map of deformable attentions.
@@ -78,6 +81,7 @@ class MonoDETRConfig:
 
     backbone: str = 'resnet50.tv_in1k'
     pretrained: bool = False
+    freeze_beginning: bool | None = None
     width: int = 256
     attention_heads: int = 8
     points: int = 4
@@ -92,6 +96,11 @@ class MonoDETRConfig:
     max_depth_m: float = 60.0
     max_objects: int = 50
     virtual_focal_px: float = 720.0
+
+    def __post_init__(self) -> None:
+        """Resolve freeze_beginning while `pretrained` is still what the configuration says."""
+        if self.freeze_beginning is None:
+            object.__setattr__(self, 'freeze_beginning', self.pretrained)
 
 
 class MonoDETR(nn.Module):
@@ -135,7 +144,7 @@ class MonoDETR(nn.Module):
         self.config = config
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.channels = self.backbone.channels[1:]
-        self.frozen_norms = config.pretrained and in_channels == 3
+        self.frozen_norms = bool(config.freeze_beginning) and in_channels == 3
         if self.frozen_norms:
             self.backbone.freeze_early_stages()
         width = config.width

@@ -255,6 +255,14 @@ def _log_run_size(run: RunState) -> None:
     _log_on_first_rank(
         '%d frames, %.2f M parameters, on %s, into %s', frames, millions, run.device, run.out
     )
+    frozen = [
+        p
+        for p in run.unwrapped_model.get_submodule('detector').parameters()
+        if not p.requires_grad
+    ]
+    if frozen:
+        millions = sum(p.numel() for p in frozen) / 1e6
+        _log_on_first_rank('%d more tensors, %.2f M parameters, are frozen', len(frozen), millions)
     if is_bf16_emulated(run.config.precision, run.device):
         _log_on_first_rank(
             'precision: this CPU emulates bf16, which is slow; precision=fp32 is faster'

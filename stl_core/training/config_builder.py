@@ -182,7 +182,9 @@ def _build_plain(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f'{where}: expected {kind.__name__}, got {value!r}')
     # a loss may have an infinite limit; elsewhere infinity ends in weights that are not numbers
-    if kind is float and not (math.isfinite(value) or _is_limit_of_a_loss(value, where)):
+    if isinstance(value, float) and not (
+        math.isfinite(value) or _is_limit_of_a_loss(value, where)
+    ):
         raise ConfigError(f'{where}: expected a finite number, got {value}')
     return expand_env(value) if isinstance(value, str) else value
 

@@ -37,6 +37,13 @@ def as_float(value: Any) -> float:
     return float(value)
 
 
+def as_bit_depth(value: Any) -> int:
+    """Return 0 or a number of bits, 8 to 16."""
+    if isinstance(value, bool) or value not in (0, *range(8, 17)):
+        raise ValueError(f'expected 0 or 8 to 16 bits, got {value!r}')
+    return int(value)
+
+
 def as_float_list(value: Any) -> tuple[float, ...]:
     """Return a list of finite numbers as a tuple of floats."""
     return tuple(as_float(each) for each in _as_items(value, 'numbers'))

@@ -89,6 +89,12 @@ class Params:
         param_validators.as_bool,
         'true: the images are rectified, P of camera_info applies; false: rectify with K and D.',
     )
+    bit_depth: int = _param(
+        0,
+        param_validators.as_bit_depth,
+        'Significant bits of 16-bit images (mono16, bayer_*16, rgb16, 16-bit PNG): 8 to 16; 0: '
+        'the smallest of 8, 10, 12, 14 and 16 that holds all values so far.',
+    )
     reliability: str = _param(
         'best_effort',
         param_validators.as_str,
@@ -203,12 +209,18 @@ class Params:
 
     def camera_defaults(self, name: str) -> CameraParams:
         """Return the defaults of the parameters NAME.* of one of several cameras."""
-        return CameraParams(f'{name}/image_raw', '', self.transport, self.rectified)
+        return CameraParams(
+            f'{name}/image_raw', '', self.transport, self.rectified, self.bit_depth
+        )
 
     def single_camera(self) -> CameraParams:
         """Return the parameters of the only camera, if cameras is empty."""
         return CameraParams(
-            self.image_topic, self.camera_info_topic, self.transport, self.rectified
+            self.image_topic,
+            self.camera_info_topic,
+            self.transport,
+            self.rectified,
+            self.bit_depth,
         )
 
     def detection_filter(self, classes: tuple[str, ...]) -> DetectionFilter:
@@ -269,6 +281,11 @@ class CameraParams:
         True,
         param_validators.as_bool,
         'Whether its images are rectified; default: rectified.',
+    )
+    bit_depth: int = _param(
+        0,
+        param_validators.as_bit_depth,
+        'Significant bits of its 16-bit images; default: bit_depth.',
     )
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from mono3d_ros.bags.drive_reader import DriveSample
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages import detections, markers
-from mono3d_ros.messages.images import to_frame
+from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.params import Params
 from mono3d_ros.perception.pipeline import Pipeline, PredictorProtocol
@@ -117,6 +117,7 @@ class OfflineDetector:
         self.classes = tuple(self.predictor.spec.classes)
         self._pipeline = Pipeline.from_params(self._recorder, self.params, time.perf_counter)
         self._make_message = make_message_factory(make_typestore())
+        self._decoders: dict[str, ImageDecoder] = {}
         self._previous_ids: dict[str, tuple[int, ...]] = {}
         self._next_index = 0
 
@@ -143,9 +144,14 @@ class OfflineDetector:
     def _decode(self, sample: DriveSample) -> _DecodedImage | None:
         """Decode an image; counts and skips an unreadable one, as the node does."""
         number, self._next_index = self._next_index, self._next_index + 1
+        decoder = self._decoders.setdefault(
+            sample.camera.image, ImageDecoder(self.params.bit_depth)
+        )
         start_s = time.perf_counter()
         try:
-            frame = to_frame(sample.image, sample.info, sample.camera.name, self.rectifier)
+            frame = to_frame(
+                sample.image, sample.info, sample.camera.name, self.rectifier, decoder
+            )
         except ValueError as err:
             self.skipped[f'{sample.camera.image}: {err}'] += 1
             return None

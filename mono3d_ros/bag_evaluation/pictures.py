@@ -20,7 +20,7 @@ from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
 from mono3d_ros.camera_frame import Frame, FrameResult
-from mono3d_ros.messages.images import to_frame
+from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.markers import object_label
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import passthrough_image
@@ -81,9 +81,10 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
     """
     with BagReader(bag) as reader:
         image_topic, _ = first_camera_topics(reader.topics, bag)
+        decoder = ImageDecoder()
         for sample in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:
-                frame = to_frame(sample.image, sample.info, 'camera', passthrough_image)
+                frame = to_frame(sample.image, sample.info, 'camera', passthrough_image, decoder)
             except ValueError as err:
                 raise BagError(f'{image_topic} at {sample.recorded_ns} ns: {err}') from err
             yield to_scene(frame, sample)

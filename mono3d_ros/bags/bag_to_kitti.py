@@ -26,11 +26,11 @@ from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
 from mono3d_ros.bags.drive_reader import DriveReader, DriveSample
 from mono3d_ros.camera_frame import Frame
-from mono3d_ros.messages.images import to_frame
+from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
 from stl_core.cli.command import run_command
-from stl_core.data.sources.kitti_calib import calib_text
+from stl_core.data.sources.kitti import calib_text
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 from stl_core.types import Array
@@ -90,10 +90,13 @@ def extract_frames(
         with atomic_folder(out) as folder, progress_bar() as bar:
             task = bar.add_task('writing', total=len(drive), note=str(out))
             rows: list[FrameRow] = []
+            decoder = ImageDecoder()
             notes = Counter[str]()
             for sample in bar.track(drive, total=len(drive), task_id=task):
                 try:
-                    frame = to_frame(sample.image, sample.info, sample.camera.name, rectifier)
+                    frame = to_frame(
+                        sample.image, sample.info, sample.camera.name, rectifier, decoder
+                    )
                 except ValueError as err:
                     notes[f'images omitted: {err}'] += 1
                     continue

@@ -1,9 +1,10 @@
 """
-Decode image messages, raw or compressed, to (H, W, 3) uint8 RGB.
+Decode uncompressed image messages to (H, W, 3) uint8 RGB.
 
 The encodings are those of sensor_msgs/image_encodings. 8UC3 and 8UC4 name no colours; they are
-read as BGR and BGRA, as OpenCV writes them. 16-bit images lose their low byte (value >> 8), so
-the driver of a 12-bit sensor should scale its values up.
+read as BGR and BGRA, as OpenCV writes them. 16-bit images are scaled by their bit depth, see
+bit_depth.py. 16UC1, 32FC1 and other numbers are measurements, such as depth in millimetres
+(REP 118), and are refused.
 
 cv_bridge, if installed and working, decodes only the encodings that are missing here: for the
 others it returns the same pixels more slowly, and a cv_bridge built for another NumPy than the
@@ -12,15 +13,17 @@ environment's can crash the node (docs/vehicle.md has the figures).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
+from mono3d_ros.messages.bit_depth import BitDepth
 from mono3d_ros.subprocess_probe import PROBES, run_probe
 from stl_core.types import Array
 
@@ -44,45 +47,82 @@ class RawImage:
     is_bigendian: bool = False
 
 
-def decode_raw(encoding: str, raw: RawImage) -> Array:
+@dataclass(frozen=True)
+class Encoding:
+    """
+    Layout of the pixels of an encoding, and their conversion to RGB.
+
+    :param channels: values of a pixel, interleaved.
+    :param code: OpenCV conversion of the 8-bit values to RGB; None if they are RGB.
+    :param is_wide: 16 instead of 8 bits for each value.
+    :param is_color: whether the image has colours, or is a mosaic of colours.
+    :param even: 'width' and 'height', if neighbouring pixels share their colour.
+    :param has_chroma_plane: a plane of half the height follows, with colours for 2x2 pixels.
+    """
+
+    channels: int
+    code: int | None
+    is_wide: bool = False
+    is_color: bool = True
+    even: tuple[str, ...] = ()
+    has_chroma_plane: bool = False
+
+
+def decode_raw(encoding: str, raw: RawImage, bit_depth: BitDepth | None = None) -> Array:
     """
     Decode an uncompressed image.
 
-    :param encoding: a key of DECODERS, or another encoding of cv_bridge.
+    :param encoding: a key of ENCODINGS, or another encoding of cv_bridge.
     :param raw: the image.
+    :param bit_depth: bit depth of its stream; None: that of this image alone.
     :return: (H, W, 3) uint8 RGB.
-    :raises ValueError: for an unknown encoding or bytes that do not fit it.
+    :raises ValueError: for depth and other measurements, for an unknown encoding, or for bytes
+        that do not fit the encoding.
     """
     if raw.height_px < 1 or raw.width_px < 1:
         raise ValueError(f'an image of {raw.width_px}x{raw.height_px} pixels')
-    if encoding not in DECODERS:
+    check_is_picture(encoding)
+    if encoding not in ENCODINGS:
         return _decode_with_cv_bridge(encoding, raw)
+    layout = ENCODINGS[encoding]
     try:
-        return DECODERS[encoding](raw)
+        check_even(layout, raw.width_px, raw.height_px)
+        values = _values(raw, layout)
+        if layout.is_wide:
+            values = (bit_depth or BitDepth()).to_8bit(values)
+        return to_rgb(values, layout)
     except ValueError as err:
         size = f'{raw.width_px}x{raw.height_px}'
         raise ValueError(f'{encoding} image of {size} pixels: {err}') from err
 
 
-def decode_compressed(format: str, data: Any) -> Array:
+def check_is_picture(encoding: str) -> None:
+    """Raise ValueError for an encoding of measurements, which no picture has."""
+    if MEASUREMENTS.fullmatch(encoding):
+        raise ValueError(
+            f'encoding {encoding} carries depth or other measurements, not a picture; use the '
+            'topic of the camera images, or publish grey 16-bit pictures as mono16'
+        )
+
+
+def check_even(layout: Encoding, width_px: int, height_px: int) -> None:
+    """Raise ValueError for an odd size where neighbouring pixels share their colour."""
+    for name, size in {'width': width_px, 'height': height_px}.items():
+        if name in layout.even and size % 2:
+            raise ValueError(f'the {name} must be even, got {size}')
+
+
+def to_rgb(values: Array, layout: Encoding) -> Array:
     """
-    Decode a JPEG or PNG file.
+    Convert 8-bit values to RGB.
 
-    Pixels stay as stored: applying an EXIF orientation would invalidate P.
-
-    :param format: format field of the message; used in error messages only.
-    :param data: the bytes of the file.
+    :param values: (H, W, C) uint8, contiguous; (1.5 H, W, 1) with a chroma plane.
+    :param layout: their encoding.
     :return: (H, W, 3) uint8 RGB.
-    :raises ValueError: for depth images and for bytes that are not a JPEG or PNG.
     """
-    if 'compressedDepth' in format:
-        raise ValueError(f'format {format!r} carries depth, not a picture')
-    file = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(file, flags) if file.size else None
-    if image is None:
-        raise ValueError(f'{file.size} bytes of format {format!r} are not a JPEG or PNG image')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if layout.code is None:
+        return values
+    return cv2.cvtColor(values[..., 0] if layout.channels == 1 else values, layout.code)
 
 
 def _rows(raw: RawImage, row_bytes: int, rows: int) -> Array:
@@ -106,62 +146,14 @@ def _rows(raw: RawImage, row_bytes: int, rows: int) -> Array:
     return np.ndarray((rows, row_bytes), np.uint8, buffer=data, strides=(raw.step_bytes, 1))
 
 
-def _pixels(raw: RawImage, channels: int) -> Array:
-    """Return the 8-bit values, (H, W, channels) uint8, contiguous."""
-    rows = _rows(raw, raw.width_px * channels, raw.height_px)
-    return np.ascontiguousarray(rows).reshape(raw.height_px, raw.width_px, channels)
-
-
-def _decode_8bit(raw: RawImage, channels: int, code: int) -> Array:
-    """Decode interleaved 8-bit channels with an OpenCV colour conversion."""
-    return cv2.cvtColor(_pixels(raw, channels), code)
-
-
-def _decode_rgb8(raw: RawImage) -> Array:
-    """Return the pixels unchanged: they are RGB already."""
-    return _pixels(raw, 3)
-
-
-def _high_bytes(raw: RawImage, channels: int) -> Array:
-    """Return the high byte of each 16-bit value, (H, W, channels) uint8, contiguous."""
-    rows = _rows(raw, raw.width_px * 2 * channels, raw.height_px)
-    high = rows[:, 0 if raw.is_bigendian else 1 :: 2]
-    return np.ascontiguousarray(high).reshape(raw.height_px, raw.width_px, channels)
-
-
-def _decode_16bit(raw: RawImage, channels: int, code: int) -> Array:
-    """Decode interleaved 16-bit channels, value >> 8, with an OpenCV colour conversion."""
-    return cv2.cvtColor(_high_bytes(raw, channels), code)
-
-
-def _check_even(raw: RawImage, sizes_px: Mapping[str, int]) -> None:
-    """Raise ValueError for an odd width or height: neighbouring pixels share their colour."""
-    for name, size in sizes_px.items():
-        if size % 2:
-            raise ValueError(f'the {name} must be even, got {size}')
-
-
-def _decode_bayer(raw: RawImage, values: Callable[[RawImage, int], Array], code: int) -> Array:
-    """
-    Decode a Bayer mosaic by bilinear interpolation.
-
-    :param values: _pixels for 8 bits, _high_bytes for 16.
-    """
-    _check_even(raw, {'width': raw.width_px, 'height': raw.height_px})
-    return cv2.cvtColor(values(raw, 1)[..., 0], code)
-
-
-def _decode_yuv422(raw: RawImage, code: int) -> Array:
-    """Decode YUV 4:2:2: two bytes per pixel; two pixels in a row share a colour."""
-    _check_even(raw, {'width': raw.width_px})
-    return cv2.cvtColor(_pixels(raw, 2), code)
-
-
-def _decode_yuv420(raw: RawImage, code: int) -> Array:
-    """Decode YUV 4:2:0: a luma plane, then a chroma plane of half the height for 2x2 pixels."""
-    _check_even(raw, {'width': raw.width_px, 'height': raw.height_px})
-    rows = _rows(raw, raw.width_px, raw.height_px * 3 // 2)
-    return cv2.cvtColor(np.ascontiguousarray(rows), code)
+def _values(raw: RawImage, layout: Encoding) -> Array:
+    """Return the values of an image, (rows of all planes, W, C) uint8 or uint16, contiguous."""
+    rows = raw.height_px * 3 // 2 if layout.has_chroma_plane else raw.height_px
+    row_bytes = raw.width_px * layout.channels * (1 + layout.is_wide)
+    values = np.ascontiguousarray(_rows(raw, row_bytes, rows))
+    if layout.is_wide:
+        values = values.view('>u2' if raw.is_bigendian else '<u2')
+    return values.reshape(rows, raw.width_px, layout.channels)
 
 
 @lru_cache(maxsize=1)
@@ -181,11 +173,11 @@ def _working_cv_bridge() -> Any:
 
 def _decode_with_cv_bridge(encoding: str, raw: RawImage) -> Array:
     """
-    Decode an encoding that is not in DECODERS with cv_bridge.
+    Decode an encoding that is not in ENCODINGS with cv_bridge.
 
     :raises ValueError: without a working cv_bridge, or if it does not know the encoding either.
     """
-    bridge, known = _working_cv_bridge(), ', '.join(DECODERS)
+    bridge, known = _working_cv_bridge(), ', '.join(ENCODINGS)
     if bridge is None:
         raise ValueError(f'encoding {encoding!r} is not known; known are {known}')
     try:
@@ -210,50 +202,48 @@ def _to_image_message(encoding: str, raw: RawImage) -> SimpleNamespace:
     )
 
 
-_GREY = partial(_decode_8bit, channels=1, code=cv2.COLOR_GRAY2RGB)
-_BGR = partial(_decode_8bit, channels=3, code=cv2.COLOR_BGR2RGB)
-_BGRA = partial(_decode_8bit, channels=4, code=cv2.COLOR_BGRA2RGB)
-_GREY16 = partial(_decode_16bit, channels=1, code=cv2.COLOR_GRAY2RGB)
-_UYVY = partial(_decode_yuv422, code=cv2.COLOR_YUV2RGB_UYVY)
-_YUYV = partial(_decode_yuv422, code=cv2.COLOR_YUV2RGB_YUY2)
+#: Encodings of numbers that are not brightness: depth, disparity, labels, flow.
+MEASUREMENTS = re.compile(r'16UC1|(16S|32S|32F|64F|8S)C[1-4]')
+
+_GREY = Encoding(1, cv2.COLOR_GRAY2RGB, is_color=False)
+_GREY16 = Encoding(1, cv2.COLOR_GRAY2RGB, is_wide=True, is_color=False)
+_BGR = Encoding(3, cv2.COLOR_BGR2RGB)
+_BGRA = Encoding(4, cv2.COLOR_BGRA2RGB)
+#: YUV 4:2:2: two bytes per pixel; two pixels in a row share a colour.
+_UYVY = Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=('width',))
+_YUYV = Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=('width',))
+_2X2 = ('width', 'height')
 
 #: OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first four,
 #: hence the pairs of different letters.
-_BAYER_PATTERNS = {
+_BAYER_CODES = {
     'rggb': cv2.COLOR_BayerBG2RGB,
     'bggr': cv2.COLOR_BayerRG2RGB,
     'gbrg': cv2.COLOR_BayerGR2RGB,
     'grbg': cv2.COLOR_BayerGB2RGB,
 }
 
-#: Encoding -> decoder that returns (H, W, 3) uint8 RGB.
-DECODERS: Mapping[str, Callable[[RawImage], Array]] = {
-    'rgb8': _decode_rgb8,
+#: Encoding -> its layout; a mosaic is decoded by bilinear interpolation.
+ENCODINGS: Mapping[str, Encoding] = {
+    'rgb8': Encoding(3, None),
     'bgr8': _BGR,
-    'rgba8': partial(_decode_8bit, channels=4, code=cv2.COLOR_RGBA2RGB),
+    'rgba8': Encoding(4, cv2.COLOR_RGBA2RGB),
     'bgra8': _BGRA,
     'mono8': _GREY,
-    'rgb16': partial(_high_bytes, channels=3),
-    'bgr16': partial(_decode_16bit, channels=3, code=cv2.COLOR_BGR2RGB),
-    'rgba16': partial(_decode_16bit, channels=4, code=cv2.COLOR_RGBA2RGB),
-    'bgra16': partial(_decode_16bit, channels=4, code=cv2.COLOR_BGRA2RGB),
+    'rgb16': Encoding(3, None, is_wide=True),
+    'bgr16': Encoding(3, cv2.COLOR_BGR2RGB, is_wide=True),
+    'rgba16': Encoding(4, cv2.COLOR_RGBA2RGB, is_wide=True),
+    'bgra16': Encoding(4, cv2.COLOR_BGRA2RGB, is_wide=True),
     'mono16': _GREY16,
     '8UC1': _GREY,
     '8UC3': _BGR,
     '8UC4': _BGRA,
-    '16UC1': _GREY16,
-    **{
-        f'bayer_{p}8': partial(_decode_bayer, values=_pixels, code=c)
-        for p, c in _BAYER_PATTERNS.items()
-    },
-    **{
-        f'bayer_{p}16': partial(_decode_bayer, values=_high_bytes, code=c)
-        for p, c in _BAYER_PATTERNS.items()
-    },
+    **{f'bayer_{p}8': Encoding(1, c, even=_2X2) for p, c in _BAYER_CODES.items()},
+    **{f'bayer_{p}16': Encoding(1, c, is_wide=True, even=_2X2) for p, c in _BAYER_CODES.items()},
     'yuv422': _UYVY,
     'uyvy': _UYVY,
     'yuv422_yuy2': _YUYV,
     'yuyv': _YUYV,
-    'nv12': partial(_decode_yuv420, code=cv2.COLOR_YUV2RGB_NV12),
-    'nv21': partial(_decode_yuv420, code=cv2.COLOR_YUV2RGB_NV21),
+    'nv12': Encoding(1, cv2.COLOR_YUV2RGB_NV12, even=_2X2, has_chroma_plane=True),
+    'nv21': Encoding(1, cv2.COLOR_YUV2RGB_NV21, even=_2X2, has_chroma_plane=True),
 }

@@ -7,17 +7,83 @@ are published see the other modules of this package.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import cv2
+
 from mono3d_ros.camera_frame import Frame
-from mono3d_ros.messages.image_decoding import RawImage, decode_compressed, decode_raw
+from mono3d_ros.messages.bit_depth import BitDepth
+from mono3d_ros.messages.compressed_decoding import SizeCheck, decode_compressed
+from mono3d_ros.messages.image_decoding import RawImage, decode_raw
 from mono3d_ros.messages.primitives import header_stamp_ns
-from mono3d_ros.messages.rectification import Intrinsics, Rectifier
+from mono3d_ros.messages.rectification import Intrinsics, Rectifier, sensor_to_image_affine
 from stl_core.types import Array
 
 
-def to_frame(message: Any, info: Any, camera: str, rectifier: Rectifier) -> Frame:
+class ImageDecoder:
+    """Decodes the images of one stream, raw or compressed; remembers their bit depth."""
+
+    def __init__(
+        self, bit_depth: int = 0, on_note: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """
+        Start without an image.
+
+        :param bit_depth: significant bits of 16-bit images; 0 finds them from the values.
+        :param on_note: receives, once each, texts on images that are decoded differently from
+            their description: a bit depth below 16, or a format that contradicts the file.
+        """
+        self._bit_depth, self._on_note = BitDepth(bit_depth), on_note
+        self._notes: set[str] = set()
+
+    def decode(self, message: Any, check_size: SizeCheck) -> Array:
+        """
+        Decode the next image of the stream.
+
+        :param message: sensor_msgs Image or CompressedImage.
+        :param check_size: raises ValueError for a width and height, pixels, that do not fit.
+        :return: (H, W, 3) uint8 RGB.
+        :raises ValueError: for an image that cannot be decoded or does not fit.
+        """
+        bits = self._bit_depth.bits
+        if hasattr(message, 'format'):  # only a CompressedImage has one
+            described = message.format
+            image = decode_compressed(
+                message.format,
+                message.data,
+                bit_depth=self._bit_depth,
+                check_size=check_size,
+                note=self._note,
+            )
+        else:
+            described = message.encoding
+            check_size(message.width, message.height)
+            raw = RawImage(
+                message.data,
+                message.height,
+                message.width,
+                message.step,
+                bool(message.is_bigendian),
+            )
+            image = decode_raw(message.encoding, raw, self._bit_depth)
+        if self._bit_depth.bits != bits and self._bit_depth.bits < 16:
+            self._note(
+                f'{described} images of at most {self._bit_depth.bits} bits so far: scaled from '
+                'that depth; parameter bit_depth sets it'
+            )
+        return image
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.add(text)
+            self._on_note(text)
+
+
+def to_frame(
+    message: Any, info: Any, camera: str, rectifier: Rectifier, decoder: ImageDecoder | None = None
+) -> Frame:
     """
     Decode and rectify an image message with its camera_info.
 
@@ -25,23 +91,22 @@ def to_frame(message: Any, info: Any, camera: str, rectifier: Rectifier) -> Fram
     :param info: sensor_msgs CameraInfo.
     :param camera: name of the camera.
     :param rectifier: rectification.passthrough_image or rectification.rectify_image.
+    :param decoder: decoder of the stream; None: the image is the only one of its stream.
     :return: frame with the stamp and frame_id of the image.
     :raises UncalibratedError: if camera_info has no calibration.
     :raises ValueError: for an image that cannot be decoded or does not fit camera_info.
     """
-    image, P = rectifier(to_image(message), to_intrinsics(info))
+    intrinsics = to_intrinsics(info)
+    try:
+        # the size is checked before decoding: a damaged header may claim gigabytes
+        image = (decoder or ImageDecoder()).decode(
+            message, partial(sensor_to_image_affine, intrinsics)
+        )
+        image, P = rectifier(image, intrinsics)
+    except cv2.error as err:
+        raise ValueError(f'image cannot be converted: {" ".join(str(err).split())}') from err
     frame_id = message.header.frame_id or info.header.frame_id
     return Frame(camera, image, P, header_stamp_ns(message.header), frame_id)
-
-
-def to_image(message: Any) -> Array:
-    """Decode a sensor_msgs Image or CompressedImage to (H, W, 3) uint8 RGB."""
-    if hasattr(message, 'format'):  # only a CompressedImage has one
-        return decode_compressed(message.format, message.data)
-    raw = RawImage(
-        message.data, message.height, message.width, message.step, bool(message.is_bigendian)
-    )
-    return decode_raw(message.encoding, raw)
 
 
 def to_intrinsics(info: Any) -> Intrinsics:

@@ -28,6 +28,7 @@ SUPERSEDED_FRACTION = 0.5
 COUNTER_NAMES = (
     'received', 'infos', 'answered', 'superseded', 'rate_limited', 'too_old', 'bad',
     'uncalibrated', 'no_camera_info', 'no_transform', 'unfamiliar_lens',
+    'image_note',
 )  # fmt: skip
 
 
@@ -166,6 +167,7 @@ def _diagnostic_values(health: HealthInput) -> dict[str, str]:
     for stage, (median, high) in health.now.latency_ms.items():
         values[f'{stage.replace("_", " ")} ms (p50, p95)'] = f'{median:.1f}, {high:.1f}'
     values['last failure'] = health.now.last_texts.get('bad', '')
+    values['last image note'] = health.now.last_texts.get('image_note', '')
     values['not sent'] = ', '.join(
         f'{name} ({type_name})' for name, type_name in health.missing_types.items()
     )

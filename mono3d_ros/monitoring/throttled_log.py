@@ -18,9 +18,10 @@ REPEAT_S = {
     'silent': 30.0,
     'superseded': math.inf,
     'unpaired': 60.0,
+    'image_note': 0.0,  # each text comes once
 }
 #: Kinds of issue after which the image is processed all the same.
-WARNING_KINDS = ('no_transform', 'unfamiliar_lens')
+WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'image_note')
 
 
 class Throttle:

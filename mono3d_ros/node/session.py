@@ -85,8 +85,11 @@ class DetectorSession:
             each.name: passthrough_image if each.params.rectified else rectify_image
             for each in node.cameras
         }
+        bit_depths = {each.name: each.params.bit_depth for each in node.cameras}
         callbacks = self._worker_callbacks(perception.lens)
-        self._worker = Worker(self._image_buffer, perception.pipeline, rectifiers, callbacks)
+        self._worker = Worker(
+            self._image_buffer, perception.pipeline, rectifiers, callbacks, bit_depths
+        )
 
     def silent_s(self, camera: str) -> float:
         """Return the seconds since the last image of a camera, or since the subscription began."""

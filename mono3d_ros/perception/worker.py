@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from mono3d_ros.camera_frame import CameraPose, Frame, FrameResult
-from mono3d_ros.messages.images import to_frame
+from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.rectification import Rectifier, UncalibratedError
 from mono3d_ros.perception.image_buffer import ImageBuffer, ReceivedImage
 from mono3d_ros.perception.pipeline import Pipeline
@@ -69,6 +70,7 @@ class Worker:
         pipeline: Pipeline,
         rectifiers: Mapping[str, Rectifier],
         callbacks: WorkerCallbacks,
+        bit_depths: Mapping[str, int] | None = None,
     ) -> None:
         """
         Start the thread.
@@ -77,9 +79,18 @@ class Worker:
         :param pipeline: pipeline that processes them.
         :param rectifiers: camera -> rectification.passthrough_image or rectify_image.
         :param callbacks: functions of the node.
+        :param bit_depths: camera -> significant bits of its 16-bit images; 0 or absent: found
+            from the values.
         """
         self._buffer, self._pipeline, self._rectifiers = buffer, pipeline, rectifiers
         self._callbacks = callbacks
+        self._decoders = {
+            camera: ImageDecoder(
+                (bit_depths or {}).get(camera, 0),
+                partial(callbacks.report_issue, camera, 'image_note'),
+            )
+            for camera in rectifiers
+        }
         # a daemon thread, so that a network that hangs does not keep the process alive
         self._thread = threading.Thread(target=self._run, name='detector', daemon=True)
         self._thread.start()
@@ -113,7 +124,13 @@ class Worker:
             self._callbacks.report_issue(camera, 'no_camera_info', text)
             return None
         try:
-            frame = to_frame(received.message, received.info, camera, self._rectifiers[camera])
+            frame = to_frame(
+                received.message,
+                received.info,
+                camera,
+                self._rectifiers[camera],
+                self._decoders[camera],
+            )
         except UncalibratedError as err:
             self._callbacks.report_issue(
                 camera, 'uncalibrated', f'{err}; its images are not processed'

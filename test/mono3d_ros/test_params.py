@@ -50,6 +50,8 @@ def test_empty_list(empty):
         ('class_thresholds', 0.5, 'class_thresholds: expected a list of numbers, got 0.5'),
         ('class_thresholds', ['a'], "class_thresholds: expected a number, got 'a'"),
         ('rectified', 1, 'rectified: expected true or false, got 1'),
+        ('bit_depth', 7, 'bit_depth: expected 0 or 8 to 16 bits, got 7'),
+        ('bit_depth', True, 'bit_depth: expected 0 or 8 to 16 bits, got True'),
         ('model', 5, 'model: expected a string, got 5'),
         ('transport', 'jpeg', "transport: expected one of raw, compressed, auto, got 'jpeg'"),
         ('reliability', 'some', 'reliability: expected one of best_effort, reliable'),
@@ -124,6 +126,8 @@ def test_cameras():
         replace(params, trigger='right')
     with pytest.raises(ValueError, match='parameter transport: expected one of raw'):
         CameraParams('front/image_raw', '', 'jpeg', True)
+    assert Params(bit_depth=12).camera_defaults('front').bit_depth == 12
+    assert Params(bit_depth=12).single_camera().bit_depth == 12
     only = Params(image_topic='a/image', camera_info_topic='b/info', rectified=False)
     assert only.single_camera() == CameraParams('a/image', 'b/info', 'auto', False)
 

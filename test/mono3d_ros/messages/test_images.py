@@ -3,6 +3,7 @@
 import array
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from frame_results import STAMP_NS
@@ -74,3 +75,19 @@ def test_to_frame_raises_for_unknown_encoding_and_missing_calibration():
         images.to_frame(image(encoding='rgb7'), info(), 'front', passthrough_image)
     with pytest.raises(UncalibratedError):
         images.to_frame(image(), info(k=[0.0] * 9), 'front', passthrough_image)
+
+
+def test_opencv_errors_become_value_errors():
+    def rectifier(image, intrinsics):
+        raise cv2.error('a failed\nassertion')
+
+    with pytest.raises(ValueError, match=r'image cannot be converted: .*a failed assertion'):
+        images.to_frame(image(), info(), 'front', rectifier)
+
+
+def test_size_of_a_compressed_image_is_compared_with_camera_info_before_decoding(monkeypatch):
+    file = cv2.imencode('.png', np.zeros((1400, 900), np.uint8))[1].tobytes()
+    monkeypatch.setattr(cv2, 'imdecode', None)
+    compressed = SimpleNamespace(header=header('f'), format='png', data=file)
+    with pytest.raises(ValueError, match='image is 900x1400 but camera_info is of 4x2 pixels'):
+        images.to_frame(compressed, info(), 'front', passthrough_image)

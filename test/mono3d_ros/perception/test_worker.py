@@ -1,8 +1,10 @@
 """Worker: timings, reported issues, batches, and shutdown of the thread."""
 
+import struct
 import time
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -60,15 +62,33 @@ class Bench:
         self.put(camera, **fields)
         self.wait_until(lambda: self.num_processed() > before)
 
-    def put(self, camera, stamp_ns=10 * S, red=0, info=True, focal=5.0, encoding='rgb8'):
+    def put(
+        self,
+        camera,
+        stamp_ns=10 * S,
+        red=0,
+        info=True,
+        focal=5.0,
+        encoding='rgb8',
+        file=None,
+        data=None,
+    ):
         sec, nanosec = divmod(stamp_ns, S)
         header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id='f')
         if info:
             self.buffer.put_info(camera, stamp_ns, camera_info(focal, header))
-        data = np.full((2, 3, 3), red, np.uint8).tobytes()
+        data = np.full((2, 3, 3), red, np.uint8).tobytes() if data is None else data
         message = SimpleNamespace(
-            header=header, height=2, width=3, encoding=encoding, is_bigendian=0, step=9, data=data
+            header=header,
+            height=2,
+            width=3,
+            encoding=encoding,
+            is_bigendian=0,
+            step=len(data) // 2,
+            data=data,
         )
+        if file is not None:
+            message = SimpleNamespace(header=header, format='jpeg', data=file)
         self.buffer.put_image(camera, stamp_ns, message)
 
     def wait_until(self, condition):
@@ -83,6 +103,13 @@ class Bench:
     def issue_counts(self, camera='front'):
         counts = self.counters[camera].snapshot().counts
         return {kind: n for kind, n in counts.items() if kind not in ('received', 'infos')}
+
+
+def jpeg(width, height):
+    """Return a JPEG of 3x2 pixels whose header says another size."""
+    file = cv2.imencode('.jpg', np.zeros((2, 3), np.uint8))[1].tobytes()
+    at = file.index(b'\xff\xc0') + 5
+    return file[:at] + struct.pack('>HH', height, width) + file[at + 4 :]
 
 
 def camera_info(focal, header):
@@ -130,6 +157,10 @@ def test_frame_is_processed_and_timed(make):
     [
         ({'red': 255}, 'bad', "front: bad: KeyError: 'red'"),
         ({'encoding': 'rgb9'}, 'bad', "front: bad: ValueError: encoding 'rgb9'"),
+        ({'encoding': '16UC1'}, 'bad', 'front: bad: ValueError: encoding 16UC1 carries depth'),
+        ({'file': b'no image'}, 'bad', "front: bad: ValueError: format 'jpeg': the file is not"),
+        ({'file': jpeg(40000, 40000)}, 'bad', 'front: bad: ValueError: format'),
+        ({'file': jpeg(3, 9)}, 'bad', 'front: bad: ValueError: image is 3x9 but camera_info'),
         ({'focal': 0.0}, 'uncalibrated', 'front: uncalibrated: K[0] of camera_info is 0'),
         ({'info': False}, 'no_camera_info', 'front: no camera info: image received, but'),
     ],
@@ -210,3 +241,14 @@ def test_stop_ends_the_thread(make):
     bench.worker.stop()
     assert not bench.worker._thread.is_alive()
     assert time.monotonic() - start < 2.0
+
+
+def test_images_of_12_bits_are_scaled_with_one_note(make):
+    bench = make()
+    values = np.array([[0, 4095, 16], [160, 320, 640]], '<u2').tobytes()
+    for stamp in (9, 10, 11):
+        bench.put('front', stamp_ns=stamp * S, encoding='mono16', data=values)
+        bench.wait_until(lambda stamp=stamp: len(bench.results) == stamp - 8)
+    assert bench.issue_counts()['image_note'] == 1
+    (line,) = bench.log
+    assert line.startswith('front: image note: mono16 images of at most 12 bits')

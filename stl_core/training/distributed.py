@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.tensors.reductions import world_size
+
+T = TypeVar('T')
 
 #: Timeout of collectives; the other processes wait in one while rank 0 validates.
 GROUP_TIMEOUT = timedelta(hours=2)
@@ -81,3 +84,12 @@ def broadcast_scalar(value: float, device: torch.device) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.broadcast(tensor, src=0)
     return tensor.item()
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return the values of all processes, by rank; every process calls it."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -8,6 +8,7 @@ evaluations from the remaining ones.
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from functools import cached_property
 from pathlib import Path
@@ -59,11 +60,9 @@ class MetricLogger:
         """Append a row {column: value} to a table; all rows of a table have the same columns."""
         path = self.table_path(table)
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists() or not path.stat().st_size
+        header = _complete_header(path, ['epoch', *row])
         with path.open('a', newline='') as file:
-            writer = csv.DictWriter(file, ['epoch', *row])
-            if is_new:
-                writer.writeheader()
+            writer = csv.DictWriter(file, header, restval='nan')
             writer.writerow({'epoch': epoch, **{k: f'{v:.6g}' for k, v in row.items()}})
         if self._board:
             for name, value in row.items():
@@ -92,6 +91,31 @@ class MetricLogger:
             )
             return None
         return SummaryWriter(str(self.out / 'tensorboard'), purge_step=self.epochs_done + 1)
+
+
+def _complete_header(path: Path, columns: list[str]) -> list[str]:
+    """
+    Return the columns of a table, after adding those that it lacks, with NaN in its rows.
+
+    A run that an older version began may lack columns that this version writes.
+    """
+    if not path.exists() or not path.stat().st_size:
+        write_atomically(path, (','.join(columns) + '\r\n').encode())
+        return columns
+    with path.open(newline='') as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or ())
+        missing = [name for name in columns if name not in header]
+        if not missing:
+            return header
+        rows = list(reader)
+    header += missing
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, header, restval='nan')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+    return header
 
 
 def _drop_rows_after(path: Path, epoch: int) -> None:

@@ -16,6 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stl_core.training.run.saved_buffers import SavedBuffers
+
+#: Lower bound of fp16's loss scale: at this scale, an overflow is one of the gradient itself.
+MIN_LOSS_SCALE = 1.0
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -174,22 +179,36 @@ class Optimizer:
         """Accumulate the gradient of a loss, scaled for fp16."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self) -> Tensor:
+    def loss_scale(self) -> Tensor:
+        """Return the factor of fp16's loss scaling, () on the device; 1 for other precisions."""
+        one = torch.ones((), device=self.parameters[0].device)
+        return self.scaler.scale(one)
+
+    def step(self, buffers: SavedBuffers | None = None) -> Tensor:
         """
         Clip the gradient and update the weights; skip the update if the gradient is not finite.
 
+        A skipped step changes neither weights and moments nor buffers nor their average.
+
+        :param buffers: the model's buffers as they were before the forward pass of the step.
         :return: () L2 norm of the gradient before clipping, on the device.
         """
         self.scaler.unscale_(self.adamw)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_norm)
         # AdamW's kernel skips the update of weights and moments if found_inf is 1, which is its
         # contract with GradScaler. An `if` here would synchronise host and device at every step.
-        self.adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        finite = norm.detach().isfinite()
+        self.adamw.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.adamw.grad_scale = None  # type: ignore[attr-defined]
         self.scaler.step(self.adamw)
         self.scaler.update()
+        if self.scaler.is_enabled():
+            # a frame whose gradient is never finite must not lower the scale for all others
+            self.scaler.update(self.loss_scale().clamp(min=MIN_LOSS_SCALE))
+        if buffers:
+            buffers.restore_unless(finite)
         if self.ema:
-            self.ema.update()
+            self.ema.update(finite)
         return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,14 +238,22 @@ class ModelEma:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Copy the module, without gradients."""
-        self.source, self.decay, self.steps = module, decay, 0
+        self.source, self.decay = module, decay
         self.module = copy.deepcopy(module).requires_grad_(False)
+        device = next(module.parameters()).device
+        self.steps = torch.zeros((), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Update the average from the module; integer buffers, such as counters, are copied."""
+    def update(self, finite: Tensor) -> None:
+        """
+        Update the average from the module; integer buffers, such as counters, are copied.
+
+        :param finite: () bool on the device; if False, the average and its number of updates stay
+            as they are. The module itself must be finite.
+        """
         # without this rise, the random initial weights would dominate the average for long
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        decay = ((1 + self.steps) / (10 + self.steps)).clamp(max=self.decay)
+        weight = torch.where(finite, 1 - decay, 0.0).float()
         pairs = list(
             zip(
                 _parameters_and_buffers(self.module),
@@ -235,20 +262,22 @@ class ModelEma:
             )
         )
         means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        torch._foreach_lerp_(means, values, 1 - decay)
+        gaps = torch._foreach_sub(values, means)
+        torch._foreach_mul_(gaps, weight)
+        torch._foreach_add_(means, gaps)
         for mean, value in pairs:
             if not mean.is_floating_point():
                 mean.copy_(value)
-        self.steps += 1
+        self.steps += finite
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and the number of updates so far."""
-        return {'module': self.module.state_dict(), 'steps': self.steps}
+        return {'module': self.module.state_dict(), 'steps': int(self.steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that state_dict returned."""
         self.module.load_state_dict(state['module'])
-        self.steps = state['steps']
+        self.steps.fill_(state['steps'])
 
 
 def _cosine_interpolate(start: float, end: float, fraction: float) -> float:

@@ -18,7 +18,8 @@ from stl_core.data.dataset import split_points
 from stl_core.tensors import reductions
 from stl_core.tensors.batch import Batch, slice_batch
 from stl_core.training import distributed
-from stl_core.training.optim import Optimizer
+from stl_core.training.optim import MIN_LOSS_SCALE, Optimizer
+from stl_core.training.run.saved_buffers import save_buffers
 
 
 class TrainError(RuntimeError):
@@ -37,7 +38,8 @@ def train_step(
     """
     Compute losses and gradient of a batch and update the weights.
 
-    A gradient that is not finite skips the update.
+    A gradient that is not finite skips the step: weights, moments, buffers and averages stay as
+    they were.
 
     :param model: SupervisedModel or Distiller, perhaps wrapped by DistributedDataParallel.
     :param batch: on the model's device.
@@ -46,13 +48,15 @@ def train_step(
     :param epoch: completed epochs, including the fraction of the present one.
     :param num_micro_batches: number of parts into which the batch is split, for less memory. The
         gradient is that of the whole batch, except that BatchNorm uses one part at a time.
-    :return: losses, 'total', 'grad_norm' before clipping (0 if not finite) and 'skipped' (1 if
-        not finite, else 0); () tensors, detached, on the device.
+    :return: losses, 'total', 'grad_norm' before clipping (0 if not finite), 'skipped' (1 if not
+        finite, else 0) and 'diverged' (1 if skipped, and fp16's loss scaling does not explain it);
+        () tensors, detached, on the device.
     :raises TrainError: when the names of losses and weights differ.
     """
     micro_batches = _split_batch(batch, num_micro_batches)
     means = precompute_means(model, micro_batches, epoch) if num_micro_batches > 1 else []
     losses_per_part = []
+    buffers, loss_scale = save_buffers(model), optimizer.loss_scale()
     optimizer.zero_grad()
     for number, micro_batch in enumerate(micro_batches, 1):
         normalizer = _make_normalizer(means, num_micro_batches)
@@ -63,15 +67,24 @@ def train_step(
             total = weighted_sum(losses, weights)
             optimizer.backward(total / num_micro_batches)
         losses_per_part.append({**losses, 'total': total})
-    norm = optimizer.step()
+    norm = optimizer.step(buffers)
+    return {**_mean_losses(losses_per_part), **_step_outcome(norm, loss_scale)}
+
+
+def _mean_losses(losses_per_part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([each[name].detach() for each in losses_per_part]).mean()
+        for name in losses_per_part[0]
+    }
+
+
+def _step_outcome(norm: Tensor, loss_scale: Tensor) -> dict[str, Tensor]:
+    """Return 'grad_norm', 'skipped' and 'diverged' of a step, see train_step."""
     finite = norm.isfinite()
     return {
-        **{
-            name: torch.stack([each[name].detach() for each in losses_per_part]).mean()
-            for name in losses_per_part[0]
-        },
         'grad_norm': torch.where(finite, norm, 0.0),
         'skipped': (~finite).float(),
+        'diverged': (~finite & (loss_scale <= MIN_LOSS_SCALE)).float(),
     }
 
 

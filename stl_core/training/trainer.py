@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
 from stl_core import files
 from stl_core.evaluation import metrics
@@ -25,18 +25,16 @@ from stl_core.inference import model_file, result_files
 from stl_core.progress import progress_bar
 from stl_core.tensors.batch import to_device
 from stl_core.tensors.precision import is_bf16_emulated
-from stl_core.tensors.reductions import all_reduce_mean, rank
+from stl_core.tensors.reductions import rank
 from stl_core.training import checkpoint, distributed, model_builder, validation
 from stl_core.training.metric_logging import MetricLogger
 from stl_core.training.resolved_config import ResolvedConfig
+from stl_core.training.run.epoch_statistics import EpochStatistics, require_finite
 from stl_core.training.run.setup import ModelFactory, RunState, setup_run
-from stl_core.training.train_step import TrainError, train_step
+from stl_core.training.train_step import train_step
 from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
-
-#: Below this loss scale, an fp16 overflow means that the gradient itself is not finite.
-MIN_LOSS_SCALE = 1e-3
 
 
 def fit(
@@ -54,7 +52,7 @@ def fit(
     :return: results of the last model on the val frames; None in all processes except rank 0.
     :raises CheckpointError: when out holds a run of another configuration.
     :raises TrainError: for no training or validation frames, losses that do not match the weights,
-        or a gradient that is not finite.
+        or too many steps whose gradient is not finite.
     :raises DataError: for a missing or malformed file of the data set, or an unlabelled image.
     :raises ModelFileError: for a start model or teacher that cannot be used.
     :raises ConfigError: for a start model or distillation losses that do not fit the run.
@@ -88,8 +86,10 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
     :param run: the run.
     :param epoch: completed epochs.
     :param bar: progress bar for steps, images per second and remaining time.
-    :return: mean losses, gradient norm, learning rate and images per second.
-    :raises TrainError: when the gradient was not finite.
+    :return: mean losses, gradient norm, number of skipped steps, learning rate and images per
+        second.
+    :raises TrainError: if too many steps were skipped because the gradient was not finite, or a
+        weight or buffer is not finite.
     """
     config, steps = run.config, len(run.sampler)
     run.sampler.epoch = epoch
@@ -98,7 +98,7 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
     run.model.train()
     if epoch >= config.optim.freeze_norm_at * config.epochs:
         freeze_norm(run.model)
-    sums: dict[str, Tensor] = {}
+    statistics = EpochStatistics(epoch + 1)
     start_time = time.perf_counter()
     task = bar.add_task(f'epoch {epoch + 1}', total=steps, note='')
     for step, batch in enumerate(run.loader):
@@ -113,12 +113,15 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
             now,
             num_micro_batches=config.accumulate,
         )
-        # sums stay on the device: reading one would synchronise host and device at every step
-        sums = {name: sums.get(name, 0.0) + value for name, value in step_losses.items()}
+        statistics.add(step_losses, batch.ids)
         elapsed_s = time.perf_counter() - start_time
         rate = run.sampler.num_frames / steps * (step + 1) / elapsed_s
         bar.update(task, advance=1, note=f'{rate:.1f} images/s')
-    row = _epoch_means(run, sums, epoch)
+    row = statistics.summarize()
+    ema = run.optimizer.ema
+    require_finite(
+        epoch + 1, {'model': run.unwrapped_model, **({'average': ema.module} if ema else {})}
+    )
     bar.remove_task(task)
     rate = run.sampler.num_frames / (time.perf_counter() - start_time)
     return {**row, 'lr': lr, 'images_per_s': rate}
@@ -193,35 +196,6 @@ def _validate(run: RunState) -> validation.ValidationResult:
     return validation.validate_detector(
         run.eval_detector, spec, run.validation_set, run.device, names
     )
-
-
-def _epoch_means(run: RunState, loss_sums: dict[str, Tensor], epoch: int) -> dict[str, float]:
-    """
-    Compute an epoch's mean losses and gradient norm over steps and processes, on the host.
-
-    :param run: the run.
-    :param loss_sums: {name: sum over the steps of this process}, on the device.
-    :param epoch: completed epochs.
-    :raises TrainError: for skipped steps that fp16's loss scaling does not explain.
-    """
-    steps, scaler = len(run.sampler), run.optimizer.scaler
-    values = all_reduce_mean(torch.stack(list(loss_sums.values())).float()).tolist()
-    row = dict(zip(loss_sums, values, strict=True))
-    skipped = round(row.pop('skipped'))
-    norm = row.pop('grad_norm') / max(steps - skipped, 1)
-    row = {**{name: value / steps for name, value in row.items()}, 'grad_norm': norm}
-    # fp16 skips steps while it lowers the loss scale; any other skipped step is an error
-    if skipped and (not scaler.is_enabled() or scaler.get_scale() < MIN_LOSS_SCALE):
-        means_text = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
-        raise TrainError(
-            f'the gradient was not finite in {skipped} of {steps} steps of epoch {epoch + 1},'
-            f' which were skipped; means over the epoch: {means_text}'
-        )
-    if skipped:
-        _log_on_first_rank(
-            'epoch %d: %d of %d steps skipped to lower the loss scale', epoch + 1, skipped, steps
-        )
-    return row
 
 
 def _is_stalled(run: RunState, metric_logger: MetricLogger | None) -> bool:

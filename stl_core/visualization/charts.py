@@ -15,7 +15,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from stl_core.types import Array
 
 #: Columns of curves.csv that are not losses.
-NON_LOSS_COLUMNS = ('epoch', 'total', 'grad_norm', 'lr', 'images_per_s')
+NON_LOSS_COLUMNS = ('epoch', 'total', 'grad_norm', 'skipped', 'lr', 'images_per_s')
 
 
 def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None:

@@ -45,3 +45,17 @@ def test_an_incomplete_last_row_is_dropped(tmp_path):
     with metric_logging.MetricLogger(tmp_path, 3) as tables:
         tables.add_row('curves', 3, {'total': 3.0})
     assert path.read_text().splitlines() == ['epoch,total', '1,5', '2,4', '3,3']
+
+
+def test_a_table_of_an_older_version_gets_the_new_columns(tmp_path):
+    path = tmp_path / 'curves.csv'
+    path.write_text('epoch,total,old\r\n1,5,7\r\n')
+    with metric_logging.MetricLogger(tmp_path, 1) as tables:
+        tables.add_row('curves', 2, {'total': 3.0, 'skipped': 1.0})
+        tables.add_row('curves', 3, {'total': 2.0, 'skipped': 0.0})
+    assert path.read_text().splitlines() == [
+        'epoch,total,old,skipped',
+        '1,5,7,nan',
+        '2,3,nan,1',
+        '3,2,nan,0',
+    ]

@@ -7,15 +7,14 @@ or copied to another bag without decoding it.
 
 from __future__ import annotations
 
-import sqlite3
-import struct
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
+from heapq import merge
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -24,28 +23,16 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import ReaderError, StoragePlugin, Writer
-from rosbags.serde import SerdeError
-from rosbags.typesys import TypesysError
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys.store import Typestore
 
+from mono3d_ros.bags.bag_topics import BagReport, TopicRead, find_topics
+from mono3d_ros.bags.definitions import DecodeError, MessageTypes
 from mono3d_ros.bags.message_types import make_typestore
+from mono3d_ros.bags.storage.decompression import decompress, is_zstd
+from mono3d_ros.bags.storage.folder import EXPECTED, STORAGE_SUFFIXES, open_bag
+from mono3d_ros.bags.storage.interface import CDR, StorageError, StorageFile
 from stl_core.files import OutputError, atomic_folder, require_new_folder
-
-#: Exceptions that rosbags raises for a path that is missing, truncated or not a bag.
-READ_ERRORS = (
-    AnyReaderError,
-    ReaderError,
-    SerdeError,
-    TypesysError,
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    AssertionError,
-    struct.error,
-    sqlite3.Error,
-)
 
 #: Storage formats of a bag; Humble needs an extra package to play MCAP.
 STORAGES: Mapping[str, StoragePlugin] = {
@@ -99,7 +86,9 @@ LATCHED_QOS = make_qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1
 
 class BagReader:
     """
-    Read a bag: a rosbag2 folder, an .mcap or a .db3 file; use it in a with statement.
+    Read a bag: a rosbag2 folder or a storage file; use it in a with statement.
+
+    Messages are those of the storage files; metadata.yaml says how many there should be.
 
     :param path: the folder or file.
     :raises BagError: if the path is missing or is not a readable bag.
@@ -108,17 +97,22 @@ class BagReader:
     def __init__(self, path: str | Path) -> None:
         """Open the bag."""
         self.path = Path(path)
-        if not self.path.exists():
-            raise BagError(f'{path}: no such bag; {_EXPECTED}')
-        if self.path.is_file() and self.path.suffix not in ('.mcap', '.db3'):
-            raise BagError(f'{path}: not a ROS 2 bag; {_EXPECTED}')
-        if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
-            raise BagError(f'{path}: this folder has no metadata.yaml; {_EXPECTED}')
+        _require_bag(self.path)
+        self._stack = ExitStack()
+        self._read: dict[str, TopicRead] = {}
         try:
-            self._reader = AnyReader([self.path], default_typestore=make_typestore())
-            self._reader.open()
-        except READ_ERRORS as err:
-            raise BagError(f'{path}: not a readable bag ({_one_line(err)}); {_EXPECTED}') from err
+            self._bag = open_bag(self.path, self._stack)
+            channels = [each for file in self._bag.files for each in file.channels]
+            self._types = MessageTypes(channels)
+            self._topics = find_topics(channels, self._bag.promised, self._types.problem)
+            if not self._bag.is_whole and not any(each.promised != 0 for each in channels):
+                raise StorageError(f'no whole message; {"; ".join(self._bag.remarks)}')
+        except (StorageError, OSError, MemoryError) as err:
+            self._stack.close()
+            raise BagError(f'{path}: not a readable bag ({_one_line(err)}); {EXPECTED}') from err
+        except BaseException:
+            self._stack.close()
+            raise
 
     def __enter__(self) -> BagReader:
         """Return the open bag."""
@@ -126,19 +120,23 @@ class BagReader:
 
     def __exit__(self, *_: object) -> None:
         """Close the bag."""
-        self._reader.close()
-
-    @property
-    def typestore(self) -> Typestore:
-        """The type store with the message types as the bag defines them."""
-        return self._reader.typestore
+        self._stack.close()
 
     @property
     def topics(self) -> dict[str, str]:
         """Topic name -> message type, in alphabetical order of the topics."""
-        return {
-            c.topic: c.msgtype for c in sorted(self._reader.connections, key=_connection_topic)
-        }
+        return dict(self._topics.types)
+
+    @property
+    def decodable_topics(self) -> dict[str, str]:
+        """The topics whose messages can be decoded; skipped says why others cannot."""
+        skipped = self._topics.skipped
+        return {topic: kind for topic, kind in self.topics.items() if topic not in skipped}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Topic name -> why its messages cannot be decoded, in alphabetical order."""
+        return dict(self._topics.skipped)
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Message]:
         """
@@ -147,25 +145,76 @@ class BagReader:
         :param topics: the topics to read; all topics if empty.
         :return: messages, not yet decoded.
         :raises BagError: for a topic that the bag does not have (the message lists those it
-            has), or for a damaged or truncated bag.
+            has) or that cannot be decoded, for a damaged bag, and at the end if fewer messages
+            were read than metadata.yaml or the storage files promise.
         """
-        if missing := sorted(set(topics) - set(self.topics)):
-            has = ', '.join(self.topics) or 'nothing'
-            raise BagError(f'{self.path}: no topic {", ".join(missing)}; the bag has {has}')
-        selected = [c for c in self._reader.connections if not topics or c.topic in topics]
+        self._require_topics(topics)
+        selected = set(topics) or set(self._topics.types)
+        counts = Counter[str]()
         try:
-            for connection, stamp_ns, cdr in self._reader.messages(selected) if selected else ():
-                yield Message(connection.topic, connection.msgtype, stamp_ns, bytes(cdr))
-        except READ_ERRORS as err:
-            raise BagError(f'{self.path}: damaged or truncated ({_one_line(err)})') from err
+            for message in merge(
+                *(self._file_messages(each, selected) for each in self._bag.files),
+                key=lambda each: each.recorded_ns,
+            ):
+                counts[message.topic] += 1
+                yield message
+        except (StorageError, OSError, MemoryError) as err:
+            after = f'after {counts.total()} messages'
+            raise BagError(f'{self.path}: damaged or cut off {after} ({_one_line(err)})') from err
+        for topic in sorted(selected):
+            promised = self._topics.promised[topic]
+            self._read[topic] = TopicRead(counts[topic], promised)
+            if self._bag.is_whole and counts[topic] < (promised or 0):
+                raise BagError(
+                    f'{self.path}: {topic}: only {self._read[topic]} messages that metadata.yaml'
+                    f' and the storage promise; "ros2 bag reindex" corrects metadata.yaml'
+                )
 
     def decode(self, message: Message) -> Any:
         """Decode a message of this bag; BagError if its bytes do not match its type."""
         try:
-            return self._reader.typestore.deserialize_cdr(message.cdr, message.type)
-        except READ_ERRORS as err:
+            return self._types.decode(message.cdr, message.type)
+        except DecodeError as err:
             where = f'{self.path}: {message.topic} at {message.recorded_ns} ns'
             raise BagError(f'{where}: not a {message.type} ({_one_line(err)})') from err
+
+    def report(self) -> BagReport:
+        """Return the numbers of messages read so far, skipped topics and remarks."""
+        return BagReport(
+            self.path.name,
+            dict(sorted(self._read.items())),
+            len(set(self.decodable_topics) - set(self._read)),
+            self.skipped,
+            self._bag.remarks,
+        )
+
+    def _file_messages(self, file: StorageFile, topics: Collection[str]) -> Iterator[Message]:
+        """Yield the messages of one storage file by time, decompressed."""
+        chosen = {
+            each.id: each
+            for each in file.channels
+            if each.topic in topics
+            and each.encoding == CDR
+            and each.type == self._topics.types[each.topic]
+        }
+        try:
+            for raw in file.messages(chosen) if chosen else ():
+                channel, data = chosen[raw.channel_id], raw.data
+                if is_zstd(data):  # compression mode MESSAGE
+                    data = decompress(memoryview(data), 'zstd', None)
+                yield Message(channel.topic, channel.type, raw.recorded_ns, data)
+        except StorageError as err:
+            raise StorageError(f'{file.name}: {err}') from err
+
+    def _require_topics(self, topics: Collection[str]) -> None:
+        """Raise BagError for topics that the bag does not have or that are skipped."""
+        types, skipped = self._topics.types, self._topics.skipped
+        if missing := sorted(set(topics) - set(types)):
+            for topic in missing:
+                if topic in skipped:
+                    raise BagError(f'{self.path}: {topic} cannot be read: {skipped[topic]}')
+            has = ', '.join(types) or 'nothing'
+            raise BagError(f'{self.path}: no topic {", ".join(missing)}; the bag has {has}')
 
 
 class BagWriter:
@@ -253,11 +302,15 @@ def require_absent(path: Path) -> None:
         raise BagError(str(err)) from err
 
 
-_EXPECTED = 'expected a rosbag2 folder with its metadata.yaml, an .mcap or a .db3 file'
-
-
-def _connection_topic(connection: Any) -> str:
-    return str(connection.topic)
+def _require_bag(path: Path) -> None:
+    """Raise BagError for a path that is missing or whose name is not that of a bag."""
+    if not path.exists():
+        raise BagError(f'{path}: no such bag; {EXPECTED}')
+    if path.is_file() and path.suffix == '.bag':
+        convert = f'"rosbags-convert --src {path.name} --dst {path.stem}" converts it'
+        raise BagError(f'{path}: a bag of ROS 1; {convert}')
+    if path.is_file() and path.suffix not in (*STORAGE_SUFFIXES, '.zstd'):
+        raise BagError(f'{path}: not a ROS 2 bag; {EXPECTED}')
 
 
 def _one_line(err: BaseException) -> str:

@@ -41,6 +41,7 @@ LAYERS = [
     ['mono3d_ros/perception/detection_filter.py'],
     ['mono3d_ros/params.py'],
     ['mono3d_ros/perception', 'mono3d_ros/tf'],
+    ['mono3d_ros/bags/storage'],
     ['mono3d_ros/bags'],
     ['mono3d_ros/node', 'mono3d_ros/bag_evaluation'],
 ]
@@ -65,10 +66,16 @@ ALLOWED = {
         'stl_core/data/synthetic/sensors/image_sensor.py',
     },
     'timm': {'stl_core/models/backbone.py'},
-    'rosbags': {'mono3d_ros/bags/bag_io.py', 'mono3d_ros/bags/message_types.py'},
+    'rosbags': {
+        'mono3d_ros/bags/bag_io.py',
+        'mono3d_ros/bags/definitions.py',
+        'mono3d_ros/bags/message_types.py',
+    },
     'rerun': {'mono3d_ros/bag_evaluation/rerun_export.py'},
     'cv_bridge': {'mono3d_ros/messages/image_decoding.py'},
-    'yaml': {'stl_core/training/config_builder.py'},
+    'yaml': {'stl_core/training/config_builder.py', 'mono3d_ros/bags/storage/metadata.py'},
+    'lz4': {'mono3d_ros/bags/storage/decompression.py'},
+    'sqlite3': {'mono3d_ros/bags/storage/sqlite_file.py'},
     'importlib': {'mono3d_ros/node/message_factory.py', 'mono3d_ros/doctor/environment.py'},
 }
 #: Names that do not describe the content of a file.

@@ -46,6 +46,8 @@ setup(
         'numpy>=1.21',
         'opencv-python-headless',
         'rosbags>=0.10',
+        'lz4',  # as rosbags: chunks of MCAP files
+        'backports.zstd; python_version < "3.14"',  # as rosbags
         'safetensors',
         'pyyaml',
         'rich',

@@ -27,6 +27,7 @@ from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, Evaluati
 from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError, require_absent
 from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
+from mono3d_ros.bags.storage.folder import find_bags
 from mono3d_ros.messages.rectification import passthrough_image, rectify_image
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
@@ -37,17 +38,6 @@ from stl_core.files import OutputError, require_writable_file
 
 #: Errors that a user can fix: reported on one line, without a traceback.
 INPUT_ERRORS = (*runner.INPUT_ERRORS, rerun_export.RerunError, OutputError)
-
-
-def list_bags(path: Path) -> list[Path]:
-    """Return the bags in a folder, sorted by name; an empty list if the path is itself a bag."""
-    if not path.is_dir() or (path / 'metadata.yaml').exists():
-        return []
-    return sorted(
-        each
-        for each in path.iterdir()
-        if (each / 'metadata.yaml').exists() or each.suffix in ('.mcap', '.db3')
-    )
 
 
 def _no_package_share(package: str) -> str:
@@ -75,6 +65,8 @@ def _print_result(result: BagResult, out: Path) -> None:
     if rows:
         headings = ('class', *lidar_check.STATISTICS_HEADINGS)
         _print_table(console, 'boxes against LiDAR scans', headings, rows)
+    for line in (each for report in result.replay_result.reports for each in report.lines()):
+        console.print(line, markup=False, soft_wrap=True)
     for reason, count in drive.skipped.items():
         console.print(f'{count} images omitted: {reason}', markup=False)
     boxes = sum(len(each.published) for each in drive.image_results)
@@ -94,7 +86,11 @@ def _print_table(
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('evaluate_bag', description=__doc__.split('\n')[1])
-    parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap, .db3, or a folder of bags')
+    parser.add_argument(
+        'bag',
+        type=Path,
+        help='rosbag2 folder, .mcap or .db3 file, also .zstd, or a folder of bags',
+    )
     parser.add_argument('out', type=Path, help='the new folder')
     parser.add_argument('--model', default=Params().model, help='model file')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -205,7 +201,7 @@ def _run(args: argparse.Namespace) -> list[str]:
     require_absent(args.out)
     if args.rerun:
         require_writable_file(args.rerun)
-    options, bags = _read_options(args), list_bags(args.bag)
+    options, bags = _read_options(args), find_bags(args.bag)
     errors: list[str] = []
     try:
         model = ModelRef(model_loading.find_model(args.model, _no_package_share), args.device)

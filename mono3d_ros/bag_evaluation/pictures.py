@@ -80,7 +80,7 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
     :raises BagError: for a missing or malformed bag.
     """
     with BagReader(bag) as reader:
-        image_topic, _ = first_camera_topics(reader.topics, bag)
+        image_topic, _ = first_camera_topics(reader.decodable_topics, bag)
         decoder = ImageDecoder()
         for sample in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:

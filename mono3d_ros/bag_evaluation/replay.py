@@ -21,6 +21,7 @@ from mono3d_ros.bag_evaluation.offline_detector import (
 )
 from mono3d_ros.bag_evaluation.results import DriveResults
 from mono3d_ros.bags.bag_io import LATCHED_QOS, STORAGES, BagError, BagReader, BagWriter
+from mono3d_ros.bags.bag_topics import BagReport
 from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import TF_STATIC_TOPIC, TF_TOPIC, DriveReader, DriveSample
 from mono3d_ros.messages.primitives import header_stamp_ns
@@ -71,11 +72,13 @@ class ReplayResult:
     :param drive_results: detections and labels; deterministic.
     :param timings_ms: stage -> time of each image.
     :param pictures: name -> (H, W, 3) uint8 RGB.
+    :param reports: of each bag, the numbers of messages read and the topics skipped.
     """
 
     drive_results: DriveResults
     timings_ms: dict[str, list[float]]
     pictures: dict[str, Array]
+    reports: tuple[BagReport, ...] = ()
 
 
 def replay_bag(
@@ -122,8 +125,9 @@ def replay_bag(
         if not detector.image_results:
             reason = next(iter(detector.skipped), 'no image has a camera_info')
             raise BagError(f'{bag}: no image could be processed ({reason})')
+        report = reader.report()
     drive_results = DriveResults(detector.classes, tuple(detector.image_results), detector.skipped)
-    return ReplayResult(drive_results, detector.timings_ms, detector.drawn_images)
+    return ReplayResult(drive_results, detector.timings_ms, detector.drawn_images, (report,))
 
 
 def _label_files(label_source: str, drive: DriveReader, bag: Path) -> list[Path]:
@@ -160,7 +164,7 @@ def _copy_topics(
         for labels in (each.labels for each in drive.cameras if each.labels):
             space = labels.removesuffix('/labels')
             selected |= {labels, space, f'{space}/detections'}
-    topics = {topic: kind for topic, kind in reader.topics.items() if topic in selected}
+    topics = {topic: kind for topic, kind in reader.decodable_topics.items() if topic in selected}
     for topic, kind in topics.items():
         if topic == TF_STATIC_TOPIC:
             writer.add_topic(topic, kind, LATCHED_QOS)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import traceback
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -16,8 +17,7 @@ from mono3d_ros.bag_evaluation import label_score, replay, report_writer, result
 from mono3d_ros.bag_evaluation.offline_detector import ResultCallback, ignore_result
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions, ReplayResult
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
-from mono3d_ros.bags.drive_query import choose_cameras
-from mono3d_ros.bags.drive_reader import DriveSample
+from mono3d_ros.bags.drive_reader import DriveSample, find_cameras
 from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
@@ -80,7 +80,7 @@ def evaluate_one_bag(
     """
     require_absent(out)
     with BagReader(bag) as reader:  # report a bad bag before loading the model
-        choose_cameras(reader.topics, options.query, bag)
+        find_cameras(reader, options.query)
     predictor = model.load()
     require_absent(out)  # loading takes seconds
     with atomic_folder(out) as folder, progress_bar() as bar:
@@ -112,7 +112,7 @@ def evaluate_bags(
     :param options: options of the evaluation.
     :param jobs: number of processes.
     :return: joint results of the usable bags, and a one-line error for each of the others.
-    :raises BagError: if no bag can be used, or a process dies.
+    :raises BagError: if no bag can be used.
     """
     require_absent(out)
     bag_results: dict[Path, BagResult] = {}
@@ -127,10 +127,17 @@ def evaluate_bags(
                     else:
                         error_by_bag[bag] = result
         except BrokenProcessPool as err:
-            raise BagError('a worker process died (out of memory?); use fewer --jobs') from err
+            died = 'a worker process died (out of memory?); use fewer --jobs'
+            if not bag_results:
+                raise BagError(died) from err
+            unfinished = [each for each in bags if each not in bag_results | error_by_bag]
+            error_by_bag |= {each: f'{each}: not evaluated: {died}' for each in unfinished}
         errors = [error_by_bag[each] for each in bags if each in error_by_bag]
         if not bag_results:
-            raise BagError(errors[0])
+            others = ', '.join(each.name for each in bags if error_by_bag[each] != errors[0])
+            raise BagError(
+                f'{errors[0]}; no other bag can be used ({others})' if others else errors[0]
+            )
         used = [each for each in bags if each in bag_results]
         joined = _join_replays([bag_results[each].replay_result for each in used])
         title = f'{model.path.name} on {len(used)} bags'
@@ -167,11 +174,15 @@ class _EvaluateBag:
     options: EvaluationOptions
 
     def __call__(self, bag: Path) -> BagResult | str:
-        """Return the result, or the message of an error that a user can fix."""
+        """Return the result, or an error on one line: no bag ends the evaluation of others."""
         try:
             return evaluate_one_bag(bag, self.folder / bag.name, self.model, self.options)
         except INPUT_ERRORS as err:
             return str(err)
+        except Exception as err:  # a fault of this package: named with its place in the code
+            place = traceback.extract_tb(err.__traceback__)[-1]
+            reason = f'{type(err).__name__}: {" ".join(str(err).split())[:200]}'
+            return f'{bag}: {reason} ({Path(place.filename).name}:{place.lineno})'
 
 
 def _evaluate_in_parallel(
@@ -209,7 +220,10 @@ def _join_replays(parts: Sequence[ReplayResult]) -> ReplayResult:
         for stage, each in part.timings_ms.items():
             timings_ms.setdefault(stage, []).extend(each)
     return ReplayResult(
-        results.join_results([part.drive_results for part in parts]), timings_ms, {}
+        results.join_results([part.drive_results for part in parts]),
+        timings_ms,
+        {},
+        tuple(report for part in parts for report in part.reports),
     )
 
 

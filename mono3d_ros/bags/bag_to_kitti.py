@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
+from mono3d_ros.bags.bag_topics import BagReport
 from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
 from mono3d_ros.bags.drive_reader import DriveReader, DriveSample
 from mono3d_ros.camera_frame import Frame
@@ -62,10 +63,12 @@ class ExtractionSummary:
 
     :param num_frames: number of frames written.
     :param notes: omitted images and missing parts: reason -> number of frames.
+    :param report: numbers of messages read, skipped topics, unfinished files.
     """
 
     num_frames: int
     notes: dict[str, int]
+    report: BagReport
 
 
 def extract_frames(
@@ -106,7 +109,7 @@ def extract_frames(
                 reason = next(iter(notes), 'no image with a camera_info')
                 raise BagError(f'{bag}: nothing to write ({reason})')
             _write_table(folder / 'frames.csv', rows)
-    return ExtractionSummary(len(rows), dict(notes))
+        return ExtractionSummary(len(rows), dict(notes), reader.report())
 
 
 def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample) -> FrameRow:
@@ -182,7 +185,7 @@ def _write_table(path: Path, rows: Sequence[FrameRow]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns exit code 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser('bag_to_kitti', description=__doc__.split('\n')[1])
-    parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap or .db3 file')
+    parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap or .db3 file, also .zstd')
     parser.add_argument('out', type=Path, help='the new folder')
     parser.add_argument('--camera', default='', help='namespace or image topic of the camera')
     parser.add_argument('--cloud', default='', help='topic of the LiDAR scans; default: the first')
@@ -208,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped = 'stopped; nothing was written'
     code = run_command('bag_to_kitti', run, (BagError, OSError), stopped)
     for summary in summaries:  # here, because Ctrl-C above means that nothing was written
+        for line in summary.report.lines():
+            print(line)
         for note, count in summary.notes.items():
             print(f'{count} {note}')
         print(f'{summary.num_frames} frames: {args.out}')

@@ -75,6 +75,25 @@ class DriveSample:
     label_text: str
 
 
+def find_cameras(reader: BagReader, query: DriveQuery) -> tuple[CameraTopics, ...]:
+    """
+    Find the cameras of an open bag whose messages can be decoded.
+
+    :param reader: the open bag.
+    :param query: which cameras to select.
+    :return: at least one camera, in order of their names.
+    :raises BagError: if no camera matches; the message names topics that cannot be decoded.
+    """
+    try:
+        return choose_cameras(reader.decodable_topics, query, reader.path)
+    except BagError as err:
+        skipped = [f'{topic} ({why})' for topic, why in reader.skipped.items()]
+        if not skipped:
+            raise
+        more = f' and {len(skipped) - 5} more' if len(skipped) > 5 else ''
+        raise BagError(f'{err}; not readable: {", ".join(skipped[:5])}{more}') from err
+
+
 class DriveReader:
     """Iterate over the images of an open bag; a first pass associates the messages by stamps."""
 
@@ -87,8 +106,8 @@ class DriveReader:
         :raises BagError: for a camera or topic that the bag does not have, or a damaged bag.
         """
         self._reader, self._query = reader, query
-        self.cameras = choose_cameras(reader.topics, query, reader.path)
-        self.cloud_topic = choose_cloud_topic(reader.topics, query, reader.path)
+        self.cameras = find_cameras(reader, query)
+        self.cloud_topic = choose_cloud_topic(reader.decodable_topics, query, reader.path)
         self._camera_by_topic = {each.image: each for each in self.cameras}
         self._pose_frames = (query.vehicle_frame, query.fixed_frame)
         self._index = self._build_index()
@@ -133,7 +152,7 @@ class DriveReader:
         index = _DriveIndex({topic: [] for topic in self._camera_by_topic})
         infos = {each.info for each in self.cameras}
         labels = {each.labels for each in self.cameras if each.labels}
-        tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(self._reader.topics)
+        tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(self._reader.decodable_topics)
         large = {*self._camera_by_topic, self.cloud_topic} - {''}
         static: list[Any] = []
         moving: list[Any] = []

@@ -18,6 +18,7 @@ from stl_core.geometry import BOX_EDGES, project_points, wrap_angle
 from stl_core.types import Array, Labels
 from stl_core.visualization import style
 
+MARKERS_TYPE = 'visualization_msgs/msg/MarkerArray'
 POINTS_PER_BOX = 24
 #: Index of the first of the 24 edge points that is corner i of geometry.box_corners.
 CORNER_INDICES = [list(np.ravel(BOX_EDGES)).index(corner) for corner in range(8)]
@@ -85,11 +86,18 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
     table = Path(bag) / 'sent.csv'
     if not table.is_file():
         raise BagError(f'{table}: no such file; expected the send times of the images')
-    with table.open(newline='') as file:
-        sent = {int(row['stamp_ns']): int(row['sent_ns']) for row in csv.DictReader(file)}
+    try:
+        with table.open(newline='') as file:
+            sent = {int(row['stamp_ns']): int(row['sent_ns']) for row in csv.DictReader(file)}
+    except (ValueError, TypeError, KeyError, csv.Error) as err:
+        expected = 'expected the columns stamp_ns and sent_ns with whole numbers'
+        raise BagError(f'{table}: {expected} ({err!r})') from err
     boxes, latency_ms = {}, {}
     with BagReader(bag) as reader:
-        for message in reader.messages():
+        topics = [t for t, kind in reader.decodable_topics.items() if kind == MARKERS_TYPE]
+        if not topics:
+            raise BagError(f'{bag}: no topic of {MARKERS_TYPE}')
+        for message in reader.messages(topics):
             array = reader.decode(message)
             if not array.markers:
                 raise BagError(f'{bag}: {message.topic}: a MarkerArray without markers')

@@ -67,6 +67,19 @@ def is_unfinished_bag(folder: Path) -> bool:
     return bool(names) and all(each and each[1] == folder.name for each in names)
 
 
+def find_bags(folder: Path) -> list[Path]:
+    """
+    Return the bags in a folder, sorted by name; an empty list if the path is itself a bag.
+
+    Storage files in the folder are bags, unless they are the numbered files of the folder.
+    """
+    if not folder.is_dir() or (folder / FILE_NAME).exists() or is_unfinished_bag(folder):
+        return []
+    folders = [each for each in folder.iterdir() if each.is_dir()]
+    bags = [each for each in folders if (each / FILE_NAME).exists() or storage_files(each)]
+    return sorted([*bags, *storage_files(folder)])
+
+
 def open_bag(path: Path, stack: ExitStack) -> OpenedBag:
     """
     Open the storage files of a bag.

@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from stl_core.data import scan_file
 from stl_core.data.depth_completion import complete_depth, occluded_rays, ray_spacing
 from stl_core.data.depth_maps import MARGIN_BELOW_PX, depth_from_scan, sparse_depth, velo_to_camera
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, kitti_calib
 from stl_core.types import Array
 
 DATA = Path(os.environ.get('MONO3D_DATA', Path(__file__).parents[1].parent / 'shared' / 'data'))
@@ -209,7 +210,7 @@ def real_cases(
 ) -> Iterator[Case]:
     """Yield real cases with held-out rays; rays occluded from the camera are no truth."""
     for number, files in enumerate(frames):
-        scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
+        scan, calib = scan_file.read_velodyne(files.velodyne), kitti_calib.read_calib(files.calib)
         height, width = kitti.read_image(files.image_2).shape[:2]
         points_m = velo_to_camera(scan, calib.cam_T_velo)
         bearing = np.degrees(np.arctan2(scan[:, 1], scan[:, 0]))
@@ -292,9 +293,9 @@ def text_of(report: dict[str, Any]) -> str:
 
 def draw(files: kitti.FrameFiles, path: Path) -> None:
     """Write a picture of image, rays, completed depth, validity and dilation of a frame."""
-    image, calib = kitti.read_image(files.image_2), kitti.read_calib(files.calib)
+    image, calib = kitti.read_image(files.image_2), kitti_calib.read_calib(files.calib)
     height, width = image.shape[:2]
-    points_m = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    points_m = velo_to_camera(scan_file.read_velodyne(files.velodyne), calib.cam_T_velo)
     sparse_m = sparse_depth(points_m, calib.P2, width, height)
     depth_m = depth_from_scan(kitti.read_source_image(files), width, height)
     known = np.repeat((depth_m > 0)[..., None] * np.uint8(255), 3, 2)

@@ -31,7 +31,7 @@ from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
 from stl_core.cli.command import run_command
-from stl_core.data.sources.kitti import calib_text
+from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
 from stl_core.types import Array

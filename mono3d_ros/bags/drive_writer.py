@@ -19,6 +19,7 @@ from mono3d_ros.bags.bag_io import LATCHED_QOS, BagWriter
 from mono3d_ros.camera_frame import FrameResult
 from mono3d_ros.messages import detections, markers, primitives
 from mono3d_ros.tf import transforms
+from stl_core.data import scan_file
 from stl_core.data.sources import kitti
 from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.types import Array, Labels
@@ -153,7 +154,7 @@ def _frame_messages(
             yield f'{topic}/labels', new('std_msgs/msg/String', data=image.truth.label_lines)
     if frame.scan_path is not None:
         header = primitives.to_header(frame.stamp_ns, LIDAR_FRAME, new)
-        yield POINTS_TOPIC, _point_cloud(kitti.read_velodyne(frame.scan_path), header, new)
+        yield POINTS_TOPIC, _point_cloud(scan_file.read_velodyne(frame.scan_path), header, new)
 
 
 def _labels_as_result(image: CameraImage, stamp_ns: int) -> FrameResult:

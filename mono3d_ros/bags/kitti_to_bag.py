@@ -27,7 +27,7 @@ from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.tf.transforms import Pose
 from stl_core.cli.command import run_command
 from stl_core.data.frame_source import DataError
-from stl_core.data.sources import kitti, kitti_tracking
+from stl_core.data.sources import kitti, kitti_calib, kitti_tracking
 from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
 from stl_core.progress import progress_bar
 
@@ -172,11 +172,14 @@ def _read_object_frames(
     def make_frame(number: int) -> DriveFrame:
         """Read the calibration and labels of a frame."""
         files = frames[number]
-        calib = kitti.read_calib(files.calib)
-        lidar = Pose(LIDAR_FRAME, name.frame_id, np.linalg.inv(calib.cam_T_velo))
+        calib = kitti_calib.read_calib(files.calib)
+        lidar = []
+        if files.velodyne:
+            camera_T_lidar = kitti_calib.require_lidar_pose(calib, files.calib)
+            lidar.append(Pose(LIDAR_FRAME, name.frame_id, np.linalg.inv(camera_T_lidar)))
         truth = _untracked_labels(files.label_2) if files.label_2 else None
         image = CameraImage(name, files.image_2, calib.P2, truth)
-        return DriveFrame(_frame_stamp_ns(number, options), (image,), files.velodyne, (lidar,))
+        return DriveFrame(_frame_stamp_ns(number, options), (image,), files.velodyne, tuple(lidar))
 
     return map(make_frame, range(len(frames))), [], len(frames)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from stl_core.cli.frame_options import add_frame_options, list_images
 from stl_core.cli.output import OutputFolder
-from stl_core.data.depth_maps import depth_from_scan, write_depth
+from stl_core.data import depth_checks, depth_maps
 from stl_core.data.frame_source import DataError, SourceImage
 from stl_core.data.worker_pool import available_cpus, map_ordered, with_progress
 
@@ -42,23 +42,34 @@ class WriteDepthMap:
 
     out: Path
 
-    def __call__(self, image: SourceImage) -> str:
-        """Write the depth map of one image; return the image's id."""
+    def __call__(self, image: SourceImage) -> depth_checks.FrameDepth:
+        """Write the depth map of one image, or read it if it exists; return its statistics."""
+        path = self.out / f'{image.id}.png'
+        if path.exists():
+            return depth_checks.measure_depth(image, depth_maps.read_depth(path))
         height_px, width_px = image.pixels.read().shape[:2]
-        write_depth(self.out / f'{image.id}.png', depth_from_scan(image, width_px, height_px))
-        return image.id
+        depth_m = depth_maps.depth_from_scan(image, width_px, height_px)
+        depth_maps.write_depth(path, depth_m)
+        return depth_checks.measure_depth(image, depth_m)
 
 
 def _run_depth_maps(args: argparse.Namespace) -> None:
     out, images = Path(args.out), list_images(args, labelled=False)
-    for image in images:
-        if not image.points.exists:
-            location = image.points.location or image.pixels.location
-            raise DataError(f'{location}: no such scan; --split FILE selects frames')
+    without = [image for image in images if not image.points.exists]
+    if without:
+        location = without[0].points.location or without[0].pixels.location
+        raise DataError(
+            f'{location}: no such scan, as for {len(without)} of {len(images)} frames;'
+            ' --split FILE selects frames'
+        )
     out.mkdir(parents=True, exist_ok=True)
-    missing = [image for image in images if not (out / f'{image.id}.png').exists()]
-    for _ in with_progress(
-        map_ordered(WriteDepthMap(out), missing, args.workers), len(missing), 'depth maps'
-    ):
-        pass
-    logging.info('%s: %d depth maps', out, len(images))
+    kept = sum((out / f'{image.id}.png').exists() for image in images)
+    frames = list(
+        with_progress(
+            map_ordered(WriteDepthMap(out), images, args.workers), len(images), 'depth maps'
+        )
+    )
+    statistics = depth_checks.summarize_depth(frames)
+    logging.info('%s: %d depth maps, %d of them kept; %s', out, len(frames), kept, statistics)
+    for warning in depth_checks.depth_warnings(statistics):
+        logging.warning('%s: %s', out, warning)

@@ -13,8 +13,9 @@ from stl_core import files
 from stl_core.cli.frame_options import add_frame_options, list_images
 from stl_core.cli.models import add_model_argument
 from stl_core.cli.output import OutputFolder, add_json_option, add_metric_option, write_json
+from stl_core.data import depth_checks
 from stl_core.data.frame_source import DataError, require_labels
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, kitti_calib
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
 from stl_core.evaluation.ap_result import CLASSES, class_min_iou
 from stl_core.evaluation.metric import MetricResults
@@ -45,6 +46,8 @@ def _run_evaluate(args: argparse.Namespace) -> None:
     frames = list_images(args, labelled=True)
     truth = require_labels(frames)
     predictor = load_predictor(args.student, args.device)
+    if predictor.spec.input.depth is not None:
+        depth_checks.require_lidar_like_depth(frames, args.root)
     # [1:] drops the images, which are large
     predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
     Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
@@ -105,8 +108,8 @@ def _run_kitti_ap(args: argparse.Namespace) -> None:
 def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
     """Return P2 of each result file, from a folder of calib files or from one file for all."""
     if calib.is_file():
-        return [kitti.read_calib(calib).P2] * len(results)
-    return [kitti.read_calib(calib / path.name).P2 for path in results]
+        return [kitti_calib.read_calib(calib).P2] * len(results)
+    return [kitti_calib.read_calib(calib / path.name).P2 for path in results]
 
 
 def add_predict_command(commands: Any) -> None:
@@ -135,6 +138,8 @@ def _run_predict(args: argparse.Namespace) -> None:
         files.require_writable_folder(folder)
     frames = list_images(args, labelled=False)
     predictor = load_predictor(args.student, args.device)
+    if predictor.spec.input.depth is not None:
+        depth_checks.require_lidar_like_depth(frames, args.root)
     classes = predictor.spec.classes
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     detections = []

@@ -8,7 +8,7 @@ of the box's bottom face in the camera frame (the KITTI object devkit).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from stl_core.data.frame_source import (
     require_exists,
 )
 from stl_core.data.picture_size import decode_picture, read_picture_size
+from stl_core.data.scan_file import read_velodyne
+from stl_core.data.sources.kitti_calib import lidar_pose_fault, parse_floats, read_calib
 from stl_core.evaluation import ap_result
 from stl_core.geometry import wrap_angle
 from stl_core.types import Array, Labels, Objects3D
@@ -38,22 +40,6 @@ CLASSES = ap_result.CLASSES
 RESULT_COLUMNS = 16
 #: KITTI has -1 (unset) to 3 (unknown); other sets have more levels.
 OCCLUSION_LEVELS = range(-1, 100)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """
-    The matrices of a calib file that the project uses.
-
-    :param P2: (3, 4) projection of the left colour camera (P0 where a file has no P2).
-    :param cam_T_velo: (4, 4) LiDAR frame -> rectified camera frame; identity where absent.
-    :param velo_T_imu: (4, 4) frame of the inertial unit (x forward, y left, z up) -> LiDAR frame;
-        None where absent.
-    """
-
-    P2: Array
-    cam_T_velo: Array
-    velo_T_imu: Array | None
 
 
 @dataclass(frozen=True)
@@ -165,16 +151,14 @@ def read_source_image(
     :raises DataError: for a malformed file, naming it.
     """
     calib = read_calib(files.calib)
-    depth, points = (
-        LazyArray(str(Path(folder or name) / f'{files.id}{suffix}'))
-        for folder, name, suffix in (
-            (folders.depth_2, 'depth_2', '.png'),
-            (folders.velodyne, 'velodyne', '.bin'),
-        )
-    )
+    depth = LazyArray(str(Path(folders.depth_2 or 'depth_2') / f'{files.id}.png'))
+    points = LazyArray(str(Path(folders.velodyne or 'velodyne') / f'{files.id}.bin'))
     if files.depth_2:
         depth = LazyArray(str(files.depth_2), partial(read_depth, files.depth_2))
-    if files.velodyne:
+    if files.velodyne and calib.cam_T_velo is None:
+        fault = f'{files.velodyne}, whose pose is missing: {files.calib}: '
+        points = LazyArray(fault + lidar_pose_fault(files.calib))
+    elif files.velodyne and calib.cam_T_velo is not None:
         read_points = partial(_read_camera_points, files.velodyne, calib.cam_T_velo)
         points = LazyArray(str(files.velodyne), read_points)
     lines = _label_lines(files.label_2) if files.label_2 else []
@@ -198,37 +182,6 @@ def read_image(path: str | Path) -> Array:
     if image is None:
         raise DataError(f'{path}: not a readable PNG or JPEG image')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_calib(path: str | Path) -> Calibration:
-    """
-    Read a calib file of the object or the tracking benchmark.
-
-    :param path: a file with lines such as 'P2: <12 numbers>'.
-    :return: P2 and the poses of LiDAR and inertial unit.
-    :raises DataError: naming the file and the malformed line or key.
-    """
-    rows: dict[str, Array] = {}
-    for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
-        key, *values = line.replace(':', ' ').split() or ['']
-        if key:
-            rows[key] = _parse_floats(values, f'{path}:{number}: {key}')
-    projection = rows.get('P2', rows.get('P0'))
-    if projection is None or projection.shape != (12,):
-        raise DataError(f'{path}: expected a line "P2:" with 12 numbers')
-    if not np.isfinite(projection).all() or projection[0] <= 0:
-        raise DataError(f'{path}: P2 must be finite with a positive focal length')
-    cam_T_velo = np.eye(4)
-    rect = rows.get('R0_rect', rows.get('R_rect', np.eye(3).ravel()))
-    velo = rows.get('Tr_velo_to_cam', rows.get('Tr_velo_cam', np.eye(3, 4).ravel()))
-    if rect.shape != (9,) or velo.shape != (12,):
-        raise DataError(f'{path}: expected 9 numbers in R0_rect and 12 in Tr_velo_to_cam')
-    cam_T_velo[:3] = rect.reshape(3, 3) @ velo.reshape(3, 4)
-    imu = rows.get('Tr_imu_to_velo', rows.get('Tr_imu_velo'))
-    if imu is not None and imu.shape != (12,):
-        raise DataError(f'{path}: expected 12 numbers in Tr_imu_to_velo')
-    velo_T_imu = None if imu is None else np.vstack([imu.reshape(3, 4), [0.0, 0.0, 0.0, 1.0]])
-    return Calibration(projection.reshape(3, 4), cam_T_velo, velo_T_imu)
 
 
 def read_labels(path: str | Path) -> Labels:
@@ -283,7 +236,7 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
             raise DataError(
                 f'{location}: expected 15 columns, or 16 with a score, got {1 + len(values)}'
             )
-        row = _parse_floats(values, location)
+        row = parse_floats(values, location)
         if not np.isfinite(row).all():
             raise DataError(f'{location}: expected finite numbers')
         if row[1] not in OCCLUSION_LEVELS:
@@ -304,14 +257,6 @@ def parse_labels(lines: Iterable[tuple[str, str]]) -> Labels:
         rotation_y=columns[:, 13],
         box_px=columns[:, 3:7],
     )
-
-
-def read_velodyne(path: str | Path) -> Array:
-    """Read a LiDAR scan: (N, 4) float32 x forward, y left, z up, metres, and reflectance."""
-    data = require_exists(Path(path), 'a velodyne scan').read_bytes()
-    if len(data) % 16:
-        raise DataError(f'{path}: {len(data)} bytes are not a whole number of 16-byte points')
-    return np.frombuffer(data, np.float32).reshape(-1, 4)
 
 
 def _read_camera_points(path: Path, cam_T_velo: Array) -> Array:
@@ -346,26 +291,3 @@ def format_results(labels: Labels) -> str:
         head = f'{name} {labels.truncated[i]:.2f} {labels.occluded[i]} {labels.alpha[i]:.4f}'
         lines.append(f'{head} {text} {labels.score[i]:.6f}\n')
     return ''.join(lines)
-
-
-def calib_text(matrices: Mapping[str, Array], digits: int | None = None) -> str:
-    """
-    Format a calib file: one line a matrix, 'KEY: numbers', row-major.
-
-    :param matrices: {key: matrix} in the order of the lines: P0 to P3 (3, 4), R0_rect (3, 3),
-        Tr_velo_to_cam and Tr_imu_to_velo (3, 4).
-    :param digits: digits after the point, in scientific notation; None for as many as are needed
-        to read the same float64 again.
-    """
-    number = repr if digits is None else f'{{:.{digits}e}}'.format
-    return ''.join(
-        f'{key}: {" ".join(map(number, matrix.ravel().tolist()))}\n'
-        for key, matrix in matrices.items()
-    )
-
-
-def _parse_floats(values: list[str], location: str) -> Array:
-    try:
-        return np.array([float(value) for value in values])
-    except ValueError as err:
-        raise DataError(f'{location}: expected numbers ({err})') from err

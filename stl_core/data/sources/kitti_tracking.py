@@ -18,7 +18,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from stl_core.data.frame_source import DataError, read_text
-from stl_core.data.sources.kitti import Calibration, parse_labels, read_calib
+from stl_core.data.sources.kitti import parse_labels
+from stl_core.data.sources.kitti_calib import Calibration, read_calib, require_lidar_pose
 from stl_core.types import Array, Labels
 
 #: The camera whose folder holds the scans and the odometry.
@@ -58,6 +59,7 @@ class DriveCamera:
 
     :param name: FRONT_CAMERA, or the name of the camera's folder.
     :param calib: its calibration.
+    :param cam_T_velo: (4, 4) LiDAR frame -> camera frame.
     :param images: frame number -> image file.
     :param tracks: frame number -> objects, only frames that have objects; None for a drive without
         labels.
@@ -65,6 +67,7 @@ class DriveCamera:
 
     name: str
     calib: Calibration
+    cam_T_velo: Array
     images: Mapping[int, Path]
     tracks: Mapping[int, FrameTracks] | None
 
@@ -90,7 +93,7 @@ class KittiDrive:
 
     def base_T_cam(self, camera: DriveCamera) -> Array:
         """Return the transform from the frame of a camera to the base, (4, 4)."""
-        return self.base_T_velo @ np.linalg.inv(camera.calib.cam_T_velo)
+        return self.base_T_velo @ np.linalg.inv(camera.cam_T_velo)
 
 
 def is_drive(root: Path) -> bool:
@@ -130,7 +133,7 @@ def read_drive(root: Path, sequence: str = '') -> KittiDrive:
             )
     folder = layout_root / 'velodyne' / sequence
     scans = _files_by_number(folder, ('.bin',)) if folder.is_dir() else {}
-    odom_T_base = _read_odometry(layout_root, sequence, cameras[0].calib)
+    odom_T_base = _read_odometry(layout_root, sequence, cameras[0])
     if odom_T_base is not None and max(cameras[0].images) >= len(odom_T_base):
         raise DataError(
             f'{layout_root}: the odometry has {len(odom_T_base)} rows, none for image'
@@ -222,8 +225,7 @@ def _select_sequence(folder: Path, sequence: str) -> str:
 def _read_camera(name: str, layout_root: Path, sequence: str) -> DriveCamera:
     path = layout_root / 'calib' / f'{sequence}.txt'
     calib = read_calib(path)
-    if np.array_equal(calib.cam_T_velo, np.eye(4)):  # read_calib's default
-        raise DataError(f'{path}: expected a line "Tr_velo_cam" with 12 numbers')
+    cam_T_velo = require_lidar_pose(calib, path)
     images = _files_by_number(layout_root / 'image_02' / sequence, ('.png', '.jpg'))
     if not images:
         raise DataError(
@@ -231,7 +233,7 @@ def _read_camera(name: str, layout_root: Path, sequence: str) -> DriveCamera:
         )
     labelled = (layout_root / 'label_02').is_dir()
     tracks = read_tracks(layout_root / 'label_02' / f'{sequence}.txt') if labelled else None
-    return DriveCamera(name, calib, images, tracks)
+    return DriveCamera(name, calib, cam_T_velo, images, tracks)
 
 
 def _files_by_number(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
@@ -255,13 +257,13 @@ def _base_T_velo(calib: Calibration) -> Array:
     return np.eye(4) if calib.velo_T_imu is None else np.linalg.inv(calib.velo_T_imu)
 
 
-def _read_odometry(layout_root: Path, sequence: str, calib: Calibration) -> Array | None:
+def _read_odometry(layout_root: Path, sequence: str, camera: DriveCamera) -> Array | None:
     """Return odom_T_base by frame number: from the poses file, else from oxts, else None."""
     poses, oxts = (layout_root / name / f'{sequence}.txt' for name in ('poses', 'oxts'))
     if poses.is_file():
-        base_T_cam = _base_T_velo(calib) @ np.linalg.inv(calib.cam_T_velo)
+        base_T_cam = _base_T_velo(camera.calib) @ np.linalg.inv(camera.cam_T_velo)
         return base_T_cam @ read_poses(poses) @ np.linalg.inv(base_T_cam)
-    if oxts.is_file() and calib.velo_T_imu is None:
+    if oxts.is_file() and camera.calib.velo_T_imu is None:
         raise DataError(f'{oxts}: the calib file has no Tr_imu_velo, the pose of the unit')
     return read_oxts(oxts) if oxts.is_file() else None
 

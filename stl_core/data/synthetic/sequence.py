@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from stl_core.data.depth_maps import write_depth
-from stl_core.data.sources.kitti import calib_text, format_results
+from stl_core.data.sources.kitti import format_results
+from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.data.synthetic.frame import (
     CAMERA_STREAM,
     WORLD_STREAM,

@@ -17,7 +17,8 @@ import numpy as np
 
 from stl_core.data.depth_maps import write_depth
 from stl_core.data.frame_source import DataError
-from stl_core.data.sources.kitti import calib_text, format_results
+from stl_core.data.sources.kitti import format_results
+from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.data.synthetic.frame import SyntheticFrame, make_frame
 from stl_core.data.synthetic.sensors.camera import CameraModel
 from stl_core.data.synthetic.sensors.lidar import Lidar

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stl_core.data import dataset, depth_maps
+from stl_core.data import dataset, depth_checks
 from stl_core.data.frame_source import require_labels
 from stl_core.tensors.detector import Detector, as_detector
 from stl_core.tensors.reductions import rank, world_size
@@ -120,7 +120,7 @@ def _load_datasets(
     if not validation_set.frames:
         raise TrainError('val.sources: no frames for validation')
     if image_loader is dataset.load_image_and_depth:
-        depth_maps.require_depth(frames.images)
+        depth_checks.require_lidar_like_depth(frames.images, 'train')
     if config.input.depth:
-        depth_maps.require_depth(validation_set.frames)
+        depth_checks.require_lidar_like_depth(validation_set.frames, 'val')
     return frames, sampler, validation_set

@@ -15,7 +15,8 @@ from mono3d_ros.bags.drive_writer import POINT_FIELD_FLOAT32, POINT_FIELDS
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.messages.primitives import to_header
 from mono3d_ros.tf import transforms
-from stl_core.data.sources import kitti
+from stl_core.data import scan_file
+from stl_core.data.sources import kitti, kitti_calib
 
 STORE = make_typestore()
 NEW = make_message_factory(STORE)
@@ -43,7 +44,9 @@ def scenes(tmp_path):
 def same_frame(one, other, frame_id):
     image = kitti.read_image(one / f'image_2/{frame_id}.png')
     np.testing.assert_array_equal(kitti.read_image(other / f'image_2/{frame_id}.png'), image)
-    before, after = (kitti.read_calib(each / f'calib/{frame_id}.txt') for each in (one, other))
+    before, after = (
+        kitti_calib.read_calib(each / f'calib/{frame_id}.txt') for each in (one, other)
+    )
     np.testing.assert_array_equal(after.P2, before.P2)
     np.testing.assert_allclose(after.cam_T_velo, before.cam_T_velo, atol=5e-5)  # not a rotation
     for part in (f'velodyne/{frame_id}.bin', f'label_2/{frame_id}.txt'):
@@ -174,7 +177,7 @@ def test_images_get_the_camera_info_of_their_stamp_and_the_nearest_scan(tmp_path
     out = tmp_path / 'out'
     for number, (at, scan) in enumerate([(100, 110), (200, 230), (300, None)]):
         frame_id = f'{number:06d}'
-        calib = kitti.read_calib(out / f'calib/{frame_id}.txt')
+        calib = kitti_calib.read_calib(out / f'calib/{frame_id}.txt')
         assert calib.P2[0, 0] == P2[0, 0] + at
         picture = kitti.read_image(out / f'image_2/{frame_id}.png')
         np.testing.assert_array_equal(picture, images[number])
@@ -182,7 +185,7 @@ def test_images_get_the_camera_info_of_their_stamp_and_the_nearest_scan(tmp_path
         assert path.exists() == (scan is not None)
         if scan:
             # points that are not finite are omitted
-            np.testing.assert_array_equal(kitti.read_velodyne(path), [[scan, 1, 2, 0.5]])
+            np.testing.assert_array_equal(scan_file.read_velodyne(path), [[scan, 1, 2, 0.5]])
             # the camera is 1 m ahead, at its pose when the image was taken
             x = calib.cam_T_velo[0, 3]
             assert x == pytest.approx(-1.0 + 10 * (scan - at) / 1000)
@@ -215,7 +218,7 @@ def test_rectify_option_rectifies_raw_images(tmp_path):
     inner = np.s_[20:-20, 40:-40]  # the two may fill the border differently
     assert np.abs(written[inner].astype(int) - expected[inner]).max() <= 2
     assert np.abs(written[inner].astype(int) - images[1][inner]).max() > 20
-    np.testing.assert_array_equal(kitti.read_calib(tmp_path / 'out/calib/000001.txt').P2, P2)
+    np.testing.assert_array_equal(kitti_calib.read_calib(tmp_path / 'out/calib/000001.txt').P2, P2)
 
 
 def two_cameras(path):
@@ -293,4 +296,4 @@ def test_real_drive_is_extracted(mono3d_data, tmp_path):
     assert run(bag, tmp_path / 'out') == 0
     frames = kitti.list_kitti_frames(kitti_to_bag._kitti_folders(tmp_path / 'out'))
     assert [kitti.read_image(each.image_2).shape for each in frames] == [(375, 1242, 3)] * 3
-    assert all(kitti.read_calib(each.calib).P2[0, 0] > 700 for each in frames)
+    assert all(kitti_calib.read_calib(each.calib).P2[0, 0] > 700 for each in frames)

@@ -101,9 +101,11 @@ def test_every_output_of_every_command_is_checked_and_is_tested_here():
 def test_outputs_named_by_a_configuration_are_checked_first(part, place, tmp_path_factory, capsys):
     folder = tmp_path_factory.mktemp('configurations')
     (folder / 'run.yaml').write_text(f'out: {place}/file\n')
+    outputs = {'out': f'{place}/folder', 'table': f'{place}/folder/table.csv'}
+    outputs[part] = f'{place}/file/{part}'
+    lines = [f'{key}: {path}\n' for key, path in outputs.items()]
     (folder / 'study.yaml').write_text(
-        f'plan: {folder}/run.yaml\nstage: none\nmethods: {{base: {{}}}}\n'
-        f'out: {place}/folder\ntable: {place}/folder/table.csv\n{part}: {place}/file/{part}\n'
+        f'plan: {folder}/run.yaml\nstage: none\nmethods: {{base: {{}}}}\n{"".join(lines)}'
     )
     assert f'{place}/file is not a folder' in only_line(capsys, ['study', folder / 'study.yaml'])
     assert f'{place}/file is not a folder' in only_line(capsys, ['train', folder / 'run.yaml'])

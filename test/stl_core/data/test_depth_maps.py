@@ -8,6 +8,7 @@ from scipy.ndimage import distance_transform_edt, minimum_filter1d
 
 from stl_core import geometry
 from stl_core.cli import main
+from stl_core.data import scan_file
 from stl_core.data.depth_completion import complete_depth, occluded_rays
 from stl_core.data.depth_maps import (
     MAX_DEPTH_M,
@@ -19,7 +20,7 @@ from stl_core.data.depth_maps import (
     write_depth,
 )
 from stl_core.data.frame_source import read_images
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, kitti_calib
 from stl_core.data.synthetic import frame
 from stl_core.data.synthetic.sensors import camera, lidar
 from stl_core.geometry import backproject_pixels
@@ -96,8 +97,8 @@ def real_frame(data, frame_id):
 
 
 def rays_of(files):
-    calib = kitti.read_calib(files.calib)
-    points = velo_to_camera(kitti.read_velodyne(files.velodyne), calib.cam_T_velo)
+    calib = kitti_calib.read_calib(files.calib)
+    points = velo_to_camera(scan_file.read_velodyne(files.velodyne), calib.cam_T_velo)
     return sparse_depth(points, calib.P2, WIDTH, HEIGHT)
 
 
@@ -108,7 +109,7 @@ def completed_depth(files):
 @pytest.mark.parametrize('frame_id', ['000008', '000114'])
 def test_completion_predicts_held_out_beams_of_a_real_scan(mono3d_data, frame_id):
     files = real_frame(mono3d_data, frame_id)
-    scan, calib = kitti.read_velodyne(files.velodyne), kitti.read_calib(files.calib)
+    scan, calib = scan_file.read_velodyne(files.velodyne), kitti_calib.read_calib(files.calib)
     beam = np.append(0, np.cumsum(np.diff(np.arctan2(scan[:, 1], scan[:, 0])) < -1.5))
     assert beam[-1] in (63, 64)
     points = velo_to_camera(scan, calib.cam_T_velo)

@@ -3,7 +3,8 @@ import pytest
 from kitti_scenes import make_scenes
 
 from stl_core import types
-from stl_core.data.sources import kitti
+from stl_core.data import scan_file
+from stl_core.data.sources import kitti, kitti_calib
 
 LINE = 'Car 0.00 1 -1.57 10.00 20.00 110.50 80.00 1.50 1.60 4.00 1.00 2.00 20.00 -1.50'
 DONT_CARE = 'DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10'
@@ -125,7 +126,7 @@ def test_read_calib_accepts_object_and_tracking_keys(tmp_path):
     first = write(tmp_path / 'a.txt', f'{P2}R0_rect: {rect}\nTr_velo_to_cam: {velo}\n\n')
     second = write(tmp_path / 'b.txt', f'{P2}R_rect {rect}\nTr_velo_cam {velo}\n')
     for path in (first, second):
-        calib = kitti.read_calib(path)
+        calib = kitti_calib.read_calib(path)
         assert calib.P2[2, 3] == 0.0027
         np.testing.assert_allclose(calib.cam_T_velo[:3, 3], [1, -2, -3])
 
@@ -142,30 +143,30 @@ def test_read_calib_accepts_object_and_tracking_keys(tmp_path):
 )
 def test_a_malformed_calib_raises_data_error_with_the_expected_content(tmp_path, text, message):
     with pytest.raises(kitti.DataError, match=message):
-        kitti.read_calib(write(tmp_path / 'a.txt', text))
+        kitti_calib.read_calib(write(tmp_path / 'a.txt', text))
 
 
 def test_missing_and_binary_files_raise_data_error(tmp_path):
     with pytest.raises(kitti.DataError, match=r'none.txt: no such file .* expected a KITTI calib'):
-        kitti.read_calib(tmp_path / 'none.txt')
+        kitti_calib.read_calib(tmp_path / 'none.txt')
     (tmp_path / 'a.txt').write_bytes(b'\xff\xfe\x00')
     with pytest.raises(kitti.DataError, match='not a text file'):
         kitti.read_labels(tmp_path / 'a.txt')
     (tmp_path / 'a.png').write_bytes(b'not a picture')
     with pytest.raises(kitti.DataError, match='not a readable PNG or JPEG'):
         kitti.read_image(tmp_path / 'a.png')
-    (tmp_path / 'a.bin').write_bytes(b'12345')
+    (tmp_path / 'a.bin').write_bytes(bytes(range(5)))
     with pytest.raises(kitti.DataError, match='16-byte points'):
-        kitti.read_velodyne(tmp_path / 'a.bin')
+        scan_file.read_velodyne(tmp_path / 'a.bin')
 
 
 def test_velodyne_points_lie_in_the_labelled_cars(mono3d_data):
     """LiDAR, calib and labels agree: points fill the labelled box of a near car."""
     training = mono3d_data / 'training'
-    calib = kitti.read_calib(training / 'calib/000010.txt')
+    calib = kitti_calib.read_calib(training / 'calib/000010.txt')
     labels = kitti.read_labels(training / 'label_2/000010.txt')
     car = labels[(labels.name == 'Car') & (labels.truncated < 0.1) & (labels.occluded == 0)][0]
-    cloud = kitti.read_velodyne(training / 'velodyne/000010.bin')[:, :3].astype(np.float64)
+    cloud = scan_file.read_velodyne(training / 'velodyne/000010.bin')[:, :3].astype(np.float64)
     points = cloud @ calib.cam_T_velo[:3, :3].T + calib.cam_T_velo[:3, 3]
     away = points - car.center_m[0]
     cos, sin = np.cos(car.rotation_y[0]), np.sin(car.rotation_y[0])

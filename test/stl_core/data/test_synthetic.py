@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from stl_core.cli import main
-from stl_core.data.sources import kitti
+from stl_core.data import scan_file
+from stl_core.data.sources import kitti, kitti_calib
 from stl_core.data.synthetic import frame, sequence, writer
 from stl_core.data.synthetic.rendering import textures
 from stl_core.data.synthetic.rendering.shadows import sunlit_mask
@@ -85,9 +86,9 @@ def test_the_kitti_readers_read_a_synthetic_data_set(tmp_path):
     for number, files in enumerate(kitti.list_kitti_frames(source, ids)):
         same = frame.make_frame(SEED, number, SMALL, LASER)
         np.testing.assert_array_equal(kitti.read_image(files.image_2), same.image)
-        calib = kitti.read_calib(files.calib)
+        calib = kitti_calib.read_calib(files.calib)
         np.testing.assert_allclose(calib.P2, same.camera.P, atol=1e-9)
-        points = kitti.read_velodyne(files.velodyne)
+        points = scan_file.read_velodyne(files.velodyne)
         np.testing.assert_array_equal(points, same.scan.points)
         read, expected = kitti.read_labels(files.label_2), same.annotations.labels
         assert read.name.tolist() == expected.name.tolist()
@@ -333,15 +334,15 @@ def test_synthesize_drive_writes_the_tracking_layout(tmp_path):
     poses = np.loadtxt(tmp_path / 'training/poses/0000.txt').reshape(-1, 3, 4)
     np.testing.assert_allclose(poses[0], np.eye(4)[:3], atol=1e-9)
     assert 0.4 < poses[1, 2, 3] < 1.3
-    scan = kitti.read_velodyne(tmp_path / 'training/velodyne/0000/000000.bin')
+    scan = scan_file.read_velodyne(tmp_path / 'training/velodyne/0000/000000.bin')
     for camera_name in sequence.SURROUND_CAMERAS:
         root = sequence.camera_folder(tmp_path, camera_name) / 'object'
         folders = [str(root / name) for name in ('image_2', 'calib', 'label_2')]
         source = kitti.KittiFolders(*folders)
         files = kitti.list_kitti_frames(source)
         assert len(files) == 3
-        tracked = kitti.read_calib(root.parent / 'training/calib/0000.txt')
-        single = kitti.read_calib(files[0].calib)
+        tracked = kitti_calib.read_calib(root.parent / 'training/calib/0000.txt')
+        single = kitti_calib.read_calib(files[0].calib)
         np.testing.assert_allclose(tracked.cam_T_velo, single.cam_T_velo)
         truth = kitti.read_labels(files[0].label_2)
         points_m = scan[:, :3] @ single.cam_T_velo[:3, :3].T + single.cam_T_velo[:3, 3]

@@ -19,7 +19,7 @@ from small_stages import FOLDERS, LOSSES, make_scenes_with_depth, plan
 
 from stl_core.cli import main
 from stl_core.data import dataset, depth_maps
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, kitti_calib
 from stl_core.experiments import selection, selection_chart, study, study_table
 from stl_core.inference import model_file, predictor, result_files
 from stl_core.preprocessing import DepthSpec, InputSpec
@@ -154,7 +154,7 @@ def test_the_teacher_takes_depth_and_rejects_images(trained, scenes):
     frame = dataset.list_frames(built['teacher'].val)[0]
     _, _, objects = result_files.predict_frame(teacher, frame)
     depth_m = depth_maps.load_frame_depth(frame, WIDTH, HEIGHT)
-    (expected,) = teacher([depth_m], [kitti.read_calib(scenes / 'calib/000000.txt').P2])
+    (expected,) = teacher([depth_m], [kitti_calib.read_calib(scenes / 'calib/000000.txt').P2])
     assert np.array_equal(objects.center_m, expected.center_m)
 
 
@@ -456,8 +456,12 @@ def test_evaluate_and_predict_feed_a_teacher_with_depth(trained, scenes, tmp_pat
     out, _ = trained
     root = tmp_path / 'training'
     root.mkdir()
-    for name in FOLDERS[:3]:
+    shutil.copytree(scenes / 'calib', root / 'calib')
+    for path in (root / 'calib').iterdir():  # the LiDAR sits in the camera
+        path.write_text(f'{path.read_text()}Tr_velo_to_cam: 1 0 0 0 0 1 0 0 0 0 1 0\n')
+    for name in ('image_2', 'label_2'):
         (root / name).symlink_to(scenes / name)
+    wall = np.array([(x, y, 14, 0) for x in range(-4, 5) for y in range(-2, 3)], np.float32)
     argv = ['evaluate', str(out / 'teacher/student.safetensors'), str(root), '--device', 'cpu']
     with pytest.raises(SystemExit):
         main.main(argv)
@@ -467,7 +471,7 @@ def test_evaluate_and_predict_feed_a_teacher_with_depth(trained, scenes, tmp_pat
         if kind == 'depth_2':
             (root / kind / path.name).symlink_to(path)
         else:
-            (root / kind / f'{path.stem}.bin').write_bytes(np.ones((5, 4), np.float32).tobytes())
+            (root / kind / f'{path.stem}.bin').write_bytes(wall.tobytes())
     main.main([*argv, '--json', str(tmp_path / 'new/ap.json')])
     ap = json.loads((tmp_path / 'new/ap.json').read_text())['ap']
     if kind == 'depth_2':

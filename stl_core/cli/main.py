@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from stl_core.cli import depth_maps, experiments, synthesize
+from stl_core.cli import depth_maps, experiments, kitti_splits, synthesize
 from stl_core.cli.command import run_command
 from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command, add_predict_command
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (
         synthesize.add_command,
         depth_maps.add_command,
+        kitti_splits.add_command,
         add_train_command,
         experiments.add_commands,
         add_evaluate_command,

@@ -1,5 +1,5 @@
 """
-Training augmentation: flip, zoom, shift and colour jitter, applied while warping to the canvas.
+Training augmentation: flip, zoom, shift, window and colours, applied while warping to the canvas.
 
 draw_augmentation draws the random numbers into AugmentationParams; apply_augmentation is a pure
 function of them. One affine A moves pixels, depth and 2D boxes, the projection becomes A @ P, and
@@ -8,11 +8,11 @@ a mirrored image mirrors the 3D scene (x -> -x), so a projected 3D box always li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 
+from stl_core.data.colour_jitter import ColourParams, change_colour
 from stl_core.geometry import flip_objects, warp_box, warp_P
 from stl_core.preprocessing import InputSpec, letterbox_affine, warp_depth, warp_image
 from stl_core.types import Array, Objects3D
@@ -33,6 +33,16 @@ class Config:
         this.
     :param colour: brightness, contrast and saturation factors are uniform in 1 -+ colour; 0
         disables.
+    :param shift_down: standard deviation of the vertical shift as a fraction of the canvas; None
+        takes that of `shift`. A vertical shift moves the horizon, a cue of depth.
+    :param shift_px: largest shift across and down in canvas pixels, uniform; replaces `shift`.
+    :param inverse_zoom: draw the size of the region that fills the canvas instead of the zoom
+        factor, which becomes its inverse, as in MonoDLE's public code.
+    :param window: probability of keeping only a random window of the image, black elsewhere, as in
+        MonoCon's public code; where no object would remain, the image stays whole.
+    :param window_px: width and height of the window in image pixels.
+    :param hue: largest rotation of the hue, degrees; applied to every second sample.
+    :param swap: probability of a random order of the colour channels.
     """
 
     flip: float = 0.5
@@ -40,16 +50,32 @@ class Config:
     scale: float = 0.4
     shift: float = 0.1
     colour: float = 0.0
+    shift_down: float | None = None
+    shift_px: tuple[float, float] | None = None
+    inverse_zoom: bool | None = None
+    window: float | None = None
+    window_px: tuple[int, int] | None = None
+    hue: float | None = None
+    swap: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for probabilities outside 0 to 1 and strengths out of range."""
-        for name in ('flip', 'crop', 'colour'):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ('flip', 'crop', 'colour', 'window', 'swap'):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
         if not 0 <= self.scale < 1:
             raise ValueError(f'scale: expected at least 0, less than 1, got {self.scale}')
-        if not self.shift >= 0:
-            raise ValueError(f'shift: expected at least 0, got {self.shift}')
+        for name, value in (
+            ('shift', self.shift),
+            ('shift_down', self.shift_down or 0),
+            ('shift_px', min(self.shift_px or (0,))),
+        ):
+            if not value >= 0:
+                raise ValueError(f'{name}: expected at least 0, got {value}')
+        if not 0 <= (self.hue or 0) <= 180:
+            raise ValueError(f'hue: expected 0 to 180 degrees, got {self.hue}')
+        if self.window and not min(self.window_px or (0,)) > 0:
+            raise ValueError(f'window_px: expected at least 1 pixel each, got {self.window_px}')
 
 
 @dataclass(frozen=True)
@@ -60,13 +86,18 @@ class AugmentationParams:
     :param mirror: whether to flip left to right.
     :param zoom: scale factor about the principal point, like a longer or shorter focal length.
     :param shift: shift as a fraction of the canvas's width and height.
-    :param colour: factors of brightness, contrast and saturation.
+    :param shift_px: further shift in canvas pixels.
+    :param colour: changes of colour.
+    :param window: position of the window, each 0 (left, top) to 1 (right, bottom), and its width
+        and height in image pixels; None keeps the whole image.
     """
 
     mirror: bool = False
     zoom: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
-    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    shift_px: tuple[float, float] = (0.0, 0.0)
+    colour: ColourParams = field(default_factory=ColourParams)
+    window: tuple[float, float, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +128,31 @@ def draw_augmentation(config: Config, rng: np.random.Generator) -> AugmentationP
     :return: the drawn parameters.
     """
     mirror = bool(rng.random() < config.flip)
-    zoom, shift = 1.0, (0.0, 0.0)
+    zoom, shift, shift_px = 1.0, (0.0, 0.0), (0.0, 0.0)
     if rng.random() < config.crop:
         zoom = float(np.clip(rng.normal(1, config.scale), 1 - config.scale, 1 + config.scale))
-        limit = 2 * config.shift
-        across, down = np.clip(rng.normal(0, config.shift, 2), -limit, limit).tolist()
-        shift = (across, down)
-    brightness, contrast, saturation = rng.uniform(1 - config.colour, 1 + config.colour, 3)
-    return AugmentationParams(mirror, zoom, shift, (brightness, contrast, saturation))
+        zoom = 1 / zoom if config.inverse_zoom else zoom
+        if config.shift_px is not None:
+            across_px, down_px = rng.uniform(-1, 1, 2) * config.shift_px
+            shift_px = (float(across_px), float(down_px))
+        else:
+            down = config.shift if config.shift_down is None else config.shift_down
+            deviation = np.array([config.shift, down])
+            across, down = (deviation * np.clip(rng.normal(0, 1, 2), -2, 2)).tolist()
+            shift = (across, down)
+    factors = rng.uniform(1 - config.colour, 1 + config.colour, 3)
+    # drawn last, and only if enabled: other samples stay the same
+    hue_deg, channels, window = 0.0, (0, 1, 2), None
+    if config.hue and rng.random() < 0.5:
+        hue_deg = float(rng.uniform(-config.hue, config.hue))
+    if config.swap and rng.random() < config.swap:
+        first, second, third = rng.permutation(3).tolist()
+        channels = (first, second, third)
+    if config.window and config.window_px and rng.random() < config.window:
+        across, down = rng.random(2).tolist()
+        window = (across, down, *config.window_px)
+    colour = ColourParams((factors[0], factors[1], factors[2]), hue_deg, channels)
+    return AugmentationParams(mirror, zoom, shift, shift_px, colour, window)
 
 
 def augmentation_affine(
@@ -130,7 +178,7 @@ def augmentation_affine(
     # a principal point outside the image (of a crop, for example) would zoom the image away
     centre = np.clip((A @ P[:, 2])[:2] / P[2, 2], 0, size - 1)
     zoom = np.diag([params.zoom, params.zoom, 1.0])
-    zoom[:2, 2] = (1 - params.zoom) * centre + np.array(params.shift) * size
+    zoom[:2, 2] = (1 - params.zoom) * centre + np.array(params.shift) * size + params.shift_px
     return zoom @ A
 
 
@@ -149,6 +197,8 @@ def apply_augmentation(
     :param params: the drawn parameters.
     :return: the canvas, its P, and objects, depth and points consistent with it.
     """
+    if params.window is not None:
+        sample = cut_window(sample, params.window)
     height, width = sample.image.shape[:2]
     A = augmentation_affine(width, height, sample.P, spec, params)
     P, objects, points_m = warp_P(sample.P, A), sample.objects, sample.points_m
@@ -156,15 +206,12 @@ def apply_augmentation(
         P = P @ _MIRRORED_WORLD
         objects = flip_objects(objects, width)
         points_m = points_m * [-1.0, 1.0, 1.0] if points_m is not None else None
-    image = warp_image(sample.image, A, spec)
-    if params.colour != (1.0, 1.0, 1.0):
-        image = jitter_colour(image, *params.colour)
     image_area = _image_area_on_canvas(A, width, height, spec)
     box_px = np.clip(
         warp_box(sample.objects.box_px, A), image_area[[0, 1, 0, 1]], image_area[[2, 3, 2, 3]]
     )
     return AugmentationSample(
-        image=image,
+        image=change_colour(warp_image(sample.image, A, spec), params.colour),
         P=P,
         objects=replace(objects, box_px=box_px),
         depth_m=warp_depth(sample.depth_m, A, spec) if sample.depth_m is not None else None,
@@ -172,21 +219,42 @@ def apply_augmentation(
     )
 
 
-def jitter_colour(image: Array, brightness: float, contrast: float, saturation: float) -> Array:
+def cut_window(
+    sample: AugmentationSample, window: tuple[float, float, int, int]
+) -> AugmentationSample:
     """
-    Scale brightness, contrast (about the mean grey) and saturation of an image.
+    Keep a window of a frame: black and without depth elsewhere; size and P stay the same.
 
-    :param image: (H, W, 3) uint8 RGB.
-    :param brightness: factor, 1 for no change.
-    :param contrast: factor, 1 for no change.
-    :param saturation: factor, 1 for no change, 0 for grey.
-    :return: (H, W, 3) uint8 RGB.
+    Objects of which less than a fifth of the 2D box lies in the window are removed, the boxes of
+    the others are clipped to it. A frame whose objects would all be removed stays whole.
+
+    :param sample: a frame.
+    :param window: see AugmentationParams.
+    :return: a frame of the same size; LiDAR points stay.
     """
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    image = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
-    level = (1 - contrast) * float(grey.mean())
-    # convertScaleAbs would take the absolute value of negative results
-    return cv2.addWeighted(image, contrast * brightness, image, 0.0, level * brightness)
+    size = np.array(sample.image.shape[1::-1])
+    window_px = np.minimum(window[2:], size)
+    left, top = np.round((size - window_px) * window[:2]).astype(int)
+    right, bottom = np.array([left, top]) + window_px
+    box_px = sample.objects.box_px
+    # pixel 0 spans -0.5 to 0.5, so the window does not show left - 1 and right
+    clipped = np.clip(box_px, [left, top, left, top], np.tile([right - 1, bottom - 1], 2))
+    shown = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
+    keep = (shown > 0) & (shown >= 0.2 * np.prod(box_px[:, 2:] - box_px[:, :2], axis=1))
+    if len(keep) and not keep.any():
+        return sample
+
+    def hide(values: Array) -> Array:
+        kept = np.zeros_like(values)
+        kept[top:bottom, left:right] = values[top:bottom, left:right]
+        return kept
+
+    return replace(
+        sample,
+        image=hide(sample.image),
+        objects=replace(sample.objects, box_px=clipped)[keep],
+        depth_m=hide(sample.depth_m) if sample.depth_m is not None else None,
+    )
 
 
 def _image_area_on_canvas(A: Array, width: int, height: int, spec: InputSpec) -> Array:

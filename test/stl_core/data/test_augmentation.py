@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stl_core.data import augmentation
+from stl_core.data import augmentation, colour_jitter
 from stl_core.geometry import box_corners, lift, project_objects, project_points
 from stl_core.preprocessing import InputSpec, preprocess_image
 from stl_core.types import Objects3D
@@ -21,6 +21,7 @@ augmentation_params = st.builds(
     mirror=st.booleans(),
     zoom=st.floats(0.6, 1.4),
     shift=st.tuples(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2)),
+    shift_px=st.tuples(st.floats(-16, 16), st.floats(-16, 16)),
 )
 
 
@@ -139,7 +140,7 @@ def test_draws_stay_in_bounds_and_depend_on_the_seed_only():
     assert 0.4 < np.mean([d.mirror for d in drawn]) < 0.6
     assert 0.6 < np.mean([d.zoom != 1 for d in drawn]) < 0.8
     assert all(0.7 <= d.zoom <= 1.3 and max(map(abs, d.shift)) <= 0.2 for d in drawn)
-    assert all(0.8 <= factor <= 1.2 for d in drawn for factor in d.colour)
+    assert all(0.8 <= factor <= 1.2 for d in drawn for factor in d.colour.factors)
     assert (
         augmentation.draw_augmentation(augmentation.Config(flip=0.0), np.random.default_rng(0))
         == augmentation.AugmentationParams()
@@ -152,7 +153,7 @@ def test_draws_stay_in_bounds_and_depend_on_the_seed_only():
 )
 def test_jitter_colour_matches_hand_computed_values(factors, expected):
     image = np.full((4, 4, 3), (200, 100, 50), np.uint8)
-    result = augmentation.jitter_colour(image, *factors)[0, 0].astype(int)
+    result = colour_jitter.jitter_colour(image, *factors)[0, 0].astype(int)
     # grey of (200, 100, 50) is 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
     np.testing.assert_allclose(result, expected, atol=1)
 
@@ -166,8 +167,100 @@ def test_jitter_colour_matches_hand_computed_values(factors, expected):
         ('scale', 1.0, 'at least 0, less than 1'),
         ('scale', -0.5, 'at least 0, less than 1'),
         ('shift', -0.1, 'at least 0'),
+        ('shift_down', -0.1, 'at least 0'),
+        ('window', 1.5, '0 to 1'),
+        ('swap', -0.5, '0 to 1'),
+        ('hue', 200.0, '0 to 180 degrees'),
     ],
 )
 def test_invalid_strengths_raise_value_error(name, value, expected):
     with pytest.raises(ValueError, match=f'{name}: expected {expected}, got {value}'):
         augmentation.Config(**{name: value})
+
+
+def test_a_window_needs_a_size():
+    with pytest.raises(ValueError, match='window_px: expected at least 1 pixel each, got None'):
+        augmentation.Config(window=0.5)
+
+
+def test_options_that_are_off_leave_the_draws_of_earlier_versions():
+    """Configurations without the newer options give the samples that they always gave."""
+    rng, count = np.random.default_rng(7), 50
+    config = augmentation.Config(flip=0.5, crop=0.7, scale=0.3, shift=0.1, colour=0.2)
+    for _ in range(count):
+        drawn = augmentation.draw_augmentation(config, rng)
+    expected = np.random.default_rng(7)
+    for _ in range(count):
+        expected.random()
+        if expected.random() < 0.7:
+            zoom = np.clip(expected.normal(1, 0.3), 0.7, 1.3)
+            shift = np.clip(expected.normal(0, 0.1, 2), -0.2, 0.2)
+        factors = expected.uniform(0.8, 1.2, 3)
+    assert drawn.colour == colour_jitter.ColourParams(tuple(factors))
+    assert (drawn.zoom, drawn.shift) in [(zoom, tuple(shift)), (1.0, (0.0, 0.0))]
+    assert rng.random() == expected.random()
+
+
+def test_published_draws_have_the_published_distributions():
+    """MonoDLE: the inverse of the zoom; MonoCon: shifts uniform in pixels, window, channels."""
+    monodle = augmentation.Config(crop=1.0, scale=0.4, inverse_zoom=True, shift_down=0.0)
+    monocon = augmentation.Config(
+        crop=1.0, scale=0.0, shift_px=(32, 16), window=0.5, window_px=(960, 320), hue=18, swap=0.5
+    )
+    first = [
+        augmentation.draw_augmentation(monodle, np.random.default_rng(i)) for i in range(2000)
+    ]
+    assert min(d.zoom for d in first) == pytest.approx(1 / 1.4)
+    assert max(d.zoom for d in first) == pytest.approx(1 / 0.6)
+    assert np.std([d.shift[0] for d in first]) == pytest.approx(0.095, abs=0.01)
+    assert all(d.shift[1] == 0 for d in first)
+    other = [
+        augmentation.draw_augmentation(monocon, np.random.default_rng(i)) for i in range(2000)
+    ]
+    shifts = np.array([d.shift_px for d in other])
+    assert (np.abs(shifts) <= [32, 16]).all()
+    np.testing.assert_allclose(shifts.std(0), np.array([32, 16]) / np.sqrt(3), rtol=0.05)
+    assert np.mean([d.window is not None for d in other]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([d.colour.hue_deg != 0 for d in other]) == pytest.approx(0.5, abs=0.05)
+    # one of six random orders is the order of the image
+    share = np.mean([d.colour.channels != (0, 1, 2) for d in other])
+    assert share == pytest.approx(0.5 * 5 / 6, abs=0.05)
+
+
+def test_a_window_hides_pixels_depth_and_objects_outside_of_it():
+    sample = make_sample(2.0, 20.0)
+    boxes = [[500.0, 150.0, 700.0, 250.0], [10.0, 150.0, 60.0, 250.0], [0.0, 150.0, 300.0, 250.0]]
+    rows = dataclasses.replace(sample.objects[[0, 0, 0]], box_px=np.array(boxes))
+    sample = dataclasses.replace(sample, objects=rows)
+    cut = augmentation.cut_window(sample, (0.5, 1.0, 960, 320))  # columns 141 to 1100, rows 55 on
+    assert cut.image[55, 141].tolist() == cut.image[-1, 1100].tolist() == [60, 60, 60]
+    assert not cut.image[:55].any()
+    assert not cut.image[:, :141].any()
+    assert not cut.image[:, 1101:].any()
+    np.testing.assert_array_equal(cut.depth_m, sample.depth_m)  # all of it lies inside
+    # the second box is outside, the third half inside
+    np.testing.assert_array_equal(cut.objects.box_px, [boxes[0], [141.0, 150.0, 300.0, 250.0]])
+    left = augmentation.cut_window(sample, (0.0, 1.0, 100, 320))
+    assert not left.depth_m.any()
+    np.testing.assert_array_equal(left.objects.box_px, [boxes[1], [0.0, 150.0, 99.0, 250.0]])
+
+
+def test_a_window_without_objects_leaves_the_image_whole():
+    sample = make_sample(2.0, 20.0)
+    assert augmentation.cut_window(sample, (0.0, 0.0, 200, 100)) is sample
+    empty = dataclasses.replace(sample, objects=sample.objects[[]])
+    assert not augmentation.cut_window(empty, (0.0, 0.0, 200, 100)).image[100:].any()
+
+
+@pytest.mark.parametrize(
+    ('params', 'expected'),
+    [
+        (colour_jitter.ColourParams(hue_deg=120), (50, 200, 50)),  # red becomes green
+        (colour_jitter.ColourParams(hue_deg=-120), (50, 50, 200)),
+        (colour_jitter.ColourParams(channels=(2, 0, 1)), (50, 200, 50)),
+    ],
+)
+def test_hue_and_channels_match_hand_computed_values(params, expected):
+    image = np.full((4, 4, 3), (200, 50, 50), np.uint8)
+    changed = colour_jitter.change_colour(image, params)[0, 0].astype(int)
+    np.testing.assert_allclose(changed, expected, atol=5)  # a step of hue is 3.5

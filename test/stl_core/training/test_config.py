@@ -1,5 +1,6 @@
 """TrainConfig: defaults, YAML files, overrides, strict checks, metrics."""
 
+import dataclasses
 import re
 import zipfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_every_committed_configuration_loads(path):
 )
 def test_kitti_configurations_have_published_schedules(name, epochs, batch_size, optim, distil):
     plan = stages.load_stages(ROOT / f'config/train/monostl_{name}_kitti.yaml')
-    assert list(plan) == ['teacher', 'base', 'distil']
+    assert list(plan) == ['teacher', 'base', 'distil', 'control']
     for stage in ('teacher', 'base'):
         assert (plan[stage].epochs, plan[stage].batch_size) == (epochs, batch_size)
         drops = tuple(round(fraction * epochs) for fraction in plan[stage].optim.drops)
@@ -70,6 +71,27 @@ def test_kitti_configurations_have_published_schedules(name, epochs, batch_size,
     assert plan['distil'].distill.teacher == f'{plan["teacher"].out}/student.safetensors'
     assert plan['distil'].distill.losses.keys() == {'feature', 'relation', 'response'}
     assert {each.detector.name for each in plan.values()} == {name}
+
+
+def test_every_distillation_plan_has_a_control_of_equal_epochs():
+    """The control differs from the student in the distillation and in the folder only."""
+    plans = sorted((ROOT / 'config/train').glob('monostl_*.yaml'))
+    assert len(plans) == 7
+    for path in plans:
+        plan = stages.load_stages(path)
+        without = dataclasses.replace(plan['distil'], distill=None, out=plan['control'].out)
+        names = [name for name in without.weights if name.startswith('distill/')]
+        weights = {name: value for name, value in without.weights.items() if name not in names}
+        assert names
+        assert dataclasses.replace(without, weights=weights) == plan['control'], path.name
+
+
+def test_the_kitti_plans_teach_the_objects_of_the_public_programs():
+    """MonoDLE and MonoDETR ask for y1 - y0 + 1 >= 25, MonoCon for y1 - y0 >= 25."""
+    for path in sorted((ROOT / 'config/train').glob('*_kitti.yaml')):
+        least = 25.0 if 'monocon' in path.name else 24.0
+        for config in stages.load_stages(path).values():
+            assert config.train.min_height_px == least, path.name
 
 
 def test_every_error_names_the_key():

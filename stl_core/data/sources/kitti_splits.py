@@ -2,8 +2,8 @@
 The usual split of KITTI's training frames, of which the benchmark ships no list.
 
 Chen et al., "3D Object Proposals for Accurate Object Class Detection" (NeurIPS 2015), split the
-7481 frames into 3712 for training and 3769 for validation, such that no drive is in both; published
-results on "val" are on these.
+7481 frames into 3712 for training and 3769 for validation, such that no drive is in both. Results
+that are published for "val" are on these.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def test_kitti_configurations_have_published_schedules(name, epochs, batch_size,
     assert (plan['distil'].epochs, plan['distil'].batch_size) == distil
     if name == 'monodle':
         assert [round(200 * fraction) for fraction in plan['distil'].optim.drops] == [125, 165]
-    assert [each.input.depth is not None for each in plan.values()] == [True, False, False]
+    assert [each.input.depth is not None for each in plan.values()] == [
+        *(True, False, False, False)
+    ]
     assert plan['distil'].start == f'{plan["base"].out}/student.safetensors'
     assert plan['distil'].distill.teacher == f'{plan["teacher"].out}/student.safetensors'
     assert plan['distil'].distill.losses.keys() == {'feature', 'relation', 'response'}
@@ -90,8 +92,8 @@ def test_the_kitti_plans_teach_the_objects_of_the_public_programs():
     """MonoDLE and MonoDETR ask for y1 - y0 + 1 >= 25, MonoCon for y1 - y0 >= 25."""
     for path in sorted((ROOT / 'config/train').glob('*_kitti.yaml')):
         least = 25.0 if 'monocon' in path.name else 24.0
-        for config in stages.load_stages(path).values():
-            assert config.train.min_height_px == least, path.name
+        for stage in stages.load_stages(path).values():
+            assert stage.train.min_height_px == least, path.name
 
 
 def test_every_error_names_the_key():

@@ -65,7 +65,7 @@ setup(
     entry_points={
         'console_scripts': [
             'stl = stl_core.cli.main:main',
-            'detector = mono3d_ros.node.detector_node:main',
+            'detector = mono3d_ros.node.__main__:main',
             'doctor = mono3d_ros.doctor.__main__:main',
             'evaluate_bag = mono3d_ros.bag_evaluation.evaluate_bag:main',
             'kitti_to_bag = mono3d_ros.bags.kitti_to_bag:main',

@@ -16,6 +16,9 @@ from mono3d_ros import param_validators
 from mono3d_ros.param_validators import TRIGGER_ANY
 from mono3d_ros.perception.detection_filter import DetectionFilter
 
+#: Values of the parameter late_tf.
+LATE_TF_CAMERA_FRAME, LATE_TF_DROP = 'camera_frame', 'drop'
+
 
 def _param(
     default: Any,
@@ -160,8 +163,8 @@ class Params:
     target_frame: str = _param(
         '',
         param_validators.as_str,
-        "Frame in which boxes are published; empty: the camera's own. If tf has no transform, "
-        "they stay in the camera's own frame, as their header says.",
+        "Frame in which boxes are published; empty: the camera's own. Without a transform in tf, "
+        'see late_tf.',
     )
     vehicle_frame: str = _param(
         'base_link',
@@ -173,6 +176,21 @@ class Params:
         param_validators.as_str,
         'Fixed (non-moving) frame for tracking; empty, or without a transform in tf: objects are '
         'tracked relative to each camera.',
+    )
+    tf_wait_s: float = _param(
+        0.03,
+        param_validators.as_float,
+        'Longest wait for a transform that arrives after its image, seconds. The network waits, '
+        'too; after a wait in vain, later images do not wait until the transform has caught up.',
+        limits=(0.0, 10.0),
+    )
+    late_tf: str = _param(
+        LATE_TF_CAMERA_FRAME,
+        param_validators.as_str,
+        'Boxes of an image for which tf has no transform to target_frame after tf_wait_s: '
+        "camera_frame publishes them in the camera's own frame, so that frame_id may change from "
+        'message to message; drop publishes nothing for that image.',
+        choices=(LATE_TF_CAMERA_FRAME, LATE_TF_DROP),
     )
     tracking: bool = _param(
         False,
@@ -193,6 +211,18 @@ class Params:
         'Viewers remove boxes after this time, seconds; 0: never.',
         live=True,
         limits=(0.0, 3600.0),
+    )
+    run_without_subscribers: bool = _param(
+        False,
+        param_validators.as_bool,
+        'Run the network even if nobody subscribes to any output of the node; false: it rests '
+        'until somebody does, and tracks begin anew.',
+        live=True,
+    )
+    expect_images: bool = _param(
+        False,
+        param_validators.as_bool,
+        'End with exit code 3 if a camera has processed no image until then; for replays.',
     )
     autostart: bool = _param(
         True,

@@ -27,8 +27,8 @@ SUPERSEDED_FRACTION = 0.5
 #: Counters in the order in which /diagnostics lists them.
 COUNTER_NAMES = (
     'received', 'infos', 'answered', 'superseded', 'rate_limited', 'too_old', 'bad',
-    'uncalibrated', 'no_camera_info', 'no_transform', 'unfamiliar_lens',
-    'image_note',
+    'uncalibrated', 'no_camera_info', 'early', 'no_transform', 'not_placed', 'unfamiliar_lens',
+    'odd_header', 'unwanted', 'image_note',
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class HealthInput:
     :param missing_types: output that cannot be published -> message type that is not installed.
     :param now: current counters.
     :param before: counters a few seconds ago.
+    :param unknown_parameters: parameters that were set but do not exist.
     """
 
     active: bool
@@ -71,6 +72,7 @@ class HealthInput:
     missing_types: Mapping[str, str]
     now: CounterSnapshot
     before: CounterSnapshot
+    unknown_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ def _list_issues(health: HealthInput) -> list[Issue]:
     issues = _topic_issues(health) + _image_issues(health)
     if health.cpu_fallback:
         issues.append(Issue(WARN, 'cpu_fallback', 'no CUDA device: running on the CPU'))
+    if health.unknown_parameters:
+        text = f'unknown parameters: {", ".join(health.unknown_parameters)}'
+        issues.append(Issue(WARN, 'unknown_parameters', text))
     return issues
 
 
@@ -108,7 +113,9 @@ def _topic_issues(health: HealthInput) -> list[Issue]:
     issues = []
     if health.silent_s > MAX_SILENCE_S:
         topics = ' and '.join(health.image_topics)
-        hint = _publisher_hint(health.publishers, health.transport_advice)
+        # an incompatible QoS is the cause, and an issue of its own
+        advice = '' if health.qos_mismatches else health.transport_advice
+        hint = _publisher_hint(health.publishers, advice)
         text = f'no image on {topics} for {health.silent_s:.0f} s {hint}'
         issues.append(Issue(WARN, 'silent', text))
     issues += [Issue(ERROR, 'misfit', text) for text in health.qos_mismatches.values()]
@@ -129,6 +136,8 @@ def _image_issues(health: HealthInput) -> list[Issue]:
         (WARN, 'bad', 'images that failed'),
         (WARN, 'too_old', 'images dropped for their age'),
         (WARN, 'no_transform', 'images without a camera pose'),
+        (WARN, 'not_placed', 'images whose boxes were not published'),
+        (WARN, 'odd_header', 'images with a faulty header'),
         (WARN, 'unfamiliar_lens', 'images with an unfamiliar focal length'),
     )
     issues = [
@@ -136,6 +145,9 @@ def _image_issues(health: HealthInput) -> list[Issue]:
         for level, kind, text in rules
         if recent[kind] > 0
     ]
+    if recent['unwanted'] > 0 and not recent['answered']:
+        text = 'idle: no output has a subscriber; see run_without_subscribers'
+        issues.append(Issue(OK, 'idle', text))
     if recent['superseded'] > 0:
         level = WARN if recent['superseded'] > SUPERSEDED_FRACTION * recent['received'] else OK
         text = (
@@ -157,6 +169,8 @@ def _publisher_hint(publishers: int, transport_advice: str) -> str:
     """Return a hint that depends on whether the topic has publishers."""
     if publishers == 0:
         return '(nobody publishes it: topic name, namespace or ROS_DOMAIN_ID?)'
+    if not transport_advice:
+        return f'(publishers: {publishers}, with incompatible QoS)'
     return f'(publishers: {publishers}; QoS? Or {transport_advice})'
 
 

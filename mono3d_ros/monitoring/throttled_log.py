@@ -15,13 +15,16 @@ REPEAT_S = {
     'uncalibrated': math.inf,
     'unfamiliar_lens': math.inf,
     'no_transform': 30.0,
+    'odd_header': 30.0,
     'silent': 30.0,
     'superseded': math.inf,
     'unpaired': 60.0,
     'image_note': 0.0,  # each text comes once
 }
 #: Kinds of issue after which the image is processed all the same.
-WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'image_note')
+WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'odd_header', 'image_note')
+#: Kinds of issue that are no fault, and are counted only.
+COUNTED_KINDS = ('early', 'unwanted')
 
 
 class Throttle:
@@ -69,6 +72,6 @@ class IssueLog:
         :param text: description and remedy.
         """
         self._counters[camera].add(kind, text)
-        if self._throttle.allows(camera, kind):
+        if kind not in COUNTED_KINDS and self._throttle.allows(camera, kind):
             log = self._warn if kind in WARNING_KINDS else self._error
             log(f'{camera}: {kind.replace("_", " ")}: {text}')

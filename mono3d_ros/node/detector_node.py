@@ -8,6 +8,7 @@ parameter autostart, the default, the node makes both transitions itself.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from rclpy.logging import get_logger
 from rclpy.utilities import get_rmw_implementation_identifier
 from std_srvs.srv import SetBool
 
+from mono3d_ros import process_signals
 from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
 from mono3d_ros.monitoring.diagnostics import HealthInput
 from mono3d_ros.monitoring.transport_advice import lost_images_advice
@@ -37,7 +39,11 @@ from mono3d_ros.node.subscriptions import resolve_topics
 from mono3d_ros.perception import lens_check, model_loading
 from mono3d_ros.perception.pipeline import Pipeline
 
-EXIT_UNUSABLE = 2
+EXIT_UNUSABLE, EXIT_NO_IMAGES = 2, 3
+#: Smaller steps back are jitter of /clock, at the start of a replay for example; tf ignores them.
+MIN_STEP_BACK_S = 0.1
+#: A node that ends sooner after its activation was interrupted, before images could arrive.
+MIN_ACTIVE_S = 3.0
 
 
 class DetectorNode(LifecycleNode):
@@ -57,17 +63,21 @@ class DetectorNode(LifecycleNode):
         self.params = parameters.declare_params(self)
         self.cameras = parameters.declare_cameras(self, self.params)
         self.counters = {camera.name: Counters() for camera in self.cameras}
+        self._unknown_parameters: tuple[str, ...] = ()
+        self._report_unknown_parameters()
         self._load = load
         self._endpoints = Endpoints(self)
         self._perception: Perception | None = None
         self._camera_io: dict[str, CameraIO] = {}
         self._session: DetectorSession | None = None
-        self._active = False
+        self._active, self._activated_s = False, math.inf
         self._diagnostics_publisher = DiagnosticsPublisher(self, self.counters, self._health_input)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.create_service(SetBool, '~/enable', self._on_enable)
         backwards = JumpThreshold(
-            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            min_forward=None,
+            min_backward=Duration(seconds=-MIN_STEP_BACK_S),
+            on_clock_change=False,
         )
         self._jump_handle = self.get_clock().create_jump_callback(
             backwards, post_callback=self._on_time_jump
@@ -87,7 +97,7 @@ class DetectorNode(LifecycleNode):
         if not self._attempt(self._start_session):
             self._endpoints.destroy_subscriptions()
             return TransitionCallbackReturn.FAILURE
-        self._active = True
+        self._active, self._activated_s = True, time.monotonic()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -168,6 +178,7 @@ class DetectorNode(LifecycleNode):
         self._session = DetectorSession(self, self._endpoints, self._perception, self._camera_io)
         topics = ', '.join(str(each.topics) for each in self._camera_io.values())
         self.get_logger().info(f'listening to {topics}')
+        self._report_unknown_parameters(qos_overrides=True)
 
     def _stop_session(self) -> None:
         """Close the session that _start_session created, if there is one."""
@@ -190,6 +201,51 @@ class DetectorNode(LifecycleNode):
         else:
             response.success, response.message = True, 'switched on'
         return response
+
+    def set_parameters_atomically(self, parameter_list: list[Any]) -> SetParametersResult:
+        """
+        Set parameters all at once; those that have the value already need not be changeable.
+
+        So `ros2 param load` accepts what `ros2 param dump` wrote.
+        """
+        changed = [
+            parameters.with_list_type(each)
+            for each in parameter_list
+            if not self.has_parameter(each.name)
+            or not parameters.is_same_value(each.value, self.get_parameter(each.name).value)
+        ]
+        if not changed:
+            return SetParametersResult(successful=True)
+        return super().set_parameters_atomically(changed)
+
+    def _report_unknown_parameters(self, *, qos_overrides: bool = False) -> None:
+        """
+        Log the parameters that were set but do not exist, such as misspelt ones, once.
+
+        :param qos_overrides: those of topics are declared with their endpoints, not before.
+        """
+        given = [
+            name
+            for name in getattr(self, '_parameter_overrides', {})
+            if qos_overrides or not name.startswith(parameters.QOS_PREFIX)
+        ]
+        declared = self.get_parameters_by_prefix('')
+        unknown = parameters.misspelt_names(given, declared)
+        if unknown != self._unknown_parameters and unknown:
+            self.get_logger().warning(f'unknown parameters: {", ".join(unknown)}')
+        self._unknown_parameters = unknown
+
+    def cameras_without_result(self) -> list[str]:
+        """Return a line for each camera of which the active node processed no image."""
+        if time.monotonic() - self._activated_s < MIN_ACTIVE_S:
+            return []
+        snapshots = {camera: each.snapshot().counts for camera, each in self.counters.items()}
+        return [
+            f'camera {camera}: no image was processed of {counts.get("received", 0)} received, '
+            f'with {counts.get("infos", 0)} camera_infos; see image_topic and camera_info_topic'
+            for camera, counts in snapshots.items()
+            if not counts.get('answered')
+        ]
 
     def _on_set_parameters(self, changes: Iterable[Any]) -> SetParametersResult:
         """Apply parameters that may change at run time; reject invalid ones with the reason."""
@@ -236,6 +292,7 @@ class DetectorNode(LifecycleNode):
             missing_types=publishers.missing_message_types(),
             now=now,
             before=before,
+            unknown_parameters=self._unknown_parameters,
         )
 
 
@@ -247,12 +304,28 @@ def main(
 
     :param args: command line, ROS arguments included; sys.argv by default.
     :param load: see DetectorNode.
-    :return: exit code: 0, or 2 if a parameter or the model is unusable.
+    :return: exit code: 0, 2 if a parameter or the model is unusable, or 3 if parameter
+        expect_images is true and a camera has processed no image.
     """
+    process_signals.interrupt_once()
+    try:
+        return _run(args, load)
+    except KeyboardInterrupt:  # while the node was being built
+        return 0
+    finally:
+        process_signals.ignore_signals()
+
+
+def _run(args: list[str] | None, load: model_loading.ModelLoader) -> int:
+    """Run the node and return its exit code, see main."""
+    is_initialised = False
     try:
         rclpy.init(args=args)
+        is_initialised = True
         node = DetectorNode(load)
     except (ValueError, RuntimeError, ParameterException) as err:
+        if is_initialised and not rclpy.ok():  # a signal, not the node, caused the exception
+            return 0
         get_logger('detector').fatal(' '.join(str(err).split()))
         rclpy.try_shutdown()
         return EXIT_UNUSABLE
@@ -269,10 +342,14 @@ def main(
         if rclpy.ok():
             raise
     finally:
+        process_signals.ignore_signals()
         node.stop()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    missing = node.cameras_without_result() if node.params.expect_images else []
+    for text in missing:
+        get_logger('mono3d_ros').fatal(text)  # that of the node would publish to /rosout
+    return EXIT_NO_IMAGES if missing else 0
 
 
 def _configure_and_activate(node: DetectorNode) -> bool:

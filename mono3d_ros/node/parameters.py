@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, fields, replace
 from typing import Any, Protocol
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.parameter import Parameter
 
+from mono3d_ros.param_validators import as_names, as_str_list
 from mono3d_ros.params import Camera, CameraParams, Params
+
+#: Prefix of the parameters that rclpy declares for the QoS of each topic.
+QOS_PREFIX = 'qos_overrides.'
+#: Casts of the parameters that are lists of strings; other lists are of numbers.
+STRING_LISTS = (as_names, as_str_list)
 
 
 class ParameterNode(Protocol):
@@ -16,6 +24,14 @@ class ParameterNode(Protocol):
 
     def declare_parameter(self, name: str, value: Any, descriptor: Any) -> Any:
         """Declare a parameter with its default and return it with its value."""
+        ...
+
+    def set_parameters(self, parameter_list: Sequence[Any]) -> Any:
+        """Set parameters to values of possibly other types."""
+        ...
+
+    def set_descriptor(self, name: str, descriptor: Any) -> Any:
+        """Replace the descriptor of a parameter."""
         ...
 
 
@@ -73,6 +89,43 @@ def apply_changes(params: Params, changes: Iterable[Any]) -> Params:
     return replace(params, **{each.name: each.value for each in changes if each.name in names})
 
 
+def is_same_value(first: Any, second: Any) -> bool:
+    """Return whether two parameter values are equal; None is an empty list, an array a list."""
+    first, second = ([] if each is None else each for each in (first, second))
+    if hasattr(first, '__len__') and hasattr(second, '__len__'):
+        return list(first) == list(second)
+    return bool(first == second)
+
+
+def with_list_type(parameter: Any) -> Any:
+    """Return a parameter of Params; an empty list, which has no type, with that of the field."""
+    known = {each.name: each for each in fields(Params)}
+    field = known.get(parameter.name)
+    if field is None or not isinstance(field.default, tuple) or len(parameter.value or ()):
+        return parameter
+    return Parameter(parameter.name, _list_type(field), [])
+
+
+def misspelt_names(given: Iterable[str], declared: Iterable[str]) -> tuple[str, ...]:
+    """
+    Return the names of parameters that were given but not declared, each with a similar name.
+
+    :param given: names in parameter files and on the command line.
+    :param declared: names of all parameters of the node.
+    """
+    known, texts = set(declared), []
+    for name in sorted(set(given) - known):
+        near = difflib.get_close_matches(name, known, 1)
+        texts.append(f'{name} (did you mean {near[0]}?)' if near else name)
+    return tuple(texts)
+
+
+def _list_type(field: Field[Any]) -> Parameter.Type:
+    """Return the ROS type of a parameter that is a list."""
+    is_text = field.metadata['cast'] in STRING_LISTS
+    return Parameter.Type.STRING_ARRAY if is_text else Parameter.Type.DOUBLE_ARRAY
+
+
 def _declare_parameter(node: ParameterNode, name: str, field: Field[Any], default: Any) -> Any:
     """Declare one ROS parameter and return its value."""
     metadata = field.metadata
@@ -85,5 +138,11 @@ def _declare_parameter(node: ParameterNode, name: str, field: Field[Any], defaul
     if metadata['limits'] is not None and isinstance(default, float):
         low, high = metadata['limits']
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-    value = list(default) if isinstance(default, tuple) else default
-    return node.declare_parameter(name, value, descriptor).value
+    if not isinstance(default, tuple):
+        return node.declare_parameter(name, default, descriptor).value
+    changeable = ParameterDescriptor(dynamic_typing=True)
+    value = node.declare_parameter(name, list(default), changeable).value
+    if not value:  # otherwise ROS shows an empty list, in YAML or the default, as a byte array
+        node.set_parameters([Parameter(name, _list_type(field), [])])
+    node.set_descriptor(name, descriptor)
+    return value

@@ -133,6 +133,11 @@ class CameraPublishers:
         )
         self._send(MARKERS, array)
 
+    @property
+    def have_subscribers(self) -> bool:
+        """Return whether any topic of the camera has a subscriber."""
+        return any(map(self._has_subscribers, self._publishers))
+
     def _has_subscribers(self, topic: str) -> bool:
         publisher = self._publishers.get(topic)
         return publisher is not None and publisher.get_subscription_count() > 0

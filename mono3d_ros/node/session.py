@@ -16,7 +16,7 @@ from mono3d_ros.node.publishers import CameraPublishers
 from mono3d_ros.node.subscriptions import CameraSubscriptions, ResolvedTopics
 from mono3d_ros.node.tf_listener import NullListener, make_listener
 from mono3d_ros.param_validators import TRIGGER_ANY
-from mono3d_ros.params import Params
+from mono3d_ros.params import LATE_TF_DROP, Params
 from mono3d_ros.perception.image_buffer import ImageBuffer, SyncReference
 from mono3d_ros.perception.lens_check import TrainedLens, lens_mismatch
 from mono3d_ros.perception.pipeline import Pipeline
@@ -80,7 +80,9 @@ class DetectorSession:
         }
         frames = _frame_names(params)
         self._tf = make_listener(node, endpoints) if frames.any_requested else NullListener()
-        self._camera_poses = CameraPoseLookup(self._tf, frames, self._report_issue)
+        self._camera_poses = CameraPoseLookup(
+            self._tf, frames, self._report_issue, params.tf_wait_s
+        )
         rectifiers = {
             each.name: passthrough_image if each.params.rectified else rectify_image
             for each in node.cameras
@@ -116,6 +118,7 @@ class DetectorSession:
         """Build the functions that the worker calls."""
         return WorkerCallbacks(
             now_ns=self._now_ns,
+            is_wanted=self._is_wanted,
             camera_pose=self._camera_poses.camera_pose,
             check_lens=partial(lens_mismatch, lens),
             publish=self._publish,
@@ -126,12 +129,22 @@ class DetectorSession:
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
 
+    def _is_wanted(self) -> bool:
+        """Return whether to run the network: a parameter says so, or any output has a reader."""
+        if self._node.params.run_without_subscribers or not self._node.context.ok():
+            return True
+        return any(each.publishers.have_subscribers for each in self._camera_io.values())
+
     def _publish(self, result: FrameResult, frame: Frame) -> None:
+        target = self._camera_poses.target_frame(frame)
+        params = self._node.params
+        if target is None and params.target_frame and params.late_tf == LATE_TF_DROP:
+            self._node.counters[result.camera].add(
+                'not_placed', f'no transform to {params.target_frame} in time; see tf_wait_s'
+            )
+            return
         self._camera_io[result.camera].publishers.publish(
-            result,
-            frame,
-            self._camera_poses.target_frame(frame),
-            self._node.params.marker_lifetime_s,
+            result, frame, target, params.marker_lifetime_s
         )
 
     def _record_timings(self, camera: str, timings_ms: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from mono3d_ros.camera_frame import CameraPose, Frame, FrameResult
 from mono3d_ros.messages.images import ImageDecoder, to_frame
 from mono3d_ros.messages.rectification import Rectifier, UncalibratedError
+from mono3d_ros.perception.header_check import header_fault
 from mono3d_ros.perception.image_buffer import ImageBuffer, ReceivedImage
 from mono3d_ros.perception.pipeline import Pipeline
 
@@ -30,6 +31,11 @@ STAGES = (
 #: A result that is older than this, or older than its image, indicates another clock than that of
 #: the stamps.
 MAX_PLAUSIBLE_AGE_NS = 3_600_000_000_000
+#: Time that the first camera_info of a camera may take after its first image: both publishers are
+#: discovered one after the other.
+INFO_GRACE_NS = 3_000_000_000
+#: Time between two images of a camera that are decoded while nobody wants results.
+CHECK_PERIOD_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class WorkerCallbacks:
     Functions that the worker calls on the node.
 
     :param now_ns: returns the current time on the clock of the stamps; 0 if unknown.
+    :param is_wanted: returns whether anybody wants results; otherwise the network does not run,
+        and only one image per CHECK_PERIOD_NS and camera is decoded.
     :param camera_pose: returns the pose of the camera at the time of a frame.
     :param check_lens: returns a warning, or '' if the focal length is in range.
     :param publish: publishes a result and the annotated image of its frame.
@@ -46,6 +54,7 @@ class WorkerCallbacks:
     """
 
     now_ns: Callable[[], int]
+    is_wanted: Callable[[], bool]
     camera_pose: Callable[[Frame], CameraPose]
     check_lens: Callable[[Frame], str]
     publish: Callable[[FrameResult, Frame], None]
@@ -71,6 +80,8 @@ class Worker:
         rectifiers: Mapping[str, Rectifier],
         callbacks: WorkerCallbacks,
         bit_depths: Mapping[str, int] | None = None,
+        *,
+        info_grace_ns: int = INFO_GRACE_NS,
     ) -> None:
         """
         Start the thread.
@@ -81,6 +92,7 @@ class Worker:
         :param callbacks: functions of the node.
         :param bit_depths: camera -> significant bits of its 16-bit images; 0 or absent: found
             from the values.
+        :param info_grace_ns: time that the first camera_info of a camera may take.
         """
         self._buffer, self._pipeline, self._rectifiers = buffer, pipeline, rectifiers
         self._callbacks = callbacks
@@ -91,6 +103,9 @@ class Worker:
             )
             for camera in rectifiers
         }
+        self._info_grace_ns = info_grace_ns
+        self._first_uninformed_ns: dict[str, int] = {}
+        self._last_check_ns: dict[str, int] = {}
         # a daemon thread, so that a network that hangs does not keep the process alive
         self._thread = threading.Thread(target=self._run, name='detector', daemon=True)
         self._thread.start()
@@ -104,9 +119,22 @@ class Worker:
         """Process images until the buffer is closed."""
         while not self._buffer.closed:
             received = self._buffer.take(POLL_S)
-            decoded = [self._guarded(each.camera, self._decode, each) for each in received]
-            if valid := [each for each in decoded if each is not None]:
+            is_wanted = not received or self._callbacks.is_wanted()
+            due = received if is_wanted else self._due_for_check(received)
+            decoded = [self._guarded(each.camera, self._decode, each) for each in due]
+            if is_wanted and (valid := [each for each in decoded if each is not None]):
                 self._process(valid)
+
+    def _due_for_check(self, unwanted: Sequence[ReceivedImage]) -> list[ReceivedImage]:
+        """Count images that nobody wants; return those to decode all the same, for diagnostics."""
+        due = []
+        for each in unwanted:
+            self._callbacks.report_issue(each.camera, 'unwanted', '')
+            last_ns = self._last_check_ns.get(each.camera, -CHECK_PERIOD_NS)
+            if each.received_ns - last_ns >= CHECK_PERIOD_NS:
+                self._last_check_ns[each.camera] = each.received_ns
+                due.append(each)
+        return due
 
     def _guarded(self, camera: str, stage: Callable[..., Any], *args: Any) -> Any:
         """Call a stage; report an exception, so that no frame can end the node."""
@@ -120,8 +148,7 @@ class Worker:
         """Decode an image; None if its camera is uncalibrated or has no camera_info yet."""
         start_ns, camera = time.monotonic_ns(), received.camera
         if received.info is None:
-            text = 'image received, but no camera_info yet'
-            self._callbacks.report_issue(camera, 'no_camera_info', text)
+            self._report_no_info(received)
             return None
         try:
             frame = to_frame(
@@ -136,11 +163,21 @@ class Worker:
                 camera, 'uncalibrated', f'{err}; its images are not processed'
             )
             return None
+        if text := header_fault(frame.stamp_ns, frame.frame_id, self._callbacks.now_ns()):
+            self._callbacks.report_issue(camera, 'odd_header', text)
         if text := self._callbacks.check_lens(frame):
             self._callbacks.report_issue(camera, 'unfamiliar_lens', text)
         queue_ms = (start_ns - received.received_ns) / 1e6
         decode_ms = (time.monotonic_ns() - start_ns) / 1e6
         return _DecodedImage(frame, received.received_ns, {'queue': queue_ms, 'decode': decode_ms})
+
+    def _report_no_info(self, received: ReceivedImage) -> None:
+        """Report an image without camera_info: as a fault only after the grace period."""
+        camera = received.camera
+        first_ns = self._first_uninformed_ns.setdefault(camera, received.received_ns)
+        is_early = received.received_ns - first_ns < self._info_grace_ns
+        kind = 'early' if is_early else 'no_camera_info'
+        self._callbacks.report_issue(camera, kind, 'image received, but no camera_info yet')
 
     def _process(self, decoded: Sequence[_DecodedImage]) -> None:
         """Detect in all frames as one batch and publish; retry one by one if the batch fails."""

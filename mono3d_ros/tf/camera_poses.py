@@ -1,7 +1,8 @@
 """
 Look up camera poses in tf at the times of their images.
 
-A missing transform is reported, never raised: boxes then stay in the camera's own frame.
+A missing transform is reported, never raised: boxes then stay in the camera's own frame, or are
+not published.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from mono3d_ros.camera_frame import CameraPose, Frame, TargetFrame
 from mono3d_ros.tf.buffer import TransformSource, TransformUnavailableError
 from stl_core.types import Array
 
-#: Longest wait for a late transform, and poll interval, seconds. After a timeout, later lookups of
-#: the same frames do not wait again until one has succeeded.
+#: Longest wait for a late transform by default, and poll interval, seconds. After a timeout, later
+#: lookups of the same frames do not wait again until one has succeeded.
 MAX_WAIT_S, POLL_S = 0.03, 0.002
 
 #: (camera, kind of issue, text), see throttled_log.IssueLog.add.
@@ -41,15 +42,23 @@ class FrameNames:
 class CameraPoseLookup:
     """Looks up the transforms that pipeline and messages need; not thread-safe."""
 
-    def __init__(self, tf: TransformSource, frames: FrameNames, report_issue: ReportIssue) -> None:
+    def __init__(
+        self,
+        tf: TransformSource,
+        frames: FrameNames,
+        report_issue: ReportIssue,
+        max_wait_s: float = MAX_WAIT_S,
+    ) -> None:
         """
         Store the transform source and the requested frames.
 
         :param tf: source of transforms.
         :param frames: requested frames.
         :param report_issue: called if a transform is missing.
+        :param max_wait_s: longest wait for a late transform, seconds.
         """
         self._tf, self._frames, self._report_issue = tf, frames, report_issue
+        self._max_wait_s = max_wait_s
         self._timed_out: set[tuple[str, str]] = set()
 
     def camera_pose(self, frame: Frame) -> CameraPose:
@@ -70,7 +79,7 @@ class CameraPoseLookup:
             return None
         if target == frame.frame_id:
             return np.eye(4)
-        frames, end_s = (target, frame.frame_id), time.monotonic() + MAX_WAIT_S
+        frames, end_s = (target, frame.frame_id), time.monotonic() + self._max_wait_s
         while True:
             try:
                 target_T_cam = self._tf.lookup(target, frame.frame_id, frame.stamp_ns)
@@ -80,7 +89,8 @@ class CameraPoseLookup:
                     continue
                 if err.retryable:
                     self._timed_out.add(frames)
-                self._report_issue(frame.camera, 'no_transform', str(err))
+                hint = '; see tf_wait_s and late_tf' if err.retryable else ''
+                self._report_issue(frame.camera, 'no_transform', f'{err}{hint}')
                 return None
             self._timed_out.discard(frames)
             return target_T_cam

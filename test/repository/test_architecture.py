@@ -34,6 +34,7 @@ LAYERS = [
         'mono3d_ros/__init__.py',
         'mono3d_ros/camera_frame.py',
         'mono3d_ros/param_validators.py',
+        'mono3d_ros/process_signals.py',
         'mono3d_ros/subprocess_probe.py',
         'mono3d_ros/monitoring',
     ],
@@ -86,7 +87,11 @@ HELPERS = {
     'fsync': {'stl_core/files.py'},
     'imwrite': set(),  # returns False on a full disk; draw.write_picture raises
     'mkdtemp': {'stl_core/files.py'},
-    'KeyboardInterrupt': {'stl_core/cli/command.py', 'mono3d_ros/node/detector_node.py'},
+    'KeyboardInterrupt': {
+        'stl_core/cli/command.py',
+        'mono3d_ros/node/detector_node.py',
+        'mono3d_ros/process_signals.py',
+    },
 }
 #: The suffix of unfinished files, which atomic_file writes and replaces.
 PART_SUFFIX, PART_FILE = '.part', 'stl_core/files.py'

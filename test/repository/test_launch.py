@@ -3,13 +3,14 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import fields
+import time
 from pathlib import Path
 
 import pytest
-from launch_arguments import ARGUMENTS
+from launch_arguments import ARGUMENTS, PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / 'launch'
@@ -24,7 +25,7 @@ from launch import LaunchDescription
 file, *arguments = sys.argv[1:]
 arguments = [tuple(each.split(':=', 1)) for each in arguments]
 source = PythonLaunchDescriptionSource(file)
-service = LaunchService()
+service = LaunchService(argv=sys.argv[2:])
 service.include_launch_description(
     LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
 )
@@ -32,8 +33,13 @@ sys.exit(service.run())
 """
 #: Replaces the real command; the player of rosbag2 is not under test.
 ROS2 = """#!{python}
-import json, sys
+import json, signal, sys, time
 print('bag command:', json.dumps(sys.argv[1:]), flush=True)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+if 'broken' in sys.argv[3]:
+    sys.exit('[ERROR] [rosbag2_player]: no storage')
+if '--loop' in sys.argv and 'forever' in sys.argv[3]:
+    time.sleep(600)
 """
 
 
@@ -77,8 +83,11 @@ def environment(tmp_path):
     command = tmp_path / 'ros2'
     command.write_text(ROS2.format(python=sys.executable))
     command.chmod(0o755)
+    for name in ('my bag', 'broken', 'forever'):
+        (tmp_path / name).mkdir()
     return {
         **os.environ,
+        'BAGS': str(tmp_path),
         'PATH': os.pathsep.join([str(tmp_path), os.environ['PATH']]),
         'ROS_DOMAIN_ID': str(101 + os.getpid() % 100),
         'ROS_LOG_DIR': str(tmp_path),
@@ -92,7 +101,8 @@ def test_all_launch_files_are_known():
 @pytest.mark.parametrize('name', FILES)
 def test_arguments_by_reading(name):
     """Finds a missing argument even where launch is not installed."""
-    assert ARGUMENTS[name] <= words_of(name)
+    read_from_yaml = PARAMETERS if name == 'detector' else set()
+    assert ARGUMENTS[name] - read_from_yaml <= words_of(name)
     functions = {node.name for node in tree_of(name).body if isinstance(node, ast.FunctionDef)}
     assert 'generate_launch_description' in functions
 
@@ -100,12 +110,6 @@ def test_arguments_by_reading(name):
 def test_the_detector_sets_its_dds_transport():
     words = words_of('detector')
     assert {'FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA', 'mono3d_ros', 'detector'} <= words
-
-
-def test_arguments_that_become_parameters_are_parameters():
-    from mono3d_ros.params import Params
-
-    assert table_of('detector', 'PARAMETERS') <= {each.name for each in fields(Params)}
 
 
 def test_the_detector_declares_the_arguments_that_other_files_set():
@@ -154,9 +158,9 @@ def test_launched(name, share, environment):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def launch(share, environment, *arguments):
+def launch(share, environment, *arguments, file='replay'):
     return subprocess.run(
-        [sys.executable, '-c', RUN, str(share / 'launch' / 'replay.launch.py'), *arguments],
+        [sys.executable, '-c', RUN, str(share / 'launch' / f'{file}.launch.py'), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -168,8 +172,9 @@ def launch(share, environment, *arguments):
 def test_a_bag_starts_when_the_node_is_active_and_its_end_shuts_the_launch_down(
     share, environment
 ):
-    arguments = ['bag:=/my bag', 'rate:=0.5', 'loop:=true', 'remap:=/a:=/b /c:=/d']
-    more = ['play_args:=--start-offset 2', 'device:=cpu']
+    bag = environment['BAGS'] + '/my bag'
+    arguments = [f'bag:={bag}', 'rate:=0.5', 'loop:=true', 'remap:=/a:=/b /c:=/d']
+    more = ['play_args:=--start-offset 2', 'device:=cpu', 'expect_images:=false']
     done = launch(share, environment, *arguments, *more)
     lines = done.stdout.splitlines()
     (active,) = [i for i, line in enumerate(lines) if 'listening to' in line]
@@ -177,7 +182,7 @@ def test_a_bag_starts_when_the_node_is_active_and_its_end_shuts_the_launch_down(
     assert active < played, done.stdout
     command = json.loads(lines[played].partition('command: ')[2])
     assert command == [
-        *('bag', 'play', '/my bag', '--disable-keyboard-controls'),
+        *('bag', 'play', bag, '--disable-keyboard-controls'),
         *('--clock', '100', '--rate', '0.5', '--loop', '--remap', '/a:=/b', '/c:=/d'),
         *('--start-offset', '2'),
     ]
@@ -186,9 +191,77 @@ def test_a_bag_starts_when_the_node_is_active_and_its_end_shuts_the_launch_down(
 
 
 def test_a_replay_ends_when_the_node_cannot_start(share, environment):
-    done = launch(share, environment, 'bag:=/my_bag', 'device:=moon')
+    done = launch(share, environment, f'bag:={environment["BAGS"]}/my bag', 'device:=moon')
     assert "got 'moon'" in done.stdout
     assert 'bag command' not in done.stdout
+    assert 'the detector ended with exit code 2' in done.stdout
+    assert done.returncode == 1, done.stdout
+
+
+@pytest.mark.parametrize(
+    ('file', 'arguments', 'line'),
+    [
+        ('replay', ['bag:=/nowhere'], 'bag /nowhere: no such file or folder'),
+        ('replay', ['bag:={bags}/broken'], 'ros2 bag play ended with exit code 1'),
+        ('replay', ['bag:={bags}/my bag'], 'no image was processed of 0 received'),
+        ('replay', ['bag:={bags}/my bag', 'lop:=true'], 'argument lop: did you mean loop?'),
+        ('detector', ['model:=/nowhere'], 'the detector ended with exit code 2'),
+        ('detector', ['model:=/nowhere', 'required:=true'], 'detector ended with exit code 2'),
+        ('surround', ['model:=/nowhere', 'required:=true'], 'detector ended with exit code 2'),
+        ('detector', ['rectifed:=false'], 'argument rectifed: did you mean rectified?'),
+        ('surround', ['zzz:=1'], 'unknown launch argument zzz: see --show-args'),
+        ('detector', ['tracking:=maybe'], "tracking: expected true or false, got 'maybe'"),
+        ('detector', ['max_age_s:=soon'], "max_age_s: expected a number, got 'soon'"),
+        ('detector', ['class_thresholds:=0.1'], 'class_thresholds: expected a list'),
+        ('detector', ['class_thresholds:=[0.1]'], 'expected 3 numbers'),
+    ],
+)
+def test_a_launch_that_fails_says_so_in_its_exit_code(share, environment, file, arguments, line):
+    bags = environment['BAGS']
+    given = [each.format(bags=bags) for each in arguments]
+    done = launch(share, environment, 'device:=cpu', *given, file=file)
+    assert line in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert 'Traceback' not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize('count', [1, 3])
+@pytest.mark.parametrize('file', ['detector', 'replay'])
+def test_interrupts_end_a_launch_cleanly(share, environment, file, count):
+    """Ctrl-C signals the whole group, once or repeatedly."""
+    arguments = ['device:=cpu', 'namespace:=interrupted']
+    if file == 'replay':
+        arguments += [f'bag:={environment["BAGS"]}/forever', 'loop:=true', 'expect_images:=false']
+    started = 'bag command' if file == 'replay' else 'listening to'
+    process = subprocess.Popen(
+        [sys.executable, '-c', RUN, str(share / 'launch' / f'{file}.launch.py'), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines = []
+    for line in iter(process.stdout.readline, ''):
+        lines.append(line)
+        if started in line:
+            break
+    for _ in range(count):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    lines.append(process.communicate(timeout=120)[0])
+    log = ''.join(lines)
+    assert process.returncode == 0, log
+    assert 'Caught exception' not in log, log
+    assert 'has died' not in log, log
+
+
+def test_arguments_set_parameters_of_their_types(share, environment):
+    """The node refuses a list of other types; the last one fails on purpose."""
+    arguments = ['class_thresholds:=[0.5, 1]', 'rectified:=false', 'tracking:=true']
+    done = launch(share, environment, 'device:=cpu', *arguments, 'max_age_s:=1', file='detector')
+    assert 'parameter class_thresholds: expected 3 numbers' in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
 
 
 def test_ros2_bag_play_has_the_options_that_replay_passes():

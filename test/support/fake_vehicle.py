@@ -114,6 +114,12 @@ class NodeHarness:
         topics = [f'detector/{camera.prefix}markers' for camera in cameras]
         assert self.wait_until(lambda: all(self.node.count_publishers(each) for each in topics))
 
+    def wait_until_images_are_subscribed(self):
+        """Wait until a node subscribes to the images and camera_infos of the first camera."""
+        publishers = self.camera.images, self.camera.infos
+        ready = lambda: all(each.get_subscription_count() for each in publishers)  # noqa: E731
+        assert self.wait_until(ready, START_TIMEOUT_S)
+
     def record(self, msg_type, topic):
         """Subscribe to a topic and return the list that its messages are appended to."""
         messages = []
@@ -121,8 +127,8 @@ class NodeHarness:
         assert self.wait_until(lambda: self.node.count_publishers(topic)), topic
         return messages
 
-    def call(self, srv_type, name, request):
-        client = self.node.create_client(srv_type, f'detector/{name}')
+    def call(self, srv_type, name, request, node='detector'):
+        client = self.node.create_client(srv_type, f'{node}/{name}')
         assert self.wait_until(client.service_is_ready), name
         future = client.call_async(request)
         assert self.wait_until(future.done), name
@@ -136,10 +142,10 @@ class NodeHarness:
         assert self.call(ChangeState, 'change_state', request).success, transition
         self.configured += transition == 'configure'
 
-    def set_parameter(self, name, value):
+    def set_parameter(self, name, value, node='detector'):
         """Set a parameter of the detector."""
         request = SetParameters.Request(parameters=[parameter(name, value)])
-        return self.call(SetParameters, 'set_parameters', request).results[0]
+        return self.call(SetParameters, 'set_parameters', request, node).results[0]
 
     def send(self, message, camera=None, stamp_ns=None, **info):
         """Publish an image, raw or compressed, with its camera_info and return its stamp."""
@@ -168,6 +174,16 @@ class NodeHarness:
         """Wait for a diagnostic status that meets a condition and return it."""
         self.statuses.clear()
         assert self.wait_until(lambda: any(map(condition, self.statuses))), self.statuses[-1:]
+        return next(filter(condition, self.statuses))
+
+    def poll_status(self, condition, action):
+        """Repeat an action until a diagnostic status meets a condition, and return it."""
+        self.statuses.clear()
+        end_s = time.monotonic() + TIMEOUT_S
+        while not any(map(condition, self.statuses)) and time.monotonic() < end_s:
+            action()
+            self.wait(0.2)
+        assert any(map(condition, self.statuses)), self.statuses[-1:]
         return next(filter(condition, self.statuses))
 
     def close(self):

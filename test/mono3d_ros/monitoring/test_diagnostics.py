@@ -75,12 +75,24 @@ def test_healthy_camera_is_ok():
             '26 of 50 images were superseded .* max_rate_hz',
         ),
         ({'cpu_fallback': True}, WARN, 'running on the CPU'),
+        ({'now': snapshot(odd_header=2)}, WARN, '2 images with a faulty header: text of odd'),
+        ({'now': snapshot(not_placed=2)}, WARN, '2 images whose boxes were not published: text'),
+        ({'unknown_parameters': ('imge_topic',)}, WARN, 'unknown parameters: imge_topic'),
+        ({'now': snapshot(received=9, unwanted=9)}, OK, 'idle: no output has a subscriber'),
+        ({'now': snapshot(received=9, early=9)}, OK, '^ok$'),
     ],
 )
 def test_issues(changes, level, message):
     status = assess_health(replace(HEALTH, **changes))
     assert status.level == level
     assert re.search(message, status.message)
+
+
+def test_transports_are_not_advised_beside_incompatible_qos():
+    misfit = {'/a/image_raw': 'a publisher offers an incompatible RELIABILITY'}
+    message = assess_health(replace(HEALTH, silent_s=7.0, qos_mismatches=misfit)).message
+    assert 'publishers: 1, with incompatible QoS' in message
+    assert 'set this' not in message
 
 
 def test_worst_issue_gives_the_level_and_the_message_lists_all():
@@ -120,7 +132,7 @@ def test_kinds_of_issues():
     kinds = {each.kind for each in assess_health(replace(HEALTH, now=now, silent_s=9.0)).issues}
     assert kinds == {
         *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
-        *('unfamiliar_lens', 'superseded', 'unpaired', 'silent'),
+        *('unfamiliar_lens', 'superseded', 'unpaired', 'silent', 'odd_header', 'not_placed'),
     }
 
 

@@ -38,13 +38,14 @@ class Fake:
 class Bench:
     """A worker with fake inputs and outputs."""
 
-    def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, lens_warning=''):
+    def __init__(self, max_age_s=0.0, now_ns=10 * S, publish=None, lens_warning='', grace_ns=0):
         self.counters = {camera: Counters() for camera in CAMERAS}
         self.buffer = ImageBuffer(self.counters, time.monotonic_ns, wait_ns=0)
         self.results, self.log, self.timings = [], [], []
-        self.predictor = Fake()
+        self.predictor, self.wanted = Fake(), True
         callbacks = WorkerCallbacks(
             now_ns=lambda: now_ns,
+            is_wanted=lambda: self.wanted,
             camera_pose=lambda frame: UNKNOWN_POSE,
             check_lens=lambda frame: lens_warning,
             publish=publish or (lambda result, frame: self.results.append(result)),
@@ -54,7 +55,7 @@ class Bench:
         detection_filter = DetectionFilter((0.5,), max_age_s=max_age_s)
         pipeline = Pipeline(self.predictor, detection_filter, time.perf_counter)
         rectifiers = dict.fromkeys(CAMERAS, passthrough_image)
-        self.worker = Worker(self.buffer, pipeline, rectifiers, callbacks)
+        self.worker = Worker(self.buffer, pipeline, rectifiers, callbacks, info_grace_ns=grace_ns)
 
     def send(self, camera='front', **fields):
         """Send an image and wait until it is processed."""
@@ -72,9 +73,12 @@ class Bench:
         encoding='rgb8',
         file=None,
         data=None,
+        frame_id='f',
     ):
         sec, nanosec = divmod(stamp_ns, S)
-        header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id='f')
+        header = SimpleNamespace(
+            stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id=frame_id
+        )
         if info:
             self.buffer.put_info(camera, stamp_ns, camera_info(focal, header))
         data = np.full((2, 3, 3), red, np.uint8).tobytes() if data is None else data
@@ -204,6 +208,59 @@ def send_together(bench, reds):
     with bench.buffer._condition:
         for camera, red in zip(CAMERAS, reds, strict=True):
             bench.put(camera, red=red)
+
+
+@pytest.mark.parametrize(
+    ('image', 'text'),
+    [
+        ({'stamp_ns': 0}, 'its stamp is 0'),
+        ({'stamp_ns': 22 * S}, 'its stamp is 12.0 s in the future'),
+        ({'frame_id': ''}, 'its frame_id is empty'),
+    ],
+)
+def test_image_with_a_faulty_header_is_processed_and_reported(make, image, text):
+    bench = make()
+    bench.send(**image)
+    bench.wait_until(lambda: bench.results)
+    assert bench.issue_counts() == {'odd_header': 1}
+    assert text in bench.log[0]
+
+
+def test_camera_info_that_is_a_little_late_is_no_fault(make):
+    bench = make(grace_ns=3600 * S)
+    bench.send(info=False)
+    bench.send()
+    bench.wait_until(lambda: bench.results)
+    assert bench.issue_counts() == {'early': 1}
+    assert bench.log == []
+
+
+def test_network_rests_while_nobody_wants_results(make):
+    bench = make()
+    bench.wanted = False
+    for _ in range(3):
+        bench.send()
+    assert (bench.predictor.batches, bench.results) == ([], [])
+    assert (bench.issue_counts(), bench.log) == ({'unwanted': 3}, [])
+    bench.wanted = True
+    bench.send()
+    bench.wait_until(lambda: bench.results)
+    assert bench.predictor.batches == [1]
+
+
+def test_faults_are_reported_while_the_network_rests(make):
+    bench = make()
+    bench.wanted = False
+    bench.send(focal=0.0)
+    bench.wait_until(lambda: 'uncalibrated' in bench.issue_counts())
+
+
+def test_a_batch_of_several_cameras_is_wanted_or_not_as_a_whole(make):
+    bench = make()
+    bench.wanted = False
+    send_together(bench, (0, 0, 0))
+    bench.wait_until(lambda: all(bench.issue_counts(each) for each in CAMERAS))
+    assert bench.predictor.batches == []
 
 
 def test_images_that_are_due_together_are_processed_in_one_batch(make):

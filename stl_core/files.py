@@ -6,7 +6,9 @@ The require_ functions check, before the work, that an output can be written aft
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART_SUFFIX = '.part'
+#: First bytes of a file that Git LFS has not downloaded yet.
+LFS_POINTER = b'version https://git-lfs'
+#: Errors of a disk that is full, over its quota or a limit of sizes, or that fails.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-class OutputError(ValueError):
+class OutputError(OSError):
     """An output that cannot be written; the message names it."""
 
 
@@ -27,13 +33,11 @@ def require_writable_file(path: str | Path) -> None:
     :raises OutputError: for a folder or device in its place, a file in place of a folder above it,
         or a folder in which this process cannot create files.
     """
-    try:
-        if Path(path).is_dir():
-            raise OutputError(f'{path}: this is a folder; expected the path of a file to write')
-        if os.path.lexists(path) and not Path(path).is_file():
-            raise OutputError(f'{path}: not a regular file; expected the path of a file to write')
-    except OSError as err:
-        raise _unwritable_error(path, err) from err
+    expected = 'expected the path of a file to write'
+    if os.path.isdir(path):
+        raise OutputError(f'{path}: this is a folder; {expected}')
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OutputError(f'{path}: not a regular file; {expected}')
     _require_writable_parent(path, Path(path).parent)
 
 
@@ -60,19 +64,29 @@ def require_new_folder(path: str | Path) -> None:
 
 def _require_writable_parent(output: str | Path, folder: Path) -> None:
     """Create and delete a file in a folder, or in the innermost folder above it that exists."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f'{output}: cannot be written, because {folder} is not a folder')
     try:
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        if not folder.is_dir():
-            raise OutputError(f'{output}: cannot be written, because {folder} is not a folder')
         with tempfile.TemporaryFile(dir=folder):  # permissions alone say nothing to root
             pass
     except OSError as err:
-        raise _unwritable_error(output, err) from err
+        raise OutputError(f'{output}: cannot be written ({err.strerror or err})') from err
 
 
-def _unwritable_error(output: str | Path, err: OSError) -> OutputError:
-    return OutputError(f'{output}: cannot be written ({err.strerror or err})')
+def foreign_content(path: Path) -> str:
+    """Describe a file that stands in for the expected one, such as a Git LFS pointer; or ''."""
+    with path.open('rb') as file:
+        start = file.read(512)
+    if not start:
+        return 'an empty file'
+    if start.startswith(LFS_POINTER):
+        return 'a Git LFS pointer (`git lfs pull` fetches the file itself)'
+    text = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if text.startswith((b'<!doctype html', b'<html')):
+        return 'an HTML page, perhaps of a failed download'
+    return ''
 
 
 @contextmanager
@@ -87,6 +101,7 @@ def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
     :param sync: whether the file must be on the disk before it replaces the old one, so that a
         power failure cannot leave an incomplete file. It takes milliseconds per file.
     :return: path of the temporary file to write, next to the final path.
+    :raises OutputError: if the disk is full or fails, also where a library hides this.
     """
     path = Path(path)
     part = path.with_name(path.name + PART_SUFFIX)
@@ -96,8 +111,9 @@ def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
             with part.open('rb') as file:
                 os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as err:
         part.unlink(missing_ok=True)
+        _raise_if_disk_failed(path, err)
         raise
 
 
@@ -131,6 +147,7 @@ def atomic_folder(path: Path, create: bool = True) -> Iterator[Path]:
         to the caller.
     :return: the folder to fill, of the same name, in a hidden folder next to the path. An error or
         Ctrl-C removes it.
+    :raises OutputError: if the disk is full or fails.
     :raises FileExistsError: if the path exists, at the start or at the end.
     :raises OSError: if the folder cannot be created.
     """
@@ -145,6 +162,9 @@ def atomic_folder(path: Path, create: bool = True) -> Iterator[Path]:
             yield folder
             _require_absent(path)  # replace() would replace an empty folder
             folder.replace(path)
+        except BaseException as err:
+            _raise_if_disk_failed(path, err)
+            raise
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 
@@ -152,3 +172,18 @@ def atomic_folder(path: Path, create: bool = True) -> Iterator[Path]:
 def _require_absent(path: Path) -> None:
     if path.exists():
         raise FileExistsError(f'{path}: exists already and is not overwritten')
+
+
+def _raise_if_disk_failed(path: Path, err: BaseException) -> None:
+    """Raise OutputError if an error, or one that it was raised from, is that of a disk."""
+    cause: BaseException | None = err
+    while cause is not None:
+        number = getattr(cause, 'errno', None)
+        if match := re.search(r'\(os error (\d+)\)', str(cause)):  # of libraries in Rust
+            number = int(match[1])
+        if number in _DISK_ERRORS and not isinstance(cause, OutputError):
+            raise OutputError(
+                f'{path}: cannot be written ({os.strerror(number)}); an earlier one is unchanged.'
+                ' Free space and run the same command again'
+            ) from err
+        cause = cause.__cause__ or cause.__context__

@@ -11,6 +11,8 @@ from typing import Any
 from stl_core import files
 from stl_core.cli.output import add_json_option, write_json
 from stl_core.training import distributed, stages
+from stl_core.training.checkpoint import ResumeOptions
+from stl_core.training.config_builder import ConfigError
 from stl_core.training.resolved_config import resolve_config
 
 
@@ -24,6 +26,23 @@ def add_train_command(commands: Any) -> None:
     parser.add_argument(
         'overrides', nargs='*', metavar='key=value', help='replace values of the file'
     )
+    parser.add_argument(
+        '--extend',
+        action='store_true',
+        help='continue a run to more epochs= than it was made for, from its last checkpoint; the'
+        ' learning rate of the added epochs follows half a cosine, without warm-up',
+    )
+    parser.add_argument(
+        '--extend-lr',
+        type=float,
+        metavar='LR',
+        help='learning rate at the start of the added epochs (default: a tenth of optim.lr)',
+    )
+    parser.add_argument(
+        '--accept-data',
+        action='store_true',
+        help='resume although ids, labels, calibration or files of the data set have changed',
+    )
     add_json_option(parser)
     parser.set_defaults(run=_run_train)
 
@@ -32,12 +51,15 @@ def _run_train(args: argparse.Namespace) -> None:
     selected = stages.select_stages(
         stages.load_stages(args.config, tuple(args.overrides)), tuple(args.stage)
     )
+    if args.extend_lr is not None and not args.extend:
+        raise ConfigError('--extend-lr: requires --extend')
+    options = ResumeOptions(args.extend, args.extend_lr, args.accept_data)
     for each in selected.values():
         files.require_writable_folder(each.out)
     results_by_stage = {}
     with distributed.process_group(next(iter(selected.values())).device):
         for name, each in selected.items():
-            results = stages.run_stage(resolve_config(each))
+            results = stages.run_stage(resolve_config(each), options)
             if results is None:  # rank 0 of this run prints the metrics
                 continue
             if name:

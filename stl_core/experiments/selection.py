@@ -25,6 +25,7 @@ from stl_core.training import checkpoint, model_builder
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
 from stl_core.training.resolved_config import ResolvedConfig, resolve_config
+from stl_core.training.run.run_files import read_checkpoint
 from stl_core.types import Array
 
 
@@ -161,7 +162,7 @@ def _load_before_and_after(resolved: ResolvedConfig, path: Path) -> list[Distill
     Both students use the trained layers: through random layers, their features could not be
     compared with the teacher's.
     """
-    state = torch.load(path, map_location='cpu', weights_only=True)
+    state = read_checkpoint(path)
     differ = checkpoint.config_differences(resolved, state['config'])
     differ = [key for key in differ if not key.startswith('val.')]
     if differ:

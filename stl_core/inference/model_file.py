@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stl_core.files import atomic_file
+from stl_core.files import atomic_file, foreign_content
 from stl_core.inference.model_spec import ModelSpec, lists_to_tuples
 from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.models import DETECTORS
@@ -84,6 +84,8 @@ def read_model_spec(path: str | Path) -> ModelSpec:
     """
     if not Path(path).is_file():
         raise ModelFileError(f'{path}: no such file; expected a model file (.safetensors)')
+    if content := foreign_content(Path(path)):
+        raise ModelFileError(f'{path}: {content}, not a model file (.safetensors)')
     try:
         with safe_open(path, 'np') as file:
             header = json.loads((file.metadata() or {}).get(METADATA_KEY, 'null'))

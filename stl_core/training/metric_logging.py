@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from stl_core.files import write_atomically
+from stl_core.training.run.run_files import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,11 @@ class MetricLogger:
         return self.out / f'{table}.csv'
 
     def add_row(self, table: str, epoch: int, row: dict[str, float]) -> None:
-        """Append a row {column: value} to a table; all rows of a table have the same columns."""
+        """
+        Append a row {column: value} to a table; values that a row lacks are nan.
+
+        The columns of a version may differ from those of the version that began the run.
+        """
         path = self.table_path(table)
         path.parent.mkdir(parents=True, exist_ok=True)
         header = _complete_header(path, ['epoch', *row])
@@ -69,12 +74,24 @@ class MetricLogger:
                 self._board.add_scalar(f'{table}/{name}', value, epoch)
             self._board.flush()
 
-    def column(self, table: str, name: str) -> list[float]:
-        """Return a column of a table, one value per row; [] without the table."""
-        if not self.table_path(table).exists():
+    def column(self, table: str, name: str, after: int = 0) -> list[float]:
+        """
+        Return a column of a table, one value per row; [] without the table.
+
+        :param table: one of TABLES.
+        :param name: the column.
+        :param after: rows of this epoch and earlier ones are left out.
+        :raises CheckpointError: for a table without that column, or with text in it.
+        """
+        path = self.table_path(table)
+        if not path.exists():
             return []
-        with self.table_path(table).open(newline='') as file:
-            return [float(row[name]) for row in csv.DictReader(file)]
+        with path.open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        try:
+            return [float(row[name]) for row in rows if int(row['epoch']) > after]
+        except (KeyError, TypeError, ValueError) as err:
+            raise _foreign_table_error(path, f'no numbers in epoch and {name}') from err
 
     @cached_property
     def _board(self) -> Any:
@@ -120,7 +137,17 @@ def _complete_header(path: Path, columns: list[str]) -> list[str]:
 
 def _drop_rows_after(path: Path, epoch: int) -> None:
     """Drop rows of later epochs, and an incomplete last line that a crash left."""
-    if path.exists():
+    if not path.exists():
+        return
+    try:
+        if not path.read_text().startswith(('epoch,', 'epoch\n')) and path.stat().st_size:
+            raise _foreign_table_error(path, 'its first column is not epoch')
         lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
         kept = [line for line in lines[1:] if int(line.split(',')[0]) <= epoch]
-        write_atomically(path, ''.join([*lines[:1], *kept]).encode())
+    except (ValueError, IsADirectoryError) as err:
+        raise _foreign_table_error(path, 'a row has no epoch') from err
+    write_atomically(path, ''.join([*lines[:1], *kept]).encode())
+
+
+def _foreign_table_error(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f'{path}: not the table of this run ({reason}); move it away')

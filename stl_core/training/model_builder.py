@@ -38,10 +38,10 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
         loss that cannot compare student and teacher.
     """
     config, spec = resolved.config, resolved.model_spec
-    if resolved.start_spec:  # the start model replaces the backbone's ImageNet weights
+    if resolved.start_spec or resolved.restores_weights:  # they replace ImageNet weights
         spec = model_file.without_pretrained_weights(spec)
     detector = model_file.build_detector(spec)
-    if resolved.start_spec:
+    if resolved.start_spec and not resolved.restores_weights:
         detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
     if config.distill is None:
         return SupervisedModel(detector, config.input, config.precision)

@@ -97,7 +97,7 @@ def step_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
 
 def cosine_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     """Return the factors of a schedule that follows half a cosine from 1 to 0.001."""
-    return LrAndBeta(_cosine_interpolate(1.0, 0.001, progress))
+    return LrAndBeta(cosine_interpolate(1.0, 0.001, progress))
 
 
 def cyclic_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
@@ -111,12 +111,12 @@ def cyclic_schedule(progress: float, config: OptimConfig) -> LrAndBeta:
     if progress < rise:
         fraction = progress / rise
         return LrAndBeta(
-            _cosine_interpolate(1.0, peak, fraction), _cosine_interpolate(1.0, beta1, fraction)
+            cosine_interpolate(1.0, peak, fraction), cosine_interpolate(1.0, beta1, fraction)
         )
     fraction = (progress - rise) / (1 - rise)
     return LrAndBeta(
-        _cosine_interpolate(peak, config.cycle_end, fraction),
-        _cosine_interpolate(beta1, 1.0, fraction),
+        cosine_interpolate(peak, config.cycle_end, fraction),
+        cosine_interpolate(beta1, 1.0, fraction),
     )
 
 
@@ -126,6 +126,11 @@ SCHEDULES: dict[str, Callable[[float, OptimConfig], LrAndBeta]] = {
     'cosine': cosine_schedule,
     'cyclic': cyclic_schedule,
 }
+
+
+def cosine_interpolate(start: float, end: float, fraction: float) -> float:
+    """Interpolate along half a cosine from start (fraction 0) to end (fraction 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 
 def schedule_at(epoch: float, epochs: int, config: OptimConfig) -> LrAndBeta:
@@ -166,7 +171,11 @@ class Optimizer:
 
     def apply_schedule(self, epoch: float, epochs: int) -> float:
         """Set learning rate and beta1 for a (fractional) epoch; return the learning rate."""
-        lr, beta1 = schedule_at(epoch, epochs, self.config)
+        return self.set_lr_and_beta(schedule_at(epoch, epochs, self.config))
+
+    def set_lr_and_beta(self, values: LrAndBeta) -> float:
+        """Set learning rate and beta1; return the learning rate."""
+        lr, beta1 = values
         for group in self.adamw.param_groups:
             group['lr'], group['betas'] = lr, (beta1, self.config.betas[1])
         return lr
@@ -278,11 +287,6 @@ class ModelEma:
         """Restore the state that state_dict returned."""
         self.module.load_state_dict(state['module'])
         self.steps.fill_(state['steps'])
-
-
-def _cosine_interpolate(start: float, end: float, fraction: float) -> float:
-    """Interpolate along half a cosine from start (fraction 0) to end (fraction 1)."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 
 def _parameters_and_buffers(module: nn.Module) -> itertools.chain[Tensor]:

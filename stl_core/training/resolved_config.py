@@ -37,6 +37,8 @@ class ResolvedConfig:
     :param model_spec: header of the model file that the run writes, without results.
     :param start_spec: header of the start model, None without.
     :param teacher_spec: header of the teacher, None without.
+    :param restores_weights: whether a checkpoint will replace the initial weights of the model
+        that is built, so that they are not looked up.
     :raises ValueError: if a header is missing, or is given without its model file in `config`.
     """
 
@@ -44,6 +46,7 @@ class ResolvedConfig:
     model_spec: ModelSpec
     start_spec: ModelSpec | None = None
     teacher_spec: ModelSpec | None = None
+    restores_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check that a start model and a teacher have a header each, see the class."""

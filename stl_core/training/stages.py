@@ -9,7 +9,6 @@ remove the folder.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -19,9 +18,11 @@ from stl_core.evaluation import metrics
 from stl_core.evaluation.metric import MetricResults
 from stl_core.tensors.reductions import rank
 from stl_core.training import checkpoint, trainer
+from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions
 from stl_core.training.config import TrainConfig, build_train_config
 from stl_core.training.config_builder import ConfigError, apply_overrides, read_yaml
 from stl_core.training.resolved_config import ResolvedConfig
+from stl_core.training.run.run_files import CheckpointError, read_json_object
 from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
@@ -134,22 +135,40 @@ def select_stages(
     return {name: each for name, each in stages.items() if not names or name in names}
 
 
-def run_stage(resolved: ResolvedConfig) -> MetricResults | None:
+def run_stage(
+    resolved: ResolvedConfig, options: ResumeOptions = RESUME_ONLY
+) -> MetricResults | None:
     """
     Train one stage, unless it is already finished.
 
     :param resolved: configuration of the stage, from resolve_config when the stage starts: earlier
         stages write its model files.
+    :param options: what a resumed run may do that is refused otherwise.
     :return: results on the val frames, as trainer.fit.
     :raises: the errors of trainer.fit.
     """
-    if not checkpoint.is_done(resolved):
-        return trainer.fit(resolved)
+    if not checkpoint.is_done(resolved, options):
+        return trainer.fit(resolved, options=options)
     if rank():
         return None
     out = resolved.config.out
     log.info('%s: already finished, skipped', out)
-    return metrics.results_from_json(json.loads((Path(out) / 'metrics.json').read_text()))
+    return _read_results(Path(out) / 'metrics.json')
+
+
+def _read_results(path: Path) -> MetricResults:
+    """Read the metrics of a finished run; CheckpointError for a torn or foreign file."""
+    content = read_json_object(path)
+    try:
+        results = metrics.results_from_json(content)
+        if not results.ap.by_class:
+            raise LookupError('no class')
+        return results
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise CheckpointError(
+            f'{path}: not the metrics of a run ({err!r}); remove it and run again: last.pt has the'
+            ' weights'
+        ) from err
 
 
 def plot_stage_losses(finished_stages: dict[str, TrainConfig]) -> Path:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,46 +31,58 @@ from stl_core.tensors.batch import to_device
 from stl_core.tensors.precision import is_bf16_emulated
 from stl_core.tensors.reductions import rank
 from stl_core.training import checkpoint, distributed, model_builder, validation
+from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions
 from stl_core.training.metric_logging import MetricLogger
 from stl_core.training.resolved_config import ResolvedConfig
+from stl_core.training.run import extension
 from stl_core.training.run.epoch_statistics import EpochStatistics, require_finite
+from stl_core.training.run.journal import RunJournal
 from stl_core.training.run.setup import ModelFactory, RunState, setup_run
-from stl_core.training.train_step import train_step
+from stl_core.training.train_step import TrainError, train_step
 from stl_core.visualization import charts
 
 log = logging.getLogger(__name__)
 
 
 def fit(
-    resolved: ResolvedConfig, model_factory: ModelFactory = model_builder.build_model
+    resolved: ResolvedConfig,
+    model_factory: ModelFactory = model_builder.build_model,
+    options: ResumeOptions = RESUME_ONLY,
 ) -> MetricResults | None:
     """
     Train a model, or resume a stopped run.
 
     Writes into config.out: last.pt (every save_every epochs) and best.pt, curves.csv and .png,
     val.csv, tensorboard/, metrics.json, results/, student.safetensors, student_best.safetensors,
-    and at the end done.json; best.pt, student_best and val.csv only if config.eval_every is not 0.
+    and at the end done.json; best.pt, student_best and val.csv only if config.eval_every is not 0;
+    extensions.json if epochs were added.
 
     :param resolved: configuration of the run, from resolve_config.
     :param model_factory: builds the trainable model.
+    :param options: what a resumed run may do that is refused otherwise.
     :return: results of the last model on the val frames; None in all processes except rank 0.
-    :raises CheckpointError: when out holds a run of another configuration.
+    :raises CheckpointError: when out holds a run of another configuration or with other data, a
+        torn or foreign file, or another process is training into it.
+    :raises OutputError: if out cannot be written or the disk is full.
     :raises TrainError: for no training or validation frames, losses that do not match the weights,
-        or too many steps whose gradient is not finite.
+        too many steps whose gradient is not finite, or a loader process that was killed.
     :raises DataError: for a missing or malformed file of the data set, or an unlabelled image.
     :raises ModelFileError: for a start model or teacher that cannot be used.
     :raises ConfigError: for a start model or distillation losses that do not fit the run.
     """
     config = resolved.config
-    with distributed.process_group(config.device) as device:
-        run, first = setup_run(resolved, model_factory, device)
+    _require_writable(Path(config.out))
+    with distributed.process_group(config.device) as device, _open_journal(resolved) as journal:
+        run, first = setup_run(resolved, model_factory, device, options, journal)
         _log_run_size(run)
+        _record_extensions(run)
         validation_result: validation.ValidationResult | None = None
         epochs_done = first
         with _make_metric_logger(run, first) as metric_logger, _make_progress_bar() as bar:
             task = bar.add_task('epochs', total=config.epochs, completed=first, note='')
             while epochs_done < config.epochs and not _is_stalled(run, metric_logger):
-                row = train_one_epoch(run, epochs_done, bar)
+                with _killed_loader_as_error(run):
+                    row = train_one_epoch(run, epochs_done, bar)
                 epochs_done += 1
                 bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
                 if metric_logger:
@@ -96,14 +112,14 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
     # dropout and other random layers must not depend on the epoch at which a run was resumed
     torch.manual_seed(_derive_seed(config.seed, epoch, rank()))
     run.model.train()
-    if epoch >= config.optim.freeze_norm_at * config.epochs:
+    if run.norms_are_frozen(epoch):
         freeze_norm(run.model)
     statistics = EpochStatistics(epoch + 1)
     start_time = time.perf_counter()
     task = bar.add_task(f'epoch {epoch + 1}', total=steps, note='')
     for step, batch in enumerate(run.loader):
         now = epoch + step / steps
-        lr = run.optimizer.apply_schedule(now, config.epochs)
+        lr = run.optimizer.set_lr_and_beta(run.schedule_at(now))
         batch = to_device(batch, run.device)
         step_losses = train_step(
             run.model,
@@ -114,6 +130,8 @@ def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float
             num_micro_batches=config.accumulate,
         )
         statistics.add(step_losses, batch.ids)
+        if run.journal:
+            run.journal.write(epoch + 1, step + 1, steps)
         elapsed_s = time.perf_counter() - start_time
         rate = run.sampler.num_frames / steps * (step + 1) / elapsed_s
         bar.update(task, advance=1, note=f'{rate:.1f} images/s')
@@ -179,6 +197,7 @@ def finish_training(
     :return: results of the model.
     """
     validation_result = validation_result or _validate(run)
+    (run.out / 'done.json').unlink(missing_ok=True)  # of before an extension
     result_files.write_result_files(
         run.out / 'results', run.validation_set.frames, validation_result.detections
     )
@@ -186,7 +205,8 @@ def finish_training(
     files.write_atomically(run.out / 'metrics.json', text.encode())
     save_validated_model(run, 'student.safetensors', epochs_done, validation_result)
     charts.plot_loss_curves({run.out.name: run.out / 'curves.csv'}, run.out / 'curves.png')
-    checkpoint.mark_done(run.resolved, epochs_done, metric_logger.column('val', 'metric'))
+    values = metric_logger.column('val', 'metric', run.patience_from)
+    checkpoint.mark_done(run.resolved, epochs_done, values, run.record)
     return validation_result.results
 
 
@@ -200,15 +220,59 @@ def _validate(run: RunState) -> validation.ValidationResult:
 
 def _is_stalled(run: RunState, metric_logger: MetricLogger | None) -> bool:
     """Return whether early stopping ends the run; rank 0 decides and broadcasts it."""
-    values = metric_logger.column('val', 'metric') if metric_logger else []
+    values = metric_logger.column('val', 'metric', run.patience_from) if metric_logger else []
     stalled = validation.is_stalled(values, run.config.patience)
     return bool(distributed.broadcast_scalar(float(stalled), run.device))
 
 
 def _save_checkpoint(run: RunState, name: str, epochs_done: int) -> None:
     checkpoint.save_checkpoint(
-        run.out / name, run.unwrapped_model, run.optimizer, run.resolved, epochs_done
+        run.out / name, run.unwrapped_model, run.optimizer, run.resolved, epochs_done, run.record
     )
+
+
+def _require_writable(out: Path) -> None:
+    """Raise OutputError if a file or folder of a run cannot be written."""
+    for name in ('last.pt', 'best.pt', 'curves.csv', 'val.csv', 'metrics.json', 'done.json'):
+        files.require_writable_file(out / name)
+    for name in ('results', 'tensorboard'):
+        files.require_writable_folder(out / name)
+
+
+def _open_journal(resolved: ResolvedConfig) -> AbstractContextManager[RunJournal | None]:
+    return nullcontext() if rank() else RunJournal(Path(resolved.config.out))
+
+
+@contextmanager
+def _killed_loader_as_error(run: RunState) -> Iterator[None]:
+    """Raise TrainError instead of torch's RuntimeError if a loader process was killed."""
+    try:
+        yield
+    except RuntimeError as err:
+        if not re.search(r'DataLoader worker \(pid', str(err)):
+            raise
+        reason = str(err).strip().splitlines()[0].rstrip('.')
+        raise TrainError(
+            f'{reason}: a data-loading process ended, as for want of memory or of /dev/shm;'
+            f' {run.out}/last.pt is whole: run the same command again to resume, perhaps with'
+            ' fewer workers='
+        ) from err
+
+
+def _record_extensions(run: RunState) -> None:
+    """Log the added epochs and their schedule, and write them to extensions.json."""
+    if not run.record.extensions or rank():
+        return
+    for each in run.record.extensions:
+        log.info('%s: %s', run.out, each.describe())
+    content = [
+        {**asdict, 'schedule': each.describe()}
+        for asdict, each in zip(
+            extension.to_json(run.record.extensions), run.record.extensions, strict=True
+        )
+    ]
+    text = json.dumps(content, indent=1)
+    files.write_atomically(run.out / 'extensions.json', text.encode())
 
 
 def _make_metric_logger(run: RunState, first: int) -> AbstractContextManager[MetricLogger | None]:
@@ -256,12 +320,14 @@ def save_validated_model(
     run: RunState, name: str, epochs_done: int, validation_result: validation.ValidationResult
 ) -> None:
     """Write a model file of a validated detector, with its metrics in the provenance."""
-    validation_info = {
+    validation_info: dict[str, Any] = {
         'epoch': epochs_done,
         'focal_px': round(run.focal_px, 2),
         'frames_judged': len(validation_result.detections),
         'metrics': validation_result.results.to_json(),
     }
+    if run.record.extensions:
+        validation_info['extensions'] = extension.to_json(run.record.extensions)
     spec = run.resolved.model_spec
     spec = dataclasses.replace(spec, provenance={**spec.provenance, **validation_info})
     model_file.save_model(run.out / name, run.eval_detector, spec)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from stl_core.files import LFS_POINTER
+
 if TYPE_CHECKING:  # `doctor` lists the runtimes where NumPy and torch may be missing
     from stl_core.inference.model_spec import ModelSpec
     from stl_core.types import Array, ImageObjects
-
-
-#: First bytes of a file that Git LFS has not downloaded yet.
-LFS_POINTER = b'version https://git-lfs'
 
 
 class ModelFileError(ValueError):

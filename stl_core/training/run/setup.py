@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from stl_core.data.frame_source import require_labels
 from stl_core.tensors.detector import Detector, as_detector
 from stl_core.tensors.reductions import rank, world_size
 from stl_core.training import checkpoint, distributed, validation
+from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions, RunRecord
 from stl_core.training.config import TrainConfig
-from stl_core.training.optim import Optimizer
+from stl_core.training.optim import LrAndBeta, Optimizer
 from stl_core.training.resolved_config import ResolvedConfig
+from stl_core.training.run import data_fingerprint, extension
+from stl_core.training.run.journal import RunJournal, describe_resume
 from stl_core.training.train_step import TrainError
+
+log = logging.getLogger(__name__)
 
 #: Function that builds the trainable model of a configuration.
 ModelFactory = Callable[[ResolvedConfig], nn.Module]
@@ -39,6 +45,8 @@ class RunState:
     :param loader: loads the batches.
     :param validation_set: frames and labels for validation.
     :param focal_px: median focal length of the training images, in pixels of the canvas.
+    :param record: data and extensions of the run, for its files.
+    :param journal: records every step; None in all processes except rank 0.
     """
 
     resolved: ResolvedConfig
@@ -50,6 +58,8 @@ class RunState:
     loader: Any
     validation_set: validation.ValidationSet
     focal_px: float
+    record: RunRecord
+    journal: RunJournal | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -62,6 +72,21 @@ class RunState:
         return Path(self.config.out)
 
     @property
+    def patience_from(self) -> int:
+        """Completed epochs from which on evaluations count for early stopping."""
+        return self.record.extensions[-1].first if self.record.extensions else 0
+
+    def schedule_at(self, epoch: float) -> LrAndBeta:
+        """Return learning rate and beta1 after `epoch` epochs."""
+        config, extensions = self.config, self.record.extensions
+        return extension.extended_schedule_at(epoch, config.epochs, extensions, config.optim)
+
+    def norms_are_frozen(self, epoch: int) -> bool:
+        """Return whether BatchNorm is frozen in the epoch after `epoch` epochs."""
+        config, extensions = self.config, self.record.extensions
+        return extension.norms_are_frozen(epoch, config.epochs, extensions, config.optim)
+
+    @property
     def eval_detector(self) -> Detector:
         """The detector to evaluate and save: with averaged weights if EMA is enabled."""
         ema = self.optimizer.ema
@@ -69,31 +94,47 @@ class RunState:
 
 
 def setup_run(
-    resolved: ResolvedConfig, model_factory: ModelFactory, device: torch.device
+    resolved: ResolvedConfig,
+    model_factory: ModelFactory,
+    device: torch.device,
+    options: ResumeOptions = RESUME_ONLY,
+    journal: RunJournal | None = None,
 ) -> tuple[RunState, int]:
     """
     Build data loader, model and optimiser of a run, and restore its last checkpoint.
 
+    :param resolved: configuration of the run.
+    :param model_factory: builds the trainable model.
+    :param device: device of this process.
+    :param options: what a resumed run may do.
+    :param journal: of rank 0.
     :return: the run, and its completed epochs.
     :raises: see fit.
     """
     config = resolved.config
     frames, sampler, validation_set = _load_datasets(resolved)
+    data = data_fingerprint.fingerprint_run(resolved, frames.images, validation_set.frames)
+    saved = checkpoint.find_saved_run(resolved, data, options)
+    first = saved.epoch if saved else 0
+    if first != distributed.broadcast_scalar(first, device):
+        raise TrainError(f'{config.out}: not a folder that all processes share')
     torch.manual_seed(config.seed)
-    unwrapped_model = distributed.convert_sync_batchnorm(model_factory(resolved), device)
+    # the checkpoint replaces initial weights, which may be elsewhere or on the network
+    model = model_factory(replace(resolved, restores_weights=True) if saved else resolved)
+    unwrapped_model = distributed.convert_sync_batchnorm(model, device)
     unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = unwrapped_model.get_submodule('detector')
     optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
-    first = checkpoint.resume_from(
-        Path(config.out) / 'last.pt', unwrapped_model, optimizer, resolved
-    )
-    if first != distributed.broadcast_scalar(first, device):
-        raise TrainError(f'{config.out}: not a folder that all processes share')
+    if saved:
+        checkpoint.restore(saved, unwrapped_model, optimizer)
+        if journal:
+            log.info(describe_resume(saved.path, first, config.epochs, journal.before))
     loader = dataset.make_dataloader(frames, sampler, config.workers)
-    model = distributed.wrap_ddp(unwrapped_model)
+    wrapped = distributed.wrap_ddp(unwrapped_model)
     focal_px = dataset.median_focal_px(frames.images, config.input)
-    parts = (unwrapped_model, model, optimizer, sampler, loader, validation_set, focal_px)
-    return RunState(resolved, device, *parts), first
+    record = RunRecord(data, saved.extensions if saved else ())
+    parts = (unwrapped_model, wrapped, optimizer, sampler, loader, validation_set, focal_px)
+    return RunState(resolved, device, *parts, record, journal), first
 
 
 def _load_datasets(

@@ -12,6 +12,21 @@ from stl_core.types import Array, Objects3D
 
 
 @dataclass(frozen=True)
+class Concern:
+    """
+    Something doubtful about an image that is processed all the same.
+
+    :param kind: a counter of monitoring.diagnostics.
+    :param text: what, and what would be right; one line.
+    :param is_error: whether its boxes are misplaced.
+    """
+
+    kind: str
+    text: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True)
 class Frame:
     """
     One image of one camera, ready for the network.
@@ -21,6 +36,7 @@ class Frame:
     :param P: (3, 4) projection matrix of that image.
     :param stamp_ns: time of capture.
     :param frame_id: optical frame of the camera: x right, y down, z forward.
+    :param concerns: doubts about P or the rectification.
     """
 
     camera: str
@@ -28,6 +44,7 @@ class Frame:
     P: Array
     stamp_ns: int
     frame_id: str
+    concerns: tuple[Concern, ...] = ()
 
 
 @dataclass(frozen=True)

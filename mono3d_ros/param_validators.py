@@ -18,6 +18,14 @@ def as_bool(value: Any) -> bool:
     return value
 
 
+def as_rectified(value: Any) -> str:
+    """Return 'auto', 'true' or 'false'; YAML and the command line make a bool of the last two."""
+    text = str(value).lower() if isinstance(value, (bool, str)) else ''
+    if text not in ('auto', 'true', 'false'):
+        raise ValueError(f'expected auto, true or false, got {value!r}')
+    return text
+
+
 def as_str(value: Any) -> str:
     """Return a string; YAML reads some unquoted words as numbers or booleans."""
     if not isinstance(value, str):

@@ -87,10 +87,13 @@ class Params:
         '(both topics, whichever arrives).',
         choices=('raw', 'compressed', 'auto'),
     )
-    rectified: bool = _param(
-        True,
-        param_validators.as_bool,
-        'true: the images are rectified, P of camera_info applies; false: rectify with K and D.',
+    rectified: str = _param(
+        'auto',
+        param_validators.as_rectified,
+        'Whether the images are rectified. true: yes, P of camera_info applies; false: no, '
+        'rectify with K and D; auto: by the name of the image topic (raw: no; rect: yes); '
+        'without either word no, with a warning, if the lens is distorted.',
+        choices=('auto', 'true', 'false'),
     )
     bit_depth: int = _param(
         0,
@@ -307,10 +310,11 @@ class CameraParams:
         'Which of its images to subscribe to; default: transport.',
         choices=('raw', 'compressed', 'auto'),
     )
-    rectified: bool = _param(
-        True,
-        param_validators.as_bool,
+    rectified: str = _param(
+        'auto',
+        param_validators.as_rectified,
         'Whether its images are rectified; default: rectified.',
+        choices=('auto', 'true', 'false'),
     )
     bit_depth: int = _param(
         0,

@@ -26,9 +26,14 @@ from mono3d_ros.bag_evaluation import label_score, lidar_check, rerun_export, re
 from mono3d_ros.bag_evaluation.replay import LABELS_AUTO, LABELS_TOPIC, EvaluationOptions
 from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError, require_absent
-from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
+from mono3d_ros.bags.drive_query import (
+    DriveQuery,
+    add_rectified_option,
+    prefer_raw,
+    prefer_rectified,
+)
 from mono3d_ros.bags.storage.folder import find_bags
-from mono3d_ros.messages.rectification import passthrough_image, rectify_image
+from mono3d_ros.messages.rectification import RAW
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
 from stl_core.cli.command import run_command
@@ -69,6 +74,8 @@ def _print_result(result: BagResult, out: Path) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for reason, count in drive.skipped.items():
         console.print(f'{count} images omitted: {reason}', markup=False)
+    for note, count in drive.notes.items():
+        console.print(f'{count} {note}', markup=False)
     boxes = sum(len(each.published) for each in drive.image_results)
     console.print(f'{len(drive.image_results)} images, {boxes} boxes: {out}', markup=False)
 
@@ -97,7 +104,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--camera', default='', help='use one camera: its namespace or image topic'
     )
-    parser.add_argument('--rectify', action='store_true', help='rectify raw images')
+    add_rectified_option(parser)
     parser.add_argument(
         '--labels',
         default=LABELS_AUTO,
@@ -162,14 +169,12 @@ def _add_detection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_options(args: argparse.Namespace) -> EvaluationOptions:
-    rectifier, order = (
-        (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
-    )
+    order = prefer_raw if args.rectified == RAW else prefer_rectified
     if args.pictures < 0:
         raise BagError(f'--pictures {args.pictures}: expected 0 or more')
     if args.jobs < 1:
         raise BagError(f'--jobs {args.jobs}: expected 1 or more')
-    params = Params(tracking=args.track)
+    params = Params(tracking=args.track, rectified=args.rectified)
     for option, name in (('score', 'score_threshold'), ('max_apart', 'max_apart_s')):
         value = getattr(args, option)
         try:
@@ -186,7 +191,6 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
             args.vehicle_frame,
             args.fixed_frame,
         ),
-        rectifier,
         params,
         label_source=args.labels,
         num_pictures=args.pictures,

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from mono3d_ros.bag_evaluation import lidar_check, pictures
 from mono3d_ros.bag_evaluation.results import ImageResult
-from mono3d_ros.bags.bag_io import BagWriter
-from mono3d_ros.bags.drive_reader import DriveSample
+from mono3d_ros.bags.bag_io import BagError, BagWriter
+from mono3d_ros.bags.drive_reader import DriveSample, decode_image
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages import detections, markers
-from mono3d_ros.messages.images import ImageDecoder, to_frame
-from mono3d_ros.messages.rectification import Rectifier
+from mono3d_ros.messages.images import ImageDecoder
 from mono3d_ros.params import Params
 from mono3d_ros.perception.pipeline import Pipeline, PredictorProtocol
 from stl_core.data.sources import kitti
@@ -88,12 +87,13 @@ class OfflineDetector:
 
     :param writer: bag of the detections.
     :param predictor: the network.
-    :param rectifier: passthrough_image or rectify_image of messages.rectification.
-    :param params: node parameters; detection filter, tracking, overlap and marker lifetime apply.
+    :param params: node parameters; rectified, detection filter, tracking, overlap and marker
+        lifetime apply.
     :param num_cameras: number of cameras of the drive.
     :param drawn_indices: indices of the images to draw, from 0.
     :param on_result: called with every processed image.
     :param image_results: output, one per processed image.
+    :param notes: output, doubts about the images that were processed -> number of images.
     :param skipped: output, reason -> number of images that could not be decoded.
     :param timings_ms: output, stage -> time per image.
     :param drawn_images: output, name -> (H, W, 3) uint8 RGB.
@@ -101,12 +101,12 @@ class OfflineDetector:
 
     writer: BagWriter
     predictor: PredictorProtocol
-    rectifier: Rectifier
     params: Params
     num_cameras: int
     drawn_indices: frozenset[int]
     on_result: ResultCallback = ignore_result
     image_results: list[ImageResult] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     timings_ms: dict[str, list[float]] = field(default_factory=dict)
     drawn_images: dict[str, Array] = field(default_factory=dict)
@@ -149,9 +149,9 @@ class OfflineDetector:
         )
         start_s = time.perf_counter()
         try:
-            frame = to_frame(
-                sample.image, sample.info, sample.camera.name, self.rectifier, decoder
-            )
+            frame = decode_image(sample, self.params.rectified, decoder, self.notes)
+        except BagError:
+            raise
         except ValueError as err:
             self.skipped[f'{sample.camera.image}: {err}'] += 1
             return None

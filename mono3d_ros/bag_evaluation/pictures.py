@@ -7,8 +7,9 @@ recorded markers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,14 +17,14 @@ import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
 from mono3d_ros.bags.drive_query import DriveQuery, choose_cameras
-from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan, decode_image
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
 from mono3d_ros.camera_frame import Frame, FrameResult
-from mono3d_ros.messages.images import ImageDecoder, to_frame
+from mono3d_ros.messages.images import ImageDecoder
 from mono3d_ros.messages.markers import object_label
 from mono3d_ros.messages.point_cloud import read_points
-from mono3d_ros.messages.rectification import passthrough_image
+from mono3d_ros.messages.rectification import AUTO
 from stl_core.types import Array, Labels
 from stl_core.visualization import draw, style
 
@@ -84,7 +85,8 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
         decoder = ImageDecoder()
         for sample in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:
-                frame = to_frame(sample.image, sample.info, 'camera', passthrough_image, decoder)
+                frame = decode_image(sample, AUTO, decoder, Counter())
+                frame = replace(frame, camera='camera')
             except ValueError as err:
                 raise BagError(f'{image_topic} at {sample.recorded_ns} ns: {err}') from err
             yield to_scene(frame, sample)

@@ -25,7 +25,6 @@ from mono3d_ros.bags.bag_topics import BagReport
 from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import TF_STATIC_TOPIC, TF_TOPIC, DriveReader, DriveSample
 from mono3d_ros.messages.primitives import header_stamp_ns
-from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.params import Params
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.sources import kitti
@@ -44,9 +43,8 @@ class EvaluationOptions:
     Options of a bag evaluation.
 
     :param query: which images to read.
-    :param rectifier: passthrough_image or rectify_image of messages.rectification.
-    :param params: node parameters; detection filter, overlap of cameras, tracking and marker
-        lifetime apply.
+    :param params: node parameters; rectified, detection filter, overlap of cameras, tracking and
+        marker lifetime apply.
     :param label_source: LABELS_AUTO, LABELS_TOPIC or a folder of KITTI label files.
     :param num_pictures: number of images to draw.
     :param storage: a key of STORAGES.
@@ -55,7 +53,6 @@ class EvaluationOptions:
     """
 
     query: DriveQuery
-    rectifier: Rectifier
     params: Params
     label_source: str = LABELS_AUTO
     num_pictures: int = 8
@@ -111,7 +108,6 @@ def replay_bag(
             detector = OfflineDetector(
                 writer,
                 predictor,
-                options.rectifier,
                 options.params,
                 num_cameras=len(drive.cameras),
                 drawn_indices=frozenset(_even_indices(len(drive), options.num_pictures)),
@@ -126,7 +122,9 @@ def replay_bag(
             reason = next(iter(detector.skipped), 'no image has a camera_info')
             raise BagError(f'{bag}: no image could be processed ({reason})')
         report = reader.report()
-    drive_results = DriveResults(detector.classes, tuple(detector.image_results), detector.skipped)
+    drive_results = DriveResults(
+        detector.classes, tuple(detector.image_results), detector.skipped, detector.notes
+    )
     return ReplayResult(drive_results, detector.timings_ms, detector.drawn_images, (report,))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,13 @@ class DriveResults:
     :param classes: class names; class_id is an index into them.
     :param image_results: in order of the images.
     :param skipped: reason -> number of images that were not processed.
+    :param notes: doubt about images that were processed -> number of images.
     """
 
     classes: tuple[str, ...]
     image_results: tuple[ImageResult, ...]
     skipped: Mapping[str, int]
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labelled(self) -> list[tuple[ImageResult, Labels]]:
@@ -61,11 +63,12 @@ class DriveResults:
 
 def join_results(parts: Sequence[DriveResults]) -> DriveResults:
     """Concatenate the results of one or more drives of the same detector."""
-    skipped = Counter[str]()
+    skipped, notes = Counter[str](), Counter[str]()
     for each in parts:
         skipped.update(each.skipped)
+        notes.update(each.notes)
     image_results = tuple(result for each in parts for result in each.image_results)
-    return DriveResults(parts[0].classes, image_results, skipped)
+    return DriveResults(parts[0].classes, image_results, skipped, notes)
 
 
 def score_against_labels(
@@ -122,6 +125,7 @@ def to_json_dict(
     figures: dict[str, Any] = {
         'frames': dict(sorted(cameras.items())),
         'skipped': dict(sorted(drive_results.skipped.items())),
+        'notes': dict(sorted(drive_results.notes.items())),
         'boxes': {name: int((boxes == i).sum()) for i, name in enumerate(drive_results.classes)},
         'labelled_frames': len(drive_results.labelled),
         'ap': box_score.ap.to_json() if box_score else None,

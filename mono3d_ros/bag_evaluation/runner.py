@@ -18,13 +18,20 @@ from mono3d_ros.bag_evaluation.offline_detector import ResultCallback, ignore_re
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions, ReplayResult
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.drive_reader import DriveSample, find_cameras
-from mono3d_ros.messages.rectification import passthrough_image
+from mono3d_ros.messages import rectification
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.frame_source import DataError
 from stl_core.data.worker_pool import available_cpus, map_as_completed
 from stl_core.files import atomic_folder, parent_folders
 from stl_core.progress import progress_bar
+
+#: Value of the parameter `rectified` -> images_are in the metadata of a run.
+IMAGES_ARE = {
+    rectification.AUTO: 'auto',
+    rectification.RECTIFIED: 'rectified',
+    rectification.RAW: 'raw',
+}
 
 
 class ModelError(ValueError):
@@ -155,7 +162,7 @@ def run_metadata(
         'model': model.path.name,
         'model_sha256': hashlib.sha256(model.path.read_bytes()).hexdigest(),
         'score_threshold': options.params.score_threshold,
-        'images_are': 'rectified' if options.rectifier is passthrough_image else 'raw',
+        'images_are': IMAGES_ARE[options.params.rectified],
         'one_image_of': options.query.every,
         'scans_within_s': options.query.max_offset_s,
         'one_moment_within_s': options.params.max_apart_s,

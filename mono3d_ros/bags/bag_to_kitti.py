@@ -24,12 +24,17 @@ import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.bag_topics import BagReport
-from mono3d_ros.bags.drive_query import DriveQuery, prefer_raw, prefer_rectified
-from mono3d_ros.bags.drive_reader import DriveReader, DriveSample
+from mono3d_ros.bags.drive_query import (
+    DriveQuery,
+    add_rectified_option,
+    prefer_raw,
+    prefer_rectified,
+)
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, decode_image
 from mono3d_ros.camera_frame import Frame
-from mono3d_ros.messages.images import ImageDecoder, to_frame
+from mono3d_ros.messages.images import ImageDecoder
 from mono3d_ros.messages.point_cloud import read_points
-from mono3d_ros.messages.rectification import Rectifier, passthrough_image, rectify_image
+from mono3d_ros.messages.rectification import AUTO, RAW
 from stl_core.cli.command import run_command
 from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.files import atomic_folder
@@ -72,7 +77,7 @@ class ExtractionSummary:
 
 
 def extract_frames(
-    bag: Path, out: Path, query: DriveQuery, rectifier: Rectifier
+    bag: Path, out: Path, query: DriveQuery, rectified: str = AUTO
 ) -> ExtractionSummary:
     """
     Write the images of one camera as a KITTI folder, complete or not at all.
@@ -80,7 +85,7 @@ def extract_frames(
     :param bag: folder or file.
     :param out: the new folder.
     :param query: which part of the bag to read; it must select one camera.
-    :param rectifier: passthrough_image or rectify_image of messages.rectification.
+    :param rectified: whether the images are rectified, see Rectifier.
     :return: number of frames and missing parts.
     :raises BagError: for a bag, camera or folder that cannot be used.
     """
@@ -97,9 +102,9 @@ def extract_frames(
             notes = Counter[str]()
             for sample in bar.track(drive, total=len(drive), task_id=task):
                 try:
-                    frame = to_frame(
-                        sample.image, sample.info, sample.camera.name, rectifier, decoder
-                    )
+                    frame = decode_image(sample, rectified, decoder, notes)
+                except BagError:
+                    raise
                 except ValueError as err:
                     notes[f'images omitted: {err}'] += 1
                     continue
@@ -196,17 +201,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.05,
         help='maximum time between image and scan, seconds',
     )
-    parser.add_argument('--rectify', action='store_true', help='rectify raw images')
+    add_rectified_option(parser)
     args = parser.parse_args(argv)
-    rectifier, order = (
-        (rectify_image, prefer_raw) if args.rectify else (passthrough_image, prefer_rectified)
-    )
+    order = prefer_raw if args.rectified == RAW else prefer_rectified
 
     summaries: list[ExtractionSummary] = []
 
     def run() -> None:
         query = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
-        summaries.append(extract_frames(args.bag, args.out, query, rectifier))
+        summaries.append(extract_frames(args.bag, args.out, query, args.rectified))
 
     stopped = 'stopped; nothing was written'
     code = run_command('bag_to_kitti', run, (BagError, OSError), stopped)

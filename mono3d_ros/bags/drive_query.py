@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mono3d_ros.bags.bag_io import BagError
+from mono3d_ros.messages.rectification import AUTO, RAW, RECTIFIED, named_rectified
 
 IMAGE_TYPE, COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO_TYPE, POINT_CLOUD_TYPE = 'sensor_msgs/msg/CameraInfo', 'sensor_msgs/msg/PointCloud2'
@@ -33,7 +35,7 @@ class CameraTopics:
 def prefer_rectified(camera: CameraTopics) -> tuple[bool, bool]:
     """Return a sort key: rectified images before others, Image before CompressedImage."""
     base = camera.image.removesuffix('/compressed')
-    return 'rect' not in base.rsplit('/', 1)[1], base != camera.image
+    return not named_rectified(base), base != camera.image
 
 
 def prefer_raw(camera: CameraTopics) -> tuple[bool, bool]:
@@ -70,6 +72,24 @@ class DriveQuery:
             raise BagError(f'every {self.every}: expected 1 or more')
         if not self.max_offset_s >= 0:
             raise BagError(f'max-offset {self.max_offset_s:g}: expected 0 or more seconds')
+
+
+def add_rectified_option(parser: argparse.ArgumentParser) -> None:
+    """Add --rectified, the parameter `rectified` of the node, and its short form --rectify."""
+    parser.add_argument(
+        '--rectified',
+        choices=(AUTO, RECTIFIED, RAW),
+        default=AUTO,
+        help='whether the images are rectified: true, false (rectify them), or auto (by the name '
+        'of their topic); default: %(default)s',
+    )
+    parser.add_argument(
+        '--rectify',
+        dest='rectified',
+        action='store_const',
+        const=RAW,
+        help='rectify raw images: --rectified false',
+    )
 
 
 def choose_cameras(

@@ -24,8 +24,10 @@ from mono3d_ros.bags.drive_query import (
     choose_cameras,
     choose_cloud_topic,
 )
-from mono3d_ros.camera_frame import CameraPose
+from mono3d_ros.camera_frame import CameraPose, Frame
+from mono3d_ros.messages.images import ImageDecoder, to_frame, to_intrinsics
 from mono3d_ros.messages.primitives import header_stamp_ns
+from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.tf.history import TransformHistory
 from stl_core.data.frame_source import DataError
 from stl_core.types import Array, Labels
@@ -92,6 +94,30 @@ def find_cameras(reader: BagReader, query: DriveQuery) -> tuple[CameraTopics, ..
             raise
         more = f' and {len(skipped) - 5} more' if len(skipped) > 5 else ''
         raise BagError(f'{err}; not readable: {", ".join(skipped[:5])}{more}') from err
+
+
+def decode_image(
+    sample: DriveSample, rectified: str, decoder: ImageDecoder, notes: Counter[str]
+) -> Frame:
+    """
+    Decode and rectify the image of a sample, as the node does.
+
+    :param sample: image and camera_info.
+    :param rectified: the parameter `rectified` of the node: auto, true or false.
+    :param decoder: decoder of the sample's image topic.
+    :param notes: counts images that are rectified, and doubts about them; changed in place.
+    :return: the frame; its camera is the name of the sample's camera.
+    :raises BagError: if the images are said to be rectified, but are not.
+    :raises ValueError: for an image or a camera_info that cannot be used.
+    """
+    rectifier = Rectifier(rectified, sample.camera.image)
+    frame = to_frame(sample.image, sample.info, sample.camera.name, rectifier, decoder)
+    if errors := [each.text for each in frame.concerns if each.is_error]:
+        raise BagError('; '.join(errors))
+    if rectifier.rectifies(to_intrinsics(sample.info)):
+        notes[f'images rectified: {sample.camera.image}'] += 1
+    notes.update(f'images: {each.text}' for each in frame.concerns)
+    return frame
 
 
 class DriveReader:

@@ -17,8 +17,9 @@ from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.bit_depth import BitDepth
 from mono3d_ros.messages.compressed_decoding import SizeCheck, decode_compressed
 from mono3d_ros.messages.image_decoding import RawImage, decode_raw
+from mono3d_ros.messages.intrinsics import Intrinsics, sensor_to_image_affine
 from mono3d_ros.messages.primitives import header_stamp_ns
-from mono3d_ros.messages.rectification import Intrinsics, Rectifier, sensor_to_image_affine
+from mono3d_ros.messages.rectification import Rectifier
 from stl_core.types import Array
 
 
@@ -90,10 +91,10 @@ def to_frame(
     :param message: sensor_msgs Image or CompressedImage.
     :param info: sensor_msgs CameraInfo.
     :param camera: name of the camera.
-    :param rectifier: rectification.passthrough_image or rectification.rectify_image.
+    :param rectifier: whether to rectify the images of this topic.
     :param decoder: decoder of the stream; None: the image is the only one of its stream.
     :return: frame with the stamp and frame_id of the image.
-    :raises UncalibratedError: if camera_info has no calibration.
+    :raises CameraInfoError: if camera_info has no calibration or cannot be that of a camera.
     :raises ValueError: for an image that cannot be decoded or does not fit camera_info.
     """
     intrinsics = to_intrinsics(info)
@@ -106,7 +107,8 @@ def to_frame(
     except cv2.error as err:
         raise ValueError(f'image cannot be converted: {" ".join(str(err).split())}') from err
     frame_id = message.header.frame_id or info.header.frame_id
-    return Frame(camera, image, P, header_stamp_ns(message.header), frame_id)
+    stamp_ns = header_stamp_ns(message.header)
+    return Frame(camera, image, P, stamp_ns, frame_id, rectifier.concerns(intrinsics))
 
 
 def to_intrinsics(info: Any) -> Intrinsics:

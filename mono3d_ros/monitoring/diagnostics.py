@@ -27,8 +27,8 @@ SUPERSEDED_FRACTION = 0.5
 #: Counters in the order in which /diagnostics lists them.
 COUNTER_NAMES = (
     'received', 'infos', 'answered', 'superseded', 'rate_limited', 'too_old', 'bad',
-    'uncalibrated', 'no_camera_info', 'early', 'no_transform', 'not_placed', 'unfamiliar_lens',
-    'odd_header', 'unwanted', 'image_note',
+    'uncalibrated', 'distorted', 'assumed', 'no_camera_info', 'early', 'no_transform',
+    'not_placed', 'unfamiliar_lens', 'odd_header', 'unwanted', 'image_note',
 )  # fmt: skip
 
 
@@ -132,6 +132,8 @@ def _image_issues(health: HealthInput) -> list[Issue]:
     recent, last_texts = _recent_counts(health), health.now.last_texts
     rules = (
         (ERROR, 'uncalibrated', 'images of an uncalibrated camera'),
+        (ERROR, 'distorted', 'distorted images used as rectified ones'),
+        (WARN, 'assumed', 'images with an assumption about the camera'),
         (ERROR, 'no_camera_info', 'images without camera_info'),
         (WARN, 'bad', 'images that failed'),
         (WARN, 'too_old', 'images dropped for their age'),

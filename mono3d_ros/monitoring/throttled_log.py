@@ -14,6 +14,8 @@ REPEAT_DEFAULT_S = 5.0
 REPEAT_S = {
     'uncalibrated': math.inf,
     'unfamiliar_lens': math.inf,
+    'distorted': math.inf,
+    'assumed': math.inf,
     'no_transform': 30.0,
     'odd_header': 30.0,
     'silent': 30.0,
@@ -22,7 +24,7 @@ REPEAT_S = {
     'image_note': 0.0,  # each text comes once
 }
 #: Kinds of issue after which the image is processed all the same.
-WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'odd_header', 'image_note')
+WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'assumed', 'odd_header', 'image_note')
 #: Kinds of issue that are no fault, and are counted only.
 COUNTED_KINDS = ('early', 'unwanted')
 

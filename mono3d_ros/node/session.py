@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mono3d_ros.camera_frame import Frame, FrameResult
-from mono3d_ros.messages.rectification import passthrough_image, rectify_image
+from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.monitoring.throttled_log import IssueLog
 from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.node.node_context import NodeContext
@@ -84,7 +84,7 @@ class DetectorSession:
             self._tf, frames, self._report_issue, params.tf_wait_s
         )
         rectifiers = {
-            each.name: passthrough_image if each.params.rectified else rectify_image
+            each.name: Rectifier(each.params.rectified, camera_io[each.name].topics.base)
             for each in node.cameras
         }
         bit_depths = {each.name: each.params.bit_depth for each in node.cameras}

@@ -35,10 +35,12 @@ class ResolvedTopics:
     """
     Full names of the topics that a camera publishes.
 
+    :param base: name of the image topic, without the suffix of a transport.
     :param images: topic of the images -> message class, at least one.
     :param info: topic of the camera_info.
     """
 
+    base: str
     images: Mapping[str, type]
     info: str
 
@@ -59,12 +61,12 @@ def resolve_topics(node: NodeContext, camera: Camera) -> ResolvedTopics:
     image = image[: -len(ending)] if image.endswith(ending) else image
     images = {image + suffix: kind for suffix, kind in TRANSPORTS[params.transport]}
     if params.camera_info_topic:
-        return ResolvedTopics(images, node.resolve_topic_name(params.camera_info_topic))
+        return ResolvedTopics(image, images, node.resolve_topic_name(params.camera_info_topic))
     name = f'{camera.prefix}camera_info'
     info = node.resolve_topic_name(name)
     if info == node.resolve_topic_name(name, only_expand=True):
         info = posixpath.join(posixpath.dirname(image), 'camera_info')
-    return ResolvedTopics(images, info)
+    return ResolvedTopics(image, images, info)
 
 
 class CameraSubscriptions:

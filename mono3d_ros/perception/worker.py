@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from mono3d_ros.camera_frame import CameraPose, Frame, FrameResult
 from mono3d_ros.messages.images import ImageDecoder, to_frame
-from mono3d_ros.messages.rectification import Rectifier, UncalibratedError
+from mono3d_ros.messages.intrinsics import CameraInfoError
+from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.perception.header_check import header_fault
 from mono3d_ros.perception.image_buffer import ImageBuffer, ReceivedImage
 from mono3d_ros.perception.pipeline import Pipeline
@@ -88,7 +89,7 @@ class Worker:
 
         :param buffer: source of images.
         :param pipeline: pipeline that processes them.
-        :param rectifiers: camera -> rectification.passthrough_image or rectify_image.
+        :param rectifiers: camera -> whether to rectify its images.
         :param callbacks: functions of the node.
         :param bit_depths: camera -> significant bits of its 16-bit images; 0 or absent: found
             from the values.
@@ -158,13 +159,15 @@ class Worker:
                 self._rectifiers[camera],
                 self._decoders[camera],
             )
-        except UncalibratedError as err:
+        except CameraInfoError as err:
             self._callbacks.report_issue(
                 camera, 'uncalibrated', f'{err}; its images are not processed'
             )
             return None
         if text := header_fault(frame.stamp_ns, frame.frame_id, self._callbacks.now_ns()):
             self._callbacks.report_issue(camera, 'odd_header', text)
+        for concern in frame.concerns:
+            self._callbacks.report_issue(camera, concern.kind, concern.text)
         if text := self._callbacks.check_lens(frame):
             self._callbacks.report_issue(camera, 'unfamiliar_lens', text)
         queue_ms = (start_ns - received.received_ns) / 1e6

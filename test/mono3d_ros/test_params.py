@@ -49,7 +49,7 @@ def test_empty_list(empty):
         ('class_thresholds', [0.5, 2.0], 'class_thresholds: expected 0 to 1, got 2'),
         ('class_thresholds', 0.5, 'class_thresholds: expected a list of numbers, got 0.5'),
         ('class_thresholds', ['a'], "class_thresholds: expected a number, got 'a'"),
-        ('rectified', 1, 'rectified: expected true or false, got 1'),
+        ('rectified', 1, 'rectified: expected auto, true or false, got 1'),
         ('bit_depth', 7, 'bit_depth: expected 0 or 8 to 16 bits, got 7'),
         ('bit_depth', True, 'bit_depth: expected 0 or 8 to 16 bits, got True'),
         ('model', 5, 'model: expected a string, got 5'),
@@ -121,7 +121,7 @@ def test_detection_filter_of_parameters():
 
 def test_cameras():
     params = Params(cameras=['front', 'left'], trigger='left', transport='raw', rectified=False)
-    assert params.camera_defaults('front') == CameraParams('front/image_raw', '', 'raw', False)
+    assert params.camera_defaults('front') == CameraParams('front/image_raw', '', 'raw', 'false')
     with pytest.raises(ValueError, match='parameter trigger: expected one of any, front, left'):
         replace(params, trigger='right')
     with pytest.raises(ValueError, match='parameter transport: expected one of raw'):
@@ -129,7 +129,7 @@ def test_cameras():
     assert Params(bit_depth=12).camera_defaults('front').bit_depth == 12
     assert Params(bit_depth=12).single_camera().bit_depth == 12
     only = Params(image_topic='a/image', camera_info_topic='b/info', rectified=False)
-    assert only.single_camera() == CameraParams('a/image', 'b/info', 'auto', False)
+    assert only.single_camera() == CameraParams('a/image', 'b/info', 'auto', 'false')
 
 
 def test_parameters_page_lists_every_parameter():

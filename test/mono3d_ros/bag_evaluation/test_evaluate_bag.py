@@ -21,7 +21,7 @@ from mono3d_ros.bags.bag_io import BagReader
 from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.messages import images, primitives
-from mono3d_ros.messages.rectification import passthrough_image
+from mono3d_ros.messages.rectification import Rectifier
 from stl_core.cli import main
 from stl_core.data.sources import kitti
 from stl_core.evaluation.metrics import METRICS
@@ -230,7 +230,7 @@ def test_recorded_detections_equal_those_of_the_predictor(evaluated, bag, model_
             recorded[message.topic].append((message.recorded_ns, outputs.decode(message)))
         total = 0
         for number, sample in enumerate(DriveReader(reader, DriveQuery())):
-            frame = images.to_frame(sample.image, sample.info, 'camera', passthrough_image)
+            frame = images.to_frame(sample.image, sample.info, 'camera', Rectifier('true'))
             (predictions,) = predictor([frame.image], [frame.P])
             published = predictions[predictions.score >= MIN_SCORE]
             stamp, array = recorded['/detector/detections'][number]

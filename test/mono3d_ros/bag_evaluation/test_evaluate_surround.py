@@ -14,7 +14,6 @@ from mono3d_ros.bags.bag_io import BagReader
 from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.messages.primitives import header_stamp_ns
-from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.params import Params
 from stl_core.data.sources import kitti, kitti_tracking
 from stl_core.data.synthetic import sequence, writer
@@ -80,7 +79,7 @@ def oracle(drive):
 def replay_with(bag, oracle, folder, **params):
     """Replay the bag; returns the processed images of each time step."""
     options = EvaluationOptions(
-        DriveQuery(), passthrough_image, Params(score_threshold=0.1, **params), num_pictures=0
+        DriveQuery(), Params(score_threshold=0.1, **params), num_pictures=0
     )
     processed = []
     replay.replay_bag(

@@ -165,7 +165,7 @@ def vehicle(path, scans_ms, images_ms=(100, 200, 300), lens=()):
         messages.append(('/lidar', (at + 70) * MS, cloud(at * MS, at)))
     for at, pixels in zip(images_ms, images, strict=True):
         messages.append(('/cam/image', (at + 10) * MS, image(at * MS, 'cam', pixels)))
-        P = P2 + [[at, 0, 0, 0], [at, 0, 0, 0], [0, 0, 0, 0]] if not lens else P2
+        P = P2 + [[at, 0, 0, 0], [0, at, 0, 0], [0, 0, 0, 0]] if not lens else P2
         messages.append(('/cam/camera_info', (at + 12) * MS, info(at * MS, 'cam', P, lens)))
     record(path, sorted(messages, key=lambda each: each[1]))
     return images

@@ -9,7 +9,8 @@ import pytest
 from frame_results import STAMP_NS
 
 from mono3d_ros.messages import images
-from mono3d_ros.messages.rectification import UncalibratedError, passthrough_image
+from mono3d_ros.messages.intrinsics import UncalibratedError
+from mono3d_ros.messages.rectification import Rectifier
 
 
 def info(**changes):
@@ -48,14 +49,14 @@ def image(frame_id='image_frame', **changes):
 
 
 def test_to_frame():
-    frame = images.to_frame(image(), info(), 'front', passthrough_image)
+    frame = images.to_frame(image(), info(), 'front', Rectifier('true'))
     assert (frame.camera, frame.stamp_ns, frame.frame_id) == ('front', STAMP_NS, 'image_frame')
     np.testing.assert_array_equal(frame.image, np.tile([3, 2, 1], (2, 4, 1)))
     np.testing.assert_array_equal(frame.P, [[3, 0, 2, -6], [0, 3, 1, 0], [0, 0, 1, 0]])
 
 
 def test_to_frame_uses_the_frame_id_of_camera_info_if_the_image_has_none():
-    assert images.to_frame(image(''), info(), 'front', passthrough_image).frame_id == 'info_frame'
+    assert images.to_frame(image(''), info(), 'front', Rectifier('true')).frame_id == 'info_frame'
 
 
 def test_to_frame_maps_roi_and_binning():
@@ -72,9 +73,9 @@ def test_to_frame_maps_roi_and_binning():
 
 def test_to_frame_raises_for_unknown_encoding_and_missing_calibration():
     with pytest.raises(ValueError, match="encoding 'rgb7'"):
-        images.to_frame(image(encoding='rgb7'), info(), 'front', passthrough_image)
+        images.to_frame(image(encoding='rgb7'), info(), 'front', Rectifier('true'))
     with pytest.raises(UncalibratedError):
-        images.to_frame(image(), info(k=[0.0] * 9), 'front', passthrough_image)
+        images.to_frame(image(), info(k=[0.0] * 9), 'front', Rectifier('true'))
 
 
 def test_opencv_errors_become_value_errors():
@@ -90,4 +91,4 @@ def test_size_of_a_compressed_image_is_compared_with_camera_info_before_decoding
     monkeypatch.setattr(cv2, 'imdecode', None)
     compressed = SimpleNamespace(header=header('f'), format='png', data=file)
     with pytest.raises(ValueError, match='image is 900x1400 but camera_info is of 4x2 pixels'):
-        images.to_frame(compressed, info(), 'front', passthrough_image)
+        images.to_frame(compressed, info(), 'front', Rectifier('true'))

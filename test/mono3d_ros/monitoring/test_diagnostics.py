@@ -55,6 +55,8 @@ def test_healthy_camera_is_ok():
         ({'silent_s': 7.0, 'publishers': 0}, WARN, 'nobody publishes'),
         ({'qos_mismatches': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
         ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: text of'),
+        ({'now': snapshot(distorted=2)}, ERROR, '2 distorted images used as rectified ones: text'),
+        ({'now': snapshot(assumed=2)}, WARN, '2 images with an assumption about the camera: text'),
         ({'now': snapshot(no_camera_info=2)}, ERROR, '2 images without camera_info'),
         ({'now': snapshot(bad=3)}, WARN, '3 images that failed: text of bad'),
         ({'now': snapshot(too_old=4)}, WARN, '4 images dropped for their age'),
@@ -133,6 +135,7 @@ def test_kinds_of_issues():
     assert kinds == {
         *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
         *('unfamiliar_lens', 'superseded', 'unpaired', 'silent', 'odd_header', 'not_placed'),
+        *('distorted', 'assumed'),
     }
 
 

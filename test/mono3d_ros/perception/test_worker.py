@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mono3d_ros.camera_frame import UNKNOWN_POSE
-from mono3d_ros.messages.rectification import passthrough_image
+from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.monitoring.counters import Counters
 from mono3d_ros.monitoring.throttled_log import IssueLog
 from mono3d_ros.perception.detection_filter import DetectionFilter
@@ -54,7 +54,7 @@ class Bench:
         )
         detection_filter = DetectionFilter((0.5,), max_age_s=max_age_s)
         pipeline = Pipeline(self.predictor, detection_filter, time.perf_counter)
-        rectifiers = dict.fromkeys(CAMERAS, passthrough_image)
+        rectifiers = dict.fromkeys(CAMERAS, Rectifier('true'))
         self.worker = Worker(self.buffer, pipeline, rectifiers, callbacks, info_grace_ns=grace_ns)
 
     def send(self, camera='front', **fields):

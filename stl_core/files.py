@@ -7,6 +7,7 @@ The require_ functions check, before the work, that an output can be written aft
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -87,6 +88,15 @@ def foreign_content(path: Path) -> str:
     if text.startswith((b'<!doctype html', b'<html')):
         return 'an HTML page, perhaps of a failed download'
     return ''
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -6,9 +6,14 @@ Maps come finest first, at strides 4, 8, 16 and 32. Shapes: B batch, C channels,
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
+
+from stl_core.models.backbone_weights import pretrained_weights, read_weights, require_fitting
 
 STRIDES = (4, 8, 16, 32)
 
@@ -20,7 +25,8 @@ class Backbone(nn.Module):
     :param name: any timm model that has feature maps at these strides, such as 'dla34'.
     :param pretrained: load timm's ImageNet weights, from its cache or over the network.
     :param in_channels: channels of the input image, 3 for RGB.
-    :raises ValueError: for a name unknown to timm, or a model that lacks one of the strides.
+    :raises ValueError: for a name unknown to timm, a model that lacks one of the strides, or
+        ImageNet weights that are neither in a cache nor on a network that answers.
     """
 
     def __init__(self, name: str, pretrained: bool, in_channels: int) -> None:
@@ -36,19 +42,40 @@ class Backbone(nn.Module):
         reductions = [stage['reduction'] for stage in probe.feature_info.info]
         if not set(STRIDES) <= set(reductions):
             raise ValueError(f'backbone {name!r} has strides {reductions}, needs {STRIDES}')
-        self.body = timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=tuple(reductions.index(stride) for stride in STRIDES),
-            in_chans=in_channels,
-        )
-        self.in_channels = in_channels
+        self.name, self.in_channels = name, in_channels
+        self._out_indices = tuple(reductions.index(stride) for stride in STRIDES)
+        self.body = self._build_body(pretrained_weights(name) if pretrained else None)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the maps (B, C_i, H/s, W/s) at STRIDES of a normalised image (B, C, H, W)."""
         return tuple(self.body(image))
+
+    def load_weights(self, path: Path) -> None:
+        """
+        Load ImageNet weights from a file; the first layer is adapted to the number of channels.
+
+        :param path: .safetensors file, or file of torch.save, with a state dict of the timm model.
+        :raises ValueError: for a file without these weights; the message names file and key.
+        """
+        state = read_weights(path)
+        try:
+            fitting = require_fitting(self.name, state)
+        except ValueError as err:
+            raise ValueError(f'{path}: {err}') from err
+        self.body.load_state_dict(self._build_body(fitting).state_dict())
+
+    def _build_body(self, weights: dict[str, Tensor] | None) -> Any:
+        """Build timm's feature extractor, with random or the given weights of the whole model."""
+        overlay = {} if weights is None else {'pretrained_cfg_overlay': {'state_dict': weights}}
+        return timm.create_model(
+            self.name,
+            pretrained=weights is not None,
+            features_only=True,
+            out_indices=self._out_indices,
+            in_chans=self.in_channels,
+            **overlay,
+        )
 
     def freeze_early_stages(self) -> None:
         """

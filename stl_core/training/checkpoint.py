@@ -8,7 +8,6 @@ weights they hold a fingerprint of the data and the extensions of the run.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stl_core.files import atomic_file, write_atomically
+from stl_core.files import atomic_file, sha256_of, write_atomically
 from stl_core.inference import model_file
 from stl_core.training import validation
 from stl_core.training.config import build_train_config
@@ -35,10 +34,11 @@ from stl_core.training.run.run_files import CheckpointError, read_checkpoint, re
 log = logging.getLogger(__name__)
 
 #: Keys that may change when a run is resumed, because they do not affect the weights. The start
-#: model and the teacher are compared by SHA-256, not by path.
+#: model, the backbone's weights and the teacher are compared by SHA-256, not by path.
 NOT_COMPARED = (
     'out',
     'start',
+    'backbone_weights',
     'distill.teacher',
     'device',
     'workers',
@@ -309,7 +309,7 @@ def mark_done(
     content = {
         **dataclasses.asdict(resolved.config),
         ENDED_KEY: {'epochs': epochs, 'values': list(metric_values)},
-        RECORD_KEY: {**record.to_json(), **{key: _sha256(out / name) for key, name in _DIGESTS}},
+        RECORD_KEY: {**record.to_json(), **{key: sha256_of(out / name) for key, name in _DIGESTS}},
     }
     write_atomically(out / 'done.json', json.dumps(content, indent=1).encode())
 
@@ -333,9 +333,9 @@ def is_done(resolved: ResolvedConfig, options: ResumeOptions = RESUME_ONLY) -> b
     try:
         if config_differences(resolved, done_config, compare_paths='data' not in record):
             return False
-        epoch = _read_finished_model(model_path, resolved)
-        # older versions did not write ENDED_KEY; the model file holds the epochs
-        ended = ended or {'epochs': epoch, 'values': ()}
+        if not ended or 'model_sha256' not in record:  # older versions wrote neither
+            epoch = _read_finished_model(model_path, resolved)
+            ended = ended or {'epochs': epoch, 'values': ()}
         complete = ended['epochs'] == config.epochs
         stalled = validation.is_stalled(ended['values'], config.patience)
     except (ConfigError, KeyError, TypeError) as err:
@@ -343,7 +343,7 @@ def is_done(resolved: ResolvedConfig, options: ResumeOptions = RESUME_ONLY) -> b
     if not (complete or stalled):
         return False
     for key, name in _DIGESTS:
-        if key in record and record[key] != _sha256(out / name):
+        if key in record and record[key] != sha256_of(out / name):
             raise CheckpointError(
                 f'{out / name}: not the file that this run wrote; remove it and run again: last.pt'
                 ' has the weights'
@@ -365,10 +365,6 @@ def _read_finished_model(path: Path, resolved: ResolvedConfig) -> int | None:
     if (spec.detector, spec.classes) != (expected.detector, expected.classes):
         raise CheckpointError(f'{path}: not the file that this run wrote; {advice}')
     return spec.provenance.get('epoch')
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def flatten_config(value: Any, path: str = '') -> dict[str, Any]:

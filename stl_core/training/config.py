@@ -78,6 +78,11 @@ class TrainConfig:
     :param start: model file with the initial weights (same detector, classes and network options);
         '' for a new network.
     :param start_sha256: SHA-256 of the start file. Filled in when a run starts, as teacher_sha256.
+    :param backbone_weights: file of the ImageNet weights that `detector.options.pretrained: true`
+        starts the backbone from (.safetensors, or a state dict of torch.save), for machines
+        without network; '' takes timm's, from its cache or over the network. Not read if there is
+        a start model.
+    :param backbone_weights_sha256: SHA-256 of that file. Filled in when a run starts.
     :param distill: teacher and distillation losses; without this key, training uses labels alone.
     :param train: training frames: sources, filters for objects, augmentation.
     :param val: validation frames, in the same format; augmentation does not apply.
@@ -114,6 +119,8 @@ class TrainConfig:
     input: InputSpec = field(default_factory=InputSpec)
     start: str = ''
     start_sha256: str = ''
+    backbone_weights: str = ''
+    backbone_weights_sha256: str = ''
     distill: DistillConfig | None = None
     train: DataConfig = field(default_factory=DataConfig)
     val: DataConfig = field(default_factory=DataConfig)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from stl_core.distill import distiller
 from stl_core.inference import model_file
 from stl_core.inference.model_file import ModelSpec
+from stl_core.models.backbone import Backbone
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
@@ -33,16 +35,13 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
 
     :param resolved: configuration of the run.
     :return: SupervisedModel or Distiller, on the CPU.
-    :raises ModelFileError: for a start model or a teacher that cannot be used.
-    :raises ConfigError: for weights of the start model that do not fit the run, or a distillation
-        loss that cannot compare student and teacher.
+    :raises ModelFileError: for a start model or a teacher that cannot be used, or ImageNet weights
+        that are neither in a cache nor on a network that answers.
+    :raises ConfigError: for weights of the backbone or of the start model that do not fit the run,
+        or a distillation loss that cannot compare student and teacher.
     """
-    config, spec = resolved.config, resolved.model_spec
-    if resolved.start_spec or resolved.restores_weights:  # they replace ImageNet weights
-        spec = model_file.without_pretrained_weights(spec)
-    detector = model_file.build_detector(spec)
-    if resolved.start_spec and not resolved.restores_weights:
-        detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
+    config = resolved.config
+    detector = _build_detector(resolved)
     if config.distill is None:
         return SupervisedModel(detector, config.input, config.precision)
     teacher_spec = resolved.teacher_spec
@@ -58,6 +57,27 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
     )
     _check_losses(model)
     return model
+
+
+def _build_detector(resolved: ResolvedConfig) -> Detector:
+    """Build the detector with its initial weights; none are looked up that others replace."""
+    spec, path = resolved.model_spec, resolved.config.backbone_weights
+    if not (resolved.start_spec or resolved.restores_weights or path):
+        return model_file.build_detector(spec)
+    detector = model_file.build_detector(model_file.without_pretrained_weights(spec))
+    if resolved.restores_weights:
+        return detector
+    if resolved.start_spec:
+        detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
+        return detector
+    backbone = getattr(detector, 'backbone', None)
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(f'backbone_weights: detector {spec.detector!r} has no timm backbone')
+    try:
+        backbone.load_weights(Path(path))
+    except ValueError as err:
+        raise ConfigError(f'backbone_weights: {err}') from err
+    return detector
 
 
 def _check_losses(model: distiller.Distiller) -> None:

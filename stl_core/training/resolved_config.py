@@ -76,6 +76,8 @@ def resolve_config(config: TrainConfig) -> ResolvedConfig:
     start, teacher = _read_start(config), _read_teacher(config)
     config = _with_digests(config, start, teacher)
     spec = _model_spec(config)
+    if config.backbone_weights and not spec.options.get('pretrained'):
+        raise ConfigError('backbone_weights: requires detector.options.pretrained: true')
     if config.distill and teacher:
         _check_teacher(config.distill, teacher.spec, spec)
     _check_virtual_focal_length(config)
@@ -118,11 +120,15 @@ def _read_teacher(config: TrainConfig) -> _ModelFile | None:
 
 def _read_model_file(key: str, path: str, expected: str) -> _ModelFile:
     """Read header and SHA-256; ConfigError if the digest differs from a given `expected`."""
-    spec = model_file.read_model_spec(path)
+    return _ModelFile(model_file.read_model_spec(path), _file_digest(key, path, expected))
+
+
+def _file_digest(key: str, path: str, expected: str) -> str:
+    """Return the SHA-256 of a file; ConfigError if it differs from a given `expected`."""
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if expected and expected != digest:
         raise ConfigError(f'{key}: {path} has SHA-256 {digest}, expected {expected}')
-    return _ModelFile(spec, digest)
+    return digest
 
 
 def _with_digests(
@@ -130,6 +136,12 @@ def _with_digests(
 ) -> TrainConfig:
     if start:
         config = dataclasses.replace(config, start_sha256=start.sha256)
+    if config.backbone_weights:
+        path, expected = config.backbone_weights, config.backbone_weights_sha256
+        if not Path(path).is_file():
+            raise ConfigError(f'backbone_weights: {path}: no such file')
+        digest = _file_digest('backbone_weights', path, expected)
+        config = dataclasses.replace(config, backbone_weights_sha256=digest)
     if config.distill and teacher:
         distill = dataclasses.replace(config.distill, teacher_sha256=teacher.sha256)
         config = dataclasses.replace(config, distill=distill)
@@ -143,6 +155,8 @@ def _model_spec(config: TrainConfig) -> ModelSpec:
         'epochs': config.epochs,
         'seed': config.seed,
     }
+    if config.backbone_weights:
+        provenance['backbone_weights_sha256'] = config.backbone_weights_sha256
     if config.distill:
         provenance['teacher_sha256'] = config.distill.teacher_sha256
         provenance['distilled'] = sorted(config.distill.losses)

@@ -66,7 +66,7 @@ ALLOWED = {
         'stl_core/data/synthetic/rendering',
         'stl_core/data/synthetic/sensors/image_sensor.py',
     },
-    'timm': {'stl_core/models/backbone.py'},
+    'timm': {'stl_core/models/backbone.py', 'stl_core/models/backbone_weights.py'},
     'rosbags': {
         'mono3d_ros/bags/bag_io.py',
         'mono3d_ros/bags/definitions.py',

@@ -6,12 +6,12 @@ A new program needs a module with its LAYOUT and an entry in LAYOUTS.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from stl_core.files import sha256_of
 from stl_core.inference.converters import key_mapping, monocon, monodetr, monodistill, monodle
 from stl_core.inference.converters.checkpoint_reader import read_state_dict
 from stl_core.inference.converters.key_mapping import CheckpointLayout, StateDict, WeightsError
@@ -56,15 +56,7 @@ def import_weights(name: str, path: str | Path, out: str | Path) -> ModelSpec:
     weights, spec = convert_state_dict(name, read_state_dict(path))
     detector = build_detector(spec)
     detector.load_state_dict(weights)
-    source = {'file': Path(path).name, 'sha256': _sha256(path)}
+    source = {'file': Path(path).name, 'sha256': sha256_of(path)}
     spec = replace(spec, provenance={**spec.provenance, **source})
     save_model(out, detector, spec)
     return spec
-
-
-def _sha256(path: str | Path) -> str:
-    with Path(path).open('rb') as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -112,17 +112,19 @@ def setup_run(
     :raises: see fit.
     """
     config = resolved.config
+    torch.manual_seed(config.seed)
+    # the checkpoint replaces initial weights, which may be elsewhere or on the network
+    restores = (Path(config.out) / 'last.pt').exists()
+    unwrapped_model = distributed.convert_sync_batchnorm(
+        model_factory(replace(resolved, restores_weights=restores)), device
+    )
+    unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     frames, sampler, validation_set = _load_datasets(resolved)
     data = data_fingerprint.fingerprint_run(resolved, frames.images, validation_set.frames)
     saved = checkpoint.find_saved_run(resolved, data, options)
     first = saved.epoch if saved else 0
     if first != distributed.broadcast_scalar(first, device):
         raise TrainError(f'{config.out}: not a folder that all processes share')
-    torch.manual_seed(config.seed)
-    # the checkpoint replaces initial weights, which may be elsewhere or on the network
-    model = model_factory(replace(resolved, restores_weights=True) if saved else resolved)
-    unwrapped_model = distributed.convert_sync_batchnorm(model, device)
-    unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = unwrapped_model.get_submodule('detector')
     optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
     if saved:

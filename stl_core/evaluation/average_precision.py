@@ -11,8 +11,9 @@ of 'bbox' by (1 + cos(error of alpha)) / 2.
 
 A difficulty defines the objects that must be found. Other objects of the class, and objects of the
 similar class (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
-difficulty's height cost nothing, whatever their class; in 'bbox', detections in DontCare areas
-cost nothing either.
+difficulty's height cost nothing, whatever their class. Neither do detections of which a DontCare
+region covers more than the minimum IoU: of their 2D boxes, rectangles on the ground or 3D boxes, as
+the devkit does (KITTI's DontCare regions have 2D boxes only).
 
 The rules, the order of matching and the rounding follow evaluate_object.cpp of the KITTI object
 devkit. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40 recalls:

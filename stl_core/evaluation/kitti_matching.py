@@ -92,9 +92,7 @@ def candidate_matches(
     # A low detection is ignored whatever its class, and then it can take an object of this class.
     ignored = np.abs(detections.box_px[:, 3] - detections.box_px[:, 1]) < difficulty.min_height_px
     counted = (detections.name == class_name.lower()) & ~ignored
-    potential_fp = (
-        counted & (frames.dont_care_fraction <= min_iou) if metric == 'bbox' else counted
-    )
+    potential_fp = counted & (frames.dont_care_fraction[metric] <= min_iou)
     a, b, iou = frames.overlaps[metric]
     allowed = (iou > min_iou) & matchable[a] & (counted | ignored)[b]
     a, b, iou = a[allowed], b[allowed], iou[allowed]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +29,15 @@ class JoinedFrames:
     :param detections: D detections, frame by frame.
     :param overlaps: for each metric the pairs that may overlap, ordered by label, then by
         detection: (P,) row of ground_truth, (P,) row of detections, (P,) IoU.
-    :param dont_care_fraction: (D,) greatest fraction of the 2D box that one DontCare area covers.
+    :param dont_care_fraction: for each metric the (D,) greatest fraction of a detection that one
+        DontCare region covers: of its 2D box, its footprint or its 3D box.
     """
 
     ground_truth: Labels
     frame_index: Array
     detections: Labels
     overlaps: dict[str, tuple[Array, Array, Array]]
-    dont_care_fraction: Array
+    dont_care_fraction: dict[str, Array]
 
 
 def pairwise_overlaps(
@@ -56,20 +58,57 @@ def pairwise_overlaps(
     labels, label_frame = _join_frames(ground_truth)
     detected, detection_frame = _join_frames(detections)
     is_dont_care = labels.name == 'dontcare'
-    area_row, box_row = _pairs_in_same_frame(label_frame[is_dont_care], detection_frame)
-    covered = _intersection_px2(labels.box_px[is_dont_care][area_row], detected.box_px[box_row])
-    dont_care = np.zeros(len(detected))
-    np.maximum.at(
-        dont_care, box_row, safe_divide(covered, _box_area_px2(detected.box_px[box_row]))
-    )
+    regions, region_frame = labels[is_dont_care], label_frame[is_dont_care]
     labels, label_frame = labels[~is_dont_care], label_frame[~is_dont_care]
     return JoinedFrames(
         labels,
         label_frame,
         detected,
-        _overlaps_by_metric(labels, label_frame, detected, detection_frame),
-        dont_care,
+        {
+            metric: (pairs.label, pairs.detection, pairs.iou)
+            for metric, pairs in _intersections(
+                labels, label_frame, detected, detection_frame
+            ).items()
+        },
+        {
+            metric: _greatest_fraction(pairs, len(detected))
+            for metric, pairs in _intersections(
+                regions, region_frame, detected, detection_frame
+            ).items()
+        },
     )
+
+
+class _Pairs(NamedTuple):
+    """
+    P pairs of a label and a detection of one frame that may intersect, for one metric.
+
+    :param label: (P,) rows of the labels, ascending.
+    :param detection: (P,) rows of the detections.
+    :param intersection: (P,) area (px^2 or m^2) or volume (m^3) that both cover.
+    :param label_size: (P,) area or volume of the label.
+    :param detection_size: (P,) area or volume of the detection.
+    """
+
+    label: Array
+    detection: Array
+    intersection: Array
+    label_size: Array
+    detection_size: Array
+
+    @property
+    def iou(self) -> Array:
+        """Return the (P,) intersection over union; 0 where neither has a size."""
+        union = self.label_size + self.detection_size - self.intersection
+        return safe_divide(self.intersection, union)
+
+
+def _greatest_fraction(pairs: _Pairs, num_detections: int) -> Array:
+    """Return the (D,) greatest fraction of each detection that one label of its frame covers."""
+    fraction = np.zeros(num_detections)
+    covered = safe_divide(pairs.intersection, pairs.detection_size)
+    np.maximum.at(fraction, pairs.detection, covered)
+    return fraction
 
 
 def _join_frames(frames: Sequence[Labels]) -> tuple[Labels, Array]:
@@ -115,39 +154,34 @@ def _intersection_px2(a: Array, b: Array) -> Array:
     return np.maximum(sides, 0.0).prod(1)
 
 
-def _overlaps_by_metric(
-    ground_truth: Labels, frame: Array, detections: Labels, detection_frame: Array
-) -> dict[str, tuple[Array, Array, Array]]:
-    """Compute IoU of all pairs of one frame in 2D, bird's-eye view and 3D; see JoinedFrames."""
+def _intersections(
+    labels: Labels, frame: Array, detections: Labels, detection_frame: Array
+) -> dict[str, _Pairs]:
+    """Intersect all pairs of one frame in 2D, bird's-eye view and 3D; {metric: pairs}."""
     a, b = _pairs_in_same_frame(frame, detection_frame)
-    bbox = box_iou(ground_truth.box_px[a], detections.box_px[b])
-    overlapping = bbox > 0
-    overlaps = {'bbox': (a[overlapping], b[overlapping], bbox[overlapping])}
-
+    boxes = labels.box_px[a], detections.box_px[b]
+    covered = _intersection_px2(*boxes)
+    bbox = _Pairs(a, b, covered, *(_box_area_px2(each) for each in boxes))
+    overlapping = covered > 0
     radius, detection_radius = (
-        np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (ground_truth, detections)
+        np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (labels, detections)
     )
-    offset = ground_truth.center_m[a] - detections.center_m[b]
+    offset = labels.center_m[a] - detections.center_m[b]
     near = np.hypot(offset[:, 0], offset[:, 2]) < radius[a] + detection_radius[b]
     a, b = a[near], b[near]
-    labels, detected = ground_truth[a], detections[b]
-    rectangles, heights = [], []
-    for x in (labels, detected):
+    rectangles, heights, areas, volumes = [], [], [], []
+    for x in (labels[a], detections[b]):
         rectangles.append(np.column_stack([x.center_m[:, ::2], x.size_hwl_m[:, 1:], x.rotation_y]))
         heights.append(np.column_stack([x.center_m[:, 1], x.size_hwl_m[:, 0]]))
+        areas.append(x.size_hwl_m[:, 1:].prod(1))
+        volumes.append(x.size_hwl_m.prod(1))
     starts = range(0, len(a), PAIRS_PER_CHUNK)
-    intersection = np.concatenate(
-        [
-            np.zeros(0),
-            *(
-                bev_intersection_area(*(x[i : i + PAIRS_PER_CHUNK] for x in rectangles))
-                for i in starts
-            ),
-        ]
+    chunks = (
+        bev_intersection_area(*(x[i : i + PAIRS_PER_CHUNK] for x in rectangles)) for i in starts
     )
-    area = [x.size_hwl_m[:, 1:].prod(1) for x in (labels, detected)]
-    overlaps['bev'] = a, b, safe_divide(intersection, area[0] + area[1] - intersection)
-    intersection = intersection * height_intersection(*heights)
-    volume = [x.size_hwl_m.prod(1) for x in (labels, detected)]
-    overlaps['3d'] = a, b, safe_divide(intersection, volume[0] + volume[1] - intersection)
-    return overlaps
+    covered = np.concatenate([np.zeros(0), *chunks])
+    return {
+        'bbox': _Pairs(*(each[overlapping] for each in bbox)),
+        'bev': _Pairs(a, b, covered, *areas),
+        '3d': _Pairs(a, b, covered * height_intersection(*heights), *volumes),
+    }

@@ -235,7 +235,7 @@ def _join_drives(
     allowed = label_kept[a] & detection_kept[b] & (iou >= min_iou)
     height_px = np.abs(detected.box_px[:, 3] - detected.box_px[:, 1])
     excused = (height_px <= difficulty.min_height_px) | (
-        frames.dont_care_fraction > _MAX_DONT_CARE_FRACTION
+        frames.dont_care_fraction['bbox'] > _MAX_DONT_CARE_FRACTION
     )
     ignored = (labels.occluded > difficulty.max_occluded) | (
         labels.truncated > difficulty.max_truncated

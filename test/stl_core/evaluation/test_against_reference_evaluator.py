@@ -110,12 +110,12 @@ def match_frame(labels, detections, role, ignored, min_score, metric, min_iou, b
                 similarity += (1 + np.cos(row['alpha'] - detections[j]['alpha'])) / 2
     for j in unmatched:
         if ignored[j] == 0:
-            (u0, v0, u1, v1), in_dont_care = detections[j]['box_px'], False
-            for area in (r['box_px'] for r in labels if r['name'] == 'DontCare'):
-                width = min(u1, area[2]) - max(u0, area[0])
-                height = min(v1, area[3]) - max(v0, area[1])
-                fraction = max(width, 0) * max(height, 0) / ((u1 - u0) * (v1 - v0))
-                in_dont_care |= metric == 'bbox' and fraction > min_iou
+            box, in_dont_care = corners_of(detections[j], metric), False
+            for region in (r for r in labels if r['name'] == 'DontCare'):
+                low, high = corners_of(region, metric)
+                sides = [min(box[1][i], high[i]) - max(box[0][i], low[i]) for i in range(axes)]
+                size = np.prod([box[1][i] - box[0][i] for i in range(axes)])
+                in_dont_care |= min(sides) > 0 and np.prod(sides) / size > min_iou
             if not in_dont_care:
                 false_positives.append(j)
     return scores, similarity, len(scores), len(false_positives)

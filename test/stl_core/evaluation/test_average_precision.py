@@ -91,14 +91,25 @@ def test_lowest_score_is_always_used():
     assert result.by_difficulty('3d', 'AP11', 'strict') == pytest.approx([100 / 11] * 3)
 
 
-def test_dont_care_ignores_detections_in_the_image_only():
-    """A detection in a DontCare area is a false positive in 3D, but not in 2D."""
+def test_dont_care_without_a_3d_box_ignores_detections_in_the_image_only():
+    """A detection in KITTI's DontCare area is a false positive in 3D, but not in 2D."""
     cars = [box(u=200.0 * i) for i in range(4)]
     area = box('DontCare', box_px=[5000, 0, 6000, 400], center_m=[-1000] * 3, size_hwl_m=[-1] * 3)
     false_alarm = box(u=5500.0, score=2.0)
     result = evaluate_detections([frame(*cars, area)], [frame(*cars, false_alarm)])['Car']
     assert result.by_difficulty('bbox', 'AP40', 'strict') == pytest.approx([2.5 * 3] * 3)
     assert result.by_difficulty('3d', 'AP40', 'strict') == pytest.approx([2.5 * 3 * 0.8] * 3)
+
+
+@pytest.mark.parametrize(('offset_m', 'ap'), [(0.0, 9.09), (0.59, 9.09), (0.61, 4.55), (9, 4.55)])
+def test_dont_care_with_a_3d_box_ignores_detections_by_the_metric(offset_m, ap):
+    """The devkit's AP11 is 9.09 inside; 1 - 0.59 / 2 of a 2 m cube is more than 0.7 of it."""
+    false_alarm = box(u=500.0, score=2.0)
+    x, y, z = false_alarm['center_m']
+    region = box('DontCare', u=5000.0, center_m=[x, y, z + offset_m], size_hwl_m=[2.0] * 3)
+    result = evaluate_detections([frame(box(), region)], [frame(box(), false_alarm)])['Car']
+    for kind, expected in (('bev', ap), ('3d', ap), ('bbox', 4.55)):
+        assert result.value(kind, 'AP11', 'strict', 'easy') == pytest.approx(expected, abs=5e-3)
 
 
 def test_loose_accepts_matches_that_strict_rejects():

@@ -1,28 +1,31 @@
 """
-The commands `stl evaluate`, `stl predict` and `stl kitti-ap`: KITTI AP and result files.
+The commands `stl evaluate` and `stl kitti-ap`: AP of a model, and of result files.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from stl_core import files
-from stl_core.cli.frame_options import add_frame_options, list_images
+from stl_core.cli.frame_options import add_clear_option, add_frame_options, list_images
 from stl_core.cli.models import add_model_argument
 from stl_core.cli.output import OutputFolder, add_json_option, add_metric_option, write_json
 from stl_core.data import depth_checks
-from stl_core.data.frame_source import DataError, require_labels
+from stl_core.data.frame_source import DataError, read_split, require_labels
 from stl_core.data.sources import kitti, kitti_calib
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
-from stl_core.evaluation.ap_result import CLASSES, class_min_iou
+from stl_core.evaluation.ap_result import CLASSES, POINTS, class_min_iou
 from stl_core.evaluation.metric import MetricResults
 from stl_core.inference import result_files
 from stl_core.inference.predictor import load_predictor
-from stl_core.types import Array
-from stl_core.visualization import draw, style
+from stl_core.models import published_protocol
+from stl_core.types import Array, Labels
+
+#: Values of --missing.
+MISSING_CHOICES = ('error', 'empty')
 
 
 def add_evaluate_command(commands: Any) -> None:
@@ -33,8 +36,9 @@ def add_evaluate_command(commands: Any) -> None:
     parser.add_argument(
         '--results',
         type=OutputFolder,
-        help='folder for KITTI result files, one per frame; replaces older ones',
+        help='folder for KITTI result files, one per frame (default: none are written)',
     )
+    add_clear_option(parser, '--results')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
     add_metric_option(parser)
     _add_report_option(parser)
@@ -45,15 +49,38 @@ def add_evaluate_command(commands: Any) -> None:
 def _run_evaluate(args: argparse.Namespace) -> None:
     frames = list_images(args, labelled=True)
     truth = require_labels(frames)
+    if args.results:
+        result_files.require_no_other_results(Path(args.results), frames, args.clear)
     predictor = load_predictor(args.student, args.device)
     if predictor.spec.input.depth is not None:
         depth_checks.require_lidar_like_depth(frames, args.root)
-    # [1:] drops the images, which are large
-    predictions = [result_files.predict_frame(predictor, each)[1:] for each in frames]
-    Ps, objects = [P for P, _ in predictions], [each for _, each in predictions]
-    detections = [kitti.to_labels(each, predictor.spec.classes) for each in objects]
-    results = metrics.evaluate_metrics(truth, detections, predictor.spec.classes, args.metric)
+    spec, published = predictor.spec, published_protocol(predictor.spec.detector)
+    found = [result_files.predict_frame(predictor, each, published).detections for each in frames]
+    detections = result_files.as_protocol_detections(found, spec.classes)
+    results = metrics.evaluate_protocols(truth, detections, spec.classes, args.metric)
+    _require_meaning(results)
     print(results.format_table())
+    if published:
+        print(f'published protocol: {published.description}, no suppression of boxes')
+    _print_notes(results)
+    points = _best_thresholds(truth, detections.ours)
+    if args.results:
+        result_files.write_result_files(
+            Path(args.results), frames, detections.ours, clear=args.clear
+        )
+    if args.report:
+        sigmas_m = [each.ours.depth_sigma_m for each in found]
+        Ps = [each.P for each in frames]
+        analysis = report.analyse_detections(truth, detections.ours, Ps, sigmas_m)
+        _write_report(args.report, analysis, results)
+    extra = {**results.extra_json(), **results.side_json()}
+    write_json(args.json, {'ap': results.ap.to_json(), 'best_threshold': points, **extra})
+
+
+def _best_thresholds(
+    truth: Sequence[Labels], detections: Sequence[Labels]
+) -> dict[str, dict[str, float]]:
+    """Print and return the threshold with the best F1 of each class, by our protocol."""
     points = {
         name: asdict(
             average_precision.best_threshold(
@@ -64,95 +91,88 @@ def _run_evaluate(args: argparse.Namespace) -> None:
         for name in CLASSES
     }
     for name, point in points.items():
-        print(
-            f'{name}: at score {point["min_score"]:.3f} precision {point["precision"]:.3f}'
-            f' recall {point["recall"]:.3f} (moderate, 3D, strict IoU)'
-        )
-    if args.results:
-        result_files.write_result_files(Path(args.results), frames, detections)
-    if args.report:
-        sigmas_m = [each.depth_sigma_m for each in objects]
-        analysis = report.analyse_detections(truth, detections, Ps, sigmas_m)
-        _write_report(args.report, analysis, results)
-    ap = results.ap.to_json()
-    write_json(args.json, {'ap': ap, 'best_threshold': points, **results.extra_json()})
+        if point['recall']:
+            print(
+                f'{name}: at score {point["min_score"]:.3f} precision {point["precision"]:.3f}'
+                f' recall {point["recall"]:.3f} (moderate, 3D, strict IoU, protocol ours)'
+            )
+        else:
+            print(f'{name}: no true positive (moderate, 3D, strict IoU), so no best score')
+    return points
+
+
+def _require_meaning(results: MetricResults) -> None:
+    """Raise DataError if no AP means anything, unless another metric was computed, too."""
+    assert results.counts is not None
+    if (fault := results.counts.fault()) and not results.extra:
+        raise DataError(fault)
+
+
+def _print_notes(results: MetricResults) -> None:
+    for note in results.notes():
+        print(f'note: {note}')
 
 
 def add_kitti_ap_command(commands: Any) -> None:
     """Add `stl kitti-ap`."""
     parser = commands.add_parser('kitti-ap', help='compute AP of KITTI result files')
     parser.add_argument('labels', help='folder of label files')
-    parser.add_argument('results', help='folder of result files; their names select the frames')
+    parser.add_argument('results', help='folder of result files, one per label file')
+    parser.add_argument(
+        '--split', help='file of the frame ids to evaluate (default: all label files)'
+    )
+    parser.add_argument(
+        '--missing',
+        choices=MISSING_CHOICES,
+        default='error',
+        help='a frame without a result file is an error, or counts as a frame without detections'
+        ' (default: %(default)s)',
+    )
     _add_report_option(parser)
     parser.add_argument(
-        '--calib', help='calib files for the report: a folder, or one file for all frames'
+        '--calib',
+        help='calib files for the report: a folder, or one file for all frames (default: none)',
     )
     add_json_option(parser)
     parser.set_defaults(run=_run_kitti_ap)
 
 
 def _run_kitti_ap(args: argparse.Namespace) -> None:
-    results = sorted(Path(args.results).glob('*.txt'))
-    if not results:
-        raise DataError(f'{args.results}: no result file (ID.txt) in this folder')
-    detections = [kitti.read_results(path) for path in results]
-    truth = [kitti.read_labels(Path(args.labels) / path.name) for path in results]
-    ap = average_precision.evaluate_detections(truth, detections)
-    print(ap.format_table())
+    ids = read_split(args.split) if args.split else ()
+    pairs = result_files.pair_with_labels(Path(args.labels), Path(args.results), ids)
+    absent = [pair.label.stem for pair in pairs if pair.result is None]
+    if absent and (args.missing == 'error' or len(absent) == len(pairs)):
+        raise DataError(
+            f'{args.results}: {len(absent)} of {len(pairs)} label files have no result file'
+            f' ({result_files.first_names(absent)}); write an empty file where nothing was'
+            ' detected, select frames with --split, or count them as such with --missing empty'
+        )
+    detections = [
+        kitti.read_results(pair.result) if pair.result else Labels.empty() for pair in pairs
+    ]
+    truth = [kitti.read_labels(pair.label) for pair in pairs]
+    results = metrics.evaluate_metrics(truth, detections, None)
+    assert results.counts is not None
+    counts = replace(results.counts, without_result_file=len(absent))
+    results = replace(results, counts=counts)
+    _require_meaning(results)
+    print(results.format_table(POINTS))
+    _print_notes(results)
+    used = sum(pair.result is not None for pair in pairs)
+    if rest := len(list(Path(args.results).glob('*.txt'))) - used:
+        print(f'note: {rest} result files are not in {args.split} and are left out')
     if args.report:
-        Ps = _read_projections(Path(args.calib), results) if args.calib else None
+        labels = [pair.label for pair in pairs]
+        Ps = _read_projections(Path(args.calib), labels) if args.calib else None
         _write_report(args.report, report.analyse_detections(truth, detections, Ps))
-    write_json(args.json, ap.to_json())
+    write_json(args.json, results.to_json())
 
 
-def _read_projections(calib: Path, results: list[Path]) -> list[Array]:
-    """Return P2 of each result file, from a folder of calib files or from one file for all."""
+def _read_projections(calib: Path, labels: list[Path]) -> list[Array]:
+    """Return P2 of each label file, from a folder of calib files or from one file for all."""
     if calib.is_file():
-        return [kitti_calib.read_calib(calib).P2] * len(results)
-    return [kitti_calib.read_calib(calib / path.name).P2 for path in results]
-
-
-def add_predict_command(commands: Any) -> None:
-    """Add `stl predict`."""
-    parser = commands.add_parser(
-        'predict', help='detect objects in a folder of images; write result files and pictures'
-    )
-    add_model_argument(parser)
-    add_frame_options(parser, 'image_2, calib; for a teacher: velodyne or depth_2')
-    parser.add_argument(
-        '--out',
-        type=OutputFolder,
-        default='runs/predict',
-        help='output folder for results/ and pictures/',
-    )
-    parser.add_argument(
-        '--score', type=float, default=0.3, help='minimum score of boxes in pictures'
-    )
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
-    parser.set_defaults(run=_run_predict)
-
-
-def _run_predict(args: argparse.Namespace) -> None:
-    out = Path(args.out)
-    for folder in (out / 'pictures', out / 'results'):
-        files.require_writable_folder(folder)
-    frames = list_images(args, labelled=False)
-    predictor = load_predictor(args.student, args.device)
-    if predictor.spec.input.depth is not None:
-        depth_checks.require_lidar_like_depth(frames, args.root)
-    classes = predictor.spec.classes
-    (out / 'pictures').mkdir(parents=True, exist_ok=True)
-    detections = []
-    for frame in frames:
-        image, P, objects = result_files.predict_frame(predictor, frame)
-        detections.append(kitti.to_labels(objects, classes))
-        confident = objects[objects.score >= args.score]
-        colours = [style.class_colour(classes[i]) for i in confident.class_id]
-        texts = draw.box_labels(confident, classes)
-        picture = draw.draw_frame(image, P, draw.box_edges(confident), colours, texts)
-        draw.write_picture(out / 'pictures' / f'{frame.id}.png', picture)
-    result_files.write_result_files(out / 'results', frames, detections)
-    print(f'{len(frames)} frames: {out}/results, {out}/pictures')
+        return [kitti_calib.read_calib(calib).P2] * len(labels)
+    return [kitti_calib.read_calib(calib / path.name).P2 for path in labels]
 
 
 def _add_report_option(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +180,8 @@ def _add_report_option(parser: argparse.ArgumentParser) -> None:
         '--report',
         type=OutputFolder,
         metavar='FOLDER',
-        help='write oracle AP, depth errors, PR curves and reliability as tables and charts',
+        help='write oracle AP, depth errors, PR curves and reliability as tables and charts'
+        ' (default: no report)',
     )
 
 

@@ -28,6 +28,16 @@ def add_frame_options(parser: argparse.ArgumentParser, folders: str) -> None:
     parser.add_argument('--split', help='file of frame ids (default: all frames)')
 
 
+def add_clear_option(parser: argparse.ArgumentParser, option: str) -> None:
+    """Add the option `--clear`, without which the files of another run are an error."""
+    parser.add_argument(
+        '--clear',
+        action='store_true',
+        help=f'remove result files and pictures of other runs from the folder {option} (default:'
+        ' such files are an error)',
+    )
+
+
 def list_images(args: argparse.Namespace, labelled: bool) -> list[SourceImage]:
     """
     List the images that the options select.

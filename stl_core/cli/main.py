@@ -14,9 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 
 from stl_core.cli import depth_maps, experiments, kitti_splits, synthesize
 from stl_core.cli.command import run_command
-from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command, add_predict_command
+from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import check_outputs
+from stl_core.cli.predict import add_predict_command
 from stl_core.cli.train import add_train_command
 from stl_core.data.frame_source import DataError
 from stl_core.files import OutputError

@@ -12,8 +12,8 @@ of 'bbox' by (1 + cos(error of alpha)) / 2.
 A difficulty defines the objects that must be found. Other objects of the class, and objects of the
 similar class (Van, Person_sitting), may be found or missed at no cost. Detections lower than the
 difficulty's height cost nothing, whatever their class. Neither do detections of which a DontCare
-region covers more than the minimum IoU: of their 2D boxes, rectangles on the ground or 3D boxes, as
-the devkit does (KITTI's DontCare regions have 2D boxes only).
+region covers more than the minimum IoU: of their 2D boxes, rectangles on the ground or 3D boxes,
+as in the devkit (KITTI's DontCare regions have 2D boxes only).
 
 The rules, the order of matching and the rounding follow evaluate_object.cpp of the KITTI object
 devkit. Geiger, Lenz, Urtasun: 'Are we ready for autonomous driving?', CVPR 2012; the 40 recalls:
@@ -115,21 +115,23 @@ def best_threshold(
     detections: Sequence[Labels],
     class_name: str,
     difficulty: Difficulty,
-    min_iou3d: float,
+    min_iou: float,
+    kind: str = '3d',
 ) -> OperatingPoint:
     """
-    Find the score threshold with the best F1 (harmonic mean of precision and recall) in 3D.
+    Find the score threshold with the best F1 (harmonic mean of precision and recall).
 
     Tries the scores of true positives, evenly picked ones if there are more than 500: between two
     of them only the number of false positives changes.
 
     :param class_name: any class name in the labels.
     :param difficulty: defines the objects that must be found.
-    :param min_iou3d: 3D IoU that a true positive must exceed.
+    :param min_iou: the IoU that a true positive must exceed.
+    :param kind: overlap of the match: 'bbox', 'bev' or '3d'.
     :return: the lowest of equally good thresholds; all 0 if there is no true positive.
     """
     frames = pairwise_overlaps(ground_truth, detections)
-    candidates = candidate_matches(frames, class_name, difficulty, '3d', min_iou3d)
+    candidates = candidate_matches(frames, class_name, difficulty, kind, min_iou)
     scores = _candidate_thresholds(candidates, 500)
     if not len(scores):
         return OperatingPoint(0.0, 0.0, 0.0)

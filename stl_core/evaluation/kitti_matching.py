@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stl_core.evaluation.overlaps import JoinedFrames, rank_in_run
-from stl_core.types import Array
+from stl_core.types import Array, Labels
 
 #: Class -> similar class: a detection of the first on an object of the second costs nothing.
 SIMILAR_CLASSES = {'Car': 'Van', 'Pedestrian': 'Person_sitting'}
@@ -38,6 +38,15 @@ EASY = Difficulty(min_height_px=40, max_occluded=0, max_truncated=0.15)
 MODERATE = Difficulty(min_height_px=25, max_occluded=1, max_truncated=0.30)
 HARD = Difficulty(min_height_px=25, max_occluded=2, max_truncated=0.50)
 DIFFICULTIES = {'easy': EASY, 'moderate': MODERATE, 'hard': HARD}
+
+
+def meets_difficulty(labels: Labels, difficulty: Difficulty) -> Array:
+    """Return (N,) bool, whether a label of an evaluated class must be found at a difficulty."""
+    return (
+        (labels.box_px[:, 3] - labels.box_px[:, 1] >= difficulty.min_height_px)
+        & (labels.occluded <= difficulty.max_occluded)
+        & (labels.truncated <= difficulty.max_truncated)
+    )
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,7 @@ def candidate_matches(
     """
     labels, detections = frames.ground_truth, frames.detections
     in_class = labels.name == class_name.lower()
-    required = (
-        in_class
-        & (labels.box_px[:, 3] - labels.box_px[:, 1] >= difficulty.min_height_px)
-        & (labels.occluded <= difficulty.max_occluded)
-        & (labels.truncated <= difficulty.max_truncated)
-    )
+    required = in_class & meets_difficulty(labels, difficulty)
     matchable = in_class | (labels.name == SIMILAR_CLASSES.get(class_name, class_name).lower())
     # A low detection is ignored whatever its class, and then it can take an object of this class.
     ignored = np.abs(detections.box_px[:, 3] - detections.box_px[:, 1]) < difficulty.min_height_px

@@ -11,10 +11,30 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 from stl_core.evaluation.ap_result import ApResult
+from stl_core.evaluation.counts import EvaluationCounts
 from stl_core.types import Labels
 
 #: Name of the metric that is always computed.
 KITTI = 'kitti'
+#: Protocols: how a network's outputs become scored detections. OURS is that of the node, which
+#: drops overlapping boxes; PUBLISHED is that of the public code of the detector, see
+#: stl_core/models/published_protocol.py.
+OURS, PUBLISHED = 'ours', 'published'
+PROTOCOLS = (OURS, PUBLISHED)
+
+
+class ProtocolDetections(NamedTuple):
+    """
+    Detections of the frames of a data set by each protocol.
+
+    :param ours: one Labels per frame.
+    :param published: the same for the published protocol; None if the detector has none.
+    :param num_not_finite: detections that were dropped for numbers that are not finite.
+    """
+
+    ours: Sequence[Labels]
+    published: Sequence[Labels] | None = None
+    num_not_finite: int = 0
 
 
 class MetricResult(Protocol):
@@ -53,9 +73,15 @@ class MetricResults:
     Results of several metrics for the same detections.
 
     :param by_name: name of a metric -> its result; 'kitti' is always present and comes first.
+    :param counts: frames, labels and detections; None for results that an older version wrote.
+    :param protocol: OURS or PUBLISHED; '' for detections of unknown origin.
+    :param published: results of the same network by its published protocol; None if it has none.
     """
 
     by_name: Mapping[str, MetricResult]
+    counts: EvaluationCounts | None = None
+    protocol: str = ''
+    published: MetricResults | None = None
 
     @property
     def ap(self) -> ApResult:
@@ -81,16 +107,64 @@ class MetricResults:
             return {}
         return {'metrics': {name: each.to_json() for name, each in self.extra.items()}}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of metrics.json: AP by class, and extra_json."""
-        return {**self.ap.to_json(), **self.extra_json()}
+    def published_columns(self, columns: Callable[[MetricResults], Any]) -> dict[str, float]:
+        """Return columns of the published protocol, as 'published/COLUMN'; {} without one."""
+        if self.published is None:
+            return {}
+        return {f'{PUBLISHED}/{key}': value for key, value in columns(self.published).items()}
 
-    def format_table(self) -> str:
-        """Format as text: AP40 of KITTI, then the rows of every other metric."""
-        tables = [
-            f'metric {name}\n{format_rows(each.rows())}' for name, each in self.extra.items()
-        ]
-        return '\n'.join([self.ap.format_table(('AP40',)), *tables])
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of metrics.json: AP by class, extra_json and side_json."""
+        return {**self.ap.to_json(), **self.extra_json(), **self.side_json()}
+
+    def side_json(self) -> dict[str, Any]:
+        """Return {'published': JSON like to_json, 'counts': JSON}, as far as they are known."""
+        published = {} if self.published is None else {PUBLISHED: self.published.to_json()}
+        return published | ({} if self.counts is None else {'counts': self.counts.to_json()})
+
+    def notes(self) -> list[str]:
+        """Return the notes of the counts, and on classes that only one protocol detects."""
+        if self.counts is None:
+            return []
+        notes = self.counts.notes()
+        if self.published is not None and self.published.counts is not None:
+            notes += [
+                f'{name}: no detections by the published protocol, so that its AP there is 0'
+                for name in self.ap.by_class
+                if self.counts.by_class[name].detections
+                and not self.published.counts.by_class[name].detections
+            ]
+        return notes
+
+    def format_table(self, points: Sequence[str] = ('AP40',)) -> str:
+        """
+        Format as text: the counts, then KITTI's AP and all other metrics, by each protocol.
+
+        :param points: the kinds of AP to list, see ApResult.format_table.
+        """
+        parts = []
+        if self.counts is not None and self.protocol != PUBLISHED:
+            parts += [f'{self.counts.frames} frames', format_rows(self.counts.rows())]
+        parts += [self._protocol_line()] if self.protocol else []
+        parts.append(self.ap.format_table(points))
+        for name, each in self.extra.items():
+            parts += [f'metric {name}', format_rows(each.rows())]
+        if self.published is not None:
+            parts.append(self.published.format_table(points))
+        elif self.protocol == OURS:
+            parts.append('protocol published: this detector has none')
+        return '\n'.join(parts)
+
+    def _protocol_line(self) -> str:
+        """Return the heading of a protocol's tables, with the number of its detections."""
+        if self.counts is None:
+            return f'protocol {self.protocol}'
+        detections = ', '.join(
+            f'{name} {each.detections}'
+            for name, each in self.counts.by_class.items()
+            if each.detections
+        )
+        return f'protocol {self.protocol}, detections: {detections or "none"}'
 
 
 def table_cells(

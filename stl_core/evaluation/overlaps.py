@@ -163,9 +163,7 @@ def _intersections(
     covered = _intersection_px2(*boxes)
     bbox = _Pairs(a, b, covered, *(_box_area_px2(each) for each in boxes))
     overlapping = covered > 0
-    radius, detection_radius = (
-        np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (labels, detections)
-    )
+    radius, detection_radius = (np.hypot(*x.size_hwl_m[:, 1:].T) / 2 for x in (labels, detections))
     offset = labels.center_m[a] - detections.center_m[b]
     near = np.hypot(offset[:, 0], offset[:, 2]) < radius[a] + detection_radius[b]
     a, b = a[near], b[near]

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 
 from stl_core.data.worker_pool import available_cpus, map_as_completed, with_progress
 from stl_core.evaluation.ap_result import CLASSES
-from stl_core.evaluation.metric import MetricResults
+from stl_core.evaluation.metric import PUBLISHED, MetricResults
 from stl_core.experiments import study_table
 from stl_core.inference.model_file import ModelFileError
 from stl_core.training import checkpoint, resolved_config, stages
@@ -195,7 +195,16 @@ def _run_earlier_stage(study: StudyConfig, study_run: StudyRun) -> None:
 
 
 def _has_same_figures(row: study_table.Row, other: study_table.Row) -> bool:
-    """Return whether two rows have the same columns, with values equal to the table's decimals."""
+    """
+    Return whether a new row has the figures of a row of the table, to the table's decimals.
+
+    Tables of older versions have no column of the published protocol.
+    """
+    added = {name for name in other.metrics if name.startswith(f'{PUBLISHED}/')}
+    if not added & row.metrics.keys():
+        other = other._replace(
+            metrics={name: value for name, value in other.metrics.items() if name not in added}
+        )
     if row.metrics.keys() != other.metrics.keys():
         return False
     return not any(abs(row.metrics[name] - other.metrics[name]) > 1e-4 for name in row.metrics)
@@ -310,7 +319,11 @@ def _make_row(
 ) -> study_table.Row:
     """Build the row of a finished run; a study runs in one process, so that it has results."""
     assert results is not None
-    figures = {**results.ap.class_columns(study.judged), **results.extra_columns()}
+
+    def columns(each: MetricResults) -> dict[str, float]:
+        return {**each.ap.class_columns(study.judged), **each.extra_columns()}
+
+    figures = {**columns(results), **results.published_columns(columns)}
     digest = config_digest(study_run.config)
     return study_table.Row(
         *_run_key(study_run), study_run.config.epochs, digest, figures, study.judged

@@ -12,7 +12,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from stl_core.evaluation.ap_result import class_min_iou
+from stl_core.evaluation.ap_result import MIN_IOU, class_min_iou
+from stl_core.evaluation.metric import PUBLISHED
 from stl_core.files import write_atomically
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import Array
@@ -30,6 +31,8 @@ DISPLAYED_METRICS = (
     'bev/strict/moderate',
     'bev/loose/moderate',
 )
+#: The same by the published protocol of the detector, for the runs that have them.
+PUBLISHED_METRICS = tuple(f'{PUBLISHED}/3d/{criterion}/moderate' for criterion in MIN_IOU)
 #: Metric whose differences from the first method are listed, too.
 COMPARED_METRIC = '3d/loose/moderate'
 #: Suffix of the row names of earlier stages, such as the teacher.
@@ -166,14 +169,18 @@ def to_markdown(rows: Sequence[Row], class_name: str) -> str:
 
     :param rows: rows of a study, its first method before the others.
     :param class_name: class that was evaluated.
-    :return: Markdown table; deviations are of the sample, so a single seed has none.
+    :return: Markdown table; deviations are of the sample, so a single seed has none. The published
+        protocol has columns if a run has it, empty for methods of which a run lacks it.
     """
+    published = [key for key in PUBLISHED_METRICS if any(key in row.metrics for row in rows)]
     titles = [
         *(_metric_title(key, class_name) for key in DISPLAYED_METRICS),
         _difference_title(rows, class_name),
+        *(_metric_title(key, class_name) for key in published),
     ]
     lines = [
-        f'{class_name}, AP40, moderate, last epoch; mean ± standard deviation over seeds;'
+        f'{class_name}, AP40, moderate, last epoch, protocol ours unless published is written;'
+        ' mean ± standard deviation over seeds;'
         ' "vs": of the differences between runs of the same seed',
         '',
         f'| method | seeds | {" | ".join(titles)} |',
@@ -183,6 +190,11 @@ def to_markdown(rows: Sequence[Row], class_name: str) -> str:
     for name, group in group_by_method(rows).items():
         cells = [_format_mean_std(_metric_values(group, key)) for key in DISPLAYED_METRICS]
         cells.append(_format_mean_std(against[name], '+') if name in against else '')
+        for key in published:
+            have = [row for row in group if key in row.metrics]
+            # a mean over some of the seeds would stand beside means over all of them
+            whole = len(have) == len(group)
+            cells.append(_format_mean_std(_metric_values(group, key)) if whole else '')
         lines.append(f'| {name} | {len(group)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -239,7 +251,7 @@ def plot_study(rows: Sequence[Row], class_name: str, path: Path) -> None:
         axes.set_title(title, fontsize=8, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, axis='x')
-    figure.supxlabel(f'{class_name}, AP40, moderate; dots are seeds', fontsize=8)
+    figure.supxlabel(f'{class_name}, AP40, moderate, protocol ours; dots are seeds', fontsize=8)
     charts.save_figure(figure, path)
 
 
@@ -274,9 +286,10 @@ def _baseline_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def _metric_title(key: str, class_name: str) -> str:
-    """Return the title of a metric with the class's IoU threshold: '3D at 0.7'."""
-    kind, criterion, _ = key.split('/')
-    return f'{kind.upper()} at {class_min_iou(class_name, kind, criterion):g}'
+    """Return the title of a metric with the class's IoU: '3D at 0.7', 'published 3D at 0.7'."""
+    *protocol, kind, criterion, _ = key.split('/')
+    title = f'{kind.upper()} at {class_min_iou(class_name, kind, criterion):g}'
+    return ' '.join([*protocol, title])
 
 
 def _difference_title(rows: Sequence[Row], class_name: str) -> str:

@@ -127,7 +127,24 @@ def load_detector(path: str | Path, spec: ModelSpec) -> Detector:
             f'{path}: weights do not fit detector {spec.detector!r}:'
             f' {_first_mismatch(detector.state_dict(), state)}'
         ) from err
+    require_finite(state, path)
     return detector
+
+
+def require_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """
+    Check that all weights are finite, since a network with one NaN detects nothing anywhere.
+
+    :param state: state dict.
+    :param path: file of the weights, for the message.
+    :raises ModelFileError: for NaN or infinite weights, naming the first tensor that has some.
+    """
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ModelFileError(
+            f'{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite weights, first'
+            f' {broken[0]}; expected finite weights, so train, export or import it again'
+        )
 
 
 def without_pretrained_weights(spec: ModelSpec) -> ModelSpec:
@@ -153,7 +170,13 @@ def convert_to_half(path: str | Path, out: str | Path) -> None:
     :raises ModelFileError: for a file that cannot be used.
     """
     spec = read_model_spec(path)
-    save_model(out, load_detector(path, spec), spec, torch.float16)
+    detector = load_detector(path, spec)
+    halved = {
+        name: value.to(torch.float16) if value.dim() > 1 else value
+        for name, value in detector.state_dict().items()
+    }
+    require_finite(halved, f'{path} in half precision, whose largest number is 65504')
+    save_model(out, detector, spec, torch.float16)
 
 
 def _detector_config(spec: ModelSpec) -> Any:

@@ -10,6 +10,9 @@ from typing import Any
 
 from stl_core.preprocessing import DepthSpec, InputSpec
 
+#: Key of the provenance for the score thresholds by class.
+SCORE_THRESHOLDS = 'score_thresholds'
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -29,6 +32,17 @@ class ModelSpec:
     detector: str
     options: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score_thresholds(self) -> dict[str, float]:
+        """
+        Return the score of each class from which its detections should be shown.
+
+        Training writes those with the best F1 of 2D boxes on the val frames into the provenance;
+        classes without a true positive, and files of older versions, have none.
+        """
+        stored = self.provenance.get(SCORE_THRESHOLDS) or {}
+        return {name: float(stored[name]) for name in self.classes if name in stored}
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> ModelSpec:

@@ -7,9 +7,11 @@ bag tools and the ROS node all use it. A runtime (stl_core.inference.runtimes) r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,25 @@ from stl_core.inference.runtimes import find_runtime
 from stl_core.inference.runtimes.interface import Runner
 from stl_core.preprocessing import letterbox_affine, preprocess_image
 from stl_core.types import Array, ImageObjects, Objects3D
+
+if TYPE_CHECKING:  # the registry of the detectors needs torch, a runtime may not
+    from stl_core.models.published_protocol import PublishedProtocol
+
+log = logging.getLogger(__name__)
+
+
+class Detections(NamedTuple):
+    """
+    Detections of one image by both protocols.
+
+    :param ours: objects in the camera frame, as Predictor.__call__ returns them.
+    :param published: objects by the published protocol, without NMS; None if none was given.
+    :param num_not_finite: objects that were dropped because a number of theirs is not finite.
+    """
+
+    ours: Objects3D
+    published: Objects3D | None
+    num_not_finite: int
 
 
 class Predictor:
@@ -57,6 +78,28 @@ class Predictor:
         :raises ValueError: for an image whose shape or dtype does not match the network's input,
             or when the number of images differs from the number of projections.
         """
+        found = self.detect(images, Ps)
+        if lost := sum(each.num_not_finite for each in found):
+            log.warning(
+                '%d detections were dropped: the outputs of the network are not finite', lost
+            )
+        return [each.ours for each in found]
+
+    def detect(
+        self,
+        images: Sequence[Array],
+        Ps: Sequence[Array],
+        published: PublishedProtocol | None = None,
+    ) -> list[Detections]:
+        """
+        Detect objects by both protocols; the network runs once. See __call__.
+
+        :param images: see __call__.
+        :param Ps: see __call__.
+        :param published: the published protocol of the detector; None skips it.
+        :return: the detections of each image.
+        :raises ValueError: see __call__.
+        """
         if len(images) != len(Ps):
             raise ValueError(f'{len(images)} images but {len(Ps)} projections')
         if not images:
@@ -68,19 +111,42 @@ class Predictor:
         canvases, projections = (np.stack(part) for part in zip(*pairs, strict=True))
         detections = self.runner(canvases, projections)
         return [
-            self._postprocess(each, P, image.shape[1], image.shape[0])
+            self._postprocess(each, P, (image.shape[1], image.shape[0]), published)
             for each, P, image in zip(detections, projections, images, strict=True)
         ]
 
     def _postprocess(
-        self, detections: ImageObjects, P: Array, width: int, height: int
-    ) -> Objects3D:
+        self,
+        decoded: ImageObjects,
+        P: Array,
+        size_px: tuple[int, int],
+        published: PublishedProtocol | None,
+    ) -> Detections:
         """Lift canvas objects to 3D with the canvas's P, apply NMS, map boxes to image pixels."""
-        objects = bev_nms(lift(detections[detections.score >= self.min_score], P), self.max_iou)
-        inverse = np.linalg.inv(letterbox_affine(width, height, self.spec.input))
-        limit = np.array([width - 1.0, height - 1.0] * 2)
-        box_px = np.clip(warp_box(objects.box_px, inverse), 0.0, limit)
-        return replace(objects, box_px=box_px)
+        finite = _is_finite(decoded)
+        usable = decoded[finite]
+        ours = bev_nms(lift(usable[usable.score >= self.min_score], P), self.max_iou)
+        others = None
+        if published is not None:
+            others = self._in_image(lift(published.select(usable), P), size_px)
+        return Detections(self._in_image(ours, size_px), others, int((~finite).sum()))
+
+    def _in_image(self, objects: Objects3D, size_px: tuple[int, int]) -> Objects3D:
+        """Map 2D boxes from the canvas to an image of a width and height, and clip them to it."""
+        inverse = np.linalg.inv(letterbox_affine(*size_px, self.spec.input))
+        limit = np.array([size_px[0] - 1.0, size_px[1] - 1.0] * 2)
+        return replace(objects, box_px=np.clip(warp_box(objects.box_px, inverse), 0.0, limit))
+
+
+def _is_finite(objects: ImageObjects) -> Array:
+    """Return (N,) bool, whether all numbers of an object are finite; a sigma of 0 m is."""
+    finite = np.ones(len(objects), bool)
+    for name in ImageObjects.FIELD_SHAPES:
+        values = np.asarray(getattr(objects, name), np.float64).reshape(len(objects), -1)
+        if name == 'depth_log_sigma':
+            values = np.maximum(values, -1e3)  # keeps NaN and inf
+        finite &= np.isfinite(values).all(1)
+    return finite
 
 
 def load_predictor(

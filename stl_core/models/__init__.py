@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from stl_core.models import monocon, monodetr, monodle
+from stl_core.models.published_protocol import PublishedProtocol
 from stl_core.tensors.detector import Detector
 
 
@@ -25,6 +26,8 @@ class DetectorEntry(NamedTuple):
         equal in a start model, and in a teacher whose predictions are compared.
     :param training_only: options that change training, but neither the names nor the meaning of
         the weights: model files of versions without such an option can still be loaded.
+    :param published: how its public code scores and filters detections; None for a detector
+        without a published protocol, which is evaluated by ours alone.
     """
 
     detector: Callable[..., Detector]
@@ -32,6 +35,7 @@ class DetectorEntry(NamedTuple):
     loss_weights: Mapping[str, float]
     head_semantics: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
+    published: PublishedProtocol | None = None
 
 
 DETECTORS: dict[str, DetectorEntry] = {
@@ -40,12 +44,14 @@ DETECTORS: dict[str, DetectorEntry] = {
         monodle.MonoDLEConfig,
         monodle.LOSS_WEIGHTS,
         ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins'),
+        published=monodle.PUBLISHED,
     ),
     'monocon': DetectorEntry(
         monocon.MonoCon,
         monocon.MonoConConfig,
         monocon.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
+        published=monocon.PUBLISHED,
     ),
     'monodetr': DetectorEntry(
         monodetr.MonoDETR,
@@ -53,5 +59,11 @@ DETECTORS: dict[str, DetectorEntry] = {
         monodetr.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
         training_only=('freeze_beginning',),
+        published=monodetr.PUBLISHED,
     ),
 }
+
+
+def published_protocol(detector: str) -> PublishedProtocol | None:
+    """Return the published protocol of a detector; None without one, or for an unknown name."""
+    return DETECTORS[detector].published if detector in DETECTORS else None

@@ -32,6 +32,7 @@ from stl_core.models.centernet.heads import (
     gather_heads,
     predictions_at_anchors,
 )
+from stl_core.models.published_protocol import protocol_by_score
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
@@ -56,6 +57,9 @@ CONTEXT_HEADS = frozenset({'keypoint_offset', 'keypoint_heatmap', 'keypoint_rest
 NUM_KEYPOINTS = keypoints.NUM_CORNERS + 1
 #: Initial probability of all heatmap cells.
 _PRIOR_PROBABILITY = 0.1
+
+#: Threshold of its tester.
+PUBLISHED = protocol_by_score(0.4, '2gunsu/monocon-pytorch')
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from stl_core.models.detr.transformer import (
     TransformerDims,
     VisualEncoder,
 )
+from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions
@@ -45,6 +46,9 @@ LOSS_WEIGHTS = {
     'det/heading': 1.0,
     'det/depth_map': 1.0,
 }
+
+#: Threshold of its tester.
+PUBLISHED = protocol_by_height(0.2, 'ZrrSkywalker/MonoDETR')
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ class MonoDETR(nn.Module):
             box=box,
             size_3d=regressed.size_3d,
             heading=regressed.heading,
-            depth=mean_depth(regressed, depth_m, trained_focal_px, focal_ratio),
+            depth=depth_predictor.mean_depth(regressed, depth_m, trained_focal_px, focal_ratio),
             depth_map=logits,
             depth_edges_m=self.depth_map.edges_m * focal_ratio[:, None],
         )
@@ -321,32 +325,6 @@ def decode_queries(
         'box_px': box_coding.to_pixels(box_coding.box_cxcylrtb_to_xyxy(box), size_px),
         'depth_log_sigma': log_sigma,
     }
-
-
-def mean_depth(
-    heads: QueryHeads, depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
-) -> Tensor:
-    """
-    Average three depth estimates: the query's regression, f h / h_px, and the depth map.
-
-    :param heads: as regressed by the queries: depth is a logit.
-    :param depth_m: (B, h, w) expected depth of the depth map, at the trained focal length.
-    :param trained_focal_px: (B,) focal length at which depth is learnt, network pixels.
-    :param focal_ratio: (B,) true focal length / trained focal length.
-    :return: (B, L, Q, 2) depth in metres, log sigma.
-    """
-    box, predicted = heads.box.float().sigmoid(), heads.depth.float()
-    height_px = (
-        box_coding.box_width_height(box)[..., 1] * depth_m.shape[1] * depth_predictor.STRIDE
-    ).clamp(min=1)
-    from_height = heads.size_3d[..., 0].float() * trained_focal_px[:, None, None] / height_px
-    # align_corners as in the public code: image edges map to the centres of the outermost cells
-    from_map = nn.functional.grid_sample(
-        depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
-    )[:, 0]
-    mean_m = (depth_encoding.from_logit(predicted[..., 0]) + from_height + from_map) / 3
-    focal_ratio = focal_ratio[:, None, None]
-    return torch.stack([mean_m * focal_ratio, predicted[..., 1] + focal_ratio.log()], -1)
 
 
 def _matching_cost(

@@ -27,6 +27,7 @@ from stl_core.models.centernet.heads import (
     head_channels,
     predictions_at_anchors,
 )
+from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
@@ -43,6 +44,9 @@ LOSS_WEIGHTS = {
     'det/size_3d': 1.0,
     'det/heading': 1.0,
 }
+
+#: Threshold of its tester.
+PUBLISHED = protocol_by_height(0.2, 'xinzhuma/monodle')
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from stl_core.data.dataset import DataConfig
 from stl_core.data.sources.kitti import CLASSES
 from stl_core.distill import LOSSES, distiller
 from stl_core.evaluation import metrics
+from stl_core.evaluation.metric import OURS, PROTOCOLS, PUBLISHED
 from stl_core.models import DETECTORS
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
 from stl_core.preprocessing import InputSpec
@@ -60,6 +61,18 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig(DataConfig):
+    """
+    Validation frames and the protocol that selects the best model (YAML key `val`).
+
+    :param protocol: protocol of the run's `metric`: 'ours', which the node uses, or 'published',
+        that of the detector's public code; '' is 'ours'. Both are evaluated and written.
+    """
+
+    protocol: str = ''
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """
     A training run; the fields are the keys of its YAML file.
@@ -85,7 +98,8 @@ class TrainConfig:
     :param backbone_weights_sha256: SHA-256 of that file. Filled in when a run starts.
     :param distill: teacher and distillation losses; without this key, training uses labels alone.
     :param train: training frames: sources, filters for objects, augmentation.
-    :param val: validation frames, in the same format; augmentation does not apply.
+    :param val: validation frames, in the same format; augmentation does not apply. Its key
+        `protocol` selects what `metric` reads, see ValidationConfig.
     :param optim: optimiser, learning-rate schedule, clipping, weight averaging.
     :param weights: {name of a loss: its weight in the total}. Names start with 'det/' (detector)
         or 'distill/'. Without any 'det/' entry, the detector's default weights apply; with one,
@@ -123,7 +137,7 @@ class TrainConfig:
     backbone_weights_sha256: str = ''
     distill: DistillConfig | None = None
     train: DataConfig = field(default_factory=DataConfig)
-    val: DataConfig = field(default_factory=DataConfig)
+    val: ValidationConfig = field(default_factory=ValidationConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     weights: dict[str, float] = field(default_factory=dict)
     precision: str = 'fp32'
@@ -156,6 +170,9 @@ class TrainConfig:
                 raise ValueError(f'{name}: expected at least {least}, got {getattr(self, name)}')
         if self.seed > MAX_SEED:
             raise ValueError(f'seed: expected at most {MAX_SEED}, got {self.seed}')
+        if self.val.protocol not in ('', *PROTOCOLS):
+            known = ', '.join(PROTOCOLS)
+            raise ValueError(f'val.protocol: {self.val.protocol!r} is unknown; known: {known}')
         if self.eval_every:
             metrics.parse_selection(self.metric, self.classes)
         elif self.patience:
@@ -176,6 +193,10 @@ def build_train_config(data: dict[str, Any]) -> TrainConfig:
     if name not in DETECTORS:
         raise ConfigError(f'detector.name: {name!r} is unknown; known: {", ".join(DETECTORS)}')
     entry = DETECTORS[name]
+    if config.val.protocol == PUBLISHED and entry.published is None:
+        raise ConfigError(
+            f'val.protocol: published, but detector {name} has no published protocol; use ours'
+        )
     options = build_typed(
         entry.config,
         _with_mean_sizes(entry.config, config.detector.options, config.classes),
@@ -189,6 +210,8 @@ def build_train_config(data: dict[str, Any]) -> TrainConfig:
         config,
         detector=DetectorConfig(name, options),
         distill=_with_loss_configs(config.distill) if config.distill else None,
+        # one spelling, so that checkpoints and studies of earlier versions compare equal
+        val=dataclasses.replace(config.val, protocol=config.val.protocol.replace(OURS, '')),
         weights={**default_weights, **config.weights},
     )
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from stl_core import files
 from stl_core.evaluation import metrics
-from stl_core.evaluation.metric import MetricResults
+from stl_core.evaluation.metric import OURS, MetricResults
 from stl_core.inference import model_file, result_files
 from stl_core.progress import progress_bar
 from stl_core.tensors.batch import to_device
@@ -169,10 +169,13 @@ def log_and_save(
     last = epochs_done == config.epochs
     if config.eval_every and (epochs_done % config.eval_every == 0 or last):
         validation_result = _validate(run)
-        metric = metrics.parse_selection(config.metric, config.classes)
+        protocol = config.val.protocol or OURS
+        metric = metrics.parse_selection(config.metric, config.classes, protocol)
         columns = validation.metrics_row(validation_result.results, metric)
         metric_logger.add_row('val', epochs_done, columns)
         log.info('epoch %d: %s', epochs_done, validation.format_summary(validation_result.results))
+        for note in validation_result.results.notes():
+            log.info('epoch %d: %s', epochs_done, note)
         if validation.is_best(metric_logger.column('val', 'metric')):
             _save_checkpoint(run, 'best.pt', epochs_done)
             save_validated_model(run, 'student_best.safetensors', epochs_done, validation_result)
@@ -323,8 +326,7 @@ def save_validated_model(
     validation_info: dict[str, Any] = {
         'epoch': epochs_done,
         'focal_px': round(run.focal_px, 2),
-        'frames_judged': len(validation_result.detections),
-        'metrics': validation_result.results.to_json(),
+        **validation.model_provenance(run.validation_set, validation_result),
     }
     if run.record.extensions:
         validation_info['extensions'] = extension.to_json(run.record.extensions)

@@ -6,19 +6,22 @@ The detector runs through the Predictor that the ROS node uses, one image at a t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from stl_core.data.frame_source import SourceImage, require_labels
-from stl_core.evaluation import metrics
+from stl_core.evaluation import average_precision, metrics
+from stl_core.evaluation.ap_result import CLASSES, class_min_iou
+from stl_core.evaluation.kitti_matching import MODERATE
 from stl_core.evaluation.metric import MetricResults
-from stl_core.inference.model_spec import ModelSpec
+from stl_core.inference.model_spec import SCORE_THRESHOLDS, ModelSpec
 from stl_core.inference.predictor import Predictor
-from stl_core.inference.result_files import predict_frames
+from stl_core.inference.result_files import predict_protocols
 from stl_core.inference.runtimes.torch_runner import TorchRunner
+from stl_core.models import published_protocol
 from stl_core.tensors.detector import Detector
 from stl_core.types import Labels
 
@@ -65,16 +68,52 @@ def validate_detector(
     """
     was_training = detector.training
     runner = TorchRunner(detector.eval(), spec.input, device)
-    detections = predict_frames(Predictor(runner, spec), validation_set.frames)
+    published = published_protocol(spec.detector)
+    detections = predict_protocols(Predictor(runner, spec), validation_set.frames, published)
     detector.train(was_training)
-    ground_truth = validation_set.ground_truth
-    results = metrics.evaluate_metrics(ground_truth, detections, spec.classes, metric_names)
-    return ValidationResult(results, detections)
+    results = metrics.evaluate_protocols(
+        validation_set.ground_truth, detections, spec.classes, metric_names
+    )
+    return ValidationResult(results, list(detections.ours))
+
+
+def model_provenance(validation_set: ValidationSet, result: ValidationResult) -> dict[str, Any]:
+    """
+    Return what the header of a model file stores of its validation.
+
+    :param validation_set: frames and labels.
+    :param result: result of validate_detector on them.
+    :return: number of frames, metrics, and by class the score with the best F1 of 2D boxes at
+        moderate difficulty, from which detections should be shown; none without a true positive.
+    """
+    best = {
+        name: average_precision.best_threshold(
+            *(validation_set.ground_truth, result.detections, name, MODERATE),
+            class_min_iou(name, 'bbox', 'strict'),
+            kind='bbox',
+        )
+        for name in CLASSES
+    }
+    return {
+        'frames_judged': len(result.detections),
+        'metrics': result.results.to_json(),
+        SCORE_THRESHOLDS: {
+            name: round(each.min_score, 4) for name, each in best.items() if each.recall
+        },
+    }
 
 
 def metrics_row(results: MetricResults, metric: metrics.SelectionMetric) -> dict[str, float]:
     """Return a row of val.csv: the selection metric, and the columns of all metrics."""
-    return {'metric': metric.value(results), **results.ap.columns(), **results.extra_columns()}
+
+    def columns(each: MetricResults) -> dict[str, float]:
+        return {**each.ap.columns(), **each.extra_columns()}
+
+    return {
+        'metric': metric.value(results),
+        **columns(results),
+        **results.published_columns(columns),
+    }
 
 
 def is_best(values: Sequence[float]) -> bool:
@@ -91,14 +130,21 @@ def format_summary(results: MetricResults) -> str:
     """
     Format the moderate 3D AP40 (strict IoU) of every class, and other metrics, in one line.
 
-    Columns of other metrics follow a semicolon: they are not AP40.
+    Columns of other metrics follow a semicolon: they are not AP40. The published protocol follows
+    after another one.
     """
-    ap = {
+    parts = [_format_columns(_moderate_ap(results)), _format_columns(results.extra_columns())]
+    published = _format_columns(results.published_columns(_moderate_ap))
+    return '3D AP40 moderate: ' + '; '.join(filter(None, [*parts, published]))
+
+
+def _moderate_ap(results: MetricResults) -> dict[str, float]:
+    """Return the moderate 3D AP40 (strict IoU) of every class."""
+    return {
         name: each.value('3d', 'AP40', 'strict', 'moderate')
         for name, each in results.ap.by_class.items()
     }
-    parts = [
-        ', '.join(f'{name} {value:.2f}' for name, value in columns.items())
-        for columns in (ap, results.extra_columns())
-    ]
-    return '3D AP40 moderate: ' + '; '.join(filter(None, parts))
+
+
+def _format_columns(columns: Mapping[str, float]) -> str:
+    return ', '.join(f'{name} {value:.2f}' for name, value in columns.items())

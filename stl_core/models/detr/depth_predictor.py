@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stl_core.models.detr import box_coding
+from stl_core.models.detr.query_heads import QueryHeads
+from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
@@ -137,3 +140,27 @@ def _conv_gn(width: int, size: int, stride: int) -> nn.Sequential:
     """Build convolution and GroupNorm of 32 groups; input and output have `width` channels."""
     conv = nn.Conv2d(width, width, size, stride, padding=size // 2)
     return nn.Sequential(conv, nn.GroupNorm(32, width))
+
+
+def mean_depth(
+    heads: QueryHeads, depth_m: Tensor, trained_focal_px: Tensor, focal_ratio: Tensor
+) -> Tensor:
+    """
+    Average three depth estimates: the query's regression, f h / h_px, and the depth map.
+
+    :param heads: as regressed by the queries: depth is a logit.
+    :param depth_m: (B, h, w) expected depth of the depth map, at the trained focal length.
+    :param trained_focal_px: (B,) focal length at which depth is learnt, network pixels.
+    :param focal_ratio: (B,) true focal length / trained focal length.
+    :return: (B, L, Q, 2) depth in metres, log sigma.
+    """
+    box, predicted = heads.box.float().sigmoid(), heads.depth.float()
+    height_px = (box_coding.box_width_height(box)[..., 1] * depth_m.shape[1] * STRIDE).clamp(min=1)
+    from_height = heads.size_3d[..., 0].float() * trained_focal_px[:, None, None] / height_px
+    # align_corners as in the public code: image edges map to the centres of the outermost cells
+    from_map = nn.functional.grid_sample(
+        depth_m[:, None], 2 * box[..., :2].detach() - 1, align_corners=True
+    )[:, 0]
+    mean_m = (depth_encoding.from_logit(predicted[..., 0]) + from_height + from_map) / 3
+    focal_ratio = focal_ratio[:, None, None]
+    return torch.stack([mean_m * focal_ratio, predicted[..., 1] + focal_ratio.log()], -1)

@@ -70,7 +70,14 @@ def test_a_new_detector_is_evaluated_with_the_metrics_of_its_training(trained, c
     argv = ['evaluate', model, str(trained / 'training'), '--device', 'cpu']
     main.main([*argv, '--json', str(trained / 'ap.json')])
     metrics = json.loads((trained / 'ap.json').read_text())
-    assert metrics['ap'] == json.loads((trained / 'distil/metrics.json').read_text())
+    written = json.loads((trained / 'distil/metrics.json').read_text())
+    assert {**metrics['ap'], 'counts': metrics['counts']} == written
+    assert 'protocol published: this detector has none' in capsys.readouterr().out
+    data = toy_plan(trained / 'training', trained)
+    data['stages']['base']['val'] = {'protocol': 'published'}
+    message = 'val.protocol: published, but detector toy has no published protocol; use ours'
+    with pytest.raises(ConfigError, match=message):
+        stages.build_stages(data)
     main.main(['inspect', model])
     assert 'toy' in capsys.readouterr().out
 

@@ -61,15 +61,22 @@ def test_a_run_selects_and_logs_by_the_metric_that_it_names(world, capsys):
     assert '\nmetric toy\nclass       recall\nCar  ' in printed
     rows = list(csv.DictReader((world / 'run/val.csv').open()))
     assert list(rows[0])[:2] == ['epoch', 'metric']
-    assert list(rows[0])[-2:] == ['toy/recall', 'toy/density']
-    assert 'Cyclist/aos' in rows[0]
+    columns = list(rows[0])[2:]
+    ours, published = columns[: len(columns) // 2], columns[len(columns) // 2 :]
+    assert ours[-2:] == ['toy/recall', 'toy/density']
+    assert 'Cyclist/aos' in ours
+    assert published == [f'published/{name}' for name in ours]
     assert all(row['metric'] == row['toy/density'] for row in rows)
     data = json.loads((world / 'run/metrics.json').read_text())
-    assert data.keys() == {'Car', 'Pedestrian', 'Cyclist', 'metrics'}
+    assert data.keys() == {'Car', 'Pedestrian', 'Cyclist', 'metrics', 'published', 'counts'}
+    assert data['published'].keys() == data.keys() - {'published'}
     assert f'{data["metrics"]["toy"]["detections_per_frame"]:.6g}' == rows[-1]['toy/density']
     results = results_from_json(data)
     assert results.to_json() == data
-    summary = '3D AP40 moderate: Car 1, Pedestrian 1, Cyclist 1; toy/recall 1, toy/density 1'
+    names = 'published/Car 1, published/Pedestrian 1, published/Cyclist 1'
+    summary = (
+        '3D AP40 moderate: Car 1, Pedestrian 1, Cyclist 1; toy/recall 1, toy/density 1; ' + names
+    )
     assert re.sub(r'\d+\.\d\d', '1', validation.format_summary(results)) == summary
     ap_only = validation.format_summary(MetricResults({'kitti': results.ap}))
     assert validation.format_summary(results).startswith(ap_only + '; ')
@@ -82,14 +89,15 @@ def test_evaluate_shows_a_metric_only_when_it_is_asked_for(world, tmp_path, caps
     evaluate(world, '--json', tmp_path / 'without.json', '--report', tmp_path / 'report')
     assert 'toy' not in capsys.readouterr().out
     without = json.loads((tmp_path / 'without.json').read_text())
-    assert without.keys() == {'ap', 'best_threshold'}
+    assert without.keys() == {'ap', 'best_threshold', 'published', 'counts'}
     assert not list((tmp_path / 'report').glob('metric_*'))
     options = ('--report', tmp_path / 'report', '--json', tmp_path / 'with.json')
     evaluate(world, '--metric', 'toy', *options)
     assert '\nmetric toy\nclass       recall\nCar  ' in capsys.readouterr().out
     data = json.loads((tmp_path / 'with.json').read_text())
     trained = json.loads((world / 'run/metrics.json').read_text())
-    assert data == {**without, 'metrics': trained['metrics']}
+    published = {**without['published'], 'metrics': trained['published']['metrics']}
+    assert data == {**without, 'metrics': trained['metrics'], 'published': published}
     table = list(csv.DictReader((tmp_path / 'report/metric_toy.csv').open()))
     assert [row['class'] for row in table] == ['Car', 'Pedestrian', 'Cyclist']
     figures = json.loads((tmp_path / 'report/figures.json').read_text())
@@ -138,7 +146,8 @@ def test_a_study_has_a_column_for_each_number_of_the_metric(world, tmp_path, cap
     main.main(['study', f'{tmp_path}/study.yaml'])
     assert '| plain | 1 |' in capsys.readouterr().out
     before, chosen = csv.DictReader((tmp_path / 'table.csv').open())
-    assert list(chosen)[-2:] == ['toy/recall', 'toy/density']
+    columns = ['toy/recall', 'toy/density', 'published/toy/recall', 'published/toy/density']
+    assert [name for name in chosen if 'toy' in name] == columns
     assert float(chosen['toy/density']) > 0
     assert (before['toy/recall'], before['toy/density']) == ('', '')
     main.main(['study', f'{tmp_path}/study.yaml'])  # the table is read back

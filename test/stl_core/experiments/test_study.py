@@ -15,6 +15,8 @@ import yaml
 
 from stl_core.cli import main
 from stl_core.data.sources import kitti
+from stl_core.evaluation.ap_result import ApResult, ClassAp
+from stl_core.evaluation.metric import MetricResults
 from stl_core.evaluation.metrics import results_from_json
 from stl_core.experiments import study, study_table
 from stl_core.inference.model_file import ModelFileError
@@ -264,6 +266,41 @@ def test_earlier_stages_must_reproduce_their_rows_of_the_table(tmp_path, trained
     table.write_text(whole)
     study.run_study(plan)
     assert len(study_table.read_table(table)) == 5
+
+
+def test_the_published_protocol_has_columns_and_older_tables_stay_valid(
+    tmp_path, trained, monkeypatch
+):
+    """A table without the columns is read, continued and compared; new rows have them."""
+    plan, table = a_plan(tmp_path), tmp_path / 'table.csv'
+    study.run_study(plan)
+    drop_last(table)
+    without_published = stages.run_stage
+
+    def fit(resolved):
+        results = without_published(resolved)
+        above = {
+            key: tuple(value + 0.5 for value in values)
+            for key, values in results.ap['Car'].values.items()
+        }
+        published = MetricResults({'kitti': ApResult({'Car': ClassAp(above)})})
+        return dataclasses.replace(results, published=published)
+
+    monkeypatch.setattr(stages, 'run_stage', fit)
+    study.run_study(plan)
+    rows = study_table.read_table(table)
+    assert len(rows) == 5
+    columns = [name for name in rows[-1].metrics if name.startswith('published/')]
+    assert 'published/3d/strict/moderate' in columns
+    assert not any(name in rows[0].metrics for name in columns)
+    assert rows[-1].metrics['published/3d/loose/moderate'] == 30.5
+    sorted_rows = study_table.sort_rows(rows, tuple(plan.methods))
+    lines = study_table.to_markdown(sorted_rows, 'Car').splitlines()
+    assert 'protocol ours' in lines[0]
+    assert lines[2].endswith('| published 3D at 0.7 | published 3D at 0.5 |')
+    assert lines[-1].endswith('|  |  |')  # a seed of this method has no published figures
+    only_new = study_table.to_markdown([row for row in rows if columns[0] in row.metrics], 'Car')
+    assert only_new.splitlines()[-1].endswith('| 15.50 | 30.50 |')
 
 
 def test_a_complete_table_does_not_need_the_files_of_its_stages(

@@ -13,7 +13,7 @@ from stl_core.data.sources import kitti
 from stl_core.geometry import lift, project_objects
 from stl_core.inference.converters import convert_state_dict
 from stl_core.inference.model_file import build_detector
-from stl_core.models import backbone, monodetr
+from stl_core.models import DETECTORS, backbone, monodetr
 from stl_core.models.detr import box_coding, criterion, depth_predictor
 from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads
 from stl_core.tensors.batch import as_image_objects, pad_targets
@@ -64,6 +64,21 @@ def test_boxes_equal_those_of_the_public_program(public, parity_run):
         np.testing.assert_allclose(objects.size_hwl_m[i], box['size_hwl_m'], atol=1e-4)
         np.testing.assert_allclose(image_objects.box_px[i], box['box_px'], atol=0.05)
         assert image_objects.alpha[i] == pytest.approx(box['alpha'], abs=1e-4)
+
+
+def test_the_published_protocol_scores_and_drops_as_the_public_program(public, parity_run):
+    """The program writes probability * exp(-log sigma) for probabilities of at least 0.2."""
+    model, out, _ = parity_run
+    objects = as_image_objects(model.decode(out), 0)
+    probability = np.array([box['probability'] for box in public['boxes']])
+    certainty = np.exp([-box['log_sigma'] for box in public['boxes']])
+    scale = 0.2 / np.median(probability)
+    scaled = dataclasses.replace(objects, score=objects.score * scale)
+    kept = DETECTORS['monodetr'].published.select(scaled)
+    expected = (scale * probability * certainty)[scale * probability >= 0.2]
+    assert len(kept) == len(expected) == 10
+    assert kept.score == pytest.approx(expected, rel=1e-4)
+    assert kept.score.max() > 1  # sigma is less than 1 m: the score is no probability
 
 
 def labelled_targets(public, tmp_path, spec):
@@ -209,11 +224,11 @@ def test_depth_is_the_mean_of_three_estimates():
         depth=torch.tensor([np.log(1 / z), 0.3]).expand(1, 1, 1, 2).float(),
     )
     shape = (1, 96 // 16, 320 // 16)
-    depth = monodetr.mean_depth(
+    depth = depth_predictor.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.0])
     )
     torch.testing.assert_close(depth, torch.tensor([z, 0.3]).expand(1, 1, 1, 2), rtol=1e-4, atol=0)
-    rescaled = monodetr.mean_depth(
+    rescaled = depth_predictor.mean_depth(
         heads, torch.full(shape, z), torch.tensor([focal]), torch.tensor([1.5])
     )
     torch.testing.assert_close(rescaled[..., 0], 1.5 * depth[..., 0])

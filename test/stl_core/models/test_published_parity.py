@@ -1,5 +1,6 @@
 """Parity of MonoDLE and MonoCon with published programs: heads, boxes and losses."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import golden
@@ -11,6 +12,7 @@ from stl_core.data.sources.kitti import parse_labels
 from stl_core.geometry import lift, project_objects
 from stl_core.inference import converters
 from stl_core.inference.model_file import build_detector
+from stl_core.models import DETECTORS
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.tensors.batch import as_image_objects, pad_targets
 from stl_core.tensors.reductions import SINGLE_PART
@@ -126,6 +128,37 @@ def test_boxes_equal_those_of_the_program_to_a_millimetre(parity):
         assert objects.class_id[nearest] == box['class_id']
         assert height[nearest] == pytest.approx(box['height'], abs=1e-5)
         assert image_objects.depth_log_sigma[nearest] == pytest.approx(box['log_sigma'], abs=1e-4)
+
+
+def written_by_monodle(height, score):
+    """Return whether the tester of xinzhuma/monodle writes a box: `if score < threshold`."""
+    return height >= 0.2
+
+
+def written_by_monocon(height, score):
+    """Return the same for 2gunsu/monocon-pytorch, whose threshold is on the product."""
+    return score > 0.4
+
+
+WRITTEN = {'monodle': written_by_monodle, 'monocon': written_by_monocon}
+
+
+def test_the_published_protocol_scores_and_drops_as_the_program(parity):
+    """The heights are scaled so that half of the program's boxes pass its threshold."""
+    boxes, written = parity.reference['boxes'], WRITTEN[parity.name]
+    height = np.array([box['height'] for box in boxes])
+    score = height * np.exp([-box['log_sigma'] for box in boxes])
+    if 'score' in boxes[0]:
+        assert score == pytest.approx([box['score'] for box in boxes], rel=1e-5)
+    scale = 0.2 / np.median(height) if parity.name == 'monodle' else 0.4 / np.median(score)
+    objects = as_image_objects(parity.model.decode(parity.out), 0)
+    published = DETECTORS[parity.name].published
+    kept = published.select(dataclasses.replace(objects, score=objects.score * scale))
+    for i, box in enumerate(boxes):
+        rows = np.flatnonzero(np.abs(kept.box_px - box['box_px']).max(1, initial=0) < 1e-2)
+        assert len(rows) == written(scale * height[i], scale * score[i])
+        assert kept.score[rows] == pytest.approx(scale * score[i], rel=1e-4)
+    assert 0 < len(kept) < len(objects)
 
 
 def with_center_and_size(box):

@@ -28,6 +28,7 @@ from stl_core.training import (
     train_step,
     trainer,
 )
+from stl_core.training.config import ValidationConfig
 from stl_core.training.model_builder import SupervisedModel
 from stl_core.training.resolved_config import resolve_config
 from stl_core.visualization import charts
@@ -62,6 +63,8 @@ def test_a_run_writes_all_outputs(finished):
         'Car',
         'Pedestrian',
         'Cyclist',
+        'published',
+        'counts',
     }
     assert (finished / 'curves.png').stat().st_size > 1000
     assert len(list((finished / 'results').glob('*.txt'))) == 5
@@ -143,7 +146,7 @@ def test_missing_frames_are_errors(scenes, tmp_path):
     with pytest.raises(train_step.TrainError, match=r'train\.sources: no frames'):
         trainer.fit(resolve_config(small_config(scenes, tmp_path, train=dataset.DataConfig())))
     with pytest.raises(train_step.TrainError, match=r'val\.sources: no frames for validation'):
-        trainer.fit(resolve_config(small_config(scenes, tmp_path, val=dataset.DataConfig())))
+        trainer.fit(resolve_config(small_config(scenes, tmp_path, val=ValidationConfig())))
 
 
 class NanDepthLoss(SupervisedModel):

@@ -79,7 +79,7 @@ def check(args, out):
         raise DemoError(f'{args.student}: no such file; expected a model file (.safetensors, ...)')
     if args.bag is not None:
         with BagReader(args.bag) as reader:
-            first_camera_topics(reader.topics, args.bag)
+            first_camera_topics(reader)
         if any(args.bag.resolve().is_relative_to(out / name) for name in OUTPUTS):
             raise DemoError(
                 f'{args.bag}: the demo replaces it in {args.out}; choose another --out'
@@ -142,7 +142,7 @@ def ros_environment():
 def play(bag, model, out, rate):
     """Play the bag to the detector, in separate processes; returns the bag of detections."""
     with BagReader(bag) as reader:
-        image_topic, info_topic = first_camera_topics(reader.topics, bag)
+        image_topic, info_topic = first_camera_topics(reader)
     environment = ros_environment()
     parameters = {
         'model': model,

@@ -28,6 +28,7 @@ from mono3d_ros.bag_evaluation.runner import BagResult, ModelError, ModelRef
 from mono3d_ros.bags.bag_io import STORAGES, BagError, require_absent
 from mono3d_ros.bags.drive_query import (
     DriveQuery,
+    add_camera_options,
     add_rectified_option,
     prefer_raw,
     prefer_rectified,
@@ -101,9 +102,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument('out', type=Path, help='the new folder')
     parser.add_argument('--model', default=Params().model, help='model file')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--camera', default='', help='use one camera: its namespace or image topic'
-    )
+    add_camera_options(parser)
     add_rectified_option(parser)
     parser.add_argument(
         '--labels',
@@ -174,7 +173,7 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
         raise BagError(f'--pictures {args.pictures}: expected 0 or more')
     if args.jobs < 1:
         raise BagError(f'--jobs {args.jobs}: expected 1 or more')
-    params = Params(tracking=args.track, rectified=args.rectified)
+    params = Params(tracking=args.track, rectified=args.rectified, bit_depth=args.bit_depth)
     for option, name in (('score', 'score_threshold'), ('max_apart', 'max_apart_s')):
         value = getattr(args, option)
         try:
@@ -190,6 +189,8 @@ def _read_options(args: argparse.Namespace) -> EvaluationOptions:
             args.max_offset,
             args.vehicle_frame,
             args.fixed_frame,
+            args.image,
+            args.camera_info,
         ),
         params,
         label_source=args.labels,

@@ -94,6 +94,7 @@ class OfflineDetector:
     :param on_result: called with every processed image.
     :param image_results: output, one per processed image.
     :param notes: output, doubts about the images that were processed -> number of images.
+    :param image_notes: output, texts on images that are not decoded as they are described.
     :param skipped: output, reason -> number of images that could not be decoded.
     :param timings_ms: output, stage -> time per image.
     :param drawn_images: output, name -> (H, W, 3) uint8 RGB.
@@ -107,6 +108,7 @@ class OfflineDetector:
     on_result: ResultCallback = ignore_result
     image_results: list[ImageResult] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    image_notes: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     timings_ms: dict[str, list[float]] = field(default_factory=dict)
     drawn_images: dict[str, Array] = field(default_factory=dict)
@@ -144,9 +146,7 @@ class OfflineDetector:
     def _decode(self, sample: DriveSample) -> _DecodedImage | None:
         """Decode an image; counts and skips an unreadable one, as the node does."""
         number, self._next_index = self._next_index, self._next_index + 1
-        decoder = self._decoders.setdefault(
-            sample.camera.image, ImageDecoder(self.params.bit_depth)
-        )
+        decoder = self._decoder(sample.camera.image)
         start_s = time.perf_counter()
         try:
             frame = decode_image(sample, self.params.rectified, decoder, self.notes)
@@ -156,6 +156,14 @@ class OfflineDetector:
             self.skipped[f'{sample.camera.image}: {err}'] += 1
             return None
         return _DecodedImage(number, sample, frame, (time.perf_counter() - start_s) * 1e3)
+
+    def _decoder(self, topic: str) -> ImageDecoder:
+        """Return the decoder of an image topic."""
+        if topic not in self._decoders:
+            self._decoders[topic] = ImageDecoder(
+                self.params.bit_depth, lambda text: self.image_notes.append(f'{topic}: {text}')
+            )
+        return self._decoders[topic]
 
     def _write_messages(self, result: FrameResult, recorded_ns: int) -> None:
         """Write the detections of an image to the bag."""

@@ -8,7 +8,7 @@ recorded markers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from mono3d_ros.bags.bag_io import BagError, BagReader
-from mono3d_ros.bags.drive_query import DriveQuery, choose_cameras
+from mono3d_ros.bags.cameras.choice import find_cameras
+from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan, decode_image
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
@@ -59,16 +60,15 @@ class Scene:
     points_m: Array | None
 
 
-def first_camera_topics(topics: Mapping[str, str], bag: str | Path) -> tuple[str, str]:
+def first_camera_topics(reader: BagReader) -> tuple[str, str]:
     """
-    Find the first camera of a bag: an image topic and the camera_info in its namespace.
+    Find the first camera of an open bag.
 
-    :param topics: topic -> message type.
-    :param bag: name of the bag, for error messages.
+    :param reader: the open bag.
     :return: topic of the images, topic of camera_info.
     :raises BagError: if the bag has no camera; the message lists its topics.
     """
-    camera = choose_cameras(topics, DriveQuery(), bag)[0]
+    camera = find_cameras(reader, DriveQuery()).cameras[0]
     return camera.image, camera.info
 
 
@@ -81,7 +81,7 @@ def read_scenes(bag: str | Path) -> Iterator[Scene]:
     :raises BagError: for a missing or malformed bag.
     """
     with BagReader(bag) as reader:
-        image_topic, _ = first_camera_topics(reader.decodable_topics, bag)
+        image_topic, _ = first_camera_topics(reader)
         decoder = ImageDecoder()
         for sample in DriveReader(reader, DriveQuery(camera=image_topic)):
             try:

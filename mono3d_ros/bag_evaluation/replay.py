@@ -119,9 +119,10 @@ def replay_bag(
             for group in group_by_time(samples, options.params.max_apart_s):
                 detector.process(group)
         if not detector.image_results:
-            reason = next(iter(detector.skipped), 'no image has a camera_info')
+            has = '; '.join(each.reason for each in drive.cameras)
+            reason = next(iter(detector.skipped), f'no image has a camera_info; {has}')
             raise BagError(f'{bag}: no image could be processed ({reason})')
-        report = reader.report()
+        report = reader.report((*drive.choice.lines(), *detector.image_notes))
     drive_results = DriveResults(
         detector.classes, tuple(detector.image_results), detector.skipped, detector.notes
     )

@@ -17,7 +17,8 @@ from mono3d_ros.bag_evaluation import label_score, replay, report_writer, result
 from mono3d_ros.bag_evaluation.offline_detector import ResultCallback, ignore_result
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions, ReplayResult
 from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
-from mono3d_ros.bags.drive_reader import DriveSample, find_cameras
+from mono3d_ros.bags.cameras.choice import find_cameras
+from mono3d_ros.bags.drive_reader import DriveSample
 from mono3d_ros.messages import rectification
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol

@@ -8,8 +8,8 @@ or copied to another bag without decoding it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from heapq import merge
 from pathlib import Path
 from types import TracebackType
@@ -170,6 +170,26 @@ class BagReader:
                     f' and the storage promise; "ros2 bag reindex" corrects metadata.yaml'
                 )
 
+    def first_messages(self, topics: Collection[str]) -> dict[str, Any]:
+        """
+        Decode the first message of each topic.
+
+        :param topics: topics of the bag.
+        :return: topic -> message; topics without messages, or whose first message cannot be
+            decoded, are absent.
+        :raises BagError: for a topic that the bag does not have, or a damaged bag.
+        """
+        waiting = {topic for topic in topics if self._topics.promised.get(topic) != 0}
+        found: dict[str, Any] = {}
+        for message in self.messages(waiting) if waiting else ():
+            if message.topic in waiting:
+                waiting.remove(message.topic)
+                with suppress(BagError):
+                    found[message.topic] = self.decode(message)
+            if not waiting:
+                break
+        return found
+
     def decode(self, message: Message) -> Any:
         """Decode a message of this bag; BagError if its bytes do not match its type."""
         try:
@@ -178,14 +198,19 @@ class BagReader:
             where = f'{self.path}: {message.topic} at {message.recorded_ns} ns'
             raise BagError(f'{where}: not a {message.type} ({_one_line(err)})') from err
 
-    def report(self) -> BagReport:
-        """Return the numbers of messages read so far, skipped topics and remarks."""
+    def report(self, cameras: Iterable[str] = ()) -> BagReport:
+        """
+        Return the numbers of messages read so far, skipped topics and remarks.
+
+        :param cameras: lines on the cameras that were read.
+        """
         return BagReport(
             self.path.name,
             dict(sorted(self._read.items())),
             len(set(self.decodable_topics) - set(self._read)),
             self.skipped,
             self._bag.remarks,
+            tuple(cameras),
         )
 
     def _file_messages(self, file: StorageFile, topics: Collection[str]) -> Iterator[Message]:

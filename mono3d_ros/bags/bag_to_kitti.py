@@ -26,6 +26,7 @@ from mono3d_ros.bags.bag_io import BagError, BagReader, require_absent
 from mono3d_ros.bags.bag_topics import BagReport
 from mono3d_ros.bags.drive_query import (
     DriveQuery,
+    add_camera_options,
     add_rectified_option,
     prefer_raw,
     prefer_rectified,
@@ -77,7 +78,7 @@ class ExtractionSummary:
 
 
 def extract_frames(
-    bag: Path, out: Path, query: DriveQuery, rectified: str = AUTO
+    bag: Path, out: Path, query: DriveQuery, rectified: str = AUTO, bit_depth: int = 0
 ) -> ExtractionSummary:
     """
     Write the images of one camera as a KITTI folder, complete or not at all.
@@ -86,6 +87,7 @@ def extract_frames(
     :param out: the new folder.
     :param query: which part of the bag to read; it must select one camera.
     :param rectified: whether the images are rectified, see Rectifier.
+    :param bit_depth: significant bits of 16-bit images; 0: found from their values.
     :return: number of frames and missing parts.
     :raises BagError: for a bag, camera or folder that cannot be used.
     """
@@ -98,8 +100,9 @@ def extract_frames(
         with atomic_folder(out) as folder, progress_bar() as bar:
             task = bar.add_task('writing', total=len(drive), note=str(out))
             rows: list[FrameRow] = []
-            decoder = ImageDecoder()
             notes = Counter[str]()
+            image_notes: list[str] = []
+            decoder = ImageDecoder(bit_depth, image_notes.append)
             for sample in bar.track(drive, total=len(drive), task_id=task):
                 try:
                     frame = decode_image(sample, rectified, decoder, notes)
@@ -112,9 +115,10 @@ def extract_frames(
                 notes.update(_missing_parts(sample, drive.cloud_topic, query))
             if not rows:
                 reason = next(iter(notes), 'no image with a camera_info')
-                raise BagError(f'{bag}: nothing to write ({reason})')
+                raise BagError(f'{bag}: {drive.cameras[0].image}: nothing to write ({reason})')
             _write_table(folder / 'frames.csv', rows)
-        return ExtractionSummary(len(rows), dict(notes), reader.report())
+        report = reader.report((*drive.choice.lines(), *image_notes))
+        return ExtractionSummary(len(rows), dict(notes), report)
 
 
 def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample) -> FrameRow:
@@ -192,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser('bag_to_kitti', description=__doc__.split('\n')[1])
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap or .db3 file, also .zstd')
     parser.add_argument('out', type=Path, help='the new folder')
-    parser.add_argument('--camera', default='', help='namespace or image topic of the camera')
+    add_camera_options(parser)
     parser.add_argument('--cloud', default='', help='topic of the LiDAR scans; default: the first')
     parser.add_argument('--every', type=int, default=1, help='use every n-th image')
     parser.add_argument(
@@ -208,8 +212,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     summaries: list[ExtractionSummary] = []
 
     def run() -> None:
-        query = DriveQuery(args.camera, order, args.cloud, args.every, args.max_offset)
-        summaries.append(extract_frames(args.bag, args.out, query, args.rectified))
+        query = DriveQuery(
+            args.camera,
+            order,
+            args.cloud,
+            args.every,
+            args.max_offset,
+            image=args.image,
+            info=args.camera_info,
+        )
+        summaries.append(extract_frames(args.bag, args.out, query, args.rectified, args.bit_depth))
 
     stopped = 'stopped; nothing was written'
     code = run_command('bag_to_kitti', run, (BagError, OSError), stopped)

@@ -107,6 +107,7 @@ class BagReport:
     :param num_unused: number of other topics that can be read.
     :param skipped: topic -> why its messages cannot be decoded.
     :param remarks: parts that are unfinished, missing or damaged, one line each.
+    :param cameras: chosen topics of each camera and the reasons, one line each.
     """
 
     name: str
@@ -114,10 +115,12 @@ class BagReport:
     num_unused: int
     skipped: Mapping[str, str]
     remarks: tuple[str, ...]
+    cameras: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return the report: messages by topic, skipped topics, remarks."""
+        """Return the report: cameras, messages by topic, skipped topics, remarks."""
         topics = ', '.join(f'{topic} {count}' for topic, count in self.read.items())
-        lines = [f'{self.name}: read {topics or "nothing"}; {self.num_unused} topics not used']
+        lines = [f'{self.name}: {camera}' for camera in self.cameras]
+        lines += [f'{self.name}: read {topics or "nothing"}; {self.num_unused} topics not used']
         lines += [f'{self.name}: skipped {topic}: {why}' for topic, why in self.skipped.items()]
         return lines + [f'{self.name}: {remark}' for remark in self.remarks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ class CameraTopics:
     :param image: topic of the images, raw or compressed.
     :param info: topic of camera_info.
     :param labels: topic of the labels; empty if the bag has none.
+    :param reason: the topics, their type and encoding, and why they were chosen.
     """
 
     name: str
     image: str
     info: str
     labels: str
+    reason: str = ''
 
 
 def prefer_rectified(camera: CameraTopics) -> tuple[bool, bool]:
@@ -56,6 +58,8 @@ class DriveQuery:
     :param max_offset_s: maximum time between an image and its scan, seconds.
     :param vehicle_frame: frame of the vehicle, for CameraPose.vehicle_T_cam.
     :param fixed_frame: frame that does not move, for CameraPose.fixed_T_cam.
+    :param image: topic of the images of the only camera to read; empty: chosen.
+    :param info: topic of its camera_info; empty: chosen.
     """
 
     camera: str = ''
@@ -65,6 +69,8 @@ class DriveQuery:
     max_offset_s: float = 0.05
     vehicle_frame: str = 'base_link'
     fixed_frame: str = 'odom'
+    image: str = ''
+    info: str = ''
 
     def __post_init__(self) -> None:
         """Raise BagError for numbers out of range."""
@@ -92,35 +98,31 @@ def add_rectified_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_cameras(
-    topics: Mapping[str, str], query: DriveQuery, bag: str | Path
-) -> tuple[CameraTopics, ...]:
-    """
-    Find the cameras of a bag: image topics with a camera_info topic in the same namespace.
-
-    :param topics: topic -> message type.
-    :param query: which cameras to select.
-    :param bag: name of the bag, for error messages.
-    :return: at least one camera, in order of their names.
-    :raises BagError: if no camera matches; the message lists the topics or cameras of the bag.
-    """
-    candidates = list(_find_cameras(topics))
-    if not candidates:
-        has = ', '.join(topics) or 'nothing'
-        raise BagError(
-            f'{bag}: no image topic with a camera_info in its namespace; the bag has {has}'
-        )
-    cameras: dict[str, CameraTopics] = {}
-    for each in sorted(candidates, key=query.topic_order):
-        cameras.setdefault(each.name, each)
-    if not query.camera:
-        return tuple(cameras[name] for name in sorted(cameras))
-    matches = [each for each in candidates if each.image == query.camera]
-    matches += [each for name, each in cameras.items() if name == query.camera.strip('/')]
-    if not matches:
-        has = ', '.join(f'{each.name} ({each.image})' for each in cameras.values())
-        raise BagError(f'{bag}: no camera {query.camera}; the bag has {has}')
-    return (matches[0],)
+def add_camera_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose images and camera_info, and the bit depth of the images."""
+    parser.add_argument(
+        '--camera', default='', help='use one camera: its namespace or image topic'
+    )
+    parser.add_argument(
+        '--image',
+        default='',
+        metavar='TOPIC',
+        help='use this topic of Image or CompressedImage; default: chosen for each camera',
+    )
+    parser.add_argument(
+        '--camera-info',
+        default='',
+        metavar='TOPIC',
+        help='the camera_info of that camera; default: the one in the namespace of the images',
+    )
+    parser.add_argument(
+        '--bit-depth',
+        type=int,
+        default=0,
+        choices=(0, *range(8, 17)),
+        metavar='BITS',
+        help='significant bits of 16-bit images, 8 to 16; default: found from their values',
+    )
 
 
 def choose_cloud_topic(topics: Mapping[str, str], query: DriveQuery, bag: str | Path) -> str:
@@ -138,17 +140,3 @@ def choose_cloud_topic(topics: Mapping[str, str], query: DriveQuery, bag: str | 
         has = ', '.join(clouds) or 'none'
         raise BagError(f'{bag}: no PointCloud2 topic {query.cloud_topic}; the bag has {has}')
     return query.cloud_topic or next(iter(clouds), '')
-
-
-def _find_cameras(topics: Mapping[str, str]) -> Iterator[CameraTopics]:
-    """Yield every image topic with a camera_info topic in the same namespace."""
-    for topic, kind in topics.items():
-        base = topic.removesuffix('/compressed')
-        if kind != (IMAGE_TYPE if base == topic else COMPRESSED_IMAGE_TYPE):
-            continue  # other transports, such as /compressedDepth, are not colour images
-        space = base.rsplit('/', 1)[0]
-        if topics.get(f'{space}/camera_info') == CAMERA_INFO_TYPE:
-            labels = f'{space}/ground_truth/labels'
-            name = space.strip('/') or 'camera'
-            has_labels = topics.get(labels) == 'std_msgs/msg/String'
-            yield CameraTopics(name, topic, f'{space}/camera_info', labels if has_labels else '')

@@ -18,12 +18,8 @@ from typing import Any, NamedTuple
 
 from mono3d_ros.bags import drive_writer
 from mono3d_ros.bags.bag_io import BagError, BagReader, Message
-from mono3d_ros.bags.drive_query import (
-    CameraTopics,
-    DriveQuery,
-    choose_cameras,
-    choose_cloud_topic,
-)
+from mono3d_ros.bags.cameras.choice import find_cameras
+from mono3d_ros.bags.drive_query import CameraTopics, DriveQuery, choose_cloud_topic
 from mono3d_ros.camera_frame import CameraPose, Frame
 from mono3d_ros.messages.images import ImageDecoder, to_frame, to_intrinsics
 from mono3d_ros.messages.primitives import header_stamp_ns
@@ -77,25 +73,6 @@ class DriveSample:
     label_text: str
 
 
-def find_cameras(reader: BagReader, query: DriveQuery) -> tuple[CameraTopics, ...]:
-    """
-    Find the cameras of an open bag whose messages can be decoded.
-
-    :param reader: the open bag.
-    :param query: which cameras to select.
-    :return: at least one camera, in order of their names.
-    :raises BagError: if no camera matches; the message names topics that cannot be decoded.
-    """
-    try:
-        return choose_cameras(reader.decodable_topics, query, reader.path)
-    except BagError as err:
-        skipped = [f'{topic} ({why})' for topic, why in reader.skipped.items()]
-        if not skipped:
-            raise
-        more = f' and {len(skipped) - 5} more' if len(skipped) > 5 else ''
-        raise BagError(f'{err}; not readable: {", ".join(skipped[:5])}{more}') from err
-
-
 def decode_image(
     sample: DriveSample, rectified: str, decoder: ImageDecoder, notes: Counter[str]
 ) -> Frame:
@@ -132,7 +109,8 @@ class DriveReader:
         :raises BagError: for a camera or topic that the bag does not have, or a damaged bag.
         """
         self._reader, self._query = reader, query
-        self.cameras = find_cameras(reader, query)
+        self.choice = find_cameras(reader, query)
+        self.cameras = self.choice.cameras
         self.cloud_topic = choose_cloud_topic(reader.decodable_topics, query, reader.path)
         self._camera_by_topic = {each.image: each for each in self.cameras}
         self._pose_frames = (query.vehicle_frame, query.fixed_frame)

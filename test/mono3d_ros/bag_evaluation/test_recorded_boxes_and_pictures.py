@@ -80,11 +80,6 @@ def test_a_bag_without_detections_has_a_summary(tmp_path):
 def test_missing_send_times_and_cameras_are_errors(tmp_path):
     with pytest.raises(BagError, match=r'sent\.csv: no such file'):
         recorded_boxes.read_recorded_detections(tmp_path)
-    with pytest.raises(BagError, match='with a camera_info in its namespace; the bag has'):
-        pictures.first_camera_topics({'/a/image': 'sensor_msgs/msg/Image'}, 'bag')
-    info = 'sensor_msgs/msg/CameraInfo'
-    topics = {'/a/i/compressed': 'sensor_msgs/msg/CompressedImage', '/a/camera_info': info}
-    assert pictures.first_camera_topics(topics, 'bag') == ('/a/i/compressed', '/a/camera_info')
 
 
 def test_a_picture_shows_the_projected_box(tmp_path):
@@ -188,9 +183,7 @@ def test_the_shared_recorded_drive_is_read(mono3d_data):
     scenes = list(pictures.read_scenes(bag))
     assert len(scenes) == 3
     with BagReader(bag) as reader:
-        assert (
-            pictures.first_camera_topics(reader.topics, bag)[0] == '/camera/image_raw/compressed'
-        )
+        assert pictures.first_camera_topics(reader)[0] == '/camera/image_raw/compressed'
     assert all(scene.frame.image.shape == (375, 1242, 3) for scene in scenes)
     assert all(scene.truth is None and scene.points_m is None for scene in scenes)
 

@@ -1,0 +1,1 @@
+"""Choice of the cameras of a bag."""

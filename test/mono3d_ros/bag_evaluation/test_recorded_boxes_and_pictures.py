@@ -155,7 +155,7 @@ def test_replay_without_subscribers_or_bag_exits_with_code_2(tmp_path):
     for bag, topic, message in (
         ('bag', '/camera/image_raw', 'no subscriber to /camera/'),
         ('bag', '/x', 'no topic /x; the bag has /camera/'),
-        ('bag', '/tf', 'no Image or CompressedImage topic'),
+        ('bag', '/camera/camera_info', 'no Image or CompressedImage topic'),
         ('none', '/x', 'no such bag'),
     ):
         played = subprocess.run(

@@ -40,6 +40,21 @@ def project_points(points_m: Array, P: Array) -> tuple[Array, Array]:
         return homogeneous[..., :2] / w[..., None], w
 
 
+def project_each(points_m: Array, Ps: Array) -> tuple[Array, Array]:
+    """
+    Project points to pixels, each by a projection of its own image.
+
+    :param points_m: (N, ..., 3) camera frame.
+    :param Ps: (N, 3, 4).
+    :return: (N, ..., 2) pixels and (N, ...) w, as project_points.
+    """
+    homogeneous = np.einsum('nij,n...j->n...i', Ps[:, :, :3], points_m)
+    homogeneous += Ps[:, :, 3].reshape(len(Ps), *[1] * (points_m.ndim - 2), 3)
+    w = homogeneous[..., 2]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return homogeneous[..., :2] / w[..., None], w
+
+
 def backproject_pixels(pixels: Array, depth_m: Array, P: Array) -> Array:
     """
     Compute the points at given depths that project to given pixels, exactly for every P.

@@ -18,12 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stl_core.data import augmentation, depth_maps
+from stl_core.data.checks.label_table import stack_labels
+from stl_core.data.checks.taught import why_left_out
 from stl_core.data.frame_source import SourceConfig, SourceImage, read_images, read_split
 from stl_core.data.sources import open_source
 from stl_core.geometry import project_objects
 from stl_core.preprocessing import InputSpec, letterbox_affine
 from stl_core.tensors.batch import Batch, pad_targets
-from stl_core.types import Array, ImageObjects, Labels, Objects3D
+from stl_core.types import Array, ImageObjects, Objects3D
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,16 @@ class FrameDataset(Dataset[Sample]):
         """
         self.config, self.spec, self.seed = config, spec, seed
         self._load_images = load_images
-        self.images = list_frames(config)
+        self.images_by_source = list_frames_by_source(config)
+        self.images = [image for images in self.images_by_source for image in images]
+        table = stack_labels(self.images)
+        #: Why each label of each image is no target, see taught.why_left_out.
+        self.left_out = table.split(why_left_out(table, config, classes))
         self._objects = [
-            filter_trainable(image.labels, config).to_objects(classes)
+            image.labels[reasons == ''].to_objects(classes)
             if image.labels is not None
             else Objects3D.empty()
-            for image in self.images
+            for image, reasons in zip(self.images, self.left_out, strict=True)
         ]
         cached = self.images if config.keep_images else []
         with ThreadPoolExecutor() as pool:
@@ -224,14 +230,6 @@ def median_focal_px(images: Sequence[SourceImage], spec: InputSpec) -> float:
     return float(np.median(focal_px))
 
 
-def filter_trainable(labels: Labels, config: DataConfig) -> Labels:
-    """Return the labels within the limits of a configuration: the training targets."""
-    z, height = labels.center_m[:, 2], labels.box_px[:, 3] - labels.box_px[:, 1]
-    keep = (z > config.min_depth_m) & (z <= config.max_depth_m)
-    keep &= (height >= config.min_height_px) & (labels.truncated <= config.max_truncated)
-    return labels[keep & (labels.occluded <= config.max_occluded)]
-
-
 def split_points(count: int, parts: int) -> list[int]:
     """Return the parts + 1 indices that split `count` items into parts of nearly equal size."""
     return [count * part // parts for part in range(parts + 1)]
@@ -239,8 +237,13 @@ def split_points(count: int, parts: int) -> list[int]:
 
 def list_frames(config: DataConfig) -> list[SourceImage]:
     """List the images of every source, in order; DataError names a missing or malformed file."""
+    return [image for images in list_frames_by_source(config) for image in images]
+
+
+def list_frames_by_source(config: DataConfig) -> list[list[SourceImage]]:
+    """List the images of each source; DataError names a missing or malformed file."""
     ids = read_split(config.split) if config.split else ()
-    return [image for each in config.sources for image in read_images(open_source(each, ids))]
+    return [read_images(open_source(each, ids)) for each in config.sources]
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:

@@ -28,6 +28,9 @@ class DetectorEntry(NamedTuple):
         the weights: model files of versions without such an option can still be loaded.
     :param published: how its public code scores and filters detections; None for a detector
         without a published protocol, which is evaluated by ours alone.
+    :param center_within: where the projected centre of an object must be for the detector to
+        learn the object: on the 'canvas', in its 'box' on the canvas, or 'anywhere'. A part of the
+        box is on the canvas in any case.
     """
 
     detector: Callable[..., Detector]
@@ -36,6 +39,7 @@ class DetectorEntry(NamedTuple):
     head_semantics: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
     published: PublishedProtocol | None = None
+    center_within: str = 'canvas'
 
 
 DETECTORS: dict[str, DetectorEntry] = {
@@ -52,6 +56,7 @@ DETECTORS: dict[str, DetectorEntry] = {
         monocon.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
         published=monocon.PUBLISHED,
+        center_within='anywhere',
     ),
     'monodetr': DetectorEntry(
         monodetr.MonoDETR,
@@ -60,6 +65,7 @@ DETECTORS: dict[str, DetectorEntry] = {
         ('virtual_focal_px', 'heading_bins'),
         training_only=('freeze_beginning',),
         published=monodetr.PUBLISHED,
+        center_within='box',
     ),
 }
 

@@ -20,7 +20,7 @@ from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions, RunRecord
 from stl_core.training.config import TrainConfig
 from stl_core.training.optim import LrAndBeta, Optimizer
 from stl_core.training.resolved_config import ResolvedConfig
-from stl_core.training.run import data_fingerprint, extension
+from stl_core.training.run import data_fingerprint, extension, object_counts
 from stl_core.training.run.journal import RunJournal, describe_resume
 from stl_core.training.train_step import TrainError
 
@@ -119,12 +119,14 @@ def setup_run(
         model_factory(replace(resolved, restores_weights=restores)), device
     )
     unwrapped_model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frames, sampler, validation_set = _load_datasets(resolved)
+    frames, sampler, validation_set, object_report = load_datasets(resolved)
     data = data_fingerprint.fingerprint_run(resolved, frames.images, validation_set.frames)
     saved = checkpoint.find_saved_run(resolved, data, options)
     first = saved.epoch if saved else 0
     if first != distributed.broadcast_scalar(first, device):
         raise TrainError(f'{config.out}: not a folder that all processes share')
+    if rank() == 0:
+        object_counts.write_counts(Path(config.out), object_report)
     detector = unwrapped_model.get_submodule('detector')
     optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
     if saved:
@@ -139,10 +141,19 @@ def setup_run(
     return RunState(resolved, device, *parts, record, journal), first
 
 
-def _load_datasets(
+def load_datasets(
     resolved: ResolvedConfig,
-) -> tuple[dataset.FrameDataset, dataset.ShuffledBatchSampler, validation.ValidationSet]:
-    """Read training and validation frames, and check that the run can use them; see fit."""
+) -> tuple[
+    dataset.FrameDataset,
+    dataset.ShuffledBatchSampler,
+    validation.ValidationSet,
+    dict[str, Any],
+]:
+    """
+    Read training and validation frames, and check that the run can use them; see fit.
+
+    :return: both sets, the sampler, and the counts of object_counts.check_objects.
+    """
     config, image_loader = resolved.config, resolved.image_loader
     frames = dataset.FrameDataset(
         config.train, config.input, config.classes, config.seed, image_loader
@@ -159,11 +170,24 @@ def _load_datasets(
             f'batch_size: cannot split batches of {smallest} images among {world_size()} processes'
             f' times {config.accumulate} micro-batches (accumulate)'
         )
-    validation_set = validation.load_validation_set(dataset.list_frames(config.val))
+    _check_batch_norm(config, smallest // parts)
+    val_by_source = dataset.list_frames_by_source(config.val)
+    validation_set = validation.load_validation_set([i for each in val_by_source for i in each])
     if not validation_set.frames:
         raise TrainError('val.sources: no frames for validation')
+    report = object_counts.check_objects(config, frames, val_by_source, verbose=rank() == 0)
     if image_loader is dataset.load_image_and_depth:
         depth_checks.require_lidar_like_depth(frames.images, 'train')
     if config.input.depth:
         depth_checks.require_lidar_like_depth(validation_set.frames, 'val')
-    return frames, sampler, validation_set
+    return frames, sampler, validation_set, report
+
+
+def _check_batch_norm(config: TrainConfig, images: int) -> None:
+    """Raise TrainError if BatchNorm would see one value per channel at the deepest stride."""
+    width, height = config.input.width_px, config.input.height_px
+    if images * world_size() * (width // 32) * (height // 32) < 2:
+        raise TrainError(
+            f'input: a canvas of {width}x{height} with one image a step is too small for'
+            ' BatchNorm; use a larger canvas, or a larger batch_size and more frames'
+        )

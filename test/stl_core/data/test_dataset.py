@@ -1,7 +1,6 @@
 import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from kitti_scenes import P2, make_scenes
@@ -11,7 +10,6 @@ from stl_core.data import dataset
 from stl_core.data.sources import kitti
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import batch
-from stl_core.types import Labels
 
 
 @pytest.fixture(scope='module')
@@ -41,27 +39,6 @@ def test_batches_do_not_depend_on_workers_or_cached_images(scenes, tmp_path):
     assert not torch.allclose(
         first.sort()[0], second.sort()[0]
     )  # other augmentations in every epoch
-
-
-def test_filter_trainable_keeps_labels_within_the_limits():
-    count = 6
-    labels = Labels(
-        name=np.full(count, 'Car'),
-        truncated=np.array([0.0, 0.6, 0, 0, 0, 0]),
-        occluded=np.array([2, 0, 3, 0, 0, 0]),
-        alpha=np.zeros(count),
-        score=np.ones(count),
-        center_m=np.stack([np.zeros(count), np.ones(count), [20.0, 20, 20, 1.5, 70, 20]], 1),
-        size_hwl_m=np.ones((count, 3)),
-        rotation_y=np.zeros(count),
-        box_px=np.array([[0, 0, 9, 30.0]] * 5 + [[0, 0, 9, 20.0]]),
-    )
-    limits = dataset.DataConfig(
-        min_depth_m=2.0, max_depth_m=65.0, min_height_px=25.0, max_occluded=2, max_truncated=0.5
-    )
-    assert dataset.filter_trainable(labels, limits).center_m[:, 2].tolist() == [20.0]
-    assert len(dataset.filter_trainable(labels[:1], limits)) == 1
-    assert len(dataset.filter_trainable(labels, dataset.DataConfig())) == count - 1  # 70 m
 
 
 def test_a_remainder_of_one_image_joins_another_batch():

@@ -42,7 +42,7 @@ def project_points(points_m: Array, P: Array) -> tuple[Array, Array]:
 
 def project_each(points_m: Array, Ps: Array) -> tuple[Array, Array]:
     """
-    Project points to pixels, each by a projection of its own image.
+    Project points to pixels, each by the projection of its image.
 
     :param points_m: (N, ..., 3) camera frame.
     :param Ps: (N, 3, 4).

@@ -23,7 +23,7 @@ class Fault(NamedTuple):
 
     :param find: function of labels that returns (N,) bool.
     :param text: (labels, index) -> the numbers.
-    :param expected: what is expected, and what is meant instead at times.
+    :param expected: the numbers that are expected, and what else may be meant.
     """
 
     find: Callable[[Labels], Array]
@@ -95,7 +95,7 @@ def find_faults(labels: Labels) -> Array:
 
 
 def describe_fault(labels: Labels, index: int) -> str:
-    """Describe the impossible numbers of an object and what is expected; '' if it has none."""
+    """Describe the impossible numbers of an object and the expected ones; '' if it has none."""
     kind = str(find_faults(labels[index])[0])
     return f'{FAULTS[kind].text(labels, index)}; {FAULTS[kind].expected}' if kind else ''
 

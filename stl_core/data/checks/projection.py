@@ -25,7 +25,7 @@ CORNER = 0.85
 
 def projection_fault(P: Array) -> str:
     """
-    Return what is wrong with a projection; '' if it can be that of a rectified camera.
+    Describe the fault of a projection; '' if it can be that of a rectified camera.
 
     :param P: (3, 4), camera frame -> pixels: fx 0 cx, 0 fy cy, 0 0 1, and a fourth column of the
         offset from the camera frame's origin.
@@ -82,7 +82,7 @@ def picture_fault(P: Array, width_px: int, height_px: int) -> str:
 
 def picture_doubt(P: Array, width_px: int, height_px: int) -> str:
     """
-    Return what is odd about a projection of a picture of this size; '' if nothing.
+    Describe what seems odd about a projection of a picture of this size; ''.
 
     :param P: (3, 4), free of picture_fault.
     """
@@ -118,7 +118,7 @@ def check_pictures(images: Sequence[SourceImage], sizes_px: Array) -> str:
 
 
 def require_projection(image: SourceImage, width_px: int, height_px: int) -> None:
-    """Raise DataError, naming where it is, if the projection of an image cannot be its own."""
+    """Raise DataError, naming where it is, if the projection of an image cannot be right."""
     fault = projection_fault(image.P) or picture_fault(image.P, width_px, height_px)
     if fault:
         raise DataError(f'{image.P_location or image.id}: the projection (KITTI: P2) {fault}')

@@ -1,4 +1,4 @@
-"""What is counted as taught is what the network is given, for every detector and format."""
+"""The objects counted as taught are those the network is given, for every detector and format."""
 
 import dataclasses
 

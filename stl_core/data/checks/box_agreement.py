@@ -17,9 +17,9 @@ from stl_core.types import Array
 MIN_DEPTH_M = 0.5
 #: Only boxes with at least this share of their projection in the picture are compared.
 MIN_SHARE_IN_PICTURE = 0.7
-#: Median IoU below which labels and P contradict each other, and below which they are in doubt.
+#: Median IoU below which labels and P contradict each other, and below which they are a warning.
 #: KITTI's median is 0.97.
-CONTRADICTION_IOU, DOUBT_IOU = 0.35, 0.65
+CONTRADICTION_IOU, WARNING_IOU = 0.35, 0.65
 #: More than this share of 2D boxes beyond the picture by more than this share of its size is a
 #: contradiction; a cropped picture may cut boxes.
 MAX_SHARE_BEYOND, BEYOND = 0.2, 1.1
@@ -71,7 +71,7 @@ def check_boxes(images: Sequence[SourceImage], table: LabelTable, sizes_px: Arra
         return ''
     ious = _iou(boxes.labelled, boxes.projected, boxes.last)
     median = float(np.median(ious[compared]))
-    if median >= DOUBT_IOU:
+    if median >= WARNING_IOU:
         return ''
     worst = int(np.flatnonzero(compared)[np.argmin(ious[compared])])
     text = (
@@ -132,7 +132,7 @@ def _hint(boxes: ComparedBoxes, compared: Array) -> str:
         ('boxes given as x y w h? expected x0 y0 x1 y1', as_sides),
         (f'boxes of a picture {1 / max(factor, 1e-9):.2g} times as large?', labelled * factor),
     ):
-        if np.median(_iou(changed, projected, last)) >= DOUBT_IOU:
+        if np.median(_iou(changed, projected, last)) >= WARNING_IOU:
             return f'; {hint}'
     return '; do labels, calibration and picture belong together?'
 

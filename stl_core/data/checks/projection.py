@@ -80,7 +80,7 @@ def picture_fault(P: Array, width_px: int, height_px: int) -> str:
     return ''
 
 
-def picture_doubt(P: Array, width_px: int, height_px: int) -> str:
+def picture_warning(P: Array, width_px: int, height_px: int) -> str:
     """
     Describe what seems odd about a projection of a picture of this size; ''.
 
@@ -104,17 +104,17 @@ def check_pictures(images: Sequence[SourceImage], sizes_px: Array) -> str:
     :return: a warning, '' without one.
     :raises DataError: for a projection that is impossible, naming where it is.
     """
-    doubts, checked = [], set()
+    warnings, checked = [], set()
     for image, (width, height) in zip(images, sizes_px.tolist(), strict=True):
         # most images of a set share their projection
         if (key := (image.P.tobytes(), width, height)) in checked:
             continue
         checked.add(key)
         require_projection(image, width, height)
-        if doubt := picture_doubt(image.P, width, height):
-            doubts.append(f'{image.P_location or image.id}: P {doubt}')
-    more = f' (and {len(doubts) - 1} other projections)' if len(doubts) > 1 else ''
-    return f'{doubts[0]}{more}' if doubts else ''
+        if warning := picture_warning(image.P, width, height):
+            warnings.append(f'{image.P_location or image.id}: P {warning}')
+    more = f' (and {len(warnings) - 1} other projections)' if len(warnings) > 1 else ''
+    return f'{warnings[0]}{more}' if warnings else ''
 
 
 def require_projection(image: SourceImage, width_px: int, height_px: int) -> None:

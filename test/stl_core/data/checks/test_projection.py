@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from stl_core.data.checks.projection import picture_doubt, picture_fault, projection_fault
+from stl_core.data.checks.projection import picture_warning, picture_fault, projection_fault
 
 KITTI = np.array(
     [[721.5377, 0, 609.5593, 44.85728], [0, 721.5377, 172.854, 0.2163791], [0, 0, 1, 0.002745884]]
@@ -67,14 +67,14 @@ def test_matrices_that_are_no_rectified_camera_are_described(P, message):
 )
 def test_cropped_and_resized_pictures_have_no_fault(P, size):
     assert picture_fault(P, *size) == ''
-    assert picture_doubt(P, *size) == ''
+    assert picture_warning(P, *size) == ''
 
 
 @pytest.mark.parametrize('factor', [2, 3, 4, 8])
 def test_a_projection_of_a_larger_picture_is_described(factor):
     """At twice the size, KITTI's principal point lies just inside the small picture."""
     size = (WIDTH // factor, HEIGHT // factor)
-    text = picture_fault(KITTI, *size) or picture_doubt(KITTI, *size)
+    text = picture_fault(KITTI, *size) or picture_warning(KITTI, *size)
     guess = re.search(r'of a picture ([\d.]+) times as large', text)
     assert float(guess[1]) == pytest.approx(factor, rel=0.1)
     assert bool(picture_fault(KITTI, *size)) == (factor > 2)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from stl_core.data.checks.projection import picture_warning, picture_fault, projection_fault
+from stl_core.data.checks.projection import picture_fault, picture_warning, projection_fault
 
 KITTI = np.array(
     [[721.5377, 0, 609.5593, 44.85728], [0, 721.5377, 172.854, 0.2163791], [0, 0, 1, 0.002745884]]

@@ -170,8 +170,8 @@ def test_sources_are_counted_one_by_one(tmp_path):
     roots = write_set(tmp_path / 'a', GOOD), write_set(tmp_path / 'b', GOOD[:1])
     built = run_config(roots[0])
     sources = tuple(kitti.folders_below(root, labelled=True) for root in roots)
-    both = dataclasses.replace(built.train, sources=sources)
-    built = dataclasses.replace(built, train=both, val=both)
+    train, val = (dataclasses.replace(each, sources=sources) for each in (built.train, built.val))
+    built = dataclasses.replace(built, train=train, val=val)
     report = setup.load_datasets(resolve_config(built))[-1]
     for role in ('train', 'val'):
         assert [each['source'] for each in report[role]['sources']] == [

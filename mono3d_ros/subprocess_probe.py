@@ -17,7 +17,10 @@ from types import MappingProxyType
 #: Time limit of one probe, seconds: importing torch from a cold disk is slow.
 TIMEOUT_S = 180.0
 
-#: Name of a probe -> program that prints one line of JSON.
+#: Name of the probe of the node, which needs every package of the node.
+NODE_PROBE = 'node'
+
+#: Name of a probe, a module or NODE_PROBE -> program that prints one line of JSON.
 PROBES = MappingProxyType(
     {
         'rclpy': """
@@ -53,6 +56,14 @@ import numpy
 from cv_bridge import CvBridge
 message = CvBridge().cv2_to_imgmsg(numpy.zeros((2, 2, 3), numpy.uint8), 'bgr8')
 CvBridge().imgmsg_to_cv2(message, 'rgb8')
+print('{}')
+""",
+        NODE_PROBE: """
+from mono3d_ros.node import detector_node
+from mono3d_ros.params import Params
+from mono3d_ros.perception import model_loading
+path = model_loading.SHIPPED_MODELS / Params().model
+model_loading.warm_up(model_loading.load_model(path, 'cpu'))
 print('{}')
 """,
     }

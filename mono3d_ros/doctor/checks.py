@@ -7,14 +7,12 @@ Pure functions that need only Python, since `doctor` must run where everything e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from mono3d_ros.doctor.check_result import MISSING, NOTE, WARNING, CheckResult
 from mono3d_ros.doctor.environment import Environment
-from mono3d_ros.monitoring import transport_advice
-
-#: Levels of a result: the node cannot run; it runs with problems; something optional is missing.
-MISSING, WARNING, NOTE = 'missing', 'warning', 'note'
+from mono3d_ros.doctor.transport_checks import check_transport
+from mono3d_ros.subprocess_probe import NODE_PROBE
 
 MIN_PYTHON, MIN_TORCH = (3, 10), (2, 4)
 #: Modules that the node imports -> their pip name.
@@ -41,41 +39,24 @@ OPTIONAL_ROS_PACKAGES = MappingProxyType(
         'tf2_ros': 'the node subscribes to tf itself',
     }
 )
+#: Module -> its ROS package, where the names differ.
+ROS_PACKAGES = MappingProxyType({'tf2_ros': 'tf2_ros_py'})
 OPENCV_DISTRIBUTIONS = tuple(
     f'opencv-{kind}python{tail}' for kind in ('', 'contrib-') for tail in ('', '-headless')
 )
-#: Receive buffer that Cyclone DDS needs for a raw 1080p image, bytes.
-MIN_BUFFER_BYTES = 10_000_000
-RAISE_BUFFER_COMMAND = (
-    'sudo sysctl -w net.core.rmem_max=2147483647 (permanently: a file in /etc/sysctl.d)'
-)
-
-
 #: Newest versions that older cv_bridge, launch_testing and colcon work with, for pip.
-CV_BRIDGE_REQUIREMENTS = '"numpy<2" "opencv-python-headless<5"'
+NUMPY_1_REQUIREMENT = '"numpy<2"'
+CV_BRIDGE_REQUIREMENTS = f'{NUMPY_1_REQUIREMENT} "opencv-python-headless<5"'
 PYTEST_REQUIREMENT, SETUPTOOLS_REQUIREMENT = '"pytest<8"', '"setuptools<80"'
 #: Oldest launch_testing whose plugins pytest 8 can load; Humble's is older.
 PYTEST_8_LAUNCH_TESTING = (3, 0)
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """
-    A problem that a check found.
-
-    :param level: MISSING, WARNING or NOTE.
-    :param what: description in one line.
-    :param remedy: exact command or step that fixes it.
-    """
-
-    level: str
-    what: str
-    remedy: str
-
-
 def run_checks(env: Environment) -> list[CheckResult]:
     """Run all checks and return the problems, worst first."""
     results = [result for check in CHECKS for result in check(env)]
+    if can_run(results):  # otherwise the other results are the cause
+        results += _check_node(env)
     return sorted(results, key=lambda each: (MISSING, WARNING, NOTE).index(each.level))
 
 
@@ -234,40 +215,19 @@ def _check_cv_bridge(env: Environment) -> Iterator[CheckResult]:
         )
 
 
-def _check_transport(env: Environment) -> Iterator[CheckResult]:
-    """Check for causes of lost large images: DDS transports and buffers of the kernel."""
-    probe = env.trials.get('rclpy')
-    rmw = probe.said.get('rmw', '') if probe else ''
-    settings = {transport_advice.TRANSPORTS_VARIABLE, *transport_advice.PROFILE_VARIABLES}
-    setting = transport_advice.localhost_setting(env.variables)
-    if 'fastrtps' in rmw and setting:
-        yield CheckResult(
-            WARNING,
-            f'{setting} makes Fast DDS ignore FASTDDS_BUILTIN_TRANSPORTS: large images are lost '
-            'silently',
-            transport_advice.localhost_remedy(setting),
+def _check_node(env: Environment) -> Iterator[CheckResult]:
+    """Check the trial of the node: all of its imports, and the network once."""
+    error = _probe_error(env, NODE_PROBE)
+    if not error:
+        return
+    numpy = env.versions.get('numpy', '')
+    if 'numpy' in error.lower() and _major_minor(numpy) >= (2,):
+        remedy = (
+            f'{_pip_command(env, NUMPY_1_REQUIREMENT)}: NumPy {numpy} hides that of the system'
         )
-    elif 'fastrtps' in rmw and not settings & set(env.variables):
-        yield CheckResult(
-            WARNING,
-            "Fast DDS's default transports lose large images silently",
-            'export FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA for cameras and detector; the launch '
-            'files set it for the detector',
-        )
-    buffer = env.settings.get('net.core.rmem_max', MIN_BUFFER_BYTES)
-    if 'cyclonedds' in rmw and buffer < MIN_BUFFER_BYTES:
-        yield CheckResult(
-            WARNING,
-            f'net.core.rmem_max is {buffer} bytes: Cyclone DDS loses large images',
-            f'{RAISE_BUFFER_COMMAND}, and set SocketReceiveBufferSize min="10MB" in the '
-            'CYCLONEDDS_URI file',
-        )
-    elif 'cyclonedds' in rmw and 'CYCLONEDDS_URI' not in env.variables:
-        yield CheckResult(
-            NOTE,
-            'Cyclone DDS requests small receive buffers by default',
-            'set SocketReceiveBufferSize min="10MB" in the CYCLONEDDS_URI file: docs/vehicle.md',
-        )
+    else:
+        remedy = f'the whole error: {env.executable} -c "import mono3d_ros.node.detector_node"'
+    yield CheckResult(MISSING, f'the node does not start: {error}', remedy)
 
 
 def _check_model_files(env: Environment) -> Iterator[CheckResult]:
@@ -318,7 +278,7 @@ CHECKS = (
     *(
         _check_gpu,
         _check_opencv,
-        _check_transport,
+        check_transport,
         _check_commands,
         _check_cv_bridge,
         _check_developer_tools,
@@ -356,6 +316,7 @@ def _apt_command(env: Environment, *packages: str) -> str:
     if 'ros-rclpy' in env.versions:
         return "PyPI's ROS has few packages: install ROS's own (docs/vehicle.md)"
     distro = env.variables.get('ROS_DISTRO', '$ROS_DISTRO')
+    packages = tuple(ROS_PACKAGES.get(name, name) for name in packages)
     names = ' '.join(f'ros-{distro}-{name.replace("_", "-")}' for name in packages)
     return f'sudo apt install {names}'
 

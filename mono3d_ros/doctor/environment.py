@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from mono3d_ros.subprocess_probe import PROBES, ProbeResult, run_probe
+from mono3d_ros.subprocess_probe import NODE_PROBE, PROBES, ProbeResult, run_probe
 from stl_core.inference.runtimes import RUNTIMES
 
 #: Modules to look for, by import name.
@@ -116,8 +116,17 @@ def collect_environment() -> Environment:
         settings=_kernel_settings(),
         students=check_model_files(Path(__file__).parents[1] / 'models'),
         commands=read_command_interpreters([*prefixes, Path(sys.prefix)]),
-        trials={name: run_probe(code) for name, code in PROBES.items() if name in modules},
+        trials=_run_probes(modules),
     )
+
+
+def _run_probes(modules: frozenset[str]) -> dict[str, ProbeResult]:
+    """Return the results of the probes whose modules are installed; the node's is the last."""
+    results = {name: run_probe(code) for name, code in PROBES.items() if name in modules}
+    needed = [results.get(name) for name in ('rclpy', 'torch', 'cv2')]
+    if all(each is not None and not each.error for each in needed):
+        results[NODE_PROBE] = run_probe(PROBES[NODE_PROBE])
+    return results
 
 
 def check_model_files(folder: Path) -> dict[str, str]:

@@ -15,6 +15,10 @@ RANGE_VARIABLE, LOCALHOST_VARIABLE = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCAL
 #: Values of RANGE_VARIABLE that leave the transports of Fast DDS alone; OFF finds no other
 #: process, and rcl takes every other value, 'localhost' for example, for LOCALHOST.
 OTHER_RANGES = ('', 'OFF', 'SUBNET', 'SYSTEM_DEFAULT')
+CYCLONE_VARIABLE = 'CYCLONEDDS_URI'
+#: Element of Cyclone's file that requests a buffer for raw 1080p images and takes what the kernel
+#: grants; with min="10MB" no process starts below that limit.
+CYCLONE_BUFFER = '<SocketReceiveBufferSize max="10MB"/>'
 #: Distributions of ROS that read LOCALHOST_VARIABLE, and then replace the transports likewise.
 LOCALHOST_DISTRIBUTIONS = ('humble', 'iron', 'jazzy')
 
@@ -54,6 +58,12 @@ def lost_images_advice(rmw: str, variables: Mapping[str, str]) -> str:
     """
     if 'fastrtps' in rmw:
         return _fastdds_advice(variables)
+    if 'cyclonedds' in rmw:
+        file = variables.get(CYCLONE_VARIABLE, '') or f'a file in {CYCLONE_VARIABLE}'
+        return (
+            f'try parameter reliability: reliable, or {CYCLONE_BUFFER} in {file} and a larger '
+            'net.core.rmem_max'
+        )
     return 'try parameter reliability: reliable, or compressed images'
 
 

@@ -64,5 +64,19 @@ def test_advice_names_the_cause_in_this_environment(rmw, variables, advice):
     assert re.search(advice, lost_images_advice(rmw, variables))
 
 
+@pytest.mark.parametrize(
+    ('variables', 'file'),
+    [
+        ({}, 'a file in CYCLONEDDS_URI'),
+        ({'CYCLONEDDS_URI': 'file:///etc/cyclone.xml'}, 'file:///etc/cyclone.xml'),
+    ],
+)
+def test_cyclone_is_advised_reliability_first_and_a_buffer_that_never_stops_it(variables, file):
+    advice = lost_images_advice('rmw_cyclonedds_cpp', {**LARGE, **variables})
+    assert advice.startswith('try parameter reliability: reliable')
+    assert f'max="10MB"/> in {file} ' in advice
+    assert 'min=' not in advice
+
+
 def test_variables_of_fast_dds_are_not_advised_for_another_middleware():
     assert 'FASTDDS' not in lost_images_advice('rmw_cyclonedds_cpp', {RANGE: 'LOCALHOST'})

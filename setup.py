@@ -32,6 +32,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', glob('launch/*.launch.py')),
+        (f'share/{NAME}/docs', glob('docs/*.md')),
         (f'share/{NAME}/config', glob('config/*.yaml')),
         (f'share/{NAME}/config/train', glob('config/train/*.yaml') + glob('config/train/*.txt')),
         (f'share/{NAME}/config/study', glob('config/study/*.yaml')),

@@ -1,6 +1,4 @@
-"""
-Find, load and warm up the model that the parameters name.
-"""
+"""Find, load and warm up the model that the parameters name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The options of `stl` commands that read frames: a data set's folder, format and split.
-"""
+"""The options of `stl` commands that read frames: a data set's folder, format and split."""
 
 from __future__ import annotations
 

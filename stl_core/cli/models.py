@@ -1,6 +1,4 @@
-"""
-The commands `stl inspect`, `stl export` and `stl import-weights` for model files.
-"""
+"""The commands `stl inspect`, `stl export` and `stl import-weights` for model files."""
 
 from __future__ import annotations
 

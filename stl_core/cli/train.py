@@ -1,6 +1,4 @@
-"""
-The command `stl train`: train a detector, or all stages of a multi-stage run.
-"""
+"""The command `stl train`: train a detector, or all stages of a multi-stage run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Header of a model file: everything needed to use its weights; every file format holds the same.
-"""
+"""Header of a model file: all that is needed to use its weights, the same in every format."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Training configuration: dataclasses hold every default, a YAML file overrides them.
-"""
+"""Training configuration: dataclasses hold every default, a YAML file overrides them."""
 
 from __future__ import annotations
 

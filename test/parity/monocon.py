@@ -1,6 +1,5 @@
 """
-Write the results of the public MonoCon as the reference of
-test/stl_core/models/test_published_parity.py.
+Write the results of the public MonoCon as the reference of test_published_parity.
 
 git clone https://github.com/2gunsu/monocon-pytorch peers/monocon
 git -C peers/monocon checkout 908807b

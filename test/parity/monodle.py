@@ -1,6 +1,5 @@
 """
-Write the results of the public MonoDLE as the reference of
-test/stl_core/models/test_published_parity.py.
+Write the results of the public MonoDLE as the reference of test_published_parity.
 
 git clone https://github.com/xinzhuma/monodle peers/monodle
 git -C peers/monodle checkout e426aa6

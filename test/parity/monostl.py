@@ -1,6 +1,5 @@
 """
-Write the values of MonoSTL's public losses as the reference of
-test/stl_core/distill/test_loss_formulas.py.
+Write the values of MonoSTL's public losses as the reference of test_loss_formulas.
 
 git clone https://github.com/DingCodeLab/MonoSTL peers/MonoSTL
 git -C peers/MonoSTL checkout 2f761c9

@@ -1,6 +1,7 @@
 """Packaging: installed data files, console commands, and package.xml against setup.py."""
 
 import ast
+import re
 import runpy
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = (
+    'docs/vehicle.md',
     'launch/*.launch.py',
     'config/*.yaml',
     'config/train/*.yaml',
@@ -63,7 +65,11 @@ def test_package_xml_matches_setup_py(setup, package):
 
 
 def test_package_xml_depends_on_the_ros_packages_of_the_node(package):
-    from mono3d_ros.doctor.checks import OPTIONAL_ROS_PACKAGES, REQUIRED_ROS_PACKAGES
+    from mono3d_ros.doctor.checks import (
+        OPTIONAL_ROS_PACKAGES,
+        REQUIRED_ROS_PACKAGES,
+        ROS_PACKAGES,
+    )
 
     dependencies = {each.text for each in package.findall('exec_depend')}
     assert {
@@ -72,7 +78,34 @@ def test_package_xml_depends_on_the_ros_packages_of_the_node(package):
         'launch_ros',
         *REQUIRED_ROS_PACKAGES,
         *OPTIONAL_ROS_PACKAGES,
+        *ROS_PACKAGES.values(),
     } <= dependencies
+
+
+def test_package_xml_depends_on_what_the_launch_files_start(package):
+    dependencies = {each.text for each in package.findall('exec_depend')}
+    started = set()
+    for path in (ROOT / 'launch').iterdir():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == 'package':
+                started |= {getattr(node.value, 'value', 'mono3d_ros')}
+    assert {'rviz2', 'tf2_ros'} <= started
+    assert {*(started - {'mono3d_ros'}), 'ros2bag', 'rosbag2_storage_mcap'} <= dependencies
+
+
+def test_package_xml_depends_on_what_the_tests_import(setup, package):
+    """rosdep installs it from apt, so that pip brings no other NumPy."""
+    names = {each.text for each in package.findall('test_depend')}
+    imported = set()
+    for path in (ROOT / 'test').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            imported |= {each.split('.')[0] for each in modules}
+    extras = {re.split('[<>=]', each)[0] for each in setup['extras_require']['test']}
+    required = (extras & imported) - {'tensorboard'}  # tests skip without it
+    assert {'pytest', 'hypothesis', 'shapely'} <= required
+    assert {f'python3-{each}' for each in required} <= names
 
 
 def test_colcon_finds_pytest(setup):

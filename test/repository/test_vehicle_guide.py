@@ -7,6 +7,7 @@ import pytest
 from launch_arguments import ARGUMENTS
 
 from mono3d_ros.doctor.checks import REQUIRED_MODULES, TOOL_MODULES
+from mono3d_ros.monitoring import transport_advice
 from mono3d_ros.perception.worker import STAGES
 
 GUIDE = Path(__file__).resolve().parents[2] / 'docs' / 'vehicle.md'
@@ -46,6 +47,20 @@ def test_pip_installs_what_the_node_needs(text):
     (listed,) = re.findall(r"^pip install (.* 'numpy<2')$", text, re.MULTILINE)
     installed = {*listed.split()} | BY_ROSDEP
     assert {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()} <= installed
+
+
+def test_commands_are_those_of_a_colcon_installation(text):
+    """colcon installs them into lib/mono3d_ros, which is not on the PATH."""
+    setup = (GUIDE.parents[1] / 'setup.py').read_text()
+    commands = set(re.findall(r"'(\w+) = mono3d_ros", setup))
+    assert {'detector', 'doctor', 'evaluate_bag'} <= commands
+    blocks = ''.join(re.findall(r'```bash\n(.*?)```', text, re.DOTALL))
+    assert not {line.split()[0] for line in blocks.splitlines() if line} & commands
+    assert set(re.findall(r'ros2 run mono3d_ros (\w+)', text)) <= commands
+
+
+def test_the_buffer_of_cyclone_is_that_of_the_advice(text):
+    assert transport_advice.CYCLONE_BUFFER in text
 
 
 def test_every_stage_is_explained(text):

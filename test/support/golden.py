@@ -43,7 +43,7 @@ def stub_numba():
 
 
 def projection(focal_px):
-    """Return the projection (3, 4) of a camera at the origin; programs differ in column four."""
+    """Return P, of shape (3, 4), of a camera at the origin; programs differ in column four."""
     return np.array([[focal_px, 0, 640, 0], [0, focal_px, 190, 0], [0, 0, 1, 0]], np.float64)
 
 

@@ -1,6 +1,4 @@
-"""
-Interface of the runtimes that run model files; importing it needs only Python.
-"""
+"""Interface of the runtimes that run model files; importing it needs only Python."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Run a detector with torch: choose the device, normalise canvases on it, run, decode.
-"""
+"""Run a detector with torch: choose the device, normalise canvases on it, run, decode."""
 
 from __future__ import annotations
 

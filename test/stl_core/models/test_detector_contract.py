@@ -138,9 +138,10 @@ def test_invalid_options_raise_value_error(options, message):
 
 def test_dla34_has_the_size_of_the_paper():
     """
-    MonoDLE with DLA-34, DLA-up and heads of 256 channels has 20.31 M parameters. In the public
-    code 41,728 of them are two projections (64 to 128, 128 to 256, with norms) that its forward
-    never uses.
+    MonoDLE with DLA-34, DLA-up and heads of 256 channels has 20.31 M parameters.
+
+    In the public code 41,728 of them are two projections (64 to 128, 128 to 256, with norms) that
+    its forward never uses.
     """
     entry = DETECTORS['monodle']
     model = entry.detector(entry.config(), 3, 3)

@@ -5,6 +5,7 @@ The commands `stl evaluate` and `stl kitti-ap`: AP of a model, and of result fil
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from stl_core.cli.frame_options import add_clear_option, add_frame_options, list
 from stl_core.cli.models import add_model_argument
 from stl_core.cli.output import OutputFolder, add_json_option, add_metric_option, write_json
 from stl_core.data import depth_checks
+from stl_core.data.checks.label_faults import warn_of_faults
 from stl_core.data.frame_source import DataError, read_split, require_labels
 from stl_core.data.sources import kitti, kitti_calib
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
@@ -23,6 +25,8 @@ from stl_core.inference import result_files
 from stl_core.inference.predictor import load_predictor
 from stl_core.models import published_protocol
 from stl_core.types import Array, Labels
+
+log = logging.getLogger(__name__)
 
 #: Values of --missing.
 MISSING_CHOICES = ('error', 'empty')
@@ -150,7 +154,10 @@ def _run_kitti_ap(args: argparse.Namespace) -> None:
     detections = [
         kitti.read_results(pair.result) if pair.result else Labels.empty() for pair in pairs
     ]
-    truth = [kitti.read_labels(pair.label) for pair in pairs]
+    lines = [kitti.label_lines(pair.label) for pair in pairs]
+    truth = [kitti.parse_labels(each) for each in lines]
+    if warning := warn_of_faults(truth, [[where for where, _ in each] for each in lines]):
+        log.warning('warning: %s', warning)
     results = metrics.evaluate_metrics(truth, detections, None)
     assert results.counts is not None
     counts = replace(results.counts, without_result_file=len(absent))

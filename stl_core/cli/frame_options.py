@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
+from stl_core.data.checks.label_report import check_images
 from stl_core.data.frame_source import SourceImage, read_images, read_split
 from stl_core.data.sources import DEFAULT_FORMAT, SOURCES, open_source
+
+log = logging.getLogger(__name__)
 
 
 def add_frame_options(parser: argparse.ArgumentParser, folders: str) -> None:
@@ -38,11 +42,15 @@ def add_clear_option(parser: argparse.ArgumentParser, option: str) -> None:
 
 def list_images(args: argparse.Namespace, labelled: bool) -> list[SourceImage]:
     """
-    List the images that the options select.
+    List the images that the options select; log warnings of labels and projections that are odd.
 
     :param args: parsed options of add_frame_options.
     :param labelled: whether the command needs labels.
-    :raises DataError: for a missing or malformed file, naming it.
+    :raises DataError: for a missing or malformed file, and for labels, projections and pictures
+        that contradict each other, naming the file.
     """
     config = SOURCES[args.format].from_folder(Path(args.root), labelled)
-    return read_images(open_source(config, read_split(args.split) if args.split else ()))
+    images = read_images(open_source(config, read_split(args.split) if args.split else ()))
+    for warning in check_images(images):
+        log.warning('warning: %s', warning)
+    return images

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stl_core.data import depth_maps
+from stl_core.data.checks.projection import require_projection
 from stl_core.data.frame_source import DataError, SourceImage
 from stl_core.data.sources import kitti
 from stl_core.evaluation.metric import ProtocolDetections
@@ -77,9 +78,10 @@ def predict_frame(
     :param frame: image of a data set.
     :param published: the published protocol of the detector; None skips it.
     :return: image, projection and detections.
-    :raises DataError: for a missing or malformed file.
+    :raises DataError: for a missing or malformed file, and a projection that is none of the image.
     """
     image = frame.pixels.read()
+    require_projection(frame, image.shape[1], image.shape[0])
     network_image = image
     if predictor.spec.input.depth is not None:
         network_image = depth_maps.load_frame_depth(frame, image.shape[1], image.shape[0])

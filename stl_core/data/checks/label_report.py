@@ -16,7 +16,7 @@ import numpy as np
 from stl_core.data.checks import taught
 from stl_core.data.checks.box_agreement import check_boxes
 from stl_core.data.checks.label_faults import DONT_CARE, FAULTS, describe_fault, find_faults
-from stl_core.data.checks.label_table import LabelTable
+from stl_core.data.checks.label_table import LabelTable, stack_labels
 from stl_core.data.checks.projection import check_pictures
 from stl_core.data.frame_source import DataError, SourceImage
 from stl_core.types import Array, Labels
@@ -146,6 +146,31 @@ def check_source(
     )
     warnings = filter(None, (picture_warning, box_warning, fault_warning))
     return [f'{counts.source}: {warning}' for warning in warnings]
+
+
+def check_images(images: Sequence[SourceImage]) -> list[str]:
+    """
+    Hold labels, projections and pictures of a data set against each other.
+
+    Sizes come from the headers of pictures; sets without them are not held against pictures.
+
+    :param images: images with or without labels.
+    :return: warnings, which name the first file.
+    :raises DataError: for projections, pictures and labels that contradict each other.
+    """
+    table = stack_labels(images)
+    warnings = []
+    if all(image.size_px.exists for image in images):
+        sizes_px = np.array([image.size_px.read() for image in images]).reshape(-1, 2)
+        warnings = [check_pictures(images, sizes_px), check_boxes(images, table, sizes_px)]
+    (rows,) = np.nonzero(find_faults(table.labels) != '')
+    if len(rows):
+        first, row = table.location(images, rows[0]), int(rows[0])
+        warnings.append(
+            f'{first}: {describe_fault(table.labels, row)}; {len(rows)} of {len(table.labels)}'
+            ' labelled objects have such impossible numbers'
+        )
+    return [warning for warning in warnings if warning]
 
 
 def check_use(counts: Sequence[SourceCounts], role: str, classes: tuple[str, ...]) -> list[str]:

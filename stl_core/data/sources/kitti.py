@@ -161,7 +161,7 @@ def read_source_image(
     elif files.velodyne and calib.cam_T_velo is not None:
         read_points = partial(_read_camera_points, files.velodyne, calib.cam_T_velo)
         points = LazyArray(str(files.velodyne), read_points)
-    lines = _label_lines(files.label_2) if files.label_2 else []
+    lines = label_lines(files.label_2) if files.label_2 else []
     return SourceImage(
         id=files.id,
         camera='image_2',
@@ -192,10 +192,10 @@ def read_labels(path: str | Path) -> Labels:
     :return: every object in file order; centres moved from the bottom face to the box centre.
     :raises DataError: naming the file and the malformed line.
     """
-    return parse_labels(_label_lines(path))
+    return parse_labels(label_lines(path))
 
 
-def _label_lines(path: str | Path) -> list[tuple[str, str]]:
+def label_lines(path: str | Path) -> list[tuple[str, str]]:
     """Return location, such as 'FILE:3', and text of every line that is not blank."""
     lines = enumerate(read_text(path, 'a KITTI label file').splitlines(), 1)
     return [(f'{path}:{number}', line) for number, line in lines if line.strip()]

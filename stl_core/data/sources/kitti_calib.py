@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stl_core.data.checks.projection import projection_fault
 from stl_core.data.frame_source import DataError, read_text
 from stl_core.types import Array
 
@@ -17,6 +18,7 @@ from stl_core.types import Array
 _LIDAR_KEYS = ('Tr_velo_to_cam', 'Tr_velo_cam', 'Tr')
 _IMU_KEYS = ('Tr_imu_to_velo', 'Tr_imu_velo')
 _RECTIFICATION_KEYS = ('R0_rect', 'R_rect', 'R_rect_00')
+_KEYS = {'P0', 'P2', *_LIDAR_KEYS, *_IMU_KEYS, *_RECTIFICATION_KEYS}
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,43 @@ def read_calib(path: str | Path) -> Calibration:
     :return: P2 and the poses of LiDAR and inertial unit.
     :raises DataError: naming the file and the malformed line or key.
     """
-    rows: dict[str, Array] = {}
-    for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
-        key, *values = line.replace(':', ' ').split() or ['']
-        if key:
-            rows[key] = parse_floats(values, f'{path}:{number}: {key}')
-    projection = rows.get('P2', rows.get('P0'))
+    rows = _read_rows(path)
+    key = 'P2' if 'P2' in rows else 'P0'
+    projection = rows.get(key)
     if projection is None or projection.shape != (12,):
-        raise DataError(f'{path}: expected a line "P2:" with 12 numbers')
-    if not np.isfinite(projection).all() or projection[0] <= 0:
-        raise DataError(f'{path}: P2 must be finite with a positive focal length')
+        raise DataError(f'{path}: expected a line "P2:" with 12 numbers{_raw_data_hint(path)}')
+    P = projection.reshape(3, 4)
+    if fault := projection_fault(P):
+        raise DataError(f'{path}: {key} {fault}')
     return Calibration(
-        P2=projection.reshape(3, 4),
+        P2=P,
         cam_T_velo=_read_lidar_pose(path, rows),
         velo_T_imu=_read_pose(path, rows, _IMU_KEYS),
     )
+
+
+def _read_rows(path: str | Path) -> dict[str, Array]:
+    """Return the numbers of the lines that the project uses, by key; other lines may be text."""
+    rows: dict[str, Array] = {}
+    for number, line in enumerate(read_text(path, 'a KITTI calib file').splitlines(), 1):
+        key, *values = line.replace(':', ' ').split() or ['']
+        if key not in _KEYS:
+            continue
+        row = parse_floats(values, f'{path}:{number}: {key}')
+        if key in rows and not np.array_equal(rows[key], row):
+            raise DataError(f'{path}:{number}: {key} is given twice, with other numbers')
+        rows[key] = row
+    return rows
+
+
+def _raw_data_hint(path: str | Path) -> str:
+    """Explain the calibration files of KITTI's raw data."""
+    keys = set(_line_keys(path))
+    if 'P_rect_02' in keys:
+        return '; this is calib_cam_to_cam.txt of the raw data: its P_rect_02 is P2'
+    if keys >= {'R', 'T'}:
+        return '; this is a pose of the raw data, without the projection of a camera'
+    return ''
 
 
 def require_lidar_pose(calib: Calibration, path: str | Path) -> Array:
@@ -109,12 +133,17 @@ def _require_rotation(matrix: Array, location: str) -> Array:
 
 def lidar_pose_fault(path: str | Path) -> str:
     """Describe a calib file without the pose of the LiDAR, and keys that may have been meant."""
-    lines = read_text(path, 'a KITTI calib file').splitlines()
-    keys = [line.replace(':', ' ').split()[0] for line in lines if line.strip(' :\t')]
+    keys = _line_keys(path)
     pattern = re.compile('(?i)tr|.*(velo|lidar)')
     similar = [key for key in keys if pattern.match(key) and key not in _IMU_KEYS]
     found = f' (it has {", ".join(similar)})' if similar else ''
     return f'no line "Tr_velo_to_cam" with 12 numbers, the pose of the LiDAR{found}'
+
+
+def _line_keys(path: str | Path) -> list[str]:
+    """Return the first word of every line that has one."""
+    lines = read_text(path, 'a KITTI calib file').replace(':', ' ').splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def calib_text(matrices: Mapping[str, Array], digits: int | None = None) -> str:

@@ -8,6 +8,10 @@ from stl_core.data.sources import kitti, kitti_calib
 
 LINE = 'Car 0.00 1 -1.57 10.00 20.00 110.50 80.00 1.50 1.60 4.00 1.00 2.00 20.00 -1.50'
 DONT_CARE = 'DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10'
+RAW = """calib_time: 09-Jan-2012 13:57:47
+corner_dist: 9.950000e-02
+P_rect_02: 7.215377e+02 0 6.095593e+02 4.485728e+01 0 7.215377e+02 172.854 0.2163791 0 0 1 0.00274
+"""
 P2 = 'P2: 721.5 0 609.5 44.8 0 721.5 172.8 0.2 0 0 1 0.0027\n'
 
 
@@ -137,13 +141,27 @@ def test_read_calib_accepts_object_and_tracking_keys(tmp_path):
         ('P1: 1 2 3\n', 'expected a line "P2:" with 12 numbers'),
         ('P2: 1 2 3\n', 'expected a line "P2:" with 12 numbers'),
         ('P2: a b\n', 'a.txt:1: P2: expected numbers'),
-        (P2.replace('721.5', '0'), 'positive focal length'),
+        (P2.replace('721.5', '0'), 'a.txt: P2 has focal lengths 0 and 0; expected pixels'),
+        ('P2: 1 0 0 0 0 1 0 0 0 0 1 0', 'a.txt: P2 has focal lengths 1 and 1'),
+        ('P0: 721.5 0 9 0 0 721.5 9 0 0 0 0 0', 'a.txt: P0 has the last row 0 0 0 0'),
+        (P2 + P2.replace('721.5', '700'), 'a.txt:2: P2 is given twice, with other numbers'),
+        (RAW, 'this is calib_cam_to_cam.txt of the raw data: its P_rect_02 is P2'),
+        ('R: 1 0 0 0 1 0 0 0 1\nT: 1 2 3\n', 'a pose of the raw data, without the projection'),
+        (':\n: :\n', 'expected a line "P2:" with 12 numbers'),
         (P2 + 'R0_rect: 1 2\n', 'expected 9 numbers in R0_rect'),
     ],
 )
 def test_a_malformed_calib_raises_data_error_with_the_expected_content(tmp_path, text, message):
     with pytest.raises(kitti.DataError, match=message):
         kitti_calib.read_calib(write(tmp_path / 'a.txt', text))
+
+
+def test_lines_of_text_are_no_part_of_a_calibration(tmp_path):
+    """Exporters add dates, names and comments; the same matrix twice is harmless."""
+    text = (
+        f'calib_time: 09-Jan-2012 13:57:47\n# made by a tool\n{P2}camera front left\n{P2}P9: x\n'
+    )
+    assert kitti_calib.read_calib(write(tmp_path / 'a.txt', text)).P2[0, 0] == 721.5
 
 
 def test_missing_and_binary_files_raise_data_error(tmp_path):

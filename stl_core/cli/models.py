@@ -68,10 +68,17 @@ def add_import_weights_command(commands: Any) -> None:
     parser.add_argument('program', choices=list(LAYOUTS), help='program of the checkpoint')
     parser.add_argument('checkpoint', help='checkpoint file of the program (.pth)')
     parser.add_argument('out', type=OutputFile, help='model file to write (.safetensors)')
+    parser.add_argument(
+        '--classes',
+        default='',
+        metavar='NAME,...',
+        help='classes of the checkpoint, in its order (default: those of the published ones)',
+    )
     parser.set_defaults(run=_run_import_weights)
 
 
 def _run_import_weights(args: argparse.Namespace) -> None:
     _require_suffix(args.out, '.safetensors')
-    spec = import_weights(args.program, args.checkpoint, args.out)
+    classes = tuple(each.strip() for each in args.classes.split(',')) if args.classes else ()
+    spec = import_weights(args.program, args.checkpoint, args.out, classes)
     print(f'{args.out}: {spec.detector} for {", ".join(spec.classes)}, from {args.checkpoint}')

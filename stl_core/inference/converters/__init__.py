@@ -27,34 +27,42 @@ LAYOUTS: dict[str, CheckpointLayout] = {
 }
 
 
-def convert_state_dict(name: str, state: StateDict) -> tuple[dict[str, Tensor], ModelSpec]:
+def convert_state_dict(
+    name: str, state: StateDict, classes: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], ModelSpec]:
     """
     Convert a published program's state dict to a state dict of our detector.
 
     :param name: key of LAYOUTS.
     :param state: state dict of the program's whole model.
+    :param classes: names of its classes, in its order; empty for those of the published ones.
     :return: weights that fit our detector exactly, and the model specification.
     :raises WeightsError: for an unknown program or key, a missing key or a wrong shape.
     """
     if name not in LAYOUTS:
         raise WeightsError(f'{name!r}: unknown program; known: {", ".join(LAYOUTS)}')
     layout = LAYOUTS[name]
+    if classes:
+        layout = replace(layout, spec=key_mapping.with_classes(layout.spec, classes))
     spec = replace(layout.spec, provenance={'program': layout.program})
     return key_mapping.remap_state_dict(layout, state), spec
 
 
-def import_weights(name: str, path: str | Path, out: str | Path) -> ModelSpec:
+def import_weights(
+    name: str, path: str | Path, out: str | Path, classes: tuple[str, ...] = ()
+) -> ModelSpec:
     """
     Convert a published checkpoint to a model file.
 
     :param name: key of LAYOUTS.
     :param path: checkpoint of the program.
     :param out: .safetensors file to write.
+    :param classes: as convert_state_dict.
     :return: header of the model file; its provenance names the program and the checkpoint.
     :raises WeightsError: as convert_state_dict, and for a file that cannot be read.
     :raises ModelFileError: for weights that are not finite.
     """
-    weights, spec = convert_state_dict(name, read_state_dict(path))
+    weights, spec = convert_state_dict(name, read_state_dict(path), classes)
     require_finite(weights, path)
     detector = build_detector(spec)
     detector.load_state_dict(weights)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,12 +71,20 @@ def remap_state_dict(layout: CheckpointLayout, state: StateDict) -> dict[str, Te
         candidates = [(rule, re.fullmatch(rule.pattern, key)) for rule in layout.rules]
         matches = [(rule, match) for rule, match in candidates if match]
         if not matches:
-            raise WeightsError(f'{key!r}: not a key of {layout.program}')
+            raise WeightsError(f'{key!r}: not a key of {layout.program}{_prefix_hint(state)}')
         for rule, match in matches:
             name = match.expand(rule.target)
             remapped[name] = value if rule.rows is None else _take_rows(key, value, rule.rows)
             origin[name] = key
     return _check_against_detector(layout, remapped, origin)
+
+
+def _prefix_hint(state: StateDict) -> str:
+    """Name the first part that most keys share: a program may hold the model as an attribute."""
+    part, count = Counter(key.partition('.')[0] for key in state).most_common(1)[0]
+    if 2 * count < len(state):
+        return ''
+    return f"; {count} of {len(state)} keys start with '{part}.'"
 
 
 def _take_rows(key: str, value: Tensor, rows: tuple[int, ...]) -> Tensor:
@@ -108,6 +117,7 @@ def _check_against_detector(
                 f'{described}: detector {layout.spec.detector!r} has no such weight'
             )
         if value.shape != expected[name].shape:
+            _raise_if_other_classes(layout, name, value, described)
             raise WeightsError(
                 f'{described}: shape {tuple(value.shape)}, expected {tuple(expected[name].shape)}'
             )
@@ -118,3 +128,40 @@ def _check_against_detector(
         elif name not in remapped:
             raise WeightsError(f'{name!r}: missing in this checkpoint of {layout.program}')
     return {name: remapped[name] for name in expected}
+
+
+def with_classes(spec: ModelSpec, classes: tuple[str, ...]) -> ModelSpec:
+    """
+    Return the spec of a checkpoint that was trained on other classes.
+
+    :param spec: spec of the program's published checkpoints.
+    :param classes: names of the classes in the order of the checkpoint.
+    :raises WeightsError: for no, repeated or empty names, or where sizes of classes are needed.
+    """
+    if not classes or len(set(classes)) < len(classes) or not all(classes):
+        raise WeightsError(f'classes: expected distinct names, got {", ".join(classes) or "none"}')
+    options, sizes = spec.options, spec.options.get('mean_size_hwl_m')
+    if sizes is not None:
+        if len(set(sizes)) > 1:
+            raise WeightsError(
+                f'classes: the sizes of other classes than {spec.classes} are needed'
+            )
+        options = {**options, 'mean_size_hwl_m': tuple(sizes[:1]) * len(classes)}
+    return replace(spec, classes=classes, options=options)
+
+
+def _raise_if_other_classes(
+    layout: CheckpointLayout, name: str, value: Tensor, described: str
+) -> None:
+    """Raise WeightsError if a tensor would fit with another number of classes."""
+    count = len(value) if value.dim() else 0
+    if not 0 < count < 1000:
+        return
+    spec = with_classes(layout.spec, tuple(f'class {i}' for i in range(count)))
+    with torch.device('meta'):
+        shape = build_detector(spec).state_dict()[name].shape
+    if value.shape == shape:
+        raise WeightsError(
+            f'{described}: the checkpoint has {count} classes, not {len(layout.spec.classes)}'
+            f' ({", ".join(layout.spec.classes)}); name them in its order with --classes NAME,...'
+        )

@@ -84,7 +84,7 @@ class Params:
         'auto',
         param_validators.as_str,
         'Images to subscribe to: raw (IMAGE_TOPIC), compressed (IMAGE_TOPIC/compressed) or auto '
-        '(both topics, whichever arrives).',
+        '(both topics, whichever arrives; IMAGE_TOPIC as the type that it is published as).',
         choices=('raw', 'compressed', 'auto'),
     )
     rectified: str = _param(

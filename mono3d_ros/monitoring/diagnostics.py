@@ -8,7 +8,7 @@ message. Issues include a remedy, because many different faults cause a silent c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mono3d_ros.monitoring.counters import CounterSnapshot
@@ -58,6 +58,7 @@ class HealthInput:
     :param now: current counters.
     :param before: counters a few seconds ago.
     :param unknown_parameters: parameters that were set but do not exist.
+    :param wrong_types: topic that is published as another type -> description.
     """
 
     active: bool
@@ -73,6 +74,7 @@ class HealthInput:
     now: CounterSnapshot
     before: CounterSnapshot
     unknown_parameters: tuple[str, ...] = ()
+    wrong_types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _list_issues(health: HealthInput) -> list[Issue]:
 def _topic_issues(health: HealthInput) -> list[Issue]:
     """List issues of topics: silence, incompatible QoS, images lost in transport."""
     issues = []
-    if health.silent_s > MAX_SILENCE_S:
+    issues += [Issue(ERROR, 'wrong_type', text) for text in health.wrong_types.values()]
+    if health.silent_s > MAX_SILENCE_S and not health.wrong_types:  # they explain it
         topics = ' and '.join(health.image_topics)
         # an incompatible QoS is the cause, and an issue of its own
         advice = '' if health.qos_mismatches else health.transport_advice

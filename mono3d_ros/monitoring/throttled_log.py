@@ -19,6 +19,7 @@ REPEAT_S = {
     'no_transform': 30.0,
     'odd_header': 30.0,
     'silent': 30.0,
+    'wrong_type': 30.0,
     'superseded': math.inf,
     'unpaired': 60.0,
     'image_note': 0.0,  # each text comes once

@@ -293,6 +293,7 @@ class DetectorNode(LifecycleNode):
             now=now,
             before=before,
             unknown_parameters=self._unknown_parameters,
+            wrong_types=session.follow_types(camera) if session else {},
         )
 
 

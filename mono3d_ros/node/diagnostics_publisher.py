@@ -18,7 +18,7 @@ PERIOD_S = 1.0
 #: Number of past periods that a status covers.
 WINDOW_PERIODS = 5
 #: Issues that no other code logs when they happen.
-LOGGED_ISSUES = ('silent', 'unpaired', 'superseded')
+LOGGED_ISSUES = ('silent', 'wrong_type', 'unpaired', 'superseded')
 
 #: (camera, counters now, counters before) -> HealthInput.
 HealthCallback = Callable[[str, CounterSnapshot, CounterSnapshot], HealthInput]

@@ -102,6 +102,19 @@ class Endpoints:
             self._forget(self._subscriptions[-1].topic_name)
             self._node.destroy_subscription(self._subscriptions.pop())
 
+    def destroy_subscription(self, topic: str) -> None:
+        """Destroy the subscription to a topic, if there is one."""
+        for each in [each for each in self._subscriptions if each.topic_name == topic]:
+            self._forget(topic)
+            self._subscriptions.remove(each)
+            self._node.destroy_subscription(each)
+
+    def published_types(self, topic: str) -> frozenset[str]:
+        """Return the message types that nodes publish on a topic; empty without a publisher."""
+        return frozenset(
+            each.topic_type for each in self._node.get_publishers_info_by_topic(topic)
+        )
+
     def destroy_publishers(self) -> None:
         """Destroy all publishers."""
         while self._publishers:

@@ -95,6 +95,11 @@ class EndpointInfo(Protocol):
         ...
 
     @property
+    def topic_type(self) -> str:
+        """Return its message type, such as 'sensor_msgs/msg/Image'."""
+        ...
+
+    @property
     def qos_profile(self) -> Any:
         """Return its QoS."""
         ...

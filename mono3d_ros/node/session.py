@@ -74,7 +74,12 @@ class DetectorSession:
         self.update_params(params)
         self._subscriptions = {
             name: CameraSubscriptions(
-                endpoints, name, each.topics, params.reliability, self._image_buffer
+                endpoints,
+                name,
+                each.topics,
+                params.reliability,
+                self._image_buffer,
+                node.get_logger().info,
             )
             for name, each in camera_io.items()
         }
@@ -96,6 +101,10 @@ class DetectorSession:
     def silent_s(self, camera: str) -> float:
         """Return the seconds since the last image of a camera, or since the subscription began."""
         return self._subscriptions[camera].silent_s
+
+    def follow_types(self, camera: str) -> dict[str, str]:
+        """Subscribe to the types that are published; topic of another type -> description."""
+        return self._subscriptions[camera].follow_types()
 
     def update_params(self, params: Params) -> None:
         """Apply the parameters that may change at run time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,11 @@ TRANSPORTS = {'raw': (RAW,), 'compressed': (COMPRESSED,), 'auto': (RAW, COMPRESS
 RELIABILITIES = {
     'best_effort': QoSReliabilityPolicy.BEST_EFFORT,
     'reliable': QoSReliabilityPolicy.RELIABLE,
+}
+
+#: Message types as the ROS graph names them.
+TYPE_NAMES = {
+    kind: f'sensor_msgs/msg/{kind.__name__}' for kind in (Image, CompressedImage, CameraInfo)
 }
 
 #: If both transports are published, the node switches to the other one after this much silence.
@@ -79,6 +84,7 @@ class CameraSubscriptions:
         topics: ResolvedTopics,
         reliability: str,
         image_buffer: ImageBuffer,
+        log: Callable[[str], Any],
     ) -> None:
         """
         Subscribe.
@@ -88,21 +94,64 @@ class CameraSubscriptions:
         :param topics: topics to subscribe to.
         :param reliability: key of RELIABILITIES.
         :param image_buffer: stores the images and camera_infos.
+        :param log: receives a text when a topic is subscribed as another type.
         """
         self._camera, self._image_buffer = camera, image_buffer
+        self._endpoints, self._topics, self._log = endpoints, topics, log
         self._active_type: type | None = None  # message class of the transport in use
         self._last_image_ns = time.monotonic_ns()
-        newest = QoSProfile(depth=1, reliability=RELIABILITIES[reliability])
+        self._newest = QoSProfile(depth=1, reliability=RELIABILITIES[reliability])
+        self._images: dict[str, type] = {}  # subscribed topics of images
         # camera_infos are small and an image may need any of them: keep all of a busy moment
         all_infos = QoSProfile(depth=INFOS_KEPT, reliability=RELIABILITIES[reliability])
         for topic, kind in topics.images.items():
-            endpoints.create_subscription(kind, topic, partial(self._on_image, kind), newest)
+            self._subscribe(topic, kind)
         endpoints.create_subscription(CameraInfo, topics.info, self._on_info, all_infos)
 
     @property
     def silent_s(self) -> float:
         """Seconds since the last image, or since the subscription began."""
         return (time.monotonic_ns() - self._last_image_ns) / 1e9
+
+    def follow_types(self) -> dict[str, str]:
+        """
+        Subscribe to the image topic as the type that it is published as, if transport permits it.
+
+        A CompressedImage need not be on a topic that ends with /compressed. Only the spinning
+        thread may call this.
+
+        :return: topic that is published as another type -> description.
+        """
+        base, allowed = self._topics.base, set(self._topics.images.values())
+        published = self._endpoints.published_types(base)
+        others = self._endpoints.published_types(base + COMPRESSED[0])
+        for kind in allowed:
+            if published == {TYPE_NAMES[kind]} and self._images.get(base) != kind and not others:
+                self._endpoints.destroy_subscription(base)
+                self._subscribe(base, kind)
+                self._log(
+                    f'{self._camera}: {base} is published as {TYPE_NAMES[kind]}: used as such'
+                )
+        return self._wrong_types()
+
+    def _wrong_types(self) -> dict[str, str]:
+        """Describe topics that are published, but not as the type that is subscribed."""
+        infos = {self._topics.info: CameraInfo}
+        types = {t: self._endpoints.published_types(t) for t in (*self._images, *infos)}
+        wrong = _differing(infos, types)
+        if not any(TYPE_NAMES[kind] in types[topic] for topic, kind in self._images.items()):
+            wrong |= _differing(self._images, types)
+            base = self._topics.base
+            if base not in self._images and (published := self._endpoints.published_types(base)):
+                wrong[base] = _describe(base, published, CompressedImage)
+        return wrong
+
+    def _subscribe(self, topic: str, kind: type) -> None:
+        """Subscribe to images on a topic."""
+        self._images[topic] = kind
+        self._endpoints.create_subscription(
+            kind, topic, partial(self._on_image, kind), self._newest
+        )
 
     def _on_image(self, msg_type: type, message: Any) -> None:
         """Store an image; ignore a second transport that carries the same images."""
@@ -118,3 +167,25 @@ class CameraSubscriptions:
     def _on_info(self, message: Any) -> None:
         """Store a camera_info."""
         self._image_buffer.put_info(self._camera, header_stamp_ns(message.header), message)
+
+
+def _differing(
+    topics: Mapping[str, type], published: Mapping[str, Collection[str]]
+) -> dict[str, str]:
+    """Describe the topics that are published, but never as the expected type."""
+    return {
+        topic: _describe(topic, published[topic], kind)
+        for topic, kind in topics.items()
+        if published[topic] and TYPE_NAMES[kind] not in published[topic]
+    }
+
+
+def _describe(topic: str, published: Collection[str], kind: type) -> str:
+    """Describe a topic that is published as other types than that of its subscription."""
+    text = f'{topic} is published as {", ".join(sorted(published))}, not {TYPE_NAMES[kind]}'
+    if kind is not CameraInfo and set(published) & {
+        TYPE_NAMES[Image],
+        TYPE_NAMES[CompressedImage],
+    }:
+        return f'{text}: set transport to auto'
+    return f'{text}: see {"camera_info_topic" if kind is CameraInfo else "image_topic"}'

@@ -53,6 +53,12 @@ def test_healthy_camera_is_ok():
         ({'silent_s': 7.0}, WARN, 'no image on /a/image_raw and .*compressed for 7 s'),
         ({'silent_s': 7.0}, WARN, r'publishers: 1; QoS\? Or set this\)'),
         ({'silent_s': 7.0, 'publishers': 0}, WARN, 'nobody publishes'),
+        ({'wrong_types': {'/a/image_raw': 'is published as T'}}, ERROR, 'is published as T'),
+        (
+            {'silent_s': 7.0, 'wrong_types': {'/a/image_raw': 'is published as T'}},
+            ERROR,
+            '^is published as T$',
+        ),
         ({'qos_mismatches': {'/a/image_raw': 'nothing arrives'}}, ERROR, 'nothing arrives'),
         ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: text of'),
         ({'now': snapshot(distorted=2)}, ERROR, '2 distorted images used as rectified ones: text'),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,27 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Return the sum of a float tensor over the processes, with gradient; all of them call it."""
+    return value if world_size() == 1 else _AllReduceSum.apply(value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over processes; the gradient is summed, too: every process's loss depends on the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        total = grad.detach().clone()
+        dist.all_reduce(total)
+        return total
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from small_run import small_config, with_dropout
 from stl_core.cli import main
 from stl_core.training import distributed, optim, trainer
 from stl_core.training.resolved_config import resolve_config
+from stl_core.training.run import epoch_statistics
 
 
 def distributed_config(scenes, out, **changes):
@@ -67,3 +68,39 @@ def run_until_killed(scenes, out, steps):
 
     trainer.train_step = step_or_die
     trainer.fit(resolve_config(stateful_config(scenes, out)), with_dropout)
+
+
+def normalise(rank, path):
+    """Apply the AttentiveNorm of every case in a file to this process's images."""
+    with distributed.process_group('cpu'):
+        for number, case in enumerate(torch.load(path / 'cases.pt', weights_only=False)):
+            first = case['sizes'][0]
+            images = slice(0, first) if rank == 0 else slice(first, None)
+            parts = case['maps'][images], case['factor'][images]
+            save_normalised(case['norm'], *parts, path / f'{number}_{rank}.pt')
+
+
+def save_normalised(norm, maps, factor, path):
+    """Run forward and backward through an AttentiveNorm; save output, gradients, statistics."""
+    norm.train().norm.eval()  # the maps' statistics are a process's on the CPU
+    maps = maps.clone().requires_grad_()
+    out = norm(maps)
+    (out * factor).sum().backward()
+    grads = {name: each.grad for name, each in norm.named_parameters()}
+    results = {'out': out.detach(), 'maps': maps.grad, 'grads': grads}
+    torch.save({**results, 'buffers': dict(norm.named_buffers())}, path)
+
+
+def log_skipped_step(rank, path):
+    """Record an epoch whose second step was skipped; write what was logged."""
+    messages = []
+    epoch_statistics.log.warning = lambda text, *values: messages.append(text % values)
+    with distributed.process_group('cpu'):
+        statistics = epoch_statistics.EpochStatistics(3)
+        for step, skipped in enumerate((0.0, 1.0)):
+            results = {'total': torch.tensor(1.0), 'skipped': torch.tensor(skipped)}
+            statistics.add(
+                {**results, 'diverged': torch.tensor(skipped)}, (f'frame_{step}_{rank}',)
+            )
+        statistics.summarize()
+    (path / f'{rank}.txt').write_text('\n'.join(messages))

@@ -10,9 +10,18 @@ import torch
 from kitti_scenes import make_scenes
 from small_run import assert_equal_weights, weights_of
 from small_stages import make_scenes_with_depth, plan
-from training_processes import distributed_config, fit, run_plan, run_rank
+from training_processes import (
+    distributed_config,
+    fit,
+    log_skipped_step,
+    normalise,
+    run_plan,
+    run_rank,
+    save_normalised,
+)
 
 from stl_core.cli import main
+from stl_core.models.centernet.attentive_norm import AttentiveNorm
 from stl_core.training import distributed, trainer
 from stl_core.training.resolved_config import resolve_config
 
@@ -132,3 +141,51 @@ def test_a_single_process_needs_no_group():
         assert distributed.broadcast_scalar(3.0, device) == 3.0
         with distributed.no_gradient_sync(model):
             pass
+
+
+def attentive_norm_cases():
+    """Return AttentiveNorms, for GPUs too, with images for two processes, uneven or one each."""
+    for number, sizes in enumerate([(1, 2), (1, 1), (3, 1)] * 2):
+        torch.manual_seed(number)
+        maps, factor = torch.randn(2, sum(sizes), 6, 5, 7, dtype=torch.float64)
+        norm = AttentiveNorm(6, parts=4).double()
+        if number >= 3:  # these need a GPU: a process that entered one on the CPU would fail
+            norm = torch.nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        yield {'norm': norm, 'maps': 3 * maps + 1, 'factor': factor, 'sizes': sizes}
+
+
+def test_attentive_norm_with_uneven_processes_equals_one_process(tmp_path):
+    cases = list(attentive_norm_cases())
+    torch.save(cases, tmp_path / 'cases.pt')
+    join_all(start_two(normalise, tmp_path))
+    for number, case in enumerate(cases):
+        save_normalised(
+            plain_norm_of(case['norm']), case['maps'], case['factor'], tmp_path / 'one.pt'
+        )
+        one, *two = (
+            torch.load(tmp_path / f'{name}.pt', weights_only=True)
+            for name in ('one', f'{number}_0', f'{number}_1')
+        )
+        for key in ('out', 'maps'):
+            torch.testing.assert_close(torch.cat([each[key] for each in two]), one[key])
+        for name, grad in one['grads'].items():
+            torch.testing.assert_close(sum(each['grads'][name] for each in two), grad)
+        for each in two:
+            for name, value in one['buffers'].items():
+                torch.testing.assert_close(each['buffers'][name], value)
+        assert one['buffers']['attention_norm.num_batches_tracked'] == 1
+
+
+def plain_norm_of(converted):
+    """Return an AttentiveNorm with plain norms and the same weights."""
+    norm = AttentiveNorm(6, parts=4).double()
+    norm.load_state_dict(converted.state_dict())
+    return norm
+
+
+def test_the_frames_of_all_processes_are_logged_once(tmp_path):
+    join_all(start_two(log_skipped_step, tmp_path))
+    assert (tmp_path / '0.txt').read_text().splitlines()[1:] == [
+        'epoch 3: step 2 skipped, frames frame_1_0 frame_1_1'
+    ]
+    assert (tmp_path / '1.txt').read_text() == ''

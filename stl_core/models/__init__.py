@@ -63,7 +63,7 @@ DETECTORS: dict[str, DetectorEntry] = {
         monodetr.MonoDETRConfig,
         monodetr.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
-        training_only=('freeze_beginning',),
+        training_only=('freeze_beginning', 'checkpoint_activations'),
         published=monodetr.PUBLISHED,
         center_within='box',
     ),

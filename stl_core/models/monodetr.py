@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.centernet import heatmap
-from stl_core.models.detr import box_coding, criterion, depth_predictor, matcher
-from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads
+from stl_core.models.detr import box_coding, criterion, depth_predictor
+from stl_core.models.detr.assignment import assign_targets, find_assignment
+from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads, build_query_heads
 from stl_core.models.detr.transformer import (
     Decoder,
     DepthEncoder,
@@ -70,6 +71,9 @@ class MonoDETRConfig:
     :param encoder_layers: layers of the visual encoder.
     :param decoder_layers: L.
     :param dropout: fraction of values dropped in the transformer in training.
+    :param checkpoint_activations: keep the activations of the transformer's layers for the
+        gradient only at their borders and compute the rest again: less memory, more time, the
+        same gradient.
     :param queries: Q, the maximum number of objects in an image.
     :param groups: G, groups of queries in training; inference uses only the first.
     :param heading_bins: A, bins of the observation angle.
@@ -93,6 +97,7 @@ class MonoDETRConfig:
     encoder_layers: int = 3
     decoder_layers: int = 3
     dropout: float = 0.1
+    checkpoint_activations: bool = False
     queries: int = 50
     groups: int = 11
     heading_bins: int = 12
@@ -158,13 +163,20 @@ class MonoDETR(nn.Module):
             width, config.depth_bins, config.max_depth_m
         )
         dims = TransformerDims(
-            width, config.attention_heads, config.points, config.feedforward, config.dropout
+            width,
+            config.attention_heads,
+            config.points,
+            config.feedforward,
+            config.dropout,
+            config.checkpoint_activations,
         )
         self.visual_encoder = VisualEncoder(dims, config.encoder_layers)
         self.depth_encoder = DepthEncoder(dims, config.max_depth_m)
         self.decoder = Decoder(dims, config.decoder_layers)
         self.queries = nn.Embedding(config.groups * config.queries, 2 * width)
-        self.heads = _build_heads(config, num_classes)
+        self.heads = build_query_heads(
+            width, config.decoder_layers, config.heading_bins, num_classes
+        )
 
     def train(self, mode: bool = True) -> MonoDETR:
         """Switch to training; a backbone with frozen norms stays in evaluation mode."""
@@ -181,10 +193,11 @@ class MonoDETR(nn.Module):
         :param image: (B, in_channels, H, W) normalised.
         :param P: (B, 3, 4) projections to network pixels; their focal lengths turn size into
             depth.
-        :param targets: unused; all detectors have the same signature, and the public code's query
-            denoising, which needs targets, is off by default.
-        :return: features, the backbone's maps at strides 8, 16, 32; and raw heads, of all query
-            groups in training mode, else of the first group.
+        :param targets: given by training: they are matched once, here, and losses and
+            predictions_at_targets of the same targets use this assignment. The public code's
+            query denoising, which also needs targets, is off by default.
+        :return: features, the backbone's maps at strides 8, 16, 32; raw heads, of all query
+            groups in training mode, else of the first group; and the assignment.
         """
         features = self.backbone(image)[1:]
         sources = (*features, features[-1])
@@ -207,7 +220,11 @@ class MonoDETR(nn.Module):
             depth_map=logits,
             depth_edges_m=self.depth_map.edges_m * focal_ratio[:, None],
         )
-        return Outputs(features, heads, (image.shape[2], image.shape[3]))
+        size_px = (image.shape[2], image.shape[3])
+        assignment = None
+        if targets is not None:
+            assignment = assign_targets(heads.queries(), targets, size_px, groups)
+        return Outputs(features, heads, size_px, assignment=assignment)
 
     def _run_heads(self, hidden: Tensor, box: Tensor) -> QueryHeads:
         """Return the heads of decoded queries (B, L, Q, width) and their box logits."""
@@ -238,19 +255,18 @@ class MonoDETR(nn.Module):
         """
         groups = outputs.heads.class_logits.shape[2] // self.config.queries
         heads = outputs.heads.queries()
-        cost, trainable = _matching_cost(heads, targets, outputs.size_px)
+        assignment = find_assignment(outputs, targets)
+        if assignment is None:
+            assignment = assign_targets(heads, targets, outputs.size_px, groups)
         query_targets = criterion.encode_query_targets(
             targets, outputs.size_px, self.config.heading_bins, groups
         )
         logits, edges_m = outputs.heads.depth_map, outputs.heads.depth_edges_m
-        depth_target_m = depth_predictor.paint_depth(targets, trainable, *logits.shape[2:])
+        depth_target_m = depth_predictor.paint_depth(
+            targets, assignment.trainable, *logits.shape[2:]
+        )
         return {
-            **criterion.set_criterion(
-                heads,
-                query_targets,
-                matcher.hungarian_match(cost, trainable, groups),
-                normalizer,
-            ),
+            **criterion.set_criterion(heads, query_targets, assignment.matches, normalizer),
             'det/depth_map': depth_predictor.depth_map_focal_loss(
                 logits, depth_target_m, edges_m, normalizer
             ),
@@ -269,10 +285,12 @@ class MonoDETR(nn.Module):
         Ignored targets are not found, and some of more targets than queries are not.
         """
         heads = self._last_layer_heads(outputs)
-        last_layer = heads.map(lambda head: head[:, None])
-        cost, trainable = _matching_cost(last_layer, targets, outputs.size_px)
-        matches = matcher.hungarian_match(cost, trainable, groups=1)
-        at_targets = heads.gather(matches.query[:, 0, 0])
+        assignment = find_assignment(outputs, targets)
+        if assignment is None:
+            last_layer = heads.map(lambda head: head[:, None])
+            assignment = assign_targets(last_layer, targets, outputs.size_px, groups=1)
+        matches = assignment.matches
+        at_targets = heads.gather(matches.query[:, -1, 0])
         return TargetPredictions(
             predictions={
                 'center_box': at_targets.box,
@@ -281,7 +299,7 @@ class MonoDETR(nn.Module):
                 'depth': depth_encoding.to_logit(at_targets.depth[..., :1]),
             },
             depth_sigma_m=at_targets.depth[..., 1].exp(),
-            found=matches.matched[:, 0, 0],
+            found=matches.matched[:, -1, 0],
         )
 
     def _last_layer_heads(self, outputs: Outputs[MonoDETRHeads]) -> QueryHeads:
@@ -325,45 +343,6 @@ def decode_queries(
         'box_px': box_coding.to_pixels(box_coding.box_cxcylrtb_to_xyxy(box), size_px),
         'depth_log_sigma': log_sigma,
     }
-
-
-def _matching_cost(
-    heads: QueryHeads, targets: Targets, size_px: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return the matching cost (B, L, Q, N), and (B, N) bool: targets that are not ignored."""
-    target_box = box_coding.encode_boxes(targets, size_px)
-    cost = matcher.matching_cost(
-        heads.class_logits, heads.box.sigmoid(), targets.class_id, target_box
-    )
-    return cost, targets.valid & box_coding.is_representable(target_box)
-
-
-def _build_heads(config: MonoDETRConfig, num_classes: int) -> nn.ModuleDict:
-    """Build one head of each kind per decoder layer; classes start rare, first boxes small."""
-    width = config.width
-    layers = range(config.decoder_layers)
-    classes = [nn.Linear(width, num_classes) for _ in layers]
-    for linear in classes:
-        nn.init.constant_(linear.bias, -4.595)  # a probability of 0.01
-    boxes = [_mlp(width, 6, 3) for _ in layers]
-    nn.init.constant_(boxes[0][-1].bias[2:], -2.0)  # type: ignore
-    return nn.ModuleDict(
-        {
-            'class': nn.ModuleList(classes),
-            'box': nn.ModuleList(boxes),
-            'size_3d': nn.ModuleList(_mlp(width, 3, 2) for _ in layers),
-            'heading': nn.ModuleList(_mlp(width, 2 * config.heading_bins, 2) for _ in layers),
-            'depth': nn.ModuleList(_mlp(width, 2, 2) for _ in layers),
-        }
-    )
-
-
-def _mlp(width: int, out: int, layers: int) -> nn.Sequential:
-    """Build an MLP: linear layers of constant width with ReLU between them."""
-    hidden: list[nn.Module] = []
-    for _ in range(layers - 1):
-        hidden += [nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(width, out))
 
 
 def _build_projection(channels: int, width: int, stride: int) -> nn.Sequential:

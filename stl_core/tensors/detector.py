@@ -44,12 +44,16 @@ class Outputs(Generic[H]):
     :param heads: raw heads; each detector, or family of detectors, has its own dataclass.
     :param size_px: height and width of the images, network pixels.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
+    :param assignment: which prediction is responsible for which target, for a detector that must
+        solve for it: made by forward if it was given targets, so that losses and
+        predictions_at_targets need not solve again. Only that detector reads it.
     """
 
     features: tuple[Tensor, ...]
     heads: H
     size_px: tuple[int, int]
     P: Tensor | None = None
+    assignment: Any = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,40 @@ class MonoDETRHeads:
         """Return the heads by name; class_logits is named 'class'."""
         heads = dict(vars(self))
         return {'class': heads.pop('class_logits'), **heads}
+
+
+def build_query_heads(
+    width: int, decoder_layers: int, heading_bins: int, num_classes: int
+) -> nn.ModuleDict:
+    """
+    Build one head of each kind per decoder layer; classes start rare, first boxes small.
+
+    :param width: channels of a query.
+    :param decoder_layers: L.
+    :param heading_bins: A.
+    :param num_classes: C.
+    :return: {name of the head: list of a module per layer}.
+    """
+    layers = range(decoder_layers)
+    classes = [nn.Linear(width, num_classes) for _ in layers]
+    for linear in classes:
+        nn.init.constant_(linear.bias, -4.595)  # a probability of 0.01
+    boxes = [_mlp(width, 6, 3) for _ in layers]
+    nn.init.constant_(boxes[0][-1].bias[2:], -2.0)  # type: ignore
+    return nn.ModuleDict(
+        {
+            'class': nn.ModuleList(classes),
+            'box': nn.ModuleList(boxes),
+            'size_3d': nn.ModuleList(_mlp(width, 3, 2) for _ in layers),
+            'heading': nn.ModuleList(_mlp(width, 2 * heading_bins, 2) for _ in layers),
+            'depth': nn.ModuleList(_mlp(width, 2, 2) for _ in layers),
+        }
+    )
+
+
+def _mlp(width: int, out: int, layers: int) -> nn.Sequential:
+    """Build an MLP: linear layers of constant width with ReLU between them."""
+    hidden: list[nn.Module] = []
+    for _ in range(layers - 1):
+        hidden += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(width, out))

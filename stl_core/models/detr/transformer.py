@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stl_core.models.detr import box_coding
 from stl_core.models.detr.deformable_attention import (
@@ -41,6 +43,7 @@ class TransformerDims:
     :param points: sampling points per head and map of deformable attentions.
     :param feedforward: hidden width of feed-forward blocks.
     :param dropout: fraction of values dropped in training.
+    :param checkpoint_activations: compute each layer again for its gradient, see _run_layer.
     """
 
     width: int
@@ -48,6 +51,7 @@ class TransformerDims:
     points: int
     feedforward: int
     dropout: float
+    checkpoint_activations: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class VisualEncoder(nn.Module):
         """Build the layers, and one learnt level embedding per map."""
         super().__init__()
         self.levels = nn.Parameter(torch.randn(NUM_LEVELS, dims.width))
+        self.checkpoint_activations = dims.checkpoint_activations
         self.layers = nn.ModuleList(_VisualEncoderLayer(dims) for _ in range(layers))
         _reset_parameters(self)
 
@@ -126,7 +131,8 @@ class VisualEncoder(nn.Module):
         reference_points = torch.cat([cell_centers(h, w, device) for h, w in spatial_shapes])[None]
         offset_scale = cell_offset_scale(spatial_shapes, cells)
         for layer in self.layers:
-            cells = layer(cells, position, reference_points, offset_scale, spatial_shapes)
+            inputs = (cells, position, reference_points, offset_scale, spatial_shapes)
+            cells = _run_layer(layer, inputs, self.checkpoint_activations)
         return cells, spatial_shapes
 
 
@@ -139,6 +145,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(_DecoderLayer(dims) for _ in range(layers))
         self.start = nn.Linear(dims.width, 2)
         self.points = dims.points
+        self.checkpoint_activations = dims.checkpoint_activations
         _reset_parameters(self)
         nn.init.zeros_(self.start.bias)
 
@@ -161,7 +168,8 @@ class Decoder(nn.Module):
         reference = nn.functional.pad(center, (0, 4))  # box sides have no initial reference
         hidden, logits = [], []
         for layer, head in zip(self.layers, box_heads, strict=True):
-            content = layer(content, position, groups, memory, sampling_reference)
+            inputs = (content, position, groups, memory, sampling_reference)
+            content = _run_layer(layer, inputs, self.checkpoint_activations)
             logit = in_float32(head, content) + reference
             hidden.append(content)
             logits.append(logit)
@@ -298,6 +306,20 @@ class _FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.after(tokens, self.narrow(self.dropout(self.wide(tokens).relu())))
+
+
+def _run_layer(layer: nn.Module, inputs: tuple[Any, ...], checkpoint_activations: bool) -> Tensor:
+    """
+    Run a layer of an encoder or decoder.
+
+    With checkpoint_activations, only its inputs are kept for the gradient, which computes the
+    layer again, with the same random numbers and precision.
+    """
+    if checkpoint_activations and torch.is_grad_enabled():
+        output: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        return output
+    output = layer(*inputs)
+    return output
 
 
 def _build_attention(dims: TransformerDims) -> nn.MultiheadAttention:

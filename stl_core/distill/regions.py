@@ -20,15 +20,13 @@ def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
 
     :param targets: network pixels.
     :param size_px: height and width of the canvas.
-    :return: the same targets, valid only where the projected centre is on the canvas, so that
-        there is a prediction to compare, and the clipped box is not empty.
+    :return: the same targets, valid only where the clipped box is not empty. The projected centre
+        may be off the canvas: a detector whose cell is the middle of the 2D box has a prediction
+        for such an object; TargetPredictions.found holds which objects have one.
     """
-    height, width = size_px
-    x, y = targets.center_px.unbind(-1)
     box = clip_boxes(targets.box_px, size_px)
     area = (box[..., 2:] > box[..., :2]).all(-1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return replace(targets, valid=targets.valid & inside & area)
+    return replace(targets, valid=targets.valid & area)
 
 
 def clip_boxes(box_px: Tensor, size_px: tuple[int, int]) -> Tensor:

@@ -92,8 +92,8 @@ class DistillView:
     :param teacher: carries no gradient.
     :param adapted: the student's features at the teacher's widths, by stride, finest first;
         gradients flow.
-    :param targets: network pixels; valid only where the canvas shows box and projected centre, and
-        both networks have a prediction for the object: losses learn nothing from other objects.
+    :param targets: network pixels; valid only where the canvas shows a part of the box, and both
+        networks have a prediction for the object: losses learn nothing from other objects.
     :param P: (B, 3, 4) projections.
     :param size_px: height and width of the canvas.
     :param epoch: number of epochs so far, with a fraction.

@@ -73,13 +73,14 @@ def relation_loss(
     A_ij is the cosine of the pooled features of objects i and j, in [-1, 1]. Each channel is
     standardised by its mean and deviation over the teacher's objects, see
     weighting.channel_statistics: otherwise features that all objects share would make all pairs
-    similar. c_ij = 1 / (1 + u / half^2) with u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. Pairs
-    of an object with itself count, so that duplicating every object changes nothing.
+    similar. c_ij = 1 / (1 + u / half^2) with u = (sigma_i^2 + sigma_j^2) / 2 of the teacher. An
+    object with itself is no pair: its cosine is always 1, and an image with one object would only
+    dilute the mean.
 
     :param view: the batch.
     :param config: gate, pooling and the weight of pairs across images.
     :param normalizer: normaliser of the step.
-    :return: scalar, at most 2; 0 when no object is valid.
+    :return: scalar, at most 2; 0 without a pair.
     """
     indices = regions.valid_indices(view.targets)
     rois = regions.object_rois(view.targets, view.size_px, indices)
@@ -87,6 +88,7 @@ def relation_loss(
     image = rois[:, 0]
     same_image = (image[:, None] == image).to(mean_variance.dtype)
     pair_weight = same_image + (1 - same_image) * config.across_images
+    pair_weight = pair_weight.fill_diagonal_(0.0)
     weight = pair_weight * confidence_gate(mean_variance.sqrt(), config.half_sigma_m)
     total = normalizer.total(pair_weight)
     terms = []

@@ -472,3 +472,19 @@ def test_the_depth_prediction_is_a_logit_in_metres_of_the_given_camera(name):
             for out in (model(pixels(batch), P) for P in (batch.P, longer))
         )
     torch.testing.assert_close(far, 2 * near, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(('name', 'kept'), [('monocon', True), ('monodle', False)])
+def test_a_truncated_object_is_distilled_if_its_cell_is_on_the_canvas(name, kept):
+    """MonoCon's cell is the middle of the 2D box, MonoDLE's the projected 3D centre."""
+    batch = a_batch()
+    box, center = batch.targets.box_px.clone(), batch.targets.center_px.clone()
+    box[0, 0], center[0, 0] = torch.tensor([0.0, 20.0, 40.0, 60.0]), torch.tensor([-9.0, 40.0])
+    targets = dataclasses.replace(batch.targets, box_px=box, center_px=center)
+    batch = dataclasses.replace(batch, targets=targets)
+    student, teacher = build(name), build(name)
+    model = distiller({'feature': {}}, student=student, teacher=teacher).eval()
+    out = model.student(pixels(batch), batch.P, batch.targets)
+    view = model.make_view(out, batch, 0.0)
+    assert bool(view.targets.valid[0, 0]) == kept
+    assert view.targets.valid[0, 1:3].all()

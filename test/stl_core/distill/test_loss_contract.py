@@ -131,7 +131,7 @@ def test_large_activations_under_autocast_are_compared_in_float32(name, dtype):
 @pytest.mark.parametrize('name', sorted(LOSSES.keys() - {'plain_scene', 'plain_heads'}))
 def test_boxes_beyond_the_canvas_are_clipped_at_its_edge(name):
     # the region around an object depends on the whole box, too
-    options = {'around': 0.0} if name == 'feature' else {}
+    options = {'feature': {'around': 0.0}, 'relation': {'across_images': 1.0}}.get(name, {})
     view = make_view('edge', (1, 1), 1)
     beyond = torch.tensor([[[-300.0, -40.0, 90.0, 70.0]], [[560.0, 100.0, 900.0, 500.0]]])
     clipped = torch.tensor([[[0.0, 0.0, 90.0, 70.0]], [[560.0, 100.0, 640.0, 192.0]]])
@@ -153,7 +153,7 @@ def test_boxes_smaller_than_a_cell_have_gradients_at_every_stride(name):
     assert all(tensors['adapted', stride].grad.any() for stride in STRIDES)
 
 
-@ours
+@pytest.mark.parametrize('name', ['feature', 'response'])
 def test_duplicating_every_object_changes_nothing(name):
     view = make_view('twice', (3, 3), 3, dtype=torch.float64)
     twice = permute_slots(view, torch.tensor([0, 0, 1, 1, 2, 2]))

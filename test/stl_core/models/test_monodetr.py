@@ -265,12 +265,7 @@ def test_every_parameter_receives_a_gradient():
 
 
 def test_a_pretrained_backbone_freezes_norms_and_early_stages(monkeypatch):
-    create = backbone.timm.create_model
-    monkeypatch.setattr(
-        backbone.timm,
-        'create_model',
-        lambda name, pretrained=False, **kwargs: create(name, **kwargs),
-    )
+    monkeypatch.setattr(backbone, 'pretrained_weights', lambda name: None)
     model, (image, P, targets) = build('monodetr', pretrained=True).train(), batch()
     body = model.backbone.body
     assert not any(module.training for module in body.modules())

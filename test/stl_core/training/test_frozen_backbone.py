@@ -24,15 +24,10 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture(autouse=True)
 def random_backbone(monkeypatch):
-    """Let `pretrained` load nothing; return the value of every call."""
-    create, asked = backbone.timm.create_model, []
-
-    def build(name, pretrained=False, **kwargs):
-        asked.append(pretrained)
-        return create(name, **kwargs)
-
-    monkeypatch.setattr(backbone.timm, 'create_model', build)
-    return asked
+    """Let `pretrained` load nothing; return the backbones whose weights were looked up."""
+    looked_up = []
+    monkeypatch.setattr(backbone, 'pretrained_weights', looked_up.append)
+    return looked_up
 
 
 @pytest.fixture(scope='module')
@@ -103,10 +98,9 @@ def test_a_start_model_replaces_the_lookup_of_pretrained_weights(
     scenes, tmp_path, random_backbone
 ):
     resolved = build_stages(scenes, tmp_path, pretrained=True)['distil']
-    random_backbone.clear()
+    assert random_backbone == ['mobilenetv4_conv_small'] * 2  # of the base and of the teacher
     model_builder.build_model(resolved)
-    assert random_backbone
-    assert not any(random_backbone)
+    assert len(random_backbone) == 2
 
 
 @pytest.mark.parametrize(

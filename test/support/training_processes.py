@@ -92,7 +92,7 @@ def save_normalised(norm, maps, factor, path):
 
 
 def log_skipped_step(rank, path):
-    """Record an epoch whose second step was skipped; write what was logged."""
+    """Record an epoch whose second step was skipped; write the log."""
     messages = []
     epoch_statistics.log.warning = lambda text, *values: messages.append(text % values)
     with distributed.process_group('cpu'):

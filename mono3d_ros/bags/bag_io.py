@@ -193,7 +193,7 @@ class BagReader:
     def decode(self, message: Message) -> Any:
         """Decode a message of this bag; BagError if its bytes do not match its type."""
         try:
-            return self._types.decode(message.cdr, message.type)
+            return self._types.decode(message.topic, message.type, message.cdr)
         except DecodeError as err:
             where = f'{self.path}: {message.topic} at {message.recorded_ns} ns'
             raise BagError(f'{where}: not a {message.type} ({_one_line(err)})') from err

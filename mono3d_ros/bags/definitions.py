@@ -45,55 +45,58 @@ class DecodeError(ValueError):
 
 
 class MessageTypes:
-    """The message types of a bag; a problem with one does not concern the others."""
+    """The message types of a bag; a problem with one topic does not concern the others."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
         """
         Read the definitions of the channels of all storage files.
 
-        :param channels: several may have the same type; its first usable definition is used.
+        :param channels: several may have the same topic; its first usable definition is used.
         """
-        self._stores: dict[str, Typestore] = {}
-        self._problems: dict[str, str] = {}
-        tried = set()
-        for channel in channels:
-            key = (channel.type, channel.definition)
-            if channel.type not in self._stores and key not in tried:
-                tried.add(key)
-                self._add(channel.type, channel.definition)
+        self._stores: dict[tuple[str, str], Typestore] = {}
+        self._problems: dict[tuple[str, str], str] = {}
+        parsed: dict[tuple[str, Definition], tuple[Typestore | None, str]] = {}
+        for channel in sorted(channels, key=lambda each: not each.definition.text.strip()):
+            topic, key = (channel.topic, channel.type), (channel.type, channel.definition)
+            if channel.encoding == CDR and topic not in self._stores:
+                if key not in parsed:
+                    parsed[key] = _find_store(*key)
+                store, self._problems[topic] = parsed[key]
+                if store is not None:
+                    self._stores[topic] = store
 
     def problem(self, channel: Channel) -> str:
         """Return why messages of a channel cannot be decoded; empty if they can."""
         if channel.encoding != CDR:
             return f'messages of encoding {channel.encoding[:40]!r}; only cdr is read'
-        return '' if channel.type in self._stores else self._problems[channel.type]
+        topic = (channel.topic, channel.type)
+        return '' if topic in self._stores else self._problems[topic]
 
-    def decode(self, cdr: bytes, type_name: str) -> Any:
+    def decode(self, topic: str, type_name: str, cdr: bytes) -> Any:
         """Decode a message; DecodeError if its bytes do not match the type."""
-        store = self._stores.get(type_name)
+        store = self._stores.get((topic, type_name))
         if store is None:
-            raise DecodeError(f'no definition of {type_name}')
+            raise DecodeError(self._problems.get((topic, type_name), 'unknown type'))
         try:
             return store.deserialize_cdr(cdr, type_name)
         except Exception as err:  # generated code: it raises what damaged bytes lead to
             raise DecodeError(' '.join(str(err).split())[:200] or type(err).__name__) from err
 
-    def _add(self, type_name: str, definition: Definition) -> None:
-        """Register a type, with its definition in the bag or the built-in one, or its problem."""
-        if not _TYPE_NAME.fullmatch(type_name):
-            self._problems[type_name] = f'{type_name[:60]!r} is not a message type of ROS 2'
-            return
-        store, problem = None, 'no definition of its type in the bag'
-        if definition.text.strip():
-            store, problem = _parse(type_name, definition)
-        if store is None and type_name in builtin_types().fielddefs:
-            store = builtin_types()
-        if store is None:
-            self._problems[type_name] = problem
-        elif type_name in STABLE_TYPES and (other := _first_difference(type_name, store)):
-            self._problems[type_name] = f'its definition of {other} differs from that of ROS'
-        else:
-            self._stores[type_name] = store
+
+def _find_store(type_name: str, definition: Definition) -> tuple[Typestore | None, str]:
+    """Return the types to decode with, or None and why there are none."""
+    if not _TYPE_NAME.fullmatch(type_name):
+        return None, f'{type_name[:60]!r} is not a message type of ROS 2'
+    store, problem = None, 'no definition of its type in the bag'
+    if definition.text.strip():
+        store, problem = _parse(type_name, definition)
+    if store is None and type_name in builtin_types().fielddefs:
+        store = builtin_types()
+    if store is None:
+        return None, problem
+    if type_name in STABLE_TYPES and (other := _first_difference(type_name, store)):
+        return None, f'its definition of {other} differs from that of ROS'
+    return store, ''
 
 
 @lru_cache(maxsize=1)

@@ -106,7 +106,7 @@ def open_bag(path: Path, stack: ExitStack) -> OpenedBag:
             raise StorageError(f'{each.name}: {err}' if path.is_dir() else str(err)) from err
         files.append(file)
         remarks += [f'{each.name}: {remark}' for remark in (cut, file.remark) if remark]
-        is_whole = is_whole and not cut and not file.remark
+        is_whole = is_whole and not cut and file.is_whole
     return OpenedBag(tuple(files), promised, tuple(remarks), is_whole)
 
 
@@ -119,11 +119,14 @@ def _metadata_of(folder: Path, remarks: list[str]) -> BagMetadata | None:
         remarks.append(f'no {FILE_NAME}: {repair}')
         return None
     try:
-        return metadata.read_metadata(folder)
+        content = metadata.read_metadata(folder)
+        if content.file_names:
+            return content
+        raise StorageError('it lists no storage file')
     except StorageError as err:
         if not storage_files(folder):
             raise StorageError(f'{FILE_NAME}: {err}') from err
-        remarks.append(f'{FILE_NAME} is damaged ({err}): {repair}')
+        remarks.append(f'{FILE_NAME} cannot be used ({err}): {repair}')
         return None
 
 

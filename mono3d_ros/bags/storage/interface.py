@@ -66,10 +66,12 @@ class StorageFile(Protocol):
     An open storage file.
 
     name is that of the file. channels lists its channels. remark is empty, or says that the file
-    is unfinished or damaged, up to where it was read, and how to repair it.
+    is unfinished or damaged, up to where it was read, and how to repair it. is_whole says whether
+    all messages that were written can be read.
     """
 
     name: str
+    is_whole: bool
     channels: tuple[Channel, ...]
     remark: str
 

@@ -70,7 +70,7 @@ class McapFile:
 
     def __init__(self, path: Path) -> None:
         """Read the index, or scan the file."""
-        self.name, self.remark = path.name, ''
+        self.name, self.remark, self.is_whole = path.name, '', True
         self._file = path.open('rb')
         try:
             self._size = self._file.seek(0, 2)
@@ -146,14 +146,14 @@ class McapFile:
         count = sum((index.counts or {}).values())
         if reason and is_finished:
             raise StorageError(f'damaged at byte {end} of {self._size}: {reason}')
-        if reason or problem:
-            state = (
-                f'its index is damaged ({problem})'
-                if is_finished
-                else f'it is unfinished or cut off at byte {end} of {self._size} ({reason})'
-            )
+        self.is_whole = not reason
+        if reason:
+            problem = f'it is unfinished or cut off at byte {end} of {self._size} ({reason})'
+        elif problem or not is_finished:
+            problem = f'its index is damaged ({problem or "no footer"})'
+        if problem:
             repair = f'"mcap recover {path.name} -o NEW.mcap" repairs it'
-            self.remark = f'{state}; the {count} messages that are whole were found; {repair}'
+            self.remark = f'{problem}; the {count} messages that are whole were found; {repair}'
         return index
 
     def _has_footer(self) -> bool:

@@ -24,6 +24,9 @@ MAGIC = b'SQLite format 3\0'
 #: First bytes of a journal that sqlite has to roll back; it clears them after a transaction.
 _JOURNAL_MAGIC = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'
 
+#: Exceptions of sqlite3 for damaged files; UnicodeError if it cannot decode its error message.
+_DAMAGE = (sqlite3.Error, UnicodeError, MemoryError, OverflowError)
+
 
 class SqliteFile:
     """
@@ -35,12 +38,12 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its channels."""
-        self.name, self.remark = path.name, ''
+        self.name, self.remark, self.is_whole = path.name, '', True
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = _connect(path)
             self.channels = tuple(_read_channels(self._connection))
-        except (sqlite3.Error, MemoryError, OverflowError) as err:
+        except _DAMAGE as err:
             self.close()
             raise StorageError(_describe(err)) from err
         except BaseException:
@@ -65,7 +68,7 @@ class SqliteFile:
                 if not isinstance(recorded_ns, int) or not isinstance(data, bytes):
                     raise StorageError('a row of the table messages is damaged')
                 yield RawMessage(recorded_ns, channel_id, data)
-        except (sqlite3.Error, MemoryError, OverflowError) as err:
+        except _DAMAGE as err:
             raise StorageError(_describe(err)) from err
 
 

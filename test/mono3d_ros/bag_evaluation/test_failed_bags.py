@@ -10,7 +10,6 @@ from mono3d_ros.bag_evaluation import evaluate_bag, runner
 from mono3d_ros.bag_evaluation.replay import EvaluationOptions
 from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.storage.folder import find_bags
-from mono3d_ros.messages.rectification import passthrough_image
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
 
@@ -73,7 +72,7 @@ def test_damaged_bags_do_not_end_the_run_of_a_folder(damaged, tmp_path):
         find_bags(damaged),
         tmp_path / 'out',
         MODEL,
-        EvaluationOptions(DriveQuery(), passthrough_image, Params()),
+        EvaluationOptions(DriveQuery(), Params()),
         1,
     )
     bad = sorted(each.name for each in damaged.iterdir() if each.name.startswith('bad'))
@@ -108,7 +107,7 @@ def test_results_from_before_a_worker_died_are_reported(tmp_path, monkeypatch):
         bags,
         tmp_path / 'out',
         MODEL,
-        EvaluationOptions(DriveQuery(), passthrough_image, Params()),
+        EvaluationOptions(DriveQuery(), Params()),
         1,
     )
     assert [each.name for each in result.replay_result.reports] == ['a.mcap']

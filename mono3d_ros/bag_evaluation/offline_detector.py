@@ -184,7 +184,7 @@ class OfflineDetector:
     ) -> None:
         """Append the ImageResult, call on_result, and draw the image if selected."""
         sample, frame = decoded.sample, decoded.frame
-        points_m = pictures.scan_in_camera_frame(sample.scan) if sample.scan else None
+        points_m = pictures.scan_in_camera_frame(sample.scan, self.notes)
         self.image_results.append(
             ImageResult(
                 camera=frame.camera,

@@ -18,13 +18,12 @@ import numpy as np
 from mono3d_ros.bags.bag_io import BagError, BagReader
 from mono3d_ros.bags.cameras.choice import find_cameras
 from mono3d_ros.bags.drive_query import DriveQuery
-from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan, decode_image
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, Scan, decode_image, read_scan
 from mono3d_ros.bags.drive_writer import LABELLED_CLASSES
 from mono3d_ros.bags.recorded_boxes import NO_BOXES, RecordedBoxes
 from mono3d_ros.camera_frame import Frame, FrameResult
 from mono3d_ros.messages.images import ImageDecoder
 from mono3d_ros.messages.markers import object_label
-from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import AUTO
 from stl_core.types import Array, Labels
 from stl_core.visualization import draw, style
@@ -101,7 +100,7 @@ def to_scene(frame: Frame, sample: DriveSample) -> Scene:
     :return: the scene to draw.
     """
     truth = None if sample.truth is None else label_boxes(sample.truth)
-    return Scene(frame, truth, scan_in_camera_frame(sample.scan) if sample.scan else None)
+    return Scene(frame, truth, scan_in_camera_frame(sample.scan, Counter()))
 
 
 def label_boxes(labels: Labels) -> LabelledBoxes:
@@ -120,15 +119,25 @@ def result_boxes(result: FrameResult) -> LabelledBoxes:
     return LabelledBoxes(draw.box_edges(objects), texts, colours)
 
 
-def scan_in_camera_frame(scan: Scan) -> Array | None:
-    """Transform a scan to the camera frame, (L, 3) metres; None if that is not possible."""
-    if scan.camera_T_cloud is None:
+def scan_in_camera_frame(scan: Scan | None, notes: Counter[str]) -> Array | None:
+    """
+    Transform a scan to the camera frame.
+
+    :param scan: scan of a sample, if it has one.
+    :param notes: counts scans that cannot be read or transformed; changed in place.
+    :return: (L, 3) metres; None without a usable scan.
+    """
+    if scan is None:
         return None
-    try:
-        points = read_points(scan.cloud)[:, :3].astype(np.float64)
-    except ValueError:
+    camera_T_cloud = scan.camera_T_cloud
+    if camera_T_cloud is None:
+        frame_id = scan.cloud.header.frame_id
+        notes[f'scans not used: no transform from {frame_id}: {scan.missing}'] += 1
         return None
-    return points @ scan.camera_T_cloud[:3, :3].T + scan.camera_T_cloud[:3, 3]
+    points = read_scan(scan, notes)
+    if points is None:
+        return None
+    return points[:, :3].astype(np.float64) @ camera_T_cloud[:3, :3].T + camera_T_cloud[:3, 3]
 
 
 def draw_scene(

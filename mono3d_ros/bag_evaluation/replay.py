@@ -123,9 +123,9 @@ def replay_bag(
             reason = next(iter(detector.skipped), f'no image has a camera_info; {has}')
             raise BagError(f'{bag}: no image could be processed ({reason})')
         report = reader.report((*drive.choice.lines(), *detector.image_notes))
-    drive_results = DriveResults(
-        detector.classes, tuple(detector.image_results), detector.skipped, detector.notes
-    )
+    notes = detector.notes + drive.notes
+    image_results = tuple(detector.image_results)
+    drive_results = DriveResults(detector.classes, image_results, detector.skipped, notes)
     return ReplayResult(drive_results, detector.timings_ms, detector.drawn_images, (report,))
 
 

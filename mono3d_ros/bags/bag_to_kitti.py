@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -31,10 +30,9 @@ from mono3d_ros.bags.drive_query import (
     prefer_raw,
     prefer_rectified,
 )
-from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, decode_image
+from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, decode_image, read_scan
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import ImageDecoder
-from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.rectification import AUTO, RAW
 from stl_core.cli.command import run_command
 from stl_core.data.sources.kitti_calib import calib_text
@@ -111,8 +109,10 @@ def extract_frames(
                 except ValueError as err:
                     notes[f'images omitted: {err}'] += 1
                     continue
-                rows.append(_write_frame(folder, f'{len(rows):06d}', frame, sample))
+                points = read_scan(sample.scan, notes)
+                rows.append(_write_frame(folder, f'{len(rows):06d}', frame, sample, points))
                 notes.update(_missing_parts(sample, drive.cloud_topic, query))
+            notes.update(drive.notes)
             if not rows:
                 reason = next(iter(notes), 'no image with a camera_info')
                 raise BagError(f'{bag}: {drive.cameras[0].image}: nothing to write ({reason})')
@@ -121,8 +121,10 @@ def extract_frames(
         return ExtractionSummary(len(rows), dict(notes), report)
 
 
-def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample) -> FrameRow:
-    """Write the files of one frame and return its row of frames.csv."""
+def _write_frame(
+    folder: Path, frame_id: str, frame: Frame, sample: DriveSample, points: Array | None
+) -> FrameRow:
+    """Write the files of one frame, with the points of its scan; return its row of frames.csv."""
     image = cv2.imencode('.png', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))[1]
     _file_path(folder, 'image_2', frame_id, '.png').write_bytes(image.tobytes())
     camera_T_velo = None if sample.scan is None else sample.scan.camera_T_cloud
@@ -130,14 +132,14 @@ def _write_frame(folder: Path, frame_id: str, frame: Frame, sample: DriveSample)
     _file_path(folder, 'calib', frame_id, '.txt').write_text(calib_text(matrices))
     if sample.truth is not None:
         _file_path(folder, 'label_2', frame_id, '.txt').write_text(sample.label_text)
-    if sample.scan is not None:
-        points = _read_scan(sample, sample.scan.cloud)
+    if points is not None:
         _file_path(folder, 'velodyne', frame_id, '.bin').write_bytes(points.tobytes())
+    offset_s = '' if sample.scan is None else f'{sample.scan.offset_s:.9f}'
     return FrameRow(
         id=frame_id,
         topic=sample.camera.image,
         stamp_ns=frame.stamp_ns,
-        scan_offset_s='' if sample.scan is None else f'{sample.scan.offset_s:.9f}',
+        scan_offset_s='' if points is None else offset_s,
         labelled=int(sample.truth is not None),
     )
 
@@ -155,16 +157,6 @@ def _calib_matrices(P: Array, camera_T_velo: Array | None) -> dict[str, Array]:
     return matrices
 
 
-def _read_scan(sample: DriveSample, cloud: Any) -> Array:
-    """Return the (L, 4) float32 points of a sample's scan; BagError if it is unreadable."""
-    try:
-        return read_points(cloud)
-    except ValueError as err:
-        raise BagError(
-            f'the scan of image {sample.image_index} of {sample.camera.image}: {err}'
-        ) from err
-
-
 def _missing_parts(sample: DriveSample, cloud_topic: str, query: DriveQuery) -> list[str]:
     """List the parts that a frame lacks although the bag has such topics."""
     lacks = []
@@ -172,7 +164,10 @@ def _missing_parts(sample: DriveSample, cloud_topic: str, query: DriveQuery) -> 
         lacks.append(f'without a scan: none of {cloud_topic} within {query.max_offset_s:g} s')
     if sample.scan is not None and sample.scan.camera_T_cloud is None:
         frame_id = sample.scan.cloud.header.frame_id
-        lacks.append(f'without Tr_velo_to_cam: no transform from {frame_id} to the camera')
+        reason = sample.scan.missing
+        lacks.append(
+            f'without Tr_velo_to_cam: no transform from {frame_id} to the camera: {reason}'
+        )
     if sample.camera.labels and sample.truth is None:
         lacks.append(f'without labels: none of {sample.camera.labels} recorded with the image')
     return lacks

@@ -9,6 +9,7 @@ belong to the image recorded at the same time.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
@@ -22,6 +23,7 @@ from mono3d_ros.bags.cameras.choice import find_cameras
 from mono3d_ros.bags.drive_query import CameraTopics, DriveQuery, choose_cloud_topic
 from mono3d_ros.camera_frame import CameraPose, Frame
 from mono3d_ros.messages.images import ImageDecoder, to_frame, to_intrinsics
+from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.messages.rectification import Rectifier
 from mono3d_ros.tf.history import TransformHistory
@@ -39,11 +41,13 @@ class Scan(NamedTuple):
     :param offset_s: stamp of the scan minus that of the image, seconds.
     :param camera_T_cloud: (4, 4) transform of its points to the camera frame at the time of the
         image; None if the bag has no such transform.
+    :param missing: why there is no transform; empty if there is one.
     """
 
     cloud: Any
     offset_s: float
     camera_T_cloud: Array | None
+    missing: str = ''
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,29 @@ def decode_image(
     return frame
 
 
+def read_scan(scan: Scan | None, notes: Counter[str]) -> Array | None:
+    """
+    Return the points of a scan in its frame.
+
+    :param scan: scan of a sample, if it has one.
+    :param notes: counts scans that cannot be read; changed in place.
+    :return: (L, 4) float32, see read_points; None without a scan or if it cannot be read.
+    """
+    if scan is None:
+        return None
+    try:
+        return read_points(scan.cloud)
+    except ValueError as err:
+        notes[f'scans skipped: {err}'] += 1
+        return None
+
+
 class DriveReader:
-    """Iterate over the images of an open bag; a first pass associates the messages by stamps."""
+    """
+    Iterate over the images of an open bag; a first pass associates the messages by stamps.
+
+    Scans and transforms that cannot be used are counted in `notes` and never cost an image.
+    """
 
     def __init__(self, reader: BagReader, query: DriveQuery) -> None:
         """
@@ -109,6 +134,7 @@ class DriveReader:
         :raises BagError: for a camera or topic that the bag does not have, or a damaged bag.
         """
         self._reader, self._query = reader, query
+        self.notes = Counter[str]()
         self.choice = find_cameras(reader, query)
         self.cameras = self.choice.cameras
         self.cloud_topic = choose_cloud_topic(reader.decodable_topics, query, reader.path)
@@ -135,7 +161,7 @@ class DriveReader:
             num_read[message.topic] += 1
             if message.topic == self.cloud_topic:
                 if uses[number]:
-                    scans[number] = self._reader.decode(message)
+                    scans[number] = self._decode_optional(message)
             elif number % self._query.every == 0:
                 waiting.append((number, message))
             while waiting and self._is_scan_read(waiting[0], scans):
@@ -160,11 +186,14 @@ class DriveReader:
         large = {*self._camera_by_topic, self.cloud_topic} - {''}
         static: list[Any] = []
         moving: list[Any] = []
+        num_clouds = 0
         for message in self._reader.messages({*infos, *labels, *tf, *large}):
             if message.topic in self._camera_by_topic:
                 index.image_ns[message.topic].append(self._header_stamp_ns(message))
             elif message.topic == self.cloud_topic:
-                index.cloud_ns.append((self._header_stamp_ns(message), len(index.cloud_ns)))
+                with contextlib.suppress(BagError):  # the second pass counts it if it is needed
+                    index.cloud_ns.append((self._header_stamp_ns(message), num_clouds))
+                num_clouds += 1
             elif message.topic in infos:
                 stamped = (self._header_stamp_ns(message), message)
                 index.infos.setdefault(message.topic, []).append(stamped)
@@ -172,11 +201,13 @@ class DriveReader:
                 index.labels[message.topic, message.recorded_ns] = message
             else:
                 transforms = static if message.topic == TF_STATIC_TOPIC else moving
-                transforms.append(self._reader.decode(message))
+                if (decoded := self._decode_optional(message)) is not None:
+                    transforms.append(decoded)
         index.cloud_ns.sort()
         for each in index.infos.values():
             each.sort(key=_stamp_of)
         index.transforms = TransformHistory(static, moving)
+        self.notes.update({f'transforms: {text}': n for text, n in index.transforms.notes.items()})
         return index
 
     def _match_scans(self) -> dict[tuple[str, int], int]:
@@ -210,13 +241,9 @@ class DriveReader:
         info = self._reader.decode(infos[max(0, position)][1])
         camera_frame = image.header.frame_id or info.header.frame_id
         scan, labels = None, index.labels.get((camera.labels, message.recorded_ns))
-        if (key := (message.topic, image_index)) in self._scan_by_image:
-            cloud = scans[self._scan_by_image[key]]
-            cloud_ns, frame_id = header_stamp_ns(cloud.header), cloud.header.frame_id
-            camera_T_cloud = index.transforms.lookup_between(
-                camera_frame, stamp_ns, frame_id, cloud_ns
-            )
-            scan = Scan(cloud, (cloud_ns - stamp_ns) / 1e9, camera_T_cloud)
+        number = self._scan_by_image.get((message.topic, image_index))
+        if number is not None and (cloud := scans[number]) is not None:
+            scan = self._place_scan(cloud, camera_frame, stamp_ns)
         text = None if labels is None else self._reader.decode(labels)
         return DriveSample(
             camera,
@@ -224,16 +251,38 @@ class DriveReader:
             message.recorded_ns,
             image,
             info,
-            CameraPose(
-                *(
-                    index.transforms.lookup_between(each, stamp_ns, camera_frame, stamp_ns)
-                    for each in self._pose_frames
-                )
-            ),
+            CameraPose(*(self._place(each, stamp_ns, camera_frame) for each in self._pose_frames)),
             scan,
             truth=None if text is None else self._read_labels(text, message),
             label_text='' if text is None else text.data,
         )
+
+    def _place(self, target: str, at_ns: int, camera_frame: str) -> Array | None:
+        """Return the (4, 4) from the camera to a frame; None, counted if tf knows the frame."""
+        transforms = self._index.transforms
+        target_T_camera = transforms.lookup_between(target, at_ns, camera_frame, at_ns)
+        if target_T_camera is None and transforms.is_known(target):
+            reason = transforms.explain_missing(target, at_ns, camera_frame, at_ns)
+            self.notes[f'images without a pose in {target}: {reason}'] += 1
+        return target_T_camera
+
+    def _place_scan(self, cloud: Any, camera_frame: str, stamp_ns: int) -> Scan:
+        """Look up the transform of a scan to the camera at the time of an image."""
+        cloud_ns = header_stamp_ns(cloud.header)
+        query = (camera_frame, stamp_ns, cloud.header.frame_id, cloud_ns)
+        camera_T_cloud = self._index.transforms.lookup_between(*query)
+        missing = ''
+        if camera_T_cloud is None:
+            missing = self._index.transforms.explain_missing(*query)
+        return Scan(cloud, (cloud_ns - stamp_ns) / 1e9, camera_T_cloud, missing)
+
+    def _decode_optional(self, message: Message) -> Any:
+        """Decode a message that an image can do without; None if it is damaged, counted."""
+        try:
+            return self._reader.decode(message)
+        except BagError:
+            self.notes[f'messages of {message.topic} skipped: not a {message.type}'] += 1
+            return None
 
     def _read_labels(self, text: Any, image: Message) -> Labels:
         try:

@@ -28,7 +28,7 @@ SUPERSEDED_FRACTION = 0.5
 COUNTER_NAMES = (
     'received', 'infos', 'answered', 'superseded', 'rate_limited', 'too_old', 'bad',
     'uncalibrated', 'distorted', 'assumed', 'no_camera_info', 'early', 'no_transform',
-    'not_placed', 'unfamiliar_lens', 'odd_header', 'unwanted', 'image_note',
+    'not_placed', 'unfamiliar_lens', 'odd_header', 'unwanted', 'image_note', 'tf_note',
 )  # fmt: skip
 
 
@@ -143,6 +143,7 @@ def _image_issues(health: HealthInput) -> list[Issue]:
         (WARN, 'no_transform', 'images without a camera pose'),
         (WARN, 'not_placed', 'images whose boxes were not published'),
         (WARN, 'odd_header', 'images with a faulty header'),
+        (WARN, 'tf_note', 'transforms of /tf and /tf_static with faults'),
         (WARN, 'unfamiliar_lens', 'images with an unfamiliar focal length'),
     )
     issues = [

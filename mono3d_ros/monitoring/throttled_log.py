@@ -18,6 +18,7 @@ REPEAT_S = {
     'assumed': math.inf,
     'no_transform': 30.0,
     'odd_header': 30.0,
+    'tf_note': 30.0,
     'silent': 30.0,
     'wrong_type': 30.0,
     'superseded': math.inf,
@@ -25,7 +26,9 @@ REPEAT_S = {
     'image_note': 0.0,  # each text comes once
 }
 #: Kinds of issue after which the image is processed all the same.
-WARNING_KINDS = ('no_transform', 'unfamiliar_lens', 'assumed', 'odd_header', 'image_note')
+WARNING_KINDS = (
+    *('no_transform', 'unfamiliar_lens', 'assumed', 'odd_header', 'image_note', 'tf_note'),
+)
 #: Kinds of issue that are no fault, and are counted only.
 COUNTED_KINDS = ('early', 'unwanted')
 

@@ -14,7 +14,7 @@ from mono3d_ros.node.endpoints import Endpoints
 from mono3d_ros.node.node_context import NodeContext
 from mono3d_ros.node.publishers import CameraPublishers
 from mono3d_ros.node.subscriptions import CameraSubscriptions, ResolvedTopics
-from mono3d_ros.node.tf_listener import NullListener, make_listener
+from mono3d_ros.node.tf_listener import NullListener, TfListener, make_listener
 from mono3d_ros.param_validators import TRIGGER_ANY
 from mono3d_ros.params import LATE_TF_DROP, Params
 from mono3d_ros.perception.image_buffer import ImageBuffer, SyncReference
@@ -84,7 +84,9 @@ class DetectorSession:
             for name, each in camera_io.items()
         }
         frames = _frame_names(params)
-        self._tf = make_listener(node, endpoints) if frames.any_requested else NullListener()
+        self._tf: TfListener = NullListener()
+        if frames.any_requested:
+            self._tf = make_listener(node, endpoints, self._note_tf)
         self._camera_poses = CameraPoseLookup(
             self._tf, frames, self._report_issue, params.tf_wait_s
         )
@@ -134,6 +136,10 @@ class DetectorSession:
             report_timings=self._record_timings,
             report_issue=self._report_issue,
         )
+
+    def _note_tf(self, text: str) -> None:
+        for camera in self._camera_io:
+            self._report_issue(camera, 'tf_note', text)
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -7,6 +7,7 @@ TransformUnavailableError with that reason.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -43,18 +44,21 @@ class TfListener(TransformSource, Protocol):
         ...
 
 
-def make_listener(node: NodeContext, endpoints: Endpoints) -> TfListener:
+def make_listener(
+    node: NodeContext, endpoints: Endpoints, on_note: Callable[[str], None]
+) -> TfListener:
     """
     Start the best TF listener that is installed.
 
     :param node: ROS node that subscribes.
     :param endpoints: creates the subscriptions if tf2_ros is not installed.
+    :param on_note: see TransformBuffer; tf2_ros logs such transforms itself.
     :return: the listener.
     """
     if tf2_ros is not None:
         return Tf2Listener(node)
     kind = message_factory.message_class('tf2_msgs/msg/TFMessage')
-    return NullListener() if kind is None else BufferListener(endpoints, kind)
+    return NullListener() if kind is None else BufferListener(endpoints, kind, on_note)
 
 
 class Tf2Listener:
@@ -74,7 +78,10 @@ class Tf2Listener:
             late = isinstance(err, tf2_ros.ExtrapolationException)
             raise TransformUnavailableError(text, late) from err
         transform.child_frame_id = source
-        return transforms.read_tf_message(SimpleNamespace(transforms=[transform]))[source][1]
+        tree = transforms.read_tf_message(SimpleNamespace(transforms=[transform]))
+        if source not in tree:  # tf2 stores infinite translations
+            raise TransformUnavailableError(transforms.refusal(transform))
+        return tree[source][1]
 
     def clear(self) -> None:
         """Forget the moving transforms; tf2, too, keeps the static ones."""
@@ -88,9 +95,11 @@ class Tf2Listener:
 class BufferListener:
     """TF listener without tf2_ros: subscriptions to /tf and /tf_static, and a buffer."""
 
-    def __init__(self, endpoints: Endpoints, msg_type: type) -> None:
-        """Subscribe to /tf and /tf_static."""
-        self._buffer = TransformBuffer()
+    def __init__(
+        self, endpoints: Endpoints, msg_type: type, on_note: Callable[[str], None]
+    ) -> None:
+        """Subscribe to /tf and /tf_static; on_note: see TransformBuffer."""
+        self._buffer = TransformBuffer(on_note)
         endpoints.create_subscription(msg_type, TF_TOPIC, self._buffer.put_moving, TF_QOS)
         endpoints.create_subscription(
             msg_type, TF_STATIC_TOPIC, self._buffer.put_static, TF_STATIC_QOS

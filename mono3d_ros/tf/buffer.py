@@ -8,12 +8,13 @@ requested time, with TransformHistory. Like tf2, it does not extrapolate into th
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 from mono3d_ros.messages.primitives import header_stamp_ns
 from mono3d_ros.tf.history import TransformHistory
+from mono3d_ros.tf.transforms import refusal, slash_hint, strip_slash
 from stl_core.types import Array
 
 #: Moving transforms are kept at least this long, as in tf2.
@@ -59,25 +60,50 @@ class _TransformChain(NamedTuple):
 
 
 class TransformBuffer:
-    """Transform buffer, see the module; lookup may run in another thread than the put methods."""
+    """
+    Transform buffer, see the module; lookup may run in another thread than the put methods.
 
-    def __init__(self) -> None:
-        """Start without transforms."""
+    Like tf2, it strips a leading slash of the names of received frames, ignores what cannot be a
+    transform, and takes a frame for static or moving as its latest message says.
+    """
+
+    def __init__(self, on_note: Callable[[str], None] = lambda text: None) -> None:
+        """
+        Start without transforms.
+
+        :param on_note: receives the reason for each transform that is ignored, and for each frame
+            that changes between static and moving.
+        """
+        self._on_note = on_note
         self._static: dict[str, Any] = {}
         self._moving: dict[str, list[Any]] = {}
 
     def put_static(self, message: Any) -> None:
         """Store the static transforms of a TFMessage permanently."""
-        self._static = {
-            **self._static,
-            **{each.child_frame_id: each for each in message.transforms},
-        }
+        for child, each in self._accepted(message):
+            if child in self._moving:
+                self._note_change(child)
+                self._moving = {name: old for name, old in self._moving.items() if name != child}
+            self._static = {**self._static, child: each}
 
     def put_moving(self, message: Any) -> None:
         """Store the moving transforms of a TFMessage for at least CACHE_TIME_NS."""
+        for child, each in self._accepted(message):
+            if child in self._static:
+                self._note_change(child)
+                self._static = {name: old for name, old in self._static.items() if name != child}
+            self._moving[child] = _insert_transform(self._moving.get(child, []), each)
+
+    def _accepted(self, message: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the usable transforms of a TFMessage by the names of their child frames."""
         for each in message.transforms:
-            received = self._moving.get(each.child_frame_id, [])
-            self._moving[each.child_frame_id] = _insert_transform(received, each)
+            if reason := refusal(each):
+                self._on_note(f'ignored, as tf2 does: {reason}')
+            else:
+                yield strip_slash(each.child_frame_id), each
+
+    def _note_change(self, child: str) -> None:
+        self._on_note(f'frame {child!r} is published as static and as moving: the latest counts')
 
     def clear(self) -> None:
         """Remove the moving transforms, after time was set back."""
@@ -105,6 +131,8 @@ class TransformBuffer:
         reason = gap.text if gap else 'tf knows both frames, but they are not connected'
         if unknown:
             reason = f'tf does not know {" and ".join(unknown)}'
+        if slashes := [name for name in (source, target) if name.startswith('/')]:
+            reason = slash_hint(slashes)
         late = not unknown and gap is not None and gap.retryable
         raise TransformUnavailableError(f'no transform from {source} to {target}: {reason}', late)
 
@@ -119,15 +147,20 @@ class TransformBuffer:
                     return chain._replace(gap=gap)
                 around = received[max(0, index - 1) : index + 1]
                 chain.moving.extend(around)
-                name = around[-1].header.frame_id
+                name = _parent(around[-1])
             elif name in self._static:
                 chain.static.append(self._static[name])
-                name = self._static[name].header.frame_id
+                name = _parent(self._static[name])
         return chain
 
     def _is_known(self, name: str) -> bool:
         received = [*self._static.values(), *(each[-1] for each in self._moving.values())]
-        return any(name in (each.child_frame_id, each.header.frame_id) for each in received)
+        known = (*self._static, *self._moving, *map(_parent, received))
+        return name in known
+
+
+def _parent(transform: Any) -> str:
+    return strip_slash(transform.header.frame_id)
 
 
 def _insert_transform(received: list[Any], transform: Any) -> list[Any]:

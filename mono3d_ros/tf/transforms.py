@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,10 @@ from stl_core.types import Array
 
 #: Child frame -> its parent and the (4, 4) transform from child to parent.
 TransformTree = Mapping[str, 'tuple[str, Array]']
+
+
+#: Largest deviation of the squared length of a quaternion from 1, as in tf2.
+QUATERNION_TOLERANCE = 0.01
 
 
 class Pose(NamedTuple):
@@ -37,18 +42,57 @@ def make_tf_message(poses: Sequence[Pose], stamp_ns: int, make_message: MessageF
     )
 
 
+def strip_slash(frame_id: str) -> str:
+    """Return a frame name without one leading slash: tf2 strips those of received transforms."""
+    return frame_id.removeprefix('/')
+
+
+def slash_hint(names: Sequence[str]) -> str:
+    """Return why frames of headers or parameters that begin with a slash are not in tf."""
+    right = ' and '.join(repr(strip_slash(name)) for name in names)
+    given = ' and '.join(map(repr, names))
+    return f'names of tf frames begin without a slash: {right}, not {given}'
+
+
+def refusal(transform: Any) -> str:
+    """
+    Return why a received transform is ignored; '' if it is not.
+
+    The rules are those of tf2's BufferCore::setTransform; infinite translations, which tf2 stores,
+    are ignored too.
+
+    :param transform: geometry_msgs TransformStamped.
+    """
+    parent, child = strip_slash(transform.header.frame_id), strip_slash(transform.child_frame_id)
+    move, turn = transform.transform.translation, transform.transform.rotation
+    quaternion = (turn.x, turn.y, turn.z, turn.w)
+    name = f'transform from {child!r} to {parent!r}'
+    if not parent or not child:
+        return f'{name}: a frame has no name'
+    if parent == child:
+        return f'{name}: a frame is its parent'
+    if not all(map(math.isfinite, (move.x, move.y, move.z, *quaternion))):
+        return f'{name}: numbers that are not finite'
+    if not abs(sum(each * each for each in quaternion) - 1.0) < QUATERNION_TOLERANCE:
+        return f'{name}: a quaternion of a length other than 1'
+    return ''
+
+
 def read_tf_message(message: Any) -> dict[str, tuple[str, Array]]:
-    """Return the transform tree of a TFMessage; merge trees with |, the newer on the right."""
+    """
+    Return the transform tree of a TFMessage; merge trees with |, the newer on the right.
+
+    Names have no leading slash; transforms with a refusal are left out.
+    """
     tree = {}
     for each in message.transforms:
+        if refusal(each):
+            continue
         translation, q = each.transform.translation, each.transform.rotation
-        quaternion = np.array([q.x, q.y, q.z, q.w])
-        if not np.isfinite(quaternion).all() or not quaternion.any():
-            continue  # not a rotation; tf2 ignores these too
         matrix = np.eye(4)
-        matrix[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+        matrix[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
         matrix[:3, 3] = translation.x, translation.y, translation.z
-        tree[each.child_frame_id] = (each.header.frame_id, matrix)
+        tree[strip_slash(each.child_frame_id)] = (strip_slash(each.header.frame_id), matrix)
     return tree
 
 

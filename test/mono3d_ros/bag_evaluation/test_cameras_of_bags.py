@@ -6,40 +6,15 @@ import re
 import cv2
 import numpy as np
 import pytest
-import toy_runtime
 from bag_messages import record_camera
-from frame_results import objects
 from kitti_scenes import P2
 
-from mono3d_ros.bag_evaluation import evaluate_bag
 from mono3d_ros.bag_evaluation.pictures import read_scenes
-from mono3d_ros.bags import bag_to_kitti
 from stl_core.data.sources import kitti
-from stl_core.geometry import project_objects
-from stl_core.inference.model_spec import ModelSpec
-from stl_core.inference.runtimes import RUNTIMES
-from stl_core.preprocessing import InputSpec
 
 LENS = {'d': (-0.37, 0.17, 0.001, -0.002, 0.0)}
 FISHEYE = {'distortion_model': 'equidistant', 'd': (0.0,) * 4}
 TOOLS = ('bag_to_kitti', 'evaluate_bag')
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Return a function that runs a bag tool on tmp_path/bag into tmp_path/out."""
-    monkeypatch.setitem(RUNTIMES, '.toy', toy_runtime.RUNTIME)
-    spec = ModelSpec(kitti.CLASSES, InputSpec(160, 64), 'toy')
-    path = tmp_path / 'model.toy'
-    model = toy_runtime.write_toy(path, spec, project_objects(objects(1), P2))
-
-    def run_tool(tool, *options):
-        paths = [str(tmp_path / 'bag'), str(tmp_path / 'out')]
-        if tool == 'bag_to_kitti':
-            return bag_to_kitti.main([*paths, *options])
-        return evaluate_bag.main([*paths, '--model', str(model), *options])
-
-    return run_tool
 
 
 def undistorted(pixels, info):
@@ -60,9 +35,9 @@ def undistorted(pixels, info):
         ('/cam/image_rect', False, ()),
     ],
 )
-def test_written_pictures(tmp_path, run, capsys, info, topic, rectified, options):
+def test_written_pictures(tmp_path, run_tool, capsys, info, topic, rectified, options):
     (pixels,) = record_camera(tmp_path / 'bag', topic, **info)
-    assert run('bag_to_kitti', *options) == 0
+    assert run_tool('bag_to_kitti', *options) == 0
     written = kitti.read_image(tmp_path / 'out/image_2/000000.png')
     expected = undistorted(pixels, info) if rectified else pixels
     inner = np.s_[10:-10, 20:-20]
@@ -77,9 +52,9 @@ def test_written_pictures(tmp_path, run, capsys, info, topic, rectified, options
     assert np.abs(scene.frame.image[inner].astype(int) - by_name[inner]).mean() < 1
 
 
-def test_evaluate_bag_names_its_assumptions(tmp_path, run, capsys):
+def test_evaluate_bag_names_its_assumptions(tmp_path, run_tool, capsys):
     record_camera(tmp_path / 'bag', '/cam/image', count=3, **LENS)
-    assert run('evaluate_bag') == 0
+    assert run_tool('evaluate_bag') == 0
     assert '3 images: assumed that /cam/image is raw' in ' '.join(capsys.readouterr().out.split())
     figures = json.loads((tmp_path / 'out/figures.json').read_text())
     notes = {note.split(',')[0]: count for note, count in figures['notes'].items()}
@@ -92,9 +67,9 @@ def test_evaluate_bag_names_its_assumptions(tmp_path, run, capsys):
 
 @pytest.mark.parametrize('tool', TOOLS)
 @pytest.mark.parametrize('info', [LENS, FISHEYE], ids=['lens', 'fisheye'])
-def test_a_raw_topic_taken_as_rectified_is_refused(tmp_path, run, capsys, tool, info):
+def test_a_raw_topic_taken_as_rectified_is_refused(tmp_path, run_tool, capsys, tool, info):
     record_camera(tmp_path / 'bag', '/cam/image_raw', **info)
-    assert run(tool, '--rectified', 'true') == 2
+    assert run_tool(tool, '--rectified', 'true') == 2
     line = capsys.readouterr().err.strip()
     assert re.search('rectified is true, but /cam/image_raw is named raw .*rectified: auto', line)
     assert '\n' not in line
@@ -119,9 +94,9 @@ def test_a_raw_topic_taken_as_rectified_is_refused(tmp_path, run, capsys, tool, 
         ({'r': np.full(9, 0.5), 'd': (0.1,) * 4}, 'R of camera_info is not a rotation'),
     ],
 )
-def test_a_bad_camera_info_is_one_line(tmp_path, run, capsys, tool, info, text):
+def test_a_bad_camera_info_is_one_line(tmp_path, run_tool, capsys, tool, info, text):
     record_camera(tmp_path / 'bag', '/cam/image_raw', count=2, **info)
-    assert run(tool) == 2
+    assert run_tool(tool) == 2
     line = capsys.readouterr().err.strip()
     assert text in line
     assert '\n' not in line

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -243,6 +244,8 @@ def padded_cloud(new):
         'sensor_msgs/msg/PointCloud2',
         header=header,
         fields=fields,
+        height=1,
+        width=len(points),
         point_step=22,
         data=points.tobytes(),
     )
@@ -267,7 +270,7 @@ def test_clouds_are_drawn_only_with_a_transform_to_the_camera():
     def in_camera(*transforms):
         tf = new('tf2_msgs/msg/TFMessage', transforms=transforms)
         camera_T_cloud = TransformHistory([], [tf]).lookup_between('optical', 0, 'lidar', 0)
-        return pictures.scan_in_camera_frame(Scan(cloud, 0.0, camera_T_cloud))
+        return pictures.scan_in_camera_frame(Scan(cloud, 0.0, camera_T_cloud), Counter())
 
     assert in_camera(odom_T_base) is None
     assert in_camera() is None

@@ -141,7 +141,7 @@ def test_kinds_of_issues():
     assert kinds == {
         *('bad', 'too_old', 'uncalibrated', 'no_camera_info', 'no_transform'),
         *('unfamiliar_lens', 'superseded', 'unpaired', 'silent', 'odd_header', 'not_placed'),
-        *('distorted', 'assumed'),
+        *('distorted', 'assumed', 'tf_note'),
     }
 
 

@@ -59,7 +59,7 @@ def drive(node):
 @pytest.fixture
 def buffer_listener():
     node = Node()
-    listener = tf_listener.BufferListener(node, object)
+    listener = tf_listener.BufferListener(node, object, print)
     drive(node)
     return listener
 
@@ -110,7 +110,7 @@ def test_both_forget_moving_transforms_when_time_is_set_back(buffer_listener, tf
 def test_without_tf2_msgs_every_lookup_fails_with_the_reason(monkeypatch):
     monkeypatch.setattr(tf_listener, 'tf2_ros', None)
     monkeypatch.setattr(message_factory, 'message_class', lambda type_name: None)
-    listener = tf_listener.make_listener(Node(), Node())
+    listener = tf_listener.make_listener(Node(), Node(), print)
     with pytest.raises(TransformUnavailableError, match='tf2_msgs is not installed'):
         listener.lookup('odom', 'front', 0)
     listener.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,7 +71,10 @@ def read_table(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
+    try:
+        lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
+    except UnicodeDecodeError as err:
+        raise ConfigError(f'{path}: not a text file; expected the table of a study') from err
     rows: list[Row] = []
     for number, record in enumerate(csv.DictReader(lines), 2):
         try:
@@ -79,6 +83,8 @@ def read_table(path: Path) -> list[Row]:
                 for name, value in record.items()
                 if name not in _COLUMNS and value != ''
             }
+            if not all(map(math.isfinite, figures.values())):
+                raise ValueError('figures that are not finite')
             # tables of older versions hold cars and lack the column of the class
             fields = int(record['seed']), int(record['epochs']), record['config'], figures
             row = Row(record['method'], *fields, record.get('judged', 'Car'))

@@ -110,22 +110,31 @@ def load_detector(path: str | Path, spec: ModelSpec) -> Detector:
         option that is not training_only, because the option's present default might change the
         meaning of the weights.
     """
-    missing = asdict(_detector_config(spec)).keys() - spec.options.keys()
+    try:
+        missing = asdict(_detector_config(spec)).keys() - spec.options.keys()
+        detector = build_detector(without_pretrained_weights(spec))
+    except ModelFileError as err:
+        raise ModelFileError(f'{path}: {err}') from err
     missing -= set(DETECTORS[spec.detector].training_only)
     if missing:
         raise ModelFileError(
             f'{path}: made by an older version, without {", ".join(sorted(missing))}; '
             'train or import it again'
         )
-    detector = build_detector(without_pretrained_weights(spec))
     with safe_open(path, 'pt') as file:
         state = {name: file.get_tensor(name) for name in file.keys()}
+    expected = detector.state_dict()
+    for name in expected.keys() & state.keys():
+        if expected[name].is_floating_point() != state[name].is_floating_point():
+            raise ModelFileError(
+                f'{path}: {name} is {state[name].dtype}, not {expected[name].dtype}'
+            )
     try:
         detector.load_state_dict(state)
     except RuntimeError as err:
         raise ModelFileError(
             f'{path}: weights do not fit detector {spec.detector!r}:'
-            f' {_first_mismatch(detector.state_dict(), state)}'
+            f' {_first_mismatch(expected, state)}'
         ) from err
     require_finite(state, path)
     return detector

@@ -104,7 +104,7 @@ def _read_lidar_pose(path: str | Path, rows: Mapping[str, Array]) -> Array | Non
     if rect.shape != (9,):
         raise DataError(f'{path}: expected 9 numbers in {key}, got {len(rect)}')
     rect_T_cam = np.eye(4)
-    rect_T_cam[:3, :3] = _require_rotation(rect.reshape(3, 3), f'{path}: {key}')
+    rect_T_cam[:3, :3] = require_rotation(rect.reshape(3, 3), f'{path}: {key}')
     cam_T_velo = _read_pose(path, rows, _LIDAR_KEYS)
     return None if cam_T_velo is None else rect_T_cam @ cam_T_velo
 
@@ -117,13 +117,13 @@ def _read_pose(path: str | Path, rows: Mapping[str, Array], keys: tuple[str, ...
     if rows[key].shape != (12,):
         raise DataError(f'{path}: expected 12 numbers in {key}, got {len(rows[key])}')
     pose = np.vstack([rows[key].reshape(3, 4), [0.0, 0.0, 0.0, 1.0]])
-    _require_rotation(pose[:3, :3], f'{path}: {key}')
+    require_rotation(pose[:3, :3], f'{path}: {key}')
     if not np.isfinite(pose).all():
         raise DataError(f'{path}: {key}: expected finite numbers')
     return pose
 
 
-def _require_rotation(matrix: Array, location: str) -> Array:
+def require_rotation(matrix: Array, location: str) -> Array:
     """Return a (3, 3) matrix; raise DataError if it is no rotation, up to a few decimals."""
     is_rotation = np.isfinite(matrix).all() and np.linalg.det(matrix) > 0
     if not (is_rotation and np.allclose(matrix @ matrix.T, np.eye(3), atol=0.02)):

@@ -19,7 +19,12 @@ from scipy.spatial.transform import Rotation
 
 from stl_core.data.frame_source import DataError, read_text
 from stl_core.data.sources.kitti import parse_labels
-from stl_core.data.sources.kitti_calib import Calibration, read_calib, require_lidar_pose
+from stl_core.data.sources.kitti_calib import (
+    Calibration,
+    read_calib,
+    require_lidar_pose,
+    require_rotation,
+)
 from stl_core.types import Array, Labels
 
 #: The camera whose folder holds the scans and the odometry.
@@ -30,6 +35,8 @@ TRUNCATION_FRACTIONS = {'0': '0', '1': '0.5', '2': '1'}
 
 EARTH_RADIUS_M = 6378137.0
 OXTS_COLUMNS, POSE_COLUMNS = 30, 12
+#: Rows are 0.1 s apart; a greater step, metres, is no motion of a vehicle.
+MAX_STEP_M = 1000.0
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,8 @@ def read_tracks(path: str | Path) -> dict[int, FrameTracks]:
             frame, track = int(columns[0]), int(columns[1])
         except ValueError as err:
             raise DataError(f'{location}: expected a frame and a track number ({err})') from err
+        if frame < 0:
+            raise DataError(f'{location}: expected a frame number of at least 0, got {frame}')
         columns[3] = TRUNCATION_FRACTIONS.get(columns[3], columns[3])
         rows.setdefault(frame, []).append((location, ' '.join(columns[2:]), track))
     return {frame: _parse_frame_tracks(frame_rows) for frame, frame_rows in rows.items()}
@@ -174,9 +183,11 @@ def read_poses(path: str | Path) -> Array:
 
     :param path: rows of 12 numbers, one a frame.
     :return: (L, 4, 4) camera frame -> that camera's frame at row 0.
-    :raises DataError: naming the file and the malformed row.
+    :raises DataError: naming the file and the malformed row, or one that holds no rotation.
     """
     rows = _read_table(path, POSE_COLUMNS).reshape(-1, 3, 4)
+    for number, row in enumerate(rows, 1):
+        require_rotation(row[:, :3], f'{path}:{number}')
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3] = rows
     return np.linalg.inv(poses[0]) @ poses
@@ -191,9 +202,16 @@ def read_oxts(path: str | Path) -> Array:
     :param path: rows of 30 numbers, one a frame: latitude, longitude, altitude, roll, pitch, yaw
         and others.
     :return: (L, 4, 4) frame of the unit -> that frame at row 0.
-    :raises DataError: naming the file and the malformed row.
+    :raises DataError: naming the file and the malformed row, or one that is no position and
+        attitude in degrees and radians, or more than MAX_STEP_M from the row before it.
     """
     rows = _read_table(path, OXTS_COLUMNS)
+    limits = np.array([85.0, 360.0, 1e5, np.pi, np.pi, 2 * np.pi]) + 1e-3
+    if (odd := np.flatnonzero((np.abs(rows[:, :6]) > limits).any(1))).size:
+        raise DataError(
+            f'{path}:{odd[0] + 1}: expected latitude and longitude in degrees, altitude in metres'
+            f' and three angles in radians, got {rows[odd[0], :6].tolist()}'
+        )
     latitude, longitude = np.radians(rows[:, :2].T)
     # Mercator projection, true to scale at the start of the drive
     scale_m = EARTH_RADIUS_M * np.cos(latitude[0])
@@ -202,6 +220,9 @@ def read_oxts(path: str | Path) -> Array:
     poses[:, 0, 3] = scale_m * longitude
     poses[:, 1, 3] = scale_m * np.log(np.tan(np.pi / 4 + latitude / 2))
     poses[:, 2, 3] = rows[:, 2]
+    steps_m = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    if (far := np.flatnonzero(steps_m > MAX_STEP_M)).size:
+        raise DataError(f'{path}:{far[0] + 2}: {steps_m[far[0]]:.0f} m from the row before it')
     poses[:, :3, 3] -= poses[0, :3, 3]  # near 0 the inverse is exact
     return np.linalg.inv(poses[0]) @ poses
 

@@ -60,7 +60,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         under STATE_DICT_KEYS.
     :return: {key: tensor}, on the CPU, without what DataParallel, torch.compile or a trainer add
         to every key.
-    :raises WeightsError: for a file that is missing, unreadable or without a state dict.
+    :raises WeightsError: for a file that is missing, unreadable or without a state dict, or with
+        values that are not finite.
     """
     if not Path(path).is_file():
         raise WeightsError(f'{path}: no such file; expected a checkpoint saved by torch.save')
@@ -82,6 +83,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         keys = ', '.join(map(str, list(content)[:5])) or 'nothing'
         raise WeightsError(
             f'{path}: no tensors, only {keys}; expected tensors in {", ".join(STATE_DICT_KEYS)}'
+        )
+    if odd := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise WeightsError(
+            f'{path}: {len(odd)} of {len(state)} tensors are not finite, first {odd[0]}'
         )
     return _without_prefixes(state)
 

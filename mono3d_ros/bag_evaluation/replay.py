@@ -134,7 +134,8 @@ def _label_files(label_source: str, drive: DriveReader, bag: Path) -> list[Path]
     if label_source == LABELS_TOPIC and (
         unlabelled := [each for each in drive.cameras if not each.labels]
     ):
-        topic = f'{unlabelled[0].info.rsplit("/", 1)[0]}/ground_truth/labels'
+        images = unlabelled[0].image.removesuffix('/compressed')
+        topic = f'{images.rsplit("/", 1)[0]}/ground_truth/labels'
         raise BagError(f'{bag}: no labels on {topic}')
     if label_source in (LABELS_AUTO, LABELS_TOPIC):
         return []

@@ -116,6 +116,12 @@ def decode_compressed(
         raise ValueError(f'damaged {header.kind} of format {format!r}: {err.err}') from err
     if pixels is None:
         raise ValueError(f'damaged {header.kind} of format {format!r}: it cannot be decoded')
+    if pixels.shape[1::-1] != header[1:]:  # such as a TIFF that is to be turned
+        size = f'{pixels.shape[1]}x{pixels.shape[0]}'
+        raise ValueError(
+            f'format {format!r}: {size} pixels, but the header of the {header.kind} says '
+            f'{header.width_px}x{header.height_px}: damaged, or to be turned'
+        )
     if parts.kind not in ('', header.kind):
         note(f'format {format!r}, but the files are {header.kind}: decoded as {header.kind}')
     return _to_rgb(pixels, format, bit_depth or BitDepth(), note)

@@ -272,3 +272,9 @@ def test_damaged_bytes_raise_nothing_but_value_error(suffix):
         assert image.dtype == np.uint8
         assert image.ndim == 3
         assert image.shape[2] == 3
+
+
+def test_a_decoded_size_that_differs_from_the_header_is_refused(monkeypatch):
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: PICTURE.transpose(1, 0, 2))
+    with pytest.raises(ValueError, match=r'24x32 pixels, but the header of the JPEG says 32x24'):
+        decode_compressed('jpeg', encode('.jpg', PICTURE))

@@ -127,6 +127,12 @@ def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
         raise
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder; see atomic_file."""
+    for path in folder.glob(f'*{PART_SUFFIX}'):
+        path.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write data to a file; see atomic_file."""
     with atomic_file(path) as part:

@@ -72,9 +72,12 @@ def read_table(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        lines = [line for line in path.read_text().splitlines(True) if line.endswith('\n')]
-    except UnicodeDecodeError as err:
+        text = path.read_text()
+    except (UnicodeDecodeError, IsADirectoryError) as err:
         raise ConfigError(f'{path}: not a text file; expected the table of a study') from err
+    if text and not text.startswith('method,'):
+        raise ConfigError(f'{path}: not the table of a study; choose another table=')
+    lines = [line for line in text.splitlines(True) if line.endswith('\n')]
     rows: list[Row] = []
     for number, record in enumerate(csv.DictReader(lines), 2):
         try:

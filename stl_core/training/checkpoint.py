@@ -151,6 +151,8 @@ def find_saved_run(
     path = Path(config.out) / 'last.pt'
     if not path.exists():
         _refuse_other_results(resolved)
+        if options.extend:
+            log.info('%s: no run to extend: it is trained from the start', config.out)
         return None
     state = read_checkpoint(path)
     try:

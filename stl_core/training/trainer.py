@@ -279,7 +279,15 @@ def _record_extensions(run: RunState) -> None:
 
 
 def _make_metric_logger(run: RunState, first: int) -> AbstractContextManager[MetricLogger | None]:
-    return nullcontext() if rank() else MetricLogger(run.out, first)
+    if rank():
+        return nullcontext()
+    logger = MetricLogger(run.out, first)
+    if first and (run.out / 'best.pt').exists() and not logger.column('val', 'metric'):
+        raise checkpoint.CheckpointError(
+            f'{logger.table_path("val")}: has no evaluation of {run.out}/best.pt, so that a worse'
+            ' model would replace it; restore the table, or move best.pt away'
+        )
+    return logger
 
 
 def _make_progress_bar() -> Progress:

@@ -122,11 +122,13 @@ def _depth_of(image: SourceImage) -> LazyArray:
 
 
 def _file_size(array: LazyArray) -> int | None:
-    """Return the size of the file of an array; None if it is not a file of its own."""
-    try:
-        return Path(array.location).stat().st_size if array.exists else None
-    except OSError:
-        return None
+    """Return the size of the file that holds an array; None if its location is no file."""
+    for location in (array.location, array.location.partition('[')[0]):  # with an index, or not
+        try:
+            return Path(location).stat().st_size if array.exists else None
+        except OSError:
+            continue
+    return None
 
 
 def _label_bytes(image: SourceImage) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from stl_core.files import parent_folders
+from stl_core.files import parent_folders, remove_parts
 from stl_core.training.run.run_files import CheckpointError
 
 try:
@@ -73,6 +73,7 @@ class RunJournal:
         except BaseException:
             self._cleanup.__exit__(*sys.exc_info())
             raise
+        remove_parts(out)
         #: Position of the process before this one; None if it came to its end.
         self.before = _parse(os.pread(self._file, _LINE_BYTES, 0))
         self._wrote = False

@@ -1,6 +1,12 @@
 """Outputs that cannot be written: one line before the work starts, and nothing left behind."""
 
 import argparse
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +137,34 @@ def test_model_files_that_no_command_reads_are_refused(argv, suffix, capsys):
     assert only_line(capsys, argv) == (
         f'stl: {argv[-1]}: expected the path of a file ending in {suffix}'
     )
+
+
+def kill_first_child():
+    while not (children := multiprocessing.active_children()):
+        time.sleep(0.01)
+    os.kill(children[0].pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line(tmp_path, capsys):
+    killer = threading.Thread(target=kill_first_child)
+    killer.start()
+    argv = ['synthesize', tmp_path / 'data', '--frames', '2', '--workers', '1', '--size', '64x32']
+    line = only_line(capsys, argv)
+    killer.join()
+    assert line.startswith('stl: a worker process was killed (out of memory?)')
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys):
+    """A limit of 4 kB stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        argv = ['synthesize', tmp_path / 'data', '--frames', '1', '--workers', '0', '--no-lidar']
+        line = only_line(capsys, [*argv, '--size', '320x96'])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert '.png: cannot be written (File too large); an earlier one is unchanged' in line
+    assert not list(tmp_path.rglob('*.part'))
 
 
 def test_a_chart_that_is_no_png_is_refused(capsys):

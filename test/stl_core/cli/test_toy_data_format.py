@@ -73,12 +73,17 @@ def test_a_run_on_another_format_resumes_and_rejects_other_data(world, capsys):
     before = weights_of(world / 'toy_run')
     train_on(world / 'toy_run', source)
     assert_equal_weights(weights_of(world / 'toy_run'), before)
-    config = world / 'toy_run.yaml'
-    other = f'train.sources=[{{format: toy, folder: {world}/other}}]'
     (world / 'other').mkdir()
+    drive = dict(np.load(world / 'toy/drive.npz'))
     (world / 'other/drive.npz').write_bytes((world / 'toy/drive.npz').read_bytes())
+    moved = f'{{format: toy, folder: {world}/other}}'
+    train_on(world / 'toy_run', moved)  # the same data elsewhere
+    assert_equal_weights(weights_of(world / 'toy_run'), before)
+    drive['boxes'][..., 10] += 0.5  # x of the labelled centres
+    np.savez(world / 'other/drive.npz', **drive)
+    config, other = world / 'toy_run.yaml', f'train.sources=[{moved}]'
     line = error_line(capsys, 'train', config, *SMALL, f'out={world}/toy_run', other)
-    assert 'made with another train.sources' in line
+    assert 'made with other data: train labels' in line
 
 
 def test_evaluate_gives_the_ap_of_the_same_frames(world, tmp_path):

@@ -448,3 +448,11 @@ def test_sigterm_ends_a_study_like_ctrl_c(tmp_path, monkeypatch, capsys):
     assert stop.value.code == 130
     assert 'run the same command again to resume' in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize('content', [b'notes without a line end', b'\xff\xfe\x00', b'a,b\n1,2\n'])
+def test_a_foreign_file_is_not_taken_for_an_empty_table(content, tmp_path):
+    (tmp_path / 'table.csv').write_bytes(content)
+    with pytest.raises(ConfigError, match=r'table\.csv: not .*the table of a study'):
+        study_table.read_table(tmp_path / 'table.csv')
+    assert (tmp_path / 'table.csv').read_bytes() == content

@@ -194,6 +194,29 @@ def test_a_torn_configuration_is_one_line(content, run, capsys):
     assert only_line(capsys, run).startswith(f'stl: {run}/run.yaml: ')
 
 
+def test_a_lost_table_of_evaluations_does_not_cost_the_best_model(run, capsys):
+    (run / 'run/done.json').unlink()
+    (run / 'run/val.csv').unlink()
+    best = (run / 'run/best.pt').read_bytes()
+    line = only_line(capsys, run, 'epochs=3', '--extend')
+    assert f'val.csv: has no evaluation of {run}/run/best.pt' in line
+    assert (run / 'run/best.pt').read_bytes() == best
+
+
+def test_unfinished_files_of_a_killed_process_are_removed(run):
+    (run / 'run/done.json').unlink()
+    (run / 'run/best.pt.part').write_bytes(b'half')
+    train(run)
+    assert not list((run / 'run').glob('*.part'))
+
+
+def test_a_run_that_is_not_there_is_not_said_to_be_extended(run, caplog):
+    with caplog.at_level('INFO'):
+        train(run, f'out={run}/new', 'epochs=1', '--extend')
+    assert f'{run}/new: no run to extend: it is trained from the start' in caplog.text
+    assert not (run / 'new/extensions.json').exists()
+
+
 # --- the data of a run ---------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ class HealthInput:
     :param before: counters a few seconds ago.
     :param unknown_parameters: parameters that were set but do not exist.
     :param wrong_types: topic that is published as another type -> description.
+    :param info_hint: likely reason if no camera_info arrives.
     """
 
     active: bool
@@ -75,6 +76,7 @@ class HealthInput:
     before: CounterSnapshot
     unknown_parameters: tuple[str, ...] = ()
     wrong_types: Mapping[str, str] = field(default_factory=dict)
+    info_hint: str = ''
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _topic_issues(health: HealthInput) -> list[Issue]:
 def _image_issues(health: HealthInput) -> list[Issue]:
     """List issues of received images: failed, dropped, without pose, superseded."""
     recent, last_texts = _recent_counts(health), health.now.last_texts
+    hints = {'no_camera_info': f' ({health.info_hint})' if health.info_hint else ''}
     rules = (
         (ERROR, 'uncalibrated', 'images of an uncalibrated camera'),
         (ERROR, 'distorted', 'distorted images used as rectified ones'),
@@ -147,7 +150,7 @@ def _image_issues(health: HealthInput) -> list[Issue]:
         (WARN, 'unfamiliar_lens', 'images with an unfamiliar focal length'),
     )
     issues = [
-        Issue(level, kind, f'{recent[kind]} {text}: {last_texts[kind]}')
+        Issue(level, kind, f'{recent[kind]} {text}: {last_texts[kind]}{hints.get(kind, "")}')
         for level, kind, text in rules
         if recent[kind] > 0
     ]

@@ -294,6 +294,7 @@ class DetectorNode(LifecycleNode):
             before=before,
             unknown_parameters=self._unknown_parameters,
             wrong_types=session.follow_types(camera) if session else {},
+            info_hint=self._endpoints.missing_hint(camera_io.topics.info) if camera_io else '',
         )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from rclpy.qos import (
     QoSCompatibility,
+    QoSDurabilityPolicy,
     QoSPolicyKind,
     QoSProfile,
+    QoSReliabilityPolicy,
     qos_check_compatible,
     qos_policy_name_from_kind,
 )
@@ -72,6 +74,53 @@ class Endpoints:
         )
         self._subscriptions.append(subscription)
         self._mismatch_checks[topic] = partial(self._has_incompatible_publisher, topic)
+
+    def has_kept_messages(self, topic: str) -> bool:
+        """Return whether a publisher keeps messages for late subscribers: transient local."""
+        profiles = (e.qos_profile for e in self._node.get_publishers_info_by_topic(topic))
+        return any(
+            each.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+            and each.reliability == QoSReliabilityPolicy.RELIABLE
+            for each in profiles
+        )
+
+    def missing_hint(self, topic: str) -> str:
+        """Return the likely reason for which no message of a topic arrives."""
+        profiles = [e.qos_profile for e in self._node.get_publishers_info_by_topic(topic)]
+        if not profiles:
+            return f'nobody publishes {topic}'
+        kept = [p for p in profiles if p.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL]
+        if kept and not self.has_kept_messages(topic):
+            return (
+                f'{topic} is published as transient local, but best effort: a message from before '
+                'this node started is not sent again; publish it reliable'
+            )
+        return f'publishers of {topic}: {len(profiles)}; published once, before this node started?'
+
+    def subscribe_to_kept_messages(
+        self, msg_type: type, topic: str, callback: Callable[[Any], None], depth: int
+    ) -> None:
+        """
+        Subscribe to a topic a second time, to the messages that its publishers keep.
+
+        Only a subscription that is both reliable and transient local gets them; as it gets nothing
+        from other publishers, it reports no incompatible QoS.
+
+        :param msg_type: message class.
+        :param topic: full name of the topic.
+        :param callback: receives each message.
+        :param depth: number of messages to keep.
+        """
+        kept = QoSProfile(
+            depth=depth,
+            reliability=QoSReliabilityPolicy.RELIABLE,
+            durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        ignore = SubscriptionEventCallbacks(incompatible_qos=lambda event: None)
+        subscription = self._node.create_subscription(
+            msg_type, topic, callback, kept, event_callbacks=ignore
+        )
+        self._subscriptions.append(subscription)
 
     def create_publisher(self, msg_type: type, name: str, qos_profile: QoSProfile) -> Publisher:
         """

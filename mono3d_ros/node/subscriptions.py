@@ -35,6 +35,10 @@ TYPE_NAMES = {
 TRANSPORT_SWITCH_NS = 1_000_000_000
 
 
+#: Images without any camera_info: how often to look for a publisher that keeps it.
+KEPT_INFOS_CHECK_NS = 500_000_000
+
+
 @dataclass(frozen=True)
 class ResolvedTopics:
     """
@@ -107,6 +111,8 @@ class CameraSubscriptions:
         for topic, kind in topics.images.items():
             self._subscribe(topic, kind)
         endpoints.create_subscription(CameraInfo, topics.info, self._on_info, all_infos)
+        self._last_info: Any = None
+        self._gets_kept_infos, self._next_check_ns = False, 0
 
     @property
     def silent_s(self) -> float:
@@ -162,10 +168,28 @@ class CameraSubscriptions:
         ):
             return
         self._active_type, self._last_image_ns = msg_type, now_ns
+        if self._last_info is None and not self._gets_kept_infos and now_ns >= self._next_check_ns:
+            self._next_check_ns = now_ns + KEPT_INFOS_CHECK_NS
+            self._follow_kept_infos()
         self._image_buffer.put_image(self._camera, header_stamp_ns(message.header), message)
 
+    def _follow_kept_infos(self) -> None:
+        """Subscribe to camera_info that was published once and kept, if there is any."""
+        topic = self._topics.info
+        if self._endpoints.has_kept_messages(topic):
+            self._gets_kept_infos = True
+            self._endpoints.subscribe_to_kept_messages(
+                CameraInfo, topic, self._on_info, INFOS_KEPT
+            )
+            self._log(
+                f'{self._camera}: {topic} keeps its messages (transient local): subscribed to them'
+            )
+
     def _on_info(self, message: Any) -> None:
-        """Store a camera_info."""
+        """Store a camera_info; with two subscriptions each may come twice."""
+        if self._gets_kept_infos and message == self._last_info:
+            return
+        self._last_info = message
         self._image_buffer.put_info(self._camera, header_stamp_ns(message.header), message)
 
 

@@ -63,6 +63,11 @@ def test_healthy_camera_is_ok():
         ({'now': snapshot(uncalibrated=1)}, ERROR, '1 images of an uncalibrated camera: text of'),
         ({'now': snapshot(distorted=2)}, ERROR, '2 distorted images used as rectified ones: text'),
         ({'now': snapshot(assumed=2)}, WARN, '2 images with an assumption about the camera: text'),
+        (
+            {'now': snapshot(no_camera_info=2), 'info_hint': 'nobody publishes /b'},
+            ERROR,
+            r'2 images without camera_info: text of no_camera_info \(nobody publishes /b\)',
+        ),
         ({'now': snapshot(no_camera_info=2)}, ERROR, '2 images without camera_info'),
         ({'now': snapshot(bad=3)}, WARN, '3 images that failed: text of bad'),
         ({'now': snapshot(too_old=4)}, WARN, '4 images dropped for their age'),

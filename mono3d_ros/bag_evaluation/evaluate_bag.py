@@ -37,7 +37,7 @@ from mono3d_ros.bags.storage.folder import find_bags
 from mono3d_ros.messages.rectification import RAW
 from mono3d_ros.params import Params
 from mono3d_ros.perception import model_loading
-from stl_core.cli.command import run_command
+from stl_core.cli.command import CommandParser, run_command
 from stl_core.cli.output import add_metric_option
 from stl_core.evaluation.metric import table_cells
 from stl_core.files import OutputError, require_writable_file
@@ -93,7 +93,7 @@ def _print_table(
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser('evaluate_bag', description=__doc__.split('\n')[1])
+    parser = CommandParser('evaluate_bag', description=__doc__.split('\n')[1])
     parser.add_argument(
         'bag',
         type=Path,

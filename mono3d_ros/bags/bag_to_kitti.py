@@ -10,7 +10,6 @@ of each frame.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections import Counter
@@ -34,7 +33,7 @@ from mono3d_ros.bags.drive_reader import DriveReader, DriveSample, decode_image,
 from mono3d_ros.camera_frame import Frame
 from mono3d_ros.messages.images import ImageDecoder
 from mono3d_ros.messages.rectification import AUTO, RAW
-from stl_core.cli.command import run_command
+from stl_core.cli.command import CommandParser, run_command
 from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.files import atomic_folder
 from stl_core.progress import progress_bar
@@ -188,7 +187,7 @@ def _write_table(path: Path, rows: Sequence[FrameRow]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns exit code 2 after one line on stderr for bad input."""
-    parser = argparse.ArgumentParser('bag_to_kitti', description=__doc__.split('\n')[1])
+    parser = CommandParser('bag_to_kitti', description=__doc__.split('\n')[1])
     parser.add_argument('bag', type=Path, help='rosbag2 folder, .mcap or .db3 file, also .zstd')
     parser.add_argument('out', type=Path, help='the new folder')
     add_camera_options(parser)

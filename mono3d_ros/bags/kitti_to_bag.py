@@ -25,7 +25,7 @@ from mono3d_ros.bags.bag_io import STORAGES, BagError, BagWriter, require_absent
 from mono3d_ros.bags.drive_writer import LIDAR_FRAME, CameraImage, CameraName, DriveFrame
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.tf.transforms import Pose
-from stl_core.cli.command import run_command
+from stl_core.cli.command import CommandParser, run_command
 from stl_core.data.frame_source import DataError
 from stl_core.data.sources import kitti, kitti_calib, kitti_tracking
 from stl_core.data.sources.kitti_tracking import NO_TRACKS, FrameTracks
@@ -215,7 +215,7 @@ def _frame_stamp_ns(number: int, options: ConversionOptions) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns exit code 2 after one line on stderr for bad input."""
-    parser = argparse.ArgumentParser('kitti_to_bag', description=__doc__.split('\n')[1])
+    parser = CommandParser('kitti_to_bag', description=__doc__.split('\n')[1])
     parser.add_argument(
         'root',
         type=Path,

@@ -18,7 +18,7 @@ from mono3d_ros.bags.kitti_to_bag import (
     parse_format,
 )
 from stl_core.cli import synthesize
-from stl_core.cli.command import run_command
+from stl_core.cli.command import CommandParser, run_command
 from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence
 from stl_core.files import parent_folders
@@ -47,7 +47,7 @@ def synthesize_to_bag(out: Path, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns exit code 2 after one line on stderr for bad input."""
-    parser = argparse.ArgumentParser('synthesize_bag', description=__doc__)
+    parser = CommandParser('synthesize_bag', description=__doc__)
     parser.add_argument('out', type=Path, help='folder of the new bag')
     synthesize.add_world_options(parser)
     add_format_arguments(parser)

@@ -7,7 +7,6 @@ node can run, 1 if it cannot.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import asdict
 
 from mono3d_ros.doctor.checks import MISSING, CheckResult, can_run, run_checks
 from mono3d_ros.doctor.environment import Environment, collect_environment
+from stl_core.cli.command import CommandParser
 
 EXIT_CANNOT_RUN = 1
 COLUMN_WIDTH = 10
@@ -90,7 +90,7 @@ def _join_or_none(texts: Iterable[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 if the node can run, 1 if it cannot."""
-    parser = argparse.ArgumentParser('doctor', description=__doc__.split('\n')[1])
+    parser = CommandParser('doctor', description=__doc__.split('\n')[1])
     parser.add_argument(
         '--json', action='store_true', help='print environment and results as JSON'
     )

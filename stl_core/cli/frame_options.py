@@ -25,7 +25,7 @@ def add_frame_options(parser: argparse.ArgumentParser, folders: str) -> None:
         '--format',
         choices=list(SOURCES),
         default=DEFAULT_FORMAT,
-        help='format of the data set (default: %(default)s)',
+        help='format of the data set',
     )
     parser.add_argument('--split', help='file of frame ids (default: all frames)')
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from stl_core.cli import depth_maps, experiments, kitti_splits, synthesize
-from stl_core.cli.command import run_command
+from stl_core.cli.command import CommandParser, run_command
 from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import check_outputs
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser('stl', description=__doc__.split('\n')[1])
+    parser = CommandParser('stl', description=__doc__.split('\n')[1])
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     for add in (
         synthesize.add_command,

@@ -39,7 +39,9 @@ def add_world_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--camera', default='kitti', help='camera model: kitti, nuscenes or a JSON file'
     )
-    parser.add_argument('--size', help='image size as WIDTHxHEIGHT, such as 640x192')
+    parser.add_argument(
+        '--size', help='image size as WIDTHxHEIGHT, such as 640x192 (default: that of the camera)'
+    )
     parser.add_argument(
         '--surround', action='store_true', help='six surround cameras, for a drive'
     )

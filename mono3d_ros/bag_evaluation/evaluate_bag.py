@@ -57,10 +57,12 @@ def _print_result(result: BagResult, out: Path) -> None:
     if result.box_score:
         _print_table(
             console,
-            'detections against labels',
+            'detections against labels, protocol ours',
             label_score.TABLE_HEADINGS,
             result.box_score.table_rows(),
         )
+        for note in result.box_score.notes():
+            console.print(note, markup=False)
         for name, each in result.box_score.results.extra.items():
             _print_table(console, f'metric {name}', *table_cells(each.rows()))
     rows = []

@@ -41,6 +41,20 @@ class BoxScore:
     results: MetricResults
     depth_error_m: dict[str, list[float]]
 
+    def notes(self) -> list[str]:
+        """Return a line on all that was compared, then on classes that score 0 or nothing."""
+        counts = self.results.counts
+        if counts is None:
+            return []
+        objects = ', '.join(
+            f'{name} {each.labels} ({"/".join(map(str, each.valid))} counted, {each.detections}'
+            ' detections)'
+            for name, each in counts.by_class.items()
+            if each.labels or each.detections
+        )
+        first = f'{counts.frames} labelled images; labels: {objects or "none"}'
+        return [first, *filter(None, [counts.fault()]), *self.results.notes()]
+
     @property
     def ap(self) -> ApResult:
         """Return KITTI's AP."""

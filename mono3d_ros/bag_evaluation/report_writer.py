@@ -118,9 +118,9 @@ def _labels_section(box_score: label_score.BoxScore | None, folder: Path) -> Rep
         return ReportSection(title, 'There are no labels.')
     images = [_read_png(path) for path in sorted((folder / 'labels').glob('*.png'))]
     text = (
-        'AP of all detections, computed as in the KITTI benchmark; matches and depth errors of '
-        f'the published boxes, matched by {ERROR_MATCHING.description}.'
-    )
+        'AP of all detections (protocol ours), computed as in the KITTI benchmark; matches and'
+        f' depth errors of the published boxes, matched by {ERROR_MATCHING.description}. '
+    ) + '. '.join(box_score.notes())
     return ReportSection(title, text, label_score.TABLE_HEADINGS, box_score.table_rows(), images)
 
 

@@ -136,7 +136,9 @@ def to_json_dict(
     for name, errors in (box_score.depth_error_m if box_score else {}).items():
         median = round(float(np.median(errors)), 4) if errors else None
         figures['depth_error'][name] = {'matched': len(errors), 'median_abs_error_m': median}
-    return figures | (box_score.results.extra_json() if box_score else {})
+    if box_score is None:
+        return figures
+    return figures | box_score.results.extra_json() | box_score.results.side_json()
 
 
 def summarize_lidar_errors(drive_results: DriveResults) -> dict[str, list[dict[str, Any]]]:

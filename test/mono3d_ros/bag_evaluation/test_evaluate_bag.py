@@ -200,7 +200,9 @@ def test_ap_equals_that_of_stl_evaluate(evaluated, scenes, model_path, tmp_path)
     path = tmp_path / 'ap.json'
     main.main(['evaluate', str(model_path), str(scenes), '--device', 'cpu', '--json', str(path)])
     result = figures(evaluated)
-    assert result['ap'] == json.loads(path.read_text())['ap']
+    evaluation = json.loads(path.read_text())
+    assert result['ap'] == evaluation['ap']
+    assert result['counts'] == evaluation['counts']
     assert result['labelled_frames'] == result['scanned_frames'] == FRAMES
     metrics = result['ap']['Pedestrian']
     assert 5 < metrics['bbox']['AP40']['strict'][2] < 100
@@ -296,7 +298,12 @@ def test_another_metric_is_shown_only_when_it_is_asked_for(
     monkeypatch.setitem(METRICS, 'toy', toy_metric.METRIC)
     options = ('--score', MIN_SCORE, '--pictures', 0, '--metric', 'toy')
     assert run(bag, tmp_path / 'out', model_path, *options) == 0
-    assert 'metric toy' in capsys.readouterr().out
+    printed = ' '.join(capsys.readouterr().out.split())
+    assert 'metric toy' in printed
+    counts = figures(evaluated)['counts']['labels']['Pedestrian']
+    valid = '/'.join(str(counts['valid'][level]) for level in ('easy', 'moderate', 'hard'))
+    assert f'Pedestrian {counts["total"]} ({valid} counted' in printed
+    assert 'detections against labels, protocol ours' in printed
     result = figures(tmp_path / 'out')
     assert result.pop('metrics')['toy']['recall'].keys() == set(SPEC.classes)
     assert result == figures(evaluated)

@@ -88,18 +88,20 @@ def _collect_boxes(
     images: Sequence[SourceImage], table: LabelTable, sizes_px: Array
 ) -> ComparedBoxes:
     """Return the boxes of the possible objects that lie in front of the camera."""
-    labels = table.labels
+    possible = (find_faults(table.labels) == '') & (np.char.lower(table.labels.name) != DONT_CARE)
+    rows = np.flatnonzero(possible)
+    labels = table.labels[rows]
     corners = box_corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
-    kept = np.all(corners[..., 2] > MIN_DEPTH_M, 1) & (find_faults(labels) == '')
-    kept &= np.char.lower(labels.name) != DONT_CARE
-    image = table.image[kept]
+    in_front = np.all(corners[..., 2] > MIN_DEPTH_M, 1)
+    rows, corners = rows[in_front], corners[in_front]
+    image = table.image[rows]
     Ps = np.array([each.P for each in images]).reshape(-1, 3, 4)
-    pixels, _ = project_each(corners[kept], Ps[image])
+    pixels, _ = project_each(corners, Ps[image])
     return ComparedBoxes(
-        labels.box_px[kept],
+        table.labels.box_px[rows],
         np.concatenate([pixels.min(1), pixels.max(1)], 1),
         np.tile(sizes_px[image] - 1.0, 2),
-        np.flatnonzero(kept),
+        rows,
     )
 
 

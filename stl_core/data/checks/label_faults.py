@@ -12,6 +12,8 @@ from stl_core.types import Array, Labels
 
 #: Greatest height, width or length, and distance from the camera along an axis, metres.
 MAX_SIZE_M, MAX_POSITION_M = 100.0, 1000.0
+#: Greatest coordinate of a 2D box, pixels.
+MAX_PIXEL = 1e6
 #: rotation_y may count from -pi to pi or from 0 to 2 pi.
 MAX_ROTATION = 2 * math.pi + 0.01
 DONT_CARE = 'dontcare'
@@ -40,7 +42,8 @@ def _wrong_position(labels: Labels) -> Array:
 
 
 def _wrong_box(labels: Labels) -> Array:
-    return np.any(labels.box_px[:, 2:] <= labels.box_px[:, :2], 1)
+    far = np.any(np.abs(labels.box_px) > MAX_PIXEL, 1)
+    return far | np.any(labels.box_px[:, 2:] <= labels.box_px[:, :2], 1)
 
 
 def _wrong_truncation(labels: Labels) -> Array:

@@ -85,7 +85,7 @@ def is_off_canvas(
 
     Without augmentation: zoom and shift bring some of these onto the canvas, and others off it.
 
-    :param table: N objects of M images.
+    :param table: N objects of M images; those with impossible numbers get any result.
     :param Ps: (M, 3, 4) projections of the images.
     :param sizes_px: (M, 2) width and height of the images.
     :param spec: the canvas.
@@ -100,14 +100,14 @@ def is_off_canvas(
     A = np.array([canvas[width, height] for width, height in sizes_px.tolist()]).reshape(-1, 3, 3)
     # the letterbox scales and shifts: boxes keep their order
     scale, shift = A[:, [0, 1], [0, 1]][table.image], A[:, :2, 2][table.image]
-    box = table.labels.box_px * np.tile(scale, 2) + np.tile(shift, 2)
+    with np.errstate(over='ignore', invalid='ignore'):
+        box = table.labels.box_px * np.tile(scale, 2) + np.tile(shift, 2)
+        center, _ = project_each(table.labels.center_m, (A @ Ps)[table.image])
     low = np.maximum(box[:, :2], shift)
     high = np.minimum(box[:, 2:], (sizes_px[table.image] - 1) * scale + shift)
     seen = np.all(high > low, 1)
-    if center_within == 'anywhere':
-        return ~seen
-    center, _ = project_each(table.labels.center_m, (A @ Ps)[table.image])
-    seen &= np.all((center >= 0) & (center < [spec.width_px, spec.height_px]), 1)
+    if center_within != 'anywhere':
+        seen &= np.all((center >= 0) & (center < [spec.width_px, spec.height_px]), 1)
     if center_within == 'box':
         seen &= np.all((center >= low) & (center <= high), 1)
     return ~seen

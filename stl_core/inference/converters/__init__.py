@@ -15,7 +15,7 @@ from stl_core.files import sha256_of
 from stl_core.inference.converters import key_mapping, monocon, monodetr, monodistill, monodle
 from stl_core.inference.converters.checkpoint_reader import read_state_dict
 from stl_core.inference.converters.key_mapping import CheckpointLayout, StateDict, WeightsError
-from stl_core.inference.model_file import build_detector, require_finite, save_model
+from stl_core.inference.model_file import build_detector, save_model
 from stl_core.inference.model_spec import ModelSpec
 
 #: Name of a program -> layout of its checkpoints.
@@ -60,10 +60,8 @@ def import_weights(
     :param classes: as convert_state_dict.
     :return: header of the model file; its provenance names the program and the checkpoint.
     :raises WeightsError: as convert_state_dict, and for a file that cannot be read.
-    :raises ModelFileError: for weights that are not finite.
     """
     weights, spec = convert_state_dict(name, read_state_dict(path), classes)
-    require_finite(weights, path)
     detector = build_detector(spec)
     detector.load_state_dict(weights)
     source = {'file': Path(path).name, 'sha256': sha256_of(path)}

@@ -20,6 +20,7 @@ OUTPUT_NAMES = {'out', 'json', 'report'}
 #: checked after the inputs would be missed.
 FILE_OUTPUTS = {
     'evaluate --json': ['evaluate', 'no.safetensors', 'no', '--json'],
+    'predict --json': ['predict', 'no.safetensors', 'no', '--json'],
     'kitti-ap --json': ['kitti-ap', 'no', 'no', '--json'],
     'export': ['export', 'no.safetensors'],
     'import-weights': ['import-weights', 'monodle', 'no.pth'],

@@ -213,3 +213,16 @@ def test_import_weights_writes_a_model_file_with_its_provenance(tmp_path, capsys
     printed = capsys.readouterr().err
     assert 'not a key of 2gunsu/monocon-pytorch' in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_imported(tmp_path, capsys):
+    state = dummy_state_dict('monodistill')
+    name = next(key for key, value in state.items() if value.is_floating_point())
+    state[name] = torch.full_like(state[name], float('nan'))
+    torch.save({'model_state': state}, tmp_path / 'epoch_160.pth')
+    out = tmp_path / 'student.safetensors'
+    with pytest.raises(SystemExit):
+        main.main(['import-weights', 'monodistill', str(tmp_path / 'epoch_160.pth'), str(out)])
+    line = capsys.readouterr().err
+    assert re.search(r'epoch_160\.pth: 1 of \d+ tensors are not finite', line)
+    assert not out.exists()

@@ -311,3 +311,37 @@ def test_a_file_that_is_no_yaml_is_one_line(tmp_path, text):
     with pytest.raises(ConfigError, match=f'{re.escape(str(path))}: not YAML') as error:
         stages.load_stages(path)
     assert '\n' not in str(error.value)
+
+
+def test_val_protocol_is_ours_or_published():
+    """'ours' is the default under either spelling, so that older checkpoints compare equal."""
+    plain, ours, published = (
+        config.build_train_config({'val': {'protocol': each}} if each else {})
+        for each in ('', 'ours', 'published')
+    )
+    assert plain == ours
+    assert (ours.val.protocol, published.val.protocol) == ('', 'published')
+    with pytest.raises(ConfigError, match=r"val\.protocol: 'paper' is unknown; known: ours, pub"):
+        config.build_train_config({'val': {'protocol': 'paper'}})
+
+
+def test_the_metric_reads_the_protocol_that_it_is_given():
+    def results(value, **others):
+        ap = ClassAp({('3d', 'AP40', 'strict'): (0.0, value, 0.0)})
+        return MetricResults({'kitti': ApResult({'Car': ap})}, **others)
+
+    both = results(28.5, protocol='ours', published=results(23.2, protocol='published'))
+    text = 'Car/3d/AP40/strict/moderate'
+    assert parse_selection(text, ('Car',)).value(both) == 28.5
+    assert parse_selection(text, ('Car',), 'published').value(both) == 23.2
+    with pytest.raises(ValueError, match='these results have no published protocol'):
+        parse_selection(text, ('Car',), 'published').value(results(1.0))
+
+
+def test_kitti_plans_that_quote_a_paper_select_by_its_protocol():
+    plans = sorted((Path(__file__).parents[3] / 'config/train').glob('*_kitti.yaml'))
+    assert len(plans) == 6
+    for path in plans:
+        assert 'ublished result' in path.read_text()
+        for each in stages.load_stages(path).values():
+            assert each.val.protocol == 'published'

@@ -88,6 +88,16 @@ def test_errors_name_the_parameter(name, value, message):
         replace(Params(), **{name: value})
 
 
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [(True, 'true'), (False, 'false'), ('true', 'true'), ('False', 'false'), ('auto', 'auto')],
+)
+def test_rectified_is_a_word_or_a_bool(value, expected):
+    """YAML and -p make a bool of true and false, launch arguments a string."""
+    assert Params(rectified=value).rectified == expected
+    assert CameraParams(rectified=value).rectified == expected
+
+
 @pytest.mark.parametrize('device', ['auto', 'cpu', 'cuda', 'cuda:1'])
 def test_devices(device):
     assert Params(device=device).device == device

@@ -25,7 +25,7 @@ from mono3d_ros.camera_frame import CameraPose, Frame
 from mono3d_ros.messages.images import ImageDecoder, to_frame, to_intrinsics
 from mono3d_ros.messages.point_cloud import read_points
 from mono3d_ros.messages.primitives import header_stamp_ns
-from mono3d_ros.messages.rectification import Rectifier
+from mono3d_ros.messages.rectification import Rectifier, is_same_rectified
 from mono3d_ros.tf.history import TransformHistory
 from stl_core.data.frame_source import DataError
 from stl_core.types import Array, Labels
@@ -95,7 +95,8 @@ def decode_image(
     frame = to_frame(sample.image, sample.info, sample.camera.name, rectifier, decoder)
     if errors := [each.text for each in frame.concerns if each.is_error]:
         raise BagError('; '.join(errors))
-    if rectifier.rectifies(to_intrinsics(sample.info)):
+    intrinsics = to_intrinsics(sample.info)
+    if rectifier.rectifies(intrinsics) and not is_same_rectified(intrinsics):
         notes[f'images rectified: {sample.camera.image}'] += 1
     notes.update(f'images: {each.text}' for each in frame.concerns)
     return frame

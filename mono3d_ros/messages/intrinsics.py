@@ -101,7 +101,9 @@ def rectifying_rotation(intrinsics: Intrinsics) -> Array:
     if not any(intrinsics.R):
         return np.eye(3)
     R = np.array(intrinsics.R, np.float64).reshape(3, 3)
-    if not (np.abs(R @ R.T - np.eye(3)) < ROTATION_TOLERANCE).all() or np.linalg.det(R) < 0:
+    is_bounded = (np.abs(R) < 1 + ROTATION_TOLERANCE).all()
+    orthogonal = is_bounded and (np.abs(R @ R.T - np.eye(3)) < ROTATION_TOLERANCE).all()
+    if not orthogonal or np.linalg.det(R) < 0:
         raise CameraInfoError(
             f'R of camera_info is not a rotation (rows {_format(R)}); expected orthogonal rows of '
             'length 1, or zeros for none'

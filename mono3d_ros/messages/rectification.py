@@ -174,7 +174,7 @@ def rectify_image(image: Array, intrinsics: Intrinsics) -> tuple[Array, Array]:
         finite.
     :raises ValueError: if the size of the image does not fit the intrinsics.
     """
-    if _is_rectified(intrinsics):
+    if is_same_rectified(intrinsics):
         return passthrough_image(image, intrinsics)
     A = sensor_to_image_affine(intrinsics, image.shape[1], image.shape[0])
     maps = _rectify_maps(intrinsics, image.shape[1], image.shape[0])
@@ -202,8 +202,8 @@ def projection_matrix(intrinsics: Intrinsics) -> Array:
     return P
 
 
-def _is_rectified(intrinsics: Intrinsics) -> bool:
-    """Return whether raw and rectified image are the same."""
+def is_same_rectified(intrinsics: Intrinsics) -> bool:
+    """Return whether the raw and the rectified image are the same; CameraInfoError as rectify_image."""
     same_K = np.allclose(rectified_projection(intrinsics)[:, :3].ravel(), intrinsics.K)
     return (
         not is_distorted(intrinsics)

@@ -52,6 +52,14 @@ def test_written_pictures(tmp_path, run_tool, capsys, info, topic, rectified, op
     assert np.abs(scene.frame.image[inner].astype(int) - by_name[inner]).mean() < 1
 
 
+def test_a_raw_topic_without_distortion_is_not_said_to_be_rectified(tmp_path, run_tool, capsys):
+    (pixels,) = record_camera(tmp_path / 'bag', '/cam/image_raw')
+    assert run_tool('bag_to_kitti') == 0
+    assert 'images rectified' not in capsys.readouterr().out
+    written = kitti.read_image(tmp_path / 'out/image_2/000000.png')
+    np.testing.assert_array_equal(written, pixels)
+
+
 def test_evaluate_bag_names_its_assumptions(tmp_path, run_tool, capsys):
     record_camera(tmp_path / 'bag', '/cam/image', count=3, **LENS)
     assert run_tool('evaluate_bag') == 0

@@ -203,7 +203,7 @@ def projection_matrix(intrinsics: Intrinsics) -> Array:
 
 
 def is_same_rectified(intrinsics: Intrinsics) -> bool:
-    """Return whether the raw and the rectified image are the same; CameraInfoError as rectify_image."""
+    """Return whether raw and rectified image are the same; raises as rectify_image does."""
     same_K = np.allclose(rectified_projection(intrinsics)[:, :3].ravel(), intrinsics.K)
     return (
         not is_distorted(intrinsics)

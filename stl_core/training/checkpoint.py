@@ -41,6 +41,7 @@ NOT_COMPARED = (
     'backbone_weights',
     'distill.teacher',
     'device',
+    'deterministic',
     'workers',
     'save_every',
     'eval_every',

@@ -114,6 +114,10 @@ class TrainConfig:
     :param seed: seed of initial weights, data order, augmentation and dropout.
     :param device: 'auto' (CUDA if available), 'cpu' or 'cuda:N'. Under torchrun, each process uses
         the GPU of its LOCAL_RANK.
+    :param deterministic: use torch's deterministic algorithms only. A run on the CPU is repeated
+        bit for bit without it; a GPU sums in an order that varies unless this is set, with the
+        environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8, and ends with torch's error for an
+        operation that has no such algorithm.
     :param save_every: epochs between checkpoints (last.pt). Every evaluation writes one, too.
     :param eval_every: epochs between evaluations on the val frames; each evaluation saves the
         model if its metric is the best so far. 0 evaluates only the last model.
@@ -145,6 +149,7 @@ class TrainConfig:
     workers: int = 2
     seed: int = 444
     device: str = 'auto'
+    deterministic: bool = False
     save_every: int = 1
     eval_every: int = 10
     metric: str = 'mean/3d/AP40/strict/moderate'

@@ -35,6 +35,7 @@ from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions
 from stl_core.training.metric_logging import MetricLogger
 from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.training.run import extension
+from stl_core.training.run.determinism import deterministic_algorithms
 from stl_core.training.run.epoch_statistics import EpochStatistics, require_finite
 from stl_core.training.run.journal import RunJournal
 from stl_core.training.run.setup import ModelFactory, RunState, setup_run
@@ -68,31 +69,45 @@ def fit(
         too many steps whose gradient is not finite, or a loader process that was killed.
     :raises DataError: for a missing or malformed file of the data set, or an unlabelled image.
     :raises ModelFileError: for a start model or teacher that cannot be used.
-    :raises ConfigError: for a start model or distillation losses that do not fit the run.
+    :raises ConfigError: for a start model or distillation losses that do not fit the run, or
+        `deterministic` on a GPU without the environment variable that it needs.
     """
     config = resolved.config
     _require_writable(Path(config.out))
-    with distributed.process_group(config.device) as device, _open_journal(resolved) as journal:
+    with (
+        distributed.process_group(config.device) as device,
+        deterministic_algorithms(config.deterministic, device),
+        _open_journal(resolved) as journal,
+    ):
         run, first = setup_run(resolved, model_factory, device, options, journal)
         _log_run_size(run)
         _record_extensions(run)
-        validation_result: validation.ValidationResult | None = None
-        epochs_done = first
-        with _make_metric_logger(run, first) as metric_logger, _make_progress_bar() as bar:
-            task = bar.add_task('epochs', total=config.epochs, completed=first, note='')
-            while epochs_done < config.epochs and not _is_stalled(run, metric_logger):
-                with _killed_loader_as_error(run):
-                    row = train_one_epoch(run, epochs_done, bar)
-                epochs_done += 1
-                bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
-                if metric_logger:
-                    validation_result = log_and_save(run, metric_logger, epochs_done, row)
         results = None
+        with _make_metric_logger(run, first) as metric_logger:
+            epochs_done, validation_result = _train_epochs(run, metric_logger, first)
         if metric_logger:
             results = finish_training(run, metric_logger, epochs_done, validation_result)
         # a barrier: the next run of any process finds the files of this one
         distributed.broadcast_scalar(0.0, device)
         return results
+
+
+def _train_epochs(
+    run: RunState, metric_logger: MetricLogger | None, first: int
+) -> tuple[int, validation.ValidationResult | None]:
+    """Train from `first` completed epochs; return those at the end, and the last validation."""
+    config, epochs_done = run.config, first
+    validation_result: validation.ValidationResult | None = None
+    with _make_progress_bar() as bar:
+        task = bar.add_task('epochs', total=config.epochs, completed=first, note='')
+        while epochs_done < config.epochs and not _is_stalled(run, metric_logger):
+            with _killed_loader_as_error(run):
+                row = train_one_epoch(run, epochs_done, bar)
+            epochs_done += 1
+            bar.update(task, advance=1, note=f'loss {row["total"]:.3f} lr {row["lr"]:.1e}')
+            if metric_logger:
+                validation_result = log_and_save(run, metric_logger, epochs_done, row)
+    return epochs_done, validation_result
 
 
 def train_one_epoch(run: RunState, epoch: int, bar: Progress) -> dict[str, float]:

@@ -51,6 +51,11 @@ OUTPUTS = (
 )
 #: Number of pictures in the contact sheet, and maximum duration of the video.
 SHEET_PICTURES, VIDEO_S = 12, 60.0
+#: Word that the detector logs once it subscribes to the images.
+SIGN_OF_LIFE = 'listening to'
+#: Longest silence of the detector before its sign of life, and longest discovery, seconds: on a
+#: loaded machine the imports and the warm-up of the network take minutes.
+START_TIMEOUT_S, DISCOVERY_TIMEOUT_S = 900.0, 300.0
 console = Console()
 
 
@@ -153,16 +158,20 @@ def play(bag, model, out, rate):
     arguments = [part for k, v in parameters.items() for part in ('-p', f'{k}:={v}')]
     command = [sys.executable, '-m', 'mono3d_ros.node', '--ros-args', *arguments]
     player = [sys.executable, 'examples/replay_bag.py', bag, out / 'answers']
-    player += ['--rate', str(rate), '--topics', image_topic, info_topic]
+    player += ['--rate', str(rate), '--timeout', str(DISCOVERY_TIMEOUT_S)]
+    player += ['--topics', image_topic, info_topic]
     with (out / 'detector.log').open('w') as log:
         node = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        playing = subprocess.Popen(player, cwd=ROOT, env=environment)
+        playing = None
         try:
-            while playing.poll() is None and node.poll() is None:
+            if wait_until_listening(node, out / 'detector.log'):
+                playing = subprocess.Popen(player, cwd=ROOT, env=environment)
+            while node.poll() is None and playing.poll() is None:
                 time.sleep(0.1)
         finally:
             ended_early, code = node.poll() is not None, stop(node)
-            stop(playing)
+            if playing is not None:
+                stop(playing)
     if ended_early or code:
         lines = (out / 'detector.log').read_text().splitlines()
         last = lines[-1] if lines else 'it logged nothing'
@@ -171,6 +180,27 @@ def play(bag, model, out, rate):
     if playing.returncode:
         raise DemoError(f'the replay ended with exit code {playing.returncode}')
     return out / 'answers'
+
+
+def wait_until_listening(node, log, timeout_s=START_TIMEOUT_S):
+    """
+    Wait, with progress, until the detector logs its sign of life; return False if it ends instead.
+
+    :param node: process of the detector.
+    :param log: file of its log.
+    :param timeout_s: longest wait; DemoError after it.
+    """
+    start_s = time.monotonic()
+    with console.status('') as status:
+        while node.poll() is None:
+            if SIGN_OF_LIFE in log.read_text(errors='replace'):
+                return True
+            seconds = time.monotonic() - start_s
+            if seconds > timeout_s:
+                raise DemoError(f'the detector is not ready after {seconds:.0f} s; see {log}')
+            status.update(f'the detector loads and warms up its model: {seconds:.0f} s')
+            time.sleep(0.2)
+    return False
 
 
 def stop(process):

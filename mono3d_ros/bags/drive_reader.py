@@ -3,8 +3,7 @@ Read a recorded drive from a bag: every image with its camera_info, scan, transf
 
 A bag stores messages in order of arrival, so DriveReader associates them by header stamps: the
 camera_info with the stamp of the image, or else the last one before it; the scan nearest in time;
-the transforms at the times of image and scan. Labels (see drive_writer.py) have no header: they
-belong to the image recorded at the same time.
+the transforms at the times of image and scan; labels, which have no header, see label_match.py.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from mono3d_ros.bags import drive_writer
 from mono3d_ros.bags.bag_io import BagError, BagReader, Message
 from mono3d_ros.bags.cameras.choice import find_cameras
+from mono3d_ros.bags.cameras.label_match import match_labels
 from mono3d_ros.bags.drive_query import CameraTopics, DriveQuery, choose_cloud_topic
 from mono3d_ros.camera_frame import CameraPose, Frame
 from mono3d_ros.messages.images import ImageDecoder, to_frame, to_intrinsics
@@ -31,6 +31,10 @@ from stl_core.data.frame_source import DataError
 from stl_core.types import Array, Labels
 
 TF_STATIC_TOPIC, TF_TOPIC = '/tf_static', '/tf'
+#: Place of the header in a serialised message that begins with one, and of the header of the first
+#: marker in a MarkerArray that is not empty, bytes.
+HEADER_OFFSET, FIRST_MARKER_OFFSET = 4, 8
+MARKERS_TYPE = 'visualization_msgs/msg/MarkerArray'
 
 
 class Scan(NamedTuple):
@@ -142,6 +146,7 @@ class DriveReader:
         self._camera_by_topic = {each.image: each for each in self.cameras}
         self._pose_frames = (query.vehicle_frame, query.fixed_frame)
         self._index = self._build_index()
+        self._labels_by_stamp = self._match_labels()
         self._scan_by_image = self._match_scans()
 
     def num_images(self, camera: CameraTopics) -> int:
@@ -183,12 +188,15 @@ class DriveReader:
         index = _DriveIndex({topic: [] for topic in self._camera_by_topic})
         infos = {each.info for each in self.cameras}
         labels = {each.labels for each in self.cameras if each.labels}
-        tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(self._reader.decodable_topics)
+        types = self._reader.decodable_topics
+        arrays = {each.removesuffix('/labels') for each in labels}
+        arrays = {each for each in arrays if types.get(each) == MARKERS_TYPE}
+        tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(types)
         large = {*self._camera_by_topic, self.cloud_topic} - {''}
         static: list[Any] = []
         moving: list[Any] = []
         num_clouds = 0
-        for message in self._reader.messages({*infos, *labels, *tf, *large}):
+        for message in self._reader.messages({*infos, *labels, *arrays, *tf, *large}):
             if message.topic in self._camera_by_topic:
                 index.image_ns[message.topic].append(self._header_stamp_ns(message))
             elif message.topic == self.cloud_topic:
@@ -199,7 +207,11 @@ class DriveReader:
                 stamped = (self._header_stamp_ns(message), message)
                 index.infos.setdefault(message.topic, []).append(stamped)
             elif message.topic in labels:
-                index.labels[message.topic, message.recorded_ns] = message
+                index.labels.setdefault(message.topic, []).append((message.recorded_ns, message))
+            elif message.topic in arrays:
+                with contextlib.suppress(BagError):  # empty: match_labels counts the others
+                    stamp_ns = self._header_stamp_ns(message, FIRST_MARKER_OFFSET)
+                    index.array_ns.setdefault(message.topic, []).append(stamp_ns)
             else:
                 transforms = static if message.topic == TF_STATIC_TOPIC else moving
                 if (decoded := self._decode_optional(message)) is not None:
@@ -210,6 +222,19 @@ class DriveReader:
         index.transforms = TransformHistory(static, moving)
         self.notes.update({f'transforms: {text}': n for text, n in index.transforms.notes.items()})
         return index
+
+    def _match_labels(self) -> dict[str, dict[int, Message]]:
+        """Return image topic -> stamp of an image -> its labels."""
+        index, matches = self._index, {}
+        for camera in self.cameras:
+            arrays = index.array_ns.get(camera.labels.removesuffix('/labels'), [])
+            try:
+                matches[camera.image] = match_labels(
+                    index.labels.get(camera.labels, []), arrays, index.image_ns[camera.image]
+                )
+            except ValueError as err:
+                raise BagError(f'{self._reader.path}: {camera.labels}: {err}') from err
+        return matches
 
     def _match_scans(self) -> dict[tuple[str, int], int]:
         """Find the scan nearest in time: (image topic, image index) -> index of the scan."""
@@ -241,7 +266,7 @@ class DriveReader:
         image = self._reader.decode(message)
         info = self._reader.decode(infos[max(0, position)][1])
         camera_frame = image.header.frame_id or info.header.frame_id
-        scan, labels = None, index.labels.get((camera.labels, message.recorded_ns))
+        scan, labels = None, self._labels_by_stamp[message.topic].get(stamp_ns)
         number = self._scan_by_image.get((message.topic, image_index))
         if number is not None and (cloud := scans[number]) is not None:
             scan = self._place_scan(cloud, camera_frame, stamp_ns)
@@ -292,11 +317,11 @@ class DriveReader:
             where = f'{self._reader.path}: labels of {image.topic} at {image.recorded_ns} ns'
             raise BagError(f'{where}: {err}') from err
 
-    def _header_stamp_ns(self, message: Message) -> int:
-        """Read the stamp of a message that begins with a header, without decoding the message."""
+    def _header_stamp_ns(self, message: Message, offset: int = HEADER_OFFSET) -> int:
+        """Read the stamp of a message with a header at an offset, without decoding it."""
         try:
             order = '<' if message.cdr[1] & 1 else '>'
-            sec, nanosec = struct.unpack_from(f'{order}iI', message.cdr, 4)
+            sec, nanosec = struct.unpack_from(f'{order}iI', message.cdr, offset)
         except (struct.error, IndexError) as err:
             where = f'{self._reader.path}: {message.topic} at {message.recorded_ns} ns'
             raise BagError(f'{where}: not a {message.type}') from err
@@ -311,14 +336,16 @@ class _DriveIndex:
     :param image_ns: image topic -> stamps, in order of recording.
     :param cloud_ns: stamp and index of each scan, sorted by stamp.
     :param infos: topic -> stamps and messages, sorted by stamp.
-    :param labels: topic and time of recording -> message.
+    :param labels: topic -> times of recording and messages, in order of recording.
+    :param array_ns: topic of the same labels as markers -> stamps, in order of recording.
     :param transforms: all of /tf and /tf_static.
     """
 
     image_ns: dict[str, list[int]]
     cloud_ns: list[tuple[int, int]] = field(default_factory=list)
     infos: dict[str, list[tuple[int, Message]]] = field(default_factory=dict)
-    labels: dict[tuple[str, int], Message] = field(default_factory=dict)
+    labels: dict[str, list[tuple[int, Message]]] = field(default_factory=dict)
+    array_ns: dict[str, list[int]] = field(default_factory=dict)
     transforms: TransformHistory = field(default_factory=lambda: TransformHistory((), ()))
 
 

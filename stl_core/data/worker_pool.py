@@ -16,6 +16,9 @@ from typing import TypeVar
 
 from stl_core.progress import progress_bar
 
+#: Number of threads of OpenMP, which torch uses; read when it is imported.
+THREADS_VARIABLE = 'OMP_NUM_THREADS'
+
 T = TypeVar('T')
 R = TypeVar('R')
 
@@ -28,7 +31,7 @@ def map_ordered(
 
     :param function: a function that another process can import.
     :param items: its arguments.
-    :param workers: number of processes; 0 runs everything in this one, with its own threads.
+    :param workers: number of processes; 0 runs everything in this one.
     :param threads: threads of each process, for torch and OpenCV.
     """
     waiting: dict[int, R] = {}
@@ -53,7 +56,8 @@ def map_as_completed(
     :return: pairs of the index of an item and its result.
     """
     if workers < 1:
-        yield from enumerate(map(function, items))
+        with _limited_threads(threads):
+            yield from enumerate(map(function, items))
         return
     context = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
     todo = enumerate(items)
@@ -97,11 +101,33 @@ def _init_worker(threads: int, uses_torch: bool, parent_pipe: Connection) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_pipe,), daemon=True).start()
     cv2.setNumThreads(threads)
-    os.environ['OMP_NUM_THREADS'] = str(threads)  # for torch, if a job imports it
+    os.environ[THREADS_VARIABLE] = str(threads)  # for torch, if a job imports it
     if uses_torch:
         import torch  # perhaps imported already, with the main module, so it has read the variable
 
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _limited_threads(threads: int) -> Generator[None, None, None]:
+    """Limit torch and OpenCV in this process: on busy processors, threads wait for each other."""
+    import cv2
+
+    torch = sys.modules.get('torch')
+    before, variable = cv2.getNumThreads(), os.environ.get(THREADS_VARIABLE)
+    torch_before = torch.get_num_threads() if torch else 0
+    cv2.setNumThreads(threads)
+    os.environ.setdefault(THREADS_VARIABLE, str(threads))  # for torch, if the function imports it
+    if torch:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+        if variable is None:
+            os.environ.pop(THREADS_VARIABLE, None)
+        if torch:
+            torch.set_num_threads(torch_before)
 
 
 def _exit_with_parent(parent_pipe: Connection) -> None:

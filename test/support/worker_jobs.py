@@ -61,3 +61,11 @@ def wait_for(condition, timeout_s=60.0):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def count_threads(_):
+    """Return the threads of OpenCV and torch in this process."""
+    import cv2
+    import torch
+
+    return cv2.getNumThreads(), torch.get_num_threads()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from worker_jobs import first_after_second, note_and_sleep, wait_for
+from worker_jobs import count_threads, first_after_second, note_and_sleep, wait_for
 
 from stl_core.data.worker_pool import map_as_completed, map_ordered
 
@@ -106,3 +106,13 @@ def test_workers_import_torch_only_if_the_parent_or_a_job_does(tmp_path, first, 
         [sys.executable, str(script)], env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == output
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('threads', [1, 3])
+def test_threads_are_limited_in_workers_and_without_workers(workers, threads):
+    """Threads of several libraries, or beside other programs, would wait for each other."""
+    before = count_threads(0)
+    (inside,) = map_ordered(count_threads, [0], workers, threads)
+    assert inside == (threads, threads)
+    assert count_threads(0) == before

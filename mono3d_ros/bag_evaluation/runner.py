@@ -23,7 +23,7 @@ from mono3d_ros.messages import rectification
 from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.frame_source import DataError
-from stl_core.data.worker_pool import available_cpus, map_as_completed
+from stl_core.data.worker_pool import available_cpus, describe_workers, map_as_completed
 from stl_core.files import atomic_folder, parent_folders
 from stl_core.progress import progress_bar
 
@@ -94,7 +94,8 @@ def evaluate_one_bag(
     with atomic_folder(out) as folder, progress_bar() as bar:
 
         def track(samples: Iterable[DriveSample], total: int) -> Iterable[DriveSample]:
-            task = bar.add_task(bag.name, total=total, note='')
+            name = f'{bag.name} ({describe_workers(0, _threads_per_job(1))})'
+            task = bar.add_task(name, total=total, note='')
             return bar.track(samples, total=total, task_id=task)
 
         result = replay.replay_bag(
@@ -211,7 +212,8 @@ def _evaluate_in_parallel(
             )
         ) as results,
     ):
-        task = bar.add_task('bags', total=len(bags), note='')
+        name = f'bags ({describe_workers(jobs, _threads_per_job(jobs))})'
+        task = bar.add_task(name, total=len(bags), note='')
         for index, result in results:
             bag = bags[index]
             if isinstance(result, BagResult):

@@ -16,7 +16,7 @@ from stl_core.cli.frame_options import add_frame_options, list_images
 from stl_core.cli.output import OutputFolder
 from stl_core.data import depth_checks, depth_maps
 from stl_core.data.frame_source import DataError, SourceImage
-from stl_core.data.worker_pool import available_cpus, map_ordered, with_progress
+from stl_core.data.worker_pool import available_cpus, describe_workers, map_ordered, with_progress
 
 
 def add_command(commands: Any) -> None:
@@ -66,7 +66,9 @@ def _run_depth_maps(args: argparse.Namespace) -> None:
     kept = sum((out / f'{image.id}.png').exists() for image in images)
     frames = list(
         with_progress(
-            map_ordered(WriteDepthMap(out), images, args.workers), len(images), 'depth maps'
+            map_ordered(WriteDepthMap(out), images, args.workers),
+            len(images),
+            f'depth maps ({describe_workers(args.workers)})',
         )
     )
     statistics = depth_checks.summarize_depth(frames)

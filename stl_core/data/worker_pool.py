@@ -150,6 +150,14 @@ def with_progress(
             yield item
 
 
+def describe_workers(workers: int, threads: int = 1) -> str:
+    """Return the processes and threads of map_ordered as text: '2 processes, 1 thread each'."""
+    each = f'{threads} thread{"s" * (threads != 1)}'
+    if workers < 1:
+        return f'this process, {each}'
+    return f'{workers} process{"es" * (workers != 1)}, {each} each'
+
+
 def available_cpus() -> int:
     """Return the number of CPUs that this process may use."""
     return (

@@ -41,7 +41,7 @@ from stl_core.data.synthetic.writer import (
     label_text,
     write_image,
 )
-from stl_core.data.worker_pool import map_ordered, with_progress
+from stl_core.data.worker_pool import describe_workers, map_ordered, with_progress
 from stl_core.types import Array, Camera
 
 FRAME_RATE_HZ = 10.0
@@ -112,7 +112,10 @@ def synthesize_drive(
     rows: dict[str, list[str]] = {name: [] for name in camera_names}
     make = _DriveFrameWriter(drive, camera_names)
     for label_lines in with_progress(
-        map_ordered(make, range(frames), workers), frames, 'frames', show_progress
+        map_ordered(make, range(frames), workers),
+        frames,
+        f'frames ({describe_workers(workers)})',
+        show_progress,
     ):
         for name, text in label_lines.items():
             rows[name].append(text)

@@ -22,7 +22,7 @@ from stl_core.data.sources.kitti_calib import calib_text
 from stl_core.data.synthetic.frame import SyntheticFrame, make_frame
 from stl_core.data.synthetic.sensors.camera import CameraModel
 from stl_core.data.synthetic.sensors.lidar import Lidar
-from stl_core.data.worker_pool import map_ordered, with_progress
+from stl_core.data.worker_pool import describe_workers, map_ordered, with_progress
 from stl_core.types import Array, Labels
 from stl_core.visualization import draw
 
@@ -85,7 +85,10 @@ def synthesize_dataset(
     labels = root / 'training' / 'label_2'
     todo = [i for i in range(frames) if not (labels / f'{i:06d}.txt').exists()]
     for _ in with_progress(
-        map_ordered(FrameWriter(job), todo, workers), len(todo), 'frames', show_progress
+        map_ordered(FrameWriter(job), todo, workers),
+        len(todo),
+        f'frames ({describe_workers(workers)})',
+        show_progress,
     ):
         pass
 

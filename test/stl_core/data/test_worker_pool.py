@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from worker_jobs import count_threads, first_after_second, note_and_sleep, wait_for
 
-from stl_core.data.worker_pool import map_as_completed, map_ordered
+from stl_core.data.worker_pool import describe_workers, map_as_completed, map_ordered
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -116,3 +116,12 @@ def test_threads_are_limited_in_workers_and_without_workers(workers, threads):
     (inside,) = map_ordered(count_threads, [0], workers, threads)
     assert inside == (threads, threads)
     assert count_threads(0) == before
+
+
+def test_the_count_is_said():
+    texts = [describe_workers(0), describe_workers(1, 2), describe_workers(3)]
+    assert texts == [
+        'this process, 1 thread',
+        '1 process, 2 threads each',
+        '3 processes, 1 thread each',
+    ]

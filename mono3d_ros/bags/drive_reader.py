@@ -189,8 +189,8 @@ class DriveReader:
         infos = {each.info for each in self.cameras}
         labels = {each.labels for each in self.cameras if each.labels}
         types = self._reader.decodable_topics
-        arrays = {each.removesuffix('/labels') for each in labels}
-        arrays = {each for each in arrays if types.get(each) == MARKERS_TYPE}
+        spaces = {each.removesuffix('/labels') for each in labels}
+        arrays = {each for each in spaces if types.get(each) == MARKERS_TYPE}
         tf = {TF_STATIC_TOPIC, TF_TOPIC} & set(types)
         large = {*self._camera_by_topic, self.cloud_topic} - {''}
         static: list[Any] = []

@@ -111,12 +111,8 @@ def synthesize_drive(
         _make_folders(camera_folder(root, name), job, name == SURROUND_CAMERAS[0])
     rows: dict[str, list[str]] = {name: [] for name in camera_names}
     make = _DriveFrameWriter(drive, camera_names)
-    for label_lines in with_progress(
-        map_ordered(make, range(frames), workers),
-        frames,
-        f'frames ({describe_workers(workers)})',
-        show_progress,
-    ):
+    jobs, text = map_ordered(make, range(frames), workers), describe_workers(workers)
+    for label_lines in with_progress(jobs, frames, f'frames ({text})', show_progress):
         for name, text in label_lines.items():
             rows[name].append(text)
     poses, oxts = _format_odometry(drive)

@@ -13,7 +13,7 @@ from mono3d_ros.bags.drive_query import DriveQuery
 from mono3d_ros.bags.drive_reader import DriveReader
 from mono3d_ros.bags.message_types import make_message_factory, make_typestore
 from mono3d_ros.messages.images import to_frame
-from mono3d_ros.messages.rectification import passthrough_image
+from mono3d_ros.messages.rectification import Rectifier
 
 STORE = make_typestore()
 NEW = make_message_factory(STORE)
@@ -167,7 +167,7 @@ def read_bag(path):
         assert all(reader.report().lines())
         for sample in DriveReader(reader, DriveQuery()):
             try:
-                to_frame(sample.image, sample.info, 'camera', passthrough_image)
+                to_frame(sample.image, sample.info, 'camera', Rectifier())
             except ValueError:
                 counts['pictures refused'] += 1
     return counts

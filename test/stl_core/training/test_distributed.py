@@ -119,9 +119,13 @@ def test_two_processes_have_the_losses_of_one_in_all_stages(plans):
     for stage in ('teacher', 'base', 'distil'):
         one, two = (read_table(out / stage, 'curves.csv') for out in plans)
         assert len(one) == 2
-        for a, b in zip(one, two, strict=True):
-            # the runs have separate teachers and base models, so rounding differences add up
-            assert a == pytest.approx(b, rel=1e-3, abs=1e-4), stage
+        # the runs have separate teachers and base models, so rounding differences add up, most in
+        # the second epoch of the layers between student and teacher
+        for a, b, rel in zip(one, two, (1e-3, 1e-2), strict=True):
+            assert a == pytest.approx(b, rel=rel, abs=1e-4), stage
+            detection = {name for name in a if name.startswith('det/')}
+            approx = pytest.approx({name: b[name] for name in detection}, rel=1e-3, abs=1e-4)
+            assert {name: a[name] for name in detection} == approx
     assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
 
 

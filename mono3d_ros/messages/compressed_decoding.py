@@ -30,7 +30,7 @@ from mono3d_ros.messages.image_decoding import (
     check_is_picture,
     to_rgb,
 )
-from mono3d_ros.messages.image_files import read_header
+from stl_core.image_header import read_header
 from stl_core.types import Array
 
 #: Raises ValueError if an image of this width and height in pixels does not fit its camera.

@@ -16,6 +16,7 @@ import numpy as np
 
 from stl_core.data.depth_completion import DEFAULT_COMPLETION, CompletionConfig, complete_depth
 from stl_core.data.frame_source import DataError, SourceImage
+from stl_core.data.picture_size import decode_picture
 from stl_core.files import atomic_file
 from stl_core.geometry import project_points
 from stl_core.types import Array
@@ -112,10 +113,10 @@ def read_depth(path: str | Path) -> Array:
     """
     expected = f'expected a PNG of one channel with 16 bits, metres * {DEPTH_SCALE}'
     try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as err:
         raise DataError(f'{path}: no such file; {expected}') from err
-    coded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    coded = decode_picture(data, cv2.IMREAD_UNCHANGED)
     if coded is None or coded.dtype != np.uint16 or coded.ndim != 2:
         raise DataError(f'{path}: {expected}')
     return coded.astype(np.float32) / DEPTH_SCALE

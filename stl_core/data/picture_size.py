@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from stl_core import image_header
 from stl_core.data.frame_source import DataError, require_exists
 from stl_core.types import Array
 
-PNG_START, JPEG_START = b'\x89PNG\r\n\x1a\n', b'\xff\xd8'
 #: A PNG's IHDR is complete after this many bytes.
 PNG_HEADER_BYTES = 24
-#: JPEG markers of a frame header (SOF); C4, C8 and CC are others.
-JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 EXIF_MARKER = 0xE1
 #: Frame headers of JPEGs mostly lie within this many bytes.
 JPEG_HEADER_BYTES = 1 << 16
@@ -30,21 +29,29 @@ def read_picture_size(path: str | Path) -> Array:
     """
     with require_exists(Path(path), 'an image').open('rb') as file:
         data = file.read(PNG_HEADER_BYTES)
-        if data.startswith(PNG_START) and data[12:16] == b'IHDR':
+        if image_header.file_kind(data) == 'PNG' and data[12:16] == b'IHDR':
             size = np.frombuffer(data[16:24], '>u4').astype(np.int64)
             return _require_positive(size, path)
         data += file.read(JPEG_HEADER_BYTES)
-        size_px = _jpeg_size(data) if data.startswith(JPEG_START) else None
+        size_px = _jpeg_size(data) if image_header.file_kind(data) == 'JPEG' else None
         if size_px is None:
             size_px = _decoded_size(data + file.read())
     return _require_positive(size_px, path)
 
 
-def decode_picture(data: bytes) -> Array | None:
-    """Decode a picture to (H, W, 3) uint8 BGR; None if OpenCV cannot, or finds it too large."""
+def decode_picture(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Array | None:
+    """
+    Decode a PNG, JPEG, TIFF or WebP file.
+
+    :param data: the file.
+    :param flags: of cv2.imdecode.
+    :return: (H, W, 3) uint8 BGR by default; None for another file, and for one that is damaged,
+        cut off or larger than image_header.MAX_PIXELS.
+    """
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
+        image_header.read_header(data)  # a damaged header may claim gigabytes
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (ValueError, cv2.error):
         return None
 
 
@@ -61,15 +68,12 @@ def _require_positive(size_px: Array, path: str | Path) -> Array:
 
 def _jpeg_size(data: bytes) -> Array | None:
     """Return width and height of a JPEG's frame header; None without one, or with Exif."""
-    at = len(JPEG_START)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], 'big')
-        if marker == 0xFF:  # padding before a marker
-            at += 1
-            continue
-        if marker == EXIF_MARKER:
-            return None
-        if marker in JPEG_FRAME_MARKERS:
-            return np.frombuffer(data[at + 5 : at + 9], '>u2')[::-1].astype(np.int64)
-        at += 2 + length
+    try:
+        for marker, position in image_header.jpeg_segments(data):
+            if marker == EXIF_MARKER:
+                return None
+            if marker in image_header.JPEG_FRAMES:
+                return np.array(image_header.jpeg_frame_size(data, position), np.int64)
+    except (LookupError, struct.error):
+        pass
     return None

@@ -3,9 +3,13 @@
 import logging
 import re
 
+import file_readers
 import pytest
-from file_readers import EXPECTED_ERRORS, KINDS, READERS
+import ros_readers
+from file_readers import KINDS
 
+READERS = (*file_readers.READERS, *ros_readers.READERS)
+EXPECTED_ERRORS = (*file_readers.EXPECTED_ERRORS, *ros_readers.EXPECTED_ERRORS)
 CELLS = [(reader, kind) for reader in READERS for kind in KINDS]
 
 

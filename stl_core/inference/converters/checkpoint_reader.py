@@ -38,7 +38,7 @@ ATTRIBUTE_PREFIXES = ('model.', 'net.')
 #: Exceptions that pickle or torch raises for a file that is not a checkpoint.
 _UNREADABLE_ERRORS = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
-    AttributeError,
+    AttributeError, AssertionError,
 )  # fmt: skip
 #: Classes and functions that a state dict needs; torch itself resolves the storages.
 _ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {

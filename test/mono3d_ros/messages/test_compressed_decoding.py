@@ -10,7 +10,7 @@ import pytest
 
 from mono3d_ros.messages.compressed_decoding import decode_compressed, parse_format
 from mono3d_ros.messages.image_decoding import RawImage, decode_raw
-from mono3d_ros.messages.image_files import MAX_PIXELS, read_header
+from stl_core.image_header import MAX_PIXELS, read_header
 
 H, W = 24, 32
 RNG = np.random.default_rng(1)

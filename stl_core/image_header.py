@@ -7,7 +7,7 @@ Decoding a JPEG of 16000x60000 pixels takes a minute and gigabytes, so the size 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 #: Largest image that is decoded, pixels; no camera of a vehicle has more.
@@ -16,7 +16,7 @@ MAX_PIXELS = 100_000_000
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 #: JPEG markers: start of frame (not the Huffman, arithmetic and extension tables), start of scan,
 #: end of image, and those without a length.
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS, _EOI, _BARE = 0xDA, b'\xff\xd9', frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
@@ -65,24 +65,43 @@ def file_kind(data: bytes) -> str:
     return 'WebP' if data[:4] == b'RIFF' and data[8:12] == b'WEBP' else ''
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return the size in the frame header; ValueError if the file ends before its end marker."""
-    position, size = 2, (0, 0)
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """
+    Walk through the segments of a JPEG's header, up to the start of its scan.
+
+    :param data: the file, or its beginning.
+    :return: marker of each segment, and the position of its length field.
+    :raises LookupError: if the data end within the header.
+    :raises struct.error: likewise.
+    """
+    position = 2
     while (position := data.find(b'\xff', position)) >= 0:
         while data[position] == 0xFF:
             position += 1
         marker, position = data[position], position + 1
         if marker in _BARE:
             continue
-        if marker in _SOF:
-            height, width = struct.unpack_from('>HH', data, position + 3)
-            size = width, height
+        yield marker, position
         if marker == _SOS:
-            break
+            return
         position += struct.unpack_from('>H', data, position)[0]
-    if (
-        position < 0 or data.find(_EOI, position) < 0
-    ):  # some decoders would fill the missing part with grey
+    raise LookupError('no scan')
+
+
+def jpeg_frame_size(data: bytes, position: int) -> tuple[int, int]:
+    """Return width and height of a frame header, one of JPEG_FRAMES, at its length field."""
+    height, width = struct.unpack_from('>HH', data, position + 3)
+    return width, height
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return the size in the frame header; ValueError if the file ends before its end marker."""
+    size, scan = (0, 0), 0
+    for marker, position in jpeg_segments(data):
+        scan = position
+        if marker in JPEG_FRAMES:
+            size = jpeg_frame_size(data, position)
+    if data.find(_EOI, scan) < 0:  # some decoders would fill the missing part with grey
         raise ValueError('the JPEG is cut off: it has no end marker')
     return size
 

@@ -42,7 +42,7 @@ def make_bag(name, folder):
 
 
 def read_whole_bag(path):
-    """Read a bag by the path of one of its files; return the remarks on parts that were not read."""
+    """Read a bag by the path of one of its files; return the remarks on its unread parts."""
     bag = path.parent if path.parent.name == 'bag' else path
     small_bags.read_bag(bag)
     with BagReader(bag) as reader:

@@ -46,6 +46,7 @@ class StudyConfig:
     :param out: folder of the runs.
     :param table: CSV file of the finished runs; the chart is written next to it.
     :param judged: class of KITTI's evaluation whose figures the table holds.
+    :param overrides: what the study changes in its plan, 'stages.teacher.epochs=24'.
     """
 
     plan: str
@@ -55,6 +56,7 @@ class StudyConfig:
     out: str = 'runs/study'
     table: str = 'runs/study/table.csv'
     judged: str = 'Car'
+    overrides: tuple[str, ...] = ()
 
 
 class StudyRun(NamedTuple):
@@ -89,7 +91,7 @@ def plan_runs(study: StudyConfig) -> tuple[list[StudyRun], list[StudyRun]]:
         are the outer loop, so that a stopped study has compared all methods with some seeds.
     :raises ConfigError: for an unknown stage, or a method whose overrides are invalid.
     """
-    data = read_yaml(study.plan)
+    data = read_yaml(study.plan, study.overrides)
     built = stages.build_stages(data)
     if study.stage not in built:
         raise ConfigError(f'stage: {study.plan} has {", ".join(built)}, but no {study.stage!r}')

@@ -160,6 +160,20 @@ def test_the_digest_depends_on_given_options_and_not_on_empty_ones(tmp_path):
     assert digest(later('images', 'calib', option='on')) != expected
 
 
+def test_a_study_may_change_its_plan(tmp_path):
+    plan = a_plan(tmp_path)
+    changed = dataclasses.replace(plan, overrides=('stages.teacher.epochs=7', 'batch_size=3'))
+    (before, *runs), (teacher, *others) = (
+        [run.config for part in study.plan_runs(each) for run in part] for each in (plan, changed)
+    )
+    assert (before.epochs, teacher.epochs) == (2, 7)
+    assert [each.epochs for each in others] == [2] * 4
+    assert [each.batch_size for each in (teacher, *others)] == [3] * 5
+    assert runs == [dataclasses.replace(each, batch_size=runs[0].batch_size) for each in others]
+    with pytest.raises(ConfigError, match="'epochs': expected key=value"):
+        study.plan_runs(dataclasses.replace(plan, overrides=('epochs',)))
+
+
 def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeypatch):
     plan = a_plan(tmp_path)
     study.run_study(plan)

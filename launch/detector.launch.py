@@ -46,7 +46,7 @@ PARAMETERS = {
 SIGTERM_TIMEOUT_S = '20'
 #: Exit codes of a node that the user interrupted before it could handle signals.
 INTERRUPTED = (-2, -15)
-#: Exit code of a node with expect_images that has processed no image.
+#: Exit code of a node with expect_images that has published nothing of a camera.
 EXIT_NO_IMAGES = 3
 #: Rotation from (x forward, y left, z up) to the optical frame (x right, y down, z forward).
 OPTICAL = {'qx': '-0.5', 'qy': '0.5', 'qz': '-0.5', 'qw': '0.5'}

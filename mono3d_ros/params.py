@@ -225,7 +225,7 @@ class Params:
     expect_images: bool = _param(
         False,
         param_validators.as_bool,
-        'End with exit code 3 if a camera has processed no image until then; for replays.',
+        'End with exit code 3 if nothing of a camera was published until then; for replays.',
     )
     autostart: bool = _param(
         True,

@@ -81,7 +81,8 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
 
     :param bag: folder of the bag, with sent.csv.
     :return: boxes and latencies by image stamp.
-    :raises BagError: for a missing or malformed bag.
+    :raises BagError: for a missing or malformed bag, one of other markers, or a sent.csv of
+        another recording.
     """
     table = Path(bag) / 'sent.csv'
     if not table.is_file():
@@ -92,6 +93,8 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
     except (ValueError, TypeError, KeyError, csv.Error) as err:
         expected = 'expected the columns stamp_ns and sent_ns with whole numbers'
         raise BagError(f'{table}: {expected} ({err!r})') from err
+    if not sent:
+        raise BagError(f'{table}: no line; expected the send time of each image')
     boxes, latency_ms = {}, {}
     with BagReader(bag) as reader:
         topics = [t for t, kind in reader.decodable_topics.items() if kind == MARKERS_TYPE]
@@ -102,20 +105,39 @@ def read_recorded_detections(bag: str | Path) -> RecordedDetections:
             if not array.markers:
                 raise BagError(f'{bag}: {message.topic}: a MarkerArray without markers')
             stamp = header_stamp_ns(array.markers[0].header)
-            boxes[stamp] = boxes_from_markers(array)
+            try:
+                boxes[stamp] = boxes_from_markers(array)
+            except ValueError as err:
+                raise BagError(f'{bag}: {message.topic}: {err}') from err
             if stamp in sent:
                 latency_ms[stamp] = (message.recorded_ns - sent[stamp]) / 1e6
+    if boxes and not latency_ms:
+        raise BagError(
+            f'{table}: none of its {len(sent)} stamps is one of the {len(boxes)} MarkerArrays; '
+            'expected the table that was written with this bag'
+        )
     return RecordedDetections(boxes, latency_ms, len(sent))
 
 
 def boxes_from_markers(array: Any) -> RecordedBoxes:
-    """Return the boxes and labels of a MarkerArray made by messages.markers."""
+    """
+    Return the boxes and labels of a MarkerArray made by messages.markers.
+
+    :raises ValueError: for markers of another origin: other edges, or a box without its label.
+    """
     added = [marker for marker in array.markers if marker.action == ADD]
     boxes = {m.id: m.points for m in added if m.type == LINE_LIST}
     labels = {m.id: m.text for m in added if m.type == TEXT_VIEW_FACING}
     edges = [[(p.x, p.y, p.z) for p in points] for points in boxes.values()]
+    for marker_id, points in zip(boxes, edges, strict=True):
+        if len(points) != POINTS_PER_BOX or marker_id not in labels:
+            raise ValueError(
+                f'marker {marker_id} has {len(points)} points and the label '
+                f'{labels.get(marker_id, "")!r}; expected a box of the detector: '
+                f'{POINTS_PER_BOX} points, labelled'
+            )
     return RecordedBoxes(
-        np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels.get(i, '') for i in boxes)
+        np.array(edges).reshape(-1, POINTS_PER_BOX, 3), tuple(labels[i] for i in boxes)
     )
 
 

@@ -97,6 +97,21 @@ def assess_health(health: HealthInput) -> Status:
     return Status(level, message, issues, _diagnostic_values(health))
 
 
+def missing_result(camera: str, counters: CounterSnapshot) -> str:
+    """Return why nothing of a camera was published until the end of the node; '' if it was."""
+    counts = counters.counts
+    answered, not_placed = counts.get('answered', 0), counts.get('not_placed', 0)
+    if answered > not_placed:
+        return ''
+    if answered:
+        reason = counters.last_texts['not_placed']
+        return f'camera {camera}: none of {answered} results was published: {reason}'
+    return (
+        f'camera {camera}: no image was processed of {counts.get("received", 0)} received, with '
+        f'{counts.get("infos", 0)} camera_infos; see image_topic and camera_info_topic'
+    )
+
+
 def _list_issues(health: HealthInput) -> list[Issue]:
     """List all issues of the camera."""
     if not health.active:

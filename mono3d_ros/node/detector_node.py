@@ -29,7 +29,7 @@ from std_srvs.srv import SetBool
 
 from mono3d_ros import process_signals
 from mono3d_ros.monitoring.counters import Counters, CounterSnapshot
-from mono3d_ros.monitoring.diagnostics import HealthInput
+from mono3d_ros.monitoring.diagnostics import HealthInput, missing_result
 from mono3d_ros.monitoring.transport_advice import lost_images_advice
 from mono3d_ros.node import parameters, publishers, tf_listener
 from mono3d_ros.node.diagnostics_publisher import DiagnosticsPublisher
@@ -220,7 +220,7 @@ class DetectorNode(LifecycleNode):
 
     def _report_unknown_parameters(self, *, qos_overrides: bool = False) -> None:
         """
-        Log the parameters that were set but do not exist, such as misspelt ones, once.
+        Log the parameters that were set in vain, such as misspelt ones, once.
 
         :param qos_overrides: those of topics are declared with their endpoints, not before.
         """
@@ -230,22 +230,20 @@ class DetectorNode(LifecycleNode):
             if qos_overrides or not name.startswith(parameters.QOS_PREFIX)
         ]
         declared = self.get_parameters_by_prefix('')
-        unknown = parameters.misspelt_names(given, declared)
+        unknown = (
+            *parameters.misspelt_names(given, declared),
+            *parameters.unused_names(self.params),
+        )
         if unknown != self._unknown_parameters and unknown:
             self.get_logger().warning(f'unknown parameters: {", ".join(unknown)}')
         self._unknown_parameters = unknown
 
     def cameras_without_result(self) -> list[str]:
-        """Return a line for each camera of which the active node processed no image."""
+        """Return a line for each camera of which the active node published no image's result."""
         if time.monotonic() - self._activated_s < MIN_ACTIVE_S:
             return []
-        snapshots = {camera: each.snapshot().counts for camera, each in self.counters.items()}
-        return [
-            f'camera {camera}: no image was processed of {counts.get("received", 0)} received, '
-            f'with {counts.get("infos", 0)} camera_infos; see image_topic and camera_info_topic'
-            for camera, counts in snapshots.items()
-            if not counts.get('answered')
-        ]
+        texts = (missing_result(name, each.snapshot()) for name, each in self.counters.items())
+        return [text for text in texts if text]
 
     def _on_set_parameters(self, changes: Iterable[Any]) -> SetParametersResult:
         """Apply parameters that may change at run time; reject invalid ones with the reason."""
@@ -307,7 +305,7 @@ def main(
     :param args: command line, ROS arguments included; sys.argv by default.
     :param load: see DetectorNode.
     :return: exit code: 0, 2 if a parameter or the model is unusable, or 3 if parameter
-        expect_images is true and a camera has processed no image.
+        expect_images is true and nothing of a camera was published.
     """
     process_signals.interrupt_once()
     try:

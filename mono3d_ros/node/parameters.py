@@ -15,6 +15,8 @@ from mono3d_ros.params import Camera, CameraParams, Params
 
 #: Prefix of the parameters that rclpy declares for the QoS of each topic.
 QOS_PREFIX = 'qos_overrides.'
+#: Parameters that count for one camera only; each of several has those of CameraParams.
+SINGLE_CAMERA = ('image_topic', 'camera_info_topic')
 #: Casts of the parameters that are lists of strings; other lists are of numbers.
 STRING_LISTS = (as_names, as_str_list)
 
@@ -92,7 +94,8 @@ def apply_changes(params: Params, changes: Iterable[Any]) -> Params:
 def is_same_value(first: Any, second: Any) -> bool:
     """Return whether two parameter values are equal; None is an empty list, an array a list."""
     first, second = ([] if each is None else each for each in (first, second))
-    if hasattr(first, '__len__') and hasattr(second, '__len__'):
+    is_text = isinstance(first, str) or isinstance(second, str)
+    if hasattr(first, '__len__') and hasattr(second, '__len__') and not is_text:
         return list(first) == list(second)
     return bool(first == second)
 
@@ -100,8 +103,9 @@ def is_same_value(first: Any, second: Any) -> bool:
 def with_list_type(parameter: Any) -> Any:
     """Return a parameter of Params; an empty list, which has no type, with that of the field."""
     known = {each.name: each for each in fields(Params)}
-    field = known.get(parameter.name)
-    if field is None or not isinstance(field.default, tuple) or len(parameter.value or ()):
+    field, value = known.get(parameter.name), parameter.value
+    # any value may come from `ros2 param set`; apply_changes refuses those that are no list
+    if field is None or not isinstance(field.default, tuple) or not is_same_value(value, []):
         return parameter
     return Parameter(parameter.name, _list_type(field), [])
 
@@ -118,6 +122,18 @@ def misspelt_names(given: Iterable[str], declared: Iterable[str]) -> tuple[str, 
         near = difflib.get_close_matches(name, known, 1)
         texts.append(f'{name} (did you mean {near[0]}?)' if near else name)
     return tuple(texts)
+
+
+def unused_names(params: Params) -> tuple[str, ...]:
+    """Return the parameters of the only camera that are set though `cameras` names others."""
+    if not params.cameras:
+        return ()
+    single = {each.name: each for each in fields(Params) if each.name in SINGLE_CAMERA}
+    return tuple(
+        f'{name} (parameter cameras is set: use {params.cameras[0]}.{name})'
+        for name, each in single.items()
+        if getattr(params, name) != each.default
+    )
 
 
 def _list_type(field: Field[Any]) -> Parameter.Type:

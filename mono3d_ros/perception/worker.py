@@ -120,11 +120,15 @@ class Worker:
         """Process images until the buffer is closed."""
         while not self._buffer.closed:
             received = self._buffer.take(POLL_S)
-            is_wanted = not received or self._callbacks.is_wanted()
+            is_wanted = not received or self._is_wanted(received[0].camera)
             due = received if is_wanted else self._due_for_check(received)
             decoded = [self._guarded(each.camera, self._decode, each) for each in due]
             if is_wanted and (valid := [each for each in decoded if each is not None]):
                 self._process(valid)
+
+    def _is_wanted(self, camera: str) -> bool:
+        """Return whether anybody wants results; yes if that cannot be found out."""
+        return self._guarded(camera, self._callbacks.is_wanted) is not False
 
     def _due_for_check(self, unwanted: Sequence[ReceivedImage]) -> list[ReceivedImage]:
         """Count images that nobody wants; return those to decode all the same, for diagnostics."""

@@ -154,9 +154,9 @@ class TransformBuffer:
         return chain
 
     def _is_known(self, name: str) -> bool:
-        received = [*self._static.values(), *(each[-1] for each in self._moving.values())]
-        known = (*self._static, *self._moving, *map(_parent, received))
-        return name in known
+        static, moving = dict(self._static), dict(self._moving)  # others may add frames meanwhile
+        received = [*static.values(), *(each[-1] for each in moving.values())]
+        return name in (*static, *moving, *map(_parent, received))
 
 
 def _parent(transform: Any) -> str:

@@ -83,6 +83,60 @@ def test_missing_send_times_and_cameras_are_errors(tmp_path):
         recorded_boxes.read_recorded_detections(tmp_path)
 
 
+def test_a_table_of_another_recording_is_an_error(tmp_path):
+    record(tmp_path / 'answers', [8, 9], [5, 6])
+    with pytest.raises(BagError, match=r'sent\.csv: none of its 2 stamps is one of the 2 Marker'):
+        recorded_boxes.read_recorded_detections(tmp_path / 'answers')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'no line; expected the send time'),
+        ('stamp_ns,sent_ns\n', 'no line; expected the send time'),
+        ('time,value\n5,6\n', 'expected the columns'),
+        ('stamp_ns,sent_ns\n5\n', 'expected the columns'),
+        ('stamp_ns,sent_ns\n5,now\n', 'expected the columns'),
+        (b'\xff\xfe\x00\n', 'expected the columns'),
+    ],
+)
+def test_a_foreign_table_is_an_error(text, message, tmp_path):
+    record(tmp_path / 'answers', [5], [5])
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / 'answers' / 'sent.csv').write_bytes(data)
+    with pytest.raises(BagError, match=rf'sent\.csv: {message}'):
+        recorded_boxes.read_recorded_detections(tmp_path / 'answers')
+
+
+@pytest.mark.parametrize('text', [None, 'Car 0.87'])
+def test_markers_of_another_origin_are_an_error(text, tmp_path):
+    """A line list without label, or of another number of points than a box has."""
+    store = make_typestore()
+    new = make_message_factory(store)
+    header = new('std_msgs/msg/Header', frame_id='map')
+    point = new('geometry_msgs/msg/Point', x=1.0)
+    lines = new(
+        'visualization_msgs/msg/Marker',
+        header=header,
+        type=markers.LINE_LIST,
+        points=[point] * (24 if text is None else 2),
+    )
+    labels = [] if text is None else [new('visualization_msgs/msg/Marker', type=9, text=text)]
+    with BagWriter(tmp_path / 'bag', store) as bag:
+        bag.write('/lanes', 1, new('visualization_msgs/msg/MarkerArray', markers=[lines, *labels]))
+    (tmp_path / 'bag' / 'sent.csv').write_text('stamp_ns,sent_ns\n0,1\n')
+    with pytest.raises(BagError, match=r'/lanes: marker 0 has .* expected a box of the detector'):
+        recorded_boxes.read_recorded_detections(tmp_path / 'bag')
+
+
+def test_a_bag_without_markers_is_an_error(tmp_path):
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.add_topic('/clock', 'rosgraph_msgs/msg/Clock')
+    (tmp_path / 'bag' / 'sent.csv').write_text('stamp_ns,sent_ns\n0,1\n')
+    with pytest.raises(BagError, match='no topic of visualization_msgs/msg/MarkerArray'):
+        recorded_boxes.read_recorded_detections(tmp_path / 'bag')
+
+
 def test_a_picture_shows_the_projected_box(tmp_path):
     make_scenes(tmp_path / 'kitti', frames=1)
     kitti_to_bag.main([str(tmp_path / 'kitti'), str(tmp_path / 'bag')])

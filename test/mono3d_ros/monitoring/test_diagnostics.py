@@ -13,6 +13,7 @@ from mono3d_ros.monitoring.diagnostics import (
     WARN,
     HealthInput,
     assess_health,
+    missing_result,
 )
 
 
@@ -152,3 +153,12 @@ def test_kinds_of_issues():
 
 def test_few_unpaired_camera_infos_are_ok():
     assert assess_health(replace(HEALTH, now=snapshot(received=46, infos=50))).level == OK
+
+
+def test_a_camera_of_which_nothing_was_published_is_named():
+    """Results that late_tf: drop withholds are none, though the network ran."""
+    assert missing_result('front', snapshot(received=3, answered=1)) == ''
+    assert missing_result('front', snapshot(received=3, answered=2, not_placed=1)) == ''
+    text = missing_result('front', snapshot(received=3, answered=2, not_placed=2))
+    assert text == 'camera front: none of 2 results was published: text of not_placed'
+    assert 'no image was processed of 3 received' in missing_result('front', snapshot(received=3))

@@ -60,6 +60,16 @@ def test_a_list_that_becomes_empty_keeps_its_type(node):
     assert node.get_parameter('class_names_kept').type_ == Parameter.Type.STRING_ARRAY
 
 
+@pytest.mark.parametrize('value', [5, 0, 0.3, True, False, 'Car', '', [True], ['Car'], None])
+@pytest.mark.parametrize('name', ['class_thresholds', 'distance_thresholds', 'class_names_kept'])
+def test_a_list_parameter_of_any_other_type_is_refused(name, value, node):
+    """An exception would end the node: the service of rclpy catches none."""
+    result = node.set_parameters_atomically([Parameter(name, value=value)])
+    fits = value is None or (name == 'class_names_kept' and value == ['Car'])
+    assert result.successful == fits
+    assert fits or f'parameter {name}: expected' in result.reason
+
+
 def test_every_parameter_can_be_loaded_from_its_dump(node):
     """`ros2 param load` sets one after another, also those that are read only."""
     saved = dump(node)
@@ -76,6 +86,17 @@ def test_every_parameter_can_be_loaded_from_its_dump(node):
 def test_misspelt_parameters_are_reported(node):
     health = node._health_input('camera', *(node.counters['camera'].snapshot() for _ in range(2)))
     assert health.unknown_parameters == ('imge_topic (did you mean image_topic?)', 'zzz')
+
+
+@pytest.mark.parametrize(
+    'node',
+    [('-p', 'cameras:=[front, back]', '-p', 'image_topic:=/front', '-p', 'front.transport:=raw')],
+    indirect=True,
+)
+def test_parameters_of_a_single_camera_are_reported_if_there_are_several(node):
+    health = node._health_input('front', *(node.counters['front'].snapshot() for _ in range(2)))
+    expected = 'image_topic (parameter cameras is set: use front.image_topic)'
+    assert health.unknown_parameters == (expected,)
 
 
 def test_misspelt_names():

@@ -45,7 +45,7 @@ class Bench:
         self.predictor, self.wanted = Fake(), True
         callbacks = WorkerCallbacks(
             now_ns=lambda: now_ns,
-            is_wanted=lambda: self.wanted,
+            is_wanted=self.is_wanted,
             camera_pose=lambda frame: UNKNOWN_POSE,
             check_lens=lambda frame: lens_warning,
             publish=publish or (lambda result, frame: self.results.append(result)),
@@ -56,6 +56,11 @@ class Bench:
         pipeline = Pipeline(self.predictor, detection_filter, time.perf_counter)
         rectifiers = dict.fromkeys(CAMERAS, Rectifier('true'))
         self.worker = Worker(self.buffer, pipeline, rectifiers, callbacks, info_grace_ns=grace_ns)
+
+    def is_wanted(self):
+        if self.wanted is None:
+            raise RuntimeError('publisher is invalid')
+        return self.wanted
 
     def send(self, camera='front', **fields):
         """Send an image and wait until it is processed."""
@@ -253,6 +258,18 @@ def test_faults_are_reported_while_the_network_rests(make):
     bench.wanted = False
     bench.send(focal=0.0)
     bench.wait_until(lambda: 'uncalibrated' in bench.issue_counts())
+
+
+def test_unknown_demand_does_not_end_the_thread(make):
+    """The graph cannot be asked while ROS shuts down, for example."""
+    bench = make()
+    bench.wanted = None
+    bench.put('front')
+    bench.wait_until(lambda: bench.results)
+    assert bench.issue_counts()['bad'] == 1
+    bench.wanted = True
+    bench.send()
+    assert len(bench.results) == 2
 
 
 def test_a_batch_of_several_cameras_is_wanted_or_not_as_a_whole(make):

@@ -3,7 +3,7 @@ Replay a bag to the detector on simulated time, and shut down when the bag ends.
 
 Also takes the arguments of the launch file that `cameras` names, by default detector.launch.py.
 The bag starts when the node is active, so that the node misses no image. The launch fails (exit
-code 1) if the bag cannot be played, the node fails, or a camera of it has processed no image.
+code 1) if the bag cannot be played, the node fails, or it has published nothing of a camera.
 """
 
 import shlex
@@ -40,7 +40,7 @@ ARGUMENTS = {
     'play_args': ('', 'Further arguments of `ros2 bag play`, such as "--start-offset 10".'),
     'use_sim_time': ('true', 'Use the time of /clock.'),
     'required': ('true', 'Shut the launch down when the node exits.'),
-    'expect_images': ('true', 'Fail if a camera has processed no image of the bag.'),
+    'expect_images': ('true', 'Fail if nothing of a camera was published.'),
     'run_without_subscribers': ('true', 'Run the network even if nothing subscribes to it.'),
     'cameras': ('detector', 'Launch file of the detector: detector (one camera) or surround.'),
 }

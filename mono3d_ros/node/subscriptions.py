@@ -134,6 +134,7 @@ class CameraSubscriptions:
         for kind in allowed:
             if published == {TYPE_NAMES[kind]} and self._images.get(base) != kind and not others:
                 self._endpoints.destroy_subscription(base)
+                self._images.pop(base, None)
                 self._subscribe(base, kind)
                 self._log(
                     f'{self._camera}: {base} is published as {TYPE_NAMES[kind]}: used as such'
@@ -154,10 +155,10 @@ class CameraSubscriptions:
 
     def _subscribe(self, topic: str, kind: type) -> None:
         """Subscribe to images on a topic."""
-        self._images[topic] = kind
         self._endpoints.create_subscription(
             kind, topic, partial(self._on_image, kind), self._newest
         )
+        self._images[topic] = kind  # only now: follow_types tries again after an exception
 
     def _on_image(self, msg_type: type, message: Any) -> None:
         """Store an image; ignore a second transport that carries the same images."""

@@ -60,7 +60,12 @@ def model_path(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory, model_path):
-    """Label frames with half of the model's detections, moved slightly, and scan those boxes."""
+    """
+    Label frames with half of the model's detections, moved slightly, and scan those boxes.
+
+    Most 2D boxes are the projections of the 3D boxes, as `stl evaluate` requires; the others are
+    those that the untrained model detected, or else its AP of 2D boxes were 0.
+    """
     root = make_scenes(tmp_path_factory.mktemp('data') / 'kitti', frames=FRAMES)
     (root / 'velodyne').mkdir()
     predictor = load_predictor(model_path, 'cpu')
@@ -73,6 +78,8 @@ def scenes(tmp_path_factory, model_path):
         labels = replace(
             labels, center_m=labels.center_m * factor, truncated=zeros, occluded=zeros
         )
+        projected = np.arange(len(labels)) % 3 > 0
+        labels.box_px[projected] = projections(labels)[projected]
         lines = kitti.format_results(labels).splitlines()
         path.write_text(''.join(f'{line.rsplit(" ", 1)[0]}\n' for line in lines))
         scan = surface(kitti.read_labels(path).to_objects(SPEC.classes))
@@ -81,6 +88,13 @@ def scenes(tmp_path_factory, model_path):
         calib = root / f'calib/{path.stem}.txt'
         calib.write_text(calib.read_text() + f'Tr_velo_to_cam: {CAM_T_VELO}\n')
     return root
+
+
+def projections(labels):
+    """Return the (N, 4) projections of the 3D boxes, clipped to the picture."""
+    corners = box_corners(labels.center_m, labels.size_hwl_m, labels.rotation_y)
+    pixels = np.stack([project_points(each, P2)[0] for each in corners])
+    return np.clip(np.concatenate([pixels.min(1), pixels.max(1)], 1), 0, [319, 95, 319, 95])
 
 
 @pytest.fixture(scope='module')

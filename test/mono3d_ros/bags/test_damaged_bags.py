@@ -1,6 +1,7 @@
 """Damaged bags: one BagError on one line, no other exception, and bounded memory."""
 
 import contextlib
+import sqlite3
 import tracemalloc
 
 import numpy as np
@@ -159,6 +160,25 @@ def test_damage_in_the_middle_says_the_file_and_how_many_messages_were_read(name
     file.write_bytes(data)
     with pytest.raises(BagError, match=rf'cut off after \d+ messages \({file.name}: '):
         list(BagReader(bag).messages())
+
+
+def test_an_error_of_sqlite_that_is_no_text_is_one_line(tmp_path):
+    """The message quotes the damaged schema, and Python cannot decode it."""
+    file = tmp_path / 'bag.db3'
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        for name in ('topics', 'messages', 'zzzz'):
+            connection.execute(f'CREATE TABLE {name}(a)')
+        connection.commit()
+    data = file.read_bytes().replace(b'TABLE zzzz(a)', b'TABLE \xff\xfe\xff\xfe?a?')
+    file.write_bytes(data.replace(b'zzzzzzzz', b'\xff\xfe' * 4))
+    with (
+        contextlib.closing(sqlite3.connect(file)) as connection,
+        pytest.raises(UnicodeDecodeError),
+    ):
+        connection.execute('SELECT * FROM topics')
+    with pytest.raises(BagError, match=r'bag\.db3: not a readable bag \(.*\.recover') as error:
+        read_bag(file)
+    assert '\n' not in str(error.value)
 
 
 def test_a_message_without_a_header_is_no_stamp_of_zero(tmp_path):

@@ -14,7 +14,7 @@ from bag_messages import camera_info, image, picture, tf_message
 from mono3d_ros.monitoring.counters import Counters
 from mono3d_ros.node import session as session_module
 from mono3d_ros.node.session import CameraIO, DetectorSession, Perception
-from mono3d_ros.node.subscriptions import ResolvedTopics
+from mono3d_ros.node.subscriptions import TRANSPORTS, CameraSubscriptions, ResolvedTopics
 from mono3d_ros.node.tf_listener import TF_TOPIC, BufferListener
 from mono3d_ros.params import Camera, Params
 from mono3d_ros.perception.pipeline import Pipeline
@@ -141,3 +141,34 @@ def test_the_node_waits_for_a_transform_as_long_as_the_parameter_says(make, monk
     (target,) = vehicle.published
     np.testing.assert_array_equal(target.target_T_cam[:3, 3], [2.0, 0.0, 0.0])
     assert vehicle.count('no_transform') == vehicle.count('not_placed') == 0
+
+
+def test_a_subscription_that_failed_is_made_at_the_next_time():
+    """Otherwise the topic would stay without subscription, and no issue would say so."""
+    created, failing = [], []
+
+    def create(kind, topic, callback, qos):
+        if failing:
+            raise RuntimeError(failing.pop())
+        created.append((topic, kind))
+
+    endpoints = SimpleNamespace(
+        create_subscription=create,
+        destroy_subscription=lambda topic: None,
+        published_types=lambda topic: (
+            frozenset({'sensor_msgs/msg/CompressedImage'}) if topic == '/image' else frozenset()
+        ),
+    )
+    images = {f'/image{suffix}': kind for suffix, kind in TRANSPORTS['auto']}
+    topics = ResolvedTopics('/image', images, '/camera_info')
+    subscriptions = CameraSubscriptions(
+        endpoints, 'camera', topics, 'best_effort', None, lambda text: None
+    )
+    failing.append('out of resources')
+    with pytest.raises(RuntimeError, match='out of resources'):
+        subscriptions.follow_types()
+    assert subscriptions.follow_types() == {}
+    assert created[-1] == ('/image', images['/image/compressed'])
+    assert len(created) == 4
+    subscriptions.follow_types()
+    assert len(created) == 4

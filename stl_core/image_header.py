@@ -107,7 +107,14 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
+    """Return the size in IHDR; ValueError for a chunk that is longer than the rest of the file."""
     width, height = struct.unpack_from('>II', data, 16)
+    position, kind = len(_PNG_SIGNATURE), b''
+    while kind != b'IEND':  # a decoder would allocate a chunk of any length
+        length, kind = struct.unpack_from('>I4s', data, position)
+        position += 12 + length  # length, kind and checksum
+        if position > len(data):
+            raise ValueError(f'the PNG is cut off or damaged: {length} bytes in a chunk {kind!r}')
     return width, height
 
 

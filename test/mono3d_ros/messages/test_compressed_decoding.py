@@ -278,3 +278,14 @@ def test_a_decoded_size_that_differs_from_the_header_is_refused(monkeypatch):
     monkeypatch.setattr(cv2, 'imdecode', lambda *_: PICTURE.transpose(1, 0, 2))
     with pytest.raises(ValueError, match=r'24x32 pixels, but the header of the JPEG says 32x24'):
         decode_compressed('jpeg', encode('.jpg', PICTURE))
+
+
+def test_a_chunk_longer_than_its_png_is_refused_before_decoding():
+    """OpenCV allocates a chunk of the length that it states, and takes seconds."""
+    file = bytearray(encode('.png', PICTURE))
+    at = file.index(b'IDAT') - 4
+    file[at : at + 4] = (2**31 - 1).to_bytes(4, 'big')
+    with pytest.raises(ValueError, match=r'cut off or damaged: 2147483647 bytes in a chunk'):
+        read_header(bytes(file))
+    with pytest.raises(ValueError, match='cut off or damaged'):
+        read_header(encode('.png', PICTURE)[:-1])

@@ -268,7 +268,16 @@ def start(model, *arguments, script='fake_node.py'):
 
 
 def finish(process, number=signal.SIGINT):
-    """Send a signal, wait for the end, and return the exit code and the log."""
+    """
+    Send a signal, wait for the end, and return the exit code and the log.
+
+    A node that does not end is killed, else it would answer the images of all later tests; its
+    exit code, -9, fails the test.
+    """
     process.send_signal(number)
-    log, _ = process.communicate(timeout=TIMEOUT_S)
+    try:
+        log, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        log, _ = process.communicate()
     return process.returncode, log

@@ -97,7 +97,8 @@ def test_evaluate_gives_the_ap_of_the_same_frames(world, tmp_path):
     )
     figures = json.loads((tmp_path / 'toy.json').read_text())
     assert figures == json.loads((tmp_path / 'kitti.json').read_text())
-    assert figures['ap'] == json.loads((world / 'toy_run/metrics.json').read_text())
+    metrics = json.loads((world / 'toy_run/metrics.json').read_text())
+    assert metrics == {**figures['ap'], **{key: figures[key] for key in ('published', 'counts')}}
     assert (tmp_path / 'report/figures.json').is_file()
 
 

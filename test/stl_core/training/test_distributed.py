@@ -68,7 +68,9 @@ def plans(tmp_path_factory):
     scenes = make_scenes_with_depth(tmp_path_factory.mktemp('depth'), frames=7)
     one, two = (tmp_path_factory.mktemp(name) for name in ('one', 'two'))
     for out in (one, two):
-        data = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-3, 'freeze_norm_at': 0.0}}
+        # AdamW's steps do not depend on the size of a gradient: a higher rate would amplify
+        # rounding differences of the random layers between student and teacher
+        data = plan(scenes, out) | {'batch_size': 5, 'optim': {'lr': 1e-4, 'freeze_norm_at': 0.0}}
         (out / 'plan.yaml').write_text(json.dumps(data))
     workers = start_two(run_plan, two / 'plan.yaml', two)
     main.main(['train', str(one / 'plan.yaml')])
@@ -119,13 +121,9 @@ def test_two_processes_have_the_losses_of_one_in_all_stages(plans):
     for stage in ('teacher', 'base', 'distil'):
         one, two = (read_table(out / stage, 'curves.csv') for out in plans)
         assert len(one) == 2
-        # the runs have separate teachers and base models, so rounding differences add up, most in
-        # the second epoch of the layers between student and teacher
-        for a, b, rel in zip(one, two, (1e-3, 1e-2), strict=True):
-            assert a == pytest.approx(b, rel=rel, abs=1e-4), stage
-            detection = {name for name in a if name.startswith('det/')}
-            approx = pytest.approx({name: b[name] for name in detection}, rel=1e-3, abs=1e-4)
-            assert {name: a[name] for name in detection} == approx
+        for a, b in zip(one, two, strict=True):
+            # the runs have separate teachers and base models, so rounding differences add up
+            assert a == pytest.approx(b, rel=5e-4, abs=1e-6), stage
     assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()
 
 

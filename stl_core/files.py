@@ -79,7 +79,11 @@ def _require_writable_parent(output: str | Path, folder: Path) -> None:
 def foreign_content(path: Path) -> str:
     """Describe a file that stands in for the expected one, such as a Git LFS pointer; or ''."""
     with path.open('rb') as file:
-        start = file.read(512)
+        return foreign_start(file.read(512))
+
+
+def foreign_start(start: bytes) -> str:
+    """Do the same for the first bytes of a file; 512 are enough."""
     if not start:
         return 'an empty file'
     if start.startswith(LFS_POINTER):

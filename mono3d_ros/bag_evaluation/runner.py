@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import traceback
@@ -24,7 +23,7 @@ from mono3d_ros.perception import model_loading
 from mono3d_ros.perception.pipeline import PredictorProtocol
 from stl_core.data.frame_source import DataError
 from stl_core.data.worker_pool import available_cpus, describe_workers, map_as_completed
-from stl_core.files import atomic_folder, parent_folders
+from stl_core.files import atomic_folder, parent_folders, sha256_of
 from stl_core.progress import progress_bar
 
 #: Value of the parameter `rectified` -> images_are in the metadata of a run.
@@ -162,7 +161,7 @@ def run_metadata(
     return {
         'bags': [each.name for each in bags],
         'model': model.path.name,
-        'model_sha256': hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        'model_sha256': sha256_of(model.path),
         'score_threshold': options.params.score_threshold,
         'images_are': IMAGES_ARE[options.params.rectified],
         'one_image_of': options.query.every,

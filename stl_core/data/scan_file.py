@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stl_core.data.frame_source import DataError, require_exists
+from stl_core.files import foreign_start
 from stl_core.types import Array
 
 EXPECTED = 'expected a KITTI scan: float32 x y z (metres, x forward, z up) and reflectance'
@@ -60,8 +61,6 @@ def read_velodyne(path: str | Path) -> Array:
         another unit, mostly not finite, or all zero.
     """
     data = require_exists(Path(path), 'a velodyne scan').read_bytes()
-    if not data:
-        raise DataError(f'{path}: an empty file; {EXPECTED}')
     if (text := _describe_text(data)) is not None:
         raise DataError(f'{path}: {text}; {EXPECTED}')
     if len(data) % _POINT_BYTES:
@@ -79,10 +78,11 @@ def read_velodyne(path: str | Path) -> Array:
 
 
 def _describe_text(data: bytes) -> str | None:
-    """Describe a file that is text, or starts with a text header; None for binary data."""
+    """Describe a file that is empty, text, or has a text header; None for binary data."""
     head = data[:64]
+    if content := foreign_start(data[:512]):
+        return content
     for start, name in (
-        (b'version https://git-lfs', 'a Git LFS pointer, not the file itself (git lfs pull)'),
         (b'# .PCD', 'a PCD file'),
         (b'ply\n', 'a PLY file'),
         (b'ply\r', 'a PLY file'),

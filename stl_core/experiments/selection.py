@@ -38,7 +38,7 @@ class ObjectWeights:
     :param student_sigma_m: (M,) the distilled student's depth sigma.
     :param teacher_sigma_m: (M,) the teacher's depth sigma.
     :param feature_weight: (M,) weight in DASFD, 0 to 1.
-    :param relation_weight: (M,) weight of the object's pair with itself in DASRD, 0 to 1.
+    :param relation_weight: (M,) weight in DASRD of a pair of two objects of this sigma, 0 to 1.
     """
 
     depth_m: Array

@@ -23,6 +23,7 @@ from stl_core.inference.model_spec import ModelSpec, lists_to_tuples
 from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.models import DETECTORS
 from stl_core.tensors.detector import Detector, as_detector
+from stl_core.tensors.finite import not_finite
 
 #: Key of the safetensors metadata that holds the header, as JSON.
 METADATA_KEY = 'mono3d'
@@ -148,8 +149,7 @@ def require_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
     :param path: file of the weights, for the message.
     :raises ModelFileError: for NaN or infinite weights, naming the first tensor that has some.
     """
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if broken:
+    if broken := not_finite(state):
         raise ModelFileError(
             f'{path}: {len(broken)} of {len(state)} tensors hold NaN or infinite weights, first'
             f' {broken[0]}; expected finite weights, so train, export or import it again'

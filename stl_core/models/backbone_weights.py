@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stl_core.files import foreign_content
+from stl_core.tensors.finite import not_finite
 
 #: Seconds in which a server must answer before a download is begun.
 ANSWER_SECONDS = 3.0
@@ -53,7 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     Read a state dict: a .safetensors file or one of torch.save, without executing pickled code.
 
-    :raises ValueError: for a file that is missing or holds no state dict; the message names it.
+    :raises ValueError: for a file that is missing or holds no state dict, or values that are not
+        finite; the message names it.
     """
     if not path.is_file():
         raise ValueError(f'{path}: no such file; expected weights (.safetensors, .pth or .bin)')
@@ -61,8 +63,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f'{path}: {content}, not weights')
     try:
         if path.suffix == '.safetensors':
-            return dict(load_file(path))
-        state = torch.load(path, map_location='cpu', weights_only=True)
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location='cpu', weights_only=True)
     except SafetensorError as err:
         raise ValueError(f'{path}: not readable weights ({err})') from err
     except Exception as err:  # torch documents none; torn files raise at least five kinds
@@ -77,6 +80,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     )
     if not tensors or not all(isinstance(each, Tensor) for each in tensors.values()):
         raise ValueError(f'{path}: expected a state dict of tensors')
+    if odd := not_finite(tensors):
+        raise ValueError(
+            f'{path}: {len(odd)} of {len(tensors)} tensors are not finite, first {odd[0]}'
+        )
     return tensors
 
 

@@ -116,7 +116,7 @@ class TrainConfig:
         the GPU of its LOCAL_RANK.
     :param deterministic: use torch's deterministic algorithms only. A run on the CPU is repeated
         bit for bit without it; a GPU sums in an order that varies unless this is set, with the
-        environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8, and ends with torch's error for an
+        environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8, and ends with an error for an
         operation that has no such algorithm.
     :param save_every: epochs between checkpoints (last.pt). Every evaluation writes one, too.
     :param eval_every: epochs between evaluations on the val frames; each evaluation saves the

@@ -8,7 +8,6 @@ result is handed down to the run, which opens no header of a start model or teac
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 import stl_core
 from stl_core.data import dataset
 from stl_core.distill import LOSSES
+from stl_core.files import sha256_of
 from stl_core.inference import model_file
 from stl_core.inference.model_file import ModelSpec
 from stl_core.models import DETECTORS
@@ -125,7 +125,7 @@ def _read_model_file(key: str, path: str, expected: str) -> _ModelFile:
 
 def _file_digest(key: str, path: str, expected: str) -> str:
     """Return the SHA-256 of a file; ConfigError if it differs from a given `expected`."""
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = sha256_of(path)
     if expected and expected != digest:
         raise ConfigError(f'{key}: {path} has SHA-256 {digest}, expected {expected}')
     return digest

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
+def zero_after_file(path, number):
+    """Return ten times the number; number 0 waits until a file exists."""
+    wait_for(lambda: number or path.exists())
+    return 10 * number
+
+
 def first_after_second(folder, number):
     """Return ten times the number; number 0 waits until number 1 is done."""
     wait_for(lambda: number or (folder / '1').exists())

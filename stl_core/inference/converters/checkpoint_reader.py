@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stl_core.files import foreign_content
 from stl_core.inference.converters.key_mapping import WeightsError
+from stl_core.tensors.finite import not_finite
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f'{path}: no tensors, only {keys}; expected tensors in {", ".join(STATE_DICT_KEYS)}'
         )
-    if odd := [key for key, value in state.items() if not value.isfinite().all()]:
+    if odd := not_finite(state):
         raise WeightsError(
             f'{path}: {len(odd)} of {len(state)} tensors are not finite, first {odd[0]}'
         )

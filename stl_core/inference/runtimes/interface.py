@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stl_core.files import LFS_POINTER
+from stl_core.files import foreign_content
 
 if TYPE_CHECKING:  # `doctor` lists the runtimes where NumPy and torch may be missing
     from stl_core.inference.model_spec import ModelSpec
@@ -41,11 +41,10 @@ class Runner(Protocol):
 def unreadable_file_fault(path: Path) -> str:
     """Return why a file of any format cannot be a model: empty, a Git LFS pointer ...; or ''."""
     try:
-        with path.open('rb') as file:
-            start = file.read(len(LFS_POINTER))
+        content = foreign_content(path)
     except OSError as err:
         return f'not readable: {err}'
-    if start in (b'', LFS_POINTER):
+    if content:
         return f'not a model file ({path.stat().st_size} bytes)'
     return ''
 

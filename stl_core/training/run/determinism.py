@@ -21,9 +21,8 @@ def deterministic_algorithms(enabled: bool, device: torch.device) -> Iterator[No
 
     :param enabled: False changes nothing.
     :param device: device of the run.
-    :raises ConfigError: on a GPU without the environment variable that cuBLAS needs for it.
-    :raises RuntimeError: by torch, for an operation without a deterministic algorithm on the
-        device; the message names it.
+    :raises ConfigError: on a GPU without the environment variable that cuBLAS needs for it, and
+        for an operation without a deterministic algorithm on the device, naming it.
     """
     if not enabled:
         yield
@@ -38,6 +37,10 @@ def deterministic_algorithms(enabled: bool, device: torch.device) -> Iterator[No
     torch.backends.cudnn.benchmark = False
     try:
         yield
+    except RuntimeError as err:
+        if 'does not have a deterministic implementation' not in str(err):
+            raise
+        raise ConfigError(f'deterministic: {str(err).splitlines()[0]}') from err
     finally:
         torch.use_deterministic_algorithms(before)
         torch.backends.cudnn.benchmark = benchmark

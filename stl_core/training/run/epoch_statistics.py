@@ -13,6 +13,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from stl_core.tensors.finite import not_finite
 from stl_core.tensors.reductions import all_reduce_mean, rank
 from stl_core.training import distributed
 from stl_core.training.train_step import TrainError
@@ -74,6 +75,7 @@ class EpochStatistics:
         row = {name: value / taken for name, value in zip(self._sums, means, strict=True)}
         if skipped:
             self._log_skipped(skipped)
+        self._warn_of_zeros(row, len(flags) - len(skipped))
         reason = too_many_skipped(diverged)
         if reason:
             text = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
@@ -83,6 +85,16 @@ class EpochStatistics:
                 ' optim.lr'
             )
         return {**row, 'skipped': float(len(skipped))}
+
+    def _warn_of_zeros(self, row: dict[str, float], taken: int) -> None:
+        """Warn of losses that were 0 in every step of the first epoch: they teach nothing."""
+        zeros = [name for name, value in row.items() if '/' in name and value == 0]
+        if zeros and taken and self.epoch == 1 and not rank():
+            log.warning(
+                'warning: epoch 1: %s is 0 in all %d steps, so nothing is learnt from it; is there'
+                ' an object (relation: two of one image) that it compares?',
+                *(' and '.join(zeros), taken),
+            )
 
     def _log_skipped(self, skipped: list[int]) -> None:
         """Log the frames of the first skipped steps; every process calls it with equal steps."""
@@ -126,15 +138,12 @@ def require_finite(epoch: int, modules: dict[str, nn.Module]) -> None:
     :param modules: {name for the message: module}.
     :raises TrainError: naming the first tensor that is not finite.
     """
-    named = [
-        (f'{name}.{key}', value)
+    state = {
+        f'{name}.{key}': value
         for name, module in modules.items()
         for key, value in module.state_dict().items()
-        if value.is_floating_point()
-    ]
-    finite = torch.stack([value.isfinite().all() for _, value in named]).tolist()
-    wrong = [name for (name, _), each in zip(named, finite, strict=True) if not each]
-    if wrong:
+    }
+    if wrong := not_finite(state):
         raise TrainError(
             f'epoch {epoch}: {wrong[0]} is not finite, and so are {len(wrong) - 1} other tensors;'
             ' the last checkpoint is of an earlier epoch; lower optim.lr or use precision: fp32'

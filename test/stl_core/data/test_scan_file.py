@@ -66,6 +66,7 @@ OTHERS = {
         lambda p: b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n',
         'a Git LFS pointer',
     ),
+    'page': (lambda p: b'<!DOCTYPE html>\n<html>' + bytes(42), 'an HTML page'),
     'PCD': (lambda p: b'# .PCD v0.7 - Point Cloud Data file format\n' + p.tobytes(), 'a PCD file'),
     'truncated': (lambda p: p.tobytes()[:-7], 'not a whole number of 16-byte points'),
 }

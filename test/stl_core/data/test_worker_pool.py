@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from worker_jobs import count_threads, first_after_second, note_and_sleep, wait_for
+from worker_jobs import (
+    count_threads,
+    first_after_second,
+    note_and_sleep,
+    wait_for,
+    zero_after_file,
+)
 
 from stl_core.data.worker_pool import describe_workers, map_as_completed, map_ordered
 
@@ -56,7 +62,10 @@ def is_alive(pid):
 
 
 def test_map_as_completed_yields_results_as_they_finish(tmp_path):
-    results = list(map_as_completed(partial(first_after_second, tmp_path), range(4), 2))
+    results = []
+    for each in map_as_completed(partial(zero_after_file, tmp_path / 'first'), range(4), 2):
+        results.append(each)
+        (tmp_path / 'first').touch()  # not before another result than that of 0
     assert sorted(results) == [(0, 0), (1, 10), (2, 20), (3, 30)]
     assert results[0] != (0, 0)
 

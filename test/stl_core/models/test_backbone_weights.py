@@ -131,6 +131,16 @@ def test_a_damaged_file_is_one_line(content, message, suffix, backbone, tmp_path
     assert '\n' not in str(err.value)
 
 
+@pytest.mark.parametrize('write', [as_safetensors, as_checkpoint])
+def test_weights_that_are_not_finite_are_refused(write, model, backbone, tmp_path):
+    state = {key: each.clone() for key, each in model.state_dict().items()}
+    state['bn1.weight'][3] = torch.nan
+    path = write(state, tmp_path)
+    message = rf'{path}: 1 of {len(state)} tensors are not finite, first bn1\.weight$'
+    with pytest.raises(ValueError, match=message):
+        backbone.load_weights(path)
+
+
 def test_a_missing_file_and_a_list_are_one_line(backbone, tmp_path):
     with pytest.raises(ValueError, match='no such file; expected weights'):
         backbone.load_weights(tmp_path / 'no.pth')

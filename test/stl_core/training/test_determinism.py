@@ -52,3 +52,18 @@ def test_a_gpu_needs_a_workspace_for_cublas(monkeypatch):
     with deterministic_algorithms(True, gpu):
         assert torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_without_deterministic_algorithm_is_one_line():
+    values, indices = torch.ones(1, 1, 4), torch.arange(4)[None, None]
+    message = r'^deterministic: max_unpool.* does not have a deterministic implementation[^\n]*$'
+    with (
+        pytest.raises(ConfigError, match=message),
+        deterministic_algorithms(True, torch.device('cpu')),
+    ):
+        torch.nn.functional.max_unpool1d(values, indices, 2)
+    with (
+        pytest.raises(RuntimeError, match='other'),
+        deterministic_algorithms(True, torch.device('cpu')),
+    ):
+        raise RuntimeError('other')

@@ -208,6 +208,20 @@ def test_means_leave_out_skipped_steps():
     assert statistics.summarize() == {'total': 3.0, 'grad_norm': 3.0, 'skipped': 1.0}
 
 
+@pytest.mark.parametrize(('epoch', 'relation', 'warns'), [(1, 0.0, 1), (1, 1e-9, 0), (2, 0.0, 0)])
+def test_a_loss_that_compares_nothing_is_named_after_the_first_epoch(
+    epoch, relation, warns, caplog
+):
+    statistics = epoch_statistics.EpochStatistics(epoch)
+    for skipped in (0.0, 1.0, 0.0):
+        losses = {'det/heatmap': 2.0, 'distill/relation': relation, 'total': 2.0}
+        results = {**losses, 'skipped': skipped, 'diverged': 0.0}
+        statistics.add({k: torch.tensor(v) for k, v in results.items()}, ('a',))
+    statistics.summarize()
+    text = 'distill/relation is 0 in all 2 steps, so nothing is learnt from it'
+    assert sum(text in record.getMessage() for record in caplog.records) == warns
+
+
 def test_steps_that_lower_the_loss_scale_do_not_end_a_run():
     statistics = epoch_statistics.EpochStatistics(1)
     for _ in range(16):

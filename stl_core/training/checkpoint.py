@@ -167,7 +167,7 @@ def find_saved_run(
         if not options.extend:
             raise CheckpointError(
                 f'{path}: made with another epochs; choose another out= or remove it, or give'
-                f' --extend to add epochs {epochs_before + 1} to {config.epochs}'
+                f' --extend for {config.epochs} epochs, {config.epochs - epochs_before} more'
             )
         first = state['epoch'] if _ended_at(path.parent, state['epoch']) else epochs_before
         try:

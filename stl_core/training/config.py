@@ -246,6 +246,9 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
     sizes = options.get('mean_size_hwl_m')
     if sizes is None:
         unknown = ', '.join(name for name in classes if name not in MEAN_SIZE_HWL_M)
+        spelt = [name for name in MEAN_SIZE_HWL_M if name.lower() in unknown.lower().split(', ')]
+        if spelt:
+            raise ConfigError(f'classes: unknown {unknown}; did you mean {", ".join(spelt)}?')
         if unknown:
             raise ConfigError(
                 f'detector.options.mean_size_hwl_m: required, no default for {unknown};'

@@ -188,8 +188,8 @@ class _Search:
             types = (IMAGE_TYPE, COMPRESSED_IMAGE_TYPE, CAMERA_INFO_TYPE)
             others = [f'{topic} ({k})' for topic, k in self.topics.items() if k not in types]
             raise BagError(
-                f'{self.bag}: no image topic with a camera_info; the bag has the images '
-                f'{self._list_images()}; the camera_infos {self._list_infos()}; and '
+                f'{self.bag}: no image topic with a camera_info; images of the bag: '
+                f'{self._list_images()}; camera_infos: {self._list_infos()}; other topics: '
                 f'{_list(others)}; --image and --camera-info choose'
             )
         chosen = sorted(cameras, key=lambda each: each.name)

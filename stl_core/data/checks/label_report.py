@@ -62,9 +62,12 @@ class SourceCounts:
         total = sum(count for name, count in self.objects.items() if name.lower() != DONT_CARE)
         out = {r: n for r, n in self.left_out.items() if n and r != taught.CLASS}
         other = self.left_out[taught.CLASS]
-        objects, used = _text(self.objects) or 'none', _text(self.used) or 'none'
+        named = {name: n for name, n in self.objects.items() if name.lower() != DONT_CARE}
+        regions = sum(self.objects.values()) - total
+        objects, used = _text(named) or 'none', _text(self.used) or 'none'
         parts = [
-            f'{self.source}: {self.frames} frames, {total} labelled objects ({objects})',
+            f'{self.source}: {self.frames} frames, {total} labelled objects ({objects})'
+            + f' and {regions} DontCare' * (regions > 0),
             f'{sum(self.used.values())} of {self.of_classes} {verb} ({used})',
             f'not {verb}: {_text(out)}' if out else '',
             f'{other} of other classes' if other else '',

@@ -21,6 +21,8 @@ MAX_SKEW, MAX_LAST_ROW_ERROR = 0.01, 1e-4
 MAX_OFFSET_M = 100.0
 #: A principal point beyond this fraction of both sides is rather that of a larger picture.
 CORNER = 0.85
+#: A principal point within this fraction of both sides is rather that of a smaller picture.
+NEAR_CORNER = 0.3
 
 
 def projection_fault(P: Array) -> str:
@@ -87,7 +89,7 @@ def picture_warning(P: Array, width_px: int, height_px: int) -> str:
     :param P: (3, 4), free of picture_fault.
     """
     x, y = P[0, 2] / width_px, P[1, 2] / height_px
-    if min(x, y) <= CORNER:
+    if NEAR_CORNER <= max(x, y) and min(x, y) <= CORNER:
         return ''
     return (
         f'has its principal point at {P[0, 2]:.0f} {P[1, 2]:.0f}, in the corner of the picture of'

@@ -48,11 +48,16 @@ def describe_resume(path: Path, done: int, epochs: int, before: Position | None)
     text = f'{path}: resuming after epoch {done} of {epochs}'
     if before is None or before.epoch <= done:
         return text
-    whole = f'epochs {done + 1} to {before.epoch - 1} and ' if before.epoch > done + 1 else ''
+    whole = f'{_range("epoch", done + 1, before.epoch - 1)} and ' * (before.epoch > done + 1)
     return (
         f'{text}, step {done * before.steps} of {epochs * before.steps}; lost, and trained again:'
-        f' {whole}step 1 to {before.step} (of {before.steps}) of epoch {before.epoch}'
+        f' {whole}{_range("step", 1, before.step)} (of {before.steps}) of epoch {before.epoch}'
     )
+
+
+def _range(noun: str, first: int, last: int) -> str:
+    """Return 'epoch 3', or 'epochs 3 to 5'."""
+    return f'{noun} {first}' if first == last else f'{noun}s {first} to {last}'
 
 
 class RunJournal:

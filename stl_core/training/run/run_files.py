@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # torch documents none; torn files raise at least five kinds
-        reason = (str(err).strip() or repr(err)).splitlines()[0][:120]
+        reason = (str(err).strip() or repr(err)).splitlines()[0].split('. ')[0][:120]
         raise CheckpointError(f'{path}: torn or not a checkpoint ({reason}); {advice}') from err
     missing = [
         key

@@ -247,8 +247,8 @@ def test_camera_info_elsewhere_is_found_by_frame_and_size(open_bag):
 def test_ambiguous_camera_info_is_an_error_that_options_resolve(open_bag):
     messages = {'/x/jpg': JPEG, '/a/info': INFO, '/b/info': INFO, '/tf': 'tf2_msgs/msg/TFMessage'}
     reader = open_bag(messages)
-    with pytest.raises(BagError, match=r'the images /x/jpg .*camera_infos /a/info, /b/info; and '
-                       r'/tf \(tf2_msgs/msg/TFMessage\); --image and --camera-info'):  # fmt: skip
+    with pytest.raises(BagError, match=r'images of the bag: /x/jpg .*infos: /a/info, /b/info; '
+                       r'other topics: /tf \(tf2_msgs/msg/TFMessage\); --image and '):  # fmt: skip
         find_cameras(reader, DriveQuery())
     with pytest.raises(BagError, match=r'no camera_info belongs to /x/jpg .* /a/info, /b/info'):
         find_cameras(reader, DriveQuery(image='/x/jpg'))

@@ -137,6 +137,9 @@ def test_default_mean_sizes_match_the_classes():
     expect_error(
         data, 'detector.options.mean_size_hwl_m: required, no default for Bus; defaults: Car'
     )
+    data['classes'] = ['car', 'Van', 'PEDESTRIAN']
+    expect_error(data, 'classes: unknown car, PEDESTRIAN; did you mean Car, Pedestrian?')
+    data['classes'] = ['Bus']
     data['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
     assert config.build_train_config(data).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
     data['classes'] = ['Bus', 'Car']

@@ -97,20 +97,24 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path, capsys):
 
 def test_counts_are_logged_and_written_into_the_folder_of_the_run(tmp_path, caplog):
     root = write_set(tmp_path / 'set', [f'{GOOD[0]}{label_line(name="Van")}\n', GOOD[1]])
+    region = 'DontCare -1 -1 -10 1 2 30 40 -1 -1 -1 -1000 -1000 -1000 -10\n'
+    with (root / 'label_2' / '000000.txt').open('a') as file:
+        file.write(region)
     caplog.set_level(logging.INFO)
     trainer.fit(resolve_config(run_config(root, tmp_path / 'out')))
     assert (
-        'train: 2 frames, 3 labelled objects (Car 2, Van 1); 2 of 2 taught (Car 2);'
+        'train: 2 frames, 3 labelled objects (Car 2, Van 1) and 1 DontCare; 2 of 2 taught (Car 2);'
         ' 1 of other classes'
     ) in caplog.messages
     assert (
-        'val: 2 frames, 3 labelled objects (Car 2, Van 1); 2 of 2 counted (Car 2);' in caplog.text
+        'val: 2 frames, 3 labelled objects (Car 2, Van 1) and 1 DontCare; 2 of 2 counted (Car 2);'
+        in caplog.text
     )
     report = json.loads((tmp_path / 'out' / object_counts.COUNTS_FILE).read_text())
     (train,) = report['train']['sources']
     assert (train['frames'], train['objects'], train['used']) == (
         2,
-        {'Car': 2, 'Van': 1},
+        {'Car': 2, 'DontCare': 1, 'Van': 1},
         {'Car': 2},
     )
     assert train['left_out'] == {**dict.fromkeys(train['left_out'], 0), 'class': 1}

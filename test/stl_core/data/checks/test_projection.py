@@ -80,6 +80,11 @@ def test_a_projection_of_a_larger_picture_is_described(factor):
     assert bool(picture_fault(KITTI, *size)) == (factor > 2)
 
 
+def test_a_projection_of_a_smaller_picture_is_described():
+    text = picture_warning(scaled(0.5, 0.5), WIDTH, HEIGHT)
+    assert 'in the corner of the picture of 1242x375: of a picture 0.48 times as large?' in text
+
+
 def test_a_principal_point_outside_and_a_focal_length_of_another_lens_are_described():
     assert 'at 610 173, outside the picture of 500x375' in picture_fault(KITTI, 500, 375)
     assert 'outside the picture' in picture_fault(shifted(-700, 0), WIDTH, HEIGHT)

@@ -78,7 +78,7 @@ def test_a_learning_rate_out_of_range_is_refused(lr):
 def test_a_finished_run_is_extended_from_its_last_checkpoint(scenes, tmp_path, caplog):
     fit(scenes, tmp_path, epochs=2)
     before = weights_of(tmp_path)
-    with pytest.raises(CheckpointError, match=r'another epochs; .*--extend to add epochs 3 to 4'):
+    with pytest.raises(CheckpointError, match=r'another epochs; .*--extend for 4 epochs, 2 more'):
         fit(scenes, tmp_path, epochs=4)
     with caplog.at_level('INFO'):
         fit(scenes, tmp_path, EXTEND, epochs=4)

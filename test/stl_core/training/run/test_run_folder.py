@@ -304,7 +304,7 @@ def test_after_a_kill_the_next_start_reports_lost_steps(scenes, tmp_path, caplog
     lines = [each.message for each in caplog.records if 'resuming' in each.message]
     assert lines == [
         f'{tmp_path}/last.pt: resuming after epoch 1 of 3, step 2 of 6; lost, and trained again:'
-        ' step 1 to 1 (of 2) of epoch 2'
+        ' step 1 (of 2) of epoch 2'
     ]
     assert not (tmp_path / JOURNAL_FILE).exists()
 
@@ -316,8 +316,12 @@ def test_after_a_kill_the_next_start_reports_lost_steps(scenes, tmp_path, caplog
         (Position(2, 4, 4), ''),
         (
             Position(5, 3, 4),
-            ', step 8 of 40; lost, and trained again: epochs 3 to 4 and step 1 to 3 (of 4) of'
+            ', step 8 of 40; lost, and trained again: epochs 3 to 4 and steps 1 to 3 (of 4) of'
             ' epoch 5',
+        ),
+        (
+            Position(4, 1, 4),
+            ', step 8 of 40; lost, and trained again: epoch 3 and step 1 (of 4) of epoch 4',
         ),
     ],
 )

@@ -36,6 +36,8 @@ from stl_core.types import Array, Labels, Objects3D
 
 #: The classes of KITTI's benchmark.
 CLASSES = ap_result.CLASSES
+#: Suffixes of images, in small or capital letters.
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
 #: Columns of a label and the score.
 RESULT_COLUMNS = 16
 #: KITTI has -1 (unset) to 3 (unknown); other sets have more levels.
@@ -83,10 +85,18 @@ def list_kitti_frames(folders: KittiFolders, ids: tuple[str, ...] = ()) -> list[
     :param ids: ids of the frames to list; a split of the folders overrides them; empty lists all
         images.
     :return: frames in order of id, or in the order of the given ids.
-    :raises DataError: for a missing folder, image, calib or label, naming it.
+    :raises DataError: for a missing folder, image, calib or label, or two images of one id, naming
+        it.
     """
     folder = require_exists(Path(folders.image_2), 'a folder of images')
-    images = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in ('.png', '.jpg')}
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in images:
+                raise DataError(
+                    f'{path}: one image of two with this id, as {images[path.stem].name}'
+                )
+            images[path.stem] = path
     if not images:
         raise DataError(f'{folder}: no .png or .jpg image in this folder')
     ids = read_split(folders.split) if folders.split else ids

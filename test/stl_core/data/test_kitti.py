@@ -210,3 +210,14 @@ def test_list_kitti_frames_lists_frames_and_names_missing_files(tmp_path):
     assert [frame.id for frame in kitti.list_kitti_frames(source)] == ['000001']
     with pytest.raises(kitti.DataError, match=r'000002.png: listed but missing'):
         kitti.list_kitti_frames(source, ('000002',))
+
+
+def test_images_of_any_suffix_are_listed_and_two_of_one_id_are_refused(tmp_path):
+    root = make_scenes(tmp_path / 'scenes', frames=3)
+    for frame_id, suffix in (('000000', 'JPEG'), ('000001', 'JPG')):
+        (root / f'image_2/{frame_id}.png').rename(root / f'image_2/{frame_id}.{suffix}')
+    folders = kitti.folders_below(root, labelled=True)
+    assert [each.id for each in kitti.list_kitti_frames(folders)] == ['000000', '000001', '000002']
+    (root / 'image_2/000002.jpg').touch()
+    with pytest.raises(kitti.DataError, match=r'000002.png: one image of two .* as 000002.jpg'):
+        kitti.list_kitti_frames(folders)

@@ -143,7 +143,7 @@ def bad_frames():
     broken = png(cars=1)
     broken.data = broken.data[: len(broken.data) // 3]
     return {
-        'no file': (broken, 'damaged PNG of format .png.'),
+        'no file': (broken, 'the PNG is cut off or damaged'),
         'truncated': (truncated, 'expected 2304 bytes .* got 2297'),
         'encoding': (unknown, "encoding 'rgb7' is not known"),
         'size': (larger, '32x48 but camera_info is of 32x24'),

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from small_stages import make_scenes_with_depth, plan
 from stl_core.cli import main
 from stl_core.data import dataset
 from stl_core.inference import model_file
-from stl_core.training import stages
+from stl_core.training import resolved_config, stages
 from stl_core.training.config_builder import ConfigError
 from stl_core.training.resolved_config import resolve_config, with_file_digests
 from stl_core.visualization import charts
@@ -45,7 +44,7 @@ def data(scenes, tmp_path):
 def reads(monkeypatch):
     """Count how often each model file is opened for its header and read as a whole."""
     counts = SimpleNamespace(headers=Counter(), hashes=Counter())
-    open_file, read_bytes = model_file.safe_open, Path.read_bytes
+    open_file, sha256_of = model_file.safe_open, resolved_config.sha256_of
 
     @contextmanager
     def counting_open(path, framework):
@@ -56,12 +55,12 @@ def reads(monkeypatch):
         with open_file(path, framework) as file:
             yield SimpleNamespace(metadata=metadata, keys=file.keys, get_tensor=file.get_tensor)
 
-    def counting_read(path):
-        counts.hashes[str(path)] += path.suffix == '.safetensors'
-        return read_bytes(path)
+    def counting_hash(path):
+        counts.hashes[str(path)] += 1
+        return sha256_of(path)
 
     monkeypatch.setattr(model_file, 'safe_open', counting_open)
-    monkeypatch.setattr(Path, 'read_bytes', counting_read)
+    monkeypatch.setattr(resolved_config, 'sha256_of', counting_hash)
     return counts
 
 

@@ -1,8 +1,15 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Let tested programs have Ctrl-C: a shell starts background jobs with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

@@ -21,22 +21,31 @@ def exit_on_signals() -> None:
     _handle(signal.SIGTERM, lambda *_: os._exit(0))
 
 
+class Interrupted(KeyboardInterrupt):
+    """
+    Ctrl-C that ends the process with the exit code of its main function.
+
+    Python ends a process by SIGINT at its exit if a KeyboardInterrupt, but none of a subclass, left
+    code that exec ran from text, which imports do, even if it was caught then.
+    """
+
+
 class FirstInterrupt:
-    """Handler of SIGINT that raises KeyboardInterrupt at its first call only."""
+    """Handler of SIGINT that raises Interrupted at its first call only."""
 
     def __init__(self) -> None:
         """Start without any signal."""
         self.was_called = False
 
     def __call__(self, *_: Any) -> None:
-        """Raise KeyboardInterrupt, once."""
+        """Raise Interrupted, once."""
         if not self.was_called:
             self.was_called = True
-            raise KeyboardInterrupt
+            raise Interrupted
 
 
 def interrupt_once() -> FirstInterrupt:
-    """Raise KeyboardInterrupt on the first SIGINT only; leave SIGTERM to ROS."""
+    """Raise Interrupted on the first SIGINT only; leave SIGTERM to ROS."""
     handler = FirstInterrupt()
     _handle(signal.SIGINT, handler)
     _handle(signal.SIGTERM, signal.SIG_DFL)

@@ -67,3 +67,17 @@ def test_signals_at_the_end_are_ignored(start, number):
     process.stdin.write('\n')
     process.stdin.flush()
     assert process.wait(20) == 7
+
+
+def test_an_interrupt_in_code_run_from_text_keeps_the_exit_code():
+    """Python remembers a KeyboardInterrupt that left exec, and would end by SIGINT at its exit."""
+    program = """
+import os, signal, sys
+from mono3d_ros import process_signals
+process_signals.interrupt_once()
+try:
+    exec('os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**8): pass')
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, '-c', program], check=False).returncode == 7

@@ -1,5 +1,6 @@
 """Signals: a process that gets any number of them ends with its own exit code."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_signals_at_the_end_are_ignored(start, number):
     assert process.wait(20) == 7
 
 
-def test_an_interrupt_in_code_run_from_text_keeps_the_exit_code():
+def test_an_interrupt_in_code_run_from_text_keeps_the_exit_code(tmp_path):
     """Python remembers a KeyboardInterrupt that left exec, and would end by SIGINT at its exit."""
     program = """
 import os, signal, sys
@@ -80,4 +81,8 @@ try:
 except KeyboardInterrupt:
     sys.exit(7)
 """
-    assert subprocess.run([sys.executable, '-c', program], check=False).returncode == 7
+    (tmp_path / 'program.py').write_text(program)  # run as a module, as the node is
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, '-m', 'program']
+    ended = subprocess.run(command, env={**os.environ, 'PYTHONPATH': paths}, check=False)
+    assert ended.returncode == 7

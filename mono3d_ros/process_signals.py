@@ -25,8 +25,8 @@ class Interrupted(KeyboardInterrupt):
     """
     Ctrl-C that ends the process with the exit code of its main function.
 
-    Python ends a process by SIGINT at its exit if a KeyboardInterrupt, though not a subclass of it,
-    left code that exec ran from text, as imports do, even if it was caught then.
+    Python ends a process by SIGINT at its exit if a KeyboardInterrupt itself, not a subclass, left
+    code that exec ran from text, as imports do, even if it was caught then.
     """
 
 

@@ -1,6 +1,7 @@
 """Cameras, a viewer and an operator, to test the real node in another process."""
 
 import array
+import gc
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from nodes import transports
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
@@ -76,10 +78,10 @@ class NodeHarness:
     """Cameras, a viewer and an operator in one ROS node, which test the detector."""
 
     def __init__(self, cameras=()):
-        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
         self.context = Context()
         rclpy.init(context=self.context, domain_id=DOMAIN)
-        self.node = Node('vehicle', context=self.context)
+        with transports('LARGE_DATA'):
+            self.node = Node('vehicle', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         if cameras:
@@ -190,6 +192,7 @@ class NodeHarness:
         self.executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
+        gc.collect()  # ends the participant now, not in a later test
 
 
 def stamp(message, stamp_ns, frame_id):

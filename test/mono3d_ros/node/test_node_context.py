@@ -7,10 +7,9 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('visualization_msgs', reason='ROS messages are not installed')
 
-import rclpy
+from nodes import node_in_this_process
 from rclpy.lifecycle import LifecycleNode
 
-from mono3d_ros.node.detector_node import DetectorNode
 from mono3d_ros.node.node_context import NodeContext
 
 #: Attributes that DetectorNode sets in its constructor.
@@ -29,14 +28,8 @@ def test_rclpy_has_every_member():
 
 
 def test_the_constructor_sets_the_attributes():
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    try:
-        node = DetectorNode(context=context)
+    with node_in_this_process() as node:
         names = {name for name in ATTRIBUTES if hasattr(node, name)}
-        node.destroy_node()
-    finally:
-        rclpy.shutdown(context=context)
     assert names == ATTRIBUTES
 
 

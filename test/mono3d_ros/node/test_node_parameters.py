@@ -11,27 +11,17 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('visualization_msgs', reason='ROS messages are not installed')
 
-import rclpy
 from fake_vehicle import ENVIRONMENT, TIMEOUT_S, NodeHarness, finish, image, start
+from nodes import node_in_this_process
 from rclpy.parameter import Parameter
 
 from mono3d_ros.node import parameters
-from mono3d_ros.node.detector_node import DetectorNode
-
-
-def make_node(*arguments):
-    """Return a node that was started with these ROS arguments, in this process."""
-    context = rclpy.Context()
-    rclpy.init(args=['--ros-args', *arguments], context=context)
-    return DetectorNode(context=context)
 
 
 @pytest.fixture
 def node(request):
-    node = make_node(*getattr(request, 'param', ()))
-    yield node
-    node.destroy_node()
-    rclpy.shutdown(context=node.context)
+    with node_in_this_process(*getattr(request, 'param', ())) as node:
+        yield node
 
 
 def dump(node):

@@ -7,34 +7,26 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 pytest.importorskip('visualization_msgs', reason='ROS messages are not installed')
 
-import rclpy
 from fake_vehicle import NodeHarness, finish, image, start
+from nodes import node_in_this_process
 from rclpy.clock import ClockType
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
-
-from mono3d_ros.node.detector_node import DetectorNode
 
 S = 1_000_000_000
 
 
 def test_only_larger_steps_back_clear_the_transforms():
     """The first messages of /clock may come out of order; a bag that loops jumps by seconds."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = DetectorNode(context=context)
-    cleared, clock = [], node.get_clock()
-    node._session = SimpleNamespace(
-        on_time_jump=lambda: cleared.append(clock.now().nanoseconds), close=lambda: None
-    )
-    try:
+    with node_in_this_process() as node:
+        cleared, clock = [], node.get_clock()
+        node._session = SimpleNamespace(
+            on_time_jump=lambda: cleared.append(clock.now().nanoseconds), close=lambda: None
+        )
         clock._set_ros_time_is_active(True)
         for now_ns in (100 * S, 100 * S - S // 20, 101 * S, 101 * S - S // 5, 50 * S):
             clock.set_ros_time_override(Time(nanoseconds=now_ns, clock_type=ClockType.ROS_TIME))
-    finally:
         node._session = None
-        node.destroy_node()
-        rclpy.shutdown(context=context)
     assert cleared == [101 * S - S // 5, 50 * S]
 
 

@@ -42,6 +42,11 @@ class DepthSpec:
             raise ValueError(f'virtual_focal_px: expected 0 or more, got {self.virtual_focal_px}')
 
 
+#: Depth that a privileged teacher can be given: that of a scan in the objects' 2D boxes, or of the
+#: objects' centres, painted over their 2D boxes; '' for every other network.
+GIVEN_DEPTHS = ('', 'scan', 'objects')
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """
@@ -52,6 +57,7 @@ class InputSpec:
     :param mean: RGB mean, 0 to 1 (ImageNet's by default).
     :param std: RGB standard deviation.
     :param depth: if given, the network is a teacher: its input is depth instead of colour.
+    :param given_depth: one of GIVEN_DEPTHS: depth that the network is given besides the image.
     """
 
     width_px: int = 1280
@@ -59,6 +65,7 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     depth: DepthSpec | None = None
+    given_depth: str = ''
 
     @property
     def channels(self) -> int:
@@ -66,7 +73,12 @@ class InputSpec:
         return 3 if self.depth is None else 2
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless both sizes are multiples of 32, the deepest stride."""
+        """Raise ValueError for a size that is no multiple of 32, or an unknown given_depth."""
+        if self.given_depth not in GIVEN_DEPTHS:
+            raise ValueError(
+                f'given_depth: expected {" or ".join(map(repr, GIVEN_DEPTHS))},'
+                f' got {self.given_depth!r}'
+            )
         if self.width_px % 32 or self.height_px % 32 or min(self.width_px, self.height_px) < 32:
             raise ValueError(
                 f'input size must be multiples of 32, got {self.width_px}x{self.height_px}'

@@ -70,6 +70,12 @@ def test_canvas_size_must_be_a_multiple_of_the_deepest_stride():
         preprocessing.InputSpec(1242, 375)
 
 
+def test_unknown_given_depth_is_refused():
+    assert preprocessing.InputSpec().given_depth == ''
+    with pytest.raises(ValueError, match="given_depth: expected '' or 'scan' or 'objects'"):
+        preprocessing.InputSpec(given_depth='boxes')
+
+
 def test_large_images_shrink_like_area_averaging():
     image = np.random.default_rng(1).integers(0, 255, (384, 1280, 3), np.uint8)
     canvas, _ = preprocessing.preprocess_image(

@@ -196,6 +196,7 @@ def restore(saved: SavedRun, model: nn.Module, optimizer: Optimizer) -> None:
     :raises CheckpointError: for a state that does not fit them.
     """
     try:
+        optimizer.require_same_groups(saved.state)
         model.load_state_dict(saved.state['model'])
         optimizer.load_state_dict(saved.state)
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:

@@ -72,6 +72,11 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
 
 
+def unwrap_ddp(model: nn.Module) -> nn.Module:
+    """Return the model that wrap_ddp wrapped, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def no_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Return a context manager in which backward does not synchronise gradients."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

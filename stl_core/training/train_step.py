@@ -2,7 +2,10 @@
 Training step: losses, weighted sum, gradient (over micro-batches) and optimiser update.
 
 The model is any nn.Module with model(batch, epoch, normalizer) -> {name of the loss: unweighted
-scalar}. The step creates the normaliser, by which losses are means over the whole step.
+scalar}. The step creates the normaliser, by which losses are means over the whole step. A model
+may have two more methods: optimizer_groups(), see stl_core.training.optim, and step_metrics(),
+which returns figures of the last forward pass that are no losses, such as a scorer's accuracy, as
+{name: () tensor, detached, on the device}. They are logged, and enter no sum.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from stl_core.data.dataset import split_points
 from stl_core.tensors import reductions
 from stl_core.tensors.batch import Batch, slice_batch
 from stl_core.training import distributed
-from stl_core.training.optim import MIN_LOSS_SCALE, Optimizer
+from stl_core.training.optim import MIN_LOSS_SCALE, GradientNorms, Optimizer
 from stl_core.training.run.saved_buffers import save_buffers
 
 
@@ -38,8 +41,8 @@ def train_step(
     """
     Compute losses and gradient of a batch and update the weights.
 
-    A gradient that is not finite skips the step: weights, moments, buffers and averages stay as
-    they were.
+    A gradient that is not finite, be it of an optimiser group alone, skips the step: weights,
+    moments, buffers and averages stay as they were.
 
     :param model: SupervisedModel or Distiller, perhaps wrapped by DistributedDataParallel.
     :param batch: on the model's device.
@@ -48,14 +51,15 @@ def train_step(
     :param epoch: completed epochs, including the fraction of the present one.
     :param num_micro_batches: number of parts into which the batch is split, for less memory. The
         gradient is that of the whole batch, except that BatchNorm uses one part at a time.
-    :return: losses, 'total', 'grad_norm' before clipping (0 if not finite), 'skipped' (1 if not
+    :return: losses, 'total', 'metric/<name>' of each of the model's step_metrics, 'grad_norm' and
+        'grad_norm/<group>' before clipping (0 if not finite), 'skipped' (1 if one of them is not
         finite, else 0) and 'diverged' (1 if skipped, and fp16's loss scaling does not explain it);
-        () tensors, detached, on the device.
+        () tensors, detached, on the device, means over micro-batches.
     :raises TrainError: when the names of losses and weights differ.
     """
     micro_batches = _split_batch(batch, num_micro_batches)
     means = precompute_means(model, micro_batches, epoch) if num_micro_batches > 1 else []
-    losses_per_part = []
+    results_per_part = []
     buffers, loss_scale = save_buffers(model), optimizer.loss_scale()
     optimizer.zero_grad()
     for number, micro_batch in enumerate(micro_batches, 1):
@@ -66,25 +70,34 @@ def train_step(
             normalizer.check_complete()
             total = weighted_sum(losses, weights)
             optimizer.backward(total / num_micro_batches)
-        losses_per_part.append({**losses, 'total': total})
-    norm = optimizer.step(buffers)
-    return {**_mean_losses(losses_per_part), **_step_outcome(norm, loss_scale)}
+        results_per_part.append({**losses, 'total': total, **_step_metrics(model)})
+    norms = optimizer.step(buffers)
+    return {**_mean_results(results_per_part), **_step_outcome(norms, loss_scale)}
 
 
-def _mean_losses(losses_per_part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _step_metrics(model: nn.Module) -> dict[str, Tensor]:
+    """Return {'metric/<name>': value} of the model's last forward pass, see the module's text."""
+    method = getattr(distributed.unwrap_ddp(model), 'step_metrics', None)
+    return {f'metric/{name}': value for name, value in method().items()} if method else {}
+
+
+def _mean_results(results_per_part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
-        name: torch.stack([each[name].detach() for each in losses_per_part]).mean()
-        for name in losses_per_part[0]
+        name: torch.stack([each[name].detach() for each in results_per_part]).mean()
+        for name in results_per_part[0]
     }
 
 
-def _step_outcome(norm: Tensor, loss_scale: Tensor) -> dict[str, Tensor]:
-    """Return 'grad_norm', 'skipped' and 'diverged' of a step, see train_step."""
-    finite = norm.isfinite()
+def _step_outcome(norms: GradientNorms, loss_scale: Tensor) -> dict[str, Tensor]:
+    """Return 'grad_norm' of all parts, 'skipped' and 'diverged' of a step, see train_step."""
+    named = {
+        'grad_norm': norms.main,
+        **{f'grad_norm/{name}': norm for name, norm in norms.groups.items()},
+    }
     return {
-        'grad_norm': torch.where(finite, norm, 0.0),
-        'skipped': (~finite).float(),
-        'diverged': (~finite & (loss_scale <= MIN_LOSS_SCALE)).float(),
+        **{name: torch.where(norm.isfinite(), norm, 0.0) for name, norm in named.items()},
+        'skipped': (~norms.finite).float(),
+        'diverged': (~norms.finite & (loss_scale <= MIN_LOSS_SCALE)).float(),
     }
 
 

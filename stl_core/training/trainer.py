@@ -314,11 +314,14 @@ def _make_progress_bar() -> Progress:
 def _log_run_size(run: RunState) -> None:
     frames, millions = (
         run.sampler.num_frames,
-        sum(p.numel() for p in run.optimizer.parameters) / 1e6,
+        sum(p.numel() for p in run.optimizer.main.parameters) / 1e6,
     )
     _log_on_first_rank(
         '%d frames, %.2f M parameters, on %s, into %s', frames, millions, run.device, run.out
     )
+    for name, group in run.optimizer.groups.items():
+        thousands = sum(p.numel() for p in group.parameters) / 1e3
+        _log_on_first_rank('optimiser group %s: %.1f k parameters', name, thousands)
     frozen = [
         p
         for p in run.unwrapped_model.get_submodule('detector').parameters()

@@ -16,6 +16,9 @@ from stl_core.types import Array
 
 #: Columns of curves.csv that are not losses.
 NON_LOSS_COLUMNS = ('epoch', 'total', 'grad_norm', 'skipped', 'lr', 'images_per_s')
+#: Beginning of the columns of gradient norms of optimiser groups, which are not drawn either, and
+#: of metrics, such as an accuracy, which are drawn on a linear axis.
+GROUP_NORM_PREFIX, METRIC_PREFIX = 'grad_norm/', 'metric/'
 
 
 def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None:
@@ -27,7 +30,10 @@ def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None
     """
     runs = {name: _read_columns(table) for name, table in tables.items()}
     losses = dict.fromkeys(
-        key for run in runs.values() for key in run if key not in NON_LOSS_COLUMNS
+        key
+        for run in runs.values()
+        for key in run
+        if key not in NON_LOSS_COLUMNS and not key.startswith(GROUP_NORM_PREFIX)
     )
     columns = ['total', *losses, 'lr']
     num_rows = -(-len(columns) // 3)
@@ -41,7 +47,8 @@ def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None
         axes.set_title(key, fontsize=9, loc='left')
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
-        if min(values.min() for values in series.values()) > 0:
+        linear = key.startswith(METRIC_PREFIX)
+        if not linear and min(values.min() for values in series.values()) > 0:
             axes.set_yscale('log')
             set_plain_log_ticks(axes.yaxis)
         if panel == 1 and len(runs) > 1:

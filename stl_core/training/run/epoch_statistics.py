@@ -46,7 +46,8 @@ class EpochStatistics:
         """
         Add a step.
 
-        :param results: from train_step: losses, 'skipped' and 'diverged', () on the device.
+        :param results: from train_step: losses, metrics, gradient norms, 'skipped' and
+            'diverged', () on the device.
         :param frame_ids: the frames of the step in this process.
         """
         results = dict(results)
@@ -62,8 +63,8 @@ class EpochStatistics:
         """
         Log the skipped steps and return the row of the epoch; synchronises host and device.
 
-        :return: means of losses and gradient norm over steps and processes, without the skipped
-            steps, and 'skipped', their number.
+        :return: means of losses, metrics and gradient norms over steps and processes, without the
+            skipped steps, and 'skipped', their number.
         :raises TrainError: if too many steps were skipped, see the constants above; steps that
             only lower the loss scale of fp16 do not count.
         """
@@ -88,7 +89,11 @@ class EpochStatistics:
 
     def _warn_of_zeros(self, row: dict[str, float], taken: int) -> None:
         """Warn of losses that were 0 in every step of the first epoch: they teach nothing."""
-        zeros = [name for name, value in row.items() if '/' in name and value == 0]
+        zeros = [
+            name
+            for name, value in row.items()
+            if '/' in name and not name.startswith(('metric/', 'grad_norm/')) and value == 0
+        ]
         if zeros and taken and self.epoch == 1 and not rank():
             log.warning(
                 'warning: epoch 1: %s is 0 in all %d steps, so nothing is learnt from it; is there'

@@ -18,7 +18,7 @@ from stl_core.tensors.reductions import rank, world_size
 from stl_core.training import checkpoint, distributed, validation
 from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions, RunRecord
 from stl_core.training.config import TrainConfig
-from stl_core.training.optim import LrAndBeta, Optimizer
+from stl_core.training.optim import LrAndBeta, Optimizer, optimizer_groups
 from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.training.run import data_fingerprint, extension, object_counts
 from stl_core.training.run.journal import RunJournal, describe_resume
@@ -128,7 +128,8 @@ def setup_run(
     if rank() == 0:
         object_counts.write_counts(Path(config.out), object_report)
     detector = unwrapped_model.get_submodule('detector')
-    optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision)
+    groups = optimizer_groups(unwrapped_model)
+    optimizer = Optimizer(unwrapped_model, detector, config.optim, config.precision, groups)
     if saved:
         checkpoint.restore(saved, unwrapped_model, optimizer)
         if journal:

@@ -58,7 +58,7 @@ def state_of(model, optimizer):
     """Return a copy of everything that a step changes."""
     state = {**{f'model.{k}': v for k, v in model.state_dict().items()}}
     state |= {f'mean.{k}': v for k, v in optimizer.ema.module.state_dict().items()}
-    for index, moments in optimizer.adamw.state_dict()['state'].items():
+    for index, moments in optimizer.main.adamw.state_dict()['state'].items():
         state |= {f'{index}.{key}': value for key, value in moments.items()}
     state['steps'] = optimizer.ema.steps
     return {key: value.detach().clone() for key, value in state.items()}

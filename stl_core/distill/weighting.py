@@ -41,17 +41,40 @@ def channel_statistics(
         deviations are above 0.
     """
     teacher = teacher.detach().float()
-    inside = cells.to(teacher.dtype)
-    weight = torch.einsum('bnhw,bn->bhw', inside, 1 / inside.sum((-1, -2)).clamp(min=1))
+    weight = cell_weights(cells, teacher.dtype)
     total = normalizer.total(weight)
     mean, square = (
         normalizer.mean(torch.einsum('bhw,bchw->c', weight, each)) / total
         for each in (teacher, teacher.square())
     )
+    return ChannelStatistics(mean, deviation_of_moments(mean, square))
+
+
+def cell_weights(cells: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """
+    Return the weight of each cell in a mean in which every object counts the same.
+
+    :param cells: (B, N, h, w) bool, cells of each object.
+    :param dtype: floating-point type of the weights.
+    :return: (B, h, w), 1 over the number of cells of an object, added up over the objects of a
+        cell; the sum over cells is the number of objects that have cells.
+    """
+    inside = cells.to(dtype)
+    return torch.einsum('bnhw,bn->bhw', inside, 1 / inside.sum((-1, -2)).clamp(min=1))
+
+
+def deviation_of_moments(mean: Tensor, square: Tensor) -> Tensor:
+    """
+    Return the standard deviation of each channel, above 0.
+
+    :param mean: (C,) mean of each channel.
+    :param square: (C,) mean of its square.
+    :return: (C,) with VARIANCE_FLOOR added to the variance; 1 if all channels are 0.
+    """
     # float32 rounding of a mean much larger than the deviation must not count as deviation
     variance = (square - mean.square()).clamp(min=0) + 1e-6 * square.mean()
     variance = variance + VARIANCE_FLOOR * variance.mean()
-    return ChannelStatistics(mean, torch.where(variance > 0, variance, 1.0).sqrt())
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 def confidence_gate(sigma_m: Tensor, half_sigma_m: float) -> Tensor:

@@ -58,6 +58,7 @@ ALLOWED = {
         'stl_core/inference/model_file.py',
         'stl_core/inference/runtimes/torch_runner.py',
         'stl_core/training',
+        'stl_core/experiments/fresh_scorer.py',
         'stl_core/experiments/selection.py',
         'stl_core/data/dataset.py',
         'stl_core/data/worker_pool.py',

@@ -5,6 +5,7 @@ import os
 import signal
 
 import torch
+from scored_model import fit_scored
 from small_run import small_config
 
 from stl_core.training import checkpoint, optim, train_step, trainer
@@ -41,6 +42,13 @@ def extend_until_killed(scenes, out, number):
     torch.set_num_threads(1)
     act_before_step(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
     fit(scenes, out, EXTEND, epochs=4)
+
+
+def train_scored_until_killed(scenes, out, number):
+    """Train a model with an optimiser group; SIGKILL ends this process before a step."""
+    torch.set_num_threads(1)
+    act_before_step(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    fit_scored(scenes, out)
 
 
 def _kill_loaders():

@@ -2,12 +2,11 @@
 
 import csv
 import json
-import multiprocessing
-import socket
 
 import pytest
 import torch
 from kitti_scenes import make_scenes
+from process_groups import join_all, start_two
 from small_run import assert_equal_weights, weights_of
 from small_stages import make_scenes_with_depth, plan
 from training_processes import (
@@ -16,7 +15,6 @@ from training_processes import (
     log_skipped_step,
     normalise,
     run_plan,
-    run_rank,
     save_normalised,
 )
 
@@ -24,25 +22,6 @@ from stl_core.cli import main
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
 from stl_core.training import distributed, trainer
 from stl_core.training.resolved_config import resolve_config
-
-
-def start_two(work, *args):
-    """Start work(rank, *args) in two processes of one process group; return the processes."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context('spawn')
-    workers = [context.Process(target=run_rank, args=(rank, port, work, *args)) for rank in (0, 1)]
-    for worker in workers:
-        worker.start()
-    return workers
-
-
-def join_all(workers):
-    for worker in workers:
-        worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -67,3 +67,34 @@ def interpolation_taps(low: Tensor, high: Tensor, cells: int, size: int) -> tupl
         each.unflatten(1, (cells, SAMPLING_RATIO)).flatten(2) for each in (index, weight)
     )
     return index, weight
+
+
+def mean_of_boxes(grid: Tensor, box: Tensor, cells: int) -> Tensor:
+    """
+    Average the S x S pooled cells of each box: one vector for an object, for all slots at once.
+
+    The mean of all samples of a RoIAlign is the product of a weighted sum over rows and one over
+    columns, so that two matrix products suffice; no slot is left out, and so the host does not
+    wait for the number of objects.
+
+    :param grid: (B, C, h, w) feature map.
+    :param box: (B, N, 4) left, top, right, bottom, in cells of the map, within the map.
+    :param cells: S.
+    :return: (B, N, C), the mean over cells of pool_rois.
+    """
+    h, w = grid.shape[-2:]
+    left, top, right, bottom = (box.to(grid.dtype) - 0.5).unbind(-1)
+    columns = _mean_weights(left, right, cells, w)
+    rows = _mean_weights(top, bottom, cells, h)
+    strips = torch.einsum('bchw,bnw->bnch', grid, columns)
+    return torch.einsum('bnch,bnh->bnc', strips, rows)
+
+
+def _mean_weights(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:
+    """Return (B, N, size) weights of a row's cells in the mean of all samples, see above."""
+    samples = cells * SAMPLING_RATIO
+    steps = (torch.arange(samples, device=low.device, dtype=low.dtype) + 0.5) / samples
+    position = (low[..., None] + steps * (high - low)[..., None]).clamp(0, size - 1)
+    index = torch.arange(size, device=low.device, dtype=low.dtype)
+    # linear interpolation gives a cell the weight 1 at its centre, falling to 0 at the next one
+    return (1 - (position[..., None] - index).abs()).clamp(min=0).mean(-2)

@@ -19,6 +19,8 @@ from stl_core.tensors.reductions import StepNormalizer
 #: Fraction of the mean variance that is added to every channel's variance: otherwise the noise of
 #: a nearly constant channel would be amplified and imitated.
 VARIANCE_FLOOR = 0.01
+#: Lower limit of bounded_deviation, as fraction of the root mean square of the channels.
+DEVIATION_FLOOR = 0.1
 
 
 class ChannelStatistics(NamedTuple):
@@ -75,6 +77,18 @@ def deviation_of_moments(mean: Tensor, square: Tensor) -> Tensor:
     variance = (square - mean.square()).clamp(min=0) + 1e-6 * square.mean()
     variance = variance + VARIANCE_FLOOR * variance.mean()
     return torch.where(variance > 0, variance, 1.0).sqrt()
+
+
+def bounded_deviation(statistics: ChannelStatistics) -> Tensor:
+    """
+    Return (C,) deviations of at least DEVIATION_FLOOR of the channels' root mean square.
+
+    A difference in deviations would otherwise explode in the first steps of running statistics: a
+    single object deviates from the mean by nothing.
+    """
+    mean, deviation = statistics
+    root_mean_square = (mean.square() + deviation.square()).mean().sqrt()
+    return torch.maximum(deviation, DEVIATION_FLOOR * root_mean_square)
 
 
 def confidence_gate(sigma_m: Tensor, half_sigma_m: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stl_core.tensors.batch import Targets
+from stl_core.tensors.positions import lift_centers
 
 NUM_CORNERS = 8
 #: Signs of half the length, half the height (downwards) and half the width, per corner.
@@ -31,7 +32,7 @@ def project_corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
     :return: (B, N, 8, 2) network pixels, 0 for corners behind the camera; and (B, N, 8) bool,
         whether the corner is in front of the camera.
     """
-    center = _lift_centers(targets, P)
+    center = lift_centers(targets, P)
     rotation_y = targets.alpha + torch.atan2(center[..., 0], center[..., 2])
     h, w, length = (targets.size_hwl_m / 2).unbind(-1)
     signs = torch.tensor(_CORNER_SIGNS, dtype=h.dtype, device=h.device)
@@ -45,14 +46,3 @@ def project_corners(targets: Targets, P: Tensor) -> tuple[Tensor, Tensor]:
     in_front = (homogeneous[..., 2] > 0) & (points[..., 2] > 0)
     pixels = homogeneous[..., :2] / torch.where(in_front, homogeneous[..., 2], 1.0)[..., None]
     return torch.where(in_front[..., None], pixels, 0.0), in_front
-
-
-def _lift_centers(targets: Targets, P: Tensor) -> Tensor:
-    """Return 3D centres (B, N, 3), camera frame; equations as in geometry.backproject_pixels."""
-    rows = P[:, None, :2] - targets.center_px[..., None] * P[:, None, 2:]
-    rhs = -(rows[..., 2] * targets.depth_m[..., None] + rows[..., 3])
-    (a, b), (c, d) = (row.unbind(-1) for row in rows[..., :2].unbind(-2))
-    det = a * d - b * c
-    x = (d * rhs[..., 0] - b * rhs[..., 1]) / det
-    y = (a * rhs[..., 1] - c * rhs[..., 0]) / det
-    return torch.stack([x, y, targets.depth_m], -1)

@@ -1,9 +1,8 @@
 """
 MonoDETR's foreground depth map: one of D depth bins, or background, per stride-16 cell.
 
-Bin widths increase linearly with depth (LID; Reading et al., CaDDN, CVPR 2021). Labels come from
-boxes, not LiDAR: all cells of a 2D box have the depth of the object's centre; where boxes overlap,
-the nearest object wins.
+Bins are those of depth_encoding.bin_edges. Labels come from boxes, not LiDAR: all cells of a
+2D box have the depth of the object's centre; where boxes overlap, the nearest object wins.
 Shapes: B batch, N slots, C channels, D bins, h w grid at stride 16.
 """
 
@@ -16,26 +15,12 @@ from stl_core.models.detr import box_coding
 from stl_core.models.detr.query_heads import QueryHeads
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import Targets
+from stl_core.tensors.depth_encoding import bin_edges, depth_to_bins
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 STRIDE = 16
-#: Near edge of the first bin, metres.
-MIN_DEPTH_M = 1e-3
 #: Loss weight of an object's cell relative to a background cell.
 FOREGROUND_WEIGHT = 13.0
-
-
-def bin_edges(bins: int, max_depth_m: float) -> Tensor:
-    """
-    Return the near edges of D bins whose widths are 1, 2, 3, ... times the first bin's.
-
-    :param bins: D.
-    :param max_depth_m: far edge of the last bin.
-    :return: (D + 1,) metres; the last is max_depth_m, also used as the background's depth.
-    """
-    i = torch.arange(bins + 1, dtype=torch.float64)
-    fraction = i * (i + 1) / (bins * (bins + 1))
-    return (MIN_DEPTH_M + (max_depth_m - MIN_DEPTH_M) * fraction).float()
 
 
 class DepthPredictor(nn.Module):
@@ -96,18 +81,6 @@ def paint_depth(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     depth_m = torch.where(inside, targets.depth_m[..., None, None], torch.inf)
     background = torch.full_like(depth_m[:, :1], torch.inf)  # amin fails without slots
     return torch.cat([depth_m, background], 1).amin(1)
-
-
-def depth_to_bins(depth_m: Tensor, edges_m: Tensor) -> Tensor:
-    """
-    Return the depth bin of every cell.
-
-    :param depth_m: (B, h, w).
-    :param edges_m: (B, D + 1) bin edges of each image.
-    :return: (B, h, w) 0 to D - 1, and D for depths before the first bin or beyond the last.
-    """
-    index = torch.searchsorted(edges_m.contiguous(), depth_m.flatten(1), right=True) - 1
-    return torch.where(index < 0, edges_m.shape[1] - 1, index).view_as(depth_m)
 
 
 def depth_map_focal_loss(

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stl_core.distill.roi_align import SAMPLING_RATIO, interpolation_taps, pool_rois
+from stl_core.distill.roi_align import (
+    SAMPLING_RATIO,
+    interpolation_taps,
+    mean_of_boxes,
+    pool_rois,
+)
 
 H, W = 96, 320
 BOXES = torch.tensor(
@@ -47,3 +52,21 @@ def test_weights_of_a_pooled_cell_add_up_to_one():
     index, weight = interpolation_taps(low, high, 7, 12)
     assert torch.allclose(weight.sum(-1), torch.ones(3, 7))
     assert ((index >= 0) & (index < 12)).all()
+
+
+@pytest.mark.parametrize('stride', [4, 16])
+def test_the_mean_of_a_box_is_that_of_its_pooled_cells(stride):
+    torch.manual_seed(0)
+    grid = torch.randn(2, 5, H // stride, W // stride).double().requires_grad_()
+    twin = grid.detach().clone().requires_grad_()
+    order = [0, 2, 2, 1, 3, 4]  # two images with three slots each
+    box = BOXES[order, 1:].double().view(2, 3, 4) / stride
+    means = mean_of_boxes(grid, box, 7)
+    rois = BOXES[order].double()
+    rois[:, 0] = torch.tensor([0, 0, 0, 1, 1, 1])
+    expected = roi_align(twin, rois, 7, 1 / stride, SAMPLING_RATIO, True).mean((2, 3))
+    torch.testing.assert_close(means.flatten(0, 1), expected, rtol=0, atol=1e-9)
+    weight = torch.randn_like(expected)
+    (means.flatten(0, 1) * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(grid.grad, twin.grad, rtol=0, atol=1e-9)

@@ -1,7 +1,7 @@
 """
-3D positions as tensors: the centres of targets, and sinusoidal encodings of points.
+3D positions as tensors: back-projected pixels and targets, and sinusoidal encodings of points.
 
-Shapes: B batch, N object slots, C channels.
+Shapes: B batch, N object slots, C channels, h w grid.
 """
 
 from __future__ import annotations
@@ -18,21 +18,56 @@ from stl_core.tensors.batch import Targets
 WAVELENGTHS_M = (4.0, 256.0)
 
 
+def backproject_pixels(pixels: Tensor, depth_m: Tensor, P: Tensor) -> Tensor:
+    """
+    Compute the points at given depths that project to given pixels, exactly for every P.
+
+    geometry.backproject_pixels with a gradient and a P per image: solves
+    (P[i] - pixel_i * P[2]) . (x, y, z, 1) = 0 for x and y.
+
+    :param pixels: (B, ..., 2) network pixels.
+    :param depth_m: (B, ...) z in the camera frame.
+    :param P: (B, 3, 4) projections to network pixels.
+    :return: (B, ..., 3) metres, camera frame.
+    """
+    P = P.reshape(len(P), *[1] * (depth_m.dim() - 1), 3, 4)
+    rows = P[..., :2, :] - pixels[..., None] * P[..., 2:, :]
+    rhs = -(rows[..., 2] * depth_m[..., None] + rows[..., 3])
+    (a, b), (c, d) = (row.unbind(-1) for row in rows[..., :2].unbind(-2))
+    det = a * d - b * c
+    x = (d * rhs[..., 0] - b * rhs[..., 1]) / det
+    y = (a * rhs[..., 1] - c * rhs[..., 0]) / det
+    return torch.stack([x, y, depth_m], -1)
+
+
 def lift_centers(targets: Targets, P: Tensor) -> Tensor:
     """
-    Compute the 3D centres of targets from pixel and depth, as geometry.backproject_pixels does.
+    Compute the 3D centres of targets from pixel and depth, as geometry.lift does.
 
     :param targets: network pixels, metres.
     :param P: (B, 3, 4) projections to network pixels.
     :return: (B, N, 3) metres, camera frame; means nothing in empty slots.
     """
-    rows = P[:, None, :2] - targets.center_px[..., None] * P[:, None, 2:]
-    rhs = -(rows[..., 2] * targets.depth_m[..., None] + rows[..., 3])
-    (a, b), (c, d) = (row.unbind(-1) for row in rows[..., :2].unbind(-2))
-    det = a * d - b * c
-    x = (d * rhs[..., 0] - b * rhs[..., 1]) / det
-    y = (a * rhs[..., 1] - c * rhs[..., 0]) / det
-    return torch.stack([x, y, targets.depth_m], -1)
+    return backproject_pixels(targets.center_px, targets.depth_m, P)
+
+
+def cell_centers_px(
+    hw: tuple[int, int], size_px: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """
+    Return the centres of the cells of a grid over the canvas.
+
+    :param hw: height and width of the grid, cells.
+    :param size_px: height and width of the canvas.
+    :param device: device of the result.
+    :param dtype: type of the result.
+    :return: (h, w, 2) x and y, network pixels; 0 is the centre of the first pixel.
+    """
+    y, x = (
+        (torch.arange(count, device=device, dtype=dtype) + 0.5) * (size / count) - 0.5
+        for count, size in zip(hw, size_px, strict=True)
+    )
+    return torch.stack([x.expand(hw), y[:, None].expand(hw)], -1)
 
 
 def sinusoidal_encoding(points_m: Tensor, channels: int) -> Tensor:

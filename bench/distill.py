@@ -94,23 +94,23 @@ def measure(
 ) -> dict[str, float]:
     """Time the parts of a training step; returns {part: ms}."""
     student: Any = model.student
-    image = model.student_input(batch)
+    inputs = model.student_input(batch)
 
     def train_student() -> None:
-        out = student(image, batch.P, batch.targets)
+        out = student(inputs, batch.targets)
         torch.stack(
             list(student.losses(out, batch.targets, SINGLE_PART).values())
         ).sum().backward()
 
     def run_teacher() -> None:
         with torch.no_grad():
-            model.teacher(model.teacher_input(batch), batch.P)
+            model.teacher(model.teacher_input(batch))
 
     def run_layers() -> None:
         adapted = model._adapt_features(features, model.alone_epochs)
         torch.stack([each.mean() for each in adapted.values()]).sum().backward()
 
-    view = model.make_view(student(image, batch.P, batch.targets), batch, 0.0)
+    view = model.make_view(student(inputs, batch.targets), batch, 0.0)
     features = {stride: leaf(each) for stride, each in view.student.features.items()}
     times_ms = {
         'student': clock(train_student),

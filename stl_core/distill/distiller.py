@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from stl_core.distill import LOSSES, regions
 from stl_core.distill.adapters import ReviewFusion, build_adapter
-from stl_core.tensors.batch import Batch, DistillView, NetworkOutputs
+from stl_core.tensors.batch import Batch, DistillView, NetworkInput, NetworkOutputs
 from stl_core.tensors.detector import Detector, Outputs, TargetPredictions
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import StepNormalizer
 
-#: Function from a batch to the input of a network: (B, C, H, W), normalised.
-InputFn = Callable[[Batch], Tensor]
+#: Function from a batch to the input of a network.
+InputFn = Callable[[Batch], NetworkInput]
 
 #: Bounds of a depth sigma, metres. Losses divide by sigma and its square: below a millimetre one
 #: object would outweigh all others; a kilometre means that the depth is unknown.
@@ -120,7 +120,7 @@ class Distiller(nn.Module):
     def forward(self, batch: Batch, epoch: float, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """Return the student's losses and 'distill/<name>' of each configured loss, unweighted."""
         with autocast_to(self.precision, batch.image.device):
-            out = self.student(self.student_input(batch), batch.P, batch.targets)
+            out = self.student(self.student_input(batch), batch.targets)
         out = outputs_to_float32(out)
         losses = self.student.losses(out, batch.targets, normalizer)
         view = self.make_view(out, batch, epoch)
@@ -141,7 +141,7 @@ class Distiller(nn.Module):
         with autocast_to(self.precision, batch.image.device):
             adapted = self._adapt_features(student.features, epoch)
             with torch.no_grad():
-                teacher_out = self.teacher(self.teacher_input(batch), batch.P)
+                teacher_out = self.teacher(self.teacher_input(batch))
         with torch.no_grad():
             teacher_out = outputs_to_float32(teacher_out)
             at_teacher = self.teacher.predictions_at_targets(teacher_out, batch.targets)

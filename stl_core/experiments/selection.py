@@ -184,7 +184,7 @@ def _load_before_and_after(resolved: ResolvedConfig, path: Path) -> list[Distill
 
 @torch.no_grad()
 def _make_view(model: Distiller, batch: Batch) -> DistillView:
-    out = model.student(model.student_input(batch), batch.P)
+    out = model.student(model.student_input(batch))
     return model.make_view(out, batch, 0.0)
 
 

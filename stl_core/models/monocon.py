@@ -34,7 +34,7 @@ from stl_core.models.centernet.heads import (
 )
 from stl_core.models.published_protocol import protocol_by_score
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
@@ -149,18 +149,18 @@ class MonoCon(nn.Module):
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
 
     def forward(
-        self, image: Tensor, P: Tensor, targets: Targets | None = None
+        self, inputs: NetworkInput, targets: Targets | None = None
     ) -> Outputs[CenterNetHeads]:
         """
         Run the network.
 
-        :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections to network pixels; their focal lengths scale the depth.
+        :param inputs: images with in_channels channels, and projections, whose focal lengths
+            scale the depth.
         :param targets: if given, or in training mode, the contexts are computed too.
         :return: features, the neck's stride-4 map and the backbone's coarser maps; raw heads
             (B, channels, H/4, W/4); and P.
         """
-        features = self.backbone(image)
+        features = self.backbone(inputs.image)
         fused = self.neck(features)
         skip = frozenset() if self.training or targets is not None else CONTEXT_HEADS
         heads: dict[str, Tensor] = {}
@@ -168,10 +168,10 @@ class MonoCon(nn.Module):
             heads.update(head(fused, skip))
         heads['heading'] = torch.cat([heads.pop('heading_bin'), heads.pop('heading_rest')], 1)
         if self.config.virtual_focal_px:
-            factor = P[:, 0, 0] / self.config.virtual_focal_px
+            factor = inputs.P[:, 0, 0] / self.config.virtual_focal_px
             heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
-        size_px = (image.shape[2], image.shape[3])
-        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), size_px, P)
+        size_px = inputs.size_px
+        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), size_px, inputs.P)
 
     def losses(
         self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer

@@ -31,7 +31,7 @@ from stl_core.models.detr.transformer import (
 )
 from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
@@ -185,21 +185,20 @@ class MonoDETR(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, P: Tensor, targets: Targets | None = None
+        self, inputs: NetworkInput, targets: Targets | None = None
     ) -> Outputs[MonoDETRHeads]:
         """
         Run the network.
 
-        :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections to network pixels; their focal lengths turn size into
-            depth.
+        :param inputs: images with in_channels channels, and projections, whose focal lengths
+            turn size into depth.
         :param targets: given by training: they are matched once, here, and losses and
             predictions_at_targets of the same targets use this assignment. The public code's
             query denoising, which also needs targets, is off by default.
         :return: features, the backbone's maps at strides 8, 16, 32; raw heads, of all query
             groups in training mode, else of the first group; and the assignment.
         """
-        features = self.backbone(image)[1:]
+        features = self.backbone(inputs.image)[1:]
         sources = (*features, features[-1])
         maps = tuple(layer(each) for layer, each in zip(self.project, sources, strict=True))
         logits, depth_m, tokens = self.depth_map(maps[:3])
@@ -208,7 +207,7 @@ class MonoDETR(nn.Module):
         queries = self.queries.weight[: groups * self.config.queries]
         hidden, box = self.decoder(queries, groups, memory, self.heads['box'])
         regressed = self._run_heads(hidden, box)
-        focal, virtual = P[:, 0, 0], self.config.virtual_focal_px
+        focal, virtual = inputs.P[:, 0, 0], self.config.virtual_focal_px
         trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
         focal_ratio = focal / trained_focal_px
         heads = MonoDETRHeads(
@@ -220,7 +219,7 @@ class MonoDETR(nn.Module):
             depth_map=logits,
             depth_edges_m=self.depth_map.edges_m * focal_ratio[:, None],
         )
-        size_px = (image.shape[2], image.shape[3])
+        size_px = inputs.size_px
         assignment = None
         if targets is not None:
             assignment = assign_targets(heads.queries(), targets, size_px, groups)

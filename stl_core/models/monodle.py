@@ -29,7 +29,7 @@ from stl_core.models.centernet.heads import (
 )
 from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
@@ -130,18 +130,18 @@ class MonoDLE(nn.Module):
         self.register_buffer('mean_size_hwl_m', mean, persistent=False)
 
     def forward(
-        self, image: Tensor, P: Tensor, targets: Targets | None = None
+        self, inputs: NetworkInput, targets: Targets | None = None
     ) -> Outputs[CenterNetHeads]:
         """
         Run the network.
 
-        :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections to network pixels; their focal lengths scale the depth.
+        :param inputs: images with in_channels channels, and projections, whose focal lengths
+            scale the depth.
         :param targets: unused; all detectors have the same signature.
         :return: features, the neck's stride-4 map and the backbone's coarser maps; and the seven
             raw heads (B, channels, H/4, W/4).
         """
-        features = self.backbone(image)
+        features = self.backbone(inputs.image)
         fused = self.neck(features)
         heads = {
             name: _head_in_float32(head, fused) if name == 'depth' else head(fused)
@@ -149,11 +149,9 @@ class MonoDLE(nn.Module):
         }
         if self.config.virtual_focal_px:
             heads['depth'] = depth_encoding.rescale_to_focal_length(
-                heads['depth'], P[:, 0, 0] / self.config.virtual_focal_px
+                heads['depth'], inputs.P[:, 0, 0] / self.config.virtual_focal_px
             )
-        return Outputs(
-            (fused, *features[1:]), CenterNetHeads(**heads), (image.shape[2], image.shape[3])
-        )
+        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), inputs.size_px)
 
     def losses(
         self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer

@@ -66,6 +66,27 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class NetworkInput:
+    """
+    What a network sees of B images.
+
+    :param image: (B, C, H, W) normalised RGB, or depth of a teacher, see normalization.
+    :param P: (B, 3, 4) projections to network pixels.
+    :param given_depth_m: (B, H, W) z in metres that a privileged teacher is given in place of what
+        its own depth branch would predict, 0 where unknown; None for every other network.
+    """
+
+    image: Tensor
+    P: Tensor
+    given_depth_m: Tensor | None = None
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of the images, network pixels."""
+        return self.image.shape[2], self.image.shape[3]
+
+
+@dataclass(frozen=True)
 class NetworkOutputs:
     """
     Outputs of one network on a batch, as input of a distillation loss.

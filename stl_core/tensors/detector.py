@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.reductions import StepNormalizer
 
 D = TypeVar('D', bound='Detector')
@@ -92,12 +92,11 @@ class Detector(Protocol):
     def config(self) -> Any:
         """Frozen dataclass of the detector's options."""
 
-    def forward(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+    def forward(self, inputs: NetworkInput, targets: Targets | None = None) -> Outputs:
         """
         Run the network; call the detector itself instead, which also runs torch's hooks.
 
-        :param image: (B, in_channels, H, W) normalised.
-        :param P: (B, 3, 4) projections to network pixels.
+        :param inputs: images with in_channels channels, and their projections.
         :param targets: given by training, for heads that only training needs.
         """
 
@@ -122,7 +121,7 @@ class Detector(Protocol):
     # methods of every nn.Module
     training: bool
 
-    def __call__(self, image: Tensor, P: Tensor, targets: Targets | None = None) -> Outputs:
+    def __call__(self, inputs: NetworkInput, targets: Targets | None = None) -> Outputs:
         """Run forward with the module's hooks."""
 
     def train(self: D, mode: bool = True) -> D:

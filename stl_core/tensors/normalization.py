@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from stl_core.preprocessing import DepthSpec, InputSpec
-from stl_core.tensors.batch import Batch
+from stl_core.tensors.batch import Batch, NetworkInput
 
 
-def network_input(batch: Batch, spec: InputSpec) -> Tensor:
+def network_input(batch: Batch, spec: InputSpec) -> NetworkInput:
     """
-    Return the normalised network input of a batch.
+    Return what a network sees of a batch.
 
     :param batch: with depth_m, if the network has depth input.
     :param spec: input of the network.
-    :return: (B, spec.channels, H, W) float32.
+    :return: normalised images, (B, spec.channels, H, W) float32, and the projections.
     :raises ValueError: when the network has depth input and the batch has no depth.
     """
     if spec.depth is None:
-        return normalise_input(batch.image, batch.P, spec)
+        return NetworkInput(normalise_input(batch.image, batch.P, spec), batch.P)
     if batch.depth_m is None:
         raise ValueError('this network has depth input, but the batch was loaded without depth')
-    return normalise_input(batch.depth_m, batch.P, spec)
+    return NetworkInput(normalise_input(batch.depth_m, batch.P, spec), batch.P)
 
 
 def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:

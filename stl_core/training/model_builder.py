@@ -119,7 +119,7 @@ class SupervisedModel(nn.Module):
 
     def forward(self, batch: Batch, epoch: float, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """Return {name: unweighted loss} of the detector on a batch."""
-        image = normalization.network_input(batch, self.spec)
-        with autocast_to(self.precision, image.device):
-            out = self.detector(image, batch.P, batch.targets)
+        inputs = normalization.network_input(batch, self.spec)
+        with autocast_to(self.precision, inputs.image.device):
+            out = self.detector(inputs, batch.targets)
         return self.detector.losses(outputs_to_float32(out), batch.targets, normalizer)

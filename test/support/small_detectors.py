@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stl_core.models import DETECTORS
-from stl_core.tensors.batch import pad_targets
+from stl_core.tensors.batch import NetworkInput, pad_targets
 from stl_core.types import ImageObjects
 
 #: Options that make each detector small enough for tests.
@@ -65,4 +65,4 @@ class DecodingDetector(torch.nn.Module):
         self.detector = detector
 
     def forward(self, image, P):
-        return self.detector.decode(self.detector(image, P))
+        return self.detector.decode(self.detector(NetworkInput(image, P)))

@@ -72,10 +72,10 @@ class ToyDetector(nn.Module):
             }
         )
 
-    def forward(self, image, P, targets=None):
-        features = self.body(image).relu()
+    def forward(self, inputs, targets=None):
+        features = self.body(inputs.image).relu()
         heads = ToyHeads(**{name: head(features) for name, head in self.heads.items()})
-        return Outputs((features,), heads, (image.shape[2], image.shape[3]))
+        return Outputs((features,), heads, inputs.size_px)
 
     def losses(self, outputs, targets, normalizer):
         cell, inside = target_cells(outputs, targets)

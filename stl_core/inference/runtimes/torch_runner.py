@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stl_core.inference.model_file import load_detector, read_model_spec
 from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.preprocessing import InputSpec
-from stl_core.tensors.batch import as_image_objects
+from stl_core.tensors.batch import NetworkInput, as_image_objects
 from stl_core.tensors.detector import Detector, Outputs
 from stl_core.tensors.normalization import InputNormalization
 from stl_core.tensors.precision import PRECISIONS, autocast_to, outputs_to_float32
@@ -59,7 +59,7 @@ class NormalizedDetector(nn.Module):
         :param P: (B, 3, 4) float32 projections of the canvases.
         :return: outputs of the detector.
         """
-        return self.detector(self.normalization(canvases, P), P)
+        return self.detector(NetworkInput(self.normalization(canvases, P), P))
 
 
 class TorchRunner:

@@ -18,7 +18,7 @@ from stl_core.models import DETECTORS
 from stl_core.models.detr import matcher
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import depth_encoding, normalization
-from stl_core.tensors.batch import Batch, pad_targets
+from stl_core.tensors.batch import Batch, NetworkInput, pad_targets
 from stl_core.tensors.reductions import SINGLE_PART
 
 SMALL = DistillLayersConfig(width=16)
@@ -33,7 +33,7 @@ def pixels(batch):
 
 def negative(batch):
     """Return another image of the same scene, as input of the teacher."""
-    return -pixels(batch)
+    return NetworkInput(-pixels(batch).image, batch.P)
 
 
 def a_batch(rows=2, count=4):
@@ -78,9 +78,7 @@ def steps(model, batch, count=3):
 def test_every_loss_is_returned_by_name_next_to_those_of_the_student():
     model, batch = distiller(ALL), a_batch()
     named = model(batch, 0.5, SINGLE_PART)
-    detection = model.student.losses(
-        model.student(pixels(batch), batch.P), batch.targets, SINGLE_PART
-    )
+    detection = model.student.losses(model.student(pixels(batch)), batch.targets, SINGLE_PART)
     assert named.keys() == detection.keys() | {f'distill/{name}' for name in LOSSES}
     assert all(value.dim() == 0 and value.isfinite() for value in named.values())
 
@@ -89,7 +87,7 @@ def test_without_distillation_losses_a_student_learns_from_labels_alone():
     model, batch = distiller({}), a_batch()
     named = model(batch, 0.0, SINGLE_PART)
     twin = build('monodle').train()
-    assert named == twin.losses(twin(pixels(batch), batch.P), batch.targets, SINGLE_PART)
+    assert named == twin.losses(twin(pixels(batch)), batch.targets, SINGLE_PART)
     assert not list(model.adapters.parameters())
 
 
@@ -202,7 +200,7 @@ def test_the_student_equals_the_plain_detector(name):
     assert model.detector is model.student
     model.eval()
     with torch.no_grad():
-        expected, out = (net(pixels(batch), batch.P) for net in (plain, model.detector))
+        expected, out = (net(pixels(batch)) for net in (plain, model.detector))
         expected_boxes, boxes = plain.decode(expected), model.detector.decode(out)
     for one, other in zip(expected.features, out.features, strict=True):
         assert torch.equal(one, other)
@@ -217,7 +215,7 @@ def test_the_exported_graph_equals_that_of_the_plain_detector(name):
     model, batch = same_detectors(name).eval(), a_batch(1)
     graphs, states = [], []
     for net in (build(name).eval(), model.detector):
-        exported = torch.export.export(DecodingDetector(net), (pixels(batch), batch.P))
+        exported = torch.export.export(DecodingDetector(net), (pixels(batch).image, batch.P))
         graphs.append([(node.op, str(node.target), node.name) for node in exported.graph.nodes])
         states.append(exported.state_dict.keys())
     assert graphs[0] == graphs[1]
@@ -236,7 +234,7 @@ def test_a_distiller_is_restored_from_its_state_dict():
 
 def test_features_of_a_dla_teacher_and_a_mobile_student_are_paired_by_stride():
     model, batch = distiller(teacher=build('monodle', backbone='dla34')), a_batch()
-    view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
+    view = model.make_view(model.student(pixels(batch)), batch, 0.0)
     assert list(view.adapted) == [8, 16, 32]
     for stride, student, teacher in view.feature_pairs():
         assert student.shape == teacher.shape == (2, 16 * stride, H // stride, W // stride)
@@ -248,7 +246,7 @@ def test_the_teacher_runs_on_the_result_of_teacher_input():
     inputs = []
 
     def depth_maps(batch):
-        inputs.append(torch.rand(len(batch.ids), 2, H, W))
+        inputs.append(NetworkInput(torch.rand(len(batch.ids), 2, H, W), batch.P))
         return inputs[-1]
 
     entry = DETECTORS['monodle']
@@ -262,15 +260,15 @@ def test_the_teacher_runs_on_the_result_of_teacher_input():
         build('monodle'), teacher, SELECTIVE, SMALL,
         student_input=pixels, teacher_input=depth_maps,
     )  # fmt: skip
-    view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
+    view = model.make_view(model.student(pixels(batch)), batch, 0.0)
     with torch.no_grad():
-        expected = teacher(inputs[0], batch.P)
+        expected = teacher(inputs[0])
     torch.testing.assert_close(view.teacher.heads, expected.heads.as_dict())
 
 
 def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
     model, batch = distiller(), a_batch()
-    out = model.student(pixels(batch), batch.P)
+    out = model.student(pixels(batch))
     view = model.make_view(out, batch, 2.5)
     predicted = model.student.predictions_at_targets(out, batch.targets)
     assert torch.equal(view.student.depth_sigma_m, predicted.depth_sigma_m)
@@ -285,7 +283,7 @@ def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
 @pytest.mark.parametrize(('log_sigma', 'clamped'), [(30.0, 1e3), (-30.0, 1e-3)])
 def test_an_extreme_sigma_is_clamped(log_sigma, clamped):
     model, batch = distiller(ALL), a_batch()
-    out = model.student(pixels(batch), batch.P)
+    out = model.student(pixels(batch))
     out.heads.depth.data[:, 1] = log_sigma
     view = model.make_view(out, batch, 0.0)
     assert (view.student.depth_sigma_m == clamped).all()
@@ -302,7 +300,7 @@ def test_sigma_of_an_object_is_that_of_the_query_matched_in_training():
     for column in (targets.center_px, targets.box_px, targets.class_id):
         column[:, 1] = column[:, 0]  # two objects compete for one query
     targets.center_px[:, 1] += 1
-    out = model.student(pixels(batch), batch.P, targets)
+    out = model.student(pixels(batch), targets)
     sigma_m = model.make_view(out, batch, 0.0).student.depth_sigma_m
     depth = out.heads.depth
     assert depth.shape[2] == 3 * student.config.queries
@@ -376,7 +374,7 @@ def test_labels_of_other_classes_do_not_change_the_losses(tmp_path):
         frames = dataset.FrameDataset(data, InputSpec(W, H), ('Car',), 0)
         batch = dataset.collate([frames[0, 2]], 10)
         model = distiller().eval()
-        view = model.make_view(model.student(pixels(batch), batch.P), batch, 0.0)
+        view = model.make_view(model.student(pixels(batch)), batch, 0.0)
         assert view.targets.valid.sum() == 1
         assert float(view.targets.depth_m[0, 0]) == pytest.approx(float(car.split()[13]), abs=0.01)
         losses.append(model(batch, 0.0, SINGLE_PART))
@@ -445,7 +443,7 @@ def test_plain_heads_refuses_detectors_without_head_maps():
 @every_detector
 def test_a_detector_returns_predictions_for_each_target(name):
     model, batch = build(name), a_batch()
-    out = model(pixels(batch), batch.P, batch.targets)
+    out = model(pixels(batch), batch.targets)
     predicted = model.predictions_at_targets(out, batch.targets)
     predictions, valid = predicted.predictions, batch.targets.valid
     for value in (*predictions.values(), predicted.depth_sigma_m):
@@ -469,7 +467,7 @@ def test_the_depth_prediction_is_a_logit_in_metres_of_the_given_camera(name):
             depth_encoding.from_logit(
                 model.predictions_at_targets(out, batch.targets).predictions['depth']
             )
-            for out in (model(pixels(batch), P) for P in (batch.P, longer))
+            for out in (model(NetworkInput(pixels(batch).image, P)) for P in (batch.P, longer))
         )
     torch.testing.assert_close(far, 2 * near, rtol=1e-3, atol=1e-3)
 
@@ -484,7 +482,7 @@ def test_a_truncated_object_is_distilled_if_its_cell_is_on_the_canvas(name, kept
     batch = dataclasses.replace(batch, targets=targets)
     student, teacher = build(name), build(name)
     model = distiller({'feature': {}}, student=student, teacher=teacher).eval()
-    out = model.student(pixels(batch), batch.P, batch.targets)
+    out = model.student(pixels(batch), batch.targets)
     view = model.make_view(out, batch, 0.0)
     assert bool(view.targets.valid[0, 0]) == kept
     assert view.targets.valid[0, 1:3].all()

@@ -9,7 +9,7 @@ from small_detectors import SMALL, H, W, batch, build, every_detector
 
 from stl_core.models import DETECTORS, losses
 from stl_core.models.centernet import heatmap
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.precision import autocast_to
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import ImageObjects
@@ -20,7 +20,7 @@ def test_half_precision_does_not_round_depth(name):
     """At a logit of -3.3, bfloat16 resolves depth only in steps of 1.6 %."""
     model, (image, P, _) = build(name).eval(), batch()
     with torch.no_grad(), autocast_to('bf16', image.device):
-        depth = model(image, P).heads.depth
+        depth = model(NetworkInput(image, P)).heads.depth
     assert depth.dtype == torch.float32
     assert (depth != depth.bfloat16()).float().mean() > 0.9
 
@@ -31,7 +31,9 @@ def test_total_loss_decreases_in_training(name):
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     totals = []
     for _ in range(20):
-        total = sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values())
+        total = sum(
+            model.losses(model(NetworkInput(image, P), targets), targets, SINGLE_PART).values()
+        )
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -43,9 +45,9 @@ def test_total_loss_decreases_in_training(name):
 def test_a_batch_gives_the_same_detections_as_single_images(name):
     model, (image, P, _) = build(name).eval(), batch(3)
     with torch.no_grad():
-        together = model.decode(model(image, P))
+        together = model.decode(model(NetworkInput(image, P)))
         for row in range(3):
-            alone = model.decode(model(image[row : row + 1], P[row : row + 1]))
+            alone = model.decode(model(NetworkInput(image[row : row + 1], P[row : row + 1])))
             for field, value in alone.items():
                 torch.testing.assert_close(value[0], together[field][row], atol=1e-4, rtol=1e-4)
 
@@ -56,7 +58,10 @@ def test_twice_the_focal_length_doubles_depth_and_sigma(name):
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
     with torch.no_grad():
-        near, far = model.decode(model(image, P)), model.decode(model(image, longer))
+        near, far = (
+            model.decode(model(NetworkInput(image, P))),
+            model.decode(model(NetworkInput(image, longer))),
+        )
     for field, value in far.items():
         if field == 'depth_m':
             torch.testing.assert_close(value, 2 * near[field], rtol=1e-3, atol=1e-3)
@@ -69,7 +74,7 @@ def test_twice_the_focal_length_doubles_depth_and_sigma(name):
 def test_monodle_without_virtual_focal_length_ignores_projections():
     model, (image, P, _) = build('monodle', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
-        one, other = model(image, P), model(image, 3 * P)
+        one, other = model(NetworkInput(image, P)), model(NetworkInput(image, 3 * P))
     torch.testing.assert_close(one.heads.as_dict(), other.heads.as_dict(), rtol=0, atol=0)
 
 
@@ -77,7 +82,7 @@ def test_monodle_without_virtual_focal_length_ignores_projections():
 @pytest.mark.parametrize('count', [0, 1])
 def test_few_or_no_objects_give_finite_losses_and_gradients(name, count):
     model, (image, P, targets) = build(name), batch(2, count)
-    loss_values = model.losses(model(image, P, targets), targets, SINGLE_PART)
+    loss_values = model.losses(model(NetworkInput(image, P), targets), targets, SINGLE_PART)
     assert all(value.dim() == 0 and torch.isfinite(value) for value in loss_values.values())
     sum(loss_values.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -89,7 +94,7 @@ def test_losses_ignore_objects_outside_the_canvas(name):
     moved = {'center_px': targets.center_px - 1000, 'box_px': targets.box_px - 1000}
     outside_targets = dataclasses.replace(targets, **moved)
     no_targets = dataclasses.replace(targets, valid=torch.zeros_like(targets.valid))
-    out = model(image, P, outside_targets)
+    out = model(NetworkInput(image, P), outside_targets)
     loss_values = model.losses(out, outside_targets, SINGLE_PART)
     torch.testing.assert_close(
         loss_values, model.losses(out, no_targets, SINGLE_PART), rtol=0, atol=0
@@ -105,7 +110,7 @@ def test_losses_ignore_objects_outside_the_canvas(name):
 def test_decode_returns_the_fields_of_image_objects(name):
     model, (image, P, _) = build(name).eval(), batch()
     with torch.no_grad():
-        decoded = model.decode(model(image, P))
+        decoded = model.decode(model(NetworkInput(image, P)))
     assert decoded.keys() == ImageObjects.FIELD_SHAPES.keys()
     for field, width in ImageObjects.FIELD_SHAPES.items():
         assert decoded[field].shape[2:] == width
@@ -115,7 +120,7 @@ def test_decode_returns_the_fields_of_image_objects(name):
 @every_detector
 def test_losses_and_decode_do_not_modify_outputs(name):
     model, (image, P, targets) = build(name).eval(), batch()
-    out = model(image, P, targets)
+    out = model(NetworkInput(image, P), targets)
     before = {key: value.clone() for key, value in out.heads.as_dict().items()}
     model.losses(out, targets, SINGLE_PART)
     model.decode(out)

@@ -16,7 +16,7 @@ from stl_core.inference.model_file import build_detector
 from stl_core.models import DETECTORS, backbone, monodetr
 from stl_core.models.detr import box_coding, criterion, depth_predictor
 from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads
-from stl_core.tensors.batch import as_image_objects, pad_targets
+from stl_core.tensors.batch import NetworkInput, as_image_objects, pad_targets
 from stl_core.tensors.detector import Outputs
 from stl_core.tensors.reductions import SINGLE_PART
 
@@ -184,7 +184,7 @@ def test_sigma_at_a_target_is_that_of_the_matched_query():
 
 def test_a_surplus_target_is_not_found():
     model, (image, P, targets) = build('monodetr', queries=3).eval(), batch(2, 4)
-    found = model.predictions_at_targets(model(image, P), targets).found
+    found = model.predictions_at_targets(model(NetworkInput(image, P)), targets).found
     assert found.sum(1).tolist() == [3, 3]
     assert not found[~targets.valid].any()
 
@@ -195,8 +195,8 @@ def test_twice_the_focal_length_and_depth_give_the_same_losses():
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 2
     farther = dataclasses.replace(targets, depth_m=2 * targets.depth_m)
-    near = model.losses(model(image, P), targets, SINGLE_PART)
-    far = model.losses(model(image, longer), farther, SINGLE_PART)
+    near = model.losses(model(NetworkInput(image, P)), targets, SINGLE_PART)
+    far = model.losses(model(NetworkInput(image, longer)), farther, SINGLE_PART)
     far['det/depth'] = far['det/depth'] - 2 * np.log(2)
     torch.testing.assert_close(far, near, rtol=1e-4, atol=1e-4)
 
@@ -204,7 +204,7 @@ def test_twice_the_focal_length_and_depth_give_the_same_losses():
 def test_monodetr_without_virtual_focal_length_uses_projections_for_depth_from_height_only():
     model, (image, P, _) = build('monodetr', virtual_focal_px=0.0).eval(), batch()
     with torch.no_grad():
-        one, other = model(image, P).heads, model(image, 3 * P).heads
+        one, other = model(NetworkInput(image, P)).heads, model(NetworkInput(image, 3 * P)).heads
     box_px = box_coding.box_width_height(one.box.sigmoid())[..., 1] * image.shape[2]
     from_height = one.size_3d[..., 0] * P[0, 0, 0] / box_px
     one.depth[..., 0] += 2 * from_height / 3
@@ -239,8 +239,8 @@ def test_groups_of_queries_are_independent():
     model, (image, P, _) = build('monodetr', dropout=0.0, groups=3), batch()
     model.backbone.eval()
     with torch.no_grad():
-        together = model(image, P).heads.as_dict()
-        alone = model.eval()(image, P).heads.as_dict()
+        together = model(NetworkInput(image, P)).heads.as_dict()
+        alone = model.eval()(NetworkInput(image, P)).heads.as_dict()
     assert together['class'].shape[2] == 36
     for name in ('class', 'box', 'size_3d', 'heading', 'depth'):
         torch.testing.assert_close(together[name][:, :, :12], alone[name])
@@ -249,7 +249,7 @@ def test_groups_of_queries_are_independent():
 def test_losses_are_float32_under_autocast():
     model, (image, P, targets) = build('monodetr'), batch()
     with torch.autocast('cpu', torch.bfloat16):
-        out = model(image, P, targets)
+        out = model(NetworkInput(image, P), targets)
         loss_values = model.losses(out, targets, SINGLE_PART)
     assert all(each.dtype == torch.float32 for each in (out.heads.box, out.heads.depth))
     assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in loss_values.values())
@@ -259,7 +259,9 @@ def test_losses_are_float32_under_autocast():
 
 def test_every_parameter_receives_a_gradient():
     model, (image, P, targets) = build('monodetr'), batch()
-    sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values()).backward()
+    sum(
+        model.losses(model(NetworkInput(image, P), targets), targets, SINGLE_PART).values()
+    ).backward()
     without_gradient = [name for name, p in model.named_parameters() if p.grad is None]
     assert without_gradient == []
 
@@ -273,7 +275,9 @@ def test_a_pretrained_backbone_freezes_norms_and_early_stages(monkeypatch):
     assert not any(p.requires_grad for n, p in body.named_parameters() if 'blocks.0' in n)
     assert body.get_parameter('blocks.2.0.pw_exp.conv.weight').requires_grad
     before = {name: value.clone() for name, value in body.state_dict().items()}
-    sum(model.losses(model(image, P, targets), targets, SINGLE_PART).values()).backward()
+    sum(
+        model.losses(model(NetworkInput(image, P), targets), targets, SINGLE_PART).values()
+    ).backward()
     for name, value in body.state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -8,12 +8,13 @@ from small_detectors import batch, build
 
 from stl_core.models import monodetr
 from stl_core.models.detr import matcher
+from stl_core.tensors.batch import NetworkInput
 from stl_core.tensors.reductions import SINGLE_PART
 
 
 def test_losses_and_predictions_use_the_assignment_of_forward(monkeypatch):
     model, (image, P, targets) = build('monodetr').train(), batch()
-    out = model(image, P, targets)
+    out = model(NetworkInput(image, P), targets)
     # without an assignment, each of them solves for its part
     alone = dataclasses.replace(out, assignment=None)
     expected = model.losses(alone, targets, SINGLE_PART)
@@ -35,7 +36,7 @@ def test_losses_and_predictions_use_the_assignment_of_forward(monkeypatch):
 def test_an_assignment_of_other_targets_is_not_used():
     model, (image, P, targets) = build('monodetr').eval(), batch()
     fewer = dataclasses.replace(targets, valid=targets.valid & False)
-    out = model(image, P, targets)
+    out = model(NetworkInput(image, P), targets)
     assert model.predictions_at_targets(out, targets).found.any()
     assert not model.predictions_at_targets(out, fewer).found.any()
 
@@ -53,7 +54,7 @@ def gradients(checkpoint_activations, precision):
     torch.manual_seed(5)
     with torch.autograd.graph.saved_tensors_hooks(record, lambda value: value):
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
-            out = model(image, P, targets)
+            out = model(NetworkInput(image, P), targets)
     losses = model.losses(out, targets, SINGLE_PART)
     sum(losses.values()).backward()
     return losses, {name: p.grad for name, p in model.named_parameters()}, sum(kept.values())

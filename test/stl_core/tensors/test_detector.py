@@ -9,6 +9,7 @@ from torch import nn
 
 from stl_core.models import DETECTORS
 from stl_core.models.centernet.heads import CenterNetHeads, head_channels
+from stl_core.tensors.batch import NetworkInput
 from stl_core.tensors.detector import as_detector, check_head_names, check_head_shapes
 
 BINS, CLASSES = 12, 3
@@ -60,7 +61,7 @@ def test_a_module_that_lacks_a_part_of_the_contract_is_refused_by_name():
 @every_detector
 def test_outputs_have_the_documented_shapes(name):
     model, (image, P, targets) = build(name).train(), batch()
-    out = model(image, P, targets)
+    out = model(NetworkInput(image, P), targets)
     check_head_shapes(out.heads, SHAPES[name])
     assert out.size_px == (H, W)
     assert all(type(size) is int for size in out.size_px)

@@ -168,12 +168,12 @@ def test_distillation_feeds_the_teacher_its_training_input(trained):
     known = batch.depth_m > 0
     metres = torch.where(known, (batch.depth_m - 14.0) / DepthSpec().std_m, 0)
     teacher_input = model.teacher_input(batch)
-    torch.testing.assert_close(teacher_input, torch.stack([metres, known.float()], 1))
+    torch.testing.assert_close(teacher_input.image, torch.stack([metres, known.float()], 1))
     path = distil.distill.teacher
     teacher = model_file.load_detector(path, model_file.read_model_spec(path)).eval()
     with torch.no_grad():
-        view = model.make_view(model.student(model.student_input(batch), batch.P), batch, 0.0)
-        expected = teacher(teacher_input, batch.P).heads.as_dict()
+        view = model.make_view(model.student(model.student_input(batch)), batch, 0.0)
+        expected = teacher(teacher_input).heads.as_dict()
         torch.testing.assert_close(view.teacher.heads, expected)
 
 

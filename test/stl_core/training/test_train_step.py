@@ -73,11 +73,11 @@ class DtypeRecorder(nn.Module):
         super().__init__()
         self.layer = nn.Conv2d(3, 1, 1)
 
-    def forward(self, image, P, targets):
-        value = self.layer(image)
+    def forward(self, inputs, targets):
+        value = self.layer(inputs.image)
         self.activation_dtype = value.dtype
         heads = ValueHeads(value, torch.zeros(1, dtype=torch.int64))
-        return Outputs((value,), heads, (image.shape[2], image.shape[3]))
+        return Outputs((value,), heads, inputs.size_px)
 
     def losses(self, out, targets, normalizer):
         self.loss_dtypes = [out.features[0].dtype, out.heads.value.dtype, out.heads.index.dtype]

@@ -17,6 +17,7 @@ from stl_core.data.checks.label_table import stack_labels
 from stl_core.data.frame_source import LazyArray, SourceImage, read_images
 from stl_core.data.sources import kitti
 from stl_core.models import DETECTORS
+from stl_core.tensors.batch import NetworkInput
 from stl_core.training import config
 from stl_core.training.run import object_counts
 
@@ -142,7 +143,7 @@ def test_counts_equal_what_the_network_is_given(sources, format_name, canvas, na
     detector = DETECTORS[name].detector(run.detector.options, in_channels=3, num_classes=2).eval()
     image = torch.zeros(len(frames), 3, canvas[1], canvas[0])
     with torch.no_grad():
-        outputs = detector(image, batch.P)
+        outputs = detector(NetworkInput(image, batch.P))
         found = detector.predictions_at_targets(outputs, batch.targets).found
     targets = batch.targets
     visible = (targets.box_px[..., 2:] > targets.box_px[..., :2]).all(-1) & found & targets.valid

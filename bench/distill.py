@@ -26,11 +26,13 @@ from torch import Tensor
 from stl_core.distill import LOSSES
 from stl_core.distill.distiller import Distiller, DistillLayersConfig
 from stl_core.distill.losses import relation
+from stl_core.distill.view import DistillView
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
-from stl_core.tensors.batch import Batch, DistillView, pad_targets, to_device
+from stl_core.tensors.batch import Batch, pad_targets, to_device
 from stl_core.tensors.detector import Detector
+from stl_core.tensors.feature_level import FeatureLevel
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import ImageObjects
 
@@ -107,17 +109,21 @@ def measure(
             model.teacher(model.teacher_input(batch))
 
     def run_layers() -> None:
-        adapted = model._adapt_features(features, model.alone_epochs)
+        adapted = model._adapt_features(levels, model.alone_epochs)
         torch.stack([each.mean() for each in adapted.values()]).sum().backward()
 
     view = model.make_view(student(inputs, batch.targets), batch, 0.0)
-    features = {stride: leaf(each) for stride, each in view.student.features.items()}
+    levels = {
+        name: FeatureLevel(leaf(each.map), each.spec) for name, each in view.student.levels.items()
+    }
     times_ms = {
         'student': clock(train_student),
         'teacher': clock(run_teacher),
         'layers': clock(run_layers),
     }
     for name, entry in LOSSES.items():
+        if entry.loss is None:
+            continue
         config = model.losses.get(name, entry.config())
         times_ms[name] = clock(
             lambda e=entry, c=config: e.loss(leaves(view), c, SINGLE_PART).backward()  # type: ignore

@@ -7,17 +7,21 @@ exist only in training. Shapes: B batch, N object slots, C channels, h w grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stl_core.distill import LOSSES, regions
+from stl_core.distill import LOSSES
 from stl_core.distill.adapters import ReviewFusion, build_adapter
-from stl_core.tensors.batch import Batch, DistillView, NetworkInput, NetworkOutputs
+from stl_core.distill.transfer import Transfer
+from stl_core.distill.view import DistillView, NetworkOutputs
+from stl_core.tensors import regions
+from stl_core.tensors.batch import Batch, NetworkInput
 from stl_core.tensors.detector import Detector, Outputs, TargetPredictions
+from stl_core.tensors.feature_level import FeatureLevel, ImagePlane, LevelSpec
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -96,15 +100,16 @@ class Distiller(nn.Module):
         self.alone_epochs = config.alone_epochs
         # layers that no loss uses would get no gradient
         needs_features = any(LOSSES[name].compares_features for name in losses)
-        self.strides = tuple(sorted(config.strides)) if needs_features else ()
-        student_channels, teacher_channels = (
-            _feature_channels(net, self.strides) for net in (student, teacher)
-        )
-        self.review = ReviewFusion(student_channels, config.width) if student_channels else None
+        strides = tuple(sorted(config.strides)) if needs_features else ()
+        self.student_levels = _levels_at_strides(student, strides)
+        self.teacher_levels = _levels_at_strides(teacher, strides)
+        widths = [each.channels for each in self.student_levels]
+        self.review = ReviewFusion(tuple(widths), config.width) if widths else None
         self.adapters = nn.ModuleList(
-            build_adapter(*pair, config.width)
-            for pair in zip(student_channels, teacher_channels, strict=True)
+            build_adapter(wide, level.channels, config.width)
+            for wide, level in zip(widths, self.teacher_levels, strict=True)
         )
+        self.transfers = _build_transfers(losses, student, teacher)
 
     @property
     def detector(self) -> Detector:
@@ -124,7 +129,35 @@ class Distiller(nn.Module):
         out = outputs_to_float32(out)
         losses = self.student.losses(out, batch.targets, normalizer)
         view = self.make_view(out, batch, epoch)
-        return {**losses, **distillation_losses(view, self.losses, normalizer)}
+        functions = {name: each for name, each in self.losses.items() if LOSSES[name].loss}
+        return {
+            **losses,
+            **distillation_losses(view, functions, normalizer),
+            **transfer_losses(view, self.transfers, normalizer),
+        }
+
+    def optimizer_groups(self) -> dict[str, tuple[Any, list[nn.Parameter]]]:
+        """Return {name: (config, parameters)} of the parameters with an optimiser of their own."""
+        groups = {}
+        for key, transfer in self._named_transfers():
+            named = list(transfer.named_parameters())
+            for prefix, config in transfer.optimizer_groups.items():
+                chosen = [each for name, each in named if name.startswith(prefix)]
+                groups[f'distill/{key}/{prefix}'] = (config, chosen)
+        return groups
+
+    def step_metrics(self) -> dict[str, Tensor]:
+        """Return figures of the transfers' last forward, (), {'distill/<key>/<name>': value}."""
+        return {
+            f'distill/{key}/{name}': value
+            for key, transfer in self._named_transfers()
+            for name, value in transfer.step_metrics().items()
+        }
+
+    def _named_transfers(self) -> Iterator[tuple[str, Transfer]]:
+        for key, transfer in self.transfers.items():
+            assert isinstance(transfer, Transfer)
+            yield key, transfer
 
     def make_view(self, out: Outputs, batch: Batch, epoch: float) -> DistillView:
         """
@@ -139,9 +172,10 @@ class Distiller(nn.Module):
         at_student = self.student.predictions_at_targets(out, batch.targets)
         student = _network_outputs(self.student, out, at_student)
         with autocast_to(self.precision, batch.image.device):
-            adapted = self._adapt_features(student.features, epoch)
+            adapted = self._adapt_features(student.levels, epoch)
+            teacher_input = self.teacher_input(batch)
             with torch.no_grad():
-                teacher_out = self.teacher(self.teacher_input(batch))
+                teacher_out = self.teacher(teacher_input)
         with torch.no_grad():
             teacher_out = outputs_to_float32(teacher_out)
             at_teacher = self.teacher.predictions_at_targets(teacher_out, batch.targets)
@@ -154,19 +188,20 @@ class Distiller(nn.Module):
             P=batch.P,
             size_px=(height, width),
             epoch=epoch,
+            given_depth_m=teacher_input.given_depth_m,
         )
 
-    def _adapt_features(self, features: dict[int, Tensor], epoch: float) -> dict[int, Tensor]:
+    def _adapt_features(self, levels: dict[str, FeatureLevel], epoch: float) -> dict[str, Tensor]:
         """Fuse the student's maps and adapt them to the teacher's channels; {} without layers."""
         if self.review is None:
             return {}
-        maps = [features[stride] for stride in self.strides]
+        maps = [levels[each.name].map for each in self.student_levels]
         if epoch < self.alone_epochs:
             maps = [each.detach() for each in maps]
         fused = self.review(maps)
         return {
-            stride: adapt(each).float()
-            for stride, adapt, each in zip(self.strides, self.adapters, fused, strict=True)
+            level.name: adapt(each).float()
+            for level, adapt, each in zip(self.teacher_levels, self.adapters, fused, strict=True)
         }
 
 
@@ -182,26 +217,67 @@ def distillation_losses(
     :return: {'distill/<name>': unweighted scalar}.
     """
     with autocast_to('fp32', view.P.device):
-        return {
-            f'distill/{name}': LOSSES[name].loss(view, config, normalizer)
-            for name, config in losses.items()
-        }
+        found = {}
+        for name, config in losses.items():
+            loss = LOSSES[name].loss
+            assert loss is not None
+            found[f'distill/{name}'] = loss(view, config, normalizer)
+        return found
 
 
-def _feature_channels(net: Detector, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the channels of a detector's features at `strides`; ValueError if one is missing."""
-    widths = dict(zip(net.strides, net.channels, strict=True))
-    if not set(strides) <= widths.keys():
+def transfer_losses(
+    view: DistillView, transfers: nn.ModuleDict, normalizer: StepNormalizer
+) -> dict[str, Tensor]:
+    """
+    Compute the losses of transfers in float32, see distillation_losses.
+
+    :return: {'distill/<key>' or 'distill/<key>_<extra loss>': unweighted scalar}.
+    """
+    found = {}
+    with autocast_to('fp32', view.P.device):
+        for key, transfer in transfers.items():
+            for extra, loss in transfer(view, normalizer).items():
+                found[f'distill/{key}_{extra}' if extra else f'distill/{key}'] = loss
+    return found
+
+
+def _build_transfers(
+    losses: Mapping[str, Any], student: Detector, teacher: Detector
+) -> nn.ModuleDict:
+    """Build the Transfer of each loss that has one; ValueError names the loss that cannot."""
+    transfers = {}
+    for name, config in losses.items():
+        build = LOSSES[name].build
+        if build:
+            try:
+                transfers[name] = build(config, student, teacher)
+            except ValueError as err:
+                raise ValueError(f'{name}: {err}') from err
+    return nn.ModuleDict(transfers)
+
+
+def _levels_at_strides(net: Detector, strides: tuple[int, ...]) -> tuple[LevelSpec, ...]:
+    """Return a detector's first image level of each stride; ValueError if it has none."""
+    image_levels: dict[float, LevelSpec] = {}
+    for each in net.levels:
+        if isinstance(each.plane, ImagePlane):
+            image_levels.setdefault(each.plane.stride, each)
+    if not set(strides) <= image_levels.keys():
         name = type(net).__name__
-        raise ValueError(f'distill.layers.strides: {strides}; {name} has {tuple(widths)}')
-    return tuple(widths[stride] for stride in strides)
+        raise ValueError(f'distill.layers.strides: {strides}; {name} has {tuple(image_levels)}')
+    return tuple(image_levels[stride] for stride in strides)
 
 
 def _network_outputs(net: Detector, out: Outputs, at_targets: TargetPredictions) -> NetworkOutputs:
     """Collect a detector's features, heads and predictions at the targets for the losses."""
     return NetworkOutputs(
-        features=dict(zip(net.strides, out.features, strict=True)),
+        levels={
+            spec.name: FeatureLevel(each, spec)
+            for spec, each in zip(net.levels, out.features, strict=True)
+        },
         heads=out.heads.as_dict(),
         predictions=at_targets.predictions,
         depth_sigma_m=at_targets.depth_sigma_m.detach().clamp(*SIGMA_BOUNDS_M),
+        tokens=at_targets.tokens,
+        given_depth_added=out.given_depth_added,
     )

@@ -17,19 +17,18 @@ from torch import Tensor
 SAMPLING_RATIO = 2
 
 
-def pool_rois(grid: Tensor, rois: Tensor, stride: float, cells: int) -> Tensor:
+def pool_rois(grid: Tensor, rois: Tensor, cells: int) -> Tensor:
     """
     Pool each object by aligned RoIAlign with SAMPLING_RATIO samples per side of a pooled cell.
 
     :param grid: (B, C, h, w) feature map.
-    :param rois: (K, 5) image index and box, pixels; the box must lie within the canvas.
-    :param stride: pixels per cell of the grid.
+    :param rois: (K, 5) image index and box, cells of the map; the box must lie within the map.
     :param cells: S.
     :return: (K, S * S, C).
     """
     channels, h, w = grid.shape[1:]
-    # as in RoIAlign: the centre of a map's first cell is at half a stride
-    left, top, right, bottom = (rois[:, 1:].to(grid.dtype) / stride - 0.5).unbind(-1)
+    # as in RoIAlign: the centre of a map's first cell is at half a cell
+    left, top, right, bottom = (rois[:, 1:].to(grid.dtype) - 0.5).unbind(-1)
     row, row_weight = interpolation_taps(top, bottom, cells, h)
     column, column_weight = interpolation_taps(left, right, cells, w)
     row = row + rois[:, 0].long()[:, None, None] * h

@@ -15,11 +15,14 @@ import torch
 
 from stl_core.data import augmentation, dataset
 from stl_core.data.worker_pool import with_progress
-from stl_core.distill import regions, weighting
+from stl_core.distill import weighting
 from stl_core.distill.distiller import Distiller
 from stl_core.distill.losses import feature, relation
+from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import confidence_gate
-from stl_core.tensors.batch import Batch, DistillView
+from stl_core.tensors import regions
+from stl_core.tensors.batch import Batch
+from stl_core.tensors.feature_level import ImagePlane, LevelSpec
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training import checkpoint, model_builder
 from stl_core.training.config import TrainConfig
@@ -64,7 +67,7 @@ class Affinities:
     """
 
     frame: str
-    stride: int
+    stride: float
     depth_m: Array
     teacher: Array
     student_before: Array
@@ -109,7 +112,8 @@ def inspect_distillation(
         raise ConfigError(f'{path}: no such checkpoint; train this stage first')
     resolved = resolve_config(config)
     models = _load_before_and_after(resolved, path)
-    if stride not in models[0].strides:
+    level = _level_at_stride(models[0], stride)
+    if level is None:
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
     data = _load_val_frames(resolved)
     weights: list[ObjectWeights] = []
@@ -120,7 +124,7 @@ def inspect_distillation(
         batch = dataset.collate([data[0, index]], config.val.max_objects)
         before, after = (_make_view(model, batch) for model in models)
         weights.append(_object_weights(after, config.distill.losses))
-        affinities.append(_affinities(before, after, stride, cells, batch.ids[0]))
+        affinities.append(_affinities(before, after, level, cells, batch.ids[0]))
     pairs = [each for each in affinities if len(each.depth_m)]
     if not pairs:
         raise ConfigError(f'{config.out}: no object in {len(affinities)} val frames')
@@ -204,18 +208,25 @@ def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
     return ObjectWeights(*(each[valid].numpy() for each in columns))
 
 
+def _level_at_stride(model: Distiller, stride: int) -> LevelSpec | None:
+    """Return the teacher's compared level of a stride, None without."""
+    plane = ImagePlane(stride)
+    return next((each for each in model.teacher_levels if each.plane == plane), None)
+
+
 def _affinities(
-    before: DistillView, after: DistillView, stride: int, cells: int, frame: str
+    before: DistillView, after: DistillView, level: LevelSpec, cells: int, frame: str
 ) -> Affinities:
     """Compute the affinity matrices of one frame."""
-    rois = regions.object_rois(after.targets, after.size_px, regions.valid_indices(after.targets))
-    teacher_features = after.teacher.features[stride]
-    object_cells = regions.object_cells(after.targets, stride, *teacher_features.shape[-2:])
+    indices = regions.valid_indices(after.targets)
+    rois = level.plane.object_rois(after.targets, after.size_px, indices)
+    teacher_features = after.teacher.levels[level.name].map
+    object_cells = level.plane.object_cells(after.targets, teacher_features)
     statistics = weighting.channel_statistics(teacher_features, object_cells, SINGLE_PART)
-    maps = (teacher_features, before.adapted[stride], after.adapted[stride])
+    maps = (teacher_features, before.adapted[level.name], after.adapted[level.name])
     matrices = (
-        relation.cosine_affinity(each.detach(), rois, stride, cells, statistics).numpy()
-        for each in maps
+        relation.cosine_affinity(each.detach(), rois, cells, statistics).numpy() for each in maps
     )
     depth_m = after.targets.depth_m[after.targets.valid].numpy()
-    return Affinities(frame, stride, depth_m, *matrices)
+    assert isinstance(level.plane, ImagePlane)  # see _level_at_stride
+    return Affinities(frame, level.plane.stride, depth_m, *matrices)

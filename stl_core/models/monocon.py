@@ -36,6 +36,7 @@ from stl_core.models.published_protocol import protocol_by_score
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
+from stl_core.tensors.feature_level import ImagePlane, LevelSpec, backbone_levels
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -107,8 +108,6 @@ class MonoCon(nn.Module):
     depth; dimension-aware L1 of size_3d; MultiBin of heading, with binary cross-entropy.
     """
 
-    strides = STRIDES
-
     def __init__(self, config: MonoConConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, neck, heads and contexts.
@@ -123,7 +122,10 @@ class MonoCon(nn.Module):
         self.num_classes = num_classes
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.neck = build_neck(config.neck, self.backbone.channels)
-        self.channels = (self.neck.out_channels, *self.backbone.channels[1:])
+        self.levels = (
+            LevelSpec('neck', self.neck.out_channels, ImagePlane(STRIDE), after_given_depth=True),
+            *backbone_levels(self.backbone.channels[1:], STRIDES[1:]),
+        )
         bins = config.heading_bins
         outputs = {
             'heatmap': {'heatmap': num_classes},

@@ -33,6 +33,7 @@ from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions
+from stl_core.tensors.feature_level import backbone_levels
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -132,8 +133,6 @@ class MonoDETR(nn.Module):
     heading; focal loss of the depth map.
     """
 
-    strides = STRIDES[1:]
-
     def __init__(self, config: MonoDETRConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, depth map, transformer and heads.
@@ -152,13 +151,14 @@ class MonoDETR(nn.Module):
             )
         self.config = config
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
-        self.channels = self.backbone.channels[1:]
+        channels = self.backbone.channels[1:]
+        self.levels = backbone_levels(channels, STRIDES[1:])
         self.frozen_norms = bool(config.freeze_beginning) and in_channels == 3
         if self.frozen_norms:
             self.backbone.freeze_early_stages()
         width = config.width
-        self.project = nn.ModuleList(_build_projection(each, width, 1) for each in self.channels)
-        self.project.append(_build_projection(self.channels[-1], width, 2))
+        self.project = nn.ModuleList(_build_projection(each, width, 1) for each in channels)
+        self.project.append(_build_projection(channels[-1], width, 2))
         self.depth_map = depth_predictor.DepthPredictor(
             width, config.depth_bins, config.max_depth_m
         )

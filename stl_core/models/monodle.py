@@ -31,6 +31,7 @@ from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions, check_head_names
+from stl_core.tensors.feature_level import ImagePlane, LevelSpec, backbone_levels
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -95,8 +96,6 @@ class MonoDLE(nn.Module):
     dimension-aware L1 of size_3d (the paper's 3D IoU oriented optimisation); MultiBin of heading.
     """
 
-    strides = STRIDES
-
     def __init__(self, config: MonoDLEConfig, in_channels: int, num_classes: int) -> None:
         """
         Build backbone, neck and heads.
@@ -115,7 +114,10 @@ class MonoDLE(nn.Module):
         self.num_classes = num_classes
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         self.neck = build_neck(config.neck, self.backbone.channels)
-        self.channels = (self.neck.out_channels, *self.backbone.channels[1:])
+        self.levels = (
+            LevelSpec('neck', self.neck.out_channels, ImagePlane(STRIDE), after_given_depth=True),
+            *backbone_levels(self.backbone.channels[1:], STRIDES[1:]),
+        )
         widths = head_channels(num_classes, config.heading_bins)
         check_head_names(CenterNetHeads, widths)
         self.heads = nn.ModuleDict(

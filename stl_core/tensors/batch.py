@@ -1,5 +1,5 @@
 """
-Tensors of training: batches, padded targets, network outputs, inputs of distillation losses.
+Tensors of training: batches, padded targets and network inputs.
 
 Shape letters: B batch, N object slots per image, C channels, H W image, h w grid.
 """
@@ -84,63 +84,6 @@ class NetworkInput:
     def size_px(self) -> tuple[int, int]:
         """Height and width of the images, network pixels."""
         return self.image.shape[2], self.image.shape[3]
-
-
-@dataclass(frozen=True)
-class NetworkOutputs:
-    """
-    Outputs of one network on a batch, as input of a distillation loss.
-
-    :param features: map (B, C, h, w) at each stride, finest first, see detector.Outputs.
-    :param heads: raw head maps by name, before any sigmoid.
-    :param predictions: raw head outputs at each target, {name: (B, N, D)}.
-    :param depth_sigma_m: (B, N) predicted standard deviation of the depth of each target, metres,
-        within distiller.SIGMA_BOUNDS_M.
-    """
-
-    features: dict[int, Tensor]
-    heads: dict[str, Tensor]
-    predictions: dict[str, Tensor]
-    depth_sigma_m: Tensor
-
-
-@dataclass(frozen=True)
-class DistillView:
-    """
-    Inputs of a distillation loss for one batch: student, teacher and targets.
-
-    :param student: gradients flow to its features, heads and predictions.
-    :param teacher: carries no gradient.
-    :param adapted: the student's features at the teacher's widths, by stride, finest first;
-        gradients flow.
-    :param targets: network pixels; valid only where the canvas shows a part of the box, and both
-        networks have a prediction for the object: losses learn nothing from other objects.
-    :param P: (B, 3, 4) projections.
-    :param size_px: height and width of the canvas.
-    :param epoch: number of epochs so far, with a fraction.
-    """
-
-    student: NetworkOutputs
-    teacher: NetworkOutputs
-    adapted: dict[int, Tensor]
-    targets: Targets
-    P: Tensor
-    size_px: tuple[int, int]
-    epoch: float
-
-    def feature_pairs(self) -> list[tuple[int, Tensor, Tensor]]:
-        """
-        Return the features of both networks at each stride.
-
-        :return: (stride, adapted student, teacher) maps (B, C, h, w), finest first.
-        :raises ValueError: when no features were adapted.
-        """
-        if not self.adapted:
-            raise ValueError('this loss compares features: list strides in distill.layers.strides')
-        return [
-            (stride, student, self.teacher.features[stride])
-            for stride, student in self.adapted.items()
-        ]
 
 
 def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch import Tensor
 
 from stl_core.tensors.batch import NetworkInput, Targets
+from stl_core.tensors.feature_level import LevelSpec
 from stl_core.tensors.reductions import StepNormalizer
 
 D = TypeVar('D', bound='Detector')
@@ -38,15 +39,15 @@ class Outputs(Generic[H]):
     """
     Return value of a detector's forward.
 
-    :param features: maps (B, C, h, w) for feature distillation, finest first, one for each stride
-        of the detector: the backbone's, except at stride 4, where they are the input of the heads,
-        after the neck.
+    :param features: maps (B, C, h, w) for distillation, one for each of Detector.levels.
     :param heads: raw heads; each detector, or family of detectors, has its own dataclass.
     :param size_px: height and width of the images, network pixels.
     :param P: (B, 3, 4) projections of the images; None from detectors whose losses need none.
     :param assignment: which prediction is responsible for which target, for a detector that must
         solve for it: made by forward if it was given targets, so that losses and
         predictions_at_targets need not solve again. Only that detector reads it.
+    :param given_depth_added: (B, C, h, w) what the given depth added to a map, from detectors that
+        add it (models/depth_association.py); None without given depth.
     """
 
     features: tuple[Tensor, ...]
@@ -54,6 +55,7 @@ class Outputs(Generic[H]):
     size_px: tuple[int, int]
     P: Tensor | None = None
     assignment: Any = None
+    given_depth_added: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,14 @@ class TargetPredictions:
     :param depth_sigma_m: (B, N) predicted standard deviation of the depth, metres.
     :param found: (B, N) bool, whether the detector has a prediction for the target; elsewhere the
         other values mean nothing, and nothing is learnt from them.
+    :param tokens: (B, N, C) vector that represents each target, such as the query matched to it;
+        None from detectors without.
     """
 
     predictions: dict[str, Tensor]
     depth_sigma_m: Tensor
     found: Tensor
+    tokens: Tensor | None = None
 
 
 class Detector(Protocol):
@@ -81,12 +86,8 @@ class Detector(Protocol):
     """
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Strides of Outputs.features, finest first."""
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of Outputs.features, in the same order."""
+    def levels(self) -> tuple[LevelSpec, ...]:
+        """Names, channels and planes of Outputs.features, finest first."""
 
     @property
     def config(self) -> Any:
@@ -144,7 +145,7 @@ class Detector(Protocol):
 
 
 #: What a detector has beyond an nn.Module.
-CONTRACT = ('strides', 'channels', 'config', 'losses', 'decode', 'predictions_at_targets')
+CONTRACT = ('levels', 'config', 'losses', 'decode', 'predictions_at_targets')
 
 
 def as_detector(module: object) -> Detector:

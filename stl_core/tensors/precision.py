@@ -63,4 +63,10 @@ def outputs_to_float32(outputs: Outputs[H]) -> Outputs[H]:
     heads = replace(
         cast(Any, outputs.heads), **{name: to_float32(v) for name, v in computed.items()}
     )
-    return replace(outputs, features=tuple(map(to_float32, outputs.features)), heads=heads)
+    added = outputs.given_depth_added
+    return replace(
+        outputs,
+        features=tuple(map(to_float32, outputs.features)),
+        heads=heads,
+        given_depth_added=None if added is None else to_float32(added),
+    )

@@ -205,6 +205,7 @@ def build_train_config(data: dict[str, Any]) -> TrainConfig:
         _with_mean_sizes(entry.config, config.detector.options, config.classes),
         'detector.options',
     )
+    distill = _with_loss_configs(config.distill) if config.distill else None
     _check_distill_weights(config)
     default_weights = (
         {} if any(key.startswith('det/') for key in config.weights) else entry.loss_weights
@@ -212,10 +213,10 @@ def build_train_config(data: dict[str, Any]) -> TrainConfig:
     return dataclasses.replace(
         config,
         detector=DetectorConfig(name, options),
-        distill=_with_loss_configs(config.distill) if config.distill else None,
+        distill=distill,
         # one spelling, so that checkpoints and studies of earlier versions compare equal
         val=dataclasses.replace(config.val, protocol=config.val.protocol.replace(OURS, '')),
-        weights={**default_weights, **config.weights},
+        weights={**default_weights, **config.weights, **_extra_loss_weights(config)},
     )
 
 
@@ -263,11 +264,22 @@ def _with_mean_sizes(kind: Any, options: Any, classes: tuple[str, ...]) -> Any:
     return {**options, 'mean_size_hwl_m': sizes}
 
 
+def _extra_loss_weights(config: TrainConfig) -> dict[str, float]:
+    """Return the fixed weights of the losses that transfers return besides their own."""
+    losses = config.distill.losses if config.distill else {}
+    return {
+        f'distill/{name}_{extra}': weight
+        for name in losses
+        for extra, weight in LOSSES[name].extra_losses.items()
+    }
+
+
 def _check_distill_weights(config: TrainConfig) -> None:
     """Raise ConfigError for a distillation loss without weight or a weight without loss."""
     losses = config.distill.losses if config.distill else {}
     required = {f'distill/{name}' for name in losses}
     given = {key for key in config.weights if key.startswith('distill/')}
+    given -= _extra_loss_weights(config).keys()
     if required - given:
         raise ConfigError(f'weights.{min(required - given)}: missing, but in distill.losses')
     if given - required:

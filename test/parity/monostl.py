@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
 import golden
 from fake_views import STRIDES, cells, make_view
 
-from stl_core.tensors.batch import DistillView
+from stl_core.distill.view import DistillView
 
 #: Objects per image, and slots. The program requires 50 slots for boxes; its heading loss includes
 #: empty slots, so head losses are compared only where all slots are filled.
@@ -60,7 +60,7 @@ def public_losses(view: DistillView) -> dict[str, float]:
 
     target, order = public_target(view)
     student_features = [view.adapted[stride] for stride in STRIDES]
-    teacher_features = [view.teacher.features[stride] for stride in STRIDES]
+    teacher_features = [view.teacher.levels[f'c{stride}'].map for stride in STRIDES]
     student, teacher = (
         (1 / outputs.depth_sigma_m).gather(1, order) for outputs in (view.student, view.teacher)
     )

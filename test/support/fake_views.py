@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from stl_core.distill import LOSSES
-from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
+from stl_core.distill.view import DistillView, NetworkOutputs
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.feature_level import FeatureLevel, backbone_levels
 from stl_core.tensors.reductions import SINGLE_PART
 
 STRIDES = (8, 16, 32)
@@ -49,17 +51,20 @@ def make_targets(name, counts, slots, size_px, dtype=torch.float32):
 def make_outputs(name, targets, channels, size_px, dtype=torch.float32):
     """Make one network's feature maps, heads at stride 4 and predictions."""
     rows, (height, width) = len(targets.valid), size_px
-    features = {
-        stride: tensor(
-            f'{name} {stride}', (rows, wide, height // stride, width // stride), dtype
-        ).relu()
-        for stride, wide in zip(STRIDES, channels, strict=True)
+    levels = {
+        spec.name: FeatureLevel(
+            tensor(
+                f'{name} {stride}', (rows, spec.channels, height // stride, width // stride), dtype
+            ).relu(),
+            spec,
+        )
+        for spec, stride in zip(backbone_levels(channels, STRIDES), STRIDES, strict=True)
     }
     heads = {
         key: tensor(f'{name} {key}', (rows, wide, height // 4, width // 4), dtype)
         for key, wide in HEADS.items()
     }
-    outputs = NetworkOutputs(features, heads, {}, heads['depth'][:, 1].flatten(1))
+    outputs = NetworkOutputs(levels, heads, {}, heads['depth'][:, 1].flatten(1))
     return with_predictions(outputs, targets)
 
 
@@ -73,7 +78,7 @@ def with_predictions(outputs, targets):
     }
     sigma_m = predictions['depth'][..., 1].exp()
     predictions = {**predictions, 'depth': predictions['depth'][..., :1]}
-    return NetworkOutputs(outputs.features, outputs.heads, predictions, sigma_m)
+    return NetworkOutputs(outputs.levels, outputs.heads, predictions, sigma_m)
 
 
 def cells(targets, w):
@@ -97,8 +102,8 @@ def make_view(
         for network in ('student', 'teacher')
     )
     adapted = {
-        stride: tensor(f'{name} adapted {stride}', tuple(each.shape), dtype)
-        for stride, each in teacher.features.items()
+        level: tensor(f'{name} adapted {level[1:]}', tuple(each.map.shape), dtype)
+        for level, each in teacher.levels.items()
     }
     P = torch.eye(3, 4, dtype=dtype).repeat(len(counts), 1, 1)
     return DistillView(student, teacher, adapted, targets, P, size_px, 0.0)
@@ -119,6 +124,21 @@ def with_student(view, **parts):
 
 def with_teacher(view, **parts):
     return dataclasses.replace(view, teacher=dataclasses.replace(view.teacher, **parts))
+
+
+def maps_of(outputs):
+    """Return the network's maps by level."""
+    return {name: each.map for name, each in outputs.levels.items()}
+
+
+def with_maps(outputs, maps):
+    """Return the outputs of a network with other maps."""
+    levels = {name: FeatureLevel(maps[name], each.spec) for name, each in outputs.levels.items()}
+    return dataclasses.replace(outputs, levels=levels)
+
+
+def with_teacher_maps(view, maps):
+    return dataclasses.replace(view, teacher=with_maps(view.teacher, maps))
 
 
 def student_tensors(view):
@@ -164,8 +184,11 @@ def select_image(view, row):
         return {key: each[row : row + 1] for key, each in parts.items()}
 
     def cut_outputs(outputs):
-        parts = (outputs.features, outputs.heads, outputs.predictions)
-        return NetworkOutputs(*map(cut, parts), outputs.depth_sigma_m[row : row + 1])
+        outputs = with_maps(outputs, cut(maps_of(outputs)))
+        heads, predictions = cut(outputs.heads), cut(outputs.predictions)
+        return NetworkOutputs(
+            outputs.levels, heads, predictions, outputs.depth_sigma_m[row : row + 1]
+        )
 
     view = with_targets(view, **cut(vars(view.targets)))
     view = dataclasses.replace(view, adapted=cut(view.adapted), P=view.P[row : row + 1])

@@ -19,6 +19,7 @@ from stl_core.models.centernet import heatmap
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.detector import Outputs, TargetPredictions
+from stl_core.tensors.feature_level import backbone_levels
 from stl_core.tensors.reductions import masked_mean
 
 STRIDE = 8
@@ -57,13 +58,12 @@ class ToyHeads:
 
 
 class ToyDetector(nn.Module):
-    strides = (STRIDE,)
-
     def __init__(self, config, in_channels, num_classes):
         super().__init__()
         if config.width < 1:
             raise ValueError(f'width {config.width}: expected at least 1')
-        self.config, self.channels = config, (config.width,)
+        self.config = config
+        self.levels = backbone_levels((config.width,), (STRIDE,))
         self.body = nn.Conv2d(in_channels, config.width, 9, STRIDE, padding=4)
         self.heads = nn.ModuleDict(
             {

@@ -21,7 +21,8 @@ from torch import Tensor
 from stl_core.distill.losses.feature import box_feature_mse
 from stl_core.distill.losses.relation import affinity_differences
 from stl_core.distill.losses.response import object_response_loss
-from stl_core.tensors.batch import DistillView, NetworkOutputs, Targets
+from stl_core.distill.view import DistillView, NetworkOutputs
+from stl_core.tensors.batch import Targets
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Head maps compared by L1, and the number of compared channels.
@@ -43,7 +44,7 @@ def plain_response_loss(
 def plain_feature_loss(
     view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
 ) -> Tensor:
-    """Compute 1/10 sum over strides of mean over cells in boxes of (1/2C) sum_c dF^2, ungated."""
+    """Compute 1/10 sum over levels of mean over cells in boxes of (1/2C) sum_c dF^2, ungated."""
     return box_feature_mse(view, torch.ones_like(view.teacher.depth_sigma_m), normalizer) / 10
 
 
@@ -54,7 +55,7 @@ def plain_scene_loss(
     Compare the affinities of map cells instead of objects, as MonoDistill does.
 
     Every level is resized to the coarsest; A = F F^T over the cells of an image. The loss is the
-    sum over strides of mean |A_s - A_t| / B. It does not use the objects.
+    sum over levels of mean |A_s - A_t| / B. It does not use the objects.
     """
     levels = view.feature_pairs()
     h, w = levels[-1][1].shape[-2:]
@@ -69,7 +70,7 @@ def plain_scene_loss(
 def plain_relation_loss(
     view: DistillView, config: BaselineConfig, normalizer: StepNormalizer
 ) -> Tensor:
-    """Compute the ungated DASRD: sum over strides of 1 / K^4 sum_ij |A_s - A_t|_ij."""
+    """Compute the ungated DASRD: sum over levels of 1 / K^4 sum_ij |A_s - A_t|_ij."""
     differences = affinity_differences(view, cells=7)
     return torch.stack([gap.sum() / max(len(gap), 1) ** 4 for gap in differences]).sum()
 

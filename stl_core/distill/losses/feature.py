@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stl_core.distill import regions, weighting
+from stl_core.distill import weighting
+from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import check_positive, confidence_gate, uncertainty_gate
-from stl_core.tensors.batch import DistillView, Targets
+from stl_core.tensors import regions
+from stl_core.tensors.batch import Targets
+from stl_core.tensors.feature_level import FeaturePlane
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 
@@ -57,7 +60,7 @@ def feature_loss(
     view: DistillView, config: FeatureLossConfig, normalizer: StepNormalizer
 ) -> Tensor:
     """
-    Compute our DASFD: mean over strides and objects of g * mean over cells of h / (1 + h / 2).
+    Compute our DASFD: mean over levels and objects of g * mean over cells of h / (1 + h / 2).
 
     h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is the deviation of the teacher's channel
     over objects, see weighting.channel_statistics: neither the scale nor the number of channels
@@ -73,9 +76,8 @@ def feature_loss(
     """
     weight = object_weights(view, config)
     terms = []
-    for stride, student, teacher in view.feature_pairs():
-        h, w = student.shape[-2:]
-        cells = regions.object_cells(view.targets, stride, h, w, config.around)
+    for level, student, teacher in view.feature_pairs():
+        cells = level.plane.object_cells(view.targets, student, config.around)
         cells = cells & (teacher != 0).any(1)[:, None]
         deviation = weighting.channel_statistics(teacher, cells, normalizer).deviation
         distance = ((student - teacher).movedim(1, -1) / deviation).square().mean(-1) / 2
@@ -104,7 +106,7 @@ def public_feature_loss(
     """
     Compute DASFD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
-    1/10 of the sum over strides of the mean over cells in boxes of
+    1/10 of the sum over levels of the mean over cells in boxes of
     (1 - min(1, 1 / sigma)) * (1/2C) sum_c (F_s - F_t)^2, with the student's sigma: 0 for objects
     whose depth it knows to a metre. Boxes are clipped at the map and cover at least one cell; the
     nearest object owns a cell. In the public code, boxes beyond the map's edge lose their cells,
@@ -120,27 +122,27 @@ def public_feature_loss(
 
 
 def box_feature_mse(view: DistillView, weight: Tensor, normalizer: StepNormalizer) -> Tensor:
-    """Sum over strides the mean over cells in boxes of (1/2C) sum_c dF^2 times (B, N) weights."""
+    """Sum over levels the mean over cells in boxes of (1/2C) sum_c dF^2 times (B, N) weights."""
     terms = []
-    for stride, student, teacher in view.feature_pairs():
-        weights, in_box = cell_weights(view.targets, stride, teacher, weight)
+    for level, student, teacher in view.feature_pairs():
+        weights, in_box = cell_weights(view.targets, level.plane, teacher, weight)
         distance = (student - teacher).square().mean(1)
         terms.append(masked_mean(weights * distance / 2, in_box, normalizer))
     return torch.stack(terms).sum()
 
 
 def cell_weights(
-    targets: Targets, stride: float, teacher: Tensor, weight: Tensor
+    targets: Targets, plane: FeaturePlane, teacher: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
     Assign each cell in a box the weight of the object that owns it.
 
     :param targets: network pixels.
-    :param stride: pixels per cell.
+    :param plane: plane of the map.
     :param teacher: (B, C, h, w), the teacher's map; cells that are 0 in all channels do not count.
     :param weight: (B, N) weight of each object.
     :return: (B, h, w) weights, and (B, h, w) bool, which cells count.
     """
-    owner, in_box = regions.nearest_object_map(targets, stride, *teacher.shape[-2:])
+    owner, in_box = plane.nearest_object_map(targets, teacher)
     weights = weight.gather(1, owner.flatten(1)).view_as(owner)
     return weights, in_box & (teacher != 0).any(1)

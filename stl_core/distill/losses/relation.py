@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
-from stl_core.distill import regions, weighting
+from stl_core.distill import weighting
 from stl_core.distill.roi_align import pool_rois
+from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import ChannelStatistics, check_positive, confidence_gate
-from stl_core.tensors.batch import DistillView
+from stl_core.tensors import regions
 from stl_core.tensors.reductions import StepNormalizer
 
 
@@ -68,7 +69,7 @@ def relation_loss(
     view: DistillView, config: RelationLossConfig, normalizer: StepNormalizer
 ) -> Tensor:
     """
-    Compute our DASRD: mean over pairs of c_ij |A_s - A_t|_ij, and over strides.
+    Compute our DASRD: mean over pairs of c_ij |A_s - A_t|_ij, and over levels.
 
     A_ij is the cosine of the pooled features of objects i and j, in [-1, 1]. Each channel is
     standardised by its mean and deviation over the teacher's objects, see
@@ -83,21 +84,21 @@ def relation_loss(
     :return: scalar, at most 2; 0 without a pair.
     """
     indices = regions.valid_indices(view.targets)
-    rois = regions.object_rois(view.targets, view.size_px, indices)
     mean_variance = pair_sums(view.teacher.depth_sigma_m.flatten()[indices].detach().square()) / 2
-    image = rois[:, 0]
+    image = indices.div(view.targets.valid.shape[1], rounding_mode='floor')
     same_image = (image[:, None] == image).to(mean_variance.dtype)
     pair_weight = same_image + (1 - same_image) * config.across_images
     pair_weight = pair_weight.fill_diagonal_(0.0)
     weight = pair_weight * confidence_gate(mean_variance.sqrt(), config.half_sigma_m)
     total = normalizer.total(pair_weight)
     terms = []
-    for stride, student, teacher in view.feature_pairs():
+    for level, student, teacher in view.feature_pairs():
+        rois = level.plane.object_rois(view.targets, view.size_px, indices)
         statistics = weighting.channel_statistics(
-            teacher, regions.object_cells(view.targets, stride, *student.shape[-2:]), normalizer
+            teacher, level.plane.object_cells(view.targets, student), normalizer
         )
-        gap = cosine_affinity(student, rois, stride, config.cells, statistics) - cosine_affinity(
-            teacher, rois, stride, config.cells, statistics
+        gap = cosine_affinity(student, rois, config.cells, statistics) - cosine_affinity(
+            teacher, rois, config.cells, statistics
         )
         terms.append((weight * gap.abs()).sum() / total)
     return torch.stack(terms).mean()
@@ -109,7 +110,7 @@ def public_relation_loss(
     """
     Compute DASRD as the public code does (DingCodeLab/MonoSTL at 2f761c9).
 
-    Sum over strides of 1 / (2 K^4) sum_ij |A_s - A_t|_ij / (sigma_i^2 + sigma_j^2): plain inner
+    Sum over levels of 1 / (2 K^4) sum_ij |A_s - A_t|_ij / (sigma_i^2 + sigma_j^2): plain inner
     products, sigma of the teacher, all pairs of the batch, or of its part in one process or
     micro-batch. The log terms cancel and are left out. Boxes are clipped at the canvas.
 
@@ -127,32 +128,33 @@ def public_relation_loss(
 
 
 def cosine_affinity(
-    grid: Tensor, rois: Tensor, stride: int, cells: int, statistics: ChannelStatistics
+    grid: Tensor, rois: Tensor, cells: int, statistics: ChannelStatistics
 ) -> Tensor:
     """
     Compute the cosine similarities of all pairs of objects on a feature map.
 
     :param grid: (B, C, h, w) features.
-    :param rois: (K, 5), see regions.object_rois.
-    :param stride: pixels per cell of the grid.
+    :param rois: (K, 5), in cells, see FeaturePlane.object_rois.
     :param cells: cells per side of a pooled object.
     :param statistics: mean and deviation by which each channel is standardised.
     :return: (K, K) cosines, -1 to 1.
     """
-    rows = (pool_rois(grid, rois, stride, cells) - statistics.mean) / statistics.deviation
+    rows = (pool_rois(grid, rois, cells) - statistics.mean) / statistics.deviation
     return affinity_matrix(F.normalize(rows.flatten(1), eps=1e-6))
 
 
 def affinity_differences(view: DistillView, cells: int) -> list[Tensor]:
-    """Return for each stride the (K, K) |A_s - A_t| of plain inner products over the batch."""
-    rois = regions.object_rois(view.targets, view.size_px, regions.valid_indices(view.targets))
-    return [
-        (
-            affinity_matrix(roi_align(student, rois, cells, 1 / stride, aligned=True))
-            - affinity_matrix(roi_align(teacher, rois, cells, 1 / stride, aligned=True))
-        ).abs()
-        for stride, student, teacher in view.feature_pairs()
-    ]
+    """Return for each level the (K, K) |A_s - A_t| of plain inner products over the batch."""
+    indices = regions.valid_indices(view.targets)
+    gaps = []
+    for level, student, teacher in view.feature_pairs():
+        rois = level.plane.object_rois(view.targets, view.size_px, indices)
+        one, other = (
+            affinity_matrix(roi_align(each, rois, cells, 1.0, aligned=True))
+            for each in (student, teacher)
+        )
+        gaps.append((one - other).abs())
+    return gaps
 
 
 def affinity_matrix(rows: Tensor) -> Tensor:

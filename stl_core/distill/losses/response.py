@@ -26,10 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stl_core.distill import regions, weighting
+from stl_core.distill import weighting
 from stl_core.distill.losses.feature import cell_weights
+from stl_core.distill.view import DistillView
 from stl_core.tensors import depth_encoding
-from stl_core.tensors.batch import DistillView
+from stl_core.tensors.feature_level import FeaturePlane, ImagePlane
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Bounds of a log sigma (metres): wider than any useful prediction, and safe in float32.
@@ -58,13 +59,13 @@ class SharedHeadMaps:
 
     :param student: the student's head maps by name, (B, ., h, w).
     :param teacher: the teacher's head maps, same names and sizes.
-    :param stride: pixels per cell.
-    :param cells: (B, N, h, w) bool, see regions.object_cells.
+    :param plane: plane of the maps.
+    :param cells: (B, N, h, w) bool, see FeaturePlane.object_cells.
     """
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
-    stride: float
+    plane: FeaturePlane
     cells: Tensor
 
     def channels_last(self, name: str) -> tuple[Tensor, Tensor]:
@@ -88,10 +89,10 @@ def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
     ]
     if 'heatmap' not in names:
         return None
-    stride = view.size_px[1] / w
-    cells = regions.object_cells(view.targets, stride, h, w)
+    plane = ImagePlane(view.size_px[1] / w)
+    cells = plane.object_cells(view.targets, student['heatmap'])
     return SharedHeadMaps(
-        {n: student[n] for n in names}, {n: teacher[n] for n in names}, stride, cells
+        {n: student[n] for n in names}, {n: teacher[n] for n in names}, plane, cells
     )
 
 
@@ -108,7 +109,7 @@ def heatmap_response_loss(
     :return: scalar: sum over classes, mean over cells in boxes.
     """
     student, teacher = maps.student['heatmap'], maps.teacher['heatmap']
-    weights, in_box = cell_weights(view.targets, maps.stride, teacher, weight)
+    weights, in_box = cell_weights(view.targets, maps.plane, teacher, weight)
     positive = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     negative = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return masked_mean(weights * (positive + negative).sum(1), in_box, normalizer)

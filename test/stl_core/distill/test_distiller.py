@@ -235,10 +235,12 @@ def test_a_distiller_is_restored_from_its_state_dict():
 def test_features_of_a_dla_teacher_and_a_mobile_student_are_paired_by_stride():
     model, batch = distiller(teacher=build('monodle', backbone='dla34')), a_batch()
     view = model.make_view(model.student(pixels(batch)), batch, 0.0)
-    assert list(view.adapted) == [8, 16, 32]
-    for stride, student, teacher in view.feature_pairs():
+    assert list(view.adapted) == ['c8', 'c16', 'c32']
+    for level, student, teacher in view.feature_pairs():
+        stride = level.plane.stride
         assert student.shape == teacher.shape == (2, 16 * stride, H // stride, W // stride)
-    assert list(view.student.features) == list(view.teacher.features) == [4, 8, 16, 32]
+    names = ['neck', 'c8', 'c16', 'c32']
+    assert list(view.student.levels) == list(view.teacher.levels) == names
     assert all(value.isfinite() for value in model(batch, 0.0, SINGLE_PART).values())
 
 
@@ -275,7 +277,8 @@ def test_a_view_has_sigma_in_metres_and_no_gradient_of_the_teacher():
     assert not view.student.depth_sigma_m.requires_grad
     assert view.student.predictions['depth'].requires_grad
     teacher = view.teacher
-    parts = (*teacher.features.values(), *teacher.heads.values(), *teacher.predictions.values())
+    maps = [each.map for each in teacher.levels.values()]
+    parts = (*maps, *teacher.heads.values(), *teacher.predictions.values())
     assert not any(each.requires_grad for each in (*parts, teacher.depth_sigma_m))
     assert (view.size_px, view.epoch) == ((H, W), 2.5)
 

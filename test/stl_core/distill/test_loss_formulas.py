@@ -12,16 +12,18 @@ from fake_views import (
     STRIDES,
     evaluate,
     make_view,
+    maps_of,
     tensor,
     with_gradients,
     with_sigma,
     with_student,
     with_targets,
     with_teacher,
+    with_teacher_maps,
 )
 from torchvision.ops import roi_align
 
-from stl_core.distill import regions, weighting
+from stl_core.distill import weighting
 from stl_core.distill.losses import baselines, feature, relation, response
 from stl_core.distill.losses.response import (
     depth_response_loss,
@@ -30,6 +32,7 @@ from stl_core.distill.losses.response import (
     shared_head_maps,
 )
 from stl_core.models.centernet import heatmap
+from stl_core.tensors import regions
 from stl_core.tensors.reductions import SINGLE_PART
 
 
@@ -118,7 +121,7 @@ def test_losses_rise_with_student_sigma_and_fall_with_teacher_sigma(name, networ
 def test_public_feature_loss_is_zero_for_a_student_certain_to_a_metre(sigma_m, gate):
     view = with_sigma(make_view('public', (3, 2), 5), 'student', sigma_m)
     ones = {stride: torch.ones_like(each) for stride, each in view.adapted.items()}
-    view = with_teacher(view, features=ones)
+    view = with_teacher_maps(view, ones)
     view = dataclasses.replace(view, adapted={stride: 3 * each for stride, each in ones.items()})
     # (3 - 1)^2 / 2 / 10 at each of three strides
     assert float(evaluate('feature_public', view)) == pytest.approx(gate * 3 * 2 / 10)
@@ -147,7 +150,8 @@ def expected_channels(teacher, cells):
 def test_feature_loss_is_the_gated_bounded_square_over_the_deviation_of_the_teacher():
     view = make_view('formula', (3, 2), 5, dtype=torch.float64)
     terms = []
-    for stride, student, teacher in view.feature_pairs():
+    for level, student, teacher in view.feature_pairs():
+        stride = level.plane.stride
         cells = {
             key: [(b, y, x) for b, y, x in indices if teacher[b, :, y, x].any()]
             for key, indices in expected_cells(view, stride, teacher).items()
@@ -180,11 +184,11 @@ def test_objects_of_equal_sigma_have_equal_weight_at_any_size():
     box = torch.tensor([[[0.0, 0, 320, 192], [400.0, 64, 432, 96]]])
     view = with_targets(view, box_px=box)
     features = {stride: torch.randn_like(each) for stride, each in view.adapted.items()}
-    view = dataclasses.replace(with_teacher(view, features=features), adapted=features)
+    view = dataclasses.replace(with_teacher_maps(view, features), adapted=features)
 
     def loss_of_wrong_box(x, y, width, height):  # in which the student's error is extreme
         adapted = {stride: each.clone() for stride, each in features.items()}
-        for stride, each in adapted.items():
+        for stride, each in zip(STRIDES, adapted.values(), strict=True):
             rows = slice(y // stride, (y + height) // stride)
             each[:, :, rows, x // stride : (x + width) // stride] *= -1e6
         wrong = dataclasses.replace(view, adapted=adapted)
@@ -202,7 +206,7 @@ def test_features_are_compared_around_an_object_as_far_as_configured():
     )
     view, tensors = with_gradients(view)
     evaluate('feature', view, around=0.5).backward()
-    grad = tensors['adapted', 8].grad[0].any(0)
+    grad = tensors['adapted', 'c8'].grad[0].any(0)
     rows, columns = grad.nonzero().unbind(1)
     # half the width, 32 px, and half the height, 16 px, on every side
     assert (columns.min() * 8, (columns.max() + 1) * 8) == (320 - 32, 384 + 32)
@@ -241,13 +245,13 @@ def test_a_far_car_keeps_its_cells_next_to_a_near_one():
 
 def test_cells_where_the_teacher_has_no_feature_have_no_gradient():
     view = make_view('dead', (3, 2), 5)
-    features = {stride: each.clone() for stride, each in view.teacher.features.items()}
-    for each in features.values():
+    maps = {name: each.clone() for name, each in maps_of(view.teacher).items()}
+    for each in maps.values():
         each[:, :, :, ::2] = 0
-    view, tensors = with_gradients(with_teacher(view, features=features))
+    view, tensors = with_gradients(with_teacher_maps(view, maps))
     evaluate('feature', view).backward()
     for stride in STRIDES:
-        grad = tensors['adapted', stride].grad
+        grad = tensors['adapted', f'c{stride}'].grad
         assert not grad[:, :, :, ::2].any()
         assert grad.any()
 
@@ -259,7 +263,8 @@ def expected_relation(view, is_pair, pair_weight):
         [torch.cat([torch.tensor([b]), view.targets.box_px[b, n]]) for b, n in objects]
     )
     terms = []
-    for stride, student, teacher in view.feature_pairs():
+    for level, student, teacher in view.feature_pairs():
+        stride = level.plane.stride
         mean, deviation = expected_channels(teacher, expected_cells(view, stride, teacher))
         affinities = []
         for grid in (student, teacher):

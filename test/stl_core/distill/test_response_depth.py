@@ -12,9 +12,9 @@ from fake_views import (
     with_teacher,
 )
 
-from stl_core.distill import regions
 from stl_core.distill.losses import response
 from stl_core.distill.losses.response import ResponseLossConfig, depth_response_loss
+from stl_core.tensors import regions
 from stl_core.tensors.reductions import SINGLE_PART
 
 #: One object whose box covers rows 10 to 15 and columns 10 to 19 of the grid of stride 4.

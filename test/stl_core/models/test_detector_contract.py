@@ -154,7 +154,7 @@ def test_dla34_has_the_size_of_the_paper():
         20.310 - 0.0417, abs=0.001
     )
     with torch.no_grad():
-        out = model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 4))
+        out = model.eval()(NetworkInput(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 4)))
     assert [tuple(f.shape[1:]) for f in out.features] == [
         (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2),
     ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_dla34_has_the_size_of_the_paper():
 def test_the_finest_feature_is_the_input_of_the_heads():
     model = build('monodle').eval()
     with torch.no_grad():
-        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+        out = model(NetworkInput(torch.rand(1, 3, H, W), torch.ones(1, 3, 4)))
         assert torch.equal(model.heads['heatmap'](out.features[0]), out.heads.heatmap)
 
 
@@ -172,10 +172,11 @@ def test_the_finest_feature_is_the_input_of_the_heads():
 def test_features_have_the_declared_strides_and_channels(name):
     model = build(name).eval()
     with torch.no_grad():
-        out = model(torch.rand(1, 3, H, W), torch.ones(1, 3, 4))
+        out = model(NetworkInput(torch.rand(1, 3, H, W), torch.ones(1, 3, 4)))
     shapes = [tuple(each.shape[1:]) for each in out.features]
-    expected = zip(model.channels, model.strides, strict=True)
-    assert shapes == [(width, H // stride, W // stride) for width, stride in expected]
+    assert shapes == [
+        (each.channels, H // each.plane.stride, W // each.plane.stride) for each in model.levels
+    ]
 
 
 def targets_at(points, classes, size=8.0):

@@ -12,7 +12,7 @@ from stl_core.geometry import box_corners, project_objects, project_points
 from stl_core.models import losses, monocon
 from stl_core.models.centernet import heatmap, keypoints
 from stl_core.models.centernet.attentive_norm import AttentiveNorm
-from stl_core.tensors.batch import pad_targets
+from stl_core.tensors.batch import NetworkInput, pad_targets
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.types import Objects3D
 
@@ -78,7 +78,7 @@ def test_contexts_are_not_computed_at_inference(model):
         for name, module in model.heads.named_modules()
         if isinstance(module, torch.nn.Conv2d)
     ]
-    out = model.eval()(torch.zeros(1, 3, H, W), projection())
+    out = model.eval()(NetworkInput(torch.zeros(1, 3, H, W), projection()))
     for hook in hooks:
         hook.remove()
     assert not monocon.CONTEXT_HEADS & out.heads.as_dict().keys()
@@ -86,7 +86,7 @@ def test_contexts_are_not_computed_at_inference(model):
     assert not [name for name in called if name.startswith(('keypoint_heatmap', 'keypoint_rest'))]
     assert 'keypoints.outputs.offset_3d' in called  # one of the nine keypoints is the centre
     _, targets = cars((0, 12, 0.1))
-    trained = model(torch.zeros(1, 3, H, W), projection(), targets).heads
+    trained = model(NetworkInput(torch.zeros(1, 3, H, W), projection()), targets).heads
     assert out.heads.as_dict().keys() | monocon.CONTEXT_HEADS == trained.as_dict().keys()
 
 
@@ -127,7 +127,7 @@ def perfect_contexts(objects, h, w):
 @pytest.mark.parametrize('pose', [(0.5, 14, 0.4), (-7.4, 13, 1.2)], ids=['whole', 'cut'])
 def test_perfect_contexts_have_zero_loss(model, pose):
     objects, targets = cars(pose)
-    out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
+    out = model.eval()(NetworkInput(torch.zeros(1, 3, H, W), projection()), targets)
     heads = dataclasses.replace(out.heads, **perfect_contexts(objects, H // 4, W // 4))
     loss_values = model.losses(dataclasses.replace(out, heads=heads), targets, SINGLE_PART)
     assert float(loss_values['det/keypoint_offset']) < 1e-4
@@ -140,7 +140,7 @@ def test_perfect_contexts_have_zero_loss(model, pose):
 def test_losses_include_objects_whose_centre_is_off_the_canvas(model):
     objects, targets = cars((-9.6, 18, 1.3))
     assert targets.center_px[0, 0, 0] < 0 < objects.box_px[0, 2]
-    out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
+    out = model.eval()(NetworkInput(torch.zeros(1, 3, H, W), projection()), targets)
     with torch.no_grad():
         assert float(model.losses(out, targets, SINGLE_PART)['det/offset_3d']) > 0
     off_canvas = dataclasses.replace(targets, box_px=targets.box_px * torch.tensor([0, 1.0, 0, 1]))
@@ -162,14 +162,14 @@ def test_the_gradient_raises_a_negative_size():
 
 def test_losses_without_projections_raise_value_error(model):
     _, targets = cars((0, 12, 0.1))
-    out = model.eval()(torch.zeros(1, 3, H, W), projection(), targets)
+    out = model.eval()(NetworkInput(torch.zeros(1, 3, H, W), projection()), targets)
     with pytest.raises(ValueError, match='outputs without P'):
         model.losses(dataclasses.replace(out, P=None), targets, SINGLE_PART)
 
 
 def test_losses_without_contexts_raise_value_error(model):
     _, targets = cars((0, 12, 0.1))
-    out = model.eval()(torch.zeros(1, 3, H, W), projection())
+    out = model.eval()(NetworkInput(torch.zeros(1, 3, H, W), projection()))
     with pytest.raises(ValueError, match='outputs without contexts'):
         model.losses(out, targets, SINGLE_PART)
 

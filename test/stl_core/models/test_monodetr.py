@@ -38,7 +38,7 @@ def parity_run(public):
     model.load_state_dict(state)
     P = torch.from_numpy(golden.projection(public['focal_px']))[None].float()
     with torch.no_grad():
-        return model, model(torch.from_numpy(golden.image()), P), spec
+        return model, model(NetworkInput(torch.from_numpy(golden.image()), P)), spec
 
 
 def test_heads_equal_those_of_the_public_program(public, parity_run):

@@ -14,7 +14,7 @@ from stl_core.inference import converters
 from stl_core.inference.model_file import build_detector
 from stl_core.models import DETECTORS
 from stl_core.models.centernet import heatmap, keypoints
-from stl_core.tensors.batch import as_image_objects, pad_targets
+from stl_core.tensors.batch import NetworkInput, as_image_objects, pad_targets
 from stl_core.tensors.reductions import SINGLE_PART
 
 
@@ -81,7 +81,8 @@ def parity(request):
     assert spec.options['virtual_focal_px'] == reference['focal_px']  # depth is not rescaled
     targets = targets_of(reference['labels'], spec, P)
     with torch.no_grad():
-        out = model(torch.from_numpy(golden.image()), torch.from_numpy(P)[None].float(), targets)
+        inputs = NetworkInput(torch.from_numpy(golden.image()), torch.from_numpy(P)[None].float())
+        out = model(inputs, targets)
     return SimpleNamespace(
         name=request.param,
         reference=reference,

@@ -35,7 +35,7 @@ SHAPES = {
 def test_a_registered_detector_fulfils_the_contract(name):
     model = build(name)
     assert as_detector(model) is model
-    assert len(model.strides) == len(model.channels)
+    assert len({each.name for each in model.levels}) == len(model.levels) > 0
     assert isinstance(model.config, DETECTORS[name].config)
 
 
@@ -47,7 +47,7 @@ def test_the_options_that_give_heads_their_meaning_exist(name):
 
 def test_a_module_that_lacks_a_part_of_the_contract_is_refused_by_name():
     class Unfinished(nn.Module):
-        strides = channels = (4,)
+        levels = ()
         config = None
 
         def losses(self, outputs, targets, normalizer):
@@ -65,8 +65,9 @@ def test_outputs_have_the_documented_shapes(name):
     check_head_shapes(out.heads, SHAPES[name])
     assert out.size_px == (H, W)
     assert all(type(size) is int for size in out.size_px)
-    for stride, channels, grid in zip(model.strides, model.channels, out.features, strict=True):
-        assert grid.shape == (len(image), channels, H // stride, W // stride)
+    for level, grid in zip(model.levels, out.features, strict=True):
+        h, w = (int(size / level.plane.stride) for size in (H, W))
+        assert grid.shape == (len(image), level.channels, h, w)
 
 
 def test_a_misspelt_or_missing_head_is_refused_by_name():

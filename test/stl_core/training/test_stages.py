@@ -220,8 +220,8 @@ def test_a_teacher_with_another_backbone_is_matched_by_stride(scenes, tmp_path):
     adapter_outputs = [weights[f'adapters.{level}.2.weight'].shape[0] for level in range(3)]
     review_inputs = [weights[f'review.outward.{level}.0.weight'].shape[0] for level in range(3)]
     model = model_builder.build_model(resolve_config(stages.build_stages(data)['distil']))
-    assert adapter_outputs == list(model.teacher.channels[1:]) != review_inputs
-    assert review_inputs == list(model.student.channels[1:])
+    assert adapter_outputs == [each.channels for each in model.teacher.levels[1:]] != review_inputs
+    assert review_inputs == [each.channels for each in model.student.levels[1:]]
 
 
 def test_distillation_does_not_change_the_teacher(trained):

@@ -1,0 +1,46 @@
+"""
+Transfer: a distillation loss that may own weights, such as a projection or a scorer.
+
+A loss without weights is a function, see DistillLoss; a Transfer is a module built for one student
+and teacher. Its weights are trained with the student's, saved in checkpoints, and are no part of
+the model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from stl_core.distill.view import DistillView
+from stl_core.tensors.reductions import StepNormalizer
+
+
+class Transfer(nn.Module):
+    """
+    A distillation loss with weights; subclasses implement forward.
+
+    Its __init__(config, student, teacher) raises ValueError, naming the detector and level, where
+    the two detectors cannot be compared.
+    """
+
+    #: {prefix of parameter names within the transfer: configuration of their own optimiser}. All
+    #: other parameters are trained by the optimiser of the student.
+    optimizer_groups: Mapping[str, Any] = MappingProxyType({})
+
+    def forward(self, view: DistillView, normalizer: StepNormalizer) -> dict[str, Tensor]:
+        """
+        Compute the losses in float32.
+
+        :param view: outputs of both networks.
+        :param normalizer: normaliser of the step.
+        :return: unweighted scalars: '' is the loss `distill/<key>`, and each of the entry's
+            extra_losses `distill/<key>_<name>`.
+        """
+        raise NotImplementedError
+
+    def step_metrics(self) -> dict[str, Tensor]:
+        """Return figures of the last forward that are no losses, (), detached; by name."""
+        return {}

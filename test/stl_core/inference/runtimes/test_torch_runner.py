@@ -36,7 +36,7 @@ def make_detector(kind):
 def test_the_graph_gives_the_detector_the_bits_of_normalise_input(kind):
     detector, spec = make_detector(kind)
     inputs = []
-    detector.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    detector.register_forward_pre_hook(lambda module, args: inputs.append(args[0].image))
     runner = TorchRunner(detector, spec.input, torch.device('cpu'))
     P = np.stack([P2, P2 * [[2], [2], [1]]])
     runner(CANVASES[kind], P)

@@ -56,7 +56,7 @@ def test_cell_centres_are_the_means_of_their_pixels():
     assert centers[1, 2].tolist() == [np.mean([8, 9, 10, 11]), np.mean([4, 5, 6, 7])]
 
 
-def test_depth_of_a_cell_is_the_harmonic_mean_of_what_is_known():
+def test_depth_of_a_cell_is_the_harmonic_mean_of_its_known_pixels():
     depth_m, known = torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
     depth_m[0, 0, :3], known[0, 0, :3] = torch.tensor([10.0, 40.0, 7.0]), torch.tensor([1, 0.5, 0])
     cells = cells_of_depth(depth_m, known, (1, 2))

@@ -2,11 +2,11 @@
 Measure the gradient of every distillation loss on the student, relative to the detection losses.
 
 python bench/weights.py PLAN.yaml [key=value ...] [--stage distil] [--losses feature plain_scene]
-[--batches 8] [--share 0.33] [--device cpu]: measures at the start of a distillation stage, on its
-training frames. First, the layers between student and teacher learn alone for as many steps as in
-training, from the weighted losses that compare features. Prints the gradient norm of each loss on
-the student's backbone as fraction of that of all detection losses together, without and with the
-plan's weight, and the weight for which the fraction is --share.
+[--batches 8] [--share 0.33] [--epoch 3] [--device cpu]: measures at the start of a distillation
+stage, on its training frames. First, the layers between student and teacher learn alone for as
+many steps as in training, from the weighted losses that compare features. Prints the gradient norm
+of each loss on the student's backbone as fraction of that of all detection losses together, without
+and with the plan's weight, and the weight for which the fraction is --share.
 --losses measures these losses instead of the plan's; those that the plan lacks have weight 1.
 """
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument(
         '--share', type=float, default=1 / 3, help="fraction of the detector's gradient"
     )
+    parser.add_argument('--epoch', type=float, help='of losses whose weight rises; alone_epochs')
     parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="default: the plan's")
     args = parser.parse_args()
     plan = stages.load_stages(args.plan, tuple(args.overrides))
@@ -58,7 +59,7 @@ def main() -> None:
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
     steps = int(model.alone_epochs * pass_steps) if model.review else 0
     train_layers(model, islice(batches, steps), config.weights)
-    rows = gradient_norms(model, list(islice(batches, args.batches)), config.weights)
+    rows = gradient_norms(model, list(islice(batches, args.batches)), config.weights, args.epoch)
     detector_norm = rows.pop('the detector')[1]
     print(f'{steps} steps of the layers alone, {args.batches} batches of {config.batch_size}')
     print(f"| loss | value | gradient / the detector's | weighted | weight for {args.share:.2f} |")
@@ -81,6 +82,9 @@ def with_losses(config: TrainConfig, names: list[str]) -> TrainConfig:
     weights = {name: each for name, each in config.weights.items() if name.startswith('det/')}
     for key in (f'distill/{name}' for name in names):
         weights[key] = config.weights.get(key, 1.0)
+    for name in names:
+        for extra, weight in LOSSES[name].extra_losses.items():
+            weights[f'distill/{name}_{extra}'] = weight
     return dataclasses.replace(config, distill=distill, weights=weights)
 
 
@@ -110,14 +114,14 @@ def train_layers(model: Distiller, batches: Iterator[Batch], weights: dict[str, 
 
 
 def gradient_norms(
-    model: Distiller, batches: list[Batch], weights: dict[str, float]
+    model: Distiller, batches: list[Batch], weights: dict[str, float], epoch: float | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Return {name: (mean value, mean gradient norm on the backbone)}, at epoch alone_epochs."""
+    """Return {name: (mean value, mean gradient norm on the backbone)}; epoch: alone_epochs."""
     backbone = model.get_submodule('student.backbone').parameters()
     trained = [each for each in backbone if each.requires_grad]
     measured: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for batch in batches:
-        named = model(batch, model.alone_epochs, SINGLE_PART)
+        named = model(batch, model.alone_epochs if epoch is None else epoch, SINGLE_PART)
         detection = sum(weights[name] * v for name, v in named.items() if name.startswith('det/'))
         for name, value in {'the detector': detection, **named}.items():
             if not name.startswith('det/'):
@@ -131,7 +135,8 @@ def gradient_norms(
 def gradient_norm(value: Tensor, parameters: list[Tensor]) -> float:
     """Compute the L2 norm of the gradient of a value with respect to all parameters together."""
     each = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    return torch.stack([g.square().sum() for g in each if g is not None]).sum().sqrt().item()
+    squares = [g.square().sum() for g in each if g is not None]  # none from the loss of a scorer
+    return torch.stack(squares).sum().sqrt().item() if squares else 0.0
 
 
 if __name__ == '__main__':

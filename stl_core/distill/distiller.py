@@ -21,7 +21,7 @@ from stl_core.distill.view import DistillView, NetworkOutputs
 from stl_core.tensors import regions
 from stl_core.tensors.batch import Batch, NetworkInput
 from stl_core.tensors.detector import Detector, Outputs, TargetPredictions
-from stl_core.tensors.feature_level import FeatureLevel, ImagePlane, LevelSpec
+from stl_core.tensors.feature_level import FeatureLevel, ImagePlane, LevelSpec, find_level
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -38,7 +38,10 @@ class DistillLayersConfig:
     """
     Configuration of the layers between student and teacher.
 
-    :param strides: strides of the feature maps that are compared; both networks must have them.
+    :param strides: strides of the image's feature maps that are compared; both networks must have
+        them, and the first map of a stride counts.
+    :param levels: names of the compared maps, finest first, instead of `strides`, see
+        Detector.levels; both networks must have them in the same plane.
     :param width: channels in which the student's maps are fused, and upper limit of the channels
         between the convolutions of an adapter; the public code uses 512.
     :param alone_epochs: epochs in which only the layers learn from feature losses, on detached
@@ -48,6 +51,7 @@ class DistillLayersConfig:
     strides: tuple[int, ...] = (8, 16, 32)
     width: int = 128
     alone_epochs: float = 0.0
+    levels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a negative time, a width below 1 or a repeated stride."""
@@ -55,8 +59,11 @@ class DistillLayersConfig:
             raise ValueError(f'alone_epochs: expected 0 or more, got {self.alone_epochs}')
         if self.width < 1:
             raise ValueError(f'width: expected at least 1 channel, got {self.width}')
-        if len(set(self.strides)) < len(self.strides):
-            raise ValueError(f'strides: expected each once, got {list(self.strides)}')
+        for name, values in (('strides', self.strides), ('levels', self.levels or ())):
+            if len(set(values)) < len(values):
+                raise ValueError(f'{name}: expected each once, got {list(values)}')
+        if self.levels == ():
+            raise ValueError('levels: expected one or more names; leave the key out for strides')
 
 
 class Distiller(nn.Module):
@@ -76,6 +83,7 @@ class Distiller(nn.Module):
         student_input: InputFn,
         teacher_input: InputFn,
         precision: str = 'fp32',
+        privileged: bool = False,
     ) -> None:
         """
         Build the layers between two detectors.
@@ -87,7 +95,10 @@ class Distiller(nn.Module):
         :param student_input: returns the student's input of a batch.
         :param teacher_input: returns the teacher's input of a batch, such as depth.
         :param precision: precision of the networks; losses are always computed in float32.
-        :raises ValueError: for an unknown loss or a stride that a network lacks.
+        :param privileged: whether the teacher is given depth beside the image: then only maps
+            that this depth reaches may be compared.
+        :raises ValueError: for an unknown loss, a map that a network lacks, or one upstream of
+            the depth that a privileged teacher is given.
         """
         super().__init__()
         for name in losses:
@@ -100,9 +111,10 @@ class Distiller(nn.Module):
         self.alone_epochs = config.alone_epochs
         # layers that no loss uses would get no gradient
         needs_features = any(LOSSES[name].compares_features for name in losses)
-        strides = tuple(sorted(config.strides)) if needs_features else ()
-        self.student_levels = _levels_at_strides(student, strides)
-        self.teacher_levels = _levels_at_strides(teacher, strides)
+        self.student_levels, self.teacher_levels = (
+            _compared_levels(net, config) if needs_features else () for net in (student, teacher)
+        )
+        _check_planes(self.student_levels, self.teacher_levels, privileged)
         widths = [each.channels for each in self.student_levels]
         self.review = ReviewFusion(tuple(widths), config.width) if widths else None
         self.adapters = nn.ModuleList(
@@ -252,20 +264,44 @@ def _build_transfers(
             try:
                 transfers[name] = build(config, student, teacher)
             except ValueError as err:
-                raise ValueError(f'{name}: {err}') from err
+                raise ValueError(f'distill.losses.{name}: {err}') from err
     return nn.ModuleDict(transfers)
 
 
-def _levels_at_strides(net: Detector, strides: tuple[int, ...]) -> tuple[LevelSpec, ...]:
-    """Return a detector's first image level of each stride; ValueError if it has none."""
+def _compared_levels(net: Detector, config: DistillLayersConfig) -> tuple[LevelSpec, ...]:
+    """Return a detector's compared levels, finest first; ValueError if it lacks one."""
+    if config.levels is not None:
+        try:
+            return tuple(find_level(net.levels, name) for name in config.levels)
+        except ValueError as err:
+            raise ValueError(f'distill.layers.levels: {type(net).__name__}: {err}') from err
     image_levels: dict[float, LevelSpec] = {}
     for each in net.levels:
         if isinstance(each.plane, ImagePlane):
             image_levels.setdefault(each.plane.stride, each)
-    if not set(strides) <= image_levels.keys():
+    if not set(config.strides) <= image_levels.keys():
         name = type(net).__name__
-        raise ValueError(f'distill.layers.strides: {strides}; {name} has {tuple(image_levels)}')
-    return tuple(image_levels[stride] for stride in strides)
+        raise ValueError(
+            f'distill.layers.strides: {config.strides}; {name} has {tuple(image_levels)}'
+        )
+    return tuple(image_levels[stride] for stride in sorted(config.strides))
+
+
+def _check_planes(
+    student: tuple[LevelSpec, ...], teacher: tuple[LevelSpec, ...], privileged: bool
+) -> None:
+    """Raise ValueError for levels that cannot be compared, see Distiller.__init__."""
+    for one, other in zip(student, teacher, strict=True):
+        if one.plane != other.plane:
+            raise ValueError(
+                f'distill.layers: level {one.name!r} lies in {one.plane} in the student,'
+                f' in {other.plane} in the teacher; expected the same grid'
+            )
+        if privileged and not other.after_given_depth:
+            raise ValueError(
+                f'distill.layers: level {other.name!r} of the teacher lies upstream of where given'
+                ' depth enters, so that the teacher knows no more there; leave it out'
+            )
 
 
 def _network_outputs(net: Detector, out: Outputs, at_targets: TargetPredictions) -> NetworkOutputs:

@@ -46,15 +46,19 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
         return SupervisedModel(detector, config.input, config.precision)
     teacher_spec = resolved.teacher_spec
     assert teacher_spec is not None  # ResolvedConfig requires one if the configuration distils
-    model = distiller.Distiller(
-        detector,
-        model_file.load_detector(config.distill.teacher, teacher_spec),
-        config.distill.losses,
-        config.distill.layers,
-        student_input=partial(normalization.network_input, spec=config.input),
-        teacher_input=partial(normalization.network_input, spec=teacher_spec.input),
-        precision=config.precision,
-    )
+    try:
+        model = distiller.Distiller(
+            detector,
+            model_file.load_detector(config.distill.teacher, teacher_spec),
+            config.distill.losses,
+            config.distill.layers,
+            student_input=partial(normalization.network_input, spec=config.input),
+            teacher_input=partial(normalization.network_input, spec=teacher_spec.input),
+            precision=config.precision,
+            privileged=bool(teacher_spec.input.given_depth),
+        )
+    except ValueError as err:
+        raise ConfigError(str(err)) from err
     _check_losses(model)
     return model
 

@@ -19,10 +19,12 @@ from stl_core.models.detr import matcher
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import depth_encoding, normalization
 from stl_core.tensors.batch import Batch, NetworkInput, pad_targets
+from stl_core.tensors.feature_level import ImagePlane
 from stl_core.tensors.reductions import SINGLE_PART
 
 SMALL = DistillLayersConfig(width=16)
-ALL = {name: entry.config() for name, entry in LOSSES.items()}
+#: Without the losses that own weights, which need a privileged teacher.
+ALL = {name: entry.config() for name, entry in LOSSES.items() if entry.loss}
 ALL_BUT_HEADS = {name: config for name, config in ALL.items() if name != 'plain_heads'}
 SELECTIVE = {name: ALL[name] for name in ('feature', 'relation', 'response')}
 
@@ -489,3 +491,38 @@ def test_a_truncated_object_is_distilled_if_its_cell_is_on_the_canvas(name, kept
     view = model.make_view(out, batch, 0.0)
     assert bool(view.targets.valid[0, 0]) == kept
     assert view.targets.valid[0, 1:3].all()
+
+
+def test_levels_are_chosen_by_name():
+    config = DistillLayersConfig(levels=('neck', 'c16'), width=16)
+    model, batch = distiller(config=config), a_batch()
+    view = model.make_view(model.student(pixels(batch)), batch, 0.0)
+    assert [each.spec.name for each in view.feature_pairs()] == ['neck', 'c16']
+    by_stride = distiller(config=DistillLayersConfig(strides=(4, 16), width=16))
+    assert by_stride.teacher_levels == model.teacher_levels
+
+
+@pytest.mark.parametrize(
+    ('config', 'privileged', 'message'),
+    [
+        ({'levels': ('neck', 'bev')}, False, "level 'bev': unknown; this detector has neck, c8"),
+        (
+            {'strides': (4, 8)},
+            True,
+            "level 'c8' of the teacher lies upstream of where given depth",
+        ),
+        ({'levels': ()}, False, 'levels: expected one or more names'),
+        ({'levels': ('neck', 'neck')}, False, 'levels: expected each once'),
+    ],
+)
+def test_levels_that_cannot_be_compared_are_refused_by_name(config, privileged, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(config=DistillLayersConfig(**config), privileged=privileged)
+
+
+def test_levels_in_different_planes_are_refused_by_name():
+    student, teacher = build('monodle'), build('monodle')
+    level = dataclasses.replace(teacher.levels[0], plane=ImagePlane(8))
+    teacher.levels = (level, *teacher.levels[1:])
+    with pytest.raises(ValueError, match=r"level 'neck' lies in ImagePlane\(stride=4\) in the"):
+        distiller(None, DistillLayersConfig(levels=('neck',)), teacher, student)

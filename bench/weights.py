@@ -5,8 +5,8 @@ python bench/weights.py PLAN.yaml [key=value ...] [--stage distil] [--losses fea
 [--batches 8] [--share 0.33] [--epoch 3] [--device cpu]: measures at the start of a distillation
 stage, on its training frames. First, the layers between student and teacher learn alone for as
 many steps as in training, from the weighted losses that compare features. Prints the gradient norm
-of each loss on the student's backbone as fraction of that of all detection losses together, without
-and with the plan's weight, and the weight for which the fraction is --share.
+of each loss on the student's backbone as fraction of that of all detection losses together,
+without and with the plan's weight, and the weight for which the fraction is --share.
 --losses measures these losses instead of the plan's; those that the plan lacks have weight 1.
 """
 

@@ -140,7 +140,13 @@ def training(frames: dataset.FrameDataset, spec: InputSpec, args: Any) -> float:
         .to(memory_format=torch.channels_last)
         .train()
     )
-    optimizer = optim.Optimizer(learner, learner.detector, config.optim, config.precision)
+    optimizer = optim.Optimizer(
+        learner,
+        learner.detector,
+        config.optim,
+        config.precision,
+        optim.optimizer_groups(learner),
+    )
     batch = to_device(next(endless(frames, 0, args.batch)), device)
 
     def steps(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""A trainable model with an optimiser group and step metrics, and runs of it in processes."""
+"""A trainable model with an optimiser group and step metrics and its runs."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ class ScoredModel(nn.Module):
     def __init__(self, model, **options):
         super().__init__()
         self.model, self.detector = model, model.detector
-        channels = self.detector.channels[0]
+        channels = self.detector.levels[0].channels
         self.scorer = parametrizations.spectral_norm(nn.Conv2d(channels, 1, 1))
         self.config = OptimGroupConfig(lr=2e-3, betas=(0.5, 0.999), max_norm=0.5, **options)
         self.detector.register_forward_hook(self._keep_features)
@@ -74,7 +74,3 @@ def scored_config(scenes, out, **changes):
 
 def fit_scored(scenes, out, model_factory=scored, **changes):
     trainer.fit(resolve_config(scored_config(scenes, out, **changes)), model_factory)
-
-
-def fit_scored_in_rank(rank, scenes, out):
-    fit_scored(scenes, out)

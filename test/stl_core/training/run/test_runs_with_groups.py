@@ -1,4 +1,4 @@
-"""Runs of a model with an optimiser group: resume, other groups, processes, tables, model file."""
+"""Runs of a model with an optimiser group: resume, other groups, micro-batches, tables, files."""
 
 import csv
 import multiprocessing
@@ -7,10 +7,9 @@ import signal
 import pytest
 import torch
 from kitti_scenes import make_scenes
-from process_groups import join_all, start_two
 from run_folder_processes import train_scored_until_killed
 from safetensors.torch import load_file
-from scored_model import GROUP, ScoredModel, fit_scored, fit_scored_in_rank, scored, scored_config
+from scored_model import GROUP, ScoredModel, fit_scored, scored, scored_config
 from small_run import assert_equal_weights, weights_of
 
 from stl_core.data import dataset
@@ -104,16 +103,6 @@ def test_a_checkpoint_of_other_groups_is_refused_by_name(scenes, finished):
     with pytest.raises(CheckpointError, match=f'optimiser groups: {GROUP}; expected: none'):
         fit_scored(scenes, finished, ungrouped)
     assert (finished / 'last.pt').read_bytes() == before
-
-
-def test_two_processes_take_the_steps_of_one(scenes, finished, tmp_path):
-    """Batches of 4 and 3 images are split into 2 + 2 and 2 + 1."""
-    join_all(start_two(fit_scored_in_rank, scenes, tmp_path))
-    for a, b in zip(read_rows(finished), read_rows(tmp_path), strict=True):
-        assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
-    one, two = weights_of(finished), weights_of(tmp_path)
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize('num_micro_batches', [2, 5])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stl_core import files
 from stl_core.cli.output import OutputFile
-from stl_core.experiments import selection, selection_chart, study, study_table
+from stl_core.experiments import selection, selection_chart, study, study_config, study_table
+from stl_core.experiments.report import comparisons, study_chart, study_text
 from stl_core.training import stages
 from stl_core.training.config_builder import ConfigError
 
@@ -44,9 +45,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _run_study(args: argparse.Namespace) -> None:
-    config = study.load_study(args.config, tuple(args.overrides))
+    config = study_config.load_study(args.config, tuple(args.overrides))
     table = Path(config.table)
-    for path in (table, table.with_suffix('.png')):
+    outputs = [table, table.with_suffix('.png')]
+    outputs += comparisons.statistics_paths(table) if config.has_statistics else []
+    for path in outputs:
         files.require_writable_file(path)
     if not args.table_only:
         files.require_writable_folder(config.out)
@@ -56,9 +59,28 @@ def _run_study(args: argparse.Namespace) -> None:
     if not rows:
         raise ConfigError(f'{table}: no finished run yet')
     study_table.check_evaluated_class(table, rows, config.judged)
-    print(study_table.to_markdown(rows, config.judged))
-    study_table.plot_study(rows, config.judged, table.with_suffix('.png'))
+    study_table.check_splits(table, rows, bool(config.judge))
+    if config.tuning:
+        chosen = study.chosen_candidates(config, rows)
+        methods = tuple(config.methods)
+        print(study_text.tuning_to_markdown(rows, methods, chosen, config.judged), end='\n\n')
+    judged = study_table.judged_rows(rows)
+    print(study_text.to_markdown(judged, config.judged, config.unit, config.baseline))
+    if config.has_statistics:
+        _print_statistics(config, judged)
+    study_chart.plot_study(
+        judged, config.judged, table.with_suffix('.png'), config.unit, config.baseline
+    )
     print(f'chart: {table.with_suffix(".png")}')
+
+
+def _print_statistics(config: study_config.StudyConfig, rows: Sequence[study_table.Row]) -> None:
+    """Print differences and tests of a study, and write them next to its table."""
+    results = comparisons.compare_methods(config, rows)
+    print()
+    print(study_text.statistics_to_markdown(results, config.judged, config.unit, config.reference))
+    paths = comparisons.write_comparisons(results, Path(config.table))
+    print(f'statistics: {", ".join(map(str, paths))}')
 
 
 @contextlib.contextmanager

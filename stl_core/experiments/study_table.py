@@ -1,4 +1,4 @@
-"""Result table of a study: a CSV row per finished run; means, paired differences and chart."""
+"""Result table of a study: a CSV row per finished run; groups and paired differences of rows."""
 
 from __future__ import annotations
 
@@ -7,38 +7,30 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
-from stl_core.evaluation.ap_result import MIN_IOU, class_min_iou
-from stl_core.evaluation.metric import PUBLISHED
 from stl_core.files import write_atomically
 from stl_core.training.config_builder import ConfigError
 from stl_core.types import Array
-from stl_core.visualization import charts
 
 try:
     import fcntl
 except ImportError:  # Windows has none; there, no lock prevents a second writer
     fcntl = None  # type: ignore[assignment]
 
-#: Metrics of the Markdown table and the chart: AP40 at moderate difficulty.
-DISPLAYED_METRICS = (
-    '3d/strict/moderate',
-    '3d/loose/moderate',
-    'bev/strict/moderate',
-    'bev/loose/moderate',
-)
-#: The same by the published protocol of the detector, for the runs that have them.
-PUBLISHED_METRICS = tuple(f'{PUBLISHED}/3d/{criterion}/moderate' for criterion in MIN_IOU)
 #: Metric whose differences from the first method are listed, too.
 COMPARED_METRIC = '3d/loose/moderate'
 #: Suffix of the row names of earlier stages, such as the teacher.
 STAGE_SUFFIX = ' (stage)'
-_COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged')
+#: Between the names of a method and of its candidate in the row of a tuning run: 'DK3D @ 0.5'.
+CANDIDATE_MARK = ' @ '
+#: Splits by which a run is evaluated: tuning runs by the first, all others by the second.
+CHOOSE, JUDGE = 'choose', 'judge'
+_COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged', 'split')
 
 
 class Row(NamedTuple):
@@ -46,12 +38,13 @@ class Row(NamedTuple):
     Row of one finished run.
 
     :param method: name of the method.
-    :param seed: seed of the run.
+    :param seed: seed of the run; in a study of replicates, the replicate.
     :param epochs: number of training epochs before the evaluation.
     :param config: digest of the configuration, see study.config_digest.
     :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars. Columns
         of other metrics are 'NAME/COLUMN'; runs that did not compute them have none.
     :param judged: class that was evaluated.
+    :param split: CHOOSE or JUDGE; '' in a study without splits.
     """
 
     method: str
@@ -60,6 +53,7 @@ class Row(NamedTuple):
     config: str
     metrics: dict[str, float]
     judged: str = 'Car'
+    split: str = ''
 
 
 def read_table(path: Path) -> list[Row]:
@@ -88,9 +82,12 @@ def read_table(path: Path) -> list[Row]:
             }
             if not all(map(math.isfinite, figures.values())):
                 raise ValueError('figures that are not finite')
-            # tables of older versions hold cars and lack the column of the class
+            # tables of older versions hold cars and lack the columns of class and split
             fields = int(record['seed']), int(record['epochs']), record['config'], figures
-            row = Row(record['method'], *fields, record.get('judged', 'Car'))
+            split = record.get('split', '')
+            row = Row(record['method'], *fields, record.get('judged', 'Car'), split)
+            if split not in ('', CHOOSE, JUDGE):
+                raise ValueError(f'split {split!r}')
         except (KeyError, TypeError, ValueError) as err:
             raise ConfigError(f'{path}:{number}: not a row of a study ({err!r})') from err
         _check_not_in_table(path, rows, row)
@@ -109,10 +106,12 @@ def append_row(path: Path, row: Row) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     names = dict.fromkeys(name for each in [*rows, row] for name in each.metrics)
-    writer.writerow([*_COLUMNS, *names])
+    has_split = any(each.split for each in [*rows, row])  # without, tables stay as they were
+    writer.writerow([*(_COLUMNS if has_split else _COLUMNS[:-1]), *names])
     for each in [*rows, row]:
         figures = [f'{each.metrics[name]:.4f}' if name in each.metrics else '' for name in names]
-        writer.writerow([*each[:4], each.judged, *figures])
+        split = [each.split] if has_split else []
+        writer.writerow([*each[:4], each.judged, *split, *figures])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 
@@ -124,6 +123,18 @@ def check_evaluated_class(path: Path, rows: Sequence[Row], class_name: str) -> N
             raise ConfigError(
                 f'judged: {class_name}, but {path} holds the figures of {row.judged};'
                 ' choose another table= or judged='
+            )
+
+
+def check_splits(path: Path, rows: Sequence[Row], has_splits: bool) -> None:
+    """Raise ConfigError if the table has rows of a study with splits, and this has none, or so."""
+    for row in rows:
+        if bool(row.split) != has_splits:
+            where = f'on the split {row.split!r}' if row.split else 'without a split'
+            expected = 'choose and judge' if has_splits else 'no splits'
+            raise ConfigError(
+                f'{path}: {row.method}, seed {row.seed}, was evaluated {where}, but the study has'
+                f' {expected}; choose another table='
             )
 
 
@@ -166,102 +177,72 @@ def sort_rows(rows: Sequence[Row], method_names: Sequence[str]) -> list[Row]:
     return sorted(rows, key=sort_key)
 
 
+def judged_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that a study compares: all but those on the choose split."""
+    return [row for row in rows if row.split != CHOOSE]
+
+
+def tuning_rows(rows: Sequence[Row], method: str) -> dict[str, list[Row]]:
+    """Return the tuning rows of a method by the label of their candidate, in the table's order."""
+    start = method + CANDIDATE_MARK
+    found = [row for row in rows if row.split == CHOOSE and row.method.startswith(start)]
+    return {name.removeprefix(start): each for name, each in group_by_method(found).items()}
+
+
 def group_by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Group rows by method, in the order in which methods appear."""
     names = dict.fromkeys(row.method for row in rows)
     return {name: [row for row in rows if row.method == name] for name in names}
 
 
-def to_markdown(rows: Sequence[Row], class_name: str) -> str:
+def group_without_stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group rows by method, without the rows of stages."""
+    return group_by_method([row for row in rows if not row.method.endswith(STAGE_SUFFIX)])
+
+
+def paired_differences(rows: Sequence[Row], baseline: str = '') -> dict[str, Array]:
     """
-    Format means and standard deviations over seeds, and of the differences seed by seed.
+    Compute every method's figures minus those of one method, seed by seed.
+
+    Runs of one seed use the frames in the same order and have the same earlier stages; the
+    difference removes effects that two runs have in common.
 
     :param rows: rows of a study, its first method before the others.
-    :param class_name: class that was evaluated.
-    :return: Markdown table; deviations are of the sample, so a single seed has none. The published
-        protocol has columns if a run has it, empty for methods of which a run lacks it.
+    :param baseline: method that is subtracted; '' is the first one.
+    :return: for every other method, without stages, (S,) percent of COMPARED_METRIC, one per
+        common seed, ascending as the rows are; methods without a common seed are left out.
     """
-    published = [key for key in PUBLISHED_METRICS if any(key in row.metrics for row in rows)]
-    titles = [
-        *(_metric_title(key, class_name) for key in DISPLAYED_METRICS),
-        _difference_title(rows, class_name),
-        *(_metric_title(key, class_name) for key in published),
+    groups = group_without_stages(rows)
+    baseline = baseline or next(iter(groups), '')
+    pairs = {name: paired_values(groups, name, baseline) for name in groups if name != baseline}
+    return {name: one - other for name, (one, other) in pairs.items() if len(one)}
+
+
+def common_seeds(groups: Mapping[str, Sequence[Row]], *names: str) -> list[int]:
+    """Return the seeds that all of some methods have, in the order of the first one's rows."""
+    others = [{row.seed for row in groups.get(name, ())} for name in names[1:]]
+    seeds = [row.seed for row in groups.get(names[0], ())]
+    return [seed for seed in seeds if all(seed in each for each in others)]
+
+
+def paired_values(groups: Mapping[str, Sequence[Row]], *names: str) -> Array:
+    """
+    Return COMPARED_METRIC of some methods for their common seeds.
+
+    :param groups: {method: its rows}.
+    :param names: K methods.
+    :return: (K, S) percent, in the order of common_seeds; a method without rows leaves no seed.
+    """
+    seeds = common_seeds(groups, *names)
+    by_seed = [
+        {row.seed: row.metrics[COMPARED_METRIC] for row in groups.get(name, ())} for name in names
     ]
-    lines = [
-        f'{class_name}, AP40, moderate, last epoch, protocol ours unless published is written;'
-        ' mean ± standard deviation over seeds;'
-        ' "vs": of the differences between runs of the same seed',
-        '',
-        f'| method | seeds | {" | ".join(titles)} |',
-        f'|---|---|{"---|" * len(titles)}',
-    ]
-    against = paired_differences(rows)
-    for name, group in group_by_method(rows).items():
-        cells = [_format_mean_std(_metric_values(group, key)) for key in DISPLAYED_METRICS]
-        cells.append(_format_mean_std(against[name], '+') if name in against else '')
-        for key in published:
-            have = [row for row in group if key in row.metrics]
-            # a mean over some of the seeds would stand beside means over all of them
-            whole = len(have) == len(group)
-            cells.append(_format_mean_std(_metric_values(group, key)) if whole else '')
-        lines.append(f'| {name} | {len(group)} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    return np.array([[each[seed] for seed in seeds] for each in by_seed])
 
 
-def paired_differences(rows: Sequence[Row]) -> dict[str, Array]:
-    """
-    Compute every method's figures minus the first method's, seed by seed.
-
-    Runs of all seeds share the earlier stages, and runs of one seed also the order of the frames;
-    the difference removes effects that two runs have in common.
-
-    :param rows: rows of a study, its first method before the others.
-    :return: for every method except the first and the stages, (S,) percent of COMPARED_METRIC, one
-        per common seed; methods without a common seed are left out.
-    """
-    base = {row.seed: row.metrics[COMPARED_METRIC] for row in _baseline_rows(rows)}
-    paired = [row for row in rows if row.seed in base and row not in _baseline_rows(rows)]
-    return {
-        name: _metric_values(group, COMPARED_METRIC) - [base[row.seed] for row in group]
-        for name, group in _group_without_stages(paired).items()
-    }
-
-
-def plot_study(rows: Sequence[Row], class_name: str, path: Path) -> None:
-    """
-    Draw every method's mean as a bar and its seeds as dots; titles name the earlier stages' AP.
-
-    :param rows: rows of a study, its first method before the others.
-    :param class_name: class that was evaluated.
-    :param path: PNG to write.
-    """
-    groups = _group_without_stages(rows)
-    stages = [row for row in rows if row.method.endswith(STAGE_SUFFIX)]
-    panels = {}
-    for key in DISPLAYED_METRICS:
-        stage_texts = [
-            f'{row.method.removesuffix(STAGE_SUFFIX)} {row.metrics[key]:.1f}' for row in stages
-        ]
-        title = f'{_metric_title(key, class_name)}\n{", ".join(stage_texts)}'
-        panels[title] = {name: _metric_values(group, key) for name, group in groups.items()}
-    panels[f'{_difference_title(rows, class_name)}\nseed by seed'] = paired_differences(rows)
-    figure = charts.new_figure(13, 1.2 + 0.34 * len(groups))
-    for column, (title, bars) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), column)
-        for name, values in bars.items():
-            height = list(groups).index(name)
-            axes.barh(height, values.mean(), color='tab:blue', alpha=0.35)
-            axes.plot(values, np.full(len(values), height), 'o', ms=3.5, color='tab:blue')
-            right = max(values.max(), 0)
-            axes.annotate(f' {values.mean():.1f}', (right, height), va='center', fontsize=7)
-        axes.set_ylim(max(len(groups), 1) - 0.5, -0.5)
-        axes.set_yticks(range(len(groups)), groups if column == 1 else [''] * len(groups))
-        axes.margins(x=0.15)
-        axes.set_title(title, fontsize=8, loc='left')
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25, axis='x')
-    figure.supxlabel(f'{class_name}, AP40, moderate, protocol ours; dots are seeds', fontsize=8)
-    charts.save_figure(figure, path)
+def metric_values(group: Sequence[Row], key: str) -> Array:
+    """Return a metric of each row, (R,)."""
+    return np.array([row.metrics[key] for row in group])
 
 
 def _check_not_in_table(path: Path, rows: Sequence[Row], row: Row) -> None:
@@ -282,36 +263,3 @@ def _acquire_lock(path: Path, error_message: str) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
-
-
-def _group_without_stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group rows by method, without the rows of stages."""
-    return group_by_method([row for row in rows if not row.method.endswith(STAGE_SUFFIX)])
-
-
-def _baseline_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the first method; none if there are only stages."""
-    return next(iter(_group_without_stages(rows).values()), [])
-
-
-def _metric_title(key: str, class_name: str) -> str:
-    """Return the title of a metric with the class's IoU: '3D at 0.7', 'published 3D at 0.7'."""
-    *protocol, kind, criterion, _ = key.split('/')
-    title = f'{kind.upper()} at {class_min_iou(class_name, kind, criterion):g}'
-    return ' '.join([*protocol, title])
-
-
-def _difference_title(rows: Sequence[Row], class_name: str) -> str:
-    first = _baseline_rows(rows)
-    return (
-        f'{_metric_title(COMPARED_METRIC, class_name)} vs {first[0].method if first else "none"}'
-    )
-
-
-def _metric_values(group: Sequence[Row], key: str) -> Array:
-    return np.array([row.metrics[key] for row in group])
-
-
-def _format_mean_std(values: Array, sign: str = '') -> str:
-    spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
-    return f'{values.mean():{sign}.2f}{spread}'

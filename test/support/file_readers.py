@@ -22,7 +22,7 @@ from small_detectors import SMALL
 from stl_core.data import dataset, depth_checks, depth_maps, scan_file
 from stl_core.data.frame_source import DataError, read_split
 from stl_core.data.sources import kitti, kitti_calib, kitti_tracking
-from stl_core.experiments import study, study_table
+from stl_core.experiments import study_config, study_table
 from stl_core.files import OutputError
 from stl_core.inference import model_file
 from stl_core.inference.converters import checkpoint_reader
@@ -435,7 +435,7 @@ READERS = (
         'study',
         'a.yaml',
         file_with('a.yaml', STUDY),
-        study.load_study,
+        study_config.load_study,
         {
             **TEXT,
             'truncated': half,

@@ -11,89 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from toy_study import a_plan, a_row
 
 from stl_core.cli import main
 from stl_core.data.sources import kitti
 from stl_core.evaluation.ap_result import ApResult, ClassAp
 from stl_core.evaluation.metric import MetricResults
-from stl_core.evaluation.metrics import results_from_json
-from stl_core.experiments import study, study_table
+from stl_core.experiments import run_queue, study, study_config, study_plan, study_table
+from stl_core.experiments.report import study_chart, study_text
 from stl_core.inference.model_file import ModelFileError
-from stl_core.training import resolved_config, stages, trainer
+from stl_core.training import resolved_config, stages
 from stl_core.training.config_builder import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def a_plan(tmp_path, **distil):
-    plan = {
-        'weights': {},
-        'epochs': 2,
-        'eval_every': 0,
-        'stages': {
-            'teacher': {'out': 'x/teacher', 'input': {'depth': {}}},
-            'distil': {
-                'out': 'x/distil',
-                'distill': {
-                    'teacher': 'x/teacher',
-                    'losses': {'feature': {}},
-                    'layers': {'width': 16},
-                },
-                'weights': {'distill/feature': 1.0},
-                **distil,
-            },
-        },
-    }
-    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(plan, sort_keys=False))
-    return study.StudyConfig(
-        plan=str(tmp_path / 'plan.yaml'),
-        stage='distil',
-        methods={
-            'base': None,
-            'selective': {
-                'distill': {'losses': {'relation': {'cells': 5}}},
-                'weights': {'distill/relation': 3.0},
-            },
-        },
-        seeds=(4, 5),
-        out=str(tmp_path / 'runs'),
-        table=str(tmp_path / 'table.csv'),
-    )
-
-
-def resolve_without_files(config):
-    spec = resolved_config._model_spec(config)
-    return resolved_config.ResolvedConfig(
-        config, spec, teacher_spec=spec if config.distill else None
-    )
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Replace training: AP is the seed, plus ten with a teacher; returns the folders of runs."""
-    done = []
-
-    def fit(resolved):
-        config = resolved.config
-        done.append(config.out)
-        value = config.seed + 10.0 * bool(config.distill)
-        levels = {'strict': [0.0, value, 0.0], 'loose': [0.0, 2 * value, 0.0]}
-        return results_from_json({'Car': {kind: {'AP40': levels} for kind in ('3d', 'bev')}})
-
-    monkeypatch.setattr(trainer, 'fit', fit)
-    monkeypatch.setattr(stages, 'run_stage', fit)
-    monkeypatch.setattr(
-        resolved_config,
-        'resolve_config',
-        resolve_without_files,
-    )
-    monkeypatch.setattr(resolved_config, 'with_file_digests', lambda config: config)
-    return done
-
-
 def test_runs_differ_by_method_and_seed_alone(tmp_path):
-    before, runs = study.plan_runs(a_plan(tmp_path))
+    before, runs = study_plan.plan_runs(a_plan(tmp_path))
     assert [run.method for run in before] == ['teacher (stage)']
     assert [(run.method, run.config.seed) for run in runs] == [
         ('base', 4),
@@ -114,7 +48,7 @@ def test_runs_differ_by_method_and_seed_alone(tmp_path):
 def test_every_committed_study_can_be_planned(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / 'config/study').glob('*.yaml')):
-        before, runs = study.plan_runs(study.load_study(path))
+        before, runs = study_plan.plan_runs(study_config.load_study(path))
         assert before
         assert len({study.config_digest(run.config) for run in runs}) == len(runs)
 
@@ -124,9 +58,9 @@ def test_every_committed_study_can_be_planned(monkeypatch):
 )
 def test_the_documented_table_has_the_figures_of_the_committed_runs(name, page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    grid = study.load_study(f'config/study/{name}.yaml')
+    grid = study_config.load_study(f'config/study/{name}.yaml')
     rows = study_table.sort_rows(study_table.read_table(Path(grid.table)), tuple(grid.methods))
-    lines = study_table.to_markdown(rows, grid.judged).splitlines()
+    lines = study_text.to_markdown(rows, grid.judged).splitlines()
     table = [line for line in lines if line.startswith('|') and '(stage)' not in line]
     assert len(table) > 5
     assert set(table) <= set(Path(f'docs/{page}.md').read_text().splitlines())
@@ -134,14 +68,14 @@ def test_the_documented_table_has_the_figures_of_the_committed_runs(name, page, 
 
 def test_the_committed_study_has_every_run(monkeypatch):
     monkeypatch.chdir(ROOT)
-    grid = study.load_study('config/study/monostl.yaml')
-    before, runs = study.plan_runs(grid)
+    grid = study_config.load_study('config/study/monostl.yaml')
+    before, runs = study_plan.plan_runs(grid)
     rows = {row[:2] for row in study_table.read_table(Path(grid.table))}
     assert rows == {(run.method, run.config.seed) for run in before + runs}
 
 
 def test_the_digest_depends_on_given_options_and_not_on_empty_ones(tmp_path):
-    config = study.plan_runs(a_plan(tmp_path))[1][0].config
+    config = study_plan.plan_runs(a_plan(tmp_path))[1][0].config
     assert study.config_digest(
         dataclasses.replace(config, out='elsewhere')
     ) == study.config_digest(config)
@@ -164,14 +98,15 @@ def test_a_study_may_change_its_plan(tmp_path):
     plan = a_plan(tmp_path)
     changed = dataclasses.replace(plan, overrides=('stages.teacher.epochs=7', 'batch_size=3'))
     (before, *runs), (teacher, *others) = (
-        [run.config for part in study.plan_runs(each) for run in part] for each in (plan, changed)
+        [run.config for part in study_plan.plan_runs(each) for run in part]
+        for each in (plan, changed)
     )
     assert (before.epochs, teacher.epochs) == (2, 7)
     assert [each.epochs for each in others] == [2] * 4
     assert [each.batch_size for each in (teacher, *others)] == [3] * 5
     assert runs == [dataclasses.replace(each, batch_size=runs[0].batch_size) for each in others]
     with pytest.raises(ConfigError, match="'epochs': expected key=value"):
-        study.plan_runs(dataclasses.replace(plan, overrides=('epochs',)))
+        study_plan.plan_runs(dataclasses.replace(plan, overrides=('epochs',)))
 
 
 def test_a_finished_run_is_a_row_and_is_not_run_again(tmp_path, trained, monkeypatch):
@@ -210,16 +145,16 @@ def test_a_run_is_a_row_as_soon_as_it_is_finished(tmp_path, trained, monkeypatch
         """Finish in reverse order, and fail at the first run."""
         for index in range(len(configs) - 1, 0, -1):
             assert len(study_table.read_table(table)) == len(configs) - index
-            yield index, study._run(configs[index])
+            yield index, run_queue._run(configs[index])
         raise ConfigError('the first run failed')
 
-    monkeypatch.setattr(study, 'map_as_completed', last_first)
+    monkeypatch.setattr(run_queue, 'map_as_completed', last_first)
     with pytest.raises(ConfigError, match='the first run failed'):
         study.run_study(plan, num_jobs=2)
     rows = study_table.read_table(table)
     assert [row[:2] for row in rows[1:]] == [('selective', 5), ('base', 5), ('selective', 4)]
     assert [row.metrics['3d/strict/moderate'] for row in rows[1:]] == [15, 5, 14]
-    text = study_table.to_markdown(study_table.sort_rows(rows, tuple(plan.methods)), 'Car')
+    text = study_text.to_markdown(study_table.sort_rows(rows, tuple(plan.methods)), 'Car')
     assert text.index('teacher') < text.index('| base') < text.index('| selective')
 
 
@@ -228,15 +163,15 @@ def test_a_parallel_run_logs_to_its_folder_while_it_runs(tmp_path, monkeypatch):
 
     def fit(resolved):
         print('a word')
-        study.log.info('%d epochs', resolved.config.epochs)
+        run_queue.log.info('%d epochs', resolved.config.epochs)
         assert re.fullmatch(r'a word\n\S+ \S+ 2 epochs\n', log.read_text())
         raise ConfigError('too late')
 
     monkeypatch.setattr(stages, 'run_stage', fit)
-    (run, *_) = study.plan_runs(a_plan(tmp_path))[1]
+    (run, *_) = study_plan.plan_runs(a_plan(tmp_path))[1]
     handlers = logging.getLogger().handlers[:]
     with pytest.raises(ConfigError, match='too late'):
-        study._run_in_process(run.config)
+        run_queue._run_in_process(run.config)
     assert log.read_text().endswith('ConfigError: too late\n')
     assert logging.getLogger().handlers == handlers
 
@@ -309,11 +244,11 @@ def test_the_published_protocol_has_columns_and_older_tables_stay_valid(
     assert not any(name in rows[0].metrics for name in columns)
     assert rows[-1].metrics['published/3d/loose/moderate'] == 30.5
     sorted_rows = study_table.sort_rows(rows, tuple(plan.methods))
-    lines = study_table.to_markdown(sorted_rows, 'Car').splitlines()
+    lines = study_text.to_markdown(sorted_rows, 'Car').splitlines()
     assert 'protocol ours' in lines[0]
     assert lines[2].endswith('| published 3D at 0.7 | published 3D at 0.5 |')
     assert lines[-1].endswith('|  |  |')  # a seed of this method has no published figures
-    only_new = study_table.to_markdown([row for row in rows if columns[0] in row.metrics], 'Car')
+    only_new = study_text.to_markdown([row for row in rows if columns[0] in row.metrics], 'Car')
     assert only_new.splitlines()[-1].endswith('| 15.50 | 30.50 |')
 
 
@@ -343,11 +278,11 @@ def test_a_complete_table_does_not_need_the_files_of_its_stages(
 def test_an_unknown_class_and_repeated_seeds_are_refused(tmp_path):
     path = tmp_path / 'study.yaml'
     path.write_text(json.dumps(vars(a_plan(tmp_path))))
-    assert study.load_study(path, ('judged=Cyclist',)).judged == 'Cyclist'
+    assert study_config.load_study(path, ('judged=Cyclist',)).judged == 'Cyclist'
     with pytest.raises(ConfigError, match=r"judged: 'Truck' .* Car, Pedestrian, Cyclist"):
-        study.load_study(path, ('judged=Truck',))
+        study_config.load_study(path, ('judged=Truck',))
     with pytest.raises(ConfigError, match='seeds: expected each once'):
-        study.load_study(path, ('seeds=[1, 1]',))
+        study_config.load_study(path, ('seeds=[1, 1]',))
 
 
 def test_a_table_of_another_class_is_refused(tmp_path, trained, capsys):
@@ -372,7 +307,7 @@ def test_a_table_of_another_class_is_refused(tmp_path, trained, capsys):
 def test_a_method_may_disable_distillation_by_null(tmp_path):
     plan = a_plan(tmp_path)
     methods = {'none': None, 'null': {'distill': None}, 'no loss': {'distill': {'losses': None}}}
-    _, runs = study.plan_runs(dataclasses.replace(plan, methods=methods))
+    _, runs = study_plan.plan_runs(dataclasses.replace(plan, methods=methods))
     assert all(run.config.distill is None for run in runs)
 
 
@@ -389,7 +324,7 @@ def test_a_method_may_disable_distillation_by_null(tmp_path):
 )
 def test_errors_of_a_study_name_the_stage_or_method(tmp_path, change, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        study.plan_runs(dataclasses.replace(a_plan(tmp_path), **change))
+        study_plan.plan_runs(dataclasses.replace(a_plan(tmp_path), **change))
 
 
 def test_less_than_one_job_is_refused(tmp_path, trained):
@@ -401,16 +336,10 @@ def test_less_than_one_job_is_refused(tmp_path, trained):
 def test_means_and_deviations_are_those_of_the_sample(tmp_path):
     values = [3.0, 5.0, 10.0]
     rows = [a_row('a', seed, value) for seed, value in enumerate(values)]
-    text = study_table.to_markdown(rows, 'Car')
+    text = study_text.to_markdown(rows, 'Car')
     assert f'| a | 3 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in text
-    assert '| a | 1 | 3.00 |' in study_table.to_markdown(rows[:1], 'Car')
-    assert '| 3D at 0.5 | 3D at 0.25 |' in study_table.to_markdown(rows, 'Cyclist')
-
-
-def a_row(method, seed, value):
-    return study_table.Row(
-        method, seed, 2, 'x', dict.fromkeys(study_table.DISPLAYED_METRICS, value)
-    )
+    assert '| a | 1 | 3.00 |' in study_text.to_markdown(rows[:1], 'Car')
+    assert '| 3D at 0.5 | 3D at 0.25 |' in study_text.to_markdown(rows, 'Cyclist')
 
 
 def test_methods_are_compared_seed_by_seed(tmp_path):
@@ -419,11 +348,11 @@ def test_methods_are_compared_seed_by_seed(tmp_path):
     rows += [a_row('b', 3, 12.0), a_row('b', 1, 4.0), a_row('b', 8, 70.0), a_row('c', 9, 1.0)]
     differences = study_table.paired_differences(rows)
     assert {name: values.tolist() for name, values in differences.items()} == {'b': [2.0, 1.0]}
-    lines = study_table.to_markdown(rows, 'Car').splitlines()
+    lines = study_text.to_markdown(rows, 'Car').splitlines()
     assert lines[2].endswith('| 3D at 0.5 vs base |')
     assert [row.rsplit('|', 2)[1].strip() for row in lines[4:]] == ['', '', '+1.50 ± 0.71', '']
-    study_table.plot_study(rows, 'Car', tmp_path / 'some.png')
-    study_table.plot_study(rows[:1], 'Car', tmp_path / 'stages.png')
+    study_chart.plot_study(rows, 'Car', tmp_path / 'some.png')
+    study_chart.plot_study(rows[:1], 'Car', tmp_path / 'stages.png')
 
 
 def test_a_run_is_not_counted_twice(tmp_path):

@@ -20,7 +20,7 @@ from small_stages import FOLDERS, LOSSES, make_scenes_with_depth, plan
 from stl_core.cli import main
 from stl_core.data import dataset, depth_maps
 from stl_core.data.sources import kitti, kitti_calib
-from stl_core.experiments import selection, selection_chart, study, study_table
+from stl_core.experiments import selection, selection_chart, study, study_config, study_table
 from stl_core.inference import model_file, predictor, result_files
 from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.training import checkpoint, model_builder, stages, trainer
@@ -545,7 +545,7 @@ def test_parallel_runs_of_a_study_equal_sequential_runs(scenes, trained, tmp_pat
     students = []
     for jobs in (1, 2):
         out = tmp_path / str(jobs)
-        grid = study.StudyConfig(
+        grid = study_config.StudyConfig(
             plan=str(tmp_path / 'plan.yaml'),
             stage='distil',
             methods=methods,

@@ -24,21 +24,26 @@ class TuningConfig:
     :param replicates: replicates in which the candidates are trained. Replicates that are not
         judged are the better choice: the best of a few runs is in part the luckiest one, and the
         judged run of the same replicate would repeat its luck.
-    :param shares: factors of the weights of a method's distillation losses; each is a candidate. A
-        method states its weights for the share 1, at which its gradient on the backbone is as
-        large as that of the detection losses (bench/weights.py measures it).
+    :param gradient_shares: factors of the weights of a method's distillation losses; each is a
+        candidate. A method states its weights for the share 1, at which its gradient on the
+        backbone is as large as that of the detection losses (bench/weights.py measures it).
     """
 
     replicates: tuple[int, ...]
-    shares: tuple[float, ...] = (0.25, 0.5, 1.0)
+    gradient_shares: tuple[float, ...] = (0.25, 0.5, 1.0)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for no or repeated replicates or shares."""
-        for name, values in (('replicates', self.replicates), ('shares', self.shares)):
+        """Raise ValueError for no or repeated replicates or gradient_shares."""
+        for name, values in (
+            ('replicates', self.replicates),
+            ('gradient_shares', self.gradient_shares),
+        ):
             if not values or len(set(values)) < len(values):
                 raise ValueError(f'{name}: expected one or more, each once, got {list(values)}')
-        if min(self.shares) <= 0:
-            raise ValueError(f'shares: expected more than 0, got {min(self.shares)}')
+        if min(self.gradient_shares) <= 0:
+            raise ValueError(
+                f'gradient_shares: expected more than 0, got {min(self.gradient_shares)}'
+            )
 
 
 @dataclass(frozen=True)

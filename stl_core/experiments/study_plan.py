@@ -136,10 +136,10 @@ def candidate_labels(study: StudyConfig) -> dict[str, list[str]]:
         return {name: [] for name in study.methods}
     plan, labels = _read_plan(study), {}
     for name in study.methods:
-        own, (run_config, _) = _own_candidates(study, name), _build_method(study, plan, name)
+        listed, (run_config, _) = _own_candidates(study, name), _build_method(study, plan, name)
         distils = any(key.startswith('distill/') for key in run_config.weights)
-        shares = [_share_label(each) for each in study.tuning.shares] if distils else []
-        labels[name] = list(own) if own else shares
+        by_share = [_share_label(each) for each in study.tuning.gradient_shares] if distils else []
+        labels[name] = list(listed) if listed else by_share
     tuned = {name: each for name, each in labels.items() if each}
     for name, each in tuned.items():
         first = next(iter(tuned))
@@ -215,8 +215,8 @@ def _build_method(
     if label and candidates:
         method = stages.merge_configs(method, candidates[label] or {})
     elif label and study.tuning:
-        shares = {_share_label(each): each for each in study.tuning.shares}
-        scale = shares[label]
+        factors = {_share_label(each): each for each in study.tuning.gradient_shares}
+        scale = factors[label]
     try:
         data = stages.merge_configs(shared, method)
         return build_train_config(_without_unused_teacher(data)), scale

@@ -156,7 +156,10 @@ def test_another_baseline_is_subtracted():
         ('choose=few.txt', 'choose, judge: expected both split files or none'),
         ('tuning={replicates: [1]}', 'tuning: requires choose, judge and replicates'),
         ('tuning={replicates: []}', 'tuning: replicates: expected one or more'),
-        ('tuning={replicates: [1], shares: [0.0]}', 'shares: expected more than 0'),
+        (
+            'tuning={replicates: [1], gradient_shares: [0.0]}',
+            'gradient_shares: expected more than 0',
+        ),
         ('methods={A @ 1: {}}', 'methods.A @ 1: .* mark tuning runs'),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_corrected_interval_excludes_zero_where_holm_rejects():
 
 
 def test_holm_keeps_its_promise_without_any_difference():
-    """Three true hypotheses: in at most 5 % of studies, but for chance, one is rejected."""
+    """Three true hypotheses: in at most 5 % of studies, within chance, one is rejected."""
     rng = np.random.default_rng(4)
     samples = rng.normal(0.0, 1.0, (1500, 3, 5))
     wrong = sum(

@@ -318,7 +318,11 @@ def test_a_method_may_disable_distillation_by_null(tmp_path):
         ({'methods': {'odd': {'epoch': 1}}}, 'methods.odd: epoch: unknown key'),
         (
             {'methods': {'odd': {'distill': {'losses': {'spell': {}}}}}},
-            'methods.odd: weights.distill/spell: missing',
+            'methods.odd: distill.losses.spell: unknown loss',
+        ),
+        (
+            {'methods': {'odd': {'distill': {'losses': {'feature': {}}}}}},
+            'methods.odd: weights.distill/feature: missing',
         ),
     ],
 )

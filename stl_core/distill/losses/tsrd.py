@@ -158,10 +158,10 @@ class Tsrd(Transfer):
     def _tokens(
         self, outputs: NetworkOutputs, targets: Targets, size_px: tuple[int, int]
     ) -> Tensor:
-        """Return t (B, N, C); of empty slots it means nothing."""
+        """Return t (B, N, C), at least float32; of empty slots it means nothing."""
         if self.level is None:
             assert outputs.tokens is not None, 'a detector with token_channels returned none'
-            return outputs.tokens
+            return outputs.tokens.to(torch.promote_types(outputs.tokens.dtype, torch.float32))
         slots = targets.valid.shape
         indices = torch.arange(targets.valid.numel(), device=targets.valid.device)
         rois = self.level.plane.object_rois(targets, size_px, indices)

@@ -81,7 +81,7 @@ def test_every_loss_is_returned_by_name_next_to_those_of_the_student():
     model, batch = distiller(ALL), a_batch()
     named = model(batch, 0.5, SINGLE_PART)
     detection = model.student.losses(model.student(pixels(batch)), batch.targets, SINGLE_PART)
-    assert named.keys() == detection.keys() | {f'distill/{name}' for name in LOSSES}
+    assert named.keys() == detection.keys() | {f'distill/{name}' for name in ALL}
     assert all(value.dim() == 0 and value.isfinite() for value in named.values())
 
 
@@ -177,7 +177,7 @@ def test_layers_learn_alone_in_the_first_epochs():
         assert all(p.grad is not None for p in model.adapters.parameters())
 
 
-@pytest.mark.parametrize('name', list(LOSSES))
+@pytest.mark.parametrize('name', list(ALL))
 def test_every_trained_layer_is_in_the_graph_also_without_objects(name):
     """DistributedDataParallel needs a gradient for every trained parameter."""
     model = distiller({name: LOSSES[name].config()}).train()
@@ -343,7 +343,7 @@ def test_hungarian_matching_runs_once_per_network(monkeypatch):
 
 
 @pytest.mark.parametrize('lacking', ['student', 'teacher'])
-@pytest.mark.parametrize('name', [name for name in LOSSES if name != 'plain_scene'])
+@pytest.mark.parametrize('name', [name for name in ALL if name != 'plain_scene'])
 def test_nothing_is_learnt_from_an_object_that_a_network_has_not_found(monkeypatch, name, lacking):
     """The loss is that of a batch without the object."""
     model, batch = distiller({name: ALL[name]}), a_batch()

@@ -132,7 +132,7 @@ def test_large_activations_under_autocast_are_compared_in_float32(name, dtype):
 
 
 #: plain_heads compares squares whose size depends on the whole box.
-@pytest.mark.parametrize('name', sorted(LOSSES.keys() - {'plain_scene', 'plain_heads'}))
+@pytest.mark.parametrize('name', sorted({*FUNCTIONS} - {'plain_scene', 'plain_heads'}))
 def test_boxes_beyond_the_canvas_are_clipped_at_its_edge(name):
     # the region around an object depends on the whole box, too
     options = {'feature': {'around': 0.0}, 'relation': {'across_images': 1.0}}.get(name, {})

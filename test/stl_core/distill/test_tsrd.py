@@ -224,6 +224,13 @@ def test_queries_are_compared_where_detectors_have_them():
     assert value.isfinite()
     assert tokens['student'].grad[0, :3].any()
     assert not tokens['student'].grad[1].any()
+    half = {
+        role: dataclasses.replace(getattr(view, role), tokens=each.detach().bfloat16())
+        for role, each in tokens.items()
+    }
+    coarse = loss_of(model.eval(), dataclasses.replace(view, **half))
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, value, rtol=0.05, atol=0)
 
 
 def test_autocast_changes_no_digit_of_float32_inputs():

@@ -22,6 +22,7 @@ from stl_core.tensors import regions
 from stl_core.tensors.batch import Batch, NetworkInput
 from stl_core.tensors.detector import Detector, Outputs, TargetPredictions
 from stl_core.tensors.feature_level import FeatureLevel, ImagePlane, LevelSpec, find_level
+from stl_core.tensors.optim_group import OptimGroups
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -148,15 +149,13 @@ class Distiller(nn.Module):
             **transfer_losses(view, self.transfers, normalizer),
         }
 
-    def optimizer_groups(self) -> dict[str, tuple[Any, list[nn.Parameter]]]:
-        """Return {name: (config, parameters)} of the parameters with an optimiser of their own."""
-        groups = {}
-        for key, transfer in self._named_transfers():
-            named = list(transfer.named_parameters())
-            for prefix, config in transfer.optimizer_groups.items():
-                chosen = [each for name, each in named if name.startswith(prefix)]
-                groups[f'distill/{key}/{prefix}'] = (config, chosen)
-        return groups
+    def optimizer_groups(self) -> OptimGroups:
+        """Return the transfers' optimiser groups; AttributeError for a part that one lacks."""
+        return {
+            f'distill/{key}/{part}': (config, list(transfer.get_submodule(part).parameters()))
+            for key, transfer in self._named_transfers()
+            for part, config in transfer.optimizer_groups.items()
+        }
 
     def step_metrics(self) -> dict[str, Tensor]:
         """Return figures of the transfers' last forward, (), {'distill/<key>/<name>': value}."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor, nn
 
 from stl_core.distill.view import DistillView
+from stl_core.tensors.optim_group import OptimGroupConfig
 from stl_core.tensors.reductions import StepNormalizer
 
 
@@ -26,9 +26,9 @@ class Transfer(nn.Module):
     the two detectors cannot be compared.
     """
 
-    #: {prefix of parameter names within the transfer: configuration of their own optimiser}. All
-    #: other parameters are trained by the optimiser of the student.
-    optimizer_groups: Mapping[str, Any] = MappingProxyType({})
+    #: {name of a submodule of the transfer: configuration of its own optimiser}. All other
+    #: parameters are trained by the optimiser of the student.
+    optimizer_groups: Mapping[str, OptimGroupConfig] = MappingProxyType({})
 
     def forward(self, view: DistillView, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """

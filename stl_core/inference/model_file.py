@@ -33,13 +33,28 @@ def build_detector(spec: ModelSpec) -> Detector:
     """
     Build the detector of a spec, with initial weights.
 
-    :raises ModelFileError: for an unknown detector, option or option value.
+    :raises ModelFileError: for an unknown detector, option or option value, or given depth for a
+        detector that takes none.
     :raises TypeError: for a class in DETECTORS that does not fulfil the contract.
     """
     config = _detector_config(spec)
-    build, channels = DETECTORS[spec.detector].detector, spec.input.channels
+    entry, given = DETECTORS[spec.detector], {}
+    if spec.input.given_depth:
+        if not entry.takes_given_depth:
+            takers = ', '.join(name for name, each in DETECTORS.items() if each.takes_given_depth)
+            raise ModelFileError(
+                f'input.given_depth: detector {spec.detector!r} takes no given depth; {takers} do'
+            )
+        given = {'given_depth': True}
     try:
-        return as_detector(build(config, in_channels=channels, num_classes=len(spec.classes)))
+        return as_detector(
+            entry.detector(
+                config,
+                in_channels=spec.input.channels,
+                num_classes=len(spec.classes),
+                **given,
+            )
+        )
     except ValueError as err:
         raise ModelFileError(f'detector.options: {err}') from err
 

@@ -19,18 +19,22 @@ class DetectorEntry(NamedTuple):
     """
     A detector and what the rest of the code has to know about it.
 
-    :param detector: class of the detector: (config, in_channels=..., num_classes=...) -> Detector.
+    :param detector: class of the detector: (config, in_channels=..., num_classes=...) -> Detector;
+        if it takes given depth, also given_depth=....
     :param config: frozen dataclass of its options.
     :param loss_weights: default weight of each of its losses, such as those of the paper.
     :param head_semantics: options that determine the meaning of its head outputs: they must be
         equal in a start model, and in a teacher whose predictions are compared.
-    :param training_only: options that change training, but neither the names nor the meaning of
-        the weights: model files of versions without such an option can still be loaded.
+    :param training_only: options that change neither the names nor the meaning of the weights:
+        model files of versions without such an option can still be loaded.
     :param published: how its public code scores and filters detections; None for a detector
         without a published protocol, which is evaluated by ours alone.
     :param center_within: where the projected centre of an object must be for the detector to
         learn the object: on the 'canvas', in its 'box' on the canvas, or 'anywhere'. A part of the
         box is on the canvas in any case.
+    :param takes_given_depth: whether the detector can be a privileged teacher, which is given
+        depth besides the image (InputSpec.given_depth). Its weights below `depth_association.` are
+        those that its base lacks.
     """
 
     detector: Callable[..., Detector]
@@ -40,6 +44,7 @@ class DetectorEntry(NamedTuple):
     training_only: tuple[str, ...] = ()
     published: PublishedProtocol | None = None
     center_within: str = 'canvas'
+    takes_given_depth: bool = False
 
 
 DETECTORS: dict[str, DetectorEntry] = {
@@ -49,6 +54,7 @@ DETECTORS: dict[str, DetectorEntry] = {
         monodle.LOSS_WEIGHTS,
         ('virtual_focal_px', 'mean_size_hwl_m', 'heading_bins'),
         published=monodle.PUBLISHED,
+        takes_given_depth=True,
     ),
     'monocon': DetectorEntry(
         monocon.MonoCon,
@@ -57,15 +63,17 @@ DETECTORS: dict[str, DetectorEntry] = {
         ('virtual_focal_px', 'heading_bins'),
         published=monocon.PUBLISHED,
         center_within='anywhere',
+        takes_given_depth=True,
     ),
     'monodetr': DetectorEntry(
         monodetr.MonoDETR,
         monodetr.MonoDETRConfig,
         monodetr.LOSS_WEIGHTS,
         ('virtual_focal_px', 'heading_bins'),
-        training_only=('freeze_beginning', 'checkpoint_activations'),
+        training_only=('freeze_beginning', 'checkpoint_activations', 'given_depth_in_output'),
         published=monodetr.PUBLISHED,
         center_within='box',
+        takes_given_depth=True,
     ),
 }
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stl_core.tensors.batch import NetworkInput
 from stl_core.tensors.positions import backproject_pixels, cell_centers_px, sinusoidal_encoding
 from stl_core.tensors.precision import autocast_to
 
@@ -223,3 +224,32 @@ class DepthAssociation(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v.to(q.dtype), mask)
         mixed: Tensor = self.mix(attended.transpose(1, 2).flatten(2))
         return mixed.transpose(1, 2).unflatten(2, vision.shape[-2:])
+
+
+def fuse_given_depth(
+    association: DepthAssociation | None, features: Tensor, inputs: NetworkInput
+) -> tuple[Tensor, Tensor | None]:
+    """
+    Add what given depth adds to a map.
+
+    :param association: None for a detector that is given no depth: nothing is added.
+    :param features: (B, C, h, w) F.
+    :param inputs: with given_depth_m; an image without any, all 0, is legal.
+    :return: (B, C, h, w) F + A(F, e(D)), and A(F, e(D)), None without association.
+    :raises ValueError: for inputs without given depth.
+    """
+    if association is None:
+        return features, None
+    depth_m = require_given_depth(inputs)
+    added = association(features, depth_m, depth_m > 0, inputs.P, inputs.size_px)
+    return features + added, added
+
+
+def require_given_depth(inputs: NetworkInput) -> Tensor:
+    """Return the given depth (B, H, W) of inputs; ValueError without."""
+    if inputs.given_depth_m is None:
+        raise ValueError(
+            'input without given_depth_m: this detector is a privileged teacher; expected a map,'
+            ' 0 where no depth is given'
+        )
+    return inputs.given_depth_m

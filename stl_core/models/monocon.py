@@ -32,6 +32,7 @@ from stl_core.models.centernet.heads import (
     gather_heads,
     predictions_at_anchors,
 )
+from stl_core.models.depth_association import DepthAssociation, fuse_given_depth
 from stl_core.models.published_protocol import protocol_by_score
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
@@ -106,15 +107,20 @@ class MonoCon(nn.Module):
 
     Losses: focal loss of both heatmaps; L1 of offsets, size_2d and keypoints; Laplacian NLL of
     depth; dimension-aware L1 of size_3d; MultiBin of heading, with binary cross-entropy.
+
+    A privileged teacher adds `depth_association` (see there) to the neck's map.
     """
 
-    def __init__(self, config: MonoConConfig, in_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, config: MonoConConfig, in_channels: int, num_classes: int, given_depth: bool = False
+    ) -> None:
         """
         Build backbone, neck, heads and contexts.
 
         :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
+        :param given_depth: whether it is a privileged teacher, which is given depth.
         :raises ValueError: for an unknown backbone or neck.
         """
         super().__init__()
@@ -149,6 +155,12 @@ class MonoCon(nn.Module):
         # zero, since size_3d is the size itself, not a residual to a class mean
         self.mean_size_hwl_m: Tensor
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
+        # last, so that with one seed all other weights are those of the detector without
+        self.depth_association = (
+            DepthAssociation(self.neck.out_channels, virtual_focal_px=config.virtual_focal_px)
+            if given_depth
+            else None
+        )
 
     def forward(
         self, inputs: NetworkInput, targets: Targets | None = None
@@ -159,11 +171,12 @@ class MonoCon(nn.Module):
         :param inputs: images with in_channels channels, and projections, whose focal lengths
             scale the depth.
         :param targets: if given, or in training mode, the contexts are computed too.
-        :return: features, the neck's stride-4 map and the backbone's coarser maps; raw heads
-            (B, channels, H/4, W/4); and P.
+        :return: features, the neck's stride-4 map, with given depth, and the backbone's coarser
+            maps; raw heads (B, channels, H/4, W/4); and P.
+        :raises ValueError: in a privileged teacher for inputs without given depth.
         """
         features = self.backbone(inputs.image)
-        fused = self.neck(features)
+        fused, added = fuse_given_depth(self.depth_association, self.neck(features), inputs)
         skip = frozenset() if self.training or targets is not None else CONTEXT_HEADS
         heads: dict[str, Tensor] = {}
         for head in self.heads.values():
@@ -172,8 +185,13 @@ class MonoCon(nn.Module):
         if self.config.virtual_focal_px:
             factor = inputs.P[:, 0, 0] / self.config.virtual_focal_px
             heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
-        size_px = inputs.size_px
-        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), size_px, inputs.P)
+        return Outputs(
+            (fused, *features[1:]),
+            CenterNetHeads(**heads),
+            inputs.size_px,
+            inputs.P,
+            given_depth_added=added,
+        )
 
     def losses(
         self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 
 from stl_core.models.backbone import STRIDES, Backbone
 from stl_core.models.centernet import heatmap
+from stl_core.models.depth_association import require_given_depth
 from stl_core.models.detr import box_coding, criterion, depth_predictor
 from stl_core.models.detr.assignment import assign_targets, find_assignment
-from stl_core.models.detr.query_heads import MonoDETRHeads, QueryHeads, build_query_heads
+from stl_core.models.detr.query_heads import (
+    MonoDETRHeads,
+    QueryHeads,
+    build_query_heads,
+    gather_queries,
+)
 from stl_core.models.detr.transformer import (
     Decoder,
     DepthEncoder,
@@ -33,7 +39,7 @@ from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
 from stl_core.tensors.detector import Outputs, TargetPredictions
-from stl_core.tensors.feature_level import backbone_levels
+from stl_core.tensors.feature_level import ImagePlane, LevelSpec, backbone_levels
 from stl_core.tensors.precision import in_float32
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -86,6 +92,9 @@ class MonoDETRConfig:
         at the same size, and forward multiplies them by true / virtual focal length. One
         checkpoint then serves every lens. 0 learns depth directly, as in the paper, for a single
         lens.
+    :param given_depth_in_output: of a privileged teacher: whether given depth also is the third of
+        the output depth that the depth map contributes; False leaves the predicted map there, so
+        that given depth acts through tokens alone. None, the default, is True.
     """
 
     backbone: str = 'resnet50.tv_in1k'
@@ -106,6 +115,7 @@ class MonoDETRConfig:
     max_depth_m: float = 60.0
     max_objects: int = 50
     virtual_focal_px: float = 720.0
+    given_depth_in_output: bool | None = None
 
     def __post_init__(self) -> None:
         """Resolve freeze_beginning while `pretrained` is still what the configuration says."""
@@ -131,15 +141,21 @@ class MonoDETR(nn.Module):
     Losses, after Hungarian matching per group and layer: focal loss of class; L1 of centre and box
     sides; generalised IoU; Laplacian NLL of depth; dimension-aware L1 of size; MultiBin of
     heading; focal loss of the depth map.
+
+    A privileged teacher has the same weights; given depth replaces the expected depth in its cells
+    (our choice: metres, since the near edge of a one-hot bin errs by up to 1.2 m at 40 m).
     """
 
-    def __init__(self, config: MonoDETRConfig, in_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, config: MonoDETRConfig, in_channels: int, num_classes: int, given_depth: bool = False
+    ) -> None:
         """
         Build backbone, depth map, transformer and heads.
 
         :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
+        :param given_depth: whether it is a privileged teacher, which is given depth.
         :raises ValueError: for an unknown backbone, or a width that is no multiple of 32 and of
             attention_heads.
         """
@@ -149,10 +165,13 @@ class MonoDETR(nn.Module):
                 f'width {config.width}: expected a multiple of 32 and of attention_heads '
                 f'({config.attention_heads})'
             )
-        self.config = config
+        self.config, self.given_depth = config, given_depth
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
-        channels = self.backbone.channels[1:]
-        self.levels = backbone_levels(channels, STRIDES[1:])
+        channels, plane = self.backbone.channels[1:], ImagePlane(depth_predictor.STRIDE)
+        self.levels = (
+            *backbone_levels(channels, STRIDES[1:]),
+            LevelSpec('depth_tokens', config.width, plane, after_given_depth=True),
+        )
         self.frozen_norms = bool(config.freeze_beginning) and in_channels == 3
         if self.frozen_norms:
             self.backbone.freeze_early_stages()
@@ -195,35 +214,48 @@ class MonoDETR(nn.Module):
         :param targets: given by training: they are matched once, here, and losses and
             predictions_at_targets of the same targets use this assignment. The public code's
             query denoising, which also needs targets, is off by default.
-        :return: features, the backbone's maps at strides 8, 16, 32; raw heads, of all query
-            groups in training mode, else of the first group; and the assignment.
+        :return: features, the backbone's maps at strides 8, 16, 32 and the depth encoder's tokens;
+            raw heads, of all query groups in training mode, else of the first group; and the
+            assignment.
+        :raises ValueError: in a privileged teacher for inputs without given depth.
         """
         features = self.backbone(inputs.image)[1:]
         sources = (*features, features[-1])
         maps = tuple(layer(each) for layer, each in zip(self.project, sources, strict=True))
-        logits, depth_m, tokens = self.depth_map(maps[:3])
-        memory = EncoderMemory(self.depth_encoder(tokens, depth_m), *self.visual_encoder(maps))
+        logits, depth_m, depth_features = self.depth_map(maps[:3])
+        focal, virtual = inputs.P[:, 0, 0], self.config.virtual_focal_px
+        trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
+        focal_ratio = focal / trained_focal_px
+        output_depth_m = depth_m
+        if self.given_depth:
+            given_m = require_given_depth(inputs)
+            depth_m = depth_predictor.insert_given_depth(depth_m, given_m, focal_ratio)
+            if self.config.given_depth_in_output is not False:
+                output_depth_m = depth_m
+        depth_tokens = self.depth_encoder(depth_features, depth_m)
+        memory = EncoderMemory(depth_tokens, *self.visual_encoder(maps))
         groups = self.config.groups if self.training else 1
         queries = self.queries.weight[: groups * self.config.queries]
         hidden, box = self.decoder(queries, groups, memory, self.heads['box'])
         regressed = self._run_heads(hidden, box)
-        focal, virtual = inputs.P[:, 0, 0], self.config.virtual_focal_px
-        trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
-        focal_ratio = focal / trained_focal_px
         heads = MonoDETRHeads(
             class_logits=regressed.class_logits,
             box=box,
             size_3d=regressed.size_3d,
             heading=regressed.heading,
-            depth=depth_predictor.mean_depth(regressed, depth_m, trained_focal_px, focal_ratio),
+            depth=depth_predictor.mean_depth(
+                regressed, output_depth_m, trained_focal_px, focal_ratio
+            ),
             depth_map=logits,
             depth_edges_m=self.depth_map.edges_m * focal_ratio[:, None],
+            hidden=hidden[:, -1, : self.config.queries],
         )
         size_px = inputs.size_px
         assignment = None
         if targets is not None:
             assignment = assign_targets(heads.queries(), targets, size_px, groups)
-        return Outputs(features, heads, size_px, assignment=assignment)
+        token_map = depth_tokens.transpose(1, 2).unflatten(2, depth_m.shape[1:])
+        return Outputs((*features, token_map), heads, size_px, assignment=assignment)
 
     def _run_heads(self, hidden: Tensor, box: Tensor) -> QueryHeads:
         """Return the heads of decoded queries (B, L, Q, width) and their box logits."""
@@ -281,7 +313,8 @@ class MonoDETR(nn.Module):
         """
         Return the raw outputs of each target's query after the last decoder layer.
 
-        Ignored targets are not found, and some of more targets than queries are not.
+        Ignored targets are not found, and some of more targets than queries are not. The token of
+        a target is the hidden vector of its query.
         """
         heads = self._last_layer_heads(outputs)
         assignment = find_assignment(outputs, targets)
@@ -289,7 +322,8 @@ class MonoDETR(nn.Module):
             last_layer = heads.map(lambda head: head[:, None])
             assignment = assign_targets(last_layer, targets, outputs.size_px, groups=1)
         matches = assignment.matches
-        at_targets = heads.gather(matches.query[:, -1, 0])
+        query, hidden = matches.query[:, -1, 0], outputs.heads.hidden
+        at_targets = heads.gather(query)
         return TargetPredictions(
             predictions={
                 'center_box': at_targets.box,
@@ -299,6 +333,7 @@ class MonoDETR(nn.Module):
             },
             depth_sigma_m=at_targets.depth[..., 1].exp(),
             found=matches.matched[:, -1, 0],
+            tokens=None if hidden is None else gather_queries(hidden.float(), query),
         )
 
     def _last_layer_heads(self, outputs: Outputs[MonoDETRHeads]) -> QueryHeads:

@@ -27,6 +27,7 @@ from stl_core.models.centernet.heads import (
     head_channels,
     predictions_at_anchors,
 )
+from stl_core.models.depth_association import DepthAssociation, fuse_given_depth
 from stl_core.models.published_protocol import protocol_by_height
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
@@ -94,15 +95,20 @@ class MonoDLE(nn.Module):
 
     Losses: focal loss of the heatmap; L1 of both offsets and size_2d; Laplacian NLL of depth;
     dimension-aware L1 of size_3d (the paper's 3D IoU oriented optimisation); MultiBin of heading.
+
+    A privileged teacher adds `depth_association` (see there) to the neck's map.
     """
 
-    def __init__(self, config: MonoDLEConfig, in_channels: int, num_classes: int) -> None:
+    def __init__(
+        self, config: MonoDLEConfig, in_channels: int, num_classes: int, given_depth: bool = False
+    ) -> None:
         """
         Build backbone, neck and heads.
 
         :param config: configuration.
         :param in_channels: channels of the input image, 3 for RGB.
         :param num_classes: C.
+        :param given_depth: whether it is a privileged teacher, which is given depth.
         :raises ValueError: for an unknown backbone or neck, or unless each class has a mean size.
         """
         super().__init__()
@@ -130,6 +136,12 @@ class MonoDLE(nn.Module):
         self.mean_size_hwl_m: Tensor
         mean = torch.tensor(config.mean_size_hwl_m)
         self.register_buffer('mean_size_hwl_m', mean, persistent=False)
+        # last, so that with one seed all other weights are those of the detector without
+        self.depth_association = (
+            DepthAssociation(self.neck.out_channels, virtual_focal_px=config.virtual_focal_px)
+            if given_depth
+            else None
+        )
 
     def forward(
         self, inputs: NetworkInput, targets: Targets | None = None
@@ -140,11 +152,12 @@ class MonoDLE(nn.Module):
         :param inputs: images with in_channels channels, and projections, whose focal lengths
             scale the depth.
         :param targets: unused; all detectors have the same signature.
-        :return: features, the neck's stride-4 map and the backbone's coarser maps; and the seven
-            raw heads (B, channels, H/4, W/4).
+        :return: features, the neck's stride-4 map, with given depth, and the backbone's coarser
+            maps; and the seven raw heads (B, channels, H/4, W/4).
+        :raises ValueError: in a privileged teacher for inputs without given depth.
         """
         features = self.backbone(inputs.image)
-        fused = self.neck(features)
+        fused, added = fuse_given_depth(self.depth_association, self.neck(features), inputs)
         heads = {
             name: _head_in_float32(head, fused) if name == 'depth' else head(fused)
             for name, head in self.heads.items()
@@ -153,7 +166,12 @@ class MonoDLE(nn.Module):
             heads['depth'] = depth_encoding.rescale_to_focal_length(
                 heads['depth'], inputs.P[:, 0, 0] / self.config.virtual_focal_px
             )
-        return Outputs((fused, *features[1:]), CenterNetHeads(**heads), inputs.size_px)
+        return Outputs(
+            (fused, *features[1:]),
+            CenterNetHeads(**heads),
+            inputs.size_px,
+            given_depth_added=added,
+        )
 
     def losses(
         self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer

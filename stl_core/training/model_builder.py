@@ -18,6 +18,7 @@ from stl_core.distill import distiller
 from stl_core.inference import model_file
 from stl_core.inference.model_file import ModelSpec
 from stl_core.models.backbone import Backbone
+from stl_core.models.depth_association import PREFIX
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
 from stl_core.tensors.batch import Batch, pad_targets
@@ -72,7 +73,11 @@ def _build_detector(resolved: ResolvedConfig) -> Detector:
     if resolved.restores_weights:
         return detector
     if resolved.start_spec:
-        detector.load_state_dict(_starting_weights(resolved, resolved.start_spec))
+        # a privileged teacher that starts from its base keeps its initial depth association
+        initial = detector.state_dict().items()
+        added = {name: value for name, value in initial if name.startswith(PREFIX)}
+        weights = _starting_weights(resolved, resolved.start_spec)
+        detector.load_state_dict({**added, **weights})
         return detector
     backbone = getattr(detector, 'backbone', None)
     if not isinstance(backbone, Backbone):

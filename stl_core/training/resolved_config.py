@@ -194,6 +194,11 @@ def _check_virtual_focal_length(config: TrainConfig) -> None:
 
 def _check_start(path: str, start: ModelSpec, run: ModelSpec) -> None:
     """Raise ConfigError if the start model is not the network of the run."""
+    if start.input.given_depth and not run.input.given_depth:
+        raise ConfigError(
+            f'start: {path} is a privileged teacher (input.given_depth:'
+            f' {start.input.given_depth}), this run is given no depth; start from its base'
+        )
     for name, in_file, in_run in (
         ('detector', start.detector, run.detector),
         ('classes', start.classes, run.classes),

@@ -63,6 +63,26 @@ class DepthPredictor(nn.Module):
         return logits, (probability * self.edges_m[:, None, None]).sum(1), features
 
 
+def insert_given_depth(depth_m: Tensor, given_m: Tensor, focal_ratio: Tensor) -> Tensor:
+    """
+    Replace the expected depth of the cells in which a privileged teacher is given depth.
+
+    DK3D's abstract gives a teacher ground-truth depth, but not where; in place of the expected
+    depth, which the depth tokens and the output read, is our choice. Of several depths in a cell
+    the nearest counts, as in paint_depth.
+
+    :param depth_m: (B, h, w) expected depth, at the focal length at which depth is learnt.
+    :param given_m: (B, H, W) true metres in network pixels, 0 where no depth is given.
+    :param focal_ratio: (B,) true focal length / that at which depth is learnt.
+    :return: (B, h, w) given depth / focal_ratio, and depth_m where none is given; its gradient
+        does not reach the cells with given depth.
+    """
+    far_m = torch.where(given_m > 0, given_m.to(depth_m.dtype), torch.inf)
+    nearest_m = -nn.functional.max_pool2d(-far_m, STRIDE)
+    at_trained_m = nearest_m / focal_ratio[:, None, None].to(depth_m.dtype)
+    return torch.where(torch.isfinite(nearest_m), at_trained_m, depth_m)
+
+
 def paint_depth(targets: Targets, valid: Tensor, h: int, w: int) -> Tensor:
     """
     Paint each object's depth over the cells that its 2D box touches; the nearest wins.

@@ -42,9 +42,12 @@ class QueryHeads:
 
     def gather(self, query: Tensor) -> QueryHeads:
         """Return the outputs (B, N, channels) of queries (B, N) from heads (B, G Q, channels)."""
-        return self.map(
-            lambda head: head.gather(1, query[..., None].expand(-1, -1, head.shape[-1]))
-        )
+        return self.map(lambda head: gather_queries(head, query))
+
+
+def gather_queries(values: Tensor, query: Tensor) -> Tensor:
+    """Return the values (B, N, channels) of queries (B, N) from (B, Q, channels)."""
+    return values.gather(1, query[..., None].expand(-1, -1, values.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class MonoDETRHeads:
     :param depth: (B, L, G Q, 2) mean of three estimates in metres, log sigma.
     :param depth_map: (B, D + 1, h, w) logits of the depth bins, the background last.
     :param depth_edges_m: (B, D + 1) near edges of the depth bins of each image.
+    :param hidden: (B, Q, width) queries of the first group after the last layer, before the heads:
+        no head output, but the vectors by which the network represents objects.
     """
 
     class_logits: Tensor
@@ -68,6 +73,7 @@ class MonoDETRHeads:
     depth: Tensor
     depth_map: Tensor
     depth_edges_m: Tensor
+    hidden: Tensor | None = None
 
     def queries(self) -> QueryHeads:
         """Return the heads of the queries."""
@@ -75,7 +81,7 @@ class MonoDETRHeads:
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return the heads by name; class_logits is named 'class'."""
-        heads = dict(vars(self))
+        heads = {name: value for name, value in vars(self).items() if name != 'hidden'}
         return {'class': heads.pop('class_logits'), **heads}
 
 

@@ -226,6 +226,15 @@ class DepthAssociation(nn.Module):
         return mixed.transpose(1, 2).unflatten(2, vision.shape[-2:])
 
 
+def build_depth_association(
+    given_depth: bool, channels: int, virtual_focal_px: float
+) -> DepthAssociation | None:
+    """Build the association of a privileged teacher; None for a detector without given depth."""
+    if not given_depth:
+        return None
+    return DepthAssociation(channels, virtual_focal_px=virtual_focal_px)
+
+
 def fuse_given_depth(
     association: DepthAssociation | None, features: Tensor, inputs: NetworkInput
 ) -> tuple[Tensor, Tensor | None]:

@@ -32,7 +32,7 @@ from stl_core.models.centernet.heads import (
     gather_heads,
     predictions_at_anchors,
 )
-from stl_core.models.depth_association import DepthAssociation, fuse_given_depth
+from stl_core.models.depth_association import build_depth_association, fuse_given_depth
 from stl_core.models.published_protocol import protocol_by_score
 from stl_core.tensors import depth_encoding
 from stl_core.tensors.batch import NetworkInput, Targets
@@ -156,10 +156,8 @@ class MonoCon(nn.Module):
         self.mean_size_hwl_m: Tensor
         self.register_buffer('mean_size_hwl_m', torch.zeros(num_classes, 3), persistent=False)
         # last, so that with one seed all other weights are those of the detector without
-        self.depth_association = (
-            DepthAssociation(self.neck.out_channels, virtual_focal_px=config.virtual_focal_px)
-            if given_depth
-            else None
+        self.depth_association = build_depth_association(
+            given_depth, self.neck.out_channels, config.virtual_focal_px
         )
 
     def forward(

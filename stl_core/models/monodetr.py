@@ -168,10 +168,8 @@ class MonoDETR(nn.Module):
         self.config, self.given_depth = config, given_depth
         self.backbone = Backbone(config.backbone, config.pretrained, in_channels)
         channels, plane = self.backbone.channels[1:], ImagePlane(depth_predictor.STRIDE)
-        self.levels = (
-            *backbone_levels(channels, STRIDES[1:]),
-            LevelSpec('depth_tokens', config.width, plane, after_given_depth=True),
-        )
+        tokens = LevelSpec('depth_tokens', config.width, plane, after_given_depth=True)
+        self.levels = (*backbone_levels(channels, STRIDES[1:]), tokens)
         self.frozen_norms = bool(config.freeze_beginning) and in_channels == 3
         if self.frozen_norms:
             self.backbone.freeze_early_stages()
@@ -226,13 +224,8 @@ class MonoDETR(nn.Module):
         focal, virtual = inputs.P[:, 0, 0], self.config.virtual_focal_px
         trained_focal_px = torch.full_like(focal, virtual) if virtual else focal
         focal_ratio = focal / trained_focal_px
-        output_depth_m = depth_m
-        if self.given_depth:
-            given_m = require_given_depth(inputs)
-            depth_m = depth_predictor.insert_given_depth(depth_m, given_m, focal_ratio)
-            if self.config.given_depth_in_output is not False:
-                output_depth_m = depth_m
-        depth_tokens = self.depth_encoder(depth_features, depth_m)
+        token_depth_m, output_depth_m = self._insert_given_depth(depth_m, inputs, focal_ratio)
+        depth_tokens = self.depth_encoder(depth_features, token_depth_m)
         memory = EncoderMemory(depth_tokens, *self.visual_encoder(maps))
         groups = self.config.groups if self.training else 1
         queries = self.queries.weight[: groups * self.config.queries]
@@ -256,6 +249,17 @@ class MonoDETR(nn.Module):
             assignment = assign_targets(heads.queries(), targets, size_px, groups)
         token_map = depth_tokens.transpose(1, 2).unflatten(2, depth_m.shape[1:])
         return Outputs((*features, token_map), heads, size_px, assignment=assignment)
+
+    def _insert_given_depth(
+        self, depth_m: Tensor, inputs: NetworkInput, focal_ratio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the depth (B, h, w) that the depth tokens and that the output depth read."""
+        if not self.given_depth:
+            return depth_m, depth_m
+        given_m = require_given_depth(inputs)
+        with_given_m = depth_predictor.insert_given_depth(depth_m, given_m, focal_ratio)
+        in_output = self.config.given_depth_in_output is not False
+        return with_given_m, with_given_m if in_output else depth_m
 
     def _run_heads(self, hidden: Tensor, box: Tensor) -> QueryHeads:
         """Return the heads of decoded queries (B, L, Q, width) and their box logits."""

@@ -219,7 +219,7 @@ def test_monodetr_can_leave_given_depth_out_of_its_output(monkeypatch, in_output
 
 
 def test_tokens_of_monodetr_are_the_hidden_queries_of_targets():
-    """A query whose box and class are the target's is matched to it, so its vector is the token."""
+    """A query with the box and class of a target is matched to it: its vector is the token."""
     model, (inputs, targets) = privileged('monodetr').eval(), given_input(2, 3)
     with torch.no_grad():
         out = model(inputs)

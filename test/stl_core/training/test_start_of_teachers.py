@@ -58,5 +58,5 @@ def test_other_missing_weights_are_refused(tmp_path):
     resolved = run(tmp_path, 'objects', path)
     wider = {**resolved.model_spec.options, 'head_width': 9}
     spec = dataclasses.replace(resolved.model_spec, options=wider)
-    with pytest.raises(ConfigError, match='start: .*weights do not fit'):
+    with pytest.raises(ConfigError, match=r'start: .*weights do not fit'):
         build_model(dataclasses.replace(resolved, model_spec=spec))

@@ -54,10 +54,11 @@ class StudyConfig:
     :param plan: YAML file with stages.
     :param stage: stage that the methods vary; its distillation losses and their weights are left
         out, since every method names its own.
-    :param methods: {name: overrides of a TrainConfig}, in the order of the table. Two more keys:
+    :param methods: {name: overrides of a TrainConfig}, in the order of the table. Three more keys:
         `stage`, another stage of the plan that this method varies; it keeps that stage's losses
         unless it names `distill.losses` or `distill: null`. `tuning`, {label: overrides}, its
-        candidates in place of the gradient shares.
+        candidates in place of the gradient shares. `replicates`, those in which it is judged, for
+        methods of less weight; None is all.
     :param seeds: seeds; every method is run with each. The stages that they build on, such as the
         teacher, are trained once. None is 1, 2, 3.
     :param replicates: instead of seeds: seeds with which every stage that a method builds on is

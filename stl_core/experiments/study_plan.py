@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from stl_core.experiments.study_config import StudyConfig
 from stl_core.experiments.study_table import CANDIDATE_MARK, CHOOSE, JUDGE, STAGE_SUFFIX
 from stl_core.training import stages
 from stl_core.training.config import TrainConfig, build_train_config
-from stl_core.training.config_builder import ConfigError, read_yaml
+from stl_core.training.config_builder import ConfigError, build_typed, read_yaml
 
 
 class StudyRun(NamedTuple):
@@ -44,6 +45,21 @@ class Block(NamedTuple):
 
     stages: list[StudyRun]
     runs: list[StudyRun]
+
+
+@dataclass(frozen=True)
+class MethodKeys:
+    """
+    Keys of a method that are no overrides of its configuration.
+
+    :param stage: stage of the plan that it varies; '' is that of the study.
+    :param tuning: {label: overrides}, its candidates; {} takes the gradient shares.
+    :param replicates: the replicates in which it is judged, of those of the study; None is all.
+    """
+
+    stage: str = ''
+    tuning: dict[str, Any] = field(default_factory=dict)
+    replicates: tuple[int, ...] | None = None
 
 
 class _Plan(NamedTuple):
@@ -82,7 +98,7 @@ def plan_blocks(study: StudyConfig, chosen: Mapping[str, str] | None = None) -> 
                 _method_run(
                     study, plan, name, replicate, _folder(study, replicate, 'methods', name), each
                 )
-                for name in study.methods
+                for name in _methods_of(study, replicate)
                 for each in [chosen.get(name, '')]
             ],
             JUDGE,
@@ -136,7 +152,8 @@ def candidate_labels(study: StudyConfig) -> dict[str, list[str]]:
         return {name: [] for name in study.methods}
     plan, labels = _read_plan(study), {}
     for name in study.methods:
-        listed, (run_config, _) = _own_candidates(study, name), _build_method(study, plan, name)
+        listed = _split_method(study, name)[0].tuning
+        run_config, _ = _build_method(study, plan, name)
         distils = any(key.startswith('distill/') for key in run_config.weights)
         by_share = [_share_label(each) for each in study.tuning.gradient_shares] if distils else []
         labels[name] = list(listed) if listed else by_share
@@ -202,18 +219,15 @@ def _build_method(
     study: StudyConfig, plan: _Plan, name: str, label: str = ''
 ) -> tuple[TrainConfig, float]:
     """Build a method's configuration; return it and the factor of its distillation weights."""
-    method = _method_overrides(study, name)
-    key = f'methods.{name}'
-    own_stage = method.pop('stage', None)
-    _check_stage(f'{key}.stage', study, own_stage or study.stage, plan.built)
-    method.pop('tuning', None)
-    shared = stages.merge_configs(plan.common, plan.overrides[own_stage or study.stage])
-    if own_stage is None or _names_losses(method):
+    keys, method = _split_method(study, name)
+    key, stage = f'methods.{name}', keys.stage or study.stage
+    _check_stage(f'{key}.stage', study, stage, plan.built)
+    shared = stages.merge_configs(plan.common, plan.overrides[stage])
+    if not keys.stage or _names_losses(method):
         shared = _without_distill_losses(shared)
-    candidates = _own_candidates(study, name)
     scale = 1.0
-    if label and candidates:
-        method = stages.merge_configs(method, candidates[label] or {})
+    if label and keys.tuning:
+        method = stages.merge_configs(method, keys.tuning[label] or {})
     elif label and study.tuning:
         factors = {_share_label(each): each for each in study.tuning.gradient_shares}
         scale = factors[label]
@@ -224,22 +238,23 @@ def _build_method(
         raise ConfigError(f'{key}: {err}') from err
 
 
-def _method_overrides(study: StudyConfig, name: str) -> dict[str, Any]:
-    """Return a copy of a method's keys; ConfigError if it has none."""
+def _split_method(study: StudyConfig, name: str) -> tuple[MethodKeys, dict[str, Any]]:
+    """Return a method's keys of the study and its overrides; ConfigError if it has neither."""
     method = study.methods[name] or {}
     if not isinstance(method, dict):
         raise ConfigError(f'methods.{name}: expected keys and values, got {method!r}')
-    return dict(method)
+    known = {each.name for each in dataclasses.fields(MethodKeys)}
+    given = {key: each for key, each in method.items() if key in known and each is not None}
+    keys: MethodKeys = build_typed(MethodKeys, given, f'methods.{name}')
+    if keys.replicates is not None and not study.replicates:
+        raise ConfigError(f'methods.{name}.replicates: the study has seeds, no replicates')
+    return keys, {key: each for key, each in method.items() if key not in known}
 
 
-def _own_candidates(study: StudyConfig, name: str) -> dict[str, Any]:
-    """Return a method's own candidates, {label: overrides}."""
-    candidates = _method_overrides(study, name).get('tuning') or {}
-    if not isinstance(candidates, dict):
-        raise ConfigError(
-            f'methods.{name}.tuning: expected labels with overrides, got {candidates!r}'
-        )
-    return {str(label): each for label, each in candidates.items()}
+def _methods_of(study: StudyConfig, replicate: int) -> list[str]:
+    """Return the methods that a replicate judges."""
+    limits = {name: _split_method(study, name)[0].replicates for name in study.methods}
+    return [name for name, only in limits.items() if only is None or replicate in only]
 
 
 def _names_losses(method: Mapping[str, Any]) -> bool:

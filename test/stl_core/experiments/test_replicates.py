@@ -95,6 +95,30 @@ def test_a_method_may_vary_another_stage_of_the_plan(tmp_path):
         study_plan.plan_runs(dataclasses.replace(plan, methods={'odd': 3}))
 
 
+def test_a_method_may_be_limited_to_some_replicates(tmp_path, trained):
+    plan = a_plan_of_teachers(tmp_path)
+    methods = {**plan.methods, 'relation': {**plan.methods['relation'], 'replicates': [5, 9]}}
+    limited = dataclasses.replace(plan, methods=methods)
+    blocks = study_plan.plan_blocks(limited)
+    assert [[run.method for run in block.runs] for block in blocks] == [
+        ['control', 'DK3D'],
+        ['control', 'DK3D', 'relation'],
+    ]
+    assert [len(block.stages) for block in blocks] == [2, 3]  # `relation` alone needs `teacher`
+    study.run_study(limited)
+    differences = study_table.paired_differences(study_table.read_table(tmp_path / 'table.csv'))
+    assert {name: len(values) for name, values in differences.items()} == {
+        'DK3D': 2,
+        'relation': 1,
+    }
+    with pytest.raises(ConfigError, match=r'methods\.relation\.replicates: the study has seeds'):
+        study_plan.plan_runs(dataclasses.replace(limited, replicates=(), seeds=(5,)))
+    for key, value in (('replicates', 3), ('stage', [1]), ('tuning', 'some')):
+        wrong = dataclasses.replace(plan, methods={'odd': {key: value}})
+        with pytest.raises(ConfigError, match=rf'methods\.odd\.{key}: expected '):
+            study_plan.plan_runs(wrong)
+
+
 def test_stages_are_trained_in_groups_that_do_not_need_each_other(tmp_path):
     (block, _) = study_plan.plan_blocks(a_plan_of_teachers(tmp_path))
     groups = [[run.method.split()[0] for run in group] for group in study_plan.waves(block.stages)]

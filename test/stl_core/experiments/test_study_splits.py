@@ -136,7 +136,9 @@ def test_a_method_may_list_its_own_candidates(scenes, tmp_path):
     with pytest.raises(ConfigError, match='tuning: control has 2 candidates, DK3D 3'):
         study_plan.plan_tuning(tuned)
     odd = dataclasses.replace(plan, methods={'control': {'tuning': 3}})
-    with pytest.raises(ConfigError, match=r'methods\.control\.tuning: expected labels'):
+    with pytest.raises(
+        ConfigError, match=r'methods\.control\.tuning: expected keys and values, got 3'
+    ):
         study_plan.plan_tuning(odd)
 
 

@@ -93,7 +93,8 @@ def load_batches(resolved: ResolvedConfig) -> Iterator[Batch]:
     config = resolved.config
     data = dataclasses.replace(config.train, keep_images=False)
     frames = dataset.FrameDataset(
-        data, config.input, config.classes, config.seed, resolved.image_loader
+        *(data, config.input, config.classes, config.seed, resolved.image_loader),
+        given=resolved.given_depth,
     )
     sampler = dataset.ShuffledBatchSampler(len(frames), config.batch_size, config.seed)
     loader = dataset.make_dataloader(frames, sampler, workers=0)

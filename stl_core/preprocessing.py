@@ -72,6 +72,11 @@ class InputSpec:
         """Return the number of input channels: 3 for colour; 2 for depth and its validity mask."""
         return 3 if self.depth is None else 2
 
+    @property
+    def needs_depth_maps(self) -> bool:
+        """Return whether frames need depth maps: as input, or to be given in boxes."""
+        return self.depth is not None or self.given_depth == 'scan'
+
     def __post_init__(self) -> None:
         """Raise ValueError for a size that is no multiple of 32, or an unknown given_depth."""
         if self.given_depth not in GIVEN_DEPTHS:
@@ -140,6 +145,24 @@ def warp_depth(depth_m: Array, A: Array, spec: InputSpec) -> Array:
     """
     size = (spec.width_px, spec.height_px)
     return cv2.warpAffine(depth_m, A[:2], size, flags=cv2.INTER_NEAREST)
+
+
+def preprocess_given_depth(given_m: Array, image: Array, spec: InputSpec) -> Array:
+    """
+    Fit the depth that a privileged network is given into its canvas, as its image.
+
+    :param given_m: (H, W) float32 metres in pixels of the image, 0 where nothing is given.
+    :param image: (H, W, ...) the image.
+    :param spec: the network's input.
+    :return: (height_px, width_px) float32; metres stay true metres.
+    :raises ValueError: for a map of another size than the image or another type.
+    """
+    if given_m.shape != image.shape[:2] or given_m.dtype != np.float32:
+        raise ValueError(
+            f'given depth: expected {image.shape[:2]} float32, as the image, got {given_m.shape}'
+            f' {given_m.dtype}'
+        )
+    return warp_depth(given_m, letterbox_affine(image.shape[1], image.shape[0], spec), spec)
 
 
 def preprocess_image(image: Array, P: Array, spec: InputSpec) -> tuple[Array, Array]:

@@ -75,11 +75,15 @@ def load_model(path: Path, device: str, precision: str = 'fp32') -> PredictorPro
     :param device: auto, cpu, cuda or cuda:N.
     :param precision: fp32, bf16 or fp16.
     :return: the predictor.
-    :raises ValueError: for a file or device that cannot be used, or the file of a depth teacher.
+    :raises ValueError: for a file or device that cannot be used, or the file of a teacher.
     """
     predictor = load_predictor(path, device, precision=precision)
     if predictor.spec.input.depth is not None:
         raise ValueError(f'{path}: a teacher, which needs depth maps; expected a student')
+    if predictor.spec.input.given_depth:
+        raise ValueError(
+            f'{path}: a privileged teacher, which is given depth of labels; expected a student'
+        )
     return predictor
 
 

@@ -17,12 +17,16 @@ from stl_core.cli.output import OutputFolder, add_json_option, add_metric_option
 from stl_core.data import depth_checks
 from stl_core.data.checks.label_faults import warn_of_faults
 from stl_core.data.frame_source import DataError, read_split, require_labels
+from stl_core.data.given_depth import COMPLETE, GIVEN_CHOICES, PRIVILEGE
 from stl_core.data.sources import kitti, kitti_calib
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
 from stl_core.evaluation.ap_result import CLASSES, POINTS, class_min_iou
 from stl_core.evaluation.metric import MetricResults
 from stl_core.inference import result_files
+from stl_core.inference.given_depths import given_depths
+from stl_core.inference.model_spec import ModelSpec
 from stl_core.inference.predictor import load_predictor
+from stl_core.inference.runtimes.interface import ModelFileError
 from stl_core.models import published_protocol
 from stl_core.types import Array, Labels
 
@@ -44,6 +48,12 @@ def add_evaluate_command(commands: Any) -> None:
     )
     add_clear_option(parser, '--results')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    parser.add_argument(
+        '--given',
+        choices=GIVEN_CHOICES,
+        help='given depth of a privileged teacher: that of the frame, none, or that of the next'
+        f' frame (default: {COMPLETE}; an error for other models)',
+    )
     add_metric_option(parser)
     _add_report_option(parser)
     add_json_option(parser)
@@ -56,10 +66,15 @@ def _run_evaluate(args: argparse.Namespace) -> None:
     if args.results:
         result_files.require_no_other_results(Path(args.results), frames, args.clear)
     predictor = load_predictor(args.student, args.device)
-    if predictor.spec.input.depth is not None:
+    privilege = _privilege(args, predictor.spec)
+    if predictor.spec.input.needs_depth_maps:
         depth_checks.require_lidar_like_depth(frames, args.root)
     spec, published = predictor.spec, published_protocol(predictor.spec.detector)
-    found = [result_files.predict_frame(predictor, each, published).detections for each in frames]
+    depths = given_depths(spec, frames, args.given or COMPLETE)
+    found = [
+        result_files.predict_frame(predictor, each, published, depth).detections
+        for each, depth in zip(frames, depths, strict=True)
+    ]
     detections = result_files.as_protocol_detections(found, spec.classes)
     results = metrics.evaluate_protocols(truth, detections, spec.classes, args.metric)
     _require_meaning(results)
@@ -77,8 +92,21 @@ def _run_evaluate(args: argparse.Namespace) -> None:
         Ps = [each.P for each in frames]
         analysis = report.analyse_detections(truth, detections.ours, Ps, sigmas_m)
         _write_report(args.report, analysis, results)
-    extra = {**results.extra_json(), **results.side_json()}
+    extra = {**results.extra_json(), **results.side_json(), **privilege}
     write_json(args.json, {'ap': results.ap.to_json(), 'best_threshold': points, **extra})
+
+
+def _privilege(args: argparse.Namespace, spec: ModelSpec) -> dict[str, Any]:
+    """Print which depth the model is given; return the entry `given_depth` of the JSON file."""
+    kind, given = spec.input.given_depth, args.given or COMPLETE
+    if not kind:
+        if args.given:
+            raise ModelFileError(
+                f'--given: {args.student} is no privileged teacher; it is given no depth'
+            )
+        return {}
+    print(f'given depth {kind}, {given}: this model {PRIVILEGE[kind]}')
+    return {'given_depth': {'kind': kind, 'given': given, 'privilege': PRIVILEGE[kind]}}
 
 
 def _best_thresholds(

@@ -50,6 +50,11 @@ def _run_export(args: argparse.Namespace) -> None:
         able = ', '.join(suffix for suffix, each in RUNTIMES.items() if each.convert_to_half)
         raise ModelFileError(f'{args.student}: export needs a file ending in {able}')
     _require_suffix(args.out, Path(args.student).suffix)
+    if kind := find_runtime(args.student).load_spec(Path(args.student)).input.given_depth:
+        raise ModelFileError(
+            f'{args.student}: a privileged teacher (given_depth: {kind}), which no vehicle can'
+            ' run; expected a student'
+        )
     convert_to_half(Path(args.student), Path(args.out))
     print(f'{args.out}: {Path(args.out).stat().st_size / 1e6:.2f} MB')
 

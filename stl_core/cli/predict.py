@@ -17,11 +17,13 @@ from stl_core.cli.models import add_model_argument
 from stl_core.cli.output import OutputFolder, add_json_option, write_json
 from stl_core.data import depth_checks
 from stl_core.data.frame_source import SourceImage
+from stl_core.data.given_depth import PRIVILEGE
 from stl_core.data.sources import kitti
 from stl_core.evaluation.counts import EvaluationCounts, count_objects
 from stl_core.inference import result_files
 from stl_core.inference.model_spec import ModelSpec
 from stl_core.inference.predictor import Predictor, load_predictor
+from stl_core.inference.runtimes import find_runtime
 from stl_core.types import Labels, Objects3D
 from stl_core.visualization import draw, style
 
@@ -55,12 +57,16 @@ def _run_predict(args: argparse.Namespace) -> None:
     results, pictures = (Path(args.out) / name for name in ('results', 'pictures'))
     for folder in (pictures, results):
         files.require_writable_folder(folder)
-    frames = list_images(args, labelled=False)
+    spec = find_runtime(args.student).load_spec(Path(args.student))
+    kind = spec.input.given_depth
+    frames = list_images(args, labelled=bool(kind))
     names = result_files.frame_names(frames)
     result_files.require_no_other_results(results, frames, args.clear)
     outdated = result_files.require_no_other_pictures(pictures, frames, args.clear)
     predictor = load_predictor(args.student, args.device)
-    if predictor.spec.input.depth is not None:
+    if kind:
+        print(f'given depth {kind}: this model {PRIVILEGE[kind]}')
+    if spec.input.needs_depth_maps:
         depth_checks.require_lidar_like_depth(frames, args.root)
     classes = predictor.spec.classes
     thresholds = _thresholds(predictor.spec, args.score)

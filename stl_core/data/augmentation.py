@@ -43,6 +43,12 @@ class Config:
     :param window_px: width and height of the window in image pixels.
     :param hue: largest rotation of the hue, degrees; applied to every second sample.
     :param swap: probability of a random order of the colour channels.
+    :param given_drop: probability that an object's depth is not given to a network with
+        `input.given_depth`. This option and the next two are for the training of a privileged
+        teacher, see given_depth.corrupt_objects; other networks do not see given depth.
+    :param given_depth_jitter: relative deviation of an object's given depth.
+    :param given_edge_jitter: deviation of each edge of the box with given depth, as a fraction of
+        its width or height.
     """
 
     flip: float = 0.5
@@ -57,10 +63,13 @@ class Config:
     window_px: tuple[int, int] | None = None
     hue: float | None = None
     swap: float | None = None
+    given_drop: float | None = None
+    given_depth_jitter: float | None = None
+    given_edge_jitter: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for probabilities outside 0 to 1 and strengths out of range."""
-        for name in ('flip', 'crop', 'colour', 'window', 'swap'):
+        for name in ('flip', 'crop', 'colour', 'window', 'swap', 'given_drop'):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
         if not 0 <= self.scale < 1:
@@ -69,6 +78,8 @@ class Config:
             ('shift', self.shift),
             ('shift_down', self.shift_down or 0),
             ('shift_px', min(self.shift_px or (0,))),
+            ('given_depth_jitter', self.given_depth_jitter or 0),
+            ('given_edge_jitter', self.given_edge_jitter or 0),
         ):
             if not value >= 0:
                 raise ValueError(f'{name}: expected at least 0, got {value}')

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stl_core.data import augmentation, depth_maps
+from stl_core.data import augmentation, depth_maps, given_depth
 from stl_core.data.checks.label_table import stack_labels
 from stl_core.data.checks.taught import why_left_out
 from stl_core.data.frame_source import SourceConfig, SourceImage, read_images, read_split
@@ -86,6 +86,7 @@ class Sample:
     P: Array  # (3, 4) projection matrix of the canvas
     objects: ImageObjects
     depth_m: Array | None = None  # (H, W) float32 canvas, 0 where unknown
+    given_depth_m: Array | None = None  # (H, W) float32 canvas, 0 where nothing is given
 
 
 class LoadedImages(NamedTuple):
@@ -121,6 +122,7 @@ class FrameDataset(Dataset[Sample]):
         classes: tuple[str, ...],
         seed: int,
         load_images: ImageLoader = load_image,
+        given: str = '',
     ) -> None:
         """
         List the frames and read calibrations and labels, so a broken file fails at the start.
@@ -132,9 +134,11 @@ class FrameDataset(Dataset[Sample]):
         :param classes: the classes to train; other labels are background.
         :param seed: root of all randomness.
         :param load_images: loads the images of a frame.
+        :param given: kind of given depth that a network of the run needs, see InputSpec; '' paints
+            none. Only objects that are targets give depth.
         :raises DataError: for a missing or malformed file, naming it.
         """
-        self.config, self.spec, self.seed = config, spec, seed
+        self.config, self.spec, self.seed, self.given = config, spec, seed, given
         self._load_images = load_images
         self.images_by_source = list_frames_by_source(config)
         self.images = [image for images in self.images_by_source for image in images]
@@ -168,7 +172,18 @@ class FrameDataset(Dataset[Sample]):
             sample, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
         )
         objects = project_objects(canvas.objects, canvas.P)
-        return Sample(image.id, canvas.image, canvas.P, objects, canvas.depth_m)
+        given_m = self._give_depth(key, objects, canvas.depth_m) if self.given else None
+        return Sample(image.id, canvas.image, canvas.P, objects, canvas.depth_m, given_m)
+
+    def _give_depth(
+        self, key: tuple[int, int], objects: ImageObjects, depth_m: Array | None
+    ) -> Array:
+        """Paint the given depth after all augmentation, so that it fits the targets."""
+        size_px = self.spec.height_px, self.spec.width_px
+        objects, factor = given_depth.corrupt_objects(
+            objects, self.config.augment, (self.seed, *key)
+        )
+        return given_depth.give_depth(self.given, objects, size_px, depth_m, factor)
 
 
 class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -249,12 +264,14 @@ def list_frames_by_source(config: DataConfig) -> list[list[SourceImage]]:
 def collate(samples: list[Sample], slots: int) -> Batch:
     """Stack samples into a batch with `slots` object slots per image."""
     depths_m = [sample.depth_m for sample in samples if sample.depth_m is not None]
+    givens_m = [sample.given_depth_m for sample in samples if sample.given_depth_m is not None]
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),
         P=torch.from_numpy(np.stack([sample.P for sample in samples])).float(),
         targets=pad_targets([sample.objects for sample in samples], slots),
         ids=tuple(sample.id for sample in samples),
         depth_m=torch.from_numpy(np.stack(depths_m)) if depths_m else None,
+        given_depth_m=torch.from_numpy(np.stack(givens_m)) if givens_m else None,
     )
 
 

@@ -68,6 +68,44 @@ class Metric(NamedTuple):
 
 
 @dataclass(frozen=True)
+class GivenDepthResults:
+    """
+    KITTI's AP of a privileged network with its given depth complete, absent and of another frame.
+
+    :param kind: kind of given depth, see preprocessing.GIVEN_DEPTHS.
+    :param privilege: what the network reads that others do not, for tables.
+    :param by_given: 'complete', 'absent' and, of two frames or more, 'other' -> AP.
+    """
+
+    kind: str
+    privilege: str
+    by_given: Mapping[str, ApResult]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry `given` of metrics.json."""
+        texts = {'kind': self.kind, 'privilege': self.privilege}
+        return texts | {'ap': {name: each.to_json() for name, each in self.by_given.items()}}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> GivenDepthResults:
+        """Read to_json's structure."""
+        by_given = {name: ApResult.from_json(each) for name, each in data['ap'].items()}
+        return GivenDepthResults(data['kind'], data['privilege'], by_given)
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """Return a table: moderate 3D AP40 of every class, by given depth."""
+        return [
+            {'given depth': given}
+            | {
+                f'{name} {criterion}': each.value('3d', 'AP40', criterion, 'moderate')
+                for name, each in ap.by_class.items()
+                for criterion in ('strict', 'loose')
+            }
+            for given, ap in self.by_given.items()
+        ]
+
+
+@dataclass(frozen=True)
 class MetricResults:
     """
     Results of several metrics for the same detections.
@@ -76,12 +114,14 @@ class MetricResults:
     :param counts: frames, labels and detections; None for results that an older version wrote.
     :param protocol: OURS or PUBLISHED; '' for detections of unknown origin.
     :param published: results of the same network by its published protocol; None if it has none.
+    :param given: AP of a privileged network with other given depth; None for other networks.
     """
 
     by_name: Mapping[str, MetricResult]
     counts: EvaluationCounts | None = None
     protocol: str = ''
     published: MetricResults | None = None
+    given: GivenDepthResults | None = None
 
     @property
     def ap(self) -> ApResult:
@@ -118,9 +158,9 @@ class MetricResults:
         return {**self.ap.to_json(), **self.extra_json(), **self.side_json()}
 
     def side_json(self) -> dict[str, Any]:
-        """Return {'published': JSON like to_json, 'counts': JSON}, as far as they are known."""
-        published = {} if self.published is None else {PUBLISHED: self.published.to_json()}
-        return published | ({} if self.counts is None else {'counts': self.counts.to_json()})
+        """Return {'published': JSON like to_json, 'counts', 'given': JSON}, as far as known."""
+        parts = {PUBLISHED: self.published, 'counts': self.counts, 'given': self.given}
+        return {name: each.to_json() for name, each in parts.items() if each is not None}
 
     def notes(self) -> list[str]:
         """Return the notes of the counts, and on classes that only one protocol detects."""
@@ -153,6 +193,9 @@ class MetricResults:
             parts.append(self.published.format_table(points))
         elif self.protocol == OURS:
             parts.append('protocol published: this detector has none')
+        if self.given is not None:
+            heading = f'given depth {self.given.kind}: {self.given.privilege}; 3D AP40 moderate'
+            parts += [heading, format_rows(self.given.rows())]
         return '\n'.join(parts)
 
     def _protocol_line(self) -> str:

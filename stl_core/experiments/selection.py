@@ -150,6 +150,7 @@ def _load_val_frames(resolved: ResolvedConfig) -> dataset.FrameDataset:
         config.classes,
         config.seed,
         resolved.image_loader,
+        resolved.given_depth,
     )
 
 

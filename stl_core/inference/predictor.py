@@ -19,8 +19,12 @@ from stl_core.geometry import lift, warp_box
 from stl_core.inference.model_spec import ModelSpec
 from stl_core.inference.nms import bev_nms
 from stl_core.inference.runtimes import find_runtime
-from stl_core.inference.runtimes.interface import Runner
-from stl_core.preprocessing import letterbox_affine, preprocess_image
+from stl_core.inference.runtimes.interface import ModelFileError, Runner
+from stl_core.preprocessing import (
+    letterbox_affine,
+    preprocess_given_depth,
+    preprocess_image,
+)
 from stl_core.types import Array, ImageObjects, Objects3D
 
 if TYPE_CHECKING:  # the registry of the detectors needs torch, a runtime may not
@@ -67,18 +71,27 @@ class Predictor:
         """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
         return self.runner.device
 
-    def __call__(self, images: Sequence[Array], Ps: Sequence[Array]) -> list[Objects3D]:
+    def __call__(
+        self,
+        images: Sequence[Array],
+        Ps: Sequence[Array],
+        given_depths: Sequence[Array] | None = None,
+    ) -> list[Objects3D]:
         """
         Detect objects in B images in one batch; images may differ in size and camera.
 
         :param images: B arrays (H, W, 3) uint8 RGB, rectified; for a model with depth input (a
             teacher), B arrays (H, W) float32, metres, 0 where unknown.
         :param Ps: B projections (3, 4) of those images.
+        :param given_depths: for a privileged teacher, which is given depth besides the image, and
+            for no other model: B arrays (H, W) float32 in pixels of the images, z in metres, 0
+            where nothing is given. All 0 is legal: given depth is absent.
         :return: B sets of objects in the camera frame; box_px in pixels of the original image.
         :raises ValueError: for an image whose shape or dtype does not match the network's input,
-            or when the number of images differs from the number of projections.
+            given depth that is missing, or that the network does not take, or when the number of
+            images differs from the number of projections or given depths.
         """
-        found = self.detect(images, Ps)
+        found = self.detect(images, Ps, given_depths=given_depths)
         if lost := sum(each.num_not_finite for each in found):
             log.warning(
                 '%d detections were dropped: the outputs of the network are not finite', lost
@@ -90,6 +103,7 @@ class Predictor:
         images: Sequence[Array],
         Ps: Sequence[Array],
         published: PublishedProtocol | None = None,
+        given_depths: Sequence[Array] | None = None,
     ) -> list[Detections]:
         """
         Detect objects by both protocols; the network runs once. See __call__.
@@ -97,11 +111,13 @@ class Predictor:
         :param images: see __call__.
         :param Ps: see __call__.
         :param published: the published protocol of the detector; None skips it.
+        :param given_depths: see __call__.
         :return: the detections of each image.
         :raises ValueError: see __call__.
         """
         if len(images) != len(Ps):
             raise ValueError(f'{len(images)} images but {len(Ps)} projections')
+        self._check_given(images, given_depths)
         if not images:
             return []
         pairs = [
@@ -109,11 +125,35 @@ class Predictor:
             for image, P in zip(images, Ps, strict=True)
         ]
         canvases, projections = (np.stack(part) for part in zip(*pairs, strict=True))
-        detections = self.runner(canvases, projections)
+        detections = self.runner(
+            canvases, projections, *self._given_canvases(images, given_depths)
+        )
         return [
             self._postprocess(each, P, (image.shape[1], image.shape[0]), published)
             for each, P, image in zip(detections, projections, images, strict=True)
         ]
+
+    def _check_given(self, images: Sequence[Array], given_depths: Sequence[Array] | None) -> None:
+        """Raise ValueError unless there is given depth if and only if the network takes it."""
+        kind = self.spec.input.given_depth
+        if kind and given_depths is None:
+            raise ValueError(
+                f'this network is a privileged teacher (given_depth: {kind}): expected'
+                ' given_depths, one (H, W) float32 map per image'
+            )
+        if given_depths is not None and not kind:
+            raise ValueError('this network takes no given depth; expected images and projections')
+        if given_depths is not None and len(given_depths) != len(images):
+            raise ValueError(f'{len(images)} images but {len(given_depths)} given depths')
+
+    def _given_canvases(
+        self, images: Sequence[Array], given_depths: Sequence[Array] | None
+    ) -> tuple[Array, ...]:
+        """Return the runner's further argument: given depth on the canvases, or none."""
+        if given_depths is None:
+            return ()
+        pairs = zip(given_depths, images, strict=True)
+        return (np.stack([preprocess_given_depth(*each, self.spec.input) for each in pairs]),)
 
     def _postprocess(
         self,
@@ -142,10 +182,10 @@ def _is_finite(objects: ImageObjects) -> Array:
     """Return (N,) bool, whether all numbers of an object are finite; a sigma of 0 m is."""
     finite = np.ones(len(objects), bool)
     for name in ImageObjects.FIELD_SHAPES:
-        values = np.asarray(getattr(objects, name), np.float64).reshape(len(objects), -1)
+        values = np.asarray(getattr(objects, name), np.float64)
         if name == 'depth_log_sigma':
             values = np.maximum(values, -1e3)  # keeps NaN and inf
-        finite &= np.isfinite(values).all(1)
+        finite &= np.isfinite(values).all(tuple(range(1, values.ndim)))
     return finite
 
 
@@ -165,4 +205,10 @@ def load_predictor(
     path = Path(path)
     runtime = find_runtime(path)
     spec = runtime.load_spec(path)
+    if spec.input.given_depth and not runtime.takes_given_depth:
+        raise ModelFileError(
+            f'{path}: a privileged teacher (given_depth: {spec.input.given_depth}), which files'
+            f' ending in {path.suffix} cannot be: it is for training and evaluation only;'
+            ' expected a student'
+        )
     return Predictor(runtime.load_runner(path, device, precision), spec, min_score)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stl_core.data import depth_maps
 from stl_core.data.checks.projection import require_projection
-from stl_core.data.frame_source import DataError, SourceImage
+from stl_core.data.frame_source import DataError, LazyArray, SourceImage
+from stl_core.data.given_depth import COMPLETE, fit_size
 from stl_core.data.sources import kitti
 from stl_core.evaluation.metric import ProtocolDetections
+from stl_core.inference.given_depths import given_depths
 from stl_core.inference.predictor import Detections, Predictor
 from stl_core.types import Array, Labels
 
@@ -42,7 +44,10 @@ def predict_frames(predictor: Predictor, frames: Sequence[SourceImage]) -> list[
 
 
 def predict_protocols(
-    predictor: Predictor, frames: Sequence[SourceImage], published: PublishedProtocol | None = None
+    predictor: Predictor,
+    frames: Sequence[SourceImage],
+    published: PublishedProtocol | None = None,
+    given: str = COMPLETE,
 ) -> ProtocolDetections:
     """
     Run a Predictor on the images of a data set, one by one, and keep the detections alone.
@@ -50,9 +55,13 @@ def predict_protocols(
     :param predictor: the detector.
     :param frames: images of a data set.
     :param published: the published protocol of the detector; None if it has none.
+    :param given: given depth of a privileged teacher, see given_depths; no matter for others.
     :return: detections as labels, by each protocol.
     """
-    found = [predict_frame(predictor, frame, published).detections for frame in frames]
+    found = [
+        predict_frame(predictor, frame, published, depth).detections
+        for frame, depth in zip(frames, given_depths(predictor.spec, frames, given), strict=True)
+    ]
     return as_protocol_detections(found, predictor.spec.classes)
 
 
@@ -69,7 +78,10 @@ def as_protocol_detections(
 
 
 def predict_frame(
-    predictor: Predictor, frame: SourceImage, published: PublishedProtocol | None = None
+    predictor: Predictor,
+    frame: SourceImage,
+    published: PublishedProtocol | None = None,
+    given_depth: LazyArray | None = None,
 ) -> FramePrediction:
     """
     Load a frame and detect objects in its image, or in its depth map for a teacher.
@@ -77,6 +89,8 @@ def predict_frame(
     :param predictor: the detector; its input decides between image and depth map.
     :param frame: image of a data set.
     :param published: the published protocol of the detector; None skips it.
+    :param given_depth: depth that a privileged teacher is given, see given_depths; None takes that
+        of the frame's labels.
     :return: image, projection and detections.
     :raises DataError: for a missing or malformed file, and a projection that is none of the image.
     """
@@ -85,7 +99,12 @@ def predict_frame(
     network_image = image
     if predictor.spec.input.depth is not None:
         network_image = depth_maps.load_frame_depth(frame, image.shape[1], image.shape[0])
-    (detections,) = predictor.detect([network_image], [frame.P], published)
+    given = None
+    if predictor.spec.input.given_depth:
+        depth = given_depth or given_depths(predictor.spec, [frame])[0]
+        assert depth is not None  # a model with given depth has some of every frame
+        given = [fit_size(depth.read(), image.shape[:2])]
+    (detections,) = predictor.detect([network_image], [frame.P], published, given)
     return FramePrediction(image, frame.P, detections)
 
 

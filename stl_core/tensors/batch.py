@@ -52,6 +52,8 @@ class Batch:
     :param targets: ground truth for the detector.
     :param ids: B frame names.
     :param depth_m: (B, H, W) float32 z of each pixel, 0 where unknown; None if no network uses it.
+    :param given_depth_m: (B, H, W) float32 z in true metres that a privileged network is given, 0
+        where nothing is given; None if no network is given depth. See data.given_depth.
     """
 
     image: Tensor
@@ -59,6 +61,7 @@ class Batch:
     targets: Targets
     ids: tuple[str, ...]
     depth_m: Tensor | None = None
+    given_depth_m: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; a DataLoader with pin_memory=True calls this."""

@@ -17,16 +17,21 @@ def network_input(batch: Batch, spec: InputSpec) -> NetworkInput:
     """
     Return what a network sees of a batch.
 
-    :param batch: with depth_m, if the network has depth input.
+    :param batch: with depth_m, if the network has depth input; with given_depth_m, if it is given
+        depth.
     :param spec: input of the network.
-    :return: normalised images, (B, spec.channels, H, W) float32, and the projections.
-    :raises ValueError: when the network has depth input and the batch has no depth.
+    :return: normalised images, (B, spec.channels, H, W) float32, the projections, and the given
+        depth of a network that is given some.
+    :raises ValueError: when the network has depth input or is given depth, and the batch has none.
     """
+    given_m = batch.given_depth_m if spec.given_depth else None
+    if spec.given_depth and given_m is None:
+        raise ValueError('this network is given depth, but the batch was loaded without it')
     if spec.depth is None:
-        return NetworkInput(normalise_input(batch.image, batch.P, spec), batch.P)
+        return NetworkInput(normalise_input(batch.image, batch.P, spec), batch.P, given_m)
     if batch.depth_m is None:
         raise ValueError('this network has depth input, but the batch was loaded without depth')
-    return NetworkInput(normalise_input(batch.depth_m, batch.P, spec), batch.P)
+    return NetworkInput(normalise_input(batch.depth_m, batch.P, spec), batch.P, given_m)
 
 
 def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:

@@ -50,12 +50,15 @@ class DistillConfig:
         are not part of the saved model file.
     :param teacher_sha256: SHA-256 of the teacher's file. Filled in when a run starts, so that a
         run is never resumed with another teacher; leave it out of YAML files.
+    :param accept_answer_reader: true learns also from a privileged teacher whose AP without given
+        depth is less than half of its base's, see run.answer_reader; None is false.
     """
 
     teacher: str
     losses: dict[str, Any]
     layers: distiller.DistillLayersConfig = field(default_factory=distiller.DistillLayersConfig)
     teacher_sha256: str = ''
+    accept_answer_reader: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class TrainConfig:
     :param detector: detector and its options. If the options lack mean_size_hwl_m, the means of
         KITTI's labels fill it in, for the classes of MEAN_SIZE_HWL_M.
     :param input: canvas size in pixels and normalisation of the network's input. `depth: {}`
-        trains on depth maps instead of RGB images, for a teacher.
+        trains on depth maps instead of RGB images, for a teacher. `given_depth: objects`, or
+        `scan`, trains a privileged teacher: the network sees the image, and is given depth.
     :param start: model file with the initial weights (same detector, classes and network options);
         '' for a new network.
     :param start_sha256: SHA-256 of the start file. Filled in when a run starts, as teacher_sha256.

@@ -98,6 +98,7 @@ def _check_losses(model: distiller.Distiller) -> None:
         targets=pad_targets([ImageObjects.empty()], 1),
         ids=('',),
         depth_m=torch.zeros(1, side, side),
+        given_depth_m=torch.zeros(1, side, side),
     )
     model.eval()  # keeps the running statistics of norms unchanged
     try:

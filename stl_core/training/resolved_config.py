@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 import torch
 
 import stl_core
-from stl_core.data import dataset
+from stl_core.data import dataset, given_depth
 from stl_core.distill import LOSSES
 from stl_core.files import sha256_of
 from stl_core.inference import model_file
 from stl_core.inference.model_file import ModelSpec
 from stl_core.models import DETECTORS
+from stl_core.preprocessing import InputSpec
 from stl_core.training.config import DistillConfig, TrainConfig
 from stl_core.training.config_builder import ConfigError
+from stl_core.training.run import answer_reader
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,19 @@ class ResolvedConfig:
     @property
     def image_loader(self) -> dataset.ImageLoader:
         """The loader of the inputs that the run needs: images, or images and depth maps."""
-        inputs = [self.model_spec.input]
-        inputs += [self.teacher_spec.input] if self.teacher_spec else []
-        needs_depth = any(each.depth for each in inputs)
+        needs_depth = any(each.needs_depth_maps for each in self._inputs)
         return dataset.load_image_and_depth if needs_depth else dataset.load_image
+
+    @property
+    def given_depth(self) -> str:
+        """Kind of depth that networks of the run are given, see InputSpec; '' for none."""
+        return max(each.given_depth for each in self._inputs)
+
+    @property
+    def _inputs(self) -> list[InputSpec]:
+        """Inputs of the networks of the run."""
+        specs = [self.model_spec, *([self.teacher_spec] if self.teacher_spec else [])]
+        return [each.input for each in specs]
 
 
 def resolve_config(config: TrainConfig) -> ResolvedConfig:
@@ -70,8 +81,9 @@ def resolve_config(config: TrainConfig) -> ResolvedConfig:
 
     :raises ModelFileError: for a missing or unreadable model file.
     :raises ConfigError: if the configuration already holds another digest, for a start model or
-        teacher that does not fit the run, or if depth input and detector disagree between depth at
-        a virtual focal length and depth in true metres.
+        teacher that does not fit the run, if depth input and detector disagree between depth at a
+        virtual focal length and depth in true metres, for a privileged teacher that reads the
+        answer, see answer_reader, or options of given depth where no network is given any.
     """
     start, teacher = _read_start(config), _read_teacher(config)
     config = _with_digests(config, start, teacher)
@@ -80,7 +92,11 @@ def resolve_config(config: TrainConfig) -> ResolvedConfig:
         raise ConfigError('backbone_weights: requires detector.options.pretrained: true')
     if config.distill and teacher:
         _check_teacher(config.distill, teacher.spec, spec)
+        if not config.distill.accept_answer_reader:
+            path, base = config.distill.teacher, start.spec if start else None
+            answer_reader.refuse_answer_reader(path, teacher.spec, base)
     _check_virtual_focal_length(config)
+    _check_given_depth(config, teacher.spec if teacher else None)
     if start:
         _check_start(config.start, start.spec, spec)
     return ResolvedConfig(
@@ -157,6 +173,9 @@ def _model_spec(config: TrainConfig) -> ModelSpec:
     }
     if config.backbone_weights:
         provenance['backbone_weights_sha256'] = config.backbone_weights_sha256
+    if config.input.given_depth:
+        limits = given_depth.GivenLimits.of(config.train)
+        provenance[given_depth.GIVEN_OBJECTS] = dataclasses.asdict(limits)
     if config.distill:
         provenance['teacher_sha256'] = config.distill.teacher_sha256
         provenance['distilled'] = sorted(config.distill.losses)
@@ -190,6 +209,23 @@ def _check_virtual_focal_length(config: TrainConfig) -> None:
             f' detector.options.virtual_focal_px {detector_focal_px};'
             ' either both or none must be 0 (true metres)'
         )
+
+
+def _check_given_depth(config: TrainConfig, teacher: ModelSpec | None) -> None:
+    """Raise ConfigError for two kinds of given depth, or options of given depth without any."""
+    student, kinds = config.input.given_depth, {config.input.given_depth}
+    kinds |= {teacher.input.given_depth} if teacher else set()
+    if len(kinds - {''}) > 1 and teacher:
+        raise ConfigError(
+            f'input.given_depth is {student!r}, but the teacher was given'
+            f' {teacher.input.given_depth!r}; a run gives one kind of depth'
+        )
+    for name in ('given_drop', 'given_depth_jitter', 'given_edge_jitter'):
+        if getattr(config.train.augment, name) and kinds == {''}:
+            raise ConfigError(
+                f'train.augment.{name}: no network of this run is given depth; leave it out, or'
+                ' set input.given_depth'
+            )
 
 
 def _check_start(path: str, start: ModelSpec, run: ModelSpec) -> None:

@@ -34,7 +34,7 @@ from stl_core.training import checkpoint, distributed, model_builder, validation
 from stl_core.training.checkpoint import RESUME_ONLY, ResumeOptions
 from stl_core.training.metric_logging import MetricLogger
 from stl_core.training.resolved_config import ResolvedConfig
-from stl_core.training.run import extension
+from stl_core.training.run import answer_reader, extension
 from stl_core.training.run.determinism import deterministic_algorithms
 from stl_core.training.run.epoch_statistics import EpochStatistics, require_finite
 from stl_core.training.run.journal import RunJournal
@@ -214,7 +214,7 @@ def finish_training(
     :param validation_result: validation after the last epoch; None runs it here.
     :return: results of the model.
     """
-    validation_result = validation_result or _validate(run)
+    validation_result = _validate_given(run, validation_result or _validate(run))
     (run.out / 'done.json').unlink(missing_ok=True)  # of before an extension
     result_files.write_result_files(
         run.out / 'results', run.validation_set.frames, validation_result.detections
@@ -234,6 +234,26 @@ def _validate(run: RunState) -> validation.ValidationResult:
     return validation.validate_detector(
         run.eval_detector, spec, run.validation_set, run.device, names
     )
+
+
+def _validate_given(
+    run: RunState, result: validation.ValidationResult
+) -> validation.ValidationResult:
+    """Evaluate a privileged teacher with other given depth, too; log and add the results."""
+    spec = run.resolved.model_spec
+    if not spec.input.given_depth:
+        return result
+    result = validation.validate_given_depths(
+        run.eval_detector, spec, run.validation_set, run.device, result
+    )
+    log.info('%s: %s', run.out, answer_reader.describe(_given_provenance(run, result)))
+    return result
+
+
+def _given_provenance(run: RunState, result: validation.ValidationResult) -> dict[str, Any]:
+    given, resolved = result.results.given, run.resolved
+    assert given is not None  # _validate_given has added it
+    return answer_reader.given_provenance(given, run.config.classes, resolved.start_spec)
 
 
 def _is_stalled(run: RunState, metric_logger: MetricLogger | None) -> bool:
@@ -354,6 +374,8 @@ def save_validated_model(
         'focal_px': round(run.focal_px, 2),
         **validation.model_provenance(run.validation_set, validation_result),
     }
+    if validation_result.results.given:
+        validation_info[answer_reader.GIVEN] = _given_provenance(run, validation_result)
     if run.record.extensions:
         validation_info['extensions'] = extension.to_json(run.record.extensions)
     spec = run.resolved.model_spec

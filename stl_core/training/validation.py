@@ -7,16 +7,18 @@ The detector runs through the Predictor that the ROS node uses, one image at a t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from stl_core.data import given_depth
 from stl_core.data.frame_source import SourceImage, require_labels
 from stl_core.evaluation import average_precision, metrics
 from stl_core.evaluation.ap_result import CLASSES, class_min_iou
 from stl_core.evaluation.kitti_matching import MODERATE
-from stl_core.evaluation.metric import MetricResults
+from stl_core.evaluation.metric import GivenDepthResults, MetricResults
 from stl_core.inference.model_spec import SCORE_THRESHOLDS, ModelSpec
 from stl_core.inference.predictor import Predictor
 from stl_core.inference.result_files import predict_protocols
@@ -55,6 +57,7 @@ def validate_detector(
     validation_set: ValidationSet,
     device: torch.device,
     metric_names: Sequence[str],
+    given: str = given_depth.COMPLETE,
 ) -> ValidationResult:
     """
     Evaluate a detector in memory on the validation set.
@@ -64,17 +67,46 @@ def validate_detector(
     :param validation_set: frames and labels.
     :param device: device of the detector.
     :param metric_names: metrics to compute, keys of metrics.METRICS; 'kitti' always is.
+    :param given: given depth of a privileged teacher, one of given_depth.GIVEN_CHOICES.
     :return: results of the metrics, and detections.
     """
     was_training = detector.training
     runner = TorchRunner(detector.eval(), spec.input, device)
     published = published_protocol(spec.detector)
-    detections = predict_protocols(Predictor(runner, spec), validation_set.frames, published)
+    predictor = Predictor(runner, spec)
+    detections = predict_protocols(predictor, validation_set.frames, published, given)
     detector.train(was_training)
     results = metrics.evaluate_protocols(
         validation_set.ground_truth, detections, spec.classes, metric_names
     )
     return ValidationResult(results, list(detections.ours))
+
+
+def validate_given_depths(
+    detector: Detector,
+    spec: ModelSpec,
+    validation_set: ValidationSet,
+    device: torch.device,
+    complete: ValidationResult,
+) -> ValidationResult:
+    """
+    Evaluate a privileged teacher without given depth, too, and with that of other frames.
+
+    :param detector: the network.
+    :param spec: its header.
+    :param validation_set: frames and labels; a single frame has no other one.
+    :param device: device of the detector.
+    :param complete: result of validate_detector with given depth complete.
+    :return: `complete`, its results with the entry `given`.
+    """
+    kind = spec.input.given_depth
+    others = (given_depth.ABSENT, given_depth.OTHER)[: len(validation_set.frames)]
+    results = {given_depth.COMPLETE: complete.results.ap}
+    for given in others:
+        judged = validate_detector(detector, spec, validation_set, device, (), given)
+        results[given] = judged.results.ap
+    entry = GivenDepthResults(kind, given_depth.PRIVILEGE[kind], results)
+    return complete._replace(results=replace(complete.results, given=entry))
 
 
 def model_provenance(validation_set: ValidationSet, result: ValidationResult) -> dict[str, Any]:
@@ -96,7 +128,7 @@ def model_provenance(validation_set: ValidationSet, result: ValidationResult) ->
     }
     return {
         'frames_judged': len(result.detections),
-        'metrics': result.results.to_json(),
+        'metrics': replace(result.results, given=None).to_json(),
         SCORE_THRESHOLDS: {
             name: round(each.min_score, 4) for name, each in best.items() if each.recall
         },

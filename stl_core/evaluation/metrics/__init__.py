@@ -17,6 +17,7 @@ from stl_core.evaluation.metric import (
     KITTI,
     OURS,
     PUBLISHED,
+    GivenDepthResults,
     Metric,
     MetricResults,
     ProtocolDetections,
@@ -143,11 +144,12 @@ def results_from_json(data: Mapping[str, Any]) -> MetricResults:
     an older version did not write.
     """
     extra = data.get('metrics', {})
-    published, counts = data.get(PUBLISHED), data.get('counts')
+    published, counts, given = (data.get(name) for name in (PUBLISHED, 'counts', 'given'))
     return MetricResults(
         {KITTI: METRICS[KITTI].from_json(data)}
         | {name: METRICS[name].from_json(extra[name]) for name in extra if name in METRICS},
         counts=counts and EvaluationCounts.from_json(counts),
         protocol=OURS,
         published=published and replace(results_from_json(published), protocol=PUBLISHED),
+        given=given and GivenDepthResults.from_json(given),
     )

@@ -26,13 +26,18 @@ class Runner(Protocol):
         """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
         ...
 
-    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
+    def __call__(
+        self, canvases: Array, P: Array, given_m: Array | None = None
+    ) -> list[ImageObjects]:
         """
         Normalise canvases with the constants of the header, run the network, decode its outputs.
 
         :param canvases: (B, H, W, 3) uint8 RGB; for a network with depth input (a teacher),
             (B, H, W) float32, metres, 0 where unknown. See preprocessing.preprocess_image.
         :param P: (B, 3, 4) projections of the canvases.
+        :param given_m: (B, H, W) float32, metres, 0 where nothing is given: depth on the canvases
+            that a privileged teacher is given. Only runners of a runtime with takes_given_depth
+            need this argument.
         :return: B sets of image objects, in canvas pixels.
         """
         ...
@@ -61,9 +66,12 @@ class Runtime:
     :param file_fault: path -> why the file is incomplete, or ''; needs only Python.
     :param convert_to_half: (path, out) -> None, writes a copy of the file with weights in half
         precision; None if the format has no such copy.
+    :param takes_given_depth: whether its runners run privileged teachers, which exist for training
+        and evaluation and never run on a vehicle: others refuse them.
     """
 
     load_spec: Callable[[Path], ModelSpec]
     load_runner: Callable[[Path, str, str], Runner]
     file_fault: Callable[[Path], str] = unreadable_file_fault
     convert_to_half: Callable[[Path, Path], None] | None = None
+    takes_given_depth: bool = False

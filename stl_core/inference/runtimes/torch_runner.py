@@ -51,15 +51,16 @@ class NormalizedDetector(nn.Module):
         self.normalization = InputNormalization(spec)
         self.detector: Detector = detector
 
-    def forward(self, canvases: Tensor, P: Tensor) -> Outputs:
+    def forward(self, canvases: Tensor, P: Tensor, given_m: Tensor | None = None) -> Outputs:
         """
         Normalise canvases and run the detector.
 
         :param canvases: (B, H, W, 3) uint8 or (B, H, W) float32, see Runner.
         :param P: (B, 3, 4) float32 projections of the canvases.
+        :param given_m: (B, H, W) float32, see Runner.
         :return: outputs of the detector.
         """
-        return self.detector(NetworkInput(self.normalization(canvases, P), P))
+        return self.detector(NetworkInput(self.normalization(canvases, P), P, given_m))
 
 
 class TorchRunner:
@@ -91,18 +92,24 @@ class TorchRunner:
         return str(self._device)
 
     @torch.inference_mode()
-    def __call__(self, canvases: Array, P: Array) -> list[ImageObjects]:
+    def __call__(
+        self, canvases: Array, P: Array, given_m: Array | None = None
+    ) -> list[ImageObjects]:
         """
         Run the network on canvases and decode its outputs.
 
         :param canvases: (B, H, W, 3) uint8 or (B, H, W) float32, see Runner.
         :param P: (B, 3, 4) projections of the canvases.
+        :param given_m: (B, H, W) float32, see Runner.
         :return: B sets of image objects, in canvas pixels.
         """
         image = torch.from_numpy(canvases).to(self._device, non_blocking=True)
         projections = torch.from_numpy(P).to(self._device, torch.float32, non_blocking=True)
+        given = None
+        if given_m is not None:
+            given = torch.from_numpy(given_m).to(self._device, torch.float32, non_blocking=True)
         with autocast_to(self._precision, self._device):
-            out = self.network(image, projections)
+            out = self.network(image, projections, given)
         decoded = {
             name: value.cpu()
             for name, value in self.detector.decode(outputs_to_float32(out)).items()

@@ -53,4 +53,4 @@ def file_fault(path: Path) -> str:
     return f'truncated: {missing} bytes are missing' if missing > 0 else ''
 
 
-RUNTIME = Runtime(load_spec, load_runner, file_fault, convert_to_half)
+RUNTIME = Runtime(load_spec, load_runner, file_fault, convert_to_half, takes_given_depth=True)

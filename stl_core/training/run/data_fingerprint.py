@@ -71,7 +71,7 @@ def fingerprint_run(
     loads_depth = resolved.image_loader is dataset.load_image_and_depth
     return {
         'train': fingerprint(train, loads_depth),
-        'val': fingerprint(val, resolved.config.input.depth is not None),
+        'val': fingerprint(val, resolved.config.input.needs_depth_maps),
     }
 
 

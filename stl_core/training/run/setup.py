@@ -157,7 +157,8 @@ def load_datasets(
     """
     config, image_loader = resolved.config, resolved.image_loader
     frames = dataset.FrameDataset(
-        config.train, config.input, config.classes, config.seed, image_loader
+        *(config.train, config.input, config.classes, config.seed, image_loader),
+        given=resolved.given_depth,
     )
     sampler = dataset.ShuffledBatchSampler(
         len(frames), config.batch_size, config.seed, (rank(), world_size())
@@ -179,7 +180,7 @@ def load_datasets(
     report = object_counts.check_objects(config, frames, val_by_source, verbose=rank() == 0)
     if image_loader is dataset.load_image_and_depth:
         depth_checks.require_lidar_like_depth(frames.images, 'train')
-    if config.input.depth:
+    if config.input.needs_depth_maps:
         depth_checks.require_lidar_like_depth(validation_set.frames, 'val')
     return frames, sampler, validation_set, report
 

@@ -168,6 +168,34 @@ class DepthAssociation(nn.Module):
         :return: (B, C, h, w), type of `features`; 0 where no depth is known in the whole image.
         :raises ValueError: for a depth map whose size fits no grid of `features`.
         """
+        fine, inputs = self._attention_inputs(features, depth_m, known, P, size_px)
+        attended = self._attend(*inputs)
+        local = self.local(fine) * self.gate(features).sigmoid()
+        attended = F.interpolate(attended, features.shape[2:], mode='bilinear')
+        added: Tensor = self.output((attended + local).relu())
+        return added.to(features.dtype)
+
+    def attention_weights(
+        self, features: Tensor, depth_m: Tensor, known: Tensor, P: Tensor, size_px: tuple[int, int]
+    ) -> Tensor:
+        """
+        Return how the cells at stride 16 attend to each other's depth, for pictures.
+
+        :return: (B, h', w', h', w') mean over heads: of each visual cell (row, column), its
+            attention to the depth of every cell; the rest of a sum of 1 is its attention to the
+            key that stands for no depth. The arguments are those of forward.
+        """
+        _, (vision, *depth) = self._attention_inputs(features, depth_m, known, P, size_px)
+        q, k, _, mask = self._queries_and_keys(vision, *depth)
+        logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + mask
+        weights = logits.softmax(-1).mean(1)[..., 1:]
+        h, w = vision.shape[2], vision.shape[3]
+        return weights.unflatten(2, (h, w)).unflatten(1, (h, w))
+
+    def _attention_inputs(
+        self, features: Tensor, depth_m: Tensor, known: Tensor, P: Tensor, size_px: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return the depth code at the map's stride, and the arguments of _attend."""
         hw = (features.shape[2], features.shape[3])
         with autocast_to('fp32', features.device):
             depth_m = depth_m.to(torch.promote_types(depth_m.dtype, torch.float32))
@@ -177,11 +205,7 @@ class DepthAssociation(nn.Module):
             tokens = cells.pool(factor)
             fine, coarse = (self._encode(each, P, size_px) for each in (cells, tokens))
             directions = self._directions(coarse, P, size_px)
-        attended = self._attend(F.avg_pool2d(features, factor), coarse, tokens.known, directions)
-        local = self.local(fine) * self.gate(features).sigmoid()
-        attended = F.interpolate(attended, hw, mode='bilinear')
-        added: Tensor = self.output((attended + local).relu())
-        return added.to(features.dtype)
+        return fine, (F.avg_pool2d(features, factor), coarse, tokens.known, directions)
 
     def _encode(self, cells: DepthCells, P: Tensor, size_px: tuple[int, int]) -> Tensor:
         """Return the depth code (B, E, h, w) of cells, 0 where nothing is known."""
@@ -207,6 +231,15 @@ class DepthAssociation(nn.Module):
 
     def _attend(self, vision: Tensor, code: Tensor, known: Tensor, directions: Tensor) -> Tensor:
         """Return the attention (B, width, h, w) of visual cells to cells with known depth."""
+        q, k, v, mask = self._queries_and_keys(vision, code, known, directions)
+        attended = F.scaled_dot_product_attention(q, k, v.to(q.dtype), mask)
+        mixed: Tensor = self.mix(attended.transpose(1, 2).flatten(2))
+        return mixed.transpose(1, 2).unflatten(2, vision.shape[-2:])
+
+    def _queries_and_keys(
+        self, vision: Tensor, code: Tensor, known: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return queries, keys, values (B, heads, ...) and the mask that logits get."""
         code, known = code.flatten(2).transpose(1, 2), known.flatten(1)
         direction = self.direction(directions)
         query = self.query(vision.flatten(2).transpose(1, 2)) + direction
@@ -220,10 +253,7 @@ class DepthAssociation(nn.Module):
         q, k, v = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (query, key, value)
         )
-        mask = logit.expand(-1, -1, q.shape[2], -1)
-        attended = F.scaled_dot_product_attention(q, k, v.to(q.dtype), mask)
-        mixed: Tensor = self.mix(attended.transpose(1, 2).flatten(2))
-        return mixed.transpose(1, 2).unflatten(2, vision.shape[-2:])
+        return q, k, v, logit.expand(-1, -1, q.shape[2], -1)
 
 
 def build_depth_association(

@@ -170,6 +170,7 @@ class MonoDETR(nn.Module):
         channels, plane = self.backbone.channels[1:], ImagePlane(depth_predictor.STRIDE)
         tokens = LevelSpec('depth_tokens', config.width, plane, after_given_depth=True)
         self.levels = (*backbone_levels(channels, STRIDES[1:]), tokens)
+        self.token_channels = config.width
         self.frozen_norms = bool(config.freeze_beginning) and in_channels == 3
         if self.frozen_norms:
             self.backbone.freeze_early_stages()

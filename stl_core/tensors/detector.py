@@ -69,7 +69,7 @@ class TargetPredictions:
     :param found: (B, N) bool, whether the detector has a prediction for the target; elsewhere the
         other values mean nothing, and nothing is learnt from them.
     :param tokens: (B, N, C) vector that represents each target, such as the query matched to it;
-        None from detectors without.
+        None from detectors without. A detector that has them states C as `token_channels`.
     """
 
     predictions: dict[str, Tensor]

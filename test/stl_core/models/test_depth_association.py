@@ -178,3 +178,29 @@ def test_half_precision_keeps_type_and_value():
 def test_width_must_fit_the_heads():
     with pytest.raises(ValueError, match=r'width 10: expected a multiple of heads \(4\)'):
         DepthAssociation(8, width=10)
+
+
+def test_attention_weights_are_those_by_which_forward_averages():
+    torch.manual_seed(0)
+    module, captured = DepthAssociation(8, width=8, heads=1), {}
+    for name in ('value', 'mix'):
+        getattr(module, name).register_forward_hook(
+            lambda _, inputs, output, name=name: captured.update({name: (inputs[0], output)})
+        )
+    features, depth_m = scene()
+    arguments = (features, depth_m, depth_m > 0, projections(), (H, W))
+    module(*arguments)
+    values, attended = captured['value'][1], captured['mix'][0]
+    weights = module.attention_weights(*arguments)
+    assert weights.shape == (2, 4, 6, 4, 6)
+    averaged = weights.flatten(3).flatten(1, 2) @ values
+    torch.testing.assert_close(averaged, attended)
+    known = (
+        cells_of_depth(depth_m, depth_m > 0, (4, 6)).known[:, None, None].expand_as(weights) > 0
+    )
+    assert (weights[known] > 0).all()
+    assert (weights[~known] == 0).all()
+    assert (weights.sum((3, 4)) < 1).all()
+    # without depth, all attention is paid to the key that stands for none
+    absent = module.attention_weights(features, depth_m * 0, depth_m < 0, *arguments[3:])
+    assert torch.count_nonzero(absent) == 0

@@ -1,18 +1,26 @@
-"""The commands `stl study` and `stl show-selection`: compare and plot distillations."""
+"""The commands `stl study`, `stl show-selection`, `stl fresh-scorer`: compare distillations."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stl_core import files
-from stl_core.cli.output import OutputFile
-from stl_core.experiments import selection, selection_chart, study, study_config, study_table
+from stl_core.cli.output import OutputFile, add_json_option, write_json
+from stl_core.experiments import study, study_config, study_table
+from stl_core.experiments.inspection import (
+    fresh_scorer,
+    frozen_features,
+    selection,
+    selection_chart,
+)
 from stl_core.experiments.report import comparisons, study_chart, study_text
+from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.training import stages
 from stl_core.training.config_builder import ConfigError
 
@@ -42,6 +50,22 @@ def add_commands(commands: Any) -> None:
     parser.add_argument('--frames', type=int, default=200, help='maximum number of val frames')
     parser.add_argument('--stride', type=int, default=8, help='stride of the feature maps')
     parser.set_defaults(run=_run_show_selection)
+
+    parser = commands.add_parser(
+        'fresh-scorer',
+        help='measure whether a new scorer separates the features of student and teacher',
+    )
+    parser.add_argument('config', help='YAML file of the run')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='replace values of the file'
+    )
+    parser.add_argument('--stage', default='distil', help='name of the distillation stage')
+    parser.add_argument('--control', default='control', help='stage without a teacher')
+    parser.add_argument('--frames', type=int, default=200, help='maximum number of val frames')
+    parser.add_argument('--level', default='', help='feature level; default: that of asb or cpl')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    add_json_option(parser)
+    parser.set_defaults(run=_run_fresh_scorer)
 
 
 def _run_study(args: argparse.Namespace) -> None:
@@ -107,3 +131,20 @@ def _run_show_selection(args: argparse.Namespace) -> None:
         f'{len(snapshot.object_weights.depth_m)} objects; mean affinity difference to the teacher'
         f' {before:.4f} before, {after:.4f} after distillation: {args.out}'
     )
+
+
+def _run_fresh_scorer(args: argparse.Namespace) -> None:
+    plan = stages.load_stages(args.config, tuple(args.overrides))
+    names = (args.stage, args.control)
+    chosen = stages.select_stages(plan, names)
+    if args.frames < 4:
+        raise ConfigError(f'--frames: expected at least 4, got {args.frames}')
+    device = choose_device(args.device)
+    config, control = (chosen[name] for name in names)
+    features = frozen_features.freeze_features(config, control, args.frames, args.level, device)
+    try:
+        rows = fresh_scorer.measure_separation(features, fresh_scorer.ScorerTraining(), device)
+    except ValueError as err:
+        raise ConfigError(f'{config.out}: {err}') from err
+    print(fresh_scorer.to_markdown(rows))
+    write_json(args.json, [dataclasses.asdict(each) for each in rows])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stl_core.distill.losses import baselines, feature, relation, response, tsrd, vda
+from stl_core.distill.losses import asb, baselines, cpl, feature, relation, response, tsrd, vda
 from stl_core.distill.transfer import Transfer
 from stl_core.distill.view import DistillView
 from stl_core.tensors.detector import Detector
@@ -66,4 +66,6 @@ LOSSES: dict[str, LossEntry] = {
     'plain_heads': LossEntry(baselines.plain_heads_loss, baselines.BaselineConfig, False, True),
     'vda': LossEntry(None, vda.VdaConfig, False, build=vda.Vda),
     'tsrd': LossEntry(None, tsrd.TsrdConfig, False, build=tsrd.Tsrd),
+    'cpl': LossEntry(None, cpl.CplConfig, False, build=cpl.Cpl),
+    'asb': LossEntry(None, asb.AsbConfig, False, build=asb.Asb, extra_losses={'scorer': 1.0}),
 }

@@ -153,7 +153,7 @@ class Distiller(nn.Module):
         """Return the transfers' optimiser groups; AttributeError for a part that one lacks."""
         return {
             f'distill/{key}/{part}': (config, list(transfer.get_submodule(part).parameters()))
-            for key, transfer in self._named_transfers()
+            for key, transfer in self.named_transfers()
             for part, config in transfer.optimizer_groups.items()
         }
 
@@ -161,11 +161,12 @@ class Distiller(nn.Module):
         """Return figures of the transfers' last forward, (), {'distill/<key>/<name>': value}."""
         return {
             f'distill/{key}/{name}': value
-            for key, transfer in self._named_transfers()
+            for key, transfer in self.named_transfers()
             for name, value in transfer.step_metrics().items()
         }
 
-    def _named_transfers(self) -> Iterator[tuple[str, Transfer]]:
+    def named_transfers(self) -> Iterator[tuple[str, Transfer]]:
+        """Yield the key and the Transfer of each loss that has one."""
         for key, transfer in self.transfers.items():
             assert isinstance(transfer, Transfer)
             yield key, transfer
@@ -246,9 +247,21 @@ def transfer_losses(
     """
     found = {}
     with autocast_to('fp32', view.P.device):
+        view = replace(view, projected=_projected_maps(view, transfers))
         for key, transfer in transfers.items():
             for extra, loss in transfer(view, normalizer).items():
                 found[f'distill/{key}_{extra}' if extra else f'distill/{key}'] = loss
+    return found
+
+
+def _projected_maps(view: DistillView, transfers: nn.ModuleDict) -> dict[str, Tensor]:
+    """Return the student's maps of the levels that a transfer projects, by level."""
+    found = {}
+    for each in transfers.values():
+        assert isinstance(each, Transfer)
+        if each.projected_level:
+            features = view.student.level(each.projected_level).map
+            found[each.projected_level] = each.project(features)
     return found
 
 

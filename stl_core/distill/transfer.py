@@ -30,6 +30,14 @@ class Transfer(nn.Module):
     #: parameters are trained by the optimiser of the student.
     optimizer_groups: Mapping[str, OptimGroupConfig] = MappingProxyType({})
 
+    #: level whose map of the student `project` brings into the teacher's channels, so that other
+    #: losses compare the result (view.projected); '' for none.
+    projected_level: str = ''
+
+    def project(self, features: Tensor) -> Tensor:
+        """Project a student's map of projected_level, without gradient to the projection."""
+        raise NotImplementedError
+
     def forward(self, view: DistillView, normalizer: StepNormalizer) -> dict[str, Tensor]:
         """
         Compute the losses in float32.

@@ -6,7 +6,7 @@ Shapes: B batch, N object slots, C channels, H W canvas, h w grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -61,6 +61,8 @@ class DistillView:
     :param epoch: number of epochs so far, with a fraction.
     :param given_depth_m: (B, H, W) depth that the teacher was given, metres, 0 where none is; None
         without.
+    :param projected: the student's maps in the teacher's channels, by level, where a Transfer
+        projects them, see Transfer.projected_level; gradients reach the maps, not the projection.
     """
 
     student: NetworkOutputs
@@ -71,6 +73,7 @@ class DistillView:
     size_px: tuple[int, int]
     epoch: float
     given_depth_m: Tensor | None = None
+    projected: dict[str, Tensor] = field(default_factory=dict)
 
     def feature_pairs(self) -> list[FeaturePair]:
         """

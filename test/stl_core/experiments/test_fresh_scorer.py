@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stl_core.distill.scorer import balanced_weights
-from stl_core.experiments.fresh_scorer import (
+from stl_core.experiments.inspection.fresh_scorer import (
     FrozenFeatures,
     ScorerTraining,
     bootstrap_mean,

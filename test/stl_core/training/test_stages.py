@@ -20,7 +20,8 @@ from small_stages import FOLDERS, LOSSES, make_scenes_with_depth, plan
 from stl_core.cli import main
 from stl_core.data import dataset, depth_maps
 from stl_core.data.sources import kitti, kitti_calib
-from stl_core.experiments import selection, selection_chart, study, study_config, study_table
+from stl_core.experiments import study, study_config, study_table
+from stl_core.experiments.inspection import selection, selection_chart, trained_distiller
 from stl_core.inference import model_file, predictor, result_files
 from stl_core.preprocessing import DepthSpec, InputSpec
 from stl_core.training import checkpoint, model_builder, stages, trainer
@@ -505,7 +506,10 @@ def test_the_inspection_has_object_weights_and_affinities(trained, tmp_path):
 def test_the_inspection_compares_the_start_model_and_the_distilled_student(trained):
     out, built = trained
     resolved = resolve_config(built['distil'])
-    models = selection._load_before_and_after(resolved, out / 'distil/last.pt')
+    models = [
+        trained_distiller.load_distiller(resolved, out / 'distil/last.pt', start=start)
+        for start in (True, False)
+    ]
     for model, stage in zip(models, ('base', 'distil'), strict=True):
         saved = load_file(out / f'{stage}/student.safetensors')
         assert all(torch.equal(saved[k], each) for k, each in model.student.state_dict().items())

@@ -6,29 +6,28 @@ Shapes: M objects of all frames, K objects of one frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from stl_core.data import augmentation, dataset
+from stl_core.data import dataset
 from stl_core.data.worker_pool import with_progress
 from stl_core.distill import weighting
 from stl_core.distill.distiller import Distiller
 from stl_core.distill.losses import feature, relation
 from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import confidence_gate
+from stl_core.experiments.inspection.trained_distiller import load_distiller, load_val_frames
 from stl_core.tensors import regions
 from stl_core.tensors.batch import Batch
 from stl_core.tensors.feature_level import ImagePlane, LevelSpec
 from stl_core.tensors.reductions import SINGLE_PART
-from stl_core.training import checkpoint, model_builder
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
-from stl_core.training.resolved_config import ResolvedConfig, resolve_config
-from stl_core.training.run.run_files import read_checkpoint
+from stl_core.training.resolved_config import resolve_config
 from stl_core.types import Array
 
 
@@ -111,11 +110,11 @@ def inspect_distillation(
     if not path.exists():
         raise ConfigError(f'{path}: no such checkpoint; train this stage first')
     resolved = resolve_config(config)
-    models = _load_before_and_after(resolved, path)
+    models = [load_distiller(resolved, path, start=start) for start in (True, False)]
     level = _level_at_stride(models[0], stride)
     if level is None:
         raise ConfigError(f'{config.out}: not a distillation of features at stride {stride}')
-    data = _load_val_frames(resolved)
+    data = load_val_frames(resolved)
     weights: list[ObjectWeights] = []
     affinities: list[Affinities] = []
     cells = config.distill.losses.get('relation', relation.RelationLossConfig()).cells
@@ -140,51 +139,10 @@ def inspect_distillation(
     )
 
 
-def _load_val_frames(resolved: ResolvedConfig) -> dataset.FrameDataset:
-    """Open the val frames of a run, without augmentation."""
-    config = resolved.config
-    no_augmentation = augmentation.Config(flip=0.0, crop=0.0, colour=0.0)
-    return dataset.FrameDataset(
-        replace(config.val, augment=no_augmentation, keep_images=False),
-        config.input,
-        config.classes,
-        config.seed,
-        resolved.image_loader,
-        resolved.given_depth,
-    )
-
-
 def _mean_difference(pairs: list[tuple[Array, Array]]) -> float:
     """Average |A - B| of (K, K) matrices without the diagonal, on which every cosine is 1."""
     gaps = [np.abs(one - other)[~np.eye(len(one), dtype=bool)] for one, other in pairs]
     return float(np.mean([each.mean() for each in gaps if len(each)] or [0.0]))
-
-
-def _load_before_and_after(resolved: ResolvedConfig, path: Path) -> list[Distiller]:
-    """
-    Build the distiller with the student before distillation, and with the distilled student.
-
-    Both students use the trained layers: through random layers, their features could not be
-    compared with the teacher's.
-    """
-    state = read_checkpoint(path)
-    differ = checkpoint.config_differences(resolved, state['config'])
-    differ = [key for key in differ if not key.startswith('val.')]
-    if differ:
-        raise ConfigError(f"{path}: made with another {', '.join(differ[:5])}; use that run's")
-    models = []
-    for before in (True, False):
-        torch.manual_seed(resolved.config.seed)
-        model = model_builder.build_model(resolved)
-        assert isinstance(model, Distiller), 'a run without teacher'
-        student = {key: each.clone() for key, each in model.student.state_dict().items()}
-        model.load_state_dict(state['model'])
-        if before:
-            model.student.load_state_dict(student)
-        elif 'mean' in state:  # evaluation and model file use the averaged weights
-            model.student.load_state_dict(state['mean']['module'])
-        models.append(model.eval())
-    return models
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stl_core.experiments.selection import DistillationSnapshot, ObjectWeights
+from stl_core.experiments.inspection.selection import DistillationSnapshot, ObjectWeights
 from stl_core.visualization import charts
 
 

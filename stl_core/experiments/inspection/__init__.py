@@ -1,0 +1,1 @@
+"""Inspection of a trained distillation: object weights, affinities, separability of features."""

@@ -5,7 +5,8 @@ The model is any nn.Module with model(batch, epoch, normalizer) -> {name of the 
 scalar}. The step creates the normaliser, by which losses are means over the whole step. A model
 may have two more methods: optimizer_groups(), see stl_core.training.optim, and step_metrics(),
 which returns figures of the last forward pass that are no losses, such as a scorer's accuracy, as
-{name: () tensor, detached, on the device}. They are logged, and enter no sum.
+{name: () tensor, detached, on the device}. They are logged as means over micro-batches and
+processes, and enter no sum; one that is a mean over objects needs the normaliser, as a loss does.
 """
 
 from __future__ import annotations

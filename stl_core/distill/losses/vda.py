@@ -155,7 +155,9 @@ class Vda(Transfer):
         self._parts = {
             'depth': depth.detach(),
             'association': association.detach(),
-            'depth_error_m': _mean_error(depth_m.detach() * ratio, taught_m, given),
+            'depth_error_m': masked_mean(
+                (depth_m.detach() * ratio - taught_m).abs(), given, normalizer
+            ),
         }
         weight = self.config.association_weight * self._warm_up(view.epoch)
         return {'': self.config.depth_weight * depth + weight * association}
@@ -254,12 +256,6 @@ def expected_depth(logits: Tensor, edges_m: Tensor) -> tuple[Tensor, Tensor]:
     centers_m = ((edges_m[:-1] + edges_m[1:]) / 2).to(logits.dtype)
     depth_m = torch.einsum('bdhw,d->bhw', logits[:, :-1].softmax(1), centers_m)
     return depth_m, 1 - logits.softmax(1)[:, -1]
-
-
-def _mean_error(depth_m: Tensor, taught_m: Tensor, given: Tensor) -> Tensor:
-    """Return the mean |error| in cells of given depth of this part of the step, 0 without."""
-    error = torch.where(given, (depth_m - taught_m).abs(), 0.0)
-    return error.sum() / given.sum().clamp(min=1)
 
 
 def _build_depth_head(channels: int, width: int, bins: int) -> nn.Sequential:

@@ -46,7 +46,8 @@ def freeze_features(
     :param config: configuration of the distillation; its folder must contain last.pt.
     :param control: configuration of the run without a teacher, which is finished.
     :param max_frames: upper limit of the frames to use.
-    :param level: name of the compared level; '' for the only one that given depth reaches.
+    :param level: name of the compared level; '' for that of the run's asb or cpl, without them the
+        only one that given depth reaches.
     :param device: where the networks run.
     :return: maps on the CPU: 'control' and 'student', and, if CPL projects the level, both once
         more after the student's trained projection, 'control, projected' and 'student, projected'.
@@ -58,7 +59,7 @@ def freeze_features(
     model = load_distiller(resolved, Path(config.out) / 'last.pt')
     without = _load_control(config, control)
     try:
-        student_level, _ = compared_level(level, model.student, model.teacher)
+        student_level, _ = compared_level(level or _level_of(config), model.student, model.teacher)
     except ValueError as err:
         raise ConfigError(f'{config.out}: {err}') from err
     for each in (model, without):
@@ -75,6 +76,13 @@ def freeze_features(
         {name: name.replace('student', 'control') for name in collected.networks},
         torch.cat(collected.weight),
     )
+
+
+def _level_of(config: TrainConfig) -> str:
+    """Return the level that the run's asb or cpl names, '' if none does."""
+    losses = config.distill.losses if config.distill else {}
+    named = [losses[key].level for key in ('asb', 'cpl') if key in losses]
+    return next(filter(None, named), '')
 
 
 def _load_control(config: TrainConfig, control: TrainConfig) -> Detector:

@@ -22,6 +22,7 @@ FILE_OUTPUTS = {
     'evaluate --json': ['evaluate', 'no.safetensors', 'no', '--json'],
     'predict --json': ['predict', 'no.safetensors', 'no', '--json'],
     'kitti-ap --json': ['kitti-ap', 'no', 'no', '--json'],
+    'fresh-scorer --json': ['fresh-scorer', 'no.yaml', '--json'],
     'export': ['export', 'no.safetensors'],
     'import-weights': ['import-weights', 'monodle', 'no.pth'],
     'show-selection': ['show-selection', 'no.yaml'],

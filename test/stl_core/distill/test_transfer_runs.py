@@ -147,4 +147,6 @@ def test_two_processes_distil_as_one(trained, tmp_path):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
     one, two = weights_of(trained / 'distil'), weights_of(tmp_path / 'two')
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=name)
+        # rounding may turn a first AdamW step of a gradient near 0: lr of a scorer is up to 2e-3
+        atol = 5e-3 if '.scorer.' in name else 1e-5
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=atol, msg=name)

@@ -77,15 +77,38 @@ def test_kitti_configurations_have_published_schedules(name, epochs, batch_size,
 
 def test_every_distillation_plan_has_a_control_of_equal_epochs():
     """The control differs from the student in the distillation and in the folder only."""
-    plans = sorted((ROOT / 'config/train').glob('monostl_*.yaml'))
-    assert len(plans) == 7
+    plans = [
+        each
+        for kind in ('monostl', 'dk3d')
+        for each in sorted((ROOT / 'config/train').glob(f'{kind}_*.yaml'))
+    ]
+    assert len(plans) == 7 + 6
     for path in plans:
         plan = stages.load_stages(path)
-        without = dataclasses.replace(plan['distil'], distill=None, out=plan['control'].out)
-        names = [name for name in without.weights if name.startswith('distill/')]
-        weights = {name: value for name, value in without.weights.items() if name not in names}
-        assert names
-        assert dataclasses.replace(without, weights=weights) == plan['control'], path.name
+        for stage in (each for name, each in plan.items() if name.startswith('distil')):
+            without = dataclasses.replace(stage, distill=None, out=plan['control'].out)
+            names = [name for name in without.weights if name.startswith('distill/')]
+            weights = {name: value for name, value in without.weights.items() if name not in names}
+            assert names
+            assert dataclasses.replace(without, weights=weights) == plan['control'], path.name
+
+
+def test_plans_of_dk3d_have_both_teachers_and_the_composition():
+    for path in sorted((ROOT / 'config/train').glob('dk3d_*.yaml')):
+        plan = stages.load_stages(path)
+        given = {name: each.input.given_depth for name, each in plan.items()}
+        assert given.pop('teacher') == 'scan'
+        assert given.pop('teacher_objects') == 'objects'
+        assert set(given.values()) == {''}
+        of_kind = {'cpl', 'asb', 'tsrd'} if 'monodetr' in path.name else {'vda', 'tsrd'}
+        for name, more in (
+            ('', set()),
+            ('_objects', set()),
+            ('_with_monostl', {'feature', 'relation'}),
+        ):
+            stage = plan[f'distil{name}']
+            assert stage.distill.losses.keys() == of_kind | more
+            assert stage.start == f'{plan["base"].out}/student.safetensors'
 
 
 def test_the_kitti_plans_teach_the_objects_of_the_public_programs():
@@ -342,7 +365,7 @@ def test_the_metric_reads_the_protocol_that_it_is_given():
 
 
 def test_kitti_plans_that_quote_a_paper_select_by_its_protocol():
-    plans = sorted((Path(__file__).parents[3] / 'config/train').glob('*_kitti.yaml'))
+    plans = sorted((Path(__file__).parents[3] / 'config/train').glob('mono*_kitti.yaml'))
     assert len(plans) == 6
     for path in plans:
         assert 'ublished result' in path.read_text()

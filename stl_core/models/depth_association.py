@@ -115,7 +115,9 @@ class DepthAssociation(nn.Module):
        depth matters.
     2. A local path at the stride of F, conv3x3(e) * sigmoid(conv1x1(F)): on small canvases an
        object is smaller than a cell of the attention (our choice).
-    3. conv1x1(ReLU(upsampled 1 + 2)), initially 0: the privileged detector begins as its base.
+    3. conv1x1(SiLU(upsampled 1 + 2)), initially 0: the privileged detector begins as its base. A
+       ReLU dies here: at a learning rate of 0.003, 55 % of its outputs were above 0 at first, 13 %
+       after twenty steps, and the teacher did not learn to read its depth.
 
     There are no biases and no statistics over the batch: where nothing is known, A is exactly 0,
     so that a teacher without given depth is a network of its student's architecture.
@@ -172,7 +174,7 @@ class DepthAssociation(nn.Module):
         attended = self._attend(*inputs)
         local = self.local(fine) * self.gate(features).sigmoid()
         attended = F.interpolate(attended, features.shape[2:], mode='bilinear')
-        added: Tensor = self.output((attended + local).relu())
+        added: Tensor = self.output(F.silu(attended + local))
         return added.to(features.dtype)
 
     def attention_weights(

@@ -85,6 +85,17 @@ def test_a_new_association_adds_nothing_but_learns():
     assert module.output.weight.grad.abs().sum() > 0
 
 
+def test_a_unit_that_is_negative_everywhere_still_learns():
+    features, depth_m = scene()
+    module = association()
+    with torch.no_grad():
+        module.mix.weight.zero_()
+        module.local.weight.zero_()
+        module.local.weight[:, 0, 1, 1] = -1.0  # of a cell with known depth
+    module(features, depth_m, depth_m > 0, projections(), (H, W)).square().sum().backward()
+    assert module.local.weight.grad.flatten(1).any(1).all()
+
+
 def test_without_known_depth_nothing_is_added():
     features, depth_m = scene()
     features.requires_grad_()

@@ -35,6 +35,7 @@ COLUMNS = {
     'cpl': 'distill/cpl',
     'detection': 'det/depth',
     'grad_norm': 'grad_norm',
+    'scorer_grad_norm': 'grad_norm/distill/asb/scorer',
     'skipped': 'skipped',
 }
 

@@ -30,7 +30,7 @@ from stl_core.distill.view import DistillView
 from stl_core.models import DETECTORS
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
-from stl_core.tensors.batch import Batch, pad_targets, to_device
+from stl_core.tensors.batch import Batch, NetworkInput, pad_targets, to_device
 from stl_core.tensors.detector import Detector
 from stl_core.tensors.feature_level import FeatureLevel
 from stl_core.tensors.reductions import SINGLE_PART
@@ -179,7 +179,7 @@ def build(size: Size) -> Distiller:
     def network(options: dict[str, Any]) -> Detector:
         return entry.detector(entry.config(**options), in_channels=3, num_classes=3)
 
-    def pixels(batch: Batch) -> Tensor:
+    def pixels(batch: Batch) -> NetworkInput:
         return normalization.network_input(batch, size.canvas)
 
     return Distiller(

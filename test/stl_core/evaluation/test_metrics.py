@@ -132,7 +132,10 @@ def test_a_study_has_a_column_for_each_number_of_the_metric(world, tmp_path, cap
     small = '\n'.join(each.replace('=', ': ', 1) for each in SMALL if '.' not in each)
     plan = f'{config}{small}\nepochs: 1\ndetector: {{options: {SMALL[0].partition("=")[2]}}}\n'
     plan = plan.replace('epochs: 2\n', '').replace('metric: toy/density\n', '')
-    stages = 'stages:\n  before:\n    out: {0}/before\n  chosen:\n    metric: toy/recall\n'
+    stages = (
+        'stages:\n  before:\n    out: {0}/before\n  chosen:\n    metric: toy/recall\n'
+        '    start: {0}/before/student.safetensors\n'
+    )
     (tmp_path / 'plan.yaml').write_text(plan + stages.format(tmp_path))
     study = {
         'plan': f'{tmp_path}/plan.yaml',

@@ -84,7 +84,7 @@ def test_a_file_without_stages_is_one_run():
                 'distill': {'teacher': 'x', 'losses': {'spell': {}}},
                 'weights': {'distill/spell': 1},
             },
-            'distill.losses.spell: unknown loss; known: feature, feature_public, ',
+            'distill.losses.spell: unknown loss; known: asb, cpl, feature, ',
         ),
         (
             {'distill': {'teacher': 'x', 'losses': {'feature': {}}}},

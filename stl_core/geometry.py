@@ -100,6 +100,8 @@ def flip_objects(objects: Objects3D, width_px: int) -> Objects3D:
         rotation_y=wrap_angle(np.pi - objects.rotation_y),
         box_px=warp_box(objects.box_px, mirror),
         depth_sigma_m=objects.depth_sigma_m,
+        velocity_mps=objects.velocity_mps * [-1.0, 1.0, 1.0],
+        attribute_id=objects.attribute_id,
     )
 
 
@@ -124,6 +126,8 @@ def project_objects(objects: Objects3D, P: Array) -> ImageObjects:
         alpha=wrap_angle(objects.rotation_y - np.arctan2(x, z)),
         box_px=objects.box_px,
         depth_log_sigma=depth_log_sigma,
+        velocity_mps=objects.velocity_mps,
+        attribute_id=objects.attribute_id,
     )
 
 
@@ -145,6 +149,8 @@ def lift(objects: ImageObjects, P: Array) -> Objects3D:
         rotation_y=wrap_angle(objects.alpha + bearing),
         box_px=objects.box_px,
         depth_sigma_m=np.exp(objects.depth_log_sigma),
+        velocity_mps=objects.velocity_mps,
+        attribute_id=objects.attribute_id,
     )
 
 

@@ -9,6 +9,7 @@ radians.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -44,16 +45,25 @@ class Camera:
 
 
 class StructOfArrays:
-    """Struct of arrays with one row per object; FIELD_SHAPES holds the row shape of each field."""
+    """
+    Struct of arrays with one row per object.
+
+    FIELD_SHAPES holds the row shape of each field, FIELD_DTYPES its type if not float64, and
+    UNKNOWN, for each field that may be left out, the value that says that a row has none.
+    """
 
     FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {}
     FIELD_DTYPES: ClassVar[dict[str, Any]] = {}
+    UNKNOWN: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Convert the fields to arrays; raise ValueError for a wrong shape or length."""
         count = None
         for name, width in self.FIELD_SHAPES.items():
-            value = np.asarray(getattr(self, name), self.FIELD_DTYPES.get(name, np.float64))
+            value = getattr(self, name)
+            if value is None and name in self.UNKNOWN:
+                value = np.full((count or 0, *width), self.UNKNOWN[name])
+            value = np.asarray(value, self.FIELD_DTYPES.get(name, np.float64))
             if value.ndim != 1 + len(width) or value.shape[1:] != width:
                 raise ValueError(f'{name} must have shape {("N", *width)}, got {value.shape}')
             count = len(value) if count is None else count
@@ -71,6 +81,16 @@ class StructOfArrays:
             rows = [rows]
         selected = {f.name: getattr(self, f.name)[rows] for f in fields(self)}  # type: ignore
         return type(self)(**selected)
+
+    @classmethod
+    def concatenate(cls: type[T], parts: Sequence[T]) -> T:
+        """Return the objects of all parts in order; there may be none."""
+        return cls(
+            **{
+                name: np.concatenate([getattr(each, name) for each in (cls.empty(), *parts)])
+                for name in cls.FIELD_SHAPES
+            }
+        )
 
     @classmethod
     def empty(cls: type[T]) -> T:
@@ -95,6 +115,9 @@ class Objects3D(StructOfArrays):
     :param rotation_y: (N,) yaw about camera y, 0 = length along +x, in [-pi, pi).
     :param box_px: (N, 4) 2D box in the image that shows the object.
     :param depth_sigma_m: (N,) standard deviation of the depth error; 0 for labels.
+    :param velocity_mps: (N, 3) velocity over ground, camera axes; nan where unknown.
+    :param attribute_id: (N,) index into the attributes in use, such as 'vehicle.parked'; -1 where
+        unknown.
     """
 
     class_id: Array
@@ -104,6 +127,8 @@ class Objects3D(StructOfArrays):
     rotation_y: Array
     box_px: Array
     depth_sigma_m: Array
+    velocity_mps: Array = None  # type: ignore[assignment]  # becomes an array of UNKNOWN
+    attribute_id: Array = None  # type: ignore[assignment]
 
     FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
@@ -113,8 +138,11 @@ class Objects3D(StructOfArrays):
         'rotation_y': (),
         'box_px': (4,),
         'depth_sigma_m': (),
+        'velocity_mps': (3,),
+        'attribute_id': (),
     }
-    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64, 'attribute_id': np.int64}
+    UNKNOWN: ClassVar[dict[str, Any]] = {'velocity_mps': np.nan, 'attribute_id': -1}
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,8 @@ class ImageObjects(StructOfArrays):
     :param alpha: (N,) observation angle, rotation_y less the bearing of the centre, [-pi, pi).
     :param box_px: (N, 4) 2D box.
     :param depth_log_sigma: (N,) log of the standard deviation of the depth error, metres.
+    :param velocity_mps: (N, 3) velocity over ground, camera axes; nan where unknown.
+    :param attribute_id: (N,) index into the attributes in use; -1 where unknown.
     """
 
     class_id: Array
@@ -140,6 +170,8 @@ class ImageObjects(StructOfArrays):
     alpha: Array
     box_px: Array
     depth_log_sigma: Array
+    velocity_mps: Array = None  # type: ignore[assignment]  # becomes an array of UNKNOWN
+    attribute_id: Array = None  # type: ignore[assignment]
 
     FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'class_id': (),
@@ -150,8 +182,11 @@ class ImageObjects(StructOfArrays):
         'alpha': (),
         'box_px': (4,),
         'depth_log_sigma': (),
+        'velocity_mps': (3,),
+        'attribute_id': (),
     }
-    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'class_id': np.int64, 'attribute_id': np.int64}
+    UNKNOWN: ClassVar[dict[str, Any]] = {'velocity_mps': np.nan, 'attribute_id': -1}
 
 
 @dataclass(frozen=True)
@@ -168,6 +203,11 @@ class Labels(StructOfArrays):
     :param size_hwl_m: (N, 3) height, width, length.
     :param rotation_y: (N,) yaw about camera y.
     :param box_px: (N, 4) 2D box.
+    :param velocity_mps: (N, 3) velocity over ground, camera axes; nan where unknown. It has no
+        component along the vehicle's vertical: ego poses lack height, so that a slope would appear
+        as vertical speed.
+    :param attribute: (N,) attribute, such as 'vehicle.parked'; '' where unknown.
+    :param num_points: (N,) points of LiDAR and radar inside the box; -1 where not counted.
     """
 
     name: Array
@@ -179,6 +219,9 @@ class Labels(StructOfArrays):
     size_hwl_m: Array
     rotation_y: Array
     box_px: Array
+    velocity_mps: Array = None  # type: ignore[assignment]  # becomes an array of UNKNOWN
+    attribute: Array = None  # type: ignore[assignment]
+    num_points: Array = None  # type: ignore[assignment]
 
     FIELD_SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {
         'name': (),
@@ -190,13 +233,30 @@ class Labels(StructOfArrays):
         'size_hwl_m': (3,),
         'rotation_y': (),
         'box_px': (4,),
+        'velocity_mps': (3,),
+        'attribute': (),
+        'num_points': (),
     }
-    FIELD_DTYPES: ClassVar[dict[str, Any]] = {'name': np.str_, 'occluded': np.int64}
+    FIELD_DTYPES: ClassVar[dict[str, Any]] = {
+        'name': np.str_,
+        'occluded': np.int64,
+        'attribute': np.str_,
+        'num_points': np.int64,
+    }
+    UNKNOWN: ClassVar[dict[str, Any]] = {'velocity_mps': np.nan, 'attribute': '', 'num_points': -1}
 
-    def to_objects(self, classes: tuple[str, ...]) -> Objects3D:
-        """Return the objects of the listed classes; class_id is the index into that list."""
-        class_index = {name: i for i, name in enumerate(classes)}
-        class_id = np.array([class_index.get(str(name), -1) for name in self.name], np.int64)
+    def to_objects(self, classes: tuple[str, ...], attributes: tuple[str, ...] = ()) -> Objects3D:
+        """
+        Return the objects of the listed classes.
+
+        :param classes: class_id is the index into this list.
+        :param attributes: attribute_id is the index into this list; -1 for an attribute that is
+            not in it.
+        """
+        class_id, attribute_id = (
+            index_names(self.name, classes),
+            index_names(self.attribute, attributes),
+        )
         keep = class_id >= 0
         return Objects3D(
             class_id=class_id[keep],
@@ -206,4 +266,12 @@ class Labels(StructOfArrays):
             rotation_y=self.rotation_y[keep],
             box_px=self.box_px[keep],
             depth_sigma_m=np.zeros(int(keep.sum())),
+            velocity_mps=self.velocity_mps[keep],
+            attribute_id=attribute_id[keep],
         )
+
+
+def index_names(names: Array, known: tuple[str, ...]) -> Array:
+    """Return (N,) the index of each name in a list, -1 for a name that is not in it."""
+    index = {name: i for i, name in enumerate(known)}
+    return np.array([index.get(str(name), -1) for name in names], np.int64)

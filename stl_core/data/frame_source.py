@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Protocol
 
 from stl_core.types import Array, Labels
+from stl_core.vehicle_types import VehicleLabels
 
 #: Suffixes that lists of frames carry, though ids have none.
 ID_SUFFIXES = ('.png', '.jpg', '.jpeg', '.txt', '.bin')
@@ -72,6 +73,8 @@ class SourceImage:
         every image.
     :param P_location: where P is, for messages, such as 'FILE'.
     :param label_locations: where each label is, for messages, such as 'FILE:3'; may be empty.
+    :param stamp_us: time of the exposure, microseconds: an integer, since a float32 of the time
+        since 1970 has steps of minutes. None if unknown.
     """
 
     id: str
@@ -85,6 +88,7 @@ class SourceImage:
     size_px: LazyArray = LazyArray()
     P_location: str = ''
     label_locations: tuple[str, ...] = ()
+    stamp_us: int | None = None
 
     def label_location(self, index: int) -> str:
         """Return where a label is, for a message: its file and line, else image and number."""
@@ -95,10 +99,23 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class SourceSample:
-    """The images that the cameras of a vehicle took at one time; at least one."""
+    """
+    The images that the cameras of a vehicle took at one time; at least one.
+
+    :param id: unique in the data set.
+    :param images: one of each camera.
+    :param labels: labelled objects around the vehicle, whether a camera shows them or not; None
+        for a sample without labels, or of a data set whose labels belong to single images.
+    :param global_T_vehicle: (4, 4) pose of the vehicle in a frame that stands still, at the time
+        of the sample; None if unknown.
+    :param stamp_us: time of the sample, microseconds; None if unknown.
+    """
 
     id: str
     images: tuple[SourceImage, ...]
+    labels: VehicleLabels | None = None
+    global_T_vehicle: Array | None = None
+    stamp_us: int | None = None
 
 
 class FrameSource(Protocol):

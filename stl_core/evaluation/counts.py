@@ -217,15 +217,7 @@ def count_objects(
     :param model_classes: classes of the detector; None if they are unknown.
     :return: the counts; class names in any case count as the one of CLASSES that they match.
     """
-    labels, detected = (
-        Labels(
-            **{
-                field: np.concatenate([getattr(each, field) for each in (Labels.empty(), *frames)])
-                for field in Labels.FIELD_SHAPES
-            }
-        )
-        for frames in (ground_truth, detections)
-    )
+    labels, detected = (Labels.concatenate(frames) for frames in (ground_truth, detections))
     label_names, detected_names = _canonical(labels.name), _canonical(detected.name)
     others = sorted({*label_names.tolist(), *detected_names.tolist()} - {*CLASSES, _DONT_CARE})
     by_class = {

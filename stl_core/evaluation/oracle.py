@@ -117,10 +117,7 @@ def _bearing(center_m: Array) -> Array:
 
 
 def _replace_rows(labels: Labels, rows: Array, replacement: Labels) -> Labels:
-    """Return labels with the given rows replaced."""
-    columns = {}
-    for name in Labels.FIELD_SHAPES:
-        columns[name] = getattr(labels, name).copy()
-        if name != 'name':  # a match has one class; a new name may be too long for the old dtype
-            columns[name][rows] = getattr(replacement, name)
-    return Labels(**columns)
+    """Return labels with rows replaced, except their names: a match has one class."""
+    index = np.arange(len(labels))
+    index[rows] = len(labels) + np.arange(len(replacement))
+    return replace(Labels.concatenate([labels, replacement])[index], name=labels.name)

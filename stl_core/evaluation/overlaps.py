@@ -8,7 +8,7 @@ module therefore computes them once, in a few large array operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -113,12 +113,9 @@ def _greatest_fraction(pairs: _Pairs, num_detections: int) -> Array:
 
 def _join_frames(frames: Sequence[Labels]) -> tuple[Labels, Array]:
     """Join the objects of all frames, names in lower case; return them and (N,) frame indices."""
-    columns = {
-        name: np.concatenate([getattr(labels, name) for labels in (Labels.empty(), *frames)])
-        for name in Labels.FIELD_SHAPES
-    }
-    columns['name'] = np.char.lower(columns['name'])  # the devkit ignores case
-    return Labels(**columns), np.repeat(np.arange(len(frames)), [len(labels) for labels in frames])
+    joined = Labels.concatenate(frames)
+    joined = replace(joined, name=np.char.lower(joined.name))  # the devkit ignores case
+    return joined, np.repeat(np.arange(len(frames)), [len(labels) for labels in frames])
 
 
 def _pairs_in_same_frame(a_frame: Array, b_frame: Array) -> tuple[Array, Array]:

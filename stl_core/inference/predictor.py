@@ -179,9 +179,13 @@ class Predictor:
 
 
 def _is_finite(objects: ImageObjects) -> Array:
-    """Return (N,) bool, whether all numbers of an object are finite; a sigma of 0 m is."""
+    """
+    Return (N,) bool, whether all numbers of an object are finite; a sigma of 0 m is.
+
+    Numbers that an object may lack, such as its velocity, do not count.
+    """
     finite = np.ones(len(objects), bool)
-    for name in ImageObjects.FIELD_SHAPES:
+    for name in ImageObjects.FIELD_SHAPES.keys() - ImageObjects.UNKNOWN.keys():
         values = np.asarray(getattr(objects, name), np.float64)
         if name == 'depth_log_sigma':
             values = np.maximum(values, -1e3)  # keeps NaN and inf

@@ -29,7 +29,7 @@ def frame(*rows):
     """Return the labels of one frame."""
     if not rows:
         return Labels.empty()
-    return Labels(**{name: [row[name] for row in rows] for name in Labels.FIELD_SHAPES})
+    return Labels(**{name: [row[name] for row in rows] for name in rows[0]})
 
 
 def crowd(rng, frames):

@@ -38,10 +38,5 @@ class LabelTable:
 def stack_labels(images: Sequence[SourceImage]) -> LabelTable:
     """Return the table of the labels of images; images without labels have no objects."""
     parts = [Labels.empty() if image.labels is None else image.labels for image in images]
-    stacked = parts or [Labels.empty()]
-    columns = {
-        name: np.concatenate([getattr(labels, name) for labels in stacked])
-        for name in Labels.FIELD_SHAPES
-    }
     count = np.array([len(labels) for labels in parts], np.int64)
-    return LabelTable(Labels(**columns), np.repeat(np.arange(len(parts)), count), count)
+    return LabelTable(Labels.concatenate(parts), np.repeat(np.arange(len(parts)), count), count)

@@ -122,10 +122,7 @@ def summarise_labels(frames: Sequence[Labels], name: str) -> dict[str, Any]:
     """
     class_labels = [labels[labels.name == name] for labels in frames]
     counts = np.bincount([len(labels) for labels in class_labels]) / max(1, len(class_labels))
-    rows = [labels for labels in class_labels if len(labels)] or [Labels.empty()]
-    joined = Labels(
-        **{key: np.concatenate([getattr(r, key) for r in rows]) for key in Labels.FIELD_SHAPES}
-    )
+    joined = Labels.concatenate(class_labels)
     values = {key: column for key, column in measure_labels(joined).items() if len(column)}
     turn = np.sin(joined.rotation_y)
     directions = [(turn < -0.8).mean(), (turn > 0.8).mean(), (np.abs(turn) <= 0.8).mean()]

@@ -12,8 +12,8 @@ PROGRAM = """
 import sys
 from mono3d_ros import process_signals
 {step}
-print('ready', flush=True)
 try:
+    print('ready', flush=True)  # within: the signal may come at once
     sys.stdin.readline()
 except KeyboardInterrupt:
     print('interrupted', flush=True)

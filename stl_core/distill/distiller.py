@@ -201,6 +201,7 @@ class Distiller(nn.Module):
             size_px=(height, width),
             epoch=epoch,
             given_depth_m=teacher_input.given_depth_m,
+            heads_plane=getattr(self.student, 'heads_plane', None),
         )
 
     def _adapt_features(self, levels: dict[str, FeatureLevel], epoch: float) -> dict[str, Tensor]:

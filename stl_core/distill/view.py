@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from stl_core.tensors.batch import Targets
-from stl_core.tensors.feature_level import FeatureLevel, FeaturePair
+from stl_core.tensors.batch import ObjectTargets
+from stl_core.tensors.feature_level import FeatureLevel, FeaturePair, FeaturePlane
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class DistillView:
     :param teacher: carries no gradient.
     :param adapted: the student's maps at the teacher's widths, by the teacher's level, finest
         first; gradients flow.
-    :param targets: network pixels; valid only where the canvas shows a part of the box, and both
-        networks have a prediction for the object: losses learn nothing from other objects.
+    :param targets: of the kind that the networks learn (batch.Targets in network pixels, or
+        rig.RigTargets); valid only where the canvas shows a part of the box, and both networks
+        have a prediction for the object: losses learn nothing from other objects.
     :param P: (B, 3, 4) projections.
     :param size_px: height and width of the canvas.
     :param epoch: number of epochs so far, with a fraction.
@@ -63,17 +64,20 @@ class DistillView:
         without.
     :param projected: the student's maps in the teacher's channels, by level, where a Transfer
         projects them, see Transfer.projected_level; gradients reach the maps, not the projection.
+    :param heads_plane: plane of the head maps of a detector whose heads do not lie in the image;
+        None for the image.
     """
 
     student: NetworkOutputs
     teacher: NetworkOutputs
     adapted: dict[str, Tensor]
-    targets: Targets
+    targets: ObjectTargets
     P: Tensor
     size_px: tuple[int, int]
     epoch: float
     given_depth_m: Tensor | None = None
     projected: dict[str, Tensor] = field(default_factory=dict)
+    heads_plane: FeaturePlane | None = None
 
     def feature_pairs(self) -> list[FeaturePair]:
         """

@@ -1,14 +1,15 @@
 """
 Tensors of training: batches, padded targets and network inputs.
 
-Shape letters: B batch, N object slots per image, C channels, H W image, h w grid.
+Shape letters: B images, S samples (as many as images, unless a rig groups V images each), N object
+slots, C channels, H W image, h w grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,30 +17,54 @@ from torch import Tensor
 
 from stl_core.types import Array, ImageObjects
 
-M = TypeVar('M', 'Targets', 'Batch')
+if TYPE_CHECKING:  # its targets derive from ObjectTargets
+    from stl_core.tensors.rig import Rig
+
+M = TypeVar('M', bound='ObjectTargets | Batch | Rig')
 
 
 @dataclass(frozen=True)
-class Targets:
+class ObjectTargets:
     """
-    ImageObjects of B images, padded to N slots; slots where valid is False hold no object.
+    Padded targets of any kind: slots where valid is False hold no object.
 
-    :param class_id: (B, N) int64.
-    :param center_px: (B, N, 2) projected 3D centre, network pixels.
-    :param depth_m: (B, N).
-    :param size_hwl_m: (B, N, 3).
-    :param alpha: (B, N).
-    :param box_px: (B, N, 4) network pixels.
-    :param valid: (B, N) bool.
+    Detectors of single images learn from Targets, those of several cameras from RigTargets.
+
+    :param class_id: (S, N) int64.
+    :param size_hwl_m: (S, N, 3) height, width, length.
+    :param valid: (S, N) bool.
     """
 
     class_id: Tensor
+    size_hwl_m: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Targets(ObjectTargets):
+    """
+    ImageObjects of B images, padded to N slots.
+
+    :param center_px: (B, N, 2) projected 3D centre, network pixels.
+    :param depth_m: (B, N).
+    :param alpha: (B, N).
+    :param box_px: (B, N, 4) network pixels.
+    """
+
     center_px: Tensor
     depth_m: Tensor
-    size_hwl_m: Tensor
     alpha: Tensor
     box_px: Tensor
-    valid: Tensor
+
+
+def as_image_targets(targets: ObjectTargets) -> Targets:
+    """Return targets in images; ValueError for those of a detector of several cameras."""
+    if not isinstance(targets, Targets):
+        raise ValueError(
+            f'needs objects in single images (Targets), but this detector learns'
+            f' {type(targets).__name__}'
+        )
+    return targets
 
 
 @dataclass(frozen=True)
@@ -49,19 +74,21 @@ class Batch:
 
     :param image: (B, H, W, 3) uint8 RGB.
     :param P: (B, 3, 4) float32, projection of the preprocessed image.
-    :param targets: ground truth for the detector.
-    :param ids: B frame names.
+    :param targets: ground truth for the detector, of the kind that it learns from.
+    :param ids: names of the B frames, or of the S samples of a rig.
     :param depth_m: (B, H, W) float32 z of each pixel, 0 where unknown; None if no network uses it.
     :param given_depth_m: (B, H, W) float32 z in true metres that a privileged network is given, 0
         where nothing is given; None if no network is given depth. See data.given_depth.
+    :param rig: which images belong together, and where their cameras are; None for single images.
     """
 
     image: Tensor
     P: Tensor
-    targets: Targets
+    targets: ObjectTargets
     ids: tuple[str, ...]
     depth_m: Tensor | None = None
     given_depth_m: Tensor | None = None
+    rig: Rig | None = None
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; a DataLoader with pin_memory=True calls this."""
@@ -77,11 +104,13 @@ class NetworkInput:
     :param P: (B, 3, 4) projections to network pixels.
     :param given_depth_m: (B, H, W) z in metres that a privileged teacher is given in place of what
         its own depth branch would predict, 0 where unknown; None for every other network.
+    :param rig: see Batch; only detectors of several cameras read it.
     """
 
     image: Tensor
     P: Tensor
     given_depth_m: Tensor | None = None
+    rig: Rig | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -119,26 +148,31 @@ def pad_targets(objects: list[ImageObjects], slots: int) -> Targets:
 
 
 def map_tensors(value: M, function: Callable[[Tensor], Tensor]) -> M:
-    """Return a Batch or Targets with function applied to every tensor, nested Targets included."""
+    """Return a batch, targets or rig with function applied to every tensor, nested ones, too."""
     changed: dict[str, Any] = {}
     for field in fields(value):
         part = getattr(value, field.name)
         if isinstance(part, Tensor):
             changed[field.name] = function(part)
-        elif isinstance(part, Targets):
-            changed[field.name] = map_tensors(part, function)
+        elif is_dataclass(part):
+            changed[field.name] = map_tensors(part, function)  # type: ignore[type-var]
     return replace(value, **changed)
 
 
 def to_device(value: M, device: torch.device) -> M:
-    """Return a Batch or Targets on a device; copies of pinned tensors overlap with computation."""
+    """Return a batch, targets or rig on a device; copies of pinned tensors overlap with work."""
     return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def slice_batch(batch: Batch, image_slice: slice) -> Batch:
-    """Return the images of a batch that a slice selects."""
+def slice_batch(batch: Batch, sample_slice: slice) -> Batch:
+    """Return the samples of a batch that a slice selects: whole rigs, or single images."""
+    start, stop, _ = sample_slice.indices(len(batch.ids))
+    views = 1 if batch.rig is None else batch.rig.views
+    image_slice = slice(start * views, stop * views)
     return replace(
-        map_tensors(batch, lambda tensor: tensor[image_slice]), ids=batch.ids[image_slice]
+        map_tensors(batch, lambda tensor: tensor[image_slice]),
+        targets=map_tensors(batch.targets, lambda tensor: tensor[sample_slice]),
+        ids=batch.ids[sample_slice],
     )
 
 

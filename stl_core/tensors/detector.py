@@ -3,6 +3,9 @@ Contract between a detector and the code that trains, distils, evaluates and run
 
 A detector is an nn.Module that maps images to Outputs and interprets its own outputs: losses,
 decoded objects, predictions at targets. stl_core/models/__init__.py registers it.
+A detector of single images learns batch.Targets; one of several cameras (DetectorEntry.multi_view)
+reads NetworkInput.rig and learns rig.RigTargets: its maps after the lift, and all else that is
+(B, ...) below, have a row for each sample.
 Shapes: B batch, N object slots per image, K decoded objects, C channels, D numbers of a
 prediction, H W image.
 """
@@ -15,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from stl_core.tensors.batch import NetworkInput, Targets
+from stl_core.tensors.batch import NetworkInput
 from stl_core.tensors.feature_level import LevelSpec
 from stl_core.tensors.reductions import StepNormalizer
 
@@ -65,7 +68,8 @@ class TargetPredictions:
 
     :param predictions: {name: (B, N, D)}; 'depth' is a logit, see depth_encoding, 'heading' holds
         bin logits, then residuals. Distillation compares predictions of equal names.
-    :param depth_sigma_m: (B, N) predicted standard deviation of the depth, metres.
+    :param depth_sigma_m: (B, N) predicted standard deviation of the depth, or of the range from
+        the vehicle, metres.
     :param found: (B, N) bool, whether the detector has a prediction for the target; elsewhere the
         other values mean nothing, and nothing is learnt from them.
     :param tokens: (B, N, C) vector that represents each target, such as the query matched to it;
@@ -80,9 +84,10 @@ class TargetPredictions:
 
 class Detector(Protocol):
     """
-    A monocular 3D detector, built as detector(config, in_channels=..., num_classes=...).
+    A camera-only 3D detector, built as detector(config, in_channels=..., num_classes=...).
 
-    Its __init__ raises ValueError for options that it cannot use.
+    `targets` are of the kind that it learns. Its __init__ raises ValueError for options that it
+    cannot use.
     """
 
     @property
@@ -93,7 +98,7 @@ class Detector(Protocol):
     def config(self) -> Any:
         """Frozen dataclass of the detector's options."""
 
-    def forward(self, inputs: NetworkInput, targets: Targets | None = None) -> Outputs:
+    def forward(self, inputs: NetworkInput, targets: Any = None) -> Outputs:
         """
         Run the network; call the detector itself instead, which also runs torch's hooks.
 
@@ -102,27 +107,27 @@ class Detector(Protocol):
         """
 
     def losses(
-        self, outputs: Outputs, targets: Targets, normalizer: StepNormalizer
+        self, outputs: Outputs, targets: Any, normalizer: StepNormalizer
     ) -> dict[str, Tensor]:
         """
         Compute the training losses.
 
         :param outputs: from forward, float32.
-        :param targets: network pixels, metres.
+        :param targets: network pixels, or vehicle frame; metres.
         :param normalizer: normaliser of the step, for means over objects (see masked_mean).
         :return: unweighted scalars, keys 'det/<name>', the same for any data.
         """
 
     def decode(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Decode outputs into the fields of ImageObjects, (B, K, ...)."""
+        """Decode outputs into the fields of ImageObjects, or VehicleObjects, (B, K, ...)."""
 
-    def predictions_at_targets(self, outputs: Outputs, targets: Targets) -> TargetPredictions:
+    def predictions_at_targets(self, outputs: Outputs, targets: Any) -> TargetPredictions:
         """Return the raw predictions for each target; called once per network and step."""
 
     # methods of every nn.Module
     training: bool
 
-    def __call__(self, inputs: NetworkInput, targets: Targets | None = None) -> Outputs:
+    def __call__(self, inputs: NetworkInput, targets: Any = None) -> Outputs:
         """Run forward with the module's hooks."""
 
     def train(self: D, mode: bool = True) -> D:

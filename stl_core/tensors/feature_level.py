@@ -11,26 +11,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from stl_core.tensors import regions
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets, as_image_targets
+from stl_core.tensors.rig import as_rig_targets
 
 
 class FeaturePlane(Protocol):
     """The plane of a feature map: which cells belong to an object."""
 
-    def box_cells(self, targets: Targets, grid: Tensor) -> Tensor:
+    def box_cells(self, targets: ObjectTargets, grid: Tensor) -> Tensor:
         """Return the cells that each object covers on `grid` (B, C, h, w): (B, N, h, w) bool."""
 
-    def object_cells(self, targets: Targets, grid: Tensor, around: float = 0.0) -> Tensor:
+    def object_cells(self, targets: ObjectTargets, grid: Tensor, around: float = 0.0) -> Tensor:
         """Return the cells of each object, the nearest one's where they overlap, (B, N, h, w)."""
 
-    def nearest_object_map(self, targets: Targets, grid: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest_object_map(self, targets: ObjectTargets, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, h, w) slot of the nearest object in a cell, and whether there is one."""
 
-    def object_rois(self, targets: Targets, size_px: tuple[int, int], indices: Tensor) -> Tensor:
-        """Return (K, 5) image index and box in cells of (K,) regions.valid_indices."""
+    def object_rois(
+        self, targets: ObjectTargets, size_px: tuple[int, int], indices: Tensor
+    ) -> Tensor:
+        """Return (K, 5) map index and box in cells of (K,) regions.valid_indices."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +47,79 @@ class ImagePlane:
 
     stride: float
 
-    def box_cells(self, targets: Targets, grid: Tensor) -> Tensor:
+    def box_cells(self, targets: ObjectTargets, grid: Tensor) -> Tensor:
         """Return the cells that each 2D box covers, see regions.box_cells."""
-        return regions.box_cells(targets, self.stride, *grid.shape[-2:])
+        return regions.box_cells(as_image_targets(targets), self.stride, *grid.shape[-2:])
 
-    def object_cells(self, targets: Targets, grid: Tensor, around: float = 0.0) -> Tensor:
-        """Return the cells of each object, see regions.object_cells."""
+    def object_cells(self, targets: ObjectTargets, grid: Tensor, around: float = 0.0) -> Tensor:
+        """Return the cells of each object's 2D box, see regions.object_cells."""
         h, w = grid.shape[-2:]
-        return regions.object_cells(targets, self.stride, h, w, around)
+        return regions.object_cells(as_image_targets(targets), self.stride, h, w, around)
 
-    def nearest_object_map(self, targets: Targets, grid: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest_object_map(self, targets: ObjectTargets, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the owner of each cell, see regions.nearest_object_map."""
-        return regions.nearest_object_map(targets, self.stride, *grid.shape[-2:])
+        return regions.nearest_object_map(as_image_targets(targets), self.stride, *grid.shape[-2:])
 
-    def object_rois(self, targets: Targets, size_px: tuple[int, int], indices: Tensor) -> Tensor:
+    def object_rois(
+        self, targets: ObjectTargets, size_px: tuple[int, int], indices: Tensor
+    ) -> Tensor:
         """Return 2D boxes, clipped to the canvas, in cells, see regions.object_rois."""
-        rois = regions.object_rois(targets, size_px, indices)
+        rois = regions.object_rois(as_image_targets(targets), size_px, indices)
         rois[:, 1:] /= self.stride
         return rois
+
+
+@dataclass(frozen=True)
+class BevPlane:
+    """
+    The ground around a vehicle: columns run along x (forward), rows along y (left).
+
+    An object covers its footprint, a rotated rectangle; of several objects in a cell, the one
+    nearest to the vehicle counts.
+
+    :param cell_m: side of a cell.
+    :param origin_m: x and y of the corner of the first cell, vehicle frame.
+    """
+
+    cell_m: float
+    origin_m: tuple[float, float]
+
+    def box_cells(self, targets: ObjectTargets, grid: Tensor) -> Tensor:
+        """Return the cells that each footprint covers, see regions.footprint_cells."""
+        return self._cells(targets, grid, 0.0)
+
+    def object_cells(self, targets: ObjectTargets, grid: Tensor, around: float = 0.0) -> Tensor:
+        """Return the cells of each object's footprint, see regions.divide_cells."""
+        dilated = self._cells(targets, grid, around) if around else None
+        inside = self._cells(targets, grid, 0.0)
+        return regions.divide_cells(inside, as_rig_targets(targets).range_m, dilated)
+
+    def nearest_object_map(self, targets: ObjectTargets, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the owner of each cell, see regions.owner_map."""
+        inside = self._cells(targets, grid, 0.0)
+        return regions.owner_map(inside, as_rig_targets(targets).range_m)
+
+    def object_rois(
+        self, targets: ObjectTargets, size_px: tuple[int, int], indices: Tensor
+    ) -> Tensor:
+        """
+        Return the hulls of footprints in cells, see regions.footprint_rois.
+
+        They may extend beyond the map, where pooling repeats its last cells.
+        """
+        rois = regions.footprint_rois(as_rig_targets(targets), indices)
+        sample, *edges = rois.unbind(1)
+        origins = (*self.origin_m, *self.origin_m)
+        in_cells = [
+            (edge - origin) / self.cell_m for edge, origin in zip(edges, origins, strict=True)
+        ]
+        return torch.stack([sample, *in_cells], 1)
+
+    def _cells(self, targets: ObjectTargets, grid: Tensor, around: float) -> Tensor:
+        h, w = grid.shape[-2:]
+        return regions.footprint_cells(
+            as_rig_targets(targets), self.cell_m, self.origin_m, (h, w), around
+        )
 
 
 @dataclass(frozen=True)

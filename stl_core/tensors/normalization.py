@@ -20,18 +20,20 @@ def network_input(batch: Batch, spec: InputSpec) -> NetworkInput:
     :param batch: with depth_m, if the network has depth input; with given_depth_m, if it is given
         depth.
     :param spec: input of the network.
-    :return: normalised images, (B, spec.channels, H, W) float32, the projections, and the given
-        depth of a network that is given some.
+    :return: normalised images, (B, spec.channels, H, W) float32, the projections, the given depth
+        of a network that is given some, and the batch's rig.
     :raises ValueError: when the network has depth input or is given depth, and the batch has none.
     """
     given_m = batch.given_depth_m if spec.given_depth else None
     if spec.given_depth and given_m is None:
         raise ValueError('this network is given depth, but the batch was loaded without it')
     if spec.depth is None:
-        return NetworkInput(normalise_input(batch.image, batch.P, spec), batch.P, given_m)
+        image = normalise_input(batch.image, batch.P, spec)
+        return NetworkInput(image, batch.P, given_m, batch.rig)
     if batch.depth_m is None:
         raise ValueError('this network has depth input, but the batch was loaded without depth')
-    return NetworkInput(normalise_input(batch.depth_m, batch.P, spec), batch.P, given_m)
+    depth = normalise_input(batch.depth_m, batch.P, spec)
+    return NetworkInput(depth, batch.P, given_m, batch.rig)
 
 
 def normalise_input(canvas: Tensor, P: Tensor, spec: InputSpec) -> Tensor:

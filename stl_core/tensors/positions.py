@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets, Targets, as_image_targets
+from stl_core.tensors.rig import RigTargets
 
 #: Shortest and longest wavelength of sinusoidal_encoding, metres: about the width of a lane, and
 #: four times the depth of the farthest labelled objects, so that long waves are unambiguous.
@@ -49,6 +50,26 @@ def lift_centers(targets: Targets, P: Tensor) -> Tensor:
     :return: (B, N, 3) metres, camera frame; means nothing in empty slots.
     """
     return backproject_pixels(targets.center_px, targets.depth_m, P)
+
+
+def object_centers(targets: ObjectTargets, P: Tensor) -> Tensor:
+    """
+    Return the 3D centres of targets of any kind.
+
+    :param targets: network pixels, or vehicle frame; metres.
+    :param P: (B, 3, 4) projections to network pixels; not used for targets around a vehicle.
+    :return: (S, N, 3) metres, camera frame, or vehicle frame; means nothing in empty slots.
+    """
+    if isinstance(targets, RigTargets):
+        return targets.center_m
+    return lift_centers(as_image_targets(targets), P)
+
+
+def object_distances(targets: ObjectTargets) -> Tensor:
+    """Return (S, N) the depth of targets in an image, or the range of those around a vehicle."""
+    if isinstance(targets, RigTargets):
+        return targets.range_m
+    return as_image_targets(targets).depth_m
 
 
 def cell_centers_px(

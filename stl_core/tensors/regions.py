@@ -1,7 +1,8 @@
 """
-Regions of objects on feature maps: cells of their 2D boxes, cell owners and RoIs for pooling.
+Regions of objects on feature maps: their cells, cell owners and RoIs for pooling.
 
-Shapes: B batch, N object slots, K valid objects, h w grid.
+On a map of the image an object covers its 2D box, on one of the ground its footprint.
+Shapes: B batch, S samples of a rig, N object slots, K valid objects, h w grid.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets, Targets
+from stl_core.tensors.rig import RigTargets
 
 
-def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
+def visible_targets(targets: ObjectTargets, size_px: tuple[int, int]) -> ObjectTargets:
     """
-    Set targets outside of the canvas to invalid.
+    Set targets outside of the canvas to invalid; those around a vehicle stay as they are.
 
     :param targets: network pixels.
     :param size_px: height and width of the canvas.
@@ -24,6 +26,8 @@ def visible_targets(targets: Targets, size_px: tuple[int, int]) -> Targets:
         may be off the canvas: a detector whose cell is the middle of the 2D box has a prediction
         for such an object; TargetPredictions.found holds which objects have one.
     """
+    if not isinstance(targets, Targets):
+        return targets
     box = clip_boxes(targets.box_px, size_px)
     area = (box[..., 2:] > box[..., :2]).all(-1)
     return replace(targets, valid=targets.valid & area)
@@ -54,17 +58,12 @@ def nearest_object_map(targets: Targets, stride: float, h: int, w: int) -> tuple
     :param w: grid width.
     :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
     """
-    inside = box_cells(targets, stride, h, w)
-    nearest, nearest_slot = _cell_depths(targets, inside).min(1)
-    return nearest_slot, nearest.isfinite()
+    return owner_map(box_cells(targets, stride, h, w), targets.depth_m)
 
 
 def object_cells(targets: Targets, stride: float, h: int, w: int, around: float = 0.0) -> Tensor:
     """
     Return the cells of each object: those of its box where no other object is nearer.
-
-    A small or hidden object without such a cell gets all cells of its box, so that every valid
-    object has at least one. A cell in no box belongs to every object whose dilated box covers it.
 
     :param targets: network pixels.
     :param stride: pixels per cell.
@@ -75,14 +74,41 @@ def object_cells(targets: Targets, stride: float, h: int, w: int, around: float 
     :return: (B, N, h, w) bool; False in invalid slots.
     """
     inside = box_cells(targets, stride, h, w)
-    nearest = _keep_nearest(targets, inside)
+    dilated = box_cells(dilate_boxes(targets, around), stride, h, w) if around else None
+    return divide_cells(inside, targets.depth_m, dilated)
+
+
+def owner_map(inside: Tensor, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Assign each cell to the nearest object that covers it.
+
+    :param inside: (B, N, h, w) bool, the cells that each object covers.
+    :param distance_m: (B, N) distance of each object.
+    :return: (B, h, w) slot of the owner, and (B, h, w) bool, whether there is one.
+    """
+    nearest, nearest_slot = _cell_distances(inside, distance_m).min(1)
+    return nearest_slot, nearest.isfinite()
+
+
+def divide_cells(inside: Tensor, distance_m: Tensor, dilated: Tensor | None = None) -> Tensor:
+    """
+    Return the cells of each object: those that it covers and no nearer object does.
+
+    A small or hidden object without such a cell gets all cells that it covers, so that every valid
+    object has at least one. A cell that no object covers belongs to every object whose dilated
+    region covers it.
+
+    :param inside: (B, N, h, w) bool, the cells that each object covers.
+    :param distance_m: (B, N) distance of each object.
+    :param dilated: (B, N, h, w) bool, the cells of each object's dilated region; None for none.
+    :return: (B, N, h, w) bool.
+    """
+    distance = _cell_distances(inside, distance_m)
+    nearest = inside & (distance <= distance.amin(1, keepdim=True))
     nearest = torch.where(nearest.any(-1).any(-1)[..., None, None], nearest, inside)
-    if not around:
+    if dilated is None:
         return nearest
-    surroundings = box_cells(dilate_boxes(targets, around), stride, h, w) & ~inside.any(
-        1, keepdim=True
-    )
-    return nearest | surroundings
+    return nearest | (dilated & ~inside.any(1, keepdim=True))
 
 
 def box_cells(targets: Targets, stride: float, h: int, w: int) -> Tensor:
@@ -110,7 +136,53 @@ def mean_over_cells(cells: Tensor, grid: Tensor) -> Tensor:
     return total / cells.sum((-1, -2)).clamp(min=1)
 
 
-def valid_indices(targets: Targets) -> Tensor:
+def footprint_cells(
+    targets: RigTargets,
+    cell_m: float,
+    origin_m: tuple[float, float],
+    hw: tuple[int, int],
+    around: float = 0.0,
+) -> Tensor:
+    """
+    Return the cells of a grid on the ground whose centres lie in an object's footprint.
+
+    An object without such a cell has that of its centre, the nearest one of the grid.
+
+    :param targets: vehicle frame.
+    :param cell_m: side of a cell.
+    :param origin_m: x and y of the corner of the first cell; columns run along x, rows along y.
+    :param hw: rows and columns of the grid.
+    :param around: how far the footprint is extended, as fraction of its width and length.
+    :return: (S, N, h, w) bool; False in invalid slots.
+    """
+    h, w = hw
+    # no tensor of the origin: creating one makes the host wait for the device
+    left, bottom = (targets.center_m[..., axis, None] - origin_m[axis] for axis in (0, 1))
+    column, row = (torch.arange(count, device=left.device) for count in (w, h))
+    x, y = (column + 0.5) * cell_m - left, (row + 0.5) * cell_m - bottom
+    cos, sin = targets.yaw.cos()[..., None, None], targets.yaw.sin()[..., None, None]
+    along = cos * x[..., None, :] + sin * y[..., None]
+    across = cos * y[..., None] - sin * x[..., None, :]
+    half = targets.size_hwl_m[..., 1:, None, None] * (0.5 + around)
+    inside = (along.abs() <= half[..., 1, :, :]) & (across.abs() <= half[..., 0, :, :])
+    center_column = torch.floor(left / cell_m).clamp(0, w - 1) == column
+    center_row = torch.floor(bottom / cell_m).clamp(0, h - 1) == row
+    center = center_row[..., :, None] & center_column[..., None, :]
+    return (inside | center) & targets.valid[..., None, None]
+
+
+def footprint_rois(targets: RigTargets, indices: Tensor) -> Tensor:
+    """Return (K, 5) of (K,) valid_indices: sample and hull of the footprint, x0 y0 x1 y1, m."""
+    cos, sin = targets.yaw.cos().abs(), targets.yaw.sin().abs()
+    width, length = targets.size_hwl_m[..., 1], targets.size_hwl_m[..., 2]
+    half = torch.stack([cos * length + sin * width, sin * length + cos * width], -1) / 2
+    center = targets.center_m[..., :2]
+    hull = torch.cat([center - half, center + half], -1).flatten(0, 1)[indices]
+    sample = indices.div(targets.valid.shape[1], rounding_mode='floor')
+    return torch.cat([sample[:, None].to(hull.dtype), hull], 1)
+
+
+def valid_indices(targets: ObjectTargets) -> Tensor:
     """Return (K,) indices of valid objects among all slots; computing K makes the host wait."""
     return targets.valid.flatten().nonzero()[:, 0]
 
@@ -130,12 +202,6 @@ def _in_range(low: Tensor, high: Tensor, cells: int) -> Tensor:
     return (index >= low[..., None]) & (index < high[..., None])
 
 
-def _keep_nearest(targets: Targets, inside: Tensor) -> Tensor:
-    """Return (B, N, h, w) bool `inside`, True only for the nearest object of every cell."""
-    depth_m = _cell_depths(targets, inside)
-    return inside & (depth_m <= depth_m.amin(1, keepdim=True))
-
-
-def _cell_depths(targets: Targets, inside: Tensor) -> Tensor:
-    """Return the (B, N, h, w) depth of each object in its cells, metres; infinite elsewhere."""
-    return torch.where(inside, targets.depth_m[..., None, None], torch.inf)
+def _cell_distances(inside: Tensor, distance_m: Tensor) -> Tensor:
+    """Return the (B, N, h, w) distance of each object in its cells, metres; infinite elsewhere."""
+    return torch.where(inside, distance_m[..., None, None], torch.inf)

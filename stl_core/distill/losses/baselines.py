@@ -22,7 +22,7 @@ from stl_core.distill.losses.feature import box_feature_mse
 from stl_core.distill.losses.relation import affinity_differences
 from stl_core.distill.losses.response import object_response_loss
 from stl_core.distill.view import DistillView, NetworkOutputs
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import Targets, as_image_targets
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Head maps compared by L1, and the number of compared channels.
@@ -94,7 +94,7 @@ def plain_heads_loss(
         if not (_has_map(view.student, name) and _has_map(view.teacher, name)):
             raise ValueError(f'plain_heads: needs the head map {name} of student and teacher')
     h, w = view.student.heads['depth'].shape[-2:]
-    near = _gaussian_squares(view.targets, view.size_px[1] / w, h, w)
+    near = _gaussian_squares(as_image_targets(view.targets), view.size_px[1] / w, h, w)
     total = _heading_loss(view, normalizer)
     for name, channels in _COMPARED_CHANNELS.items():
         student, teacher = (
@@ -141,7 +141,8 @@ def _heading_loss(view: DistillView, normalizer: StepNormalizer) -> Tensor:
     log_p = teacher_bins.log_softmax(-1)
     kl = F.kl_div(student_bins.log_softmax(-1), log_p, reduction='none', log_target=True)
     bin_width = 2 * math.pi / teacher_bins.shape[-1]
-    alpha = torch.where(valid, view.targets.alpha, 0)  # empty slots may hold any number
+    alpha = as_image_targets(view.targets).alpha
+    alpha = torch.where(valid, alpha, 0)  # empty slots may hold any number
     true = torch.remainder(torch.round(alpha / bin_width), teacher_bins.shape[-1])
     gap = (student_residual - teacher_residual).abs().gather(-1, true.long()[..., None])
     return masked_mean(kl, valid, normalizer) + masked_mean(gap, valid, normalizer)

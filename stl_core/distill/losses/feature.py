@@ -19,7 +19,7 @@ from stl_core.distill import weighting
 from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import check_positive, confidence_gate, uncertainty_gate
 from stl_core.tensors import regions
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets
 from stl_core.tensors.feature_level import FeaturePlane
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
@@ -132,12 +132,12 @@ def box_feature_mse(view: DistillView, weight: Tensor, normalizer: StepNormalize
 
 
 def cell_weights(
-    targets: Targets, plane: FeaturePlane, teacher: Tensor, weight: Tensor
+    targets: ObjectTargets, plane: FeaturePlane, teacher: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
     Assign each cell in a box the weight of the object that owns it.
 
-    :param targets: network pixels.
+    :param targets: of the kind that the plane shows.
     :param plane: plane of the map.
     :param teacher: (B, C, h, w), the teacher's map; cells that are 0 in all channels do not count.
     :param weight: (B, N) weight of each object.

@@ -30,6 +30,7 @@ from stl_core.distill import weighting
 from stl_core.distill.losses.feature import cell_weights
 from stl_core.distill.view import DistillView
 from stl_core.tensors import depth_encoding
+from stl_core.tensors.batch import as_image_targets
 from stl_core.tensors.feature_level import FeaturePlane, ImagePlane
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
@@ -89,7 +90,7 @@ def shared_head_maps(view: DistillView) -> SharedHeadMaps | None:
     ]
     if 'heatmap' not in names:
         return None
-    plane = ImagePlane(view.size_px[1] / w)
+    plane = view.heads_plane or ImagePlane(view.size_px[1] / w)
     cells = plane.object_cells(view.targets, student['heatmap'])
     return SharedHeadMaps(
         {n: student[n] for n in names}, {n: teacher[n] for n in names}, plane, cells
@@ -167,7 +168,7 @@ def depth_cell_weights(
         return _peak_weights(view, maps, MIN_PEAK) * gate
     share = maps.cells / maps.cells.sum((-1, -2), keepdim=True).clamp(min=1)
     if config.depth_cells == 'agreeing':
-        label_m = view.targets.depth_m[..., None, None]
+        label_m = as_image_targets(view.targets).depth_m[..., None, None]
         error_m = (depth_encoding.from_logit(teacher[..., 0])[:, None] - label_m).abs()
         share = share * (error_m <= AGREEING_SIGMAS * sigma_m[:, None])
     return share * gate

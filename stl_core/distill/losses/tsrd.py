@@ -9,7 +9,7 @@ Shapes: B batch, N object slots, C channels, h w grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -22,10 +22,10 @@ from stl_core.distill.running_statistics import RunningChannelStatistics
 from stl_core.distill.transfer import Transfer
 from stl_core.distill.view import DistillView, NetworkOutputs
 from stl_core.distill.weighting import bounded_deviation
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets
 from stl_core.tensors.detector import Detector
 from stl_core.tensors.feature_level import LevelSpec
-from stl_core.tensors.positions import lift_centers, sinusoidal_encoding
+from stl_core.tensors.positions import object_centers, sinusoidal_encoding
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 #: Level that stands for the query matched to each object instead of a map.
@@ -84,8 +84,9 @@ class Tsrd(Transfer):
 
     The token of object i is u_i = t_i / d + p_i: t_i is the mean of its 7x7 RoI or its matched
     query, d the running deviation of the teacher's t over objects, p_i the sinusoidal encoding of
-    the label's 3D centre, the same for both networks. a_ij = softmax_j(cos(u_i, u_j) / 0.1) over
-    the objects j of i's image, i included; r_i = sum_j a_ij u_j; L1 is the mean over channels, in
+    the label's 3D centre (in the camera frame, or around the vehicle for a detector of several
+    cameras), the same for both networks. a_ij = softmax_j(cos(u_i, u_j) / 0.1) over the objects j
+    of i's image, or rig, i included; r_i = sum_j a_ij u_j; L1 is the mean over channels, in
     deviations of the teacher. No weights are learnt: a projection could solve the task in the
     student's place.
 
@@ -141,7 +142,7 @@ class Tsrd(Transfer):
             for each in (view.teacher, view.student)
         )
         teacher = teacher.detach()
-        position = sinusoidal_encoding(lift_centers(targets, view.P), teacher.shape[-1])
+        position = sinusoidal_encoding(object_centers(targets, view.P), teacher.shape[-1])
         position = torch.where(valid[..., None], position, 0.0).to(teacher.dtype)
         # the statistics take maps: a slot is a cell, and belongs to the object of this slot
         slots = torch.diag_embed(valid)[..., None]
@@ -156,7 +157,7 @@ class Tsrd(Transfer):
         )
 
     def _tokens(
-        self, outputs: NetworkOutputs, targets: Targets, size_px: tuple[int, int]
+        self, outputs: NetworkOutputs, targets: ObjectTargets, size_px: tuple[int, int]
     ) -> Tensor:
         """Return t (B, N, C), at least float32; of empty slots it means nothing."""
         if self.level is None:
@@ -223,15 +224,17 @@ def response_loss(
     return masked_mean((teacher.response - student.response).abs(), valid, normalizer)
 
 
-def _without_empty_slots(targets: Targets) -> Targets:
-    """Return the targets with position and box 0 in empty slots, whatever these hold."""
+def _without_empty_slots(targets: ObjectTargets) -> ObjectTargets:
+    """Return the targets with all numbers 0 in empty slots, whatever these hold."""
     valid = targets.valid
-    return replace(
-        targets,
-        center_px=torch.where(valid[..., None], targets.center_px, 0.0),
-        box_px=torch.where(valid[..., None], targets.box_px, 0.0),
-        depth_m=torch.where(valid, targets.depth_m, 0.0),
-    )
+    cleared = {}
+    for field in fields(targets):
+        value = getattr(targets, field.name)
+        is_column = value is not None and value.shape[:2] == valid.shape and value.dim() < 4
+        if is_column and value.is_floating_point():
+            shape = valid.shape + (1,) * (value.dim() - 2)
+            cleared[field.name] = torch.where(valid.view(shape), value, 0.0)
+    return replace(targets, **cleared)
 
 
 def _compared_tokens(

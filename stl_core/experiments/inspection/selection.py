@@ -24,6 +24,7 @@ from stl_core.experiments.inspection.trained_distiller import load_distiller, lo
 from stl_core.tensors import regions
 from stl_core.tensors.batch import Batch
 from stl_core.tensors.feature_level import ImagePlane, LevelSpec
+from stl_core.tensors.positions import object_distances
 from stl_core.tensors.reductions import SINGLE_PART
 from stl_core.training.config import TrainConfig
 from stl_core.training.config_builder import ConfigError
@@ -155,7 +156,7 @@ def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
     """Compute the weights with the run's loss options, or the defaults where it lacks a loss."""
     valid = view.targets.valid
     columns = (
-        view.targets.depth_m,
+        object_distances(view.targets),
         view.student.depth_sigma_m,
         view.teacher.depth_sigma_m,
         feature.object_weights(view, losses.get('feature', feature.FeatureLossConfig())),
@@ -186,6 +187,6 @@ def _affinities(
     matrices = (
         relation.cosine_affinity(each.detach(), rois, cells, statistics).numpy() for each in maps
     )
-    depth_m = after.targets.depth_m[after.targets.valid].numpy()
+    depth_m = object_distances(after.targets)[after.targets.valid].numpy()
     assert isinstance(level.plane, ImagePlane)  # see _level_at_stride
     return Affinities(frame, level.plane.stride, depth_m, *matrices)

@@ -85,7 +85,11 @@ def save_model(
         .contiguous()
         for name, value in detector.state_dict().items()
     }
-    spec = replace(spec, options=asdict(_detector_config(spec)))
+    spec = replace(
+        spec,
+        options=asdict(_detector_config(spec)),
+        multi_view=DETECTORS[spec.detector].multi_view,
+    )
     metadata = {METADATA_KEY: json.dumps(asdict(spec), sort_keys=True)}
     with atomic_file(path) as part:
         save_file(tensors, part, metadata=metadata)

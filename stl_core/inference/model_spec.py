@@ -23,6 +23,8 @@ class ModelSpec:
     :param options: fields of the detector's Config, as plain data.
     :param provenance: origin of the weights: software versions, seed, epochs, metrics, or the
         published checkpoint.
+    :param multi_view: whether the network sees the cameras of a vehicle together, see
+        rig_predictor; one that takes images one by one if not.
     """
 
     classes: tuple[str, ...]
@@ -30,6 +32,7 @@ class ModelSpec:
     detector: str
     options: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    multi_view: bool = False
 
     @property
     def score_thresholds(self) -> dict[str, float]:

@@ -209,6 +209,11 @@ def load_predictor(
     path = Path(path)
     runtime = find_runtime(path)
     spec = runtime.load_spec(path)
+    if spec.multi_view:
+        raise ModelFileError(
+            f'{path}: a multi-view model ({spec.detector}), which sees the cameras of a vehicle'
+            ' together; expected one that takes images one by one'
+        )
     if spec.input.given_depth and not runtime.takes_given_depth:
         raise ModelFileError(
             f'{path}: a privileged teacher (given_depth: {spec.input.given_depth}), which files'

@@ -1,6 +1,7 @@
 """
-Registry of the monocular 3D detectors by name: MonoDLE, MonoCon and MonoDETR.
+Registry of the 3D detectors by name.
 
+MonoDLE, MonoCon and MonoDETR detect in single images, lift-splat in all cameras of a vehicle.
 To add a detector, write one module with a class that fulfils stl_core/tensors/detector.py, and add
 one line to DETECTORS. Nothing else has to know about it.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from stl_core.models import monocon, monodetr, monodle
+from stl_core.models.lift_splat import detector as lift_splat
 from stl_core.models.published_protocol import PublishedProtocol
 from stl_core.tensors.detector import Detector
 
@@ -35,6 +37,8 @@ class DetectorEntry(NamedTuple):
     :param takes_given_depth: whether the detector can be a privileged teacher, which is given
         depth besides the image (InputSpec.given_depth). Its weights below `depth_association.` are
         those that its base lacks.
+    :param multi_view: whether it sees the cameras of a vehicle together (NetworkInput.rig), learns
+        RigTargets and decodes VehicleObjects.
     """
 
     detector: Callable[..., Detector]
@@ -45,6 +49,7 @@ class DetectorEntry(NamedTuple):
     published: PublishedProtocol | None = None
     center_within: str = 'canvas'
     takes_given_depth: bool = False
+    multi_view: bool = False
 
 
 DETECTORS: dict[str, DetectorEntry] = {
@@ -74,6 +79,19 @@ DETECTORS: dict[str, DetectorEntry] = {
         published=monodetr.PUBLISHED,
         center_within='box',
         takes_given_depth=True,
+    ),
+    'lift_splat': DetectorEntry(
+        lift_splat.LiftSplat,
+        lift_splat.LiftSplatConfig,
+        lift_splat.LOSS_WEIGHTS,
+        (
+            *('depth_range_m', 'depth_step_m', 'x_range_m', 'y_range_m', 'z_range_m', 'cell_m'),
+            'attributes',
+        ),
+        training_only=('depth_supervision',),
+        center_within='anywhere',
+        takes_given_depth=True,
+        multi_view=True,
     ),
 }
 

@@ -27,7 +27,7 @@ class DetectorConfig:
     """
     The detector to train (YAML key `detector`).
 
-    :param name: key of models.DETECTORS: 'monodle', 'monocon' or 'monodetr'.
+    :param name: key of models.DETECTORS: 'monodle', 'monocon', 'monodetr' or 'lift_splat'.
     :param options: fields of that detector's Config, such as backbone, neck and head_width; see
         the Config in stl_core/models/<name>.py. Unknown options raise an error.
     """

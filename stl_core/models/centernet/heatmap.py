@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from stl_core.tensors.batch import Targets
+from stl_core.tensors.batch import ObjectTargets, Targets
 
 
 def flat_cells(center_px: Tensor, stride: int, h: int, w: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def draw_heatmap(targets: Targets, num_classes: int, stride: int, h: int, w: int
     return draw_gaussians(points, gaussian_radius(size), masks, h, w)
 
 
-def class_masks(targets: Targets, num_classes: int) -> Tensor:
+def class_masks(targets: ObjectTargets, num_classes: int) -> Tensor:
     """Return (B, N, C) bool: True for a valid slot on the map of its class."""
     one_hot = torch.nn.functional.one_hot(targets.class_id, num_classes).bool()
     return one_hot & targets.valid[..., None]

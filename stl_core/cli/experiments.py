@@ -19,7 +19,7 @@ from stl_core.experiments.inspection import (
     selection,
     selection_chart,
 )
-from stl_core.experiments.report import comparisons, study_chart, study_text
+from stl_core.experiments.report import comparisons, side_tables, study_chart, study_text
 from stl_core.inference.runtimes.torch_runner import choose_device
 from stl_core.training import stages
 from stl_core.training.config_builder import ConfigError
@@ -79,7 +79,7 @@ def _run_study(args: argparse.Namespace) -> None:
         files.require_writable_folder(config.out)
         with _sigterm_as_interrupt():
             study.run_study(config, args.jobs)
-    rows = study_table.sort_rows(study_table.read_table(table), tuple(config.methods))
+    rows = study_table.sort_rows(study.read_completed_rows(config), tuple(config.methods))
     if not rows:
         raise ConfigError(f'{table}: no finished run yet')
     study_table.check_evaluated_class(table, rows, config.judged)
@@ -90,6 +90,9 @@ def _run_study(args: argparse.Namespace) -> None:
         print(study_text.tuning_to_markdown(rows, methods, chosen, config.judged), end='\n\n')
     judged = study_table.judged_rows(rows)
     print(study_text.to_markdown(judged, config.judged, config.unit, config.baseline))
+    given = side_tables.given_depth_to_markdown(judged, config.judged, config.unit)
+    if given:
+        print(f'\n{given}')
     if config.has_statistics:
         _print_statistics(config, judged)
     study_chart.plot_study(

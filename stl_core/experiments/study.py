@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stl_core.evaluation.metric import PUBLISHED, MetricResults
-from stl_core.experiments import study_plan, study_splits, study_table, study_tuning
+from stl_core.evaluation.metric import MetricResults
+from stl_core.experiments import run_facts, study_plan, study_splits, study_table, study_tuning
 from stl_core.experiments.run_queue import train_runs
 from stl_core.experiments.study_config import StudyConfig
 from stl_core.experiments.study_plan import Block, StudyRun
@@ -61,7 +61,18 @@ def run_study(study: StudyConfig, num_jobs: int = 1) -> Path:
             _run_block(study, block, num_jobs)
         for block in _chosen_blocks(study, table):
             _run_block(study, block, num_jobs)
+        rows = study_table.read_table(table)
+        completed = run_facts.complete_rows(rows, [*tuning, *judged])
+        if completed != rows:
+            study_table.write_table(table, completed)
     return table
+
+
+def read_completed_rows(study: StudyConfig) -> list[study_table.Row]:
+    """Return the rows of a study's table; those of older versions, too, say what a run reads."""
+    rows = study_table.read_table(Path(study.table))
+    planned = [*study_plan.plan_tuning(study), *study_plan.plan_blocks(study)] if rows else []
+    return run_facts.complete_rows(rows, planned)
 
 
 def chosen_candidates(study: StudyConfig, rows: Sequence[study_table.Row]) -> dict[str, str]:
@@ -96,11 +107,11 @@ def _run_block(study: StudyConfig, block: Block, num_jobs: int) -> None:
     # figures in the last digits, and stages must reproduce those of older tables
     stage_jobs = num_jobs if study.replicates else 1
     for wave in study_plan.waves(block.stages):
-        _run_stages(study, wave, stage_jobs)
+        _run_stages(study, wave, block.stages, stage_jobs)
     pending = [each for each in map(_with_file_digests, block.runs) if not _find_row(table, each)]
     with contextlib.closing(train_runs(pending, num_jobs)) as results:
         for study_run, run_results in results:
-            study_table.append_row(table, _make_row(study, study_run, run_results))
+            study_table.append_row(table, _make_row(study, study_run, run_results, block.stages))
 
 
 def config_digest(config: TrainConfig) -> str:
@@ -132,7 +143,9 @@ def _check_complete_block(table: Path, study_runs: list[StudyRun]) -> None:
         log.info('%s has every run; files that they were made from are missing: %s', table, err)
 
 
-def _run_stages(study: StudyConfig, wave: Sequence[StudyRun], num_jobs: int) -> None:
+def _run_stages(
+    study: StudyConfig, wave: Sequence[StudyRun], earlier: Sequence[StudyRun], num_jobs: int
+) -> None:
     """Train stages and append their rows, or check that they reproduce their rows."""
     table, resolved_runs = Path(study.table), []
     for study_run in wave:
@@ -147,27 +160,12 @@ def _run_stages(study: StudyConfig, wave: Sequence[StudyRun], num_jobs: int) -> 
         resolved_runs.append(study_run)
     with contextlib.closing(train_runs(resolved_runs, num_jobs)) as results:
         for study_run, run_results in results:
-            row, new_row = _find_row(table, study_run), _make_row(study, study_run, run_results)
+            row = _find_row(table, study_run)
+            new_row = _make_row(study, study_run, run_results, earlier)
             if row is None:
                 study_table.append_row(table, new_row)
-            elif not _has_same_figures(row, new_row):
+            elif not run_facts.has_same_figures(row, new_row):
                 raise _other_stage_error(table, study_run)
-
-
-def _has_same_figures(row: study_table.Row, other: study_table.Row) -> bool:
-    """
-    Return whether a new row has the figures of a row of the table, to the table's decimals.
-
-    Tables of older versions have no column of the published protocol.
-    """
-    added = {name for name in other.metrics if name.startswith(f'{PUBLISHED}/')}
-    if not added & row.metrics.keys():
-        other = other._replace(
-            metrics={name: value for name, value in other.metrics.items() if name not in added}
-        )
-    if row.metrics.keys() != other.metrics.keys():
-        return False
-    return not any(abs(row.metrics[name] - other.metrics[name]) > 1e-4 for name in row.metrics)
 
 
 def _with_file_digests(study_run: StudyRun) -> StudyRun:
@@ -203,16 +201,21 @@ def _other_stage_error(table: Path, study_run: StudyRun) -> ConfigError:
 
 
 def _make_row(
-    study: StudyConfig, study_run: StudyRun, results: MetricResults | None
+    study: StudyConfig,
+    study_run: StudyRun,
+    results: MetricResults | None,
+    earlier: Sequence[StudyRun],
 ) -> study_table.Row:
     """Build the row of a finished run; a study runs in one process, so that it has results."""
     assert results is not None
-
-    def columns(each: MetricResults) -> dict[str, float]:
-        return {**each.ap.class_columns(study.judged), **each.extra_columns()}
-
-    figures = {**columns(results), **results.published_columns(columns)}
-    digest = config_digest(study_run.config)
-    method, seed = _run_key(study_run)
-    epochs, split = study_run.config.epochs, study_run.split
-    return study_table.Row(method, seed, epochs, digest, figures, study.judged, split)
+    config = study_run.config
+    return study_table.Row(
+        *_run_key(study_run),
+        config.epochs,
+        config_digest(config),
+        run_facts.figures_of(results, study.judged),
+        study.judged,
+        study_run.split,
+        run_facts.reads_of(config.input),
+        run_facts.teacher_of(config, earlier),
+    )

@@ -30,7 +30,13 @@ STAGE_SUFFIX = ' (stage)'
 CANDIDATE_MARK = ' @ '
 #: Splits by which a run is evaluated: tuning runs by the first, all others by the second.
 CHOOSE, JUDGE = 'choose', 'judge'
-_COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged', 'split')
+#: Beginning of the columns of AP with other given depth: 'given/absent/3d/loose/moderate'.
+GIVEN_PREFIX = 'given/'
+#: Metrics that a table holds for other given depth.
+GIVEN_METRICS = ('3d/strict/moderate', COMPARED_METRIC)
+_COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged')
+#: Columns of texts that a table has only if one of its rows has such a text.
+_TEXT_COLUMNS = ('split', 'reads', 'teacher')
 
 
 class Row(NamedTuple):
@@ -42,9 +48,14 @@ class Row(NamedTuple):
     :param epochs: number of training epochs before the evaluation.
     :param config: digest of the configuration, see study.config_digest.
     :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars. Columns
-        of other metrics are 'NAME/COLUMN'; runs that did not compute them have none.
+        of other metrics are 'NAME/COLUMN'; runs that did not compute them have none. Those of a
+        privileged network with other given depth begin with GIVEN_PREFIX.
     :param judged: class that was evaluated.
     :param split: CHOOSE or JUDGE; '' in a study without splits.
+    :param reads: what the network reads besides the image, see run_facts.reads_of; '' for the
+        image alone, and in tables of older versions.
+    :param teacher: name of the teacher, and what that reads, see run_facts.teacher_of; '' without
+        a teacher, and in tables of older versions.
     """
 
     method: str
@@ -54,6 +65,8 @@ class Row(NamedTuple):
     metrics: dict[str, float]
     judged: str = 'Car'
     split: str = ''
+    reads: str = ''
+    teacher: str = ''
 
 
 def read_table(path: Path) -> list[Row]:
@@ -78,16 +91,16 @@ def read_table(path: Path) -> list[Row]:
             figures = {
                 name: float(value)
                 for name, value in record.items()
-                if name not in _COLUMNS and value != ''
+                if name not in (*_COLUMNS, *_TEXT_COLUMNS) and value != ''
             }
             if not all(map(math.isfinite, figures.values())):
                 raise ValueError('figures that are not finite')
-            # tables of older versions hold cars and lack the columns of class and split
+            # tables of older versions hold cars and lack the columns of class and of texts
             fields = int(record['seed']), int(record['epochs']), record['config'], figures
-            split = record.get('split', '')
-            row = Row(record['method'], *fields, record.get('judged', 'Car'), split)
-            if split not in ('', CHOOSE, JUDGE):
-                raise ValueError(f'split {split!r}')
+            texts = (record.get(name, '') for name in _TEXT_COLUMNS)
+            row = Row(record['method'], *fields, record.get('judged', 'Car'), *texts)
+            if row.split not in ('', CHOOSE, JUDGE):
+                raise ValueError(f'split {row.split!r}')
         except (KeyError, TypeError, ValueError) as err:
             raise ConfigError(f'{path}:{number}: not a row of a study ({err!r})') from err
         _check_not_in_table(path, rows, row)
@@ -103,15 +116,21 @@ def append_row(path: Path, row: Row) -> None:
     """
     rows = read_table(path)
     _check_not_in_table(path, rows, row)
+    write_table(path, [*rows, row])
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write all rows of a table; a crash leaves the old or the new file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    names = dict.fromkeys(name for each in [*rows, row] for name in each.metrics)
-    has_split = any(each.split for each in [*rows, row])  # without, tables stay as they were
-    writer.writerow([*(_COLUMNS if has_split else _COLUMNS[:-1]), *names])
-    for each in [*rows, row]:
+    names = dict.fromkeys(name for each in rows for name in each.metrics)
+    # without such texts, tables stay as they were
+    titles = [name for name in _TEXT_COLUMNS if any(getattr(each, name) for each in rows)]
+    writer.writerow([*_COLUMNS, *titles, *names])
+    for each in rows:
         figures = [f'{each.metrics[name]:.4f}' if name in each.metrics else '' for name in names]
-        split = [each.split] if has_split else []
-        writer.writerow([*each[:4], each.judged, *split, *figures])
+        texts = [getattr(each, name) for name in titles]
+        writer.writerow([*each[:4], each.judged, *texts, *figures])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 

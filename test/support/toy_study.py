@@ -77,8 +77,8 @@ def a_plan_of_teachers(tmp_path, **changes):
     """
     A study of replicates whose methods vary three stages.
 
-    The plan has four earlier stages: `teacher`, `base`, the teacher `given` that starts from the
-    base, and `unused`, on which no method builds.
+    The plan has four earlier stages: `teacher`, `base`, the privileged teacher `given` that starts
+    from the base, and `unused`, on which no method builds.
     """
     distil = {
         'start': 'x/base/student.safetensors',
@@ -99,7 +99,11 @@ def a_plan_of_teachers(tmp_path, **changes):
             'teacher': {'out': 'x/teacher', 'input': {'depth': {}}},
             'unused': {'out': 'x/unused'},
             'base': {'out': 'x/base'},
-            'given': {'out': 'x/base/given', 'start': 'x/base/student.safetensors'},
+            'given': {
+                'out': 'x/base/given',
+                'start': 'x/base/student.safetensors',
+                'input': {'given_depth': 'objects'},
+            },
             'distil': {'out': 'x/distil', **distil},
             'dk3d': {'out': 'x/dk3d', **dk3d},
             'control': {'out': 'x/control', 'start': 'x/base/student.safetensors'},

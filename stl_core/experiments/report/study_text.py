@@ -42,13 +42,16 @@ def to_markdown(
     :param unit: name of what a row's seed is, 'seed' or 'replicate'.
     :param baseline: method that is subtracted in the differences; '' is the first one.
     :return: Markdown table; deviations are of the sample, so a single seed has none. The published
-        protocol has columns if a run has it, empty for methods of which a run lacks it.
+        protocol has columns if a run has it, empty for methods of which a run lacks it. `reads`
+        says what a network reads besides the image when it runs, `teacher` which teacher it had.
     """
     published = [key for key in PUBLISHED_METRICS if any(key in row.metrics for row in rows)]
+    texts = [name for name in ('reads', 'teacher') if any(getattr(row, name) for row in rows)]
     titles = [
         *(metric_title(key, class_name) for key in DISPLAYED_METRICS),
         difference_title(rows, class_name, baseline),
         *(metric_title(key, class_name) for key in published),
+        *texts,
     ]
     lines = [
         f'{class_name}, AP40, moderate, last epoch, protocol ours unless published is written;'
@@ -60,13 +63,15 @@ def to_markdown(
     ]
     against = paired_differences(rows, baseline)
     for name, group in group_by_method(rows).items():
-        cells = [_format_mean_std(metric_values(group, key)) for key in DISPLAYED_METRICS]
-        cells.append(_format_mean_std(against[name], '+') if name in against else '')
+        cells = [format_mean_std(metric_values(group, key)) for key in DISPLAYED_METRICS]
+        cells.append(format_mean_std(against[name], '+') if name in against else '')
         for key in published:
             have = [row for row in group if key in row.metrics]
             # a mean over some of the seeds would stand beside means over all of them
             whole = len(have) == len(group)
-            cells.append(_format_mean_std(metric_values(group, key)) if whole else '')
+            cells.append(format_mean_std(metric_values(group, key)) if whole else '')
+        for text in texts:
+            cells.append('; '.join(dict.fromkeys(filter(None, (getattr(r, text) for r in group)))))
         lines.append(f'| {name} | {len(group)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -84,7 +89,8 @@ def difference_title(rows: Sequence[Row], class_name: str, baseline: str = '') -
     return f'{metric_title(COMPARED_METRIC, class_name)} vs {baseline}'
 
 
-def _format_mean_std(values: Array, sign: str = '') -> str:
+def format_mean_std(values: Array, sign: str = '') -> str:
+    """Return '1.23 ± 0.45', the mean and sample deviation of (R,) values; '1.23' for one."""
     spread = f' ± {values.std(ddof=1):.2f}' if len(values) > 1 else ''
     return f'{values.mean():{sign}.2f}{spread}'
 
@@ -107,7 +113,7 @@ def statistics_to_markdown(
         f'{metric}, difference from {baseline} {unit} by {unit}; not corrected for the number of'
         ' methods',
         '',
-        *_table(
+        *table_lines(
             ('method', *headings),
             [(each.method, *_test_cells(each)) for each in comparisons.descriptive],
         ),
@@ -120,7 +126,7 @@ def statistics_to_markdown(
         f'Primary tests: {len(comparisons.primary)}, together wrong in at most {100 * ALPHA:g} %'
         " of studies by Holm's correction of the t-tests",
         '',
-        *_table(
+        *table_lines(
             ('test', *headings, *corrected),
             [
                 (each.label, *_test_cells(each), *_corrected_cells(each))
@@ -165,18 +171,23 @@ def tuning_to_markdown(
     cells = []
     for name in method_names:
         for label, group in tuning_rows(rows, name).items():
-            mean = _format_mean_std(metric_values(group, COMPARED_METRIC))
+            mean = format_mean_std(metric_values(group, COMPARED_METRIC))
             mark = 'chosen' if chosen.get(name) == label else ''
             cells.append((name, label, str(len(group)), mean, mark))
     if not cells:
         return ''
     title = metric_title(COMPARED_METRIC, class_name)
     headings = ('method', 'candidate', 'replicates', title, '')
-    lines = [f'Tuning, {class_name}, {title}, on the choose split', '', *_table(headings, cells)]
+    lines = [
+        f'Tuning, {class_name}, {title}, on the choose split',
+        '',
+        *table_lines(headings, cells),
+    ]
     return '\n'.join(lines)
 
 
-def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     return [f'| {" | ".join(row)} |' for row in (headings, ['---'] * len(headings), *cells)]
 
 
@@ -186,7 +197,7 @@ def _test_cells(comparison: Comparison) -> tuple[str, ...]:
         return '0', '', '', '', ''
     return (
         str(len(comparison.seeds)),
-        _format_mean_std(test.differences, '+'),
+        format_mean_std(test.differences, '+'),
         _interval(test.interval),
         _format_p(test.p_t),
         _format_p(test.p_sign_flip),

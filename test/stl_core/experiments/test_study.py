@@ -249,10 +249,11 @@ def test_the_published_protocol_has_columns_and_older_tables_stay_valid(
     sorted_rows = study_table.sort_rows(rows, tuple(plan.methods))
     lines = study_text.to_markdown(sorted_rows, 'Car').splitlines()
     assert 'protocol ours' in lines[0]
-    assert lines[2].endswith('| published 3D at 0.7 | published 3D at 0.5 |')
-    assert lines[-1].endswith('|  |  |')  # a seed of this method has no published figures
+    assert lines[2].endswith('| published 3D at 0.7 | published 3D at 0.5 | reads | teacher |')
+    # a seed of this method has no published figures
+    assert lines[-1].endswith('|  |  |  | teacher: sees a depth map in place of the image |')
     only_new = study_text.to_markdown([row for row in rows if columns[0] in row.metrics], 'Car')
-    assert only_new.splitlines()[-1].endswith('| 15.50 | 30.50 |')
+    assert '| 15.50 | 30.50 |' in only_new.splitlines()[-1]
 
 
 def test_a_complete_table_does_not_need_the_files_of_its_stages(

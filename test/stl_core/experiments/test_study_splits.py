@@ -91,7 +91,7 @@ def test_the_best_share_of_every_method_is_judged(scenes, tmp_path, trained):
     plan, table = a_study(scenes, tmp_path), tmp_path / 'table.csv'
     study.run_study(plan)
     rows = study_table.read_table(table)
-    assert table.read_text().startswith('method,seed,epochs,config,judged,split,3d/')
+    assert table.read_text().startswith('method,seed,epochs,config,judged,split,reads,teacher,3d/')
     assert [row.split for row in rows] == ['choose'] * 9 + ['judge'] * 12
     assert study.chosen_candidates(plan, rows) == {'DK3D': '0.5', 'relation': '0.25'}
     figures = {row.method: row.metrics['3d/strict/moderate'] for row in rows if row.seed == 5}

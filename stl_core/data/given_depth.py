@@ -4,7 +4,8 @@ Depth that a privileged teacher is given: painted from objects, or read from a s
 Wu et al., DK3D, TPAMI 2025, give the teacher ground-truth depth; Wu et al., ADD, paint it from 3D
 boxes where there is no LiDAR. Kinds, see preprocessing.GIVEN_DEPTHS:
 
-- 'objects': every pixel of an object's 2D box is the depth of the object's centre.
+- 'objects': every pixel of an object's 2D box is the depth of the object's centre; the middle of
+  a box is that of its own object even where a nearer one overlaps it.
 - 'scan': the completed scan in the 2D boxes. It is the depth of surfaces, which lie nearer than
   the centres that a detector learns.
 
@@ -41,6 +42,8 @@ PRIVILEGE = {
 }
 #: Key of a model's provenance: the limits of the objects whose depth it was given in training.
 GIVEN_OBJECTS = 'given_objects'
+#: The middle of a box, as a part of its width and height.
+_MIDDLE_PART = 0.25
 #: Separates the random numbers of given depth from those of other augmentation.
 _STREAM = 0x67697665
 
@@ -96,12 +99,21 @@ def paint_object_depth(objects: ImageObjects, size_px: tuple[int, int]) -> Array
     """
     Paint the depth of every object's centre over its 2D box; the nearest object wins.
 
+    The middles of the boxes, a quarter of their width and height, are painted last, the nearest
+    one at the very last: a detector reads an object's depth there, and in a crowd that of an
+    object behind another one would be given nowhere.
+
     :param objects: N objects, box_px in pixels of the map; boxes without area, as those of objects
         outside a canvas, and depths that are not positive are skipped.
     :param size_px: height and width of the map.
     :return: (H, W) float32 metres, 0 outside of all boxes.
     """
     owner = nearest_object(objects, size_px)
+    low, high = objects.box_px[:, :2], objects.box_px[:, 2:]
+    middle, margin = (low + high) / 2, (high - low) * _MIDDLE_PART / 2
+    middles = replace(objects, box_px=np.concatenate([middle - margin, middle + margin], 1))
+    middle_owner = nearest_object(middles, size_px)
+    owner = np.where(middle_owner >= 0, middle_owner, owner)
     return np.append(objects.depth_m, 0.0)[owner].astype(np.float32)
 
 

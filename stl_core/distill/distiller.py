@@ -329,4 +329,5 @@ def _network_outputs(net: Detector, out: Outputs, at_targets: TargetPredictions)
         depth_sigma_m=at_targets.depth_sigma_m.detach().clamp(*SIGMA_BOUNDS_M),
         tokens=at_targets.tokens,
         given_depth_added=out.given_depth_added,
+        visual_depth_m=out.visual_depth_m,
     )

@@ -28,6 +28,8 @@ class NetworkOutputs:
         matched to it; None from networks without.
     :param given_depth_added: (B, C, h, w) what given depth added to a map, see Outputs; None from
         networks that are given no depth.
+    :param visual_depth_m: (B, h, w) depth that such a network reads from the map without the given
+        depth, see Outputs.
     """
 
     levels: dict[str, FeatureLevel]
@@ -36,6 +38,7 @@ class NetworkOutputs:
     depth_sigma_m: Tensor
     tokens: Tensor | None = None
     given_depth_added: Tensor | None = None
+    visual_depth_m: Tensor | None = None
 
     def level(self, name: str) -> FeatureLevel:
         """Return the map of a name; ValueError that lists the network's maps if it has none."""

@@ -12,7 +12,10 @@ grid.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +31,13 @@ TOKEN_STRIDE = 16
 PREFIX = 'depth_association.'
 #: Channels of the encoding of x, y, z, and of that of a viewing direction.
 _POINT, _DIRECTION = 36, 48
-#: E: whether depth is known, its logarithm, and the encoding of the point.
-_CODE = 2 + _POINT
+#: E: whether depth is known, its logarithm, its deviation from the visual depth, and the encoding
+#: of the point.
+_CODE = 3 + _POINT
+#: Unit of that deviation: the error of a visual depth that is usual, as a fraction.
+_USUAL_ERROR = 0.1
+#: Greatest deviation, in that unit; it is that of another object's depth.
+_MAX_DEVIATION = 10.0
 #: A viewing direction is encoded as its point at this depth, metres.
 _DIRECTION_DEPTH_M = 100.0
 #: Depth whose logarithm is coded as 0, metres.
@@ -101,11 +109,18 @@ class DepthAssociation(nn.Module):
     """
     A(F, e(D)): what depth D adds to a visual map F; a privileged teacher's map is F + A(F, e(D)).
 
-    Code e of a cell: whether depth is known, log depth, and sines of the back-projected point
-    x, y, z (ADD names a 3D-aware positional encoding; the sines are our choice). z is brought to
-    the focal length at which the detector learns depth, x and y are metres: a lens of k times the
-    focal length shows the same picture of the same scene at k times the depth, and the code is
-    the same.
+    Code e of a cell: whether depth is known, log depth, log depth less that of the visual depth,
+    and sines of the back-projected point x, y, z (ADD names a 3D-aware positional encoding; the
+    sines are our choice). z is brought to the focal length at which the detector learns depth, x
+    and y are metres: a lens of k times the focal length shows the same picture of the same scene
+    at k times the depth, and the code is the same.
+
+    The visual depth is what the detector's own head reads from F alone, without gradient. In a
+    crowd, a third of the cells of cars' centres hold the depth of what is before the car, so that
+    A must choose for each cell between given and visual depth; the difference shows which. With
+    it, the median error of a trained depth head falls from 1.5 to 0.5 m within 600 steps where
+    the given depth is the car's own, without it to 1.2 m (layers as these on frozen features of a
+    MonoDLE; the given depth varied by 2 %).
 
     1. Attention at stride 16, with learnt projections q, k, v: queries q(F) are the pooled visual
        cells, keys k(e) and values v(e) the cells with known depth. Both sides get one encoding of
@@ -156,21 +171,28 @@ class DepthAssociation(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(
-        self, features: Tensor, depth_m: Tensor, known: Tensor, P: Tensor, size_px: tuple[int, int]
+        self,
+        features: Tensor,
+        depth_m: Tensor,
+        known: Tensor,
+        visual_depth_m: Tensor,
+        P: Tensor,
+        size_px: tuple[int, int],
     ) -> Tensor:
         """
-        Return what depth adds to a visual map; gradients flow to the map, the depth and `known`.
+        Return what depth adds to a visual map; gradients flow to the map, the depths and `known`.
 
         :param features: (B, C, h, w) F.
         :param depth_m: (B, H', W') z in metres, in network pixels or a coarser grid of the canvas;
             means nothing where `known` is 0.
         :param known: (B, H', W') certainty of the depth, 0 to 1; bool or float.
+        :param visual_depth_m: (B, h, w) z in metres that the detector predicts from F alone.
         :param P: (B, 3, 4) projections to network pixels.
         :param size_px: height and width of the canvas.
         :return: (B, C, h, w), type of `features`; 0 where no depth is known in the whole image.
         :raises ValueError: for a depth map whose size fits no grid of `features`.
         """
-        fine, inputs = self._attention_inputs(features, depth_m, known, P, size_px)
+        fine, inputs = self._attention_inputs(features, depth_m, known, visual_depth_m, P, size_px)
         attended = self._attend(*inputs)
         local = self.local(fine) * self.gate(features).sigmoid()
         attended = F.interpolate(attended, features.shape[2:], mode='bilinear')
@@ -178,7 +200,13 @@ class DepthAssociation(nn.Module):
         return added.to(features.dtype)
 
     def attention_weights(
-        self, features: Tensor, depth_m: Tensor, known: Tensor, P: Tensor, size_px: tuple[int, int]
+        self,
+        features: Tensor,
+        depth_m: Tensor,
+        known: Tensor,
+        visual_depth_m: Tensor,
+        P: Tensor,
+        size_px: tuple[int, int],
     ) -> Tensor:
         """
         Return how the cells at stride 16 attend to each other's depth, for pictures.
@@ -187,7 +215,9 @@ class DepthAssociation(nn.Module):
             attention to the depth of every cell; the rest of a sum of 1 is its attention to the
             key that stands for no depth. The arguments are those of forward.
         """
-        _, (vision, *depth) = self._attention_inputs(features, depth_m, known, P, size_px)
+        _, (vision, *depth) = self._attention_inputs(
+            features, depth_m, known, visual_depth_m, P, size_px
+        )
         q, k, _, mask = self._queries_and_keys(vision, *depth)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + mask
         weights = logits.softmax(-1).mean(1)[..., 1:]
@@ -195,30 +225,42 @@ class DepthAssociation(nn.Module):
         return weights.unflatten(2, (h, w)).unflatten(1, (h, w))
 
     def _attention_inputs(
-        self, features: Tensor, depth_m: Tensor, known: Tensor, P: Tensor, size_px: tuple[int, int]
+        self,
+        features: Tensor,
+        depth_m: Tensor,
+        known: Tensor,
+        visual_depth_m: Tensor,
+        P: Tensor,
+        size_px: tuple[int, int],
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return the depth code at the map's stride, and the arguments of _attend."""
         hw = (features.shape[2], features.shape[3])
         with autocast_to('fp32', features.device):
             depth_m = depth_m.to(torch.promote_types(depth_m.dtype, torch.float32))
-            P = P.to(depth_m.dtype)
+            P, visual_depth_m = P.to(depth_m.dtype), visual_depth_m.to(depth_m.dtype)
+            visual_log = visual_depth_m.clamp(min=_MIN_M).log()
             cells = cells_of_depth(depth_m, known, hw)
             factor = max(TOKEN_STRIDE * hw[0] // size_px[0], 1)
             tokens = cells.pool(factor)
-            fine, coarse = (self._encode(each, P, size_px) for each in (cells, tokens))
+            fine = self._encode(cells, visual_log, P, size_px)
+            coarse = self._encode(tokens, F.avg_pool2d(visual_log, factor), P, size_px)
             directions = self._directions(coarse, P, size_px)
         return fine, (F.avg_pool2d(features, factor), coarse, tokens.known, directions)
 
-    def _encode(self, cells: DepthCells, P: Tensor, size_px: tuple[int, int]) -> Tensor:
+    def _encode(
+        self, cells: DepthCells, visual_log: Tensor, P: Tensor, size_px: tuple[int, int]
+    ) -> Tensor:
         """Return the depth code (B, E, h, w) of cells, 0 where nothing is known."""
         z = cells.depth_m()
         hw = (z.shape[1], z.shape[2])
         points = backproject_pixels(cell_centers_px(hw, size_px, z.device, z.dtype), z, P)
         x, y, _ = points.unbind(-1)
+        deviation = (z.log() - visual_log) / _USUAL_ERROR
+        deviation = deviation.clamp(-_MAX_DEVIATION, _MAX_DEVIATION)
         if self.virtual_focal_px:
             z = z * (self.virtual_focal_px / P[:, 0, 0])[:, None, None]
         sines = sinusoidal_encoding(torch.stack([x, y, z], -1), _POINT)
-        code = torch.stack([torch.ones_like(z), (z / _MIDDLE_M).log()], -1)
+        code = torch.stack([torch.ones_like(z), (z / _MIDDLE_M).log(), deviation], -1)
         known = torch.where(cells.weight > _MIN_KNOWN, cells.known, 0.0)
         return (torch.cat([code, sines], -1) * known[..., None]).permute(0, 3, 1, 2)
 
@@ -267,23 +309,57 @@ def build_depth_association(
     return DepthAssociation(channels, virtual_focal_px=virtual_focal_px)
 
 
+class FusedMap(NamedTuple):
+    """
+    A map of a detector with what given depth adds.
+
+    :param features: (B, C, h, w) F + A(F, e(D)); F in a detector that is given no depth.
+    :param added: (B, C, h, w) A(F, e(D)); None there.
+    :param visual_depth_m: (B, h, w) depth that the detector reads from F alone; None there.
+    """
+
+    features: Tensor
+    added: Tensor | None = None
+    visual_depth_m: Tensor | None = None
+
+
 def fuse_given_depth(
-    association: DepthAssociation | None, features: Tensor, inputs: NetworkInput
-) -> tuple[Tensor, Tensor | None]:
+    association: DepthAssociation | None,
+    features: Tensor,
+    inputs: NetworkInput,
+    depth_head: nn.Module,
+    read_depth: Callable[[Tensor], Tensor],
+) -> FusedMap:
     """
     Add what given depth adds to a map.
 
     :param association: None for a detector that is given no depth: nothing is added.
     :param features: (B, C, h, w) F.
     :param inputs: with given_depth_m; an image without any, all 0, is legal.
-    :return: (B, C, h, w) F + A(F, e(D)), and A(F, e(D)), None without association.
+    :param depth_head: the layers that read_depth runs. They normalise by running statistics
+        here, which they do not update: these are those of the fused map.
+    :param read_depth: returns the (B, h, w) depth, metres, that the detector reads from F.
     :raises ValueError: for inputs without given depth.
     """
     if association is None:
-        return features, None
+        return FusedMap(features)
     depth_m = require_given_depth(inputs)
-    added = association(features, depth_m, depth_m > 0, inputs.P, inputs.size_px)
-    return features + added, added
+    with torch.no_grad(), in_eval_mode(depth_head):
+        visual_depth_m = read_depth(features)
+    added = association(features, depth_m, depth_m > 0, visual_depth_m, inputs.P, inputs.size_px)
+    return FusedMap(features + added, added, visual_depth_m)
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Set a module to eval mode for a while, and each of its parts to its former mode after it."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
 
 
 def require_given_depth(inputs: NetworkInput) -> Tensor:

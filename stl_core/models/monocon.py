@@ -174,21 +174,37 @@ class MonoCon(nn.Module):
         :raises ValueError: in a privileged teacher for inputs without given depth.
         """
         features = self.backbone(inputs.image)
-        fused, added = fuse_given_depth(self.depth_association, self.neck(features), inputs)
+        depth_head = self.heads['depth']
+        fused = fuse_given_depth(
+            self.depth_association,
+            self.neck(features),
+            inputs,
+            depth_head,
+            lambda visual: depth_encoding.from_logit(
+                self._at_focal_lengths(depth_head(visual, frozenset())['depth'], inputs.P)[:, 0]
+            ),
+        )
         skip = frozenset() if self.training or targets is not None else CONTEXT_HEADS
         heads: dict[str, Tensor] = {}
         for head in self.heads.values():
-            heads.update(head(fused, skip))
+            heads.update(head(fused.features, skip))
         heads['heading'] = torch.cat([heads.pop('heading_bin'), heads.pop('heading_rest')], 1)
-        if self.config.virtual_focal_px:
-            factor = inputs.P[:, 0, 0] / self.config.virtual_focal_px
-            heads['depth'] = depth_encoding.rescale_to_focal_length(heads['depth'], factor)
+        heads['depth'] = self._at_focal_lengths(heads['depth'], inputs.P)
         return Outputs(
-            (fused, *features[1:]),
+            (fused.features, *features[1:]),
             CenterNetHeads(**heads),
             inputs.size_px,
             inputs.P,
-            given_depth_added=added,
+            given_depth_added=fused.added,
+            visual_depth_m=fused.visual_depth_m,
+        )
+
+    def _at_focal_lengths(self, depth: Tensor, P: Tensor) -> Tensor:
+        """Return a raw depth head (B, 2, h, w) at the focal lengths of P."""
+        if not self.config.virtual_focal_px:
+            return depth
+        return depth_encoding.rescale_to_focal_length(
+            depth, P[:, 0, 0] / self.config.virtual_focal_px
         )
 
     def losses(

@@ -155,21 +155,32 @@ class MonoDLE(nn.Module):
         :raises ValueError: in a privileged teacher for inputs without given depth.
         """
         features = self.backbone(inputs.image)
-        fused, added = fuse_given_depth(self.depth_association, self.neck(features), inputs)
+        fused = fuse_given_depth(
+            self.depth_association,
+            self.neck(features),
+            inputs,
+            self.heads['depth'],
+            lambda visual: depth_encoding.from_logit(self._run_depth_head(visual, inputs.P)[:, 0]),
+        )
         heads = {
-            name: _head_in_float32(head, fused) if name == 'depth' else head(fused)
-            for name, head in self.heads.items()
+            name: head(fused.features) for name, head in self.heads.items() if name != 'depth'
         }
-        if self.config.virtual_focal_px:
-            heads['depth'] = depth_encoding.rescale_to_focal_length(
-                heads['depth'], inputs.P[:, 0, 0] / self.config.virtual_focal_px
-            )
+        heads['depth'] = self._run_depth_head(fused.features, inputs.P)
         return Outputs(
-            (fused, *features[1:]),
+            (fused.features, *features[1:]),
             CenterNetHeads(**heads),
             inputs.size_px,
-            given_depth_added=added,
+            given_depth_added=fused.added,
+            visual_depth_m=fused.visual_depth_m,
         )
+
+    def _run_depth_head(self, features: Tensor, P: Tensor) -> Tensor:
+        """Return the raw depth head (B, 2, h, w) of a map, at the focal lengths of P."""
+        depth = _head_in_float32(self.heads['depth'], features)
+        if not self.config.virtual_focal_px:
+            return depth
+        ratio = P[:, 0, 0] / self.config.virtual_focal_px
+        return depth_encoding.rescale_to_focal_length(depth, ratio)
 
     def losses(
         self, outputs: Outputs[CenterNetHeads], targets: Targets, normalizer: StepNormalizer

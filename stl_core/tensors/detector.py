@@ -51,6 +51,8 @@ class Outputs(Generic[H]):
         predictions_at_targets need not solve again. Only that detector reads it.
     :param given_depth_added: (B, C, h, w) what the given depth added to a map, from detectors that
         add it (models/depth_association.py); None without given depth.
+    :param visual_depth_m: (B, h, w) depth that such a detector reads from its map without the
+        given depth; None without given depth.
     """
 
     features: tuple[Tensor, ...]
@@ -59,6 +61,7 @@ class Outputs(Generic[H]):
     P: Tensor | None = None
     assignment: Any = None
     given_depth_added: Tensor | None = None
+    visual_depth_m: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ def outputs_to_float32(outputs: Outputs[H]) -> Outputs[H]:
     heads = replace(
         cast(Any, outputs.heads), **{name: to_float32(v) for name, v in computed.items()}
     )
-    added = outputs.given_depth_added
+    added, visual_m = outputs.given_depth_added, outputs.visual_depth_m
     return replace(
         outputs,
         features=tuple(map(to_float32, outputs.features)),
         heads=heads,
         given_depth_added=None if added is None else to_float32(added),
+        visual_depth_m=None if visual_m is None else to_float32(visual_m),
     )

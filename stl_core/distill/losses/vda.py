@@ -79,7 +79,8 @@ class Vda(Transfer):
     the student's features in place of D*. The loss asks that image and estimated depth together
     give what the teacher draws from image and true depth. The detection heads read F_s alone; the
     gradient reaches F_s through the queries of A, through D_s and through the depth loss. The
-    branch is part of the training only: the model file never holds it.
+    branch is part of the training only: the model file never holds it. A compares depth with
+    visual depth; the copy is given the teacher's, so that both sides agree where D_s is D*.
 
     The head classifies each cell: depth bins of linearly increasing width (LID), at the focal
     length at which the detector learns depth, and background last. Its loss is focal (Lin et al.,
@@ -175,10 +176,11 @@ class Vda(Transfer):
         normalizer: StepNormalizer,
     ) -> Tensor:
         """Compare what A adds on both sides, see Vda; (B, h, w) depth in true metres."""
-        teacher = view.teacher.given_depth_added
+        teacher, visual_m = view.teacher.given_depth_added, view.teacher.visual_depth_m
         assert teacher is not None
+        assert visual_m is not None
         teacher = teacher.detach()
-        student = self.association(features, depth_m, known, view.P, view.size_px)
+        student = self.association(features, depth_m, known, visual_m, view.P, view.size_px)
         cells = self.level.plane.object_cells(view.targets, teacher)
         statistics = self.statistics(teacher, cells, view.epoch, normalizer)
         deviation = bounded_deviation(statistics)[:, None, None]

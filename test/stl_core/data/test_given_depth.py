@@ -36,18 +36,32 @@ def noise(**strengths):
     return types.SimpleNamespace(**{**dict.fromkeys(NOISE), **strengths})
 
 
+def quarter(box):
+    """Return the middle of a box, a quarter of its width and height."""
+    x0, y0, x1, y1 = box
+    return (
+        (5 * x0 + 3 * x1) / 8,
+        (5 * y0 + 3 * y1) / 8,
+        (3 * x0 + 5 * x1) / 8,
+        (3 * y0 + 5 * y1) / 8,
+    )
+
+
 def brute_force(objects, size_px):
     """Ask of each pixel, a square of one pixel around its centre, which boxes it overlaps."""
     painted = np.zeros(size_px)
     for v in range(size_px[0]):
         for u in range(size_px[1]):
-            depths = [
-                z
-                for (x0, y0, x1, y1), z in zip(objects.box_px, objects.depth_m, strict=True)
-                if x1 > x0 and y1 > y0 and z > 0
-                if u - 0.5 <= x1 and u + 0.5 > x0 and v - 0.5 <= y1 and v + 0.5 > y0
-            ]
-            painted[v, u] = min(depths, default=0)
+            inside, in_middle = (
+                [
+                    z
+                    for (x0, y0, x1, y1), z in zip(boxes, objects.depth_m, strict=True)
+                    if x1 > x0 and y1 > y0 and z > 0
+                    if u - 0.5 <= x1 and u + 0.5 > x0 and v - 0.5 <= y1 and v + 0.5 > y0
+                ]
+                for boxes in (objects.box_px, [quarter(box) for box in objects.box_px])
+            )
+            painted[v, u] = min(in_middle or inside, default=0)
     return painted
 
 
@@ -61,6 +75,15 @@ def test_a_box_is_painted_with_the_depth_of_its_centre_and_the_nearest_wins():
     assert painted.dtype == np.float32
     reverse = given_depth.paint_object_depth(objects[[1, 0]], (6, 10))
     np.testing.assert_array_equal(reverse, wanted)
+
+
+def test_the_middle_of_a_hidden_box_has_the_depth_of_its_own_object():
+    objects = some_objects([[0, 0, 16, 16], [2, 2, 14, 14]], [10.0, 20.0])
+    painted = given_depth.paint_object_depth(objects, (17, 17))
+    assert painted[8, 8] == 10  # the middles overlap: the nearest wins
+    aside = some_objects([[0, 0, 16, 16], [8, 0, 16, 16]], [10.0, 20.0])
+    painted = given_depth.paint_object_depth(aside, (17, 17))
+    assert (painted[8, 12], painted[8, 9], painted[1, 12]) == (20, 10, 10)
 
 
 def test_painting_equals_a_test_of_every_pixel():

@@ -57,8 +57,9 @@ def make_view(name, counts, slots=4, size_px=(96, 128), epoch=3.0):
         left, top, right, bottom = targets.box_px[image, slot].int().tolist()
         given_m[image, top:bottom, left:right] = targets.depth_m[image, slot]
     association = networks()[1].depth_association.requires_grad_(False)
-    added = association(maps(view)[1], given_m, given_m > 0, P, size_px)
-    teacher = dataclasses.replace(view.teacher, given_depth_added=added)
+    visual_m = torch.full(maps(view)[1][:, 0].shape, 20.0)
+    added = association(maps(view)[1], given_m, given_m > 0, visual_m, P, size_px)
+    teacher = dataclasses.replace(view.teacher, given_depth_added=added, visual_depth_m=visual_m)
     return dataclasses.replace(view, teacher=teacher, P=P, given_depth_m=given_m)
 
 
@@ -106,7 +107,8 @@ def test_the_association_loss_is_its_formula_object_by_object():
     logits = model.depth_head(maps(view)[0])
     depth_m, known = expected_depth(logits, model.edges_m)
     # the head predicts the depth at 720 px; at 360 px it is half of that
-    added = model.association(maps(view)[0], depth_m / 2, known, view.P, view.size_px)
+    inputs = (depth_m / 2, known, view.teacher.visual_depth_m, view.P, view.size_px)
+    added = model.association(maps(view)[0], *inputs)
     deviation = bounded_deviation(model.statistics.current())
     cells = regions.object_cells(view.targets, 4, 24, 32)
     gaps = [
@@ -147,7 +149,8 @@ def test_a_student_of_equal_features_that_knows_the_depth_has_association_loss_z
     for slot in (2, 1, 0):
         left, top, right, bottom = boxes[0, slot].int().tolist()
         given_m[0, top:bottom, left:right] = 8.0 + 9 * slot
-    added = model.association(maps(view)[1], given_m, given_m > 0, view.P, view.size_px)
+    inputs = (given_m, given_m > 0, view.teacher.visual_depth_m, view.P, view.size_px)
+    added = model.association(maps(view)[1], *inputs)
     view = with_maps(view, student=maps(view)[1])
     view = dataclasses.replace(
         view,
@@ -289,7 +292,8 @@ def test_autocast_changes_no_digit_of_float32_inputs():
 
 
 def part_of(view, rows):
-    given = {'given_depth_added': view.teacher.given_depth_added[rows]}
+    names = ('given_depth_added', 'visual_depth_m')
+    given = {name: getattr(view.teacher, name)[rows] for name in names}
     part = images(view, rows)
     part = dataclasses.replace(part, given_depth_m=view.given_depth_m[rows])
     return dataclasses.replace(part, teacher=dataclasses.replace(part.teacher, **given))

@@ -39,6 +39,11 @@ def scene(rows=2, channels=8, dtype=torch.float32):
     return features, depth_m
 
 
+def visual(rows=2, depth_m=15.0):
+    """Return the depth that the picture suggests."""
+    return torch.full((rows, H // STRIDE, W // STRIDE), depth_m)
+
+
 def test_back_projection_equals_geometrys_for_any_projection():
     rng = np.random.default_rng(0)
     P = rng.normal(size=(3, 3, 4)) * 0.1 + [[700, 0, 600, 45], [0, 710, 170, -3], [0, 0, 1, 0.003]]
@@ -78,11 +83,24 @@ def test_a_coarser_depth_map_is_repeated():
 def test_a_new_association_adds_nothing_but_learns():
     features, depth_m = scene()
     module = DepthAssociation(8)
-    added = module(features, depth_m, depth_m > 0, projections(), (H, W))
+    added = module(features, depth_m, depth_m > 0, visual(), projections(), (H, W))
     assert added.shape == features.shape
     assert torch.count_nonzero(added) == 0
     added.sum().backward()
     assert module.output.weight.grad.abs().sum() > 0
+
+
+def test_depth_is_compared_with_what_the_picture_suggests():
+    """Given depth far from the visual one, such as another object's, counts alike however far."""
+    features, depth_m = scene()
+    module, P = association(), projections()
+    near, same, far, farther = (
+        module(features, depth_m, depth_m > 0, visual(depth_m=each), P, (H, W))
+        for each in (15.0, 15.0, 200.0, 400.0)
+    )
+    assert torch.equal(near, same)
+    assert (near - far).abs().max() > 1e-2
+    torch.testing.assert_close(far, farther)
 
 
 def test_a_unit_that_is_negative_everywhere_still_learns():
@@ -92,7 +110,9 @@ def test_a_unit_that_is_negative_everywhere_still_learns():
         module.mix.weight.zero_()
         module.local.weight.zero_()
         module.local.weight[:, 0, 1, 1] = -1.0  # of a cell with known depth
-    module(features, depth_m, depth_m > 0, projections(), (H, W)).square().sum().backward()
+    module(
+        features, depth_m, depth_m > 0, visual(), projections(), (H, W)
+    ).square().sum().backward()
     assert module.local.weight.grad.flatten(1).any(1).all()
 
 
@@ -101,7 +121,7 @@ def test_without_known_depth_nothing_is_added():
     features.requires_grad_()
     depth_m[0] = 0  # the other image keeps its depth
     module = association()
-    added = module(features, depth_m, depth_m > 0, projections(), (H, W))
+    added = module(features, depth_m, depth_m > 0, visual(), projections(), (H, W))
     assert torch.count_nonzero(added[0]) == 0
     assert torch.count_nonzero(added[1]) > 0
     added.square().sum().backward()
@@ -114,29 +134,29 @@ def test_values_at_unknown_pixels_mean_nothing():
     features, depth_m = scene()
     known, module = depth_m > 0, association()
     filled = torch.where(known, depth_m, torch.rand_like(depth_m) * 50)
-    expected = module(features, depth_m, known, projections(), (H, W))
-    assert torch.equal(module(features, filled, known, projections(), (H, W)), expected)
+    expected = module(features, depth_m, known, visual(), projections(), (H, W))
+    assert torch.equal(module(features, filled, known, visual(), projections(), (H, W)), expected)
 
 
 def test_the_same_picture_through_a_longer_lens_gives_the_same_values():
     """k times the focal length shows the same picture of things at k times the depth."""
     features, depth_m = scene()
     module, P = association(), projections()
-    expected = module(features, depth_m, depth_m > 0, P, (H, W))
+    expected = module(features, depth_m, depth_m > 0, visual(), P, (H, W))
     longer = P.clone()
     longer[:, [0, 1], [0, 1]] *= 1.7
     longer[:, :2, 3] *= 1.7
-    zoomed = module(features, 1.7 * depth_m, depth_m > 0, longer, (H, W))
+    zoomed = module(features, 1.7 * depth_m, depth_m > 0, 1.7 * visual(), longer, (H, W))
     torch.testing.assert_close(zoomed, expected, rtol=1e-4, atol=1e-4)
-    other_scene = module(features, 1.7 * depth_m, depth_m > 0, P, (H, W))
+    other_scene = module(features, 1.7 * depth_m, depth_m > 0, 1.7 * visual(), P, (H, W))
     assert not torch.allclose(other_scene, expected, atol=1e-2)
 
 
 def test_without_virtual_focal_length_depth_is_in_true_metres():
     features, depth_m = scene()
     one, same = association(virtual_focal_px=0.0), association(virtual_focal_px=300.0)
-    added = one(features, depth_m, depth_m > 0, projections(), (H, W))
-    at_300 = same(features, depth_m, depth_m > 0, projections(), (H, W))
+    added = one(features, depth_m, depth_m > 0, visual(), projections(), (H, W))
+    at_300 = same(features, depth_m, depth_m > 0, visual(), projections(), (H, W))
     torch.testing.assert_close(added[0], at_300[0])
     assert not torch.allclose(added[1], at_300[1], atol=1e-2)
 
@@ -144,10 +164,12 @@ def test_without_virtual_focal_length_depth_is_in_true_metres():
 def test_images_of_a_batch_do_not_mix():
     features, depth_m = scene()
     module, P = association(), projections()
-    together = module(features, depth_m, depth_m > 0, P, (H, W))
+    together = module(features, depth_m, depth_m > 0, visual(), P, (H, W))
     for row in range(2):
         part = slice(row, row + 1)
-        alone = module(features[part], depth_m[part], depth_m[part] > 0, P[part], (H, W))
+        alone = module(
+            features[part], depth_m[part], depth_m[part] > 0, visual(1), P[part], (H, W)
+        )
         torch.testing.assert_close(alone, together[part])
 
 
@@ -156,7 +178,10 @@ def test_depth_elsewhere_reaches_a_cell_by_attention():
     module = association()
     moved = depth_m.clone()
     moved[:, 30:35, 60:63] = 50.0
-    change = [module(features, each, each > 0, projections(), (H, W)) for each in (depth_m, moved)]
+    change = [
+        module(features, each, each > 0, visual(), projections(), (H, W))
+        for each in (depth_m, moved)
+    ]
     assert (change[0] - change[1])[:, :, 6, 4].abs().max() > 1e-6
 
 
@@ -169,18 +194,19 @@ def test_gradients_equal_finite_differences():
     known = torch.rand(1, 8, 8, dtype=torch.float64)
     known[:, :, :4] = 0.05 * known[:, :, :4] + 0.01
     known.requires_grad_()
+    visual_m = (5 + 30 * torch.rand(1, 8, 8, dtype=torch.float64)).requires_grad_()
     P = projections((300.0,)).double()
     assert torch.autograd.gradcheck(
-        lambda *maps: module(*maps, P, (32, 32)), (features, depth_m, known), atol=1e-6
+        lambda *maps: module(*maps, P, (32, 32)), (features, depth_m, known, visual_m), atol=1e-6
     )
 
 
 def test_half_precision_keeps_type_and_value():
     features, depth_m = scene()
     module, P = association(), projections()
-    expected = module(features, depth_m, depth_m > 0, P, (H, W))
+    expected = module(features, depth_m, depth_m > 0, visual(), P, (H, W))
     with autocast_to('bf16', features.device):
-        added = module(features.bfloat16(), depth_m, depth_m > 0, P, (H, W))
+        added = module(features.bfloat16(), depth_m, depth_m > 0, visual(), P, (H, W))
     assert added.dtype == torch.bfloat16
     error = (added.float() - expected).abs().mean() / expected.abs().mean()
     assert float(error.detach()) < 0.03
@@ -199,7 +225,7 @@ def test_attention_weights_are_those_by_which_forward_averages():
             lambda _, inputs, output, name=name: captured.update({name: (inputs[0], output)})
         )
     features, depth_m = scene()
-    arguments = (features, depth_m, depth_m > 0, projections(), (H, W))
+    arguments = (features, depth_m, depth_m > 0, visual(), projections(), (H, W))
     module(*arguments)
     values, attended = captured['value'][1], captured['mix'][0]
     weights = module.attention_weights(*arguments)

@@ -66,11 +66,11 @@ def brute_force(objects, size_px):
 
 
 def test_a_box_is_painted_with_the_depth_of_its_centre_and_the_nearest_wins():
-    objects = some_objects([[2, 1, 5, 3], [4, 2, 8, 4]], [20.0, 10.0])
+    objects = some_objects([[2, 1, 5, 3], [5, 2, 8, 4]], [20.0, 10.0])
     painted = given_depth.paint_object_depth(objects, (6, 10))
     wanted = np.zeros((6, 10))
     wanted[1:4, 2:6] = 20
-    wanted[2:5, 4:9] = 10
+    wanted[2:5, 5:9] = 10
     np.testing.assert_array_equal(painted, wanted)
     assert painted.dtype == np.float32
     reverse = given_depth.paint_object_depth(objects[[1, 0]], (6, 10))
@@ -105,7 +105,7 @@ def test_any_number_of_objects_is_painted(count):
 
 
 def test_a_scan_is_kept_in_the_boxes_only_and_is_scaled_by_the_nearest_object():
-    objects = some_objects([[2, 1, 5, 3], [4, 2, 8, 4]], [20.0, 10.0])
+    objects = some_objects([[2, 1, 5, 3], [5, 2, 8, 4]], [20.0, 10.0])
     depth_m = np.random.default_rng(0).uniform(1, 50, (6, 10)).astype(np.float32)
     depth_m[2, 3] = 0
     boxes = given_depth.paint_object_depth(objects, (6, 10))

@@ -116,10 +116,10 @@ class DepthAssociation(nn.Module):
     at k times the depth, and the code is the same.
 
     The visual depth is what the detector's own head reads from F alone, without gradient. In a
-    crowd, a third of the cells of cars' centres hold the depth of what is before the car, so that
-    A must choose for each cell between given and visual depth; the difference shows which. With
-    it, the median error of a trained depth head falls from 1.5 to 0.5 m within 600 steps where
-    the given depth is the car's own, without it to 1.2 m (layers as these on frozen features of a
+    crowd, a third of the cells of cars' centres hold the depth of another object before the car,
+    so that A must choose for each cell between given and visual depth; the difference shows which.
+    With it, a trained depth head's median error falls from 1.5 to 0.5 m within 600 steps where the
+    given depth is the car's own, without it to 1.2 m (layers as these on frozen features of a
     MonoDLE; the given depth varied by 2 %).
 
     1. Attention at stride 16, with learnt projections q, k, v: queries q(F) are the pooled visual

@@ -90,9 +90,12 @@ def _run_study(args: argparse.Namespace) -> None:
         print(study_text.tuning_to_markdown(rows, methods, chosen, config.judged), end='\n\n')
     judged = study_table.judged_rows(rows)
     print(study_text.to_markdown(judged, config.judged, config.unit, config.baseline))
-    given = side_tables.given_depth_to_markdown(judged, config.judged, config.unit)
-    if given:
-        print(f'\n{given}')
+    for text in (
+        side_tables.given_depth_to_markdown(judged, config.judged, config.unit),
+        side_tables.gates_to_markdown(judged, config.unit),
+    ):
+        if text:
+            print(f'\n{text}')
     if config.has_statistics:
         _print_statistics(config, judged)
     study_chart.plot_study(

@@ -24,6 +24,8 @@ from stl_core.tensors.reductions import StepNormalizer
 DistillLoss = Callable[[DistillView, Any, StepNormalizer], Tensor]
 
 
+#: The same arguments -> figures of the step that are no losses, by name.
+LossMetrics = Callable[[DistillView, Any, StepNormalizer], dict[str, Tensor]]
 #: (options, student, teacher) -> the loss for these two networks.
 BuildTransfer = Callable[[Any, Detector, Detector], Transfer]
 
@@ -41,6 +43,9 @@ class LossEntry(NamedTuple):
     :param build: builds the Transfer for two networks; None for a function.
     :param extra_losses: {name: weight} of what a Transfer returns besides its loss, such as the
         loss of a scorer, which trains no weight that ships: `distill/<key>_<name>`.
+    :param metrics: (view, config, normalizer) -> figures of a function that are no losses, () by
+        name, without gradient, such as the mean of its gate: columns
+        `metric/distill/<key>/<name>`. None for none; a Transfer has step_metrics.
     """
 
     loss: DistillLoss | None
@@ -49,12 +54,17 @@ class LossEntry(NamedTuple):
     compares_predictions: bool = False
     build: BuildTransfer | None = None
     extra_losses: Mapping[str, float] = MappingProxyType({})
+    metrics: LossMetrics | None = None
 
 
 LOSSES: dict[str, LossEntry] = {
-    'feature': LossEntry(feature.feature_loss, feature.FeatureLossConfig),
+    'feature': LossEntry(
+        feature.feature_loss, feature.FeatureLossConfig, metrics=feature.feature_metrics
+    ),
     'feature_public': LossEntry(feature.public_feature_loss, feature.PublicFeatureLossConfig),
-    'relation': LossEntry(relation.relation_loss, relation.RelationLossConfig),
+    'relation': LossEntry(
+        relation.relation_loss, relation.RelationLossConfig, metrics=relation.relation_metrics
+    ),
     'relation_public': LossEntry(relation.public_relation_loss, relation.PublicRelationLossConfig),
     'response': LossEntry(response.response_loss, response.ResponseLossConfig, False, True),
     'plain_response': LossEntry(

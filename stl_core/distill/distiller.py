@@ -108,8 +108,7 @@ class Distiller(nn.Module):
         self.student, self.teacher = student, teacher.requires_grad_(False).eval()
         self.losses = dict(losses)
         self.student_input, self.teacher_input = student_input, teacher_input
-        self.precision = precision
-        self.alone_epochs = config.alone_epochs
+        self.precision, self.alone_epochs = precision, config.alone_epochs
         # layers that no loss uses would get no gradient
         needs_features = any(LOSSES[name].compares_features for name in losses)
         self.student_levels, self.teacher_levels = (
@@ -123,6 +122,7 @@ class Distiller(nn.Module):
             for wide, level in zip(widths, self.teacher_levels, strict=True)
         )
         self.transfers = _build_transfers(losses, student, teacher)
+        self._function_metrics: dict[str, Tensor] = {}
 
     @property
     def detector(self) -> Detector:
@@ -143,6 +143,7 @@ class Distiller(nn.Module):
         losses = self.student.losses(out, batch.targets, normalizer)
         view = self.make_view(out, batch, epoch)
         functions = {name: each for name, each in self.losses.items() if LOSSES[name].loss}
+        self._function_metrics = function_metrics(view, functions, normalizer)
         return {
             **losses,
             **distillation_losses(view, functions, normalizer),
@@ -158,8 +159,8 @@ class Distiller(nn.Module):
         }
 
     def step_metrics(self) -> dict[str, Tensor]:
-        """Return figures of the transfers' last forward, (), {'distill/<key>/<name>': value}."""
-        return {
+        """Return figures of the losses' last forward, (), {'distill/<key>/<name>': value}."""
+        return self._function_metrics | {
             f'distill/{key}/{name}': value
             for key, transfer in self.named_transfers()
             for name, value in transfer.step_metrics().items()
@@ -236,6 +237,21 @@ def distillation_losses(
             assert loss is not None
             found[f'distill/{name}'] = loss(view, config, normalizer)
         return found
+
+
+@torch.no_grad()
+def function_metrics(
+    view: DistillView, losses: Mapping[str, Any], normalizer: StepNormalizer
+) -> dict[str, Tensor]:
+    """Return {'distill/<name>/<figure>': ()} of the losses with metrics, see LossEntry."""
+    with autocast_to('fp32', view.P.device):
+        return {
+            f'distill/{name}/{key}': value
+            for name, config in losses.items()
+            for metrics in [LOSSES[name].metrics]
+            if metrics
+            for key, value in metrics(view, config, normalizer).items()
+        }
 
 
 def transfer_losses(

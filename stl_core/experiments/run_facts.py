@@ -8,14 +8,25 @@ row names the teacher.
 
 from __future__ import annotations
 
+import csv
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
+
+import numpy as np
 
 from stl_core.data.given_depth import COMPLETE, PRIVILEGE
 from stl_core.evaluation import metrics
 from stl_core.evaluation.metric import PUBLISHED, MetricResults
 from stl_core.experiments.study_plan import Block, StudyRun
-from stl_core.experiments.study_table import GIVEN_METRICS, GIVEN_PREFIX, STAGE_SUFFIX, Row
+from stl_core.experiments.study_table import (
+    GATE_PREFIX,
+    GIVEN_METRICS,
+    GIVEN_PREFIX,
+    STAGE_SUFFIX,
+    Row,
+)
 from stl_core.inference import model_file
 from stl_core.inference.model_file import ModelFileError
 from stl_core.preprocessing import InputSpec
@@ -25,7 +36,9 @@ from stl_core.training.run.run_files import CheckpointError, read_json_object
 #: What a table says of a network whose input is a depth map.
 READS_DEPTH = 'sees a depth map in place of the image'
 #: Beginnings of columns that tables of older versions lack.
-_ADDED_PREFIXES = (f'{PUBLISHED}/', GIVEN_PREFIX)
+_ADDED_PREFIXES = (f'{PUBLISHED}/', GIVEN_PREFIX, GATE_PREFIX)
+#: Columns of curves.csv of the gate of a loss, and their names in a table.
+_GATE_COLUMN = re.compile(r'metric/distill/(\w+)/gate_(\w+)')
 
 
 def reads_of(spec: InputSpec) -> str:
@@ -76,6 +89,28 @@ def given_columns(results: MetricResults, class_name: str) -> dict[str, float]:
         if given != COMPLETE
         for key in GIVEN_METRICS
     }
+
+
+def gate_columns(out: str | Path) -> dict[str, float]:
+    """
+    Return mean, deviation and rank correlation with distance of the gates of a finished run.
+
+    :param out: folder of the run.
+    :return: {'gate/feature/mean': mean over the epochs of its curves.csv, ...}; {} for a run
+        without curves or gates.
+    """
+    path = Path(out) / 'curves.csv'
+    if not path.exists():
+        return {}
+    with path.open(newline='') as file:
+        records = list(csv.DictReader(file))
+    found = {}
+    for name in records[0] if records else ():
+        match = _GATE_COLUMN.fullmatch(name)
+        values = [float(each[name] or 'nan') for each in records] if match else []
+        if match and all(map(math.isfinite, values)):
+            found[f'{GATE_PREFIX}{match[1]}/{match[2]}'] = float(np.mean(values))
+    return found
 
 
 def has_same_figures(row: Row, other: Row) -> bool:

@@ -213,7 +213,7 @@ def _make_row(
         *_run_key(study_run),
         config.epochs,
         config_digest(config),
-        run_facts.figures_of(results, study.judged),
+        run_facts.figures_of(results, study.judged) | run_facts.gate_columns(config.out),
         study.judged,
         study_run.split,
         run_facts.reads_of(config.input),

@@ -32,6 +32,8 @@ CANDIDATE_MARK = ' @ '
 CHOOSE, JUDGE = 'choose', 'judge'
 #: Beginning of the columns of AP with other given depth: 'given/absent/3d/loose/moderate'.
 GIVEN_PREFIX = 'given/'
+#: Beginning of the columns of a loss's gate: 'gate/feature/mean'.
+GATE_PREFIX = 'gate/'
 #: Metrics that a table holds for other given depth.
 GIVEN_METRICS = ('3d/strict/moderate', COMPARED_METRIC)
 _COLUMNS = ('method', 'seed', 'epochs', 'config', 'judged')
@@ -49,7 +51,8 @@ class Row(NamedTuple):
     :param config: digest of the configuration, see study.config_digest.
     :param metrics: AP40, percent: {'3d/strict/moderate': ...}; strict is IoU 0.7 for cars. Columns
         of other metrics are 'NAME/COLUMN'; runs that did not compute them have none. Those of a
-        privileged network with other given depth begin with GIVEN_PREFIX.
+        privileged network with other given depth begin with GIVEN_PREFIX, those of gates, which
+        are no AP, with GATE_PREFIX.
     :param judged: class that was evaluated.
     :param split: CHOOSE or JUDGE; '' in a study without splits.
     :param reads: what the network reads besides the image, see run_facts.reads_of; '' for the

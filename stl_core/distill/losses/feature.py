@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stl_core.distill import weighting
+from stl_core.distill import gates, weighting
+from stl_core.distill.gates import check_gate
 from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import check_positive, confidence_gate, uncertainty_gate
 from stl_core.tensors import regions
 from stl_core.tensors.batch import ObjectTargets
 from stl_core.tensors.feature_level import FeaturePlane
+from stl_core.tensors.positions import object_distances
 from stl_core.tensors.reductions import StepNormalizer, masked_mean
 
 
@@ -35,14 +37,17 @@ class FeatureLossConfig:
     :param around: how far beyond its box an object's features are compared, as fraction of the
         width and height of the box: the ground below an object and its neighbours also show its
         distance.
+    :param gate: one of gates.GATES; None is the gate by sigma, all others are its controls.
     """
 
     half_sigma_m: float = 0.5
     sure_sigma_m: float = 1.0
     around: float = 1.0
+    gate: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sigmas not above 0, infinite half_sigma_m or negative around."""
+        """Raise ValueError for sigmas or around out of range, or an unknown gate."""
+        check_gate(self.gate)
         check_positive('half_sigma_m', self.half_sigma_m)
         check_positive('sure_sigma_m', self.sure_sigma_m)
         if math.isinf(self.half_sigma_m):
@@ -65,7 +70,7 @@ def feature_loss(
     h = (1/2C) sum_c ((F_s - F_t) / d_c)^2, where d_c is the deviation of the teacher's channel
     over objects, see weighting.channel_statistics: neither the scale nor the number of channels
     matters. A cell contributes at most 2, so that a few very different cells cannot dominate.
-    g is object_weights. An object's cells are those of its box where no other object is nearer,
+    g is gated_weights. An object's cells are those of its box where no other object is nearer,
     and those around it, see regions.object_cells. They are averaged per object first: otherwise
     near objects, which cover the most cells and are estimated best, would dominate.
 
@@ -74,7 +79,7 @@ def feature_loss(
     :param normalizer: normaliser of the step.
     :return: scalar, at most 2; 0 when no object is valid.
     """
-    weight = object_weights(view, config)
+    weight = gated_weights(view, config, normalizer)
     terms = []
     for level, student, teacher in view.feature_pairs():
         cells = level.plane.object_cells(view.targets, student, config.around)
@@ -86,9 +91,32 @@ def feature_loss(
     return torch.stack(terms).mean()
 
 
+def feature_metrics(
+    view: DistillView, config: FeatureLossConfig, normalizer: StepNormalizer
+) -> dict[str, Tensor]:
+    """Return mean, deviation and rank correlation with distance of the gate, over objects."""
+    valid, distance_m = view.targets.valid, object_distances(view.targets)
+    weight = gated_weights(view, config, normalizer)
+    rank = gates.rank_correlation(weight.flatten(), distance_m.flatten(), valid.flatten())
+    return gates.gate_metrics(weight, valid, rank, normalizer)
+
+
+def gated_weights(
+    view: DistillView, config: FeatureLossConfig, normalizer: StepNormalizer
+) -> Tensor:
+    """Return the (B, N) weight of each object by the gate of the configuration."""
+    weight, targets = object_weights(view, config), view.targets
+    permuted = weight
+    if config.gate == gates.PERMUTED:
+        permuted = gates.permute_in_class(weight, targets.class_id, targets.valid, view.epoch)
+    return gates.control_gate(
+        config.gate, weight, permuted, object_distances(targets), targets.valid, normalizer
+    )
+
+
 def object_weights(view: DistillView, config: FeatureLossConfig) -> Tensor:
     """
-    Compute the weight of each object: the student's uncertainty times the teacher's confidence.
+    Compute the gate by sigma: the student's uncertainty times the teacher's confidence.
 
     s_s^2 / (half^2 + s_s^2) * sure^2 / (sure^2 + s_t^2), where s are the sigmas of depth, metres.
 

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align  # type: ignore[import-untyped]
 
-from stl_core.distill import weighting
+from stl_core.distill import gates, weighting
+from stl_core.distill.gates import check_gate
 from stl_core.distill.roi_align import pool_rois
 from stl_core.distill.view import DistillView
 from stl_core.distill.weighting import ChannelStatistics, check_positive, confidence_gate
 from stl_core.tensors import regions
+from stl_core.tensors.positions import object_distances
 from stl_core.tensors.reductions import StepNormalizer
 
 
@@ -36,14 +38,17 @@ class RelationLossConfig:
         At 0 the loss does not depend on which images share a batch, but images with few objects
         have few pairs. 1 counts all pairs, as the public code does; if a step is split among
         processes or micro-batches, only pairs within a part count.
+    :param gate: one of gates.GATES; None is the gate by sigma, all others are its controls.
     """
 
     half_sigma_m: float = 1.0
     cells: int = 7
     across_images: float = 0.0
+    gate: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for half_sigma_m not above 0, cells below 1 or a negative weight."""
+        """Raise ValueError for sigma, cells or weight out of range, or an unknown gate."""
+        check_gate(self.gate)
         check_positive('half_sigma_m', self.half_sigma_m)
         _check_cells(self.cells)
         if not self.across_images >= 0:
@@ -84,12 +89,8 @@ def relation_loss(
     :return: scalar, at most 2; 0 without a pair.
     """
     indices = regions.valid_indices(view.targets)
-    mean_variance = pair_sums(view.teacher.depth_sigma_m.flatten()[indices].detach().square()) / 2
-    image = indices.div(view.targets.valid.shape[1], rounding_mode='floor')
-    same_image = (image[:, None] == image).to(mean_variance.dtype)
-    pair_weight = same_image + (1 - same_image) * config.across_images
-    pair_weight = pair_weight.fill_diagonal_(0.0)
-    weight = pair_weight * confidence_gate(mean_variance.sqrt(), config.half_sigma_m)
+    pair_weight, gate = pair_gates(view, config, indices, normalizer)
+    weight = pair_weight * gate
     total = normalizer.total(pair_weight)
     terms = []
     for level, student, teacher in view.feature_pairs():
@@ -102,6 +103,68 @@ def relation_loss(
         )
         terms.append((weight * gap.abs()).sum() / total)
     return torch.stack(terms).mean()
+
+
+def relation_metrics(
+    view: DistillView, config: RelationLossConfig, normalizer: StepNormalizer
+) -> dict[str, Tensor]:
+    """
+    Return mean and deviation of the gate over pairs, and its rank correlation with distance.
+
+    The correlation is over objects: that of the mean weight of an object's pairs.
+    """
+    indices = regions.valid_indices(view.targets)
+    pair_weight, gate = pair_gates(view, config, indices, normalizer)
+    pairs = pair_weight.sum(1)
+    of_object = (pair_weight * gate).sum(1) / torch.where(pairs > 0, pairs, 1.0)
+    distance_m = object_distances(view.targets).flatten()[indices]
+    # slots stay in front: without an object there would be no element
+    zero = pairs.new_zeros(1)
+    rank = gates.rank_correlation(
+        torch.cat([zero, of_object]), torch.cat([zero, distance_m]), torch.cat([zero, pairs]) > 0
+    )
+    return gates.gate_metrics(gate, pair_weight, rank, normalizer)
+
+
+def pair_gates(
+    view: DistillView, config: RelationLossConfig, indices: Tensor, normalizer: StepNormalizer
+) -> tuple[Tensor, Tensor]:
+    """
+    Return how much every pair of objects counts, and its gate.
+
+    Sigma and distance of a pair are the root mean squares of its objects'; the permuted gate
+    exchanges the teacher's sigmas.
+
+    :param view: the batch.
+    :param config: gate and the weight of pairs across images.
+    :param indices: (K,) the valid objects, see regions.valid_indices.
+    :param normalizer: of the step.
+    :return: (K, K) weight of a pair in means: 1 within an image, `across_images` otherwise, 0 for
+        an object with itself; and (K, K) gate.
+    """
+    targets, sigma_m = view.targets, view.teacher.depth_sigma_m.detach()
+    image = indices.div(targets.valid.shape[1], rounding_mode='floor')
+    same_image = (image[:, None] == image).to(sigma_m.dtype)
+    pair_weight = same_image + (1 - same_image) * config.across_images
+    pair_weight = pair_weight.fill_diagonal_(0.0)
+    by_sigma = _pair_gate(sigma_m, indices, config)
+    permuted = by_sigma
+    if config.gate == gates.PERMUTED:
+        shuffled_m = gates.permute_in_class(sigma_m, targets.class_id, targets.valid, view.epoch)
+        permuted = _pair_gate(shuffled_m, indices, config)
+    distance_m = pair_root_mean_square(object_distances(targets), indices)
+    gate = gates.control_gate(config.gate, by_sigma, permuted, distance_m, pair_weight, normalizer)
+    return pair_weight, gate
+
+
+def _pair_gate(sigma_m: Tensor, indices: Tensor, config: RelationLossConfig) -> Tensor:
+    """Return the (K, K) confidence in pairs of objects with (B, N) sigmas."""
+    return confidence_gate(pair_root_mean_square(sigma_m, indices), config.half_sigma_m)
+
+
+def pair_root_mean_square(value: Tensor, indices: Tensor) -> Tensor:
+    """Return the (K, K) root mean square of (B, N) values of all pairs of K objects."""
+    return (pair_sums(value.flatten()[indices].square()) / 2).sqrt()
 
 
 def public_relation_loss(

@@ -159,7 +159,9 @@ def _object_weights(view: DistillView, losses: dict[str, Any]) -> ObjectWeights:
         object_distances(view.targets),
         view.student.depth_sigma_m,
         view.teacher.depth_sigma_m,
-        feature.object_weights(view, losses.get('feature', feature.FeatureLossConfig())),
+        feature.gated_weights(
+            view, losses.get('feature', feature.FeatureLossConfig()), SINGLE_PART
+        ),
         confidence_gate(
             view.teacher.depth_sigma_m,
             losses.get('relation', relation.RelationLossConfig()).half_sigma_m,

@@ -1,12 +1,15 @@
-"""Tables of a study beside that of its AP: privileged networks with other given depth."""
+"""Tables of a study beside that of its AP: networks with other given depth, gates of losses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from stl_core.data.given_depth import ABSENT, COMPLETE, OTHER, PRIVILEGE
 from stl_core.experiments.report.study_text import format_mean_std, metric_title, table_lines
 from stl_core.experiments.study_table import (
+    GATE_PREFIX,
     GIVEN_METRICS,
     GIVEN_PREFIX,
     Row,
@@ -14,6 +17,9 @@ from stl_core.experiments.study_table import (
     metric_values,
 )
 
+#: A gate tests selection if the coefficient of variation of its weights is at least the first
+#: number, and its rank correlation with distance at most the second, either sign.
+LEAST_VARIATION, GREATEST_RANK = 0.1, 0.9
 #: Headings of the three kinds of given depth.
 _HEADINGS = {COMPLETE: 'complete', ABSENT: 'absent', OTHER: 'of another frame'}
 
@@ -51,6 +57,55 @@ def given_depth_to_markdown(rows: Sequence[Row], class_name: str, unit: str) -> 
     heading = f'Privileged networks by given depth: {class_name}, moderate AP40'
     headings = ('method', f'{unit}s', *titles, 'reads')
     return '\n'.join([heading, '', *table_lines(headings, cells)])
+
+
+def gates_to_markdown(rows: Sequence[Row], unit: str) -> str:
+    """
+    Format what the gates of each method did, and where they could not select objects at all.
+
+    A gate whose weights hardly differ, or differ by distance alone, is no test of selection by
+    uncertainty, whatever the AP: its line says so.
+
+    :param rows: judged rows of a study.
+    :param unit: 'seed' or 'replicate'.
+    :return: Markdown table, one line per method and loss with a gate; '' without any.
+    """
+    cells = []
+    for name, group in group_by_method(rows).items():
+        for loss in dict.fromkeys(_gated_losses(group)):
+            keys = [f'{GATE_PREFIX}{loss}/{key}' for key in ('mean', 'deviation', 'distance_rank')]
+            have = [row for row in group if all(key in row.metrics for key in keys)]
+            mean, deviation, rank = (metric_values(have, key) for key in keys)
+            variation = deviation / np.where(mean > 0, mean, 1.0)
+            verdict = selection_verdict(float(variation.mean()), float(rank.mean()))
+            figures = [f'{each.mean():.3f}' for each in (mean, deviation, variation)]
+            cells.append((name, loss, str(len(have)), *figures, f'{rank.mean():+.2f}', verdict))
+    if not cells:
+        return ''
+    columns = ('mean', 'deviation', 'variation', 'rank correlation with distance', 'selection')
+    headings = ('method', 'gate of', f'{unit}s', *columns)
+    heading = 'Gates: weights of objects or pairs within a step, mean over epochs'
+    return '\n'.join([heading, '', *table_lines(headings, cells)])
+
+
+def selection_verdict(variation: float, rank: float) -> str:
+    """
+    Return whether a gate tests selection.
+
+    :param variation: coefficient of variation of its weights.
+    :param rank: rank correlation of its weights with distance.
+    """
+    reasons = []
+    if variation < LEAST_VARIATION:
+        reasons.append(f'variation below {LEAST_VARIATION:g}')
+    if abs(rank) > GREATEST_RANK:
+        reasons.append(f'rank correlation beyond {GREATEST_RANK:g}')
+    return f'not tested: {", ".join(reasons)}' if reasons else 'tested'
+
+
+def _gated_losses(group: Sequence[Row]) -> list[str]:
+    names = [name for row in group for name in row.metrics if name.startswith(GATE_PREFIX)]
+    return [name.split('/')[1] for name in names]
 
 
 def _is_given_depth(row: Row) -> bool:

@@ -158,3 +158,45 @@ def test_what_a_network_reads():
     assert run_facts.reads_of(InputSpec(64, 32, given_depth='objects')) == LABELS
     scan = run_facts.reads_of(InputSpec(64, 32, given_depth='scan'))
     assert scan == "reads a scan in the labels' 2D boxes"
+
+
+def test_gates_of_a_run_are_columns_and_a_table_says_what_they_tested(
+    tmp_path, monkeypatch, trained
+):
+    plain = stages.run_stage
+    # two epochs; coefficient of variation 0.05 / 0.5 = 0.1 less rounding, 0.5
+    curves = {
+        'feature': [(0.4, 0.05, -0.5), (0.6, 0.045, -0.5)],
+        'relation': [(0.5, 0.25, 0.95)] * 2,
+    }
+
+    def fit(resolved):
+        out = Path(resolved.config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        keys = ('mean', 'deviation', 'distance_rank')
+        names = [f'metric/distill/{loss}/gate_{key}' for loss in curves for key in keys]
+        lines = [','.join(['epoch', *names])]
+        for epoch in range(2):
+            numbers = [each for values in curves.values() for each in values[epoch]]
+            lines.append(','.join(map(str, [epoch, *numbers])))
+        (out / 'curves.csv').write_text('\n'.join([*lines, '']))
+        return plain(resolved)
+
+    monkeypatch.setattr(stages, 'run_stage', fit)
+    plan = toy_study.a_plan_of_teachers(
+        tmp_path, replicates=(4,), methods={'DK3D': {'stage': 'dk3d'}}
+    )
+    study.run_study(plan)
+    rows = study_table.read_table(Path(plan.table))
+    assert rows[-1].metrics['gate/feature/mean'] == 0.5
+    assert rows[-1].metrics['gate/relation/distance_rank'] == 0.95
+    text = side_tables.gates_to_markdown(rows[-1:], 'replicate').splitlines()
+    assert text[-2] == (
+        '| DK3D | feature | 1 | 0.500 | 0.048 | 0.095 | -0.50 | not tested: variation below 0.1 |'
+    )
+    assert text[-1] == (
+        '| DK3D | relation | 1 | 0.500 | 0.250 | 0.500 | +0.95 |'
+        ' not tested: rank correlation beyond 0.9 |'
+    )
+    assert side_tables.selection_verdict(0.1, -0.9) == 'tested'
+    assert side_tables.gates_to_markdown([row._replace(metrics={}) for row in rows], 'seed') == ''

@@ -58,6 +58,8 @@ class InputSpec:
     :param std: RGB standard deviation.
     :param depth: if given, the network is a teacher: its input is depth instead of colour.
     :param given_depth: one of GIVEN_DEPTHS: depth that the network is given besides the image.
+    :param cut_top: scale images to the width of the canvas and keep their lower rows, instead of
+        showing all of them: in cameras of 16:9, the upper rows show sky.
     """
 
     width_px: int = 1280
@@ -66,6 +68,7 @@ class InputSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     depth: DepthSpec | None = None
     given_depth: str = ''
+    cut_top: bool = False
 
     @property
     def channels(self) -> int:
@@ -94,6 +97,7 @@ def letterbox_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
     """
     Return the transform that fits an image into the canvas: uniform scale, centred, padded.
 
+    With spec.cut_top the widths are equal and the lower edges lie on each other, see InputSpec.
     Integer coordinates are pixel centres: new = s * (old + 0.5) - 0.5 + margin.
 
     :param width_px: image width.
@@ -102,8 +106,9 @@ def letterbox_affine(width_px: int, height_px: int, spec: InputSpec) -> Array:
     :return: (3, 3) transform from image pixels to canvas pixels.
     """
     s = min(spec.width_px / width_px, spec.height_px / height_px)
+    s = spec.width_px / width_px if spec.cut_top else s
     tx = (spec.width_px - s * width_px) / 2 + s / 2 - 0.5
-    ty = (spec.height_px - s * height_px) / 2 + s / 2 - 0.5
+    ty = (spec.height_px - s * height_px) / (1 if spec.cut_top else 2) + s / 2 - 0.5
     return np.array([[s, 0.0, tx], [0.0, s, ty], [0.0, 0.0, 1.0]])
 
 

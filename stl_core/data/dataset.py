@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from stl_core.data import augmentation, depth_maps, given_depth
 from stl_core.data.checks.label_table import stack_labels
 from stl_core.data.checks.taught import why_left_out
-from stl_core.data.frame_source import SourceConfig, SourceImage, read_images, read_split
+from stl_core.data.frame_source import SourceConfig, SourceImage, SourceSample, read_split
+from stl_core.data.rigs.augmentation import GroundConfig
 from stl_core.data.sources import open_source
 from stl_core.geometry import project_objects
 from stl_core.preprocessing import InputSpec, letterbox_affine
@@ -48,6 +49,7 @@ class DataConfig:
     :param keep_images: decode all images once, at the start, and keep them in memory: 1.4 MB each
         for KITTI, plus 1.9 MB each if depth is loaded; on Linux the loader processes share them.
         The samples are the same either way.
+    :param ground: augmentation of the ground, for detectors of several cameras alone.
     """
 
     sources: tuple[SourceConfig, ...] = ()
@@ -60,6 +62,7 @@ class DataConfig:
     max_objects: int = 50
     augment: augmentation.Config = field(default_factory=augmentation.Config)
     keep_images: bool = False
+    ground: GroundConfig | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for limits that no object can fulfil."""
@@ -175,6 +178,10 @@ class FrameDataset(Dataset[Sample]):
         given_m = self._give_depth(key, objects, canvas.depth_m) if self.given else None
         return Sample(image.id, canvas.image, canvas.P, objects, canvas.depth_m, given_m)
 
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Stack samples into a batch with the configured number of object slots."""
+        return collate(samples, self.config.max_objects)
+
     def _give_depth(
         self, key: tuple[int, int], objects: ImageObjects, depth_m: Array | None
     ) -> Array:
@@ -257,8 +264,17 @@ def list_frames(config: DataConfig) -> list[SourceImage]:
 
 def list_frames_by_source(config: DataConfig) -> list[list[SourceImage]]:
     """List the images of each source; DataError names a missing or malformed file."""
+    return [
+        [image for sample in samples for image in sample.images]
+        for samples in list_samples_by_source(config)
+    ]
+
+
+def list_samples_by_source(config: DataConfig) -> list[list[SourceSample]]:
+    """List the samples of each source; DataError names a missing or malformed file."""
     ids = read_split(config.split) if config.split else ()
-    return [read_images(open_source(each, ids)) for each in config.sources]
+    sources = [open_source(each, ids) for each in config.sources]
+    return [[source.read(sample_id) for sample_id in source.ids] for source in sources]
 
 
 def collate(samples: list[Sample], slots: int) -> Batch:
@@ -275,18 +291,18 @@ def collate(samples: list[Sample], slots: int) -> Batch:
     )
 
 
-class _Collate:
-    """collate with a fixed number of slots; picklable, for worker processes."""
+class TrainingSet(Protocol):
+    """What a DataLoader needs of a dataset: FrameDataset, or one of several cameras."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Return an augmented sample by epoch and index."""
 
-    def __call__(self, samples: list[Sample]) -> Batch:
-        return collate(samples, self.slots)
+    def collate(self, samples: list[Any]) -> Batch:
+        """Stack samples into a batch."""
 
 
 def make_dataloader(
-    frames: FrameDataset, sampler: ShuffledBatchSampler, workers: int
+    frames: TrainingSet, sampler: ShuffledBatchSampler, workers: int
 ) -> DataLoader[Batch]:
     """Build the DataLoader; it loads in worker processes if workers > 0."""
     return DataLoader(
@@ -295,7 +311,7 @@ def make_dataloader(
         num_workers=workers,
         # fork shares images kept in memory; Python 3.14's default start method would copy them
         multiprocessing_context='fork' if workers and sys.platform == 'linux' else None,
-        collate_fn=_Collate(frames.config.max_objects),
+        collate_fn=frames.collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         # a separate generator: the loader would draw from torch's global one in the first epoch

@@ -10,6 +10,7 @@ import numpy as np
 
 from stl_core.geometry import bev_intersection_area
 from stl_core.types import Array, Objects3D
+from stl_core.vehicle_types import VehicleObjects
 
 
 def bev_nms(objects: Objects3D, max_iou: float) -> Objects3D:
@@ -25,6 +26,15 @@ def bev_nms(objects: Objects3D, max_iou: float) -> Objects3D:
     """
     footprints = np.column_stack(
         [objects.center_m[:, [0, 2]], objects.size_hwl_m[:, 1:], objects.rotation_y]
+    )
+    return objects[greedy_nms(footprints, objects.class_id, objects.score, max_iou)]
+
+
+def vehicle_nms(objects: VehicleObjects, max_iou: float) -> VehicleObjects:
+    """Do the same for objects around a vehicle, whose footprints lie in its x-y plane."""
+    footprints = np.column_stack(
+        # seen from above, an angle about z turns the other way than one about a camera's y
+        [objects.center_m[:, :2], objects.size_hwl_m[:, 1:], -objects.yaw]
     )
     return objects[greedy_nms(footprints, objects.class_id, objects.score, max_iou)]
 

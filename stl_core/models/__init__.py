@@ -88,7 +88,7 @@ DETECTORS: dict[str, DetectorEntry] = {
             *('depth_range_m', 'depth_step_m', 'x_range_m', 'y_range_m', 'z_range_m', 'cell_m'),
             'attributes',
         ),
-        training_only=('depth_supervision',),
+        training_only=('depth_supervision', 'peak_ratio'),
         center_within='anywhere',
         takes_given_depth=True,
         multi_view=True,

@@ -21,13 +21,15 @@ from stl_core.models.backbone import Backbone
 from stl_core.models.depth_association import PREFIX
 from stl_core.preprocessing import InputSpec
 from stl_core.tensors import normalization
-from stl_core.tensors.batch import Batch, pad_targets
+from stl_core.tensors.batch import Batch, ObjectTargets, pad_targets
 from stl_core.tensors.detector import Detector
 from stl_core.tensors.precision import autocast_to, outputs_to_float32
 from stl_core.tensors.reductions import SINGLE_PART, StepNormalizer
+from stl_core.tensors.rig import Rig, pad_rig_targets
 from stl_core.training.config_builder import ConfigError
 from stl_core.training.resolved_config import ResolvedConfig
 from stl_core.types import ImageObjects
+from stl_core.vehicle_types import VehicleObjects
 
 
 def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distiller:
@@ -60,7 +62,7 @@ def build_model(resolved: ResolvedConfig) -> SupervisedModel | distiller.Distill
         )
     except ValueError as err:
         raise ConfigError(str(err)) from err
-    _check_losses(model)
+    _check_losses(model, resolved.model_spec.multi_view)
     return model
 
 
@@ -89,17 +91,9 @@ def _build_detector(resolved: ResolvedConfig) -> Detector:
     return detector
 
 
-def _check_losses(model: distiller.Distiller) -> None:
+def _check_losses(model: distiller.Distiller, multi_view: bool) -> None:
     """Run every loss on a small black image; ConfigError if one cannot compare the networks."""
-    side = 128  # MonoDETR's coarsest feature map still has several cells
-    blank = Batch(
-        image=torch.zeros(1, side, side, 3, dtype=torch.uint8),
-        P=torch.eye(3, 4)[None],
-        targets=pad_targets([ImageObjects.empty()], 1),
-        ids=('',),
-        depth_m=torch.zeros(1, side, side),
-        given_depth_m=torch.zeros(1, side, side),
-    )
+    blank = _blank_batch(multi_view)
     model.eval()  # keeps the running statistics of norms unchanged
     try:
         with torch.no_grad():
@@ -107,6 +101,24 @@ def _check_losses(model: distiller.Distiller) -> None:
     except ValueError as err:
         raise ConfigError(f'distill.losses: {err}') from err
     model.train()
+
+
+def _blank_batch(multi_view: bool) -> Batch:
+    """Return a black image without objects, or a rig of one."""
+    side = 128  # MonoDETR's coarsest feature map still has several cells
+    rig = Rig(1, torch.eye(4)[None], torch.ones(1, dtype=torch.bool)) if multi_view else None
+    targets: ObjectTargets = pad_targets([ImageObjects.empty()], 1)
+    if multi_view:
+        targets = pad_rig_targets([VehicleObjects.empty()], 1)
+    return Batch(
+        image=torch.zeros(1, side, side, 3, dtype=torch.uint8),
+        P=torch.eye(3, 4)[None],
+        targets=targets,
+        ids=('',),
+        depth_m=torch.zeros(1, side, side),
+        given_depth_m=torch.zeros(1, side, side),
+        rig=rig,
+    )
 
 
 def _starting_weights(resolved: ResolvedConfig, start_spec: ModelSpec) -> dict[str, Tensor]:

@@ -96,6 +96,7 @@ def resolve_config(config: TrainConfig) -> ResolvedConfig:
             path, base = config.distill.teacher, start.spec if start else None
             answer_reader.refuse_answer_reader(path, teacher.spec, base)
     _check_virtual_focal_length(config)
+    _check_multi_view(config, spec.multi_view)
     _check_given_depth(config, teacher.spec if teacher else None)
     if start:
         _check_start(config.start, start.spec, spec)
@@ -185,6 +186,7 @@ def _model_spec(config: TrainConfig) -> ModelSpec:
         detector=config.detector.name,
         options=dataclasses.asdict(config.detector.options),
         provenance=provenance,
+        multi_view=DETECTORS[config.detector.name].multi_view,
     )
 
 
@@ -208,6 +210,22 @@ def _check_virtual_focal_length(config: TrainConfig) -> None:
             f'input.depth.virtual_focal_px is {depth_focal_px},'
             f' detector.options.virtual_focal_px {detector_focal_px};'
             ' either both or none must be 0 (true metres)'
+        )
+
+
+def _check_multi_view(config: TrainConfig, multi_view: bool) -> None:
+    """Raise ConfigError for options of several cameras where there is one, or the reverse."""
+    if config.val.ground is not None:
+        raise ConfigError('val.ground: augmentation is for training; leave it out')
+    if config.train.ground is not None and not multi_view:
+        raise ConfigError(
+            f'train.ground: detector {config.detector.name} sees single images, not the ground;'
+            ' leave it out'
+        )
+    if config.train.augment.window and multi_view:
+        raise ConfigError(
+            f'train.augment.window: for detectors of single images; {config.detector.name} sees'
+            ' several'
         )
 
 
@@ -251,6 +269,8 @@ def _check_teacher(distill: DistillConfig, teacher: ModelSpec, student: ModelSpe
         ('classes', teacher.classes, student.classes),
         ('width', teacher.input.width_px, student.input.width_px),
         ('height', teacher.input.height_px, student.input.height_px),
+        ('cut_top', teacher.input.cut_top, student.input.cut_top),
+        ('multi_view', teacher.multi_view, student.multi_view),
     ):
         if of_teacher != of_student:
             raise ConfigError(

@@ -1,7 +1,9 @@
 """
 Validation during training: KITTI AP of the detector, model selection and early stopping.
 
-The detector runs through the Predictor that the ROS node uses, one image at a time.
+The detector runs through the Predictor that the ROS node uses, one image at a time; a multi-view
+detector through the RigPredictor, one sample at a time, and its objects count in every image that
+shows them.
 """
 
 from __future__ import annotations
@@ -14,41 +16,55 @@ import numpy as np
 import torch
 
 from stl_core.data import given_depth
-from stl_core.data.frame_source import SourceImage, require_labels
+from stl_core.data.frame_source import SourceImage, SourceSample, require_labels
 from stl_core.evaluation import average_precision, metrics
 from stl_core.evaluation.ap_result import CLASSES, class_min_iou
 from stl_core.evaluation.kitti_matching import MODERATE
-from stl_core.evaluation.metric import GivenDepthResults, MetricResults
+from stl_core.evaluation.metric import GivenDepthResults, MetricResults, ProtocolDetections
 from stl_core.inference.model_spec import SCORE_THRESHOLDS, ModelSpec
 from stl_core.inference.predictor import Predictor
 from stl_core.inference.result_files import predict_protocols
+from stl_core.inference.rig_predictor import RigPredictor
+from stl_core.inference.rig_samples import predict_samples
+from stl_core.inference.runtimes.torch_rig_runner import TorchRigRunner
 from stl_core.inference.runtimes.torch_runner import TorchRunner
 from stl_core.models import published_protocol
 from stl_core.tensors.detector import Detector
 from stl_core.types import Labels
+from stl_core.vehicle_types import VehicleObjects
 
 
 class ValidationSet(NamedTuple):
-    """Validation frames and the labels of each."""
+    """Validation frames, the labels of each, and the samples whose images they are, in order."""
 
     frames: tuple[SourceImage, ...]
     ground_truth: list[Labels]
+    samples: tuple[SourceSample, ...] = ()
 
 
 class ValidationResult(NamedTuple):
-    """Results of an evaluation, see metrics.evaluate_metrics, and the detections per frame."""
+    """
+    Results of an evaluation, see metrics.evaluate_metrics, and the detections per frame.
+
+    :param objects: detections of a multi-view detector around the vehicle, of each sample.
+    """
 
     results: MetricResults
     detections: list[Labels]
+    objects: tuple[VehicleObjects, ...] = ()
 
 
-def load_validation_set(frames: Sequence[SourceImage]) -> ValidationSet:
+def load_validation_set(
+    frames: Sequence[SourceImage], samples: Sequence[SourceSample] = ()
+) -> ValidationSet:
     """
     Collect the labels of the validation frames, so that missing labels fail before training.
 
+    :param frames: the frames.
+    :param samples: the samples that they belong to.
     :raises DataError: for a frame without labels.
     """
-    return ValidationSet(tuple(frames), require_labels(frames))
+    return ValidationSet(tuple(frames), require_labels(frames), tuple(samples))
 
 
 def validate_detector(
@@ -71,15 +87,30 @@ def validate_detector(
     :return: results of the metrics, and detections.
     """
     was_training = detector.training
-    runner = TorchRunner(detector.eval(), spec.input, device)
-    published = published_protocol(spec.detector)
-    predictor = Predictor(runner, spec)
-    detections = predict_protocols(predictor, validation_set.frames, published, given)
+    detections, objects = _detect(detector.eval(), spec, validation_set, device, given)
     detector.train(was_training)
     results = metrics.evaluate_protocols(
         validation_set.ground_truth, detections, spec.classes, metric_names
     )
-    return ValidationResult(results, list(detections.ours))
+    return ValidationResult(results, list(detections.ours), objects)
+
+
+def _detect(
+    detector: Detector,
+    spec: ModelSpec,
+    validation_set: ValidationSet,
+    device: torch.device,
+    given: str,
+) -> tuple[ProtocolDetections, tuple[VehicleObjects, ...]]:
+    """Return the detections of each frame, and, of a multi-view detector, of each sample."""
+    if spec.multi_view:
+        runner = TorchRigRunner(detector, spec.input, device)
+        found = predict_samples(RigPredictor(runner, spec), validation_set.samples, given)
+        in_images = ProtocolDetections(found.labels, num_not_finite=found.num_not_finite)
+        return in_images, tuple(found.objects)
+    predictor = Predictor(TorchRunner(detector, spec.input, device), spec)
+    published = published_protocol(spec.detector)
+    return predict_protocols(predictor, validation_set.frames, published, given), ()
 
 
 def validate_given_depths(
@@ -100,7 +131,8 @@ def validate_given_depths(
     :return: `complete`, its results with the entry `given`.
     """
     kind = spec.input.given_depth
-    others = (given_depth.ABSENT, given_depth.OTHER)[: len(validation_set.frames)]
+    count = len(validation_set.samples if spec.multi_view else validation_set.frames)
+    others = (given_depth.ABSENT, given_depth.OTHER)[:count]
     results = {given_depth.COMPLETE: complete.results.ap}
     for given in others:
         judged = validate_detector(detector, spec, validation_set, device, (), given)

@@ -103,8 +103,10 @@ def is_off_canvas(
     with np.errstate(over='ignore', invalid='ignore'):
         box = table.labels.box_px * np.tile(scale, 2) + np.tile(shift, 2)
         center, _ = project_each(table.labels.center_m, (A @ Ps)[table.image])
-    low = np.maximum(box[:, :2], shift)
+    last = np.array([spec.width_px, spec.height_px]) - 1.0
+    low = np.maximum(box[:, :2], np.maximum(shift, 0.0))
     high = np.minimum(box[:, 2:], (sizes_px[table.image] - 1) * scale + shift)
+    high = np.minimum(high, last)
     seen = np.all(high > low, 1)
     if center_within != 'anywhere':
         seen &= np.all((center >= 0) & (center < [spec.width_px, spec.height_px]), 1)

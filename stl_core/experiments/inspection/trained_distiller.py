@@ -48,8 +48,17 @@ def load_distiller(resolved: ResolvedConfig, path: Path, *, start: bool = False)
 
 
 def load_val_frames(resolved: ResolvedConfig) -> dataset.FrameDataset:
-    """Open the val frames of a run, without augmentation."""
+    """
+    Open the val frames of a run, without augmentation.
+
+    :raises ConfigError: for a run of a multi-view detector, whose samples are no single frames.
+    """
     config = resolved.config
+    if resolved.model_spec.multi_view:
+        raise ConfigError(
+            f'{config.out}: a multi-view run ({config.detector.name}); expected one of single'
+            ' images'
+        )
     no_augmentation = augmentation.Config(flip=0.0, crop=0.0, colour=0.0)
     return dataset.FrameDataset(
         replace(config.val, augment=no_augmentation, keep_images=False),

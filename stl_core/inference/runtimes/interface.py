@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stl_core.files import foreign_content
 
 if TYPE_CHECKING:  # `doctor` lists the runtimes where NumPy and torch may be missing
     from stl_core.inference.model_spec import ModelSpec
     from stl_core.types import Array, ImageObjects
+    from stl_core.vehicle_types import VehicleObjects
 
 
 class ModelFileError(ValueError):
@@ -43,6 +44,37 @@ class Runner(Protocol):
         ...
 
 
+class RigCanvases(NamedTuple):
+    """
+    Preprocessed input of a multi-view network: one set of V cameras.
+
+    :param images: (V, H, W, 3) uint8 RGB; (V, H, W) float32 for a network with depth input.
+    :param P: (V, 3, 4) projections of the canvases.
+    :param vehicle_T_cam: (V, 4, 4) poses of the cameras.
+    :param present: (V,) bool, False for a camera without picture.
+    :param given_m: (V, H, W) float32, see Runner; None for a network that is given no depth.
+    """
+
+    images: Array
+    P: Array
+    vehicle_T_cam: Array
+    present: Array
+    given_m: Array | None = None
+
+
+class RigRunner(Protocol):
+    """A multi-view network on a device: the canvases of a set of cameras in, objects out."""
+
+    @property
+    def device(self) -> str:
+        """Return the device that the network runs on, such as 'cpu' or 'cuda:0'."""
+        ...
+
+    def __call__(self, canvases: RigCanvases) -> VehicleObjects:
+        """Normalise the canvases, run the network, decode its outputs: objects around them."""
+        ...
+
+
 def unreadable_file_fault(path: Path) -> str:
     """Return why a file of any format cannot be a model: empty, a Git LFS pointer ...; or ''."""
     try:
@@ -68,6 +100,8 @@ class Runtime:
         precision; None if the format has no such copy.
     :param takes_given_depth: whether its runners run privileged teachers, which exist for training
         and evaluation and never run on a vehicle: others refuse them.
+    :param load_rig_runner: as load_runner, for a multi-view network; None if the runtime runs
+        none.
     """
 
     load_spec: Callable[[Path], ModelSpec]
@@ -75,3 +109,4 @@ class Runtime:
     file_fault: Callable[[Path], str] = unreadable_file_fault
     convert_to_half: Callable[[Path, Path], None] | None = None
     takes_given_depth: bool = False
+    load_rig_runner: Callable[[Path, str, str], RigRunner] | None = None

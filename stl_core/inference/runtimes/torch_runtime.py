@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stl_core.inference.runtimes.interface import Runner, Runtime
+from stl_core.inference.runtimes.interface import RigRunner, Runner, Runtime
 
 if TYPE_CHECKING:
     from stl_core.inference.model_spec import ModelSpec
@@ -28,6 +28,13 @@ def load_runner(path: Path, device: str, precision: str) -> Runner:
     from stl_core.inference.runtimes.torch_runner import load_torch_runner
 
     return load_torch_runner(path, device, precision)
+
+
+def load_rig_runner(path: Path, device: str, precision: str) -> RigRunner:
+    """Load the network of a multi-view model file; see torch_rig_runner."""
+    from stl_core.inference.runtimes.torch_rig_runner import load_torch_rig_runner
+
+    return load_torch_rig_runner(path, device, precision)
 
 
 def convert_to_half(path: Path, out: Path) -> None:
@@ -53,4 +60,8 @@ def file_fault(path: Path) -> str:
     return f'truncated: {missing} bytes are missing' if missing > 0 else ''
 
 
-RUNTIME = Runtime(load_spec, load_runner, file_fault, convert_to_half, takes_given_depth=True)
+RUNTIME = Runtime(
+    *(load_spec, load_runner, file_fault, convert_to_half),
+    takes_given_depth=True,
+    load_rig_runner=load_rig_runner,
+)

@@ -110,17 +110,21 @@ def draw_gaussians(points: Tensor, radius: Tensor, keep: Tensor, h: int, w: int)
     return out
 
 
-def find_peaks(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def find_peaks(
+    heatmap: Tensor, count: int, min_ratio: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """
     Find the highest local maxima of a heatmap (3x3 neighbourhood, within a class).
 
     :param heatmap: (B, C, h, w) probabilities.
     :param count: K at most; fewer if the maps have fewer cells.
+    :param min_ratio: least height of a peak relative to the highest cell of its neighbourhood; 1
+        for maxima alone.
     :return: (B, K) score in decreasing order, (B, K) class, (B, K) flat cell.
     """
     _, classes, h, w = heatmap.shape
     local = torch.nn.functional.max_pool2d(heatmap, 3, 1, 1)
-    flat = (heatmap * (heatmap == local)).flatten(1)
+    flat = (heatmap * (heatmap >= min_ratio * local)).flatten(1)
     score, index = flat.topk(min(count, classes * h * w))
     return score, torch.div(index, h * w, rounding_mode='floor'), index % (h * w)
 

@@ -70,6 +70,11 @@ class LiftSplatConfig:
     :param bev_channels: channels of the map that the heads read.
     :param head_width: hidden channels of each head.
     :param max_objects: K, most objects decoded from a sample.
+    :param peak_ratio: least height of a peak of the heatmap relative to the highest cell among its
+        neighbours. People and barriers stand in neighbouring cells of 0.8 m, where only one of
+        them can be the maximum; of a single object, the neighbours are drawn at less than 0.87
+        (small ones at 0.49), and boxes that overlap are dropped afterwards. CenterPoint reads all
+        cells; 1 reads maxima alone.
     :param attributes: names of the attributes, in the order of attribute_id; none by default.
     :param depth_supervision: depth that the distribution learns: 'scan' (points of a LiDAR),
         'objects' (depths of object centres in their 2D boxes), or 'none'.
@@ -92,11 +97,14 @@ class LiftSplatConfig:
     bev_channels: int = 256
     head_width: int = 64
     max_objects: int = 300
+    peak_ratio: float = 0.9
     attributes: tuple[str, ...] = ()
     depth_supervision: str = 'none'
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown depth_supervision or attributes that repeat."""
+        """Raise ValueError for an unknown depth_supervision, a wrong ratio, equal attributes."""
+        if not 0 < self.peak_ratio <= 1:
+            raise ValueError(f'peak_ratio: expected more than 0, at most 1; got {self.peak_ratio}')
         if self.depth_supervision not in DEPTH_SUPERVISIONS:
             known = ', '.join(DEPTH_SUPERVISIONS)
             raise ValueError(f'depth_supervision: {self.depth_supervision!r}; expected {known}')
@@ -233,7 +241,10 @@ class LiftSplat(nn.Module):
 
     def decode(self, outputs: Outputs[LiftSplatHeads]) -> dict[str, Tensor]:
         """Decode forward's outputs into the fields of VehicleObjects, (S, K, ...)."""
-        return center_heads.decode_heads(outputs.heads, self.grid, self.config.max_objects)
+        config = self.config
+        return center_heads.decode_heads(
+            outputs.heads, self.grid, config.max_objects, config.peak_ratio
+        )
 
     def predictions_at_targets(
         self, outputs: Outputs[LiftSplatHeads], targets: RigTargets

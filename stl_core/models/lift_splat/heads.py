@@ -221,7 +221,9 @@ def cell_position(cell: Tensor, offset: Tensor, grid: BevGrid) -> Tensor:
     return torch.stack([position[..., i] + low[i] for i in (0, 1)], -1)
 
 
-def decode_heads(heads: LiftSplatHeads, grid: BevGrid, max_objects: int) -> dict[str, Tensor]:
+def decode_heads(
+    heads: LiftSplatHeads, grid: BevGrid, max_objects: int, peak_ratio: float
+) -> dict[str, Tensor]:
     """
     Decode raw heads: find heatmap peaks and read the other heads at their cells.
 
@@ -230,10 +232,12 @@ def decode_heads(heads: LiftSplatHeads, grid: BevGrid, max_objects: int) -> dict
     :param heads: raw.
     :param grid: the grid.
     :param max_objects: K at most.
+    :param peak_ratio: see LiftSplatConfig.
     :return: the fields of VehicleObjects, (S, K, ...), sorted by decreasing score; attribute_id is
         -1 for a detector without attributes.
     """
-    score, class_id, cell = heatmap.find_peaks(heads.heatmap.float().sigmoid(), max_objects)
+    height = heads.heatmap.float().sigmoid()
+    score, class_id, cell = heatmap.find_peaks(height, max_objects, peak_ratio)
     predicted = gather_heads(heads, cell)
     attribute_id = torch.full_like(class_id, -1)
     if 'attribute' in predicted:

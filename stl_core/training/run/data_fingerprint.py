@@ -44,12 +44,15 @@ class DataFingerprint:
 RunData = Mapping[str, DataFingerprint]
 
 
-def fingerprint(images: Sequence[SourceImage], with_depth: bool) -> DataFingerprint:
+def fingerprint(
+    images: Sequence[SourceImage], with_depth: bool, with_poses: bool = False
+) -> DataFingerprint:
     """
     Compute the fingerprint of frames; it reads no file.
 
     :param images: the frames in their order.
     :param with_depth: whether the run reads depth.
+    :param with_poses: whether it reads the poses of the cameras, which then are calibration, too.
     """
     sizes = (
         [_file_size(each.pixels), *([_file_size(_depth_of(each))] if with_depth else [])]
@@ -58,7 +61,7 @@ def fingerprint(images: Sequence[SourceImage], with_depth: bool) -> DataFingerpr
     return DataFingerprint(
         frames=len(images),
         ids=_digest(f'{each.camera}/{each.id}'.encode() for each in images),
-        calibration=_digest(each.P.astype('<f8').tobytes() for each in images),
+        calibration=_digest(_calibration_bytes(each, with_poses) for each in images),
         labels=_digest(_label_bytes(each) for each in images),
         files=_digest(json.dumps(each).encode() for each in sizes),
     )
@@ -68,10 +71,12 @@ def fingerprint_run(
     resolved: ResolvedConfig, train: Sequence[SourceImage], val: Sequence[SourceImage]
 ) -> dict[str, DataFingerprint]:
     """Return the fingerprints of the frames of a run."""
+    multi_view = resolved.model_spec.multi_view
     loads_depth = resolved.image_loader is dataset.load_image_and_depth
+    supervised = getattr(resolved.config.detector.options, 'depth_supervision', '') == 'scan'
     return {
-        'train': fingerprint(train, loads_depth),
-        'val': fingerprint(val, resolved.config.input.needs_depth_maps),
+        'train': fingerprint(train, loads_depth or supervised, multi_view),
+        'val': fingerprint(val, resolved.config.input.needs_depth_maps, multi_view),
     }
 
 
@@ -129,6 +134,11 @@ def _file_size(array: LazyArray) -> int | None:
         except OSError:
             continue
     return None
+
+
+def _calibration_bytes(image: SourceImage, with_pose: bool) -> bytes:
+    pose = image.vehicle_T_cam if with_pose else None
+    return b''.join(each.astype('<f8').tobytes() for each in (image.P, pose) if each is not None)
 
 
 def _label_bytes(image: SourceImage) -> bytes:

@@ -16,7 +16,8 @@ from stl_core.data import dataset
 from stl_core.data.checks import label_report, taught
 from stl_core.data.checks.label_report import SourceCounts
 from stl_core.data.checks.label_table import stack_labels
-from stl_core.data.frame_source import SourceImage
+from stl_core.data.frame_source import DataError, SourceImage
+from stl_core.data.rigs.dataset import RigDataset
 from stl_core.models import DETECTORS
 from stl_core.training.config import TrainConfig
 from stl_core.types import Array
@@ -29,7 +30,7 @@ COUNTS_FILE = 'labels.json'
 
 def check_objects(
     config: TrainConfig,
-    train: dataset.FrameDataset,
+    train: dataset.FrameDataset | RigDataset,
     val: Sequence[Sequence[SourceImage]],
     verbose: bool,
 ) -> dict[str, Any]:
@@ -64,6 +65,28 @@ def check_objects(
         for warning in warnings if verbose else []:
             log.warning('warning: %s', warning)
     return plain
+
+
+def check_rigs(train: RigDataset, verbose: bool) -> dict[str, Any]:
+    """
+    Return the counts of the objects around the vehicle that a multi-view run teaches.
+
+    :param train: the training samples.
+    :param verbose: whether to log them.
+    :raises DataError: if there is nothing to teach.
+    """
+    counts = train.counts
+    taught = ', '.join(f'{name} {count}' for name, count in counts['taught'].items())
+    left_out = ', '.join(f'{reason} {count}' for reason, count in counts['left_out'].items())
+    line = (
+        f'train: {counts["samples"]} samples of cameras {", ".join(train.cameras)}; objects around'
+        f' the vehicle: {taught}; left out: {left_out or "none"}'
+    )
+    if not any(counts['taught'].values()):
+        raise DataError(f'{line}; expected objects to teach')
+    if verbose:
+        log.info('%s', line)
+    return counts
 
 
 def write_counts(out: Path, report: dict[str, Any]) -> None:

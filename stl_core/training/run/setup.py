@@ -13,6 +13,7 @@ from torch import nn
 
 from stl_core.data import dataset, depth_checks
 from stl_core.data.frame_source import require_labels
+from stl_core.data.rigs.dataset import RigDataConfig, RigDataset
 from stl_core.tensors.detector import Detector, as_detector
 from stl_core.tensors.reductions import rank, world_size
 from stl_core.training import checkpoint, distributed, validation
@@ -145,7 +146,7 @@ def setup_run(
 def load_datasets(
     resolved: ResolvedConfig,
 ) -> tuple[
-    dataset.FrameDataset,
+    dataset.FrameDataset | RigDataset,
     dataset.ShuffledBatchSampler,
     validation.ValidationSet,
     dict[str, Any],
@@ -156,10 +157,7 @@ def load_datasets(
     :return: both sets, the sampler, and the counts of object_counts.check_objects.
     """
     config, image_loader = resolved.config, resolved.image_loader
-    frames = dataset.FrameDataset(
-        *(config.train, config.input, config.classes, config.seed, image_loader),
-        given=resolved.given_depth,
-    )
+    frames = _open_training_set(resolved)
     sampler = dataset.ShuffledBatchSampler(
         len(frames), config.batch_size, config.seed, (rank(), world_size())
     )
@@ -173,16 +171,32 @@ def load_datasets(
             f' times {config.accumulate} micro-batches (accumulate)'
         )
     _check_batch_norm(config, smallest // parts)
-    val_by_source = dataset.list_frames_by_source(config.val)
-    validation_set = validation.load_validation_set([i for each in val_by_source for i in each])
+    val_samples = dataset.list_samples_by_source(config.val)
+    val_by_source = [[i for sample in each for i in sample.images] for each in val_samples]
+    validation_set = validation.load_validation_set(
+        [i for each in val_by_source for i in each], [s for each in val_samples for s in each]
+    )
     if not validation_set.frames:
         raise TrainError('val.sources: no frames for validation')
     report = object_counts.check_objects(config, frames, val_by_source, verbose=rank() == 0)
+    if isinstance(frames, RigDataset):
+        report['rigs'] = object_counts.check_rigs(frames, verbose=rank() == 0)
     if image_loader is dataset.load_image_and_depth:
         depth_checks.require_lidar_like_depth(frames.images, 'train')
     if config.input.needs_depth_maps:
         depth_checks.require_lidar_like_depth(validation_set.frames, 'val')
     return frames, sampler, validation_set, report
+
+
+def _open_training_set(resolved: ResolvedConfig) -> dataset.FrameDataset | RigDataset:
+    """Open the training images of a run, or the samples of one with a multi-view detector."""
+    config = resolved.config
+    arguments = (config.train, config.input, config.classes, config.seed, resolved.image_loader)
+    if not resolved.model_spec.multi_view:
+        return dataset.FrameDataset(*arguments, given=resolved.given_depth)
+    options = config.detector.options
+    needs = RigDataConfig(options.attributes, options.depth_supervision, resolved.given_depth)
+    return RigDataset(*arguments, needs)
 
 
 def _check_batch_norm(config: TrainConfig, images: int) -> None:

@@ -237,6 +237,7 @@ def test_targets_of_single_images_and_inputs_without_rig_are_refused():
     [
         ({'depth_supervision': 'lidar'}, 'none, scan, objects'),
         ({'attributes': ('a', 'a')}, 'each once'),
+        ({'peak_ratio': 0.0}, 'peak_ratio'),
     ],
 )
 def test_invalid_options_raise_value_error(options, message):
@@ -311,6 +312,19 @@ def test_decoding_undoes_the_drawing_of_targets():
     assert float(losses['det/range']) == pytest.approx(np.log(0.25), abs=1e-3)
     predictions = model.predictions_at_targets(out, targets)
     np.testing.assert_allclose(predictions.depth_sigma_m[targets.valid], 0.25, rtol=1e-5)
+
+
+def test_objects_in_neighbouring_cells_are_both_found():
+    """Two people 0.8 m apart: one of them is the maximum of the other's neighbourhood."""
+    model = small_lift_splat()
+    out = run(model, rig_input(samples=1))
+    heatmap = torch.full((1, 3, 24, 32), -8.0)
+    heatmap[0, 1, 5, 5:7] = torch.tensor([3.0, 2.8])
+    heatmap[0, 2, 12, 20:22] = torch.tensor([3.0, 0.0])  # one object: its neighbour at a half
+    out = dataclasses.replace(out, heads=dataclasses.replace(out.heads, heatmap=heatmap))
+    decoded = model.decode(out)
+    high = decoded['score'][0] > 0.4
+    assert sorted(decoded['class_id'][0][high].tolist()) == [1, 1, 2]
 
 
 def test_sigma_is_read_where_the_network_sees_the_object():

@@ -1,0 +1,1 @@
+"""Samples of several cameras for training: augmentation of pictures and ground, depth, dataset."""

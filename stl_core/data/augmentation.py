@@ -49,6 +49,9 @@ class Config:
     :param given_depth_jitter: relative deviation of an object's given depth.
     :param given_edge_jitter: deviation of each edge of the box with given depth, as a fraction of
         its width or height.
+    :param wrong_depth: probability that an object's depth is wrong, displaced or thinned, in the
+        depth maps of the run and in given depth, the same in every epoch, see depth_faults. It is
+        an experiment on teachers that err; evaluation uses the depth as it is.
     """
 
     flip: float = 0.5
@@ -66,10 +69,11 @@ class Config:
     given_drop: float | None = None
     given_depth_jitter: float | None = None
     given_edge_jitter: float | None = None
+    wrong_depth: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for probabilities outside 0 to 1 and strengths out of range."""
-        for name in ('flip', 'crop', 'colour', 'window', 'swap', 'given_drop'):
+        for name in 'flip crop colour window swap given_drop wrong_depth'.split():
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f'{name}: expected 0 to 1, got {getattr(self, name)}')
         if not 0 <= self.scale < 1:
@@ -121,6 +125,8 @@ class AugmentationSample:
     :param objects: objects in the camera frame, box_px in pixels of that image.
     :param depth_m: (H, W) float32 z of each pixel, 0 where unknown; None if unused.
     :param points_m: (N, 3) LiDAR points, camera frame; None if unused.
+    :param given_factor: (N,) factor of the depth that is given of each object, 0 for objects whose
+        depth is not given; None if it is right.
     """
 
     image: Array
@@ -128,6 +134,7 @@ class AugmentationSample:
     objects: Objects3D
     depth_m: Array | None = None
     points_m: Array | None = None
+    given_factor: Array | None = None
 
 
 def draw_augmentation(config: Config, rng: np.random.Generator) -> AugmentationParams:
@@ -227,6 +234,7 @@ def apply_augmentation(
         objects=replace(objects, box_px=box_px),
         depth_m=warp_depth(sample.depth_m, A, spec) if sample.depth_m is not None else None,
         points_m=points_m,
+        given_factor=sample.given_factor,
     )
 
 
@@ -265,6 +273,7 @@ def cut_window(
         image=hide(sample.image),
         objects=replace(sample.objects, box_px=clipped)[keep],
         depth_m=hide(sample.depth_m) if sample.depth_m is not None else None,
+        given_factor=sample.given_factor[keep] if sample.given_factor is not None else None,
     )
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stl_core.data import augmentation, depth_maps, given_depth
+from stl_core.data import augmentation, depth_faults, depth_maps, given_depth
 from stl_core.data.checks.label_table import stack_labels
 from stl_core.data.checks.taught import why_left_out
+from stl_core.data.depth_faults import DepthFaults
 from stl_core.data.frame_source import SourceConfig, SourceImage, SourceSample, read_split
 from stl_core.data.rigs.augmentation import GroundConfig
 from stl_core.data.sources import open_source
@@ -154,6 +155,7 @@ class FrameDataset(Dataset[Sample]):
             else Objects3D.empty()
             for image, reasons in zip(self.images, self.left_out, strict=True)
         ]
+        self._faults = self._draw_faults()
         cached = self.images if config.keep_images else []
         with ThreadPoolExecutor() as pool:
             self._cached_images = list(pool.map(self._load_images, cached))
@@ -171,11 +173,12 @@ class FrameDataset(Dataset[Sample]):
         )
         rng = np.random.default_rng([self.seed, epoch, index])
         sample = augmentation.AugmentationSample(pixels, image.P, self._objects[index], depth_m)
+        sample = self._with_faults(sample, index)
         canvas = augmentation.apply_augmentation(
             sample, self.spec, augmentation.draw_augmentation(self.config.augment, rng)
         )
         objects = project_objects(canvas.objects, canvas.P)
-        given_m = self._give_depth(key, objects, canvas.depth_m) if self.given else None
+        given_m = self._give_depth(key, objects, canvas) if self.given else None
         return Sample(image.id, canvas.image, canvas.P, objects, canvas.depth_m, given_m)
 
     def collate(self, samples: list[Sample]) -> Batch:
@@ -183,14 +186,46 @@ class FrameDataset(Dataset[Sample]):
         return collate(samples, self.config.max_objects)
 
     def _give_depth(
-        self, key: tuple[int, int], objects: ImageObjects, depth_m: Array | None
+        self,
+        key: tuple[int, int],
+        objects: ImageObjects,
+        canvas: augmentation.AugmentationSample,
     ) -> Array:
         """Paint the given depth after all augmentation, so that it fits the targets."""
         size_px = self.spec.height_px, self.spec.width_px
+        if canvas.given_factor is not None and self.given == given_depth.OBJECTS:
+            wrong = replace(objects, depth_m=objects.depth_m * canvas.given_factor)
+            objects = wrong[canvas.given_factor > 0]
         objects, factor = given_depth.corrupt_objects(
             objects, self.config.augment, (self.seed, *key)
         )
-        return given_depth.give_depth(self.given, objects, size_px, depth_m, factor)
+        return given_depth.give_depth(self.given, objects, size_px, canvas.depth_m, factor)
+
+    def _draw_faults(self) -> list[DepthFaults]:
+        """Draw the wrong depth of every image; [] without."""
+        fraction = self.config.augment.wrong_depth
+        if not fraction:
+            return []
+        return [
+            depth_faults.draw_faults(
+                fraction, self.seed, image.id, np.flatnonzero(np.asarray(reasons) == '')
+            )
+            for image, reasons in zip(self.images, self.left_out, strict=True)
+        ]
+
+    def _with_faults(
+        self, sample: augmentation.AugmentationSample, index: int
+    ) -> augmentation.AugmentationSample:
+        """Make the depth of some objects of a frame wrong, before any augmentation."""
+        if not self._faults:
+            return sample
+        faults, depth_m = self._faults[index], sample.depth_m
+        if depth_m is not None:
+            objects = project_objects(sample.objects, sample.P)
+            depth_m = depth_faults.apply_faults(
+                depth_m, objects, faults, self.seed, self.images[index].id
+            )
+        return replace(sample, depth_m=depth_m, given_factor=faults.given_factor)
 
 
 class ShuffledBatchSampler(Sampler[list[tuple[int, int]]]):

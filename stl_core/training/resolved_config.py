@@ -98,6 +98,7 @@ def resolve_config(config: TrainConfig) -> ResolvedConfig:
     _check_virtual_focal_length(config)
     _check_multi_view(config, spec.multi_view)
     _check_given_depth(config, teacher.spec if teacher else None)
+    _check_wrong_depth(config, teacher.spec if teacher else None)
     if start:
         _check_start(config.start, start.spec, spec)
     return ResolvedConfig(
@@ -244,6 +245,17 @@ def _check_given_depth(config: TrainConfig, teacher: ModelSpec | None) -> None:
                 f'train.augment.{name}: no network of this run is given depth; leave it out, or'
                 ' set input.given_depth'
             )
+
+
+def _check_wrong_depth(config: TrainConfig, teacher: ModelSpec | None) -> None:
+    """Raise ConfigError for wrong depth where no network of the run uses any."""
+    inputs = [config.input, *([teacher.input] if teacher else [])]
+    uses_depth = any(each.depth is not None or each.given_depth for each in inputs)
+    if config.train.augment.wrong_depth and not uses_depth:
+        raise ConfigError(
+            'train.augment.wrong_depth: no network of this run sees or is given depth; leave it'
+            ' out, or set input.depth or input.given_depth'
+        )
 
 
 def _check_start(path: str, start: ModelSpec, run: ModelSpec) -> None:

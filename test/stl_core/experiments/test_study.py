@@ -56,6 +56,26 @@ def test_every_committed_study_can_be_planned(monkeypatch):
         assert len(set(zip(digests, teachers, strict=True))) == len(runs)
 
 
+def test_the_study_of_gates_has_four_gates_with_right_and_wrong_depth(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grid = study_config.load_study('config/study/dk3d_gates.yaml')
+    blocks = study_plan.plan_blocks(grid)
+    assert len(blocks) == 5
+    for block in blocks:
+        wrong = {run.method: run.config.train.augment.wrong_depth for run in block.stages}
+        assert [name for name, each in wrong.items() if each == 0.5] == ['teacher_wrong (stage)']
+        assert len(wrong) == 3
+        for run in block.runs[1:]:
+            name, *rest = run.method.split(', ')
+            losses = run.config.distill.losses
+            assert {each.gate for each in losses.values()} == {name}
+            assert losses.keys() == {'feature', 'relation'}
+            assert run.config.train.augment.wrong_depth == (0.5 if rest else None)
+            teacher = 'teacher_wrong' if rest else 'teacher'
+            assert run.config.distill.teacher.endswith(f'/{teacher}/student.safetensors')
+        assert len(block.runs) == 1 + 4 * 2
+
+
 @pytest.mark.parametrize(
     ('name', 'page'), [('monostl', 'distillation'), ('monostl_tries', 'monostl_tries')]
 )

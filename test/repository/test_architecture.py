@@ -16,7 +16,12 @@ LAYERS = [
         'stl_core/progress.py',
         'stl_core/files.py',
     ],
-    ['stl_core/geometry.py', 'stl_core/image_header.py', 'stl_core/vehicle_types.py'],
+    [
+        'stl_core/geometry.py',
+        'stl_core/image_header.py',
+        'stl_core/vehicle_types.py',
+        'stl_core/rotations.py',
+    ],
     ['stl_core/preprocessing.py', 'stl_core/visualization'],
     ['stl_core/tensors', 'stl_core/evaluation'],
     ['stl_core/evaluation/metrics'],

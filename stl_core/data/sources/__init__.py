@@ -7,10 +7,13 @@ To add a format, write one module and add one line to SOURCES.
 from __future__ import annotations
 
 from stl_core.data.frame_source import FrameSource, SourceConfig, SourceFormat
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, nuscenes
 
 SOURCES: dict[str, SourceFormat] = {
     'kitti': SourceFormat(kitti.KittiFolders, kitti.KittiSource, kitti.folders_below),
+    'nuscenes': SourceFormat(
+        nuscenes.NuscenesFolder, nuscenes.NuscenesSource, nuscenes.database_below
+    ),
 }
 DEFAULT_FORMAT = 'kitti'
 

@@ -121,7 +121,7 @@ def test_errors_name_the_known_formats_and_the_missing_parts(world, tmp_path, ca
     assert 'toy/image_2: no such file' in error_line(capsys, *argv)
     config = world / 'toy_run.yaml'
     line = error_line(capsys, 'train', config, 'train.sources=[{format: toi}]')
-    assert "train.sources[0].format: 'toi' is unknown; known: kitti, toy" in line
+    assert "train.sources[0].format: 'toi' is unknown; known: kitti, nuscenes, toy" in line
     line = error_line(capsys, 'train', config, 'train.sources=[{format: toy, root: x}]')
     assert 'train.sources[0].root: unknown key; known: folder, format' in line
     teacher = ('input={width_px: 160, height_px: 64, depth: {virtual_focal_px: 0}}',)

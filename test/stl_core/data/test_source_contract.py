@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 
 import numpy as np
+import nuscenes_tables
 import pytest
 import toy_source
 from small_stages import make_scenes_with_depth
@@ -35,6 +36,7 @@ def write_toy(root):
 SMALL = {
     'kitti': lambda root: make_scenes_with_depth(root / 'scenes', frames=3),
     'toy': write_toy,
+    'nuscenes': lambda root: nuscenes_tables.Database(root / 'nuscenes').write(),
 }
 every_format = pytest.mark.parametrize('name', SOURCES)
 

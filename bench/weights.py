@@ -2,9 +2,10 @@
 Measure the gradient of every distillation loss on the student, relative to the detection losses.
 
 python bench/weights.py PLAN.yaml [key=value ...] [--stage distil] [--losses feature plain_scene]
-[--batches 8] [--share 0.33] [--epoch 3] [--device cpu]: measures at the start of a distillation
-stage, on its training frames. First, the layers between student and teacher learn alone for as
-many steps as in training, from the weighted losses that compare features. Prints the gradient norm
+[--batches 8] [--share 0.33] [--epoch 3] [--steps 60] [--device cpu]: measures at the start of a
+distillation stage, on its training frames. First, what the vehicle does not run (layers between
+student and teacher, heads of side branches, scorers) learns alone from all weighted losses, for
+--steps steps, or for as many as in training. Prints the gradient norm
 of each loss on the student's backbone as fraction of that of all detection losses together,
 without and with the plan's weight, and the weight for which the fraction is --share.
 --losses measures these losses instead of the plan's; those that the plan lacks have weight 1.
@@ -45,6 +46,7 @@ def main() -> None:
         '--share', type=float, default=1 / 3, help="fraction of the detector's gradient"
     )
     parser.add_argument('--epoch', type=float, help='of losses whose weight rises; alone_epochs')
+    parser.add_argument('--steps', type=int, help='of the layers alone; alone_epochs')
     parser.add_argument('--losses', nargs='+', choices=list(LOSSES), help="default: the plan's")
     args = parser.parse_args()
     plan = stages.load_stages(args.plan, tuple(args.overrides))
@@ -57,7 +59,7 @@ def main() -> None:
     model.to(device).train()
     batches = (to_device(batch, device) for batch in load_batches(resolved))
     pass_steps = len(dataset.list_frames(config.train)) // config.batch_size
-    steps = int(model.alone_epochs * pass_steps) if model.review else 0
+    steps = int(model.alone_epochs * pass_steps) if args.steps is None else args.steps
     train_layers(model, islice(batches, steps), config.weights)
     rows = gradient_norms(model, list(islice(batches, args.batches)), config.weights, args.epoch)
     detector_norm = rows.pop('the detector')[1]
@@ -103,14 +105,23 @@ def load_batches(resolved: ResolvedConfig) -> Iterator[Batch]:
 
 
 def train_layers(model: Distiller, batches: Iterator[Batch], weights: dict[str, float]) -> None:
-    """Train only the layers between student and teacher, with the losses that compare features."""
-    layers = [p for name, p in model.named_parameters() if name.startswith(('review', 'adapt'))]
+    """Train all parameters that are neither the student's nor the teacher's."""
+    networks = ('student.', 'teacher.')
+    layers = [
+        each
+        for name, each in model.named_parameters()
+        if each.requires_grad and not name.startswith(networks)
+    ]
+    if not layers:
+        return
     optimizer = torch.optim.AdamW(layers, lr=2e-3)
     for batch in batches:
         named = model(batch, 0.0, SINGLE_PART)
-        compared = [f'distill/{n}' for n in model.losses if LOSSES[n].compares_features]
+        compared = [weights[n] * v for n, v in named.items() if n.startswith('distill/')]
         optimizer.zero_grad()
-        torch.stack([weights[name] * named[name] for name in compared]).sum().backward()
+        grads = torch.autograd.grad(torch.stack(compared).sum(), layers, allow_unused=True)
+        for each, grad in zip(layers, grads, strict=True):
+            each.grad = grad
         optimizer.step()
 
 

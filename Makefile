@@ -15,7 +15,8 @@ setup: $(READY)
 
 $(READY): setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar on --editable '.[ros,dev]'
+	$(BIN)/python -m pip install --progress-bar on --editable '.[ros,dev,nuscenes]'
+	$(BIN)/python -m pip install --no-deps nuscenes-devkit==1.2.0
 	touch $@
 
 test: $(READY)

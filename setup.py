@@ -13,7 +13,11 @@ ROS = [
     'ros-diagnostic-msgs; platform_machine == "x86_64"',
     'ros-std-srvs; platform_machine == "x86_64"',
 ]
-TEST = ['pytest>=7', 'hypothesis', 'shapely>=2', 'tensorboard']
+#: Packages of nuscenes-devkit, whose own requirements forbid NumPy 2: it is installed beside them
+#: by `pip install --no-deps nuscenes-devkit==1.2.0`.
+NUSCENES = ['pyquaternion', 'cachetools', 'scikit-learn', 'tqdm', 'pillow', 'matplotlib']
+# parameterized: the tests of nuscenes-devkit, whose mock submission ours judges
+TEST = ['pytest>=7', 'hypothesis', 'shapely>=2', 'tensorboard', 'parameterized']
 
 setup(
     name=NAME,
@@ -58,6 +62,7 @@ setup(
     extras_require={
         'ros': ROS,
         'train': ['tensorboard'],
+        'nuscenes': NUSCENES,
         'rerun': ['rerun-sdk>=0.23'],
         'test': TEST,  # colcon test runs pytest because of this extra
         'dev': [*TEST, 'ruff', 'mypy', 'types-PyYAML'],

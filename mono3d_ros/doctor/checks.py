@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from mono3d_ros.doctor.check_result import MISSING, NOTE, WARNING, CheckResult
 from mono3d_ros.doctor.environment import Environment
+from mono3d_ros.doctor.nuscenes_checks import check_nuscenes
 from mono3d_ros.doctor.transport_checks import check_transport
 from mono3d_ros.subprocess_probe import NODE_PROBE
 
@@ -282,6 +283,7 @@ CHECKS = (
         _check_commands,
         _check_cv_bridge,
         _check_developer_tools,
+        check_nuscenes,
     ),
 )
 

@@ -26,6 +26,7 @@ from stl_core.inference.runtimes import RUNTIMES
 MODULES = (
     *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'scipy', 'cv2', 'yaml'),
     *('rosbags', 'rich', 'matplotlib'),
+    *('nuscenes', 'pyquaternion', 'cachetools', 'sklearn', 'tqdm', 'PIL'),
     *('rclpy', 'ament_index_python', 'launch_ros', 'cv_bridge', 'sensor_msgs_py'),
     *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs'),
@@ -36,7 +37,7 @@ DISTRIBUTIONS = (
     *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'scipy', 'rosbags', 'rich'),
     *('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
     *('opencv-contrib-python-headless', 'matplotlib', 'setuptools', 'pytest', 'mono3d_ros'),
-    *('ros-rclpy', 'launch-testing'),
+    *('ros-rclpy', 'launch-testing', 'nuscenes-devkit'),
 )
 #: Environment variables to read.
 VARIABLES = (

@@ -1,5 +1,5 @@
 """
-The commands `stl evaluate` and `stl kitti-ap`: AP of a model, and of result files.
+The commands `stl evaluate`, `kitti-ap` and `nuscenes-eval`: AP of a model, and of result files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from stl_core.data.checks.label_faults import warn_of_faults
 from stl_core.data.frame_source import DataError, read_split, require_labels
 from stl_core.data.given_depth import COMPLETE, GIVEN_CHOICES, PRIVILEGE
 from stl_core.data.sources import kitti, kitti_calib
+from stl_core.data.sources.nuscenes_tables import find_version
 from stl_core.evaluation import average_precision, kitti_matching, metrics, report
 from stl_core.evaluation.ap_result import CLASSES, POINTS, class_min_iou
 from stl_core.evaluation.metric import MetricResults
+from stl_core.evaluation.nuscenes.devkit import Devkit
+from stl_core.evaluation.nuscenes.results import read_results
 from stl_core.inference import result_files
 from stl_core.inference.given_depths import given_depths
 from stl_core.inference.model_spec import ModelSpec
@@ -201,6 +204,31 @@ def _run_kitti_ap(args: argparse.Namespace) -> None:
         Ps = _read_projections(Path(args.calib), labels) if args.calib else None
         _write_report(args.report, report.analyse_detections(truth, detections, Ps))
     write_json(args.json, results.to_json())
+
+
+def add_nuscenes_eval_command(commands: Any) -> None:
+    """Add `stl nuscenes-eval`."""
+    parser = commands.add_parser(
+        'nuscenes-eval', help='compute mAP and NDS of a nuScenes results file by the devkit'
+    )
+    parser.add_argument('results', help='results file of any detector, JSON')
+    parser.add_argument('root', help='folder of nuScenes, or of one of its versions')
+    parser.add_argument(
+        '--split',
+        required=True,
+        help="split of the version, such as val, mini_val, or one of its splits.json's",
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=_run_nuscenes_eval)
+
+
+def _run_nuscenes_eval(args: argparse.Namespace) -> None:
+    results = read_results(args.results)
+    root = Path(args.root)
+    folder = root if (root / 'sample_data.json').exists() else find_version(root, '')
+    result = Devkit(folder.parent, folder.name).evaluate(results, args.split)
+    print(result.format_table())
+    write_json(args.json, result.to_json())
 
 
 def _read_projections(calib: Path, labels: list[Path]) -> list[Array]:

@@ -14,12 +14,18 @@ from concurrent.futures.process import BrokenProcessPool
 
 from stl_core.cli import depth_maps, experiments, kitti_splits, synthesize
 from stl_core.cli.command import CommandParser, run_command
-from stl_core.cli.evaluate import add_evaluate_command, add_kitti_ap_command
+from stl_core.cli.evaluate import (
+    add_evaluate_command,
+    add_kitti_ap_command,
+    add_nuscenes_eval_command,
+)
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import check_outputs
 from stl_core.cli.predict import add_predict_command
 from stl_core.cli.train import add_train_command
 from stl_core.data.frame_source import DataError
+from stl_core.evaluation.nuscenes.devkit import DevkitError
+from stl_core.evaluation.nuscenes.results import ResultsError
 from stl_core.files import OutputError
 from stl_core.inference.converters.key_mapping import WeightsError
 from stl_core.inference.runtimes.interface import ModelFileError
@@ -35,6 +41,8 @@ BAD_INPUT_ERRORS = (
     train_step.TrainError,
     WeightsError,
     OutputError,
+    DevkitError,
+    ResultsError,
     BrokenProcessPool,
     OSError,
 )
@@ -72,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         experiments.add_commands,
         add_evaluate_command,
         add_kitti_ap_command,
+        add_nuscenes_eval_command,
         add_predict_command,
         add_inspect_command,
         add_export_command,

@@ -70,6 +70,23 @@ def test_doctor_looks_for_the_packages_that_pip_installs():
     assert names - OF_ROSBAGS == {*REQUIRED_MODULES.values(), *TOOL_MODULES.values()}
 
 
+def test_an_incomplete_devkit_of_nuscenes_is_a_note_with_the_command():
+    assert not [each for each in run_checks(HEALTHY) if 'nuscenes' in each.what]
+    assert not [
+        each
+        for each in run_checks(replace(HEALTHY, **without_modules('nuscenes', 'sklearn')))
+        if 'nuscenes' in each.what
+    ]
+    (note,) = [
+        each
+        for each in run_checks(replace(HEALTHY, **without_modules('sklearn', 'pyquaternion')))
+        if 'nuscenes' in each.what
+    ]
+    assert note.level == NOTE
+    assert 'lacks pyquaternion, scikit-learn: it cannot judge' in note.what
+    assert note.remedy.endswith('-m pip install pyquaternion scikit-learn')
+
+
 def test_probes_return_their_output_or_their_error():
     assert run_probe('print(1); print(\'{"a": "b"}\')') == ProbeResult({'a': 'b'})
     assert run_probe('raise OSError("gone")').error == 'OSError: gone'

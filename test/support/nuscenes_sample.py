@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stl_core.data.sources.nuscenes_names import LIDAR
+from stl_core.evaluation.nuscenes.names import LIDAR
 from stl_core.rotations import invert_rigid, matrix_to_quaternion, yaw_to_quaternion
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stl_core.data.sources.nuscenes_names import CAMERAS, CATEGORY_CLASSES, LIDAR
+from stl_core.evaluation.nuscenes.names import CAMERAS, CATEGORY_CLASSES, LIDAR
 from stl_core.rotations import matrix_to_quaternion, yaw_to_quaternion
 
 SIZE_PX = (160, 90)

@@ -31,7 +31,6 @@ from stl_core.data.sources.nuscenes_boxes import (
     global_boxes,
     vehicle_labels,
 )
-from stl_core.data.sources.nuscenes_names import CAMERAS, CLASSES, LIDAR
 from stl_core.data.sources.nuscenes_splits import split_scenes
 from stl_core.data.sources.nuscenes_sweeps import CameraScan
 from stl_core.data.sources.nuscenes_tables import (
@@ -40,6 +39,7 @@ from stl_core.data.sources.nuscenes_tables import (
     find_version,
     read_tables,
 )
+from stl_core.evaluation.nuscenes.names import CAMERAS, CLASSES, LIDAR
 from stl_core.rotations import invert_rigid
 from stl_core.types import Array
 

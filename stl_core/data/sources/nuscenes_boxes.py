@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stl_core.data.sources.nuscenes_names import CATEGORY_CLASSES
 from stl_core.data.sources.nuscenes_tables import NuscenesTables, Row
+from stl_core.evaluation.nuscenes.names import CATEGORY_CLASSES
 from stl_core.geometry import wrap_angle
 from stl_core.rotations import move_points, quaternion_to_matrix
 from stl_core.types import Array, Labels

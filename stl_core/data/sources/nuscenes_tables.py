@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from stl_core.data.frame_source import DataError, read_text, require_exists
-from stl_core.data.sources.nuscenes_names import LIDAR
+from stl_core.evaluation.nuscenes.names import LIDAR
 from stl_core.rotations import rigid_transform
 from stl_core.types import Array
 

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from stl_core import geometry
 from stl_core.data.sources import nuscenes
 from stl_core.data.sources.nuscenes_boxes import global_boxes
-from stl_core.data.sources.nuscenes_names import CAMERAS
+from stl_core.evaluation.nuscenes.names import CAMERAS
 from stl_core.rotations import move_points
 
 

@@ -1,0 +1,1 @@
+"""Evaluation by the benchmark of nuScenes: results, the devkit, what its figures hide."""

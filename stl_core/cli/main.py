@@ -21,7 +21,7 @@ from stl_core.cli.evaluate import (
 )
 from stl_core.cli.models import add_export_command, add_import_weights_command, add_inspect_command
 from stl_core.cli.output import check_outputs
-from stl_core.cli.predict import add_predict_command
+from stl_core.cli.predict import add_nuscenes_predict_command, add_predict_command
 from stl_core.cli.train import add_train_command
 from stl_core.data.frame_source import DataError
 from stl_core.evaluation.nuscenes.devkit import DevkitError
@@ -82,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_kitti_ap_command,
         add_nuscenes_eval_command,
         add_predict_command,
+        add_nuscenes_predict_command,
         add_inspect_command,
         add_export_command,
         add_import_weights_command,

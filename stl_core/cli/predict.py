@@ -1,11 +1,13 @@
 """
-The command `stl predict`: result files and pictures of a folder of images.
+The commands `stl predict` and `nuscenes-predict`: result files of images, and of samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,19 @@ import numpy as np
 from stl_core import files
 from stl_core.cli.frame_options import add_clear_option, add_frame_options, list_images
 from stl_core.cli.models import add_model_argument
-from stl_core.cli.output import OutputFolder, add_json_option, write_json
+from stl_core.cli.output import OutputFile, OutputFolder, add_json_option, write_json
 from stl_core.data import depth_checks
 from stl_core.data.frame_source import SourceImage
 from stl_core.data.given_depth import PRIVILEGE
-from stl_core.data.sources import kitti
+from stl_core.data.sources import kitti, nuscenes
 from stl_core.evaluation.counts import EvaluationCounts, count_objects
+from stl_core.evaluation.nuscenes.results import build_results
 from stl_core.inference import result_files
+from stl_core.inference.judged_samples import judge_samples, merge_samples
 from stl_core.inference.model_spec import ModelSpec
 from stl_core.inference.predictor import Predictor, load_predictor
+from stl_core.inference.rig_predictor import load_rig_predictor
+from stl_core.inference.rig_samples import predict_samples
 from stl_core.inference.runtimes import find_runtime
 from stl_core.types import Labels, Objects3D
 from stl_core.visualization import draw, style
@@ -83,6 +89,43 @@ def _run_predict(args: argparse.Namespace) -> None:
     counts = _describe(detections, drawn, predictor.spec, thresholds, not_finite)
     print(f'{len(frames)} frames: {results}, {pictures}')
     write_json(args.json, {'counts': counts})
+
+
+def add_nuscenes_predict_command(commands: Any) -> None:
+    """Add `stl nuscenes-predict`."""
+    parser = commands.add_parser(
+        'nuscenes-predict',
+        help='detect objects around the vehicle in samples of nuScenes; write a results file, as'
+        ' for a submission',
+    )
+    add_model_argument(parser)
+    parser.add_argument('root', help='folder of nuScenes, or of one of its versions')
+    parser.add_argument('out', type=OutputFile, help='results file to write, JSON')
+    parser.add_argument('--split', required=True, help='split of the version, such as val or test')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:N')
+    parser.set_defaults(run=_run_nuscenes_predict)
+
+
+def _run_nuscenes_predict(args: argparse.Namespace) -> None:
+    spec = find_runtime(args.student).load_spec(Path(args.student))
+    labelled = bool(spec.input.given_depth)
+    config = replace(nuscenes.database_below(Path(args.root), labelled), split=args.split)
+    source = nuscenes.NuscenesSource(config)
+    samples = [source.read(each) for each in source.ids]
+    if spec.multi_view:
+        objects = predict_samples(load_rig_predictor(args.student, args.device), samples).objects
+    else:
+        frames = [image for sample in samples for image in sample.images]
+        predictor = load_predictor(args.student, args.device)
+        found = result_files.predict_detections(predictor, frames)
+        objects = merge_samples(samples, [each.ours for each in found])
+    judged = judge_samples(samples, objects, spec)
+    assert judged is not None  # a source with a split has a benchmark
+    results, counts = build_results(judged.detections, judged.classes, judged.attributes)
+    files.write_atomically(Path(args.out), json.dumps(results).encode())
+    print(f'{len(samples)} samples, {counts.boxes} boxes: {args.out}')
+    for note in counts.notes():
+        print(f'note: {note}')
 
 
 def _draw_frame(

@@ -97,6 +97,20 @@ class SourceImage:
         return f'{self.pixels.location or self.id}: object {index + 1}'
 
 
+class Benchmark(NamedTuple):
+    """
+    The part of a data set whose own evaluator can judge detections.
+
+    :param root: folder of the data set.
+    :param version: name of its version.
+    :param split: name of the split.
+    """
+
+    root: str
+    version: str
+    split: str
+
+
 @dataclass(frozen=True)
 class SourceSample:
     """
@@ -109,6 +123,7 @@ class SourceSample:
     :param global_T_vehicle: (4, 4) pose of the vehicle in a frame that stands still, at the time
         of the sample; None if unknown.
     :param stamp_us: time of the sample, microseconds; None if unknown.
+    :param benchmark: evaluator that judges the split of this sample; None without.
     """
 
     id: str
@@ -116,6 +131,7 @@ class SourceSample:
     labels: VehicleLabels | None = None
     global_T_vehicle: Array | None = None
     stamp_us: int | None = None
+    benchmark: Benchmark | None = None
 
 
 class FrameSource(Protocol):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from stl_core.evaluation.ap_result import ApResult
 from stl_core.evaluation.counts import EvaluationCounts
+from stl_core.evaluation.nuscenes.results import SampleDetections
 from stl_core.types import Labels
 
 #: Name of the metric that is always computed.
@@ -37,6 +38,26 @@ class ProtocolDetections(NamedTuple):
     num_not_finite: int = 0
 
 
+class JudgedSamples(NamedTuple):
+    """
+    Detections around a vehicle, for metrics of whole samples.
+
+    :param detections: of every sample of the split, in the vehicle frame.
+    :param classes: class names of the detector, by class_id.
+    :param attributes: attribute names of the detector, by attribute_id.
+    :param root: folder of the data set.
+    :param version: name of its version.
+    :param split: name of the split.
+    """
+
+    detections: Sequence[SampleDetections]
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+    root: str
+    version: str
+    split: str
+
+
 class MetricResult(Protocol):
     """Result of a metric."""
 
@@ -60,11 +81,14 @@ class Metric(NamedTuple):
         selects the best model, greater is better; ValueError, starting with 'metric: ', for an
         invalid expression.
     :param from_json: result.to_json() -> result.
+    :param evaluate_samples: for a metric of objects around a vehicle, which has no `evaluate` of
+        images: JudgedSamples -> result, by our protocol alone.
     """
 
     evaluate: Callable[[Sequence[Labels], Sequence[Labels], tuple[str, ...]], MetricResult]
     parse_selection: Callable[[str, tuple[str, ...]], Callable[[Any], float]]
     from_json: Callable[[Any], MetricResult]
+    evaluate_samples: Callable[[JudgedSamples], MetricResult] | None = None
 
 
 @dataclass(frozen=True)

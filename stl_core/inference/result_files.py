@@ -58,11 +58,22 @@ def predict_protocols(
     :param given: given depth of a privileged teacher, see given_depths; no matter for others.
     :return: detections as labels, by each protocol.
     """
-    found = [
-        predict_frame(predictor, frame, published, depth).detections
-        for frame, depth in zip(frames, given_depths(predictor.spec, frames, given), strict=True)
-    ]
+    found = predict_detections(predictor, frames, published, given)
     return as_protocol_detections(found, predictor.spec.classes)
+
+
+def predict_detections(
+    predictor: Predictor,
+    frames: Sequence[SourceImage],
+    published: PublishedProtocol | None = None,
+    given: str = COMPLETE,
+) -> list[Detections]:
+    """Do the same, and return the detections of each frame in its camera frame."""
+    depths = given_depths(predictor.spec, frames, given)
+    return [
+        predict_frame(predictor, frame, published, depth).detections
+        for frame, depth in zip(frames, depths, strict=True)
+    ]
 
 
 def as_protocol_detections(

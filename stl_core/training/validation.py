@@ -21,9 +21,10 @@ from stl_core.evaluation import average_precision, metrics
 from stl_core.evaluation.ap_result import CLASSES, class_min_iou
 from stl_core.evaluation.kitti_matching import MODERATE
 from stl_core.evaluation.metric import GivenDepthResults, MetricResults, ProtocolDetections
+from stl_core.inference.judged_samples import judge_samples, merge_samples
 from stl_core.inference.model_spec import SCORE_THRESHOLDS, ModelSpec
 from stl_core.inference.predictor import Predictor
-from stl_core.inference.result_files import predict_protocols
+from stl_core.inference.result_files import as_protocol_detections, predict_detections
 from stl_core.inference.rig_predictor import RigPredictor
 from stl_core.inference.rig_samples import predict_samples
 from stl_core.inference.runtimes.torch_rig_runner import TorchRigRunner
@@ -46,7 +47,8 @@ class ValidationResult(NamedTuple):
     """
     Results of an evaluation, see metrics.evaluate_metrics, and the detections per frame.
 
-    :param objects: detections of a multi-view detector around the vehicle, of each sample.
+    :param objects: detections around the vehicle of each sample, of multi-view detectors and of
+        samples that a benchmark judges; of others none.
     """
 
     results: MetricResults
@@ -89,8 +91,9 @@ def validate_detector(
     was_training = detector.training
     detections, objects = _detect(detector.eval(), spec, validation_set, device, given)
     detector.train(was_training)
+    samples = judge_samples(validation_set.samples, objects, spec)
     results = metrics.evaluate_protocols(
-        validation_set.ground_truth, detections, spec.classes, metric_names
+        validation_set.ground_truth, detections, spec.classes, metric_names, samples
     )
     return ValidationResult(results, list(detections.ours), objects)
 
@@ -102,7 +105,7 @@ def _detect(
     device: torch.device,
     given: str,
 ) -> tuple[ProtocolDetections, tuple[VehicleObjects, ...]]:
-    """Return the detections of each frame, and, of a multi-view detector, of each sample."""
+    """Return the detections of each frame, and of each sample of a benchmark of samples."""
     if spec.multi_view:
         runner = TorchRigRunner(detector, spec.input, device)
         found = predict_samples(RigPredictor(runner, spec), validation_set.samples, given)
@@ -110,7 +113,12 @@ def _detect(
         return in_images, tuple(found.objects)
     predictor = Predictor(TorchRunner(detector, spec.input, device), spec)
     published = published_protocol(spec.detector)
-    return predict_protocols(predictor, validation_set.frames, published, given), ()
+    detections = predict_detections(predictor, validation_set.frames, published, given)
+    objects: tuple[VehicleObjects, ...] = ()
+    if any(sample.benchmark for sample in validation_set.samples):
+        merged = merge_samples(validation_set.samples, [each.ours for each in detections])
+        objects = tuple(merged)
+    return as_protocol_detections(detections, spec.classes), objects
 
 
 def validate_given_depths(

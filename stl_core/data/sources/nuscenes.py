@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from stl_core.data.frame_source import (
+    Benchmark,
     DataError,
     LazyArray,
     SourceImage,
@@ -140,6 +141,9 @@ class NuscenesSource:
             else vehicle_labels(boxes, invert_rigid(global_T_vehicle)),
             global_T_vehicle=global_T_vehicle,
             stamp_us=stamp_us,
+            benchmark=Benchmark(self.config.root, tables.folder.name, self.config.split)
+            if self.config.split
+            else None,
         )
 
 

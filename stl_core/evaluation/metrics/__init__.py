@@ -18,14 +18,16 @@ from stl_core.evaluation.metric import (
     OURS,
     PUBLISHED,
     GivenDepthResults,
+    JudgedSamples,
     Metric,
+    MetricResult,
     MetricResults,
     ProtocolDetections,
 )
-from stl_core.evaluation.metrics import kitti
+from stl_core.evaluation.metrics import kitti, nuscenes
 from stl_core.types import Labels
 
-METRICS: dict[str, Metric] = {KITTI: kitti.METRIC}
+METRICS: dict[str, Metric] = {KITTI: kitti.METRIC, 'nuscenes': nuscenes.METRIC}
 
 
 class SelectionMetric(NamedTuple):
@@ -65,6 +67,8 @@ def parse_selection(text: str, classes: tuple[str, ...], protocol: str = OURS) -
     """
     name, _, expression = text.partition('/')
     if name in METRICS:
+        if METRICS[name].evaluate_samples and protocol != OURS:
+            raise ValueError(f'metric {name}: has the protocol {OURS!r} only, not {protocol!r}')
         return SelectionMetric(name, METRICS[name].parse_selection(expression, classes), protocol)
     try:
         return SelectionMetric(KITTI, kitti.parse_selection(text, classes), protocol)
@@ -86,6 +90,7 @@ def evaluate_metrics(
     detections: Sequence[Labels],
     classes: tuple[str, ...] | None,
     names: Sequence[str] = (),
+    samples: JudgedSamples | None = None,
 ) -> MetricResults:
     """
     Compute 'kitti' and other metrics, and count what goes into them.
@@ -94,15 +99,25 @@ def evaluate_metrics(
     :param detections: the detections of the same frames in the same order.
     :param classes: classes of the detector; None if they are unknown, as for result files.
     :param names: other metrics to compute, keys of METRICS.
+    :param samples: detections around the vehicle, for metrics of whole samples.
     :return: their results, without a protocol.
+    :raises ValueError: for a metric of whole samples without samples.
     """
-    return MetricResults(
-        {
-            name: METRICS[name].evaluate(
-                ground_truth, detections, CLASSES if classes is None else classes
+
+    def evaluate(name: str) -> MetricResult:
+        evaluate_samples = METRICS[name].evaluate_samples
+        if evaluate_samples is None:
+            known = CLASSES if classes is None else classes
+            return METRICS[name].evaluate(ground_truth, detections, known)
+        if samples is None:
+            raise ValueError(
+                f'metric {name}: expected frames of one nuScenes source with a split, whose devkit'
+                ' judges them'
             )
-            for name in dict.fromkeys((KITTI, *names))
-        },
+        return evaluate_samples(samples)
+
+    return MetricResults(
+        {name: evaluate(name) for name in dict.fromkeys((KITTI, *names))},
         count_objects(ground_truth, detections, classes),
     )
 
@@ -112,6 +127,7 @@ def evaluate_protocols(
     detections: ProtocolDetections,
     classes: tuple[str, ...],
     names: Sequence[str] = (),
+    samples: JudgedSamples | None = None,
 ) -> MetricResults:
     """
     Compute 'kitti' and other metrics by our protocol and, if there is one, by the published one.
@@ -120,11 +136,14 @@ def evaluate_protocols(
     :param detections: the detections of the same frames in the same order.
     :param classes: classes of the detector.
     :param names: other metrics to compute, keys of METRICS.
+    :param samples: detections around the vehicle by our protocol, for metrics of whole samples.
     :return: results by our protocol; `published` holds those by the published one.
     """
 
     def evaluate(frames: Sequence[Labels], protocol: str) -> MetricResults:
-        results = evaluate_metrics(ground_truth, frames, classes, names)
+        of_images = [name for name in names if not METRICS[name].evaluate_samples]
+        computed = names if protocol == OURS else of_images
+        results = evaluate_metrics(ground_truth, frames, classes, computed, samples)
         return replace(results, protocol=protocol)
 
     ours = evaluate(detections.ours, OURS)

@@ -114,7 +114,7 @@ def test_errors_name_the_unknown_metric_or_expression(world, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train(world, capsys, f'out={tmp_path}', 'metric=toy/speed')
     assert "'speed' of toy is unknown; known: recall, density" in capsys.readouterr().err
-    names = '; or NAME/EXPRESSION with NAME of kitti, toy'
+    names = '; or NAME/EXPRESSION with NAME of kitti, nuscenes, toy'
     message = "metric: expected CLASS/KIND/POINTS/IOU/DIFFICULTY, got 'nothing/recall'" + names
     with pytest.raises(ValueError, match=f'^{re.escape(message)}$'):
         parse_selection('nothing/recall', ('Car',))

@@ -1,4 +1,4 @@
-"""The commands `stl study`, `stl show-selection`, `stl fresh-scorer`: compare distillations."""
+"""`stl study`, `show-selection`, `show-transfer`, `fresh-scorer`: compare distillations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from stl_core import files
-from stl_core.cli.output import OutputFile, add_json_option, write_json
+from stl_core.cli.output import OutputFile, OutputFolder, add_json_option, write_json
 from stl_core.experiments import study, study_config, study_table
 from stl_core.experiments.inspection import (
     fresh_scorer,
     frozen_features,
     selection,
     selection_chart,
+    transfer_pictures,
 )
 from stl_core.experiments.report import comparisons, side_tables, study_chart, study_text
 from stl_core.inference.runtimes.torch_runner import choose_device
@@ -26,7 +27,7 @@ from stl_core.training.config_builder import ConfigError
 
 
 def add_commands(commands: Any) -> None:
-    """Add `stl study` and `stl show-selection` to the subcommands."""
+    """Add the commands of this module to the subcommands."""
     parser = commands.add_parser(
         'study', help='train several methods and seeds, and print a table'
     )
@@ -39,7 +40,10 @@ def add_commands(commands: Any) -> None:
         '--table-only', action='store_true', help='print the table without training'
     )
     parser.set_defaults(run=_run_study)
+    _add_inspection_commands(commands)
 
+
+def _add_inspection_commands(commands: Any) -> None:
     parser = commands.add_parser('show-selection', help='plot the weights of a distillation')
     parser.add_argument('config', help='YAML file of the run')
     parser.add_argument('out', type=OutputFile, help='PNG file to write')
@@ -50,6 +54,19 @@ def add_commands(commands: Any) -> None:
     parser.add_argument('--frames', type=int, default=200, help='maximum number of val frames')
     parser.add_argument('--stride', type=int, default=8, help='stride of the feature maps')
     parser.set_defaults(run=_run_show_selection)
+
+    parser = commands.add_parser(
+        'show-transfer', help='draw features and attention of a distillation for one frame'
+    )
+    parser.add_argument('config', help='YAML file of the run')
+    parser.add_argument('out', type=OutputFolder, help='folder for the PNG files')
+    parser.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='replace values of the file'
+    )
+    parser.add_argument('--stage', default='distil', help='name of the distillation stage')
+    parser.add_argument('--frame', default='', help='id of a val frame; default: many objects')
+    parser.add_argument('--level', default='', help='feature level; default: that of the losses')
+    parser.set_defaults(run=_run_show_transfer)
 
     parser = commands.add_parser(
         'fresh-scorer',
@@ -137,6 +154,15 @@ def _run_show_selection(args: argparse.Namespace) -> None:
         f'{len(snapshot.object_weights.depth_m)} objects; mean affinity difference to the teacher'
         f' {before:.4f} before, {after:.4f} after distillation: {args.out}'
     )
+
+
+def _run_show_transfer(args: argparse.Namespace) -> None:
+    plan = stages.load_stages(args.config, tuple(args.overrides))
+    (config,) = stages.select_stages(plan, (args.stage,) if '' not in plan else ()).values()
+    results = transfer_pictures.draw_transfers(config, Path(args.out), args.frame, args.level)
+    for name, why_not in results.items():
+        path = Path(args.out) / name
+        print(f'{path}: not drawn, {why_not}' if why_not else str(path))
 
 
 def _run_fresh_scorer(args: argparse.Namespace) -> None:

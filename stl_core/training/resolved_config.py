@@ -223,11 +223,12 @@ def _check_multi_view(config: TrainConfig, multi_view: bool) -> None:
             f'train.ground: detector {config.detector.name} sees single images, not the ground;'
             ' leave it out'
         )
-    if config.train.augment.window and multi_view:
-        raise ConfigError(
-            f'train.augment.window: for detectors of single images; {config.detector.name} sees'
-            ' several'
-        )
+    for name in ('window', 'wrong_depth') if multi_view else ():
+        if getattr(config.train.augment, name):
+            raise ConfigError(
+                f'train.augment.{name}: for detectors of single images; {config.detector.name}'
+                ' sees several'
+            )
 
 
 def _check_given_depth(config: TrainConfig, teacher: ModelSpec | None) -> None:

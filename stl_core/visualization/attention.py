@@ -101,6 +101,11 @@ def cell_attention_picture(
     return np.concatenate(panels)
 
 
+def stack_panels(panels: Mapping[str, Array]) -> Array:
+    """Return (H, W, 3) panels of equal width one below the other, each below its title."""
+    return np.concatenate([_with_title(panel, title) for title, panel in panels.items()])
+
+
 def _require_panels(attentions: Mapping[str, Array]) -> None:
     if not attentions:
         raise ValueError('attentions: empty; expected at least one panel')

@@ -57,6 +57,35 @@ def plot_loss_curves(tables: Mapping[str, str | Path], path: str | Path) -> None
     save_figure(figure, path)
 
 
+def plot_curve(
+    table: str | Path,
+    column: str,
+    path: str | Path,
+    title: str,
+    lines: Mapping[str, float] | None = None,
+) -> None:
+    """
+    Draw one column of a curves.csv over epochs.
+
+    :param table: curves.csv.
+    :param column: name of the column; KeyError if the table lacks it.
+    :param path: PNG to write.
+    :param title: title of the chart.
+    :param lines: {label: value} of horizontal lines.
+    """
+    columns = _read_columns(table)
+    figure = new_figure(7, 3)
+    axes = figure.add_subplot()
+    axes.plot(columns['epoch'], columns[column], lw=1.4, marker='o', ms=3)
+    for label, value in (lines or {}).items():
+        axes.axhline(value, color='black', lw=0.8, ls=':')
+        axes.annotate(f' {label}', (columns['epoch'][0], value), fontsize=8, va='bottom')
+    axes.set_xlabel('epoch')
+    axes.set_title(title, fontsize=10, loc='left')
+    axes.grid(alpha=0.25)
+    save_figure(figure, path)
+
+
 def set_plain_log_ticks(axis: Any) -> None:
     """Label a logarithmic axis plainly: at 1, 2 and 5 of each decade, at more on a short axis."""
     low, high = axis.get_view_interval()

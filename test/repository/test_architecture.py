@@ -68,6 +68,7 @@ ALLOWED = {
         'stl_core/experiments/inspection/frozen_features.py',
         'stl_core/experiments/inspection/selection.py',
         'stl_core/experiments/inspection/trained_distiller.py',
+        'stl_core/experiments/inspection/transfer_pictures.py',
         'stl_core/data/dataset.py',
         'stl_core/data/rigs/dataset.py',
         'stl_core/data/worker_pool.py',

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +167,32 @@ class Vda(Transfer):
     def step_metrics(self) -> dict[str, Tensor]:
         """Return both unweighted parts, and the mean error of D_s in cells of given depth, m."""
         return self._parts
+
+    def student_attention(self, view: DistillView) -> Tensor:
+        """Return DepthAssociation.attention_weights of the student's side branch, for pictures."""
+        features = view.student.level(self.level.name).map
+        depth_m, known = expected_depth(self.depth_head(features), self.edges_m)
+        depth_m = depth_m * self._focal_ratio(view.P)[:, None, None]
+        visual_m = view.teacher.visual_depth_m
+        assert visual_m is not None
+        return self._attention(features, depth_m, known, visual_m, view)
+
+    def teacher_attention(self, view: DistillView) -> Tensor:
+        """Return DepthAssociation.attention_weights of the teacher to the depth it was given."""
+        added, given_m = view.teacher.given_depth_added, view.given_depth_m
+        visual_m = view.teacher.visual_depth_m
+        assert added is not None
+        assert given_m is not None
+        assert visual_m is not None
+        features = view.teacher.level(self.level.name).map - added  # before depth was added
+        return self._attention(features, given_m, given_m > 0, visual_m, view)
+
+    def _attention(
+        self, features: Tensor, depth_m: Tensor, known: Tensor, visual_m: Tensor, view: DistillView
+    ) -> Tensor:
+        weights_of: Any = self.association.attention_weights
+        weights: Tensor = weights_of(features, depth_m, known, visual_m, view.P, view.size_px)
+        return weights
 
     def _association_loss(
         self,

@@ -2,13 +2,12 @@
 
 import csv
 import json
-import multiprocessing
 import signal
 
 import pytest
 import torch
 import toy_transfer
-from process_groups import join_all, start_two
+from process_groups import fresh_processes, join_all, start_two
 from safetensors.torch import load_file
 from small_run import assert_equal_weights, weights_of
 from small_stages import make_scenes_with_depth, plan
@@ -125,7 +124,7 @@ def test_the_graph_of_a_distilled_student_is_that_of_its_base(trained):
 def test_a_killed_distillation_resumes_bit_for_bit(trained, tmp_path):
     """Two epochs of two steps, killed before the last step."""
     plan_path, killed_out = trained / 'plan.yaml', tmp_path / 'killed'
-    worker = multiprocessing.get_context('spawn').Process(
+    worker = fresh_processes().Process(
         target=toy_transfer.distil_until_killed, args=(plan_path, killed_out, 3)
     )
     worker.start()

@@ -1,4 +1,4 @@
-"""The command `stl synthesize`: render a labelled synthetic data set in KITTI's layout."""
+"""The command `stl synthesize`: render a labelled synthetic data set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from stl_core.cli.output import OutputFolder
 from stl_core.data import worker_pool
 from stl_core.data.frame_source import DataError
 from stl_core.data.synthetic import sequence, writer
+from stl_core.data.synthetic.nuscenes import rig
+from stl_core.data.synthetic.nuscenes.database import synthesize_database
+from stl_core.data.synthetic.nuscenes.sample import DatabaseJob
 from stl_core.data.synthetic.sensors import camera
 from stl_core.data.synthetic.sensors.lidar import Lidar
 
@@ -17,7 +20,8 @@ from stl_core.data.synthetic.sensors.lidar import Lidar
 def add_command(commands: Any) -> None:
     """Add `stl synthesize` to the subcommands."""
     parser = commands.add_parser(
-        'synthesize', help='render a labelled synthetic data set in KITTI layout'
+        'synthesize',
+        help='render a labelled synthetic data set in the layout of KITTI or nuScenes',
     )
     parser.add_argument(
         'out', type=OutputFolder, help='folder of the data set; an interrupted run resumes'
@@ -27,6 +31,25 @@ def add_command(commands: Any) -> None:
         '--sequence',
         action='store_true',
         help='render one drive at 10 Hz, in KITTI tracking layout',
+    )
+    parser.add_argument(
+        '--format',
+        choices=('kitti', 'nuscenes'),
+        default='kitti',
+        help='layout; nuscenes: a database of six cameras and a LiDAR, of --frames samples'
+        ' (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--samples-per-scene',
+        type=int,
+        default=20,
+        help='of a nuScenes database, 2 a second (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--sweeps',
+        type=int,
+        default=0,
+        help='of a nuScenes database: scans before each sample (default: %(default)s)',
     )
     parser.add_argument('--no-depth', action='store_true', help='do not write dense depth maps')
     parser.set_defaults(run=_run_synthesize)
@@ -87,6 +110,9 @@ def parse_job(args: argparse.Namespace, out: str, depth: bool) -> writer.Synthes
 
 
 def _run_synthesize(args: argparse.Namespace) -> None:
+    if args.format == 'nuscenes':
+        _synthesize_database(args)
+        return
     if args.surround and not args.sequence:
         raise DataError('--surround: requires --sequence')
     job = parse_job(args, args.out, depth=not args.no_depth)
@@ -95,3 +121,27 @@ def _run_synthesize(args: argparse.Namespace) -> None:
     else:
         writer.synthesize_dataset(job, args.frames, args.workers)
     logging.info('%s: %d frames', args.out, args.frames)
+
+
+def _synthesize_database(args: argparse.Namespace) -> None:
+    """Render a nuScenes database; options that it does not have are errors."""
+    if args.sequence or args.no_lidar or args.camera not in ('kitti', 'nuscenes'):
+        raise DataError('--format nuscenes: has a LiDAR and cameras of its own, and no --sequence')
+    most = rig.SAMPLE_PERIOD_US // rig.SWEEP_PERIOD_US - 1
+    if not 0 <= args.sweeps <= most:
+        raise DataError(f'--sweeps {args.sweeps}: expected 0 to {most}')
+    if args.samples_per_scene < 1:
+        raise DataError(f'--samples-per-scene {args.samples_per_scene}: expected at least 1')
+    args.camera, args.size = 'nuscenes', args.size or '352x128'
+    model = parse_job(args, args.out, depth=False).model
+    job = DatabaseJob(
+        out=args.out,
+        seed=args.seed,
+        samples_per_scene=args.samples_per_scene,
+        width_px=model.width_px,
+        height_px=model.height_px,
+        sweeps=args.sweeps,
+        suffix='.jpg' if args.jpg else '.png',
+        device=args.device,
+    )
+    logging.info('%s: %s', args.out, synthesize_database(job, args.frames, args.workers))

@@ -22,6 +22,8 @@ FILE_OUTPUTS = {
     'evaluate --json': ['evaluate', 'no.safetensors', 'no', '--json'],
     'predict --json': ['predict', 'no.safetensors', 'no', '--json'],
     'kitti-ap --json': ['kitti-ap', 'no', 'no', '--json'],
+    'nuscenes-eval --json': ['nuscenes-eval', 'no.json', 'no', '--split', 'no', '--json'],
+    'nuscenes-predict': ['nuscenes-predict', 'no.safetensors', 'no', '--split', 'no'],
     'fresh-scorer --json': ['fresh-scorer', 'no.yaml', '--json'],
     'export': ['export', 'no.safetensors'],
     'import-weights': ['import-weights', 'monodle', 'no.pth'],

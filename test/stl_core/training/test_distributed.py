@@ -101,6 +101,10 @@ def test_two_processes_have_the_losses_of_one_in_all_stages(plans):
         one, two = (read_table(out / stage, 'curves.csv') for out in plans)
         assert len(one) == 2
         for a, b in zip(one, two, strict=True):
+            # ranks are those among the objects of a part, so that their correlation is no mean
+            # over the objects of the step
+            for name in [name for name in a if name.endswith('/gate_distance_rank')]:
+                assert max(abs(a.pop(name)), abs(b.pop(name))) <= 1
             # the runs have separate teachers and base models, so rounding differences add up
             assert a == pytest.approx(b, rel=5e-4, abs=1e-6), stage
     assert {'distill/feature', 'distill/relation', 'distill/response'} <= one[0].keys()

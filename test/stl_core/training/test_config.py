@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stl_core.data.sources import nuscenes
 from stl_core.evaluation.ap_result import (
     CLASSES,
     DIFFICULTY_NAMES,
@@ -19,10 +20,12 @@ from stl_core.evaluation.ap_result import (
 )
 from stl_core.evaluation.metric import MetricResults
 from stl_core.evaluation.metrics import parse_selection
+from stl_core.evaluation.nuscenes.names import CLASSES as NUSCENES_CLASSES
 from stl_core.models import monodle
 from stl_core.models.centernet.heads import MEAN_SIZE_HWL_M
 from stl_core.training import config, config_builder, stages
 from stl_core.training.config_builder import ConfigError
+from stl_core.vehicle_types import VehicleLabels
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -104,7 +107,7 @@ def test_plans_of_dk3d_have_both_teachers_and_the_composition():
         for name, more in (
             ('', set()),
             ('_objects', set()),
-            ('_with_monostl', {'feature', 'relation'}),
+            ('_with_monostl', {'feature', 'relation', 'response'}),
         ):
             stage = plan[f'distil{name}']
             assert stage.distill.losses.keys() == of_kind | more
@@ -153,15 +156,27 @@ def test_integers_become_floats_and_lists_become_tuples():
     assert built.classes == ('Car', 'Van', 'Truck')
 
 
+def test_nuscenes_classes_have_sizes_near_those_of_real_labels(mono3d_data):
+    root = mono3d_data / 'extras/nuscenes_mini_val'
+    if not root.exists():
+        pytest.skip(f'{root} is absent')
+    source = nuscenes.NuscenesSource(nuscenes.NuscenesFolder(str(root)))
+    labels = VehicleLabels.concatenate([source.read(each).labels for each in source.ids])
+    for name in NUSCENES_CLASSES:
+        sizes = labels.size_hwl_m[labels.name == name]
+        if len(sizes) > 100:
+            np.testing.assert_allclose(MEAN_SIZE_HWL_M[name], sizes.mean(0), rtol=0.3)
+
+
 def test_default_mean_sizes_match_the_classes():
     sizes = config.build_train_config({'classes': ['Van', 'Car']}).detector.options.mean_size_hwl_m
     assert sizes == ((2.187, 1.913, 5.147), monodle.MonoDLEConfig().mean_size_hwl_m[0])
-    data = {'classes': ['Bus'], 'eval_every': 0}
+    data = {'classes': ['Tractor'], 'eval_every': 0}
     expect_error(
-        data, 'detector.options.mean_size_hwl_m: required, no default for Bus; defaults: Car'
+        data, 'detector.options.mean_size_hwl_m: required, no default for Tractor; defaults: Car'
     )
-    data['classes'] = ['car', 'Van', 'PEDESTRIAN']
-    expect_error(data, 'classes: unknown car, PEDESTRIAN; did you mean Car, Pedestrian?')
+    data['classes'] = ['CAR', 'Van', 'TRAM']
+    expect_error(data, 'classes: unknown CAR, TRAM; did you mean Car, Tram, car?')
     data['classes'] = ['Bus']
     data['detector'] = {'options': {'mean_size_hwl_m': [[3, 2.5, 12]]}}
     assert config.build_train_config(data).detector.options.mean_size_hwl_m == ((3.0, 2.5, 12.0),)
@@ -176,14 +191,15 @@ def test_default_mean_sizes_equal_the_means_of_the_labels(mono3d_data):
     archive = mono3d_data / 'kitti_train_split_labels.zip'
     if not archive.exists():
         pytest.skip('no labels of the train split')
-    sizes = {name: [] for name in MEAN_SIZE_HWL_M}
+    sizes = {name: [] for name in MEAN_SIZE_HWL_M if name not in NUSCENES_CLASSES}
     with zipfile.ZipFile(archive) as files:
         for name in (each for each in files.namelist() if each.endswith('.txt')):
             for line in files.read(name).decode().splitlines():
                 kind, *numbers = line.split()
                 if kind in sizes:
                     sizes[kind].append([float(number) for number in numbers[7:10]])
-    for kind, size in MEAN_SIZE_HWL_M.items():
+    for kind in sizes:
+        size = MEAN_SIZE_HWL_M[kind]
         is_published = kind in ('Car', 'Pedestrian', 'Cyclist')
         tolerance = 0.035 if is_published else 0.0006
         np.testing.assert_allclose(np.mean(sizes[kind], 0), size, atol=tolerance)

@@ -36,6 +36,7 @@ FOLDER_OUTPUTS = {
     'kitti-ap --report': ['kitti-ap', 'no', 'no', '--report'],
     'predict': ['predict', 'no.safetensors', 'no', '--out'],
     'depth-maps': ['depth-maps', 'no'],
+    'show-transfer': ['show-transfer', 'no.yaml'],
     'synthesize': ['synthesize', '--frames', '1'],
 }
 

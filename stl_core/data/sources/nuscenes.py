@@ -86,7 +86,7 @@ class NuscenesSource:
         Read the tables and log their counts.
 
         :param config: the database.
-        :param ids: tokens of the samples to keep; empty keeps those of the split.
+        :param ids: tokens of the samples to keep, unless the configuration names a split.
         :raises DataError: for a missing or malformed table, an unknown split, camera or token, and
             a labelled database without annotations.
         """
@@ -99,7 +99,8 @@ class NuscenesSource:
                 f'{folder}/sample_annotation.json: no annotation; set labelled: false for a'
                 ' database without labels'
             )
-        self.ids = ids or _split_samples(self.tables, config.split)
+        listed = () if config.split else ids
+        self.ids = listed or _split_samples(self.tables, config.split)
         for each in self.ids:
             if each not in self.tables.samples:
                 reason = explain_unknown_id(each, self.tables.samples)
@@ -223,5 +224,5 @@ def _summary(tables: NuscenesTables, ids: Sequence[str], config: NuscenesFolder)
         return f'{text}, without labels'
     count = Counter(str(name) for each in ids for name in global_boxes(tables, each).name.tolist())
     listed = ', '.join(f'{name} {count[name]}' for name in CLASSES if count[name])
-    others = sum(count.values()) - sum(count[name] for name in CLASSES)
-    return f'{text}, {sum(count.values())} boxes ({listed}; {others} of other categories)'
+    boxes = sum(count.values())
+    return f'{text}, {boxes} boxes ({listed}; {count[""]} of other categories)'

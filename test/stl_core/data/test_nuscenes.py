@@ -1,6 +1,7 @@
 """The nuScenes source on a database of known numbers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,6 +189,18 @@ def test_commands_open_a_version_by_its_folder(tmp_path):
         open_frames(Options, labelled=True)
     Options.split = ''
     assert len(read_images(open_frames(Options, labelled=True))) == 12
+
+
+def test_the_split_of_a_source_prevails_over_ids(tmp_path, caplog):
+    root = Database(tmp_path, version='v1.0-own', scene='street').write()
+    (root / 'v1.0-own/splits.json').write_text(json.dumps({'street': ['street']}))
+    folder = nuscenes.NuscenesFolder(str(root))
+    assert nuscenes.NuscenesSource(folder, ('s1',)).ids == ('s1',)
+    with caplog.at_level('INFO'):
+        source = nuscenes.NuscenesSource(replace(folder, split='street'), ('s1',))
+    assert source.ids == ('s0', 's1')
+    assert source.read('s1').benchmark == (str(root), 'v1.0-own', 'street')
+    assert '1 of 1 scenes, 2 samples, 12 images of 6 cameras, 2 boxes (car 2; 0 of' in caplog.text
 
 
 def test_own_splits_are_read_and_unknown_ones_refused(tmp_path):
